@@ -1,0 +1,1 @@
+"""What becomes gates, and how it is built."""

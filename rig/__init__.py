@@ -1,0 +1,1 @@
+"""The rig: what drives hardware and judges it."""
