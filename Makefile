@@ -1,0 +1,33 @@
+# make run     install what is missing, then run the scenario of lab.yaml (ARGS="--waves" adds options)
+# make test    the same set-up, then lint, types and every test
+# make setup   the set-up alone
+# make lock    resolve requirements.lock anew from pyproject.toml
+# make format  let ruff rewrite the Python sources
+
+BIN := .venv/bin
+PYTHON_SOURCES := rig hsm hdl tests
+
+.PHONY: run test setup lint lock format
+
+run: setup
+	@$(BIN)/rig run $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict $(PYTHON_SOURCES)
+	$(BIN)/python -m hdl.lint
+
+setup:
+	@.ci/setup
+
+lock: setup
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
+	  --generate-hashes --no-header --no-annotate -o requirements.lock pyproject.toml
+
+format: setup
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
