@@ -1,0 +1,64 @@
+// Types and constants shared by the modules of the drive's crypto engine.
+//
+// Byte 0 of every 16-byte block is bits [127:120], as FIPS 197 and SP 800-38D write them.
+//
+// Yosys reads no `import`: name what you use as drive_crypto_pkg::Name.
+
+package drive_crypto_pkg;
+
+  // Not every top that reads this package uses all of it.
+  // verilator lint_off UNUSEDPARAM
+
+  // ---- Record frames ------------------------------------------------------------------------
+
+  parameter int unsigned MaxAadBytes = 128;
+
+  typedef enum logic [3:0] {
+    OpEncrypt = 4'd1,
+    OpDecrypt = 4'd2,
+    OpBypass  = 4'd3
+  } op_e;
+
+  typedef enum logic [7:0] {
+    StatusOk          = 8'd0,
+    StatusTagMismatch = 8'd1,
+    StatusNoKey       = 8'd2,
+    StatusBadFrame    = 8'd3,
+    StatusNotReady    = 8'd4,
+    StatusZeroized    = 8'd5
+  } status_e;
+
+  // First word of a frame on its way in. The op is plain bits: it may be none of op_e.
+  typedef struct packed {
+    logic [3:0]  op;        // [127:124]
+    logic [7:0]  aad_len;   // [123:116] bytes, 0 to MaxAadBytes
+    logic        rsvd;      // [115]
+    logic [18:0] data_len;  // [114:96]  bytes, 0 to 262144
+    logic [95:0] iv;        // [95:0]
+  } record_header_t;
+
+  // First word of a frame on its way out.
+  typedef struct packed {
+    logic [7:0]  status;    // [127:120] status_e
+    logic [3:0]  op;        // [119:116]
+    logic        rsvd;      // [115]
+    logic [18:0] data_len;  // [114:96]  bytes
+    logic [95:0] zero;      // [95:0]
+  } record_result_t;
+
+  // ---- Fixed latencies, in clocks from the edge that takes the input to valid output ---------
+
+  // AES-256: one stage of whitening, then two a round (S-box read; MixColumns and round key).
+  parameter int unsigned AesRounds = 14;
+  parameter int unsigned AesLatency = 1 + 2 * AesRounds;
+
+  // GHASH: input stage, sum with the lane, three stages of multiplier and reduction.
+  parameter int unsigned GhashLanes = 4;
+  parameter int unsigned GhashLatency = 5;
+
+  // Round keys of AES-256, [0] is used first.
+  typedef logic [AesRounds:0][127:0] round_keys_t;
+
+  // verilator lint_on UNUSEDPARAM
+
+endpackage
