@@ -1,0 +1,254 @@
+"""Turn SystemVerilog into a simulation, once for every content of its sources.
+
+A finished build is one directory in the user's cache, named by a hash over the text of all
+sources, all flags and the versions of all tools.  It holds the executable and the build log.
+It appears by one rename, under a lock: two processes that want it build it once.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cocotb
+import cocotb_tools.config
+from cocotb_tools.runner import Verilator
+from platformdirs import user_cache_path
+
+from hdl.errors import BuildError
+from hdl.toolchain import Toolchain, find_toolchain, require_fst
+
+Variant = Literal["plain", "waves", "coverage"]
+
+_VARIANT_FLAGS: dict[Variant, tuple[str, ...]] = {
+    "plain": (),
+    "waves": ("--trace-fst", "--trace-structs"),
+    "coverage": ("--coverage-line", "--coverage-toggle", "--coverage-user"),
+}
+
+# The runner makes every signal of the design reachable, which takes minutes to compile for a
+# pipelined engine.  Only the top is; anything deeper is asked for by name in a .vlt file.
+_REPLACED_FLAGS = {"--public-flat-rw": ("--public-depth", "1")}
+
+_COMMON_FLAGS = ("--timing", "--assert", "-Wno-fatal", "-Wno-WIDTH", "-O3")
+
+# -O2 on the model's hot code is seven times -O0; cold code (constructors, tables) runs once.
+_MAKE_FLAGS = ("OPT_FAST=-O2", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2")
+
+_LOG_TAIL_LINES = 30
+
+
+@dataclass(frozen=True)
+class BuiltSim:
+    """A compiled simulation: the top module's name, its executable, and which variant it is."""
+
+    toplevel: str
+    executable: Path
+    variant: Variant
+    was_cached: bool
+
+    @property
+    def directory(self) -> Path:
+        """The cache directory that holds the executable and build.log."""
+        return self.executable.parent
+
+
+def cache_directory() -> Path:
+    """Return the user's cache directory for built simulations, made when absent."""
+    directory = user_cache_path("taperig") / "sim"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def verilate(
+    toplevel: str,
+    sources: Sequence[Path],
+    *,
+    variant: Variant = "plain",
+    parameters: Mapping[str, int | str] | None = None,
+    defines: Mapping[str, str] | None = None,
+    includes: Sequence[Path] = (),
+    flags: Sequence[str] = (),
+    jobs: int = 2,
+    on_build: Callable[[str], None] | None = None,
+) -> BuiltSim:
+    """Build `toplevel` from `sources` (.sv, .v, .vlt, .cpp) or take it from the cache.
+
+    `on_build` is called with one line for the user when, and only when, something has to be
+    compiled.  Packages come before the modules that import them.
+    """
+    missing = [str(source) for source in sources if not Path(source).is_file()]
+    if missing:
+        raise BuildError(f"Cannot build {toplevel}: no such source file: {', '.join(missing)}")
+    toolchain = find_toolchain()
+    if variant == "waves":
+        require_fst()
+    recipe = _Recipe(
+        toplevel=toplevel,
+        hdl=tuple(Path(s).resolve() for s in sources if Path(s).suffix != ".cpp"),
+        cpp=tuple(Path(s).resolve() for s in sources if Path(s).suffix == ".cpp"),
+        variant=variant,
+        parameters=dict(parameters or {}),
+        defines=dict(defines or {}),
+        includes=tuple(Path(i).resolve() for i in includes),
+        flags=(*_COMMON_FLAGS, *_VARIANT_FLAGS[variant], *flags),
+    )
+    root = cache_directory()
+    name = f"{toplevel}-{variant}-{recipe.digest(toolchain)}"
+    final = root / name
+    executable = final / toplevel
+    if executable.is_file():
+        return BuiltSim(toplevel, executable, variant, was_cached=True)
+    with _lock(root / f"{name}.lock"):
+        if executable.is_file():
+            return BuiltSim(toplevel, executable, variant, was_cached=True)
+        if on_build is not None:
+            on_build(f"Building the simulation of {toplevel} ({variant}), once for these sources")
+        _build_into(final, recipe, toolchain, jobs)
+    return BuiltSim(toplevel, executable, variant, was_cached=False)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    toplevel: str
+    hdl: tuple[Path, ...]
+    cpp: tuple[Path, ...]
+    variant: Variant
+    parameters: dict[str, int | str]
+    defines: dict[str, str]
+    includes: tuple[Path, ...]
+    flags: tuple[str, ...]
+
+    def digest(self, toolchain: Toolchain) -> str:
+        """Hash everything that the executable depends on."""
+        included = [f for d in self.includes for f in sorted(d.iterdir()) if f.is_file()]
+        description = {
+            "toplevel": self.toplevel,
+            "sources": [(s.name, _file_hash(s)) for s in (*self.hdl, *self.cpp, *included)],
+            "parameters": self.parameters,
+            "defines": self.defines,
+            "flags": [*self.flags, *_MAKE_FLAGS],
+            "replaced": _REPLACED_FLAGS,
+            "tools": toolchain.version,
+            "make": toolchain.environment.get("MAKEFLAGS", ""),
+            "cocotb": [cocotb.__version__, str(cocotb_tools.config.libs_dir)],
+            "python": sys.version,
+        }
+        return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class _Runner(Verilator):
+    """cocotb's Verilator runner with the flags and the environment that we need."""
+
+    def __init__(self, toolchain: Toolchain, recipe: _Recipe, jobs: int) -> None:
+        super().__init__()
+        self._toolchain = toolchain
+        self._recipe = recipe
+        self._jobs = jobs
+
+    def _set_env_common(self) -> None:
+        super()._set_env_common()
+        self.env.update(self._toolchain.environment)
+
+    def _simulator_in_path_build_only(self) -> None:
+        self.executable = str(self._toolchain.verilator)
+
+    def _build_command(self) -> list[list[str]]:
+        verilate, _make = super()._build_command()
+        command: list[str] = []
+        for word in verilate:
+            command.extend(_REPLACED_FLAGS.get(word, (word,)))
+        command.extend(str(source) for source in self._recipe.cpp)
+        trace = str(int(self._recipe.variant == "waves"))
+        make = ["make", "-j", str(self._jobs), "-C", str(self.build_dir), "-f", "Vtop.mk"]
+        return [command, [*make, f"VM_TRACE={trace}", *_MAKE_FLAGS]]
+
+
+def _build_into(final: Path, recipe: _Recipe, toolchain: Toolchain, jobs: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="taperig-build-") as scratch:
+        _refuse_spaces(Path(scratch), recipe)
+        work = Path(scratch) / "work"
+        work.mkdir()
+        log = Path(scratch) / "build.log"
+        runner = _Runner(toolchain, recipe, jobs)
+        # The runner announces its commands; they are in the log, and the user did not ask.
+        runner.log.setLevel("WARNING")
+        try:
+            runner.build(
+                sources=list(recipe.hdl),
+                hdl_toplevel=recipe.toplevel,
+                parameters=recipe.parameters,
+                defines=recipe.defines,
+                includes=list(recipe.includes),
+                build_args=list(recipe.flags),
+                build_dir=work,
+                timescale=("1ns", "1ps"),
+                log_file=log,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            tail = _tail(log)
+            raise BuildError(
+                f"{recipe.toplevel} does not build ({error}); the log ends:\n{tail}"
+            ) from error
+        _publish(final, work / recipe.toplevel, log)
+
+
+def _publish(final: Path, executable: Path, log: Path) -> None:
+    """Put the finished build in the cache by one rename, so it is there whole or not at all."""
+    staging = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    try:
+        shutil.copy2(executable, staging / executable.name)
+        shutil.copy2(log, staging / "build.log")
+        staging.rename(final)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise BuildError(f"Cannot store the simulation in {final.parent}: {error}") from error
+
+
+def _refuse_spaces(scratch: Path, recipe: _Recipe) -> None:
+    """`make` cannot work with blanks in paths, and its own message does not say so clearly."""
+    libraries = Path(cocotb_tools.config.libs_dir)
+    for path in (scratch, libraries, *recipe.hdl, *recipe.cpp):
+        if any(c.isspace() for c in str(path)):
+            raise BuildError(
+                f"The path {path} contains a blank, which make cannot handle; "
+                "move it to a path without blanks."
+            )
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def _tail(log: Path) -> str:
+    if not log.is_file():
+        return "(no log)"
+    lines = log.read_text(errors="replace").splitlines()
+    errors = [line for line in lines if "%Error" in line or " error: " in line]
+    return "\n".join([*errors[:10], "...", *lines[-_LOG_TAIL_LINES:]])
+
+
+def simulation_environment() -> dict[str, str]:
+    """Return the variables that a built simulation needs to find cocotb and Python at run time."""
+    runner = Verilator()
+    runner.env = {}
+    runner._set_env_common()
+    return {k: v for k, v in runner.env.items() if os.environ.get(k) != v}
