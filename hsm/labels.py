@@ -1,0 +1,35 @@
+"""Key labels: 1 to 64 printable characters, compared without case (KEY-5)."""
+
+import unicodedata
+
+from hsm.errors import LabelInvalidError
+
+MAX_LABEL_CHARACTERS = 64
+
+
+def normalize_label(label: str) -> str:
+    """Return the label as it is kept and shown: Unicode NFC, no blanks around it.
+
+    Raises LabelInvalidError unless 1 to 64 printable characters remain (KEY-5).
+    """
+    kept = unicodedata.normalize("NFC", label).strip()
+    if not kept:
+        raise LabelInvalidError(
+            "A key label is empty; it should have 1 to 64 printable characters."
+        )
+    if not kept.isprintable():
+        raise LabelInvalidError(
+            f"The key label {kept[:MAX_LABEL_CHARACTERS]!a} holds a character that cannot be "
+            "printed; use 1 to 64 printable characters."
+        )
+    if len(kept) > MAX_LABEL_CHARACTERS:
+        raise LabelInvalidError(
+            f"The key label {kept[:24]!r}... has {len(kept)} characters; the most is "
+            f"{MAX_LABEL_CHARACTERS}."
+        )
+    return kept
+
+
+def label_key(label: str) -> str:
+    """Return what two labels have in common exactly when they are the same label (no case)."""
+    return unicodedata.normalize("NFC", normalize_label(label).casefold())

@@ -1,0 +1,21 @@
+"""ECDSA P-256 signatures over SHA-256 as the rig carries them: DER (RFC 3279, 2.2.3)."""
+
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+MIN_SIGNATURE_BYTES: Final = 8
+MAX_SIGNATURE_BYTES: Final = 72
+
+
+def signature_holds(public_key: ec.EllipticCurvePublicKey, signature: bytes, data: bytes) -> bool:
+    """Say whether `signature` (DER) is the P-256 key's signature over `data`."""
+    if not isinstance(public_key.curve, ec.SECP256R1):
+        return False
+    try:
+        public_key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
