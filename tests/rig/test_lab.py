@@ -1,0 +1,209 @@
+"""lab.yaml: what it says is what the rig gets, and each mistake is named with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rig.lab import Lab, LabError, default_lab_path, load_lab
+
+PROJECT = Path(__file__).parents[2]
+DEFAULT = (PROJECT / "lab.yaml").read_text()
+
+
+def load(folder: Path, text: str) -> Lab:
+    path = folder / "lab.yaml"
+    path.write_text(text)
+    return load_lab(path)
+
+
+def refusal(folder: Path, text: str) -> str:
+    with pytest.raises(LabError) as caught:
+        load(folder, text)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+@pytest.mark.rule("POOL-1", "EKM-1")
+def test_default_lab() -> None:
+    lab = load_lab(PROJECT / "lab.yaml")
+    assert lab.boards["sim"].clock_hz == 100e6
+    assert lab.drives[0].native_rate == 104e6
+    assert lab.fastest_rate == 104e6
+    assert lab.ekms[0].port == 3801
+    assert not lab.pools[1].encrypt
+    assert [(key.label, key.mode) for key in lab.pools[2].keys] == [
+        ("June 2007 Key", "clear"),
+        ("June 2007 DR Site Key", "hash"),
+    ]
+
+
+@pytest.mark.rule("EKM-1")
+def test_port_is_3801_unless_configured(tmp_path: Path) -> None:
+    assert load(tmp_path, DEFAULT.replace("    port: 3801\n", "")).ekms[0].port == 3801
+    assert load(tmp_path, DEFAULT.replace("port: 3801", "port: 4000")).ekms[0].port == 4000
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        (
+            "clock_mhz: 100 ",
+            "clok_mhz: 100 ",
+            "lab.yaml:9: 'clok_mhz' is not a key of boards.sim; did you mean 'clock_mhz'?",
+        ),
+        (
+            "clock_mhz: 100 ",
+            "clock_mhz: 0 ",
+            "lab.yaml:9: boards.sim.clock_mhz is 0; it must be a number from 1 to 1000.",
+        ),
+        (
+            "clock_mhz: 100 ",
+            "clock_mhz: .nan ",
+            "lab.yaml:9: boards.sim.clock_mhz is nan; it must be a number from 1 to 1000.",
+        ),
+        (
+            "kind: sim ",
+            "kind: fpga ",
+            "lab.yaml:8: boards.sim.kind is 'fpga'; it must be 'sim' (the gates under Verilator).",
+        ),
+        (
+            "    board: sim",
+            "    board: simm",
+            "lab.yaml:14: there is no board 'simm'; did you mean 'sim'?",
+        ),
+        (
+            "model: TS1120 ",
+            "model: TS112O ",
+            "lab.yaml:13: drives[0].model is 'TS112O'; "
+            "it must be one of TS1120, TS1140, TS1160, TS1170.",
+        ),
+        (
+            "    model: TS1120 ",
+            "    # model: TS1120 ",
+            "lab.yaml:12: drives[0] lacks 'model'; "
+            "it must be one of TS1120, TS1140, TS1160, TS1170.",
+        ),
+        (
+            "port: 3801",
+            "port: 70000",
+            "lab.yaml:25: ekms[0].port is 70000; "
+            "it must be a TCP port from 1 to 65535, or 0 for any free.",
+        ),
+        (
+            "start: true ",
+            "start: maybe ",
+            "lab.yaml:26: ekms[0].start is 'maybe'; it must be true or false.",
+        ),
+        (
+            "token: ekm",
+            "token: ekn",
+            "lab.yaml:27: there is no token 'ekn'; did you mean 'ekm'?",
+        ),
+        (
+            "  2:\n",
+            "  33:\n",
+            "lab.yaml:36: '33' cannot be a key of pools; it must be a number from 1 to 32.",
+        ),
+        (
+            "    encrypt: false",
+            "    encrypt: false\n    encrypt: true",
+            "lab.yaml:36: pools.1.encrypt is given twice, first in line 35; keep one of them.",
+        ),
+        (
+            "mode: hash",
+            "mode: hashed",
+            "lab.yaml:40: pools.2.keys[1].mode is 'hashed'; it must be 'clear' or 'hash'.",
+        ),
+        (
+            "- label: June 2007 DR Site Key",
+            "- label: june 2007 KEY",
+            "lab.yaml:31: the key label 'june 2007 KEY' is given twice "
+            "(labels are compared without case).",
+        ),
+        (
+            "cap_mb: 8 ",
+            "cap_mb: -1 ",
+            "lab.yaml:43: scenario.cap_mb is -1; "
+            "it must be a number of megabytes above 0, at most 100000.",
+        ),
+        (
+            "  cap_mb: 8 ",
+            "  data: 7\n  cap_mb: 8 ",
+            "lab.yaml:43: scenario.data is 7; it must be a list of files and folders.",
+        ),
+        (
+            "boards:\n  sim:",
+            "boards:\n  sim: 3\n  sam:",
+            "lab.yaml:7: boards.sim is 3; it must be a map with kind, clock_mhz.",
+        ),
+        (
+            "name: default",
+            "name: [default",
+            "lab.yaml:6: this is not YAML: expected ',' or ']', but got ':'; "
+            "check the indentation, the colons and the quotes of this line and the one before.",
+        ),
+        (
+            "module: softhsm ",
+            "module: /opt/lib.so ",
+            "lab.yaml:17: tokens.ekm has no pin; for a token of your own write "
+            "'{env: NAME}' or '{file: PATH}', the place of the PIN.",
+        ),
+    ],
+)
+def test_mistake_is_named(tmp_path: Path, before: str, after: str, sentence: str) -> None:
+    assert DEFAULT.count(before) == 1
+    assert refusal(tmp_path, DEFAULT.replace(before, after)) == sentence
+
+
+@pytest.mark.parametrize(
+    "written", ["pin: 12345678", "pin: '12345678'", "pin: {value: 12345678}", "pin: [12345678]"]
+)
+def test_pin_in_lab_file_is_refused_and_not_repeated(tmp_path: Path, written: str) -> None:
+    text = refusal(tmp_path, DEFAULT.replace("# pin: {env: NAME} ", f"{written} #"))
+    assert text.startswith("lab.yaml:20: ")
+    assert "12345678" not in text
+    assert "{env: NAME}" in text or "env, file" in text
+
+
+def test_pin_places(tmp_path: Path) -> None:
+    text = DEFAULT.replace("# pin: {env: NAME} ", "pin: {file: secret/pin} #")
+    pin = load(tmp_path, text).tokens["ekm"].pin
+    assert pin is not None
+    assert pin.file == tmp_path / "secret/pin"
+    both = DEFAULT.replace("# pin: {env: NAME} ", "pin: {env: A, file: b} #")
+    assert "never written" in refusal(tmp_path, both)
+
+
+def test_every_mistake_at_once_in_order_of_lines(tmp_path: Path) -> None:
+    text = DEFAULT.replace("port: 3801", "port: x").replace("kind: sim ", "kind: no ")
+    first, second = refusal(tmp_path, text).splitlines()
+    assert first.startswith("lab.yaml:8: ")
+    assert second.startswith("lab.yaml:25: ")
+
+
+@pytest.mark.rule("POOL-1")
+def test_encrypting_pool_needs_keys(tmp_path: Path) -> None:
+    text = DEFAULT.replace("    encrypt: false", "    encrypt: true")
+    assert refusal(tmp_path, text).startswith("lab.yaml:34: pool 1 encrypts but has no keys; ")
+
+
+def test_files_that_are_no_lab(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"nowhere\.yaml cannot be read"):
+        load_lab(tmp_path / "nowhere.yaml")
+    assert "is empty" in refusal(tmp_path, "")
+    assert "it must be a map with name" in refusal(tmp_path, "just words")
+    assert "contains itself" in refusal(tmp_path, "name: &a [*a]")
+    assert "forbids" in refusal(tmp_path, "name: \x00")
+    (tmp_path / "lab.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(LabError, match="byte 6 is not UTF-8"):
+        load_lab(tmp_path / "lab.yaml")
+
+
+def test_default_lab_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert default_lab_path() == PROJECT / "lab.yaml"
+    (tmp_path / "lab.yaml").write_text("name: x")
+    assert default_lab_path() == Path("lab.yaml")
