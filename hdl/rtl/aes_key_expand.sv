@@ -1,0 +1,130 @@
+// AES-256 key expansion, one word every two clocks, into a register that shows all round keys.
+//
+// FIPS 197 section 5.2, Nk = 8. The schedule is a shift register of 60 words: each new word enters
+// at the top, so after 52 of them word i stands at place i. Every word takes the same two clocks
+// whether or not it needs the S-box: the time tells nothing.
+//
+// Ports
+//   clear_i    stops and zeroes everything, key included, at one edge
+//   start_i    takes key_i (byte 0 in [255:248]); restarts when busy
+//   busy_o     rk_o is not a key schedule yet
+//   done_o     one clock: rk_o is complete, and stays
+//   rk_o       round keys, [0] is used first
+//
+// Latency 105 clocks from start_i to done_o, throughput one key at a time.
+
+module aes_key_expand (
+    input  logic                                  clk_i,
+    input  logic                                  rst_ni,
+    input  logic                                  clear_i,
+    input  logic                                  start_i,
+    input  logic                          [255:0] key_i,
+    output logic                                  busy_o,
+    output logic                                  done_o,
+    output drive_crypto_pkg::round_keys_t         rk_o
+);
+
+  localparam int unsigned Words = 60;
+  localparam int unsigned KeyWords = 8;
+  localparam logic [5:0] LastWord = Words[5:0] - 6'd1;
+
+  logic [Words-1:0][31:0] w_q;
+  logic [5:0] index_q;  // of the word being made
+  logic [7:0] rcon_q;
+  logic busy_q, combine_q, done_q, wipe_q, wipe;
+
+  assign wipe = clear_i | wipe_q;
+
+  // First clock of a word: look up the previous word's bytes, rotated first for every eighth.
+  logic [31:0] previous, looked_up;
+  logic [3:0][15:0] subbed;
+  logic is_key_multiple, is_half_way;
+
+  assign previous = w_q[Words-1];
+  assign is_key_multiple = index_q[2:0] == 3'd0;
+  assign is_half_way = index_q[2:0] == 3'd4;
+  assign looked_up = is_key_multiple ? aes_pkg::rotate_1(previous) : previous;
+
+  for (genvar b = 0; b < 4; b += 2) begin : gen_sub
+    aes_sbox_rom u_sbox_rom (
+        .clk_i,
+        .clear_i (wipe),
+        .en_i    (busy_q & ~combine_q),
+        .addr_a_i(looked_up[31-8*b-:8]),
+        .addr_b_i(looked_up[23-8*b-:8]),
+        .data_a_o(subbed[b]),
+        .data_b_o(subbed[b+1])
+    );
+  end
+
+  logic unused_twice;
+  assign unused_twice = ^{subbed[0][15:8], subbed[1][15:8], subbed[2][15:8], subbed[3][15:8]};
+
+  // Second clock: combine with the word eight places back.
+  logic [31:0] substituted, term, word_d;
+
+  assign substituted = {subbed[0][7:0], subbed[1][7:0], subbed[2][7:0], subbed[3][7:0]};
+
+  always_comb begin
+    unique case (1'b1)
+      is_key_multiple: term = substituted ^ {rcon_q, 24'h0};
+      is_half_way:     term = substituted;
+      default:         term = previous;
+    endcase
+  end
+
+  assign word_d = w_q[Words-KeyWords] ^ term;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      w_q       <= '0;
+      index_q   <= '0;
+      rcon_q    <= '0;
+      busy_q    <= 1'b0;
+      combine_q <= 1'b0;
+      done_q    <= 1'b0;
+      wipe_q    <= 1'b1;
+    end else if (clear_i) begin
+      w_q       <= '0;
+      index_q   <= '0;
+      rcon_q    <= '0;
+      busy_q    <= 1'b0;
+      combine_q <= 1'b0;
+      done_q    <= 1'b0;
+      wipe_q    <= 1'b0;
+    end else begin
+      wipe_q <= 1'b0;
+      done_q <= 1'b0;
+      if (start_i) begin
+        for (int i = 0; i < KeyWords; i++) begin
+          w_q[Words-KeyWords+i] <= key_i[255-32*i-:32];
+        end
+        index_q   <= 6'(KeyWords);
+        rcon_q    <= 8'h01;
+        busy_q    <= 1'b1;
+        combine_q <= 1'b0;
+      end else if (busy_q) begin
+        combine_q <= ~combine_q;
+        if (combine_q) begin
+          w_q     <= {word_d, w_q[Words-1:1]};
+          index_q <= index_q + 6'd1;
+          if (is_key_multiple) begin
+            rcon_q <= aes_pkg::xtime(rcon_q);
+          end
+          if (index_q == LastWord) begin
+            busy_q <= 1'b0;
+            done_q <= 1'b1;
+          end
+        end
+      end
+    end
+  end
+
+  for (genvar r = 0; r <= drive_crypto_pkg::AesRounds; r++) begin : gen_round_key
+    assign rk_o[r] = {w_q[4*r], w_q[4*r+1], w_q[4*r+2], w_q[4*r+3]};
+  end
+
+  assign busy_o = busy_q;
+  assign done_o = done_q;
+
+endmodule
