@@ -18,7 +18,7 @@ The signature covers the text `taperig EEDK 1`, a zero byte and the same map wit
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, TypeVar
 
@@ -26,6 +26,7 @@ import cbor2
 
 from hsm.errors import EedkMalformedError, LabelInvalidError
 from hsm.labels import normalize_label
+from hsm.oaep import OaepHash
 from hsm.signature import MAX_SIGNATURE_BYTES, MIN_SIGNATURE_BYTES
 
 EEDK_VERSION: Final = 1
@@ -45,13 +46,6 @@ class KeyMode(StrEnum):
 
     CLEAR = "clear"
     HASH = "hash"
-
-
-class OaepHash(StrEnum):
-    """The hash of RSA-OAEP and of its mask generation function."""
-
-    SHA1 = "SHA-1"
-    SHA256 = "SHA-256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +120,10 @@ class Eedk:
         body = self._map()
         del body["signature"]
         return _SIGNED_PREFIX + cbor2.dumps(body, canonical=True)
+
+    def with_signature(self, signature: bytes) -> "Eedk":
+        """Return this EEDK with another signature."""
+        return replace(self, signature=signature)
 
     def encode(self) -> bytes:
         """Return the EEDK as CBOR, at most MAX_EEDK_BYTES bytes."""

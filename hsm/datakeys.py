@@ -1,0 +1,173 @@
+"""What a key manager does with data keys (DKs): make, wrap to KEKs and drives, take out of EEDKs.
+
+A DK is a handle in the token throughout; bytes go in and out only wrapped (KEY-12).
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from hsm.eedk import ALGORITHM, EEDK_VERSION, Eedk, KeyLabel, KeyMode, check_volume
+from hsm.errors import (
+    EedkError,
+    EedkForgedError,
+    EedkUnopenedError,
+    EedkWrongVolumeError,
+    KeystoreError,
+    NotADataKeyError,
+    PairUnreadableError,
+    TaperigError,
+    UnwrapRefusedError,
+)
+from hsm.keystore import Kek, Keystore
+from hsm.oaep import OaepHash
+from hsm.signature import signature_holds
+from hsm.token import DataKey
+
+EKM_SIGNING_LABEL: Final = "taperig ekm signing"
+_UNSIGNED: Final = bytes(8)
+
+
+class DataKeys:
+    """The data keys of one key manager (EKM): its keystore, its signing key, its partners."""
+
+    def __init__(
+        self, keystore: Keystore, partners: Sequence[ec.EllipticCurvePublicKey] = ()
+    ) -> None:
+        """Use the EKM's signing key in the keystore's token.
+
+        `partners` are the P-256 keys of other EKMs whose EEDKs are opened too. Raises
+        KeyAbsentError.
+        """
+        self._keystore = keystore
+        self._token = keystore.token
+        self._signing_key = self._token.signing_key(EKM_SIGNING_LABEL)
+        self._signers = (self._token.p256_public_key(EKM_SIGNING_LABEL), *partners)
+
+    def sign(self, data: bytes) -> bytes:
+        """Return the EKM's ECDSA P-256 signature over SHA-256 of `data`, DER."""
+        return self._token.sign_p256(self._signing_key, data)
+
+    def generate(self) -> DataKey:
+        """Make a fresh random AES-256 data key (KEY-1). Destroy it after use."""
+        return self._token.generate_data_key()
+
+    def make_eedk(self, data_key: DataKey, kek: Kek, mode: KeyMode, volume: str) -> Eedk:
+        """Return the data key wrapped by the KEK for `volume`, signed by this EKM."""
+        check_volume(volume)
+        wrapped = self._token.wrap_data_key(data_key, self._keystore.public_key(kek))
+        clear = mode is KeyMode.CLEAR
+        return self._signed(
+            Eedk(
+                version=EEDK_VERSION,
+                algorithm=ALGORITHM,
+                oaep_hash=self._token.oaep_hash,
+                mode=mode,
+                label=kek.label if clear else None,
+                kek_hash=None if clear else kek.spki_hash,
+                wrapped=wrapped,
+                volume=volume,
+                signature=_UNSIGNED,
+            )
+        )
+
+    def make_pair(
+        self,
+        data_key: DataKey,
+        labels: Sequence[KeyLabel],
+        volume: str,
+        *,
+        allow_public_only: bool = False,
+    ) -> tuple[Eedk, Eedk]:
+        """Return the two EEDKs of a cartridge (KEY-2), one for each of one or two labels (KEY-11).
+
+        Raises LabelUnknownError naming the label (KEY-9), PairUnreadableError when neither KEK has
+        its private half here, unless `allow_public_only`.
+        """
+        keks = self.check_labels(labels, allow_public_only=allow_public_only)
+        pair = [
+            self.make_eedk(data_key, kek, label.mode, volume)
+            for kek, label in zip(keks, labels, strict=True)
+        ]
+        if len(pair) == 1:
+            pair.append(self.make_eedk(data_key, keks[0], labels[0].mode, volume))
+        return pair[0], pair[1]
+
+    def check_labels(
+        self, labels: Sequence[KeyLabel], *, allow_public_only: bool = False
+    ) -> list[Kek]:
+        """Return the KEKs of one or two labels; raises as make_pair does. Makes no key."""
+        if len(labels) not in (1, 2):
+            raise EedkError(f"A cartridge takes one or two key labels, not {len(labels)}.")
+        keks = [self._keystore.find(label.label) for label in labels]
+        if not allow_public_only and not any(kek.has_private for kek in keks):
+            names = " and ".join(repr(kek.label) for kek in keks)
+            raise PairUnreadableError(
+                f"The keystore {self._token.label} has no private half of {names}, so this site "
+                "could not read the tape; add one, or set allow_public_only for the pool."
+            )
+        return keks
+
+    def open_eedk(self, eedk: Eedk, volume: str) -> DataKey:
+        """Return the data key out of an EEDK of `volume`. Destroy it after use.
+
+        Raises EedkForgedError, EedkWrongVolumeError, LabelUnknownError (clear mode, names the key),
+        KekHashUnknownError (hash mode, cannot name it, KEY-8), KekPublicOnlyError,
+        EedkUnopenedError (the KEK does not open it).
+        """
+        if not any(signature_holds(k, eedk.signature, eedk.signed_bytes()) for k in self._signers):
+            raise EedkForgedError(
+                f"The EEDK of volume {eedk.volume} bears no signature of this key manager or of a "
+                "partner."
+            )
+        if eedk.volume != volume:
+            raise EedkWrongVolumeError(
+                f"The EEDK belongs to volume {eedk.volume} and not to {volume}."
+            )
+        kek = self._kek_of(eedk)
+        private_key = self._keystore.private_key(kek)
+        try:
+            return self._token.unwrap_data_key(eedk.wrapped, private_key, eedk.oaep_hash)
+        except (UnwrapRefusedError, NotADataKeyError) as error:
+            raise EedkUnopenedError(
+                f"The key labelled {kek.label!r} does not open the EEDK of volume {volume}: {error}"
+            ) from None
+
+    def open_either(self, eedks: Sequence[Eedk], volume: str) -> DataKey:
+        """Return the data key out of the first EEDK that opens (READ-2d); destroy it after use.
+
+        When none does, raises the error of each of them: the one error if there is but one, else an
+        EedkUnopenedError that tells all.
+        """
+        failures: list[TaperigError] = []
+        for eedk in eedks:
+            try:
+                return self.open_eedk(eedk, volume)
+            except (EedkError, KeystoreError) as error:
+                failures.append(error)
+        if len(failures) == 1:
+            raise failures[0]
+        raise EedkUnopenedError(
+            " ".join(str(failure) for failure in failures) or f"Volume {volume} has no EEDK."
+        )
+
+    def wrap_for_drive(
+        self, data_key: DataKey, drive_public_der: bytes, oaep_hash: OaepHash | None = None
+    ) -> bytes:
+        """Return the SEDK: the data key wrapped under an enrolled drive's RSA key (SPKI, DER).
+
+        `oaep_hash` is what the drive's secure element can do; the token's own by default. Raises
+        DriveKeyUnknownError.
+        """
+        return self._token.wrap_data_key(
+            data_key, self._keystore.drive_key(drive_public_der), oaep_hash
+        )
+
+    def _kek_of(self, eedk: Eedk) -> Kek:
+        if eedk.kek_hash is not None:
+            return self._keystore.find_by_hash(eedk.kek_hash)
+        return self._keystore.find(eedk.label or "")
+
+    def _signed(self, eedk: Eedk) -> Eedk:
+        return eedk.with_signature(self.sign(eedk.signed_bytes()))

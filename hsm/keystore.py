@@ -1,0 +1,302 @@
+"""The keystore: key-encryption keys (KEKs) as certificates in the token, found by label or hash.
+
+A KEK is up to three objects whose CKA_ID is SHA-256 of the SubjectPublicKeyInfo: its X.509
+certificate (which bears the label and makes it a KEK), its public half (TRUSTED by the security
+officer, wrap only) and, unless it is public-only (KEY-4), its private half (unwrap only, never
+extractable). The certificate is written last, so a KEK that is listed is whole. Labels are compared
+without case (KEY-5); tokens do not do that, so the keystore does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from pkcs11 import Attribute, CertificateType, ObjectClass
+from pkcs11.types import UnwrapMixin, WrapMixin
+
+from hsm.errors import (
+    DriveKeyUnknownError,
+    KekDuplicateError,
+    KekHashUnknownError,
+    KekInvalidError,
+    KekPublicOnlyError,
+    LabelDuplicateError,
+    LabelUnknownError,
+)
+from hsm.labels import label_key, normalize_label
+from hsm.pki import CertificateAuthority
+from hsm.token import Token, spki_hash
+
+MIN_KEK_BITS: Final = 2048
+MAX_KEK_BITS: Final = 4096
+PENDING_LABEL: Final = "taperig pending"
+"""Label of a private half whose KEK is not finished; safe to remove."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kek:
+    """A KEK of the keystore, without any private part of it."""
+
+    label: str
+    spki_hash: bytes
+    """SHA-256 of the SubjectPublicKeyInfo, 32 bytes."""
+    certificate: x509.Certificate
+    has_private: bool
+    bits: int
+
+
+class Keystore:
+    """The KEKs and drive keys of one open token."""
+
+    def __init__(self, token: Token) -> None:
+        """Look at `token`; nothing is cached, so keys added by another process are seen."""
+        self._token = token
+
+    @property
+    def token(self) -> Token:
+        """The token that holds the keys."""
+        return self._token
+
+    def list(self) -> tuple[Kek, ...]:
+        """Return all KEKs, ordered by label."""
+        keks = (self._kek(found) for found in self._certificates({}))
+        return tuple(sorted((kek for kek in keks if kek), key=lambda kek: label_key(kek.label)))
+
+    def find(self, label: str) -> Kek:
+        """Return the KEK under `label`, whatever its case; raises LabelUnknownError naming it."""
+        wanted = label_key(label)
+        for kek in self.list():
+            if label_key(kek.label) == wanted:
+                return kek
+        raise LabelUnknownError(
+            f"The keystore {self._token.label} has no key labelled {normalize_label(label)!r}; "
+            "create or import it, or correct the label."
+        )
+
+    def find_by_hash(self, kek_hash: bytes) -> Kek:
+        """Return the KEK with this SHA-256 of its SPKI; raises KekHashUnknownError."""
+        for found in self._certificates({Attribute.ID: kek_hash}):
+            kek = self._kek(found)
+            if kek:
+                return kek
+        raise KekHashUnknownError(
+            f"The keystore {self._token.label} has no key with the public-key hash "
+            f"{kek_hash.hex()}; in hash mode its label is not known."
+        )
+
+    def public_key(self, kek: Kek) -> WrapMixin:
+        """Return the token's TRUSTED public half; raises LabelUnknownError if it has gone."""
+        found = self._token.trusted_public_key(kek.spki_hash)
+        if found is None:
+            raise LabelUnknownError(
+                f"The keystore {self._token.label} lacks the trusted public half of {kek.label!r}; "
+                "import its certificate again."
+            )
+        return found
+
+    def private_key(self, kek: Kek) -> UnwrapMixin:
+        """Return the token's private half; raises KekPublicOnlyError (KEY-4)."""
+        found = self._token.rsa_private_key(kek.spki_hash)
+        if found is None:
+            raise KekPublicOnlyError(
+                f"The keystore {self._token.label} holds {kek.label!r} without its private half, "
+                "so it can make EEDKs and not open them."
+            )
+        return found
+
+    def create_kek(
+        self, label: str, bits: int = MIN_KEK_BITS, *, authority: CertificateAuthority
+    ) -> Kek:
+        """Make an RSA pair in the token and its certificate; return the KEK.
+
+        Needs the security officer's PIN. Raises LabelInvalidError, LabelDuplicateError (KEY-10),
+        KekInvalidError (bits outside 2048..4096 or not a multiple of 256).
+        """
+        label = self._free_label(label)
+        _check_bits(bits)
+        self._remove_pending()
+        public_key = self._token.generate_rsa(bits, PENDING_LABEL)
+        certificate = authority.issue_kek(label, public_key)
+        self._token.trust_public_key(public_key, label)
+        return self._finish(label, certificate, public_key)
+
+    def import_kek(
+        self,
+        label: str,
+        private_key_pem: bytes,
+        certificate: x509.Certificate,
+        password: bytes | None = None,
+    ) -> Kek:
+        """Take in a KEK whose private key was made elsewhere (PEM, PKCS#8 or PKCS#1).
+
+        Completes a public-only KEK of the same label and certificate. Needs the security officer's
+        PIN. Raises LabelInvalidError, LabelDuplicateError, KekDuplicateError, KekInvalidError.
+        """
+        private_key = _rsa_private_key(private_key_pem, password)
+        public_key = _rsa_public_key(certificate)
+        if spki_hash(private_key.public_key()) != spki_hash(public_key):
+            raise KekInvalidError(
+                f"The private key and the certificate offered for {label!r} do not belong together."
+            )
+        label = self._label_for(label, certificate)
+        if self._token.rsa_private_key(spki_hash(public_key)) is None:
+            self._token.import_rsa(private_key, PENDING_LABEL)
+        self._token.trust_public_key(public_key, label)
+        return self._finish(label, certificate, public_key)
+
+    def import_certificate(self, label: str, certificate: x509.Certificate) -> Kek:
+        """Take in a public-only KEK (KEY-4); the same one a second time changes nothing.
+
+        Needs the security officer's PIN. Raises LabelInvalidError, LabelDuplicateError,
+        KekDuplicateError, KekInvalidError.
+        """
+        public_key = _rsa_public_key(certificate)
+        label = self._label_for(label, certificate)
+        self._token.trust_public_key(public_key, label)
+        return self._finish(label, certificate, public_key)
+
+    def enroll_drive_key(self, serial: str, public_der: bytes) -> None:
+        """Have the security officer trust a drive's RSA key (SPKI, DER) to receive data keys.
+
+        Doing it again changes nothing. Raises KekInvalidError when the key is not RSA 2048..4096.
+        """
+        self._token.trust_public_key(_drive_key(serial, public_der), f"drive {serial}")
+
+    def drive_key(self, public_der: bytes) -> WrapMixin:
+        """Return the enrolled public key of a drive; raises DriveKeyUnknownError."""
+        public_key = _drive_key("", public_der)
+        found = self._token.trusted_public_key(spki_hash(public_key))
+        if found is None:
+            raise DriveKeyUnknownError(
+                f"The drive's wrapping key {spki_hash(public_key).hex()[:16]}... is not enrolled "
+                f"in the token {self._token.label}; enrol the drive."
+            )
+        return found
+
+    # Within
+
+    def _certificates(self, template: dict[Attribute, Any]) -> Sequence[Any]:
+        return self._token.find(
+            {
+                Attribute.CLASS: ObjectClass.CERTIFICATE,
+                Attribute.CERTIFICATE_TYPE: CertificateType.X_509,
+                **template,
+            }
+        )
+
+    def _kek(self, found: Any) -> Kek | None:
+        """Return the KEK that a certificate object stands for; None if it is something else's."""
+        certificate = x509.load_der_x509_certificate(found[Attribute.VALUE])
+        public_key = certificate.public_key()
+        identity = found[Attribute.ID]
+        if not isinstance(public_key, rsa.RSAPublicKey) or identity != spki_hash(public_key):
+            return None
+        return Kek(
+            label=found[Attribute.LABEL],
+            spki_hash=identity,
+            certificate=certificate,
+            has_private=self._token.rsa_private_key(identity) is not None,
+            bits=public_key.key_size,
+        )
+
+    def _free_label(self, label: str) -> str:
+        label = normalize_label(label)
+        for kek in self.list():
+            if label_key(kek.label) == label_key(label):
+                raise LabelDuplicateError(
+                    f"The keystore {self._token.label} has another certificate labelled "
+                    f"{kek.label!r}; choose another label or remove that key first."
+                )
+        return label
+
+    def _label_for(self, label: str, certificate: x509.Certificate) -> str:
+        """Return the label under which this certificate is or may be kept."""
+        label = normalize_label(label)
+        identity = spki_hash(_rsa_public_key(certificate))
+        for kek in self.list():
+            same_label = label_key(kek.label) == label_key(label)
+            if same_label and kek.certificate == certificate:
+                return kek.label
+            if kek.spki_hash == identity and not same_label:
+                raise KekDuplicateError(
+                    f"The keystore {self._token.label} has this public key already, labelled "
+                    f"{kek.label!r}."
+                )
+        return self._free_label(label)
+
+    def _finish(
+        self, label: str, certificate: x509.Certificate, public_key: rsa.RSAPublicKey
+    ) -> Kek:
+        """Write the certificate if it is not there, which makes the KEK exist."""
+        identity = spki_hash(public_key)
+        with self._token.asking("finish a KEK"):
+            private = self._token.rsa_private_key(identity)
+            if not self._certificates({Attribute.ID: identity}):
+                self._token.session.create_object(
+                    {
+                        Attribute.CLASS: ObjectClass.CERTIFICATE,
+                        Attribute.CERTIFICATE_TYPE: CertificateType.X_509,
+                        Attribute.TOKEN: True,
+                        Attribute.PRIVATE: False,
+                        Attribute.LABEL: label,
+                        Attribute.ID: identity,
+                        Attribute.SUBJECT: certificate.subject.public_bytes(),
+                        Attribute.VALUE: certificate.public_bytes(serialization.Encoding.DER),
+                    }
+                )
+            if private is not None:
+                private[Attribute.LABEL] = label
+        return self.find_by_hash(identity)
+
+    def _remove_pending(self) -> None:
+        """Remove private halves that an interrupted run left without a certificate."""
+        for private in self._token.find(
+            {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.LABEL: PENDING_LABEL}
+        ):
+            if not self._certificates({Attribute.ID: private[Attribute.ID]}):
+                with self._token.asking("remove an unfinished KEK"):
+                    private.destroy()
+
+
+def _check_bits(bits: int) -> None:
+    if not MIN_KEK_BITS <= bits <= MAX_KEK_BITS or bits % 256:
+        raise KekInvalidError(
+            f"A KEK is an RSA key of {MIN_KEK_BITS} to {MAX_KEK_BITS} bits, in steps of 256; "
+            f"{bits} is not."
+        )
+
+
+def _checked(public_key: object, whose: str) -> rsa.RSAPublicKey:
+    if not isinstance(public_key, rsa.RSAPublicKey):
+        raise KekInvalidError(f"The key of {whose} is not an RSA key.")
+    _check_bits(public_key.key_size)
+    return public_key
+
+
+def _rsa_public_key(certificate: x509.Certificate) -> rsa.RSAPublicKey:
+    return _checked(
+        certificate.public_key(), f"the certificate {certificate.subject.rfc4514_string()}"
+    )
+
+
+def _rsa_private_key(pem: bytes, password: bytes | None) -> rsa.RSAPrivateKey:
+    try:
+        key = serialization.load_pem_private_key(pem, password)
+    except (ValueError, TypeError) as error:
+        # TypeError: a password is missing or needless. The text of neither holds key material.
+        raise KekInvalidError(f"The KEK's private key cannot be read: {error}") from None
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise KekInvalidError("The KEK's private key is not an RSA key.")
+    return key
+
+
+def _drive_key(serial: str, public_der: bytes) -> rsa.RSAPublicKey:
+    whose = f"drive {serial}" if serial else "the drive"
+    try:
+        public_key = serialization.load_der_public_key(public_der)
+    except ValueError:
+        raise KekInvalidError(f"The wrapping key of {whose} is not a public key in DER.") from None
+    return _checked(public_key, whose)

@@ -1,0 +1,209 @@
+"""The lab's certificate authority (CA) and the certificates it issues.
+
+One P-256 CA, its key in a 0600 file: it vouches within one lab and nowhere else. It issues the TLS
+certificates of key managers and of the rig, the drives' identity certificates, the key managers'
+signing certificates, and the certificates that KEKs made here bear.
+"""
+
+import datetime
+import ipaddress
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from hsm.errors import PkiError
+
+ORGANIZATION: Final = "Taperig lab"
+_VALID: Final = datetime.timedelta(days=20 * 365)
+_BACKDATED: Final = datetime.timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """A TLS identity: a certificate, its key (0600) and the CA that the peer is checked against."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
+class CertificateAuthority:
+    """The lab's CA: opened from its directory, or made there the first time."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open the CA in `directory`, making it if it is not there. Raises PkiError."""
+        self.certificate_path = directory / "ca.pem"
+        self._directory = directory
+        key_path = directory / "ca.key"
+        if not self.certificate_path.exists():
+            self._make(key_path)
+        self._key = _load_key(key_path)
+        self.certificate = load_certificate(self.certificate_path)
+        if self.certificate.public_key() != self._key.public_key():
+            raise PkiError(
+                f"The lab CA's key {key_path} is not that of {self.certificate_path}; restore the "
+                "pair from a backup, or remove the state directory and run `rig hsm init`."
+            )
+
+    def issue_tls(self, name: str, hosts: tuple[str, ...] = (), *, server: bool) -> TlsFiles:
+        """Return the TLS identity `name`, made if it is not there.
+
+        `hosts` are the DNS names and IP addresses that a server answers to.
+        """
+        files = TlsFiles(
+            self._directory / f"{name}.pem", self._directory / f"{name}.key", self.certificate_path
+        )
+        if not files.certificate.exists():
+            key = ec.generate_private_key(ec.SECP256R1())
+            usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+            builder = self._builder(name, key.public_key())
+            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            if hosts:
+                names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
+                builder = builder.add_extension(names, critical=False)
+            write_private(files.key, _pem_key(key))
+            write_private(files.certificate, _pem(self._sign(builder)))
+        return files
+
+    def issue_identity(self, name: str, public_key: ec.EllipticCurvePublicKey) -> x509.Certificate:
+        """Return a certificate for a P-256 signing key: a drive's (name = serial) or an EKM's."""
+        return self._sign(self._builder(name, public_key))
+
+    def issue_kek(self, label: str, public_key: rsa.RSAPublicKey) -> x509.Certificate:
+        """Return the certificate of a KEK that the keystore made."""
+        return self._sign(self._builder(label, public_key, wraps_keys=True))
+
+    def _make(self, key_path: Path) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = _name("CA")
+        builder = (
+            _dated(x509.CertificateBuilder())
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage("key_cert_sign", "crl_sign"), critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
+        )
+        write_private(key_path, _pem_key(key))
+        write_private(self.certificate_path, _pem(builder.sign(key, hashes.SHA256())))
+
+    def _builder(
+        self,
+        name: str,
+        public_key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
+        *,
+        wraps_keys: bool = False,
+    ) -> x509.CertificateBuilder:
+        usage = _key_usage("key_encipherment" if wraps_keys else "digital_signature")
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return (
+            _dated(x509.CertificateBuilder())
+            .subject_name(_name(name))
+            .issuer_name(self.certificate.subject)
+            .public_key(public_key)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(usage, critical=True)
+            .add_extension(issuer, critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        )
+
+    def _sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+        return builder.sign(self._key, hashes.SHA256())
+
+
+def load_certificate(path: Path) -> x509.Certificate:
+    """Return the certificate in a PEM or DER file; raises PkiError."""
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"-----"):
+            return x509.load_pem_x509_certificate(content)
+        return x509.load_der_x509_certificate(content)
+    except OSError as error:
+        raise PkiError(f"The certificate {path} cannot be read: {error.strerror}.") from None
+    except ValueError:
+        raise PkiError(f"The file {path} holds no certificate.") from None
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file of mode 0600 that appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except OSError as error:
+        raise PkiError(f"The lab CA's key {path} cannot be read: {error.strerror}.") from None
+    except (ValueError, TypeError):
+        raise PkiError(f"The file {path} holds no private key of the lab CA.") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise PkiError(f"The file {path} holds no P-256 key.")
+    return key
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, ORGANIZATION),
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+        ]
+    )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _dated(builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        builder.serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BACKDATED)
+        .not_valid_after(now + _VALID)
+    )
+
+
+def _key_usage(*granted: str) -> x509.KeyUsage:
+    names = (
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    )
+    return x509.KeyUsage(**{name: name in granted for name in names})
