@@ -1,0 +1,238 @@
+// GHASH of SP 800-38D section 6.4, one block a clock.
+//
+// Four interleaved lanes hide the multiplier's four clocks: block i of n (from 0) joins what its
+// lane got from block i-4 and is multiplied by H^4, but in the last four blocks by H^(n-i). The
+// digest is the sum of the last four products. So the number of blocks must be known at the first.
+//
+// Ports
+//   clear_i         zeroes all registers, the powers of H included, at one edge
+//   h_load_i        takes h_i and computes its powers; only while no block is in flight
+//   h_ready_o       the powers are ready: blocks may come
+//   valid_i         block_i is the next block of a record (AAD, data and lengths alike)
+//   count_i         blocks of the record, 1 or more; looked at with first_i only
+//   first_i,last_i  mark the first and last block. Records may follow each other at once, and
+//                   clocks without a block may fall anywhere
+//   digest_valid_o  one clock: digest_o is the digest of a record
+//
+// Latency drive_crypto_pkg::GhashLatency (5 clocks) from last_i to digest_valid_o, 16 clocks from
+// h_load_i to h_ready_o. Throughput one block a clock.
+
+module ghash (
+    input  logic         clk_i,
+    input  logic         rst_ni,
+    input  logic         clear_i,
+    input  logic         h_load_i,
+    input  logic [127:0] h_i,
+    output logic         h_ready_o,
+    input  logic         valid_i,
+    input  logic [127:0] block_i,
+    input  logic [ 17:0] count_i,
+    input  logic         first_i,
+    input  logic         last_i,
+    output logic         digest_valid_o,
+    output logic [127:0] digest_o
+);
+
+  // What has to be done with a product, travelling beside its factors.
+  typedef struct packed {
+    logic       valid;
+    logic       power;       // a power of H, not a lane's value
+    logic       tail;        // one of the last four of its record
+    logic       tail_first;  // the first of those
+    logic       last;
+    logic [1:0] lane;
+  } slot_t;
+
+  // ---- Input: which lane, which power ----------------------------------------------------------
+
+  logic  [127:0] x_q;
+  logic  [  1:0] power_sel_q;  // H^(power_sel_q + 1)
+  logic          fresh_q;  // the record's first four blocks find nothing in their lanes
+  slot_t         in_q;
+
+  logic [17:0] remaining, remaining_q;  // blocks to come, this one included
+  logic [1:0] lane, lane_q;
+  logic fresh, next_fresh_q;
+
+  assign remaining = first_i ? count_i : remaining_q;
+  assign lane = first_i ? 2'd0 : lane_q;
+  assign fresh = first_i | next_fresh_q;
+
+  logic tail;
+  logic [1:0] remaining_less_1;
+  assign tail = remaining <= 18'd4;
+  assign remaining_less_1 = remaining[1:0] - 2'd1;
+
+  // ---- Powers of H -----------------------------------------------------------------------------
+
+  logic [4:1][127:0] h_q;
+  logic h_ready_q, power_start_q, power_done;
+  logic [2:0] power_q;  // being computed
+  logic [127:0] product, power_factor;
+
+  always_comb begin
+    unique case (power_q)
+      3'd2:    power_factor = h_q[1];
+      3'd3:    power_factor = h_q[2];
+      default: power_factor = h_q[3];
+    endcase
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      h_q           <= '0;
+      h_ready_q     <= 1'b0;
+      power_q       <= '0;
+      power_start_q <= 1'b0;
+    end else if (clear_i) begin
+      h_q           <= '0;
+      h_ready_q     <= 1'b0;
+      power_q       <= '0;
+      power_start_q <= 1'b0;
+    end else if (h_load_i) begin
+      h_q[1]        <= h_i;
+      h_ready_q     <= 1'b0;
+      power_q       <= 3'd2;
+      power_start_q <= 1'b1;
+    end else begin
+      power_start_q <= 1'b0;
+      if (power_done) begin
+        unique case (power_q)
+          3'd2:    h_q[2] <= product;
+          3'd3:    h_q[3] <= product;
+          default: h_q[4] <= product;
+        endcase
+        power_q       <= power_q + 3'd1;
+        h_ready_q     <= power_q == 3'd4;
+        power_start_q <= power_q != 3'd4;
+      end
+    end
+  end
+
+  assign h_ready_o = h_ready_q;
+
+  // ---- Stages ----------------------------------------------------------------------------------
+
+  slot_t factors_slot_q, products_slot_q, wide_slot_q;
+  logic [127:0] a_q, b_q;
+  logic [3:0][127:0] lanes_q;
+  logic [127:0] lane_value, power_value;
+  logic [127:0] digest_q;
+  logic digest_valid_q;
+
+  always_comb begin
+    unique case (in_q.lane)
+      2'd0:    lane_value = lanes_q[0];
+      2'd1:    lane_value = lanes_q[1];
+      2'd2:    lane_value = lanes_q[2];
+      default: lane_value = lanes_q[3];
+    endcase
+    if (fresh_q) begin
+      lane_value = '0;
+    end
+    unique case (power_sel_q)
+      2'd0:    power_value = h_q[1];
+      2'd1:    power_value = h_q[2];
+      2'd2:    power_value = h_q[3];
+      default: power_value = h_q[4];
+    endcase
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      in_q            <= '0;
+      x_q             <= '0;
+      power_sel_q     <= '0;
+      fresh_q         <= 1'b0;
+      remaining_q     <= '0;
+      lane_q          <= '0;
+      next_fresh_q    <= 1'b0;
+      a_q             <= '0;
+      b_q             <= '0;
+      factors_slot_q  <= '0;
+      products_slot_q <= '0;
+      wide_slot_q     <= '0;
+    end else if (clear_i || h_load_i) begin
+      in_q            <= '0;
+      x_q             <= '0;
+      power_sel_q     <= '0;
+      fresh_q         <= 1'b0;
+      remaining_q     <= '0;
+      lane_q          <= '0;
+      next_fresh_q    <= 1'b0;
+      a_q             <= '0;
+      b_q             <= '0;
+      factors_slot_q  <= '0;
+      products_slot_q <= '0;
+      wide_slot_q     <= '0;
+    end else begin
+      in_q <= '0;
+      if (power_start_q) begin
+        in_q.valid  <= 1'b1;
+        in_q.power  <= 1'b1;
+        x_q         <= power_factor;
+        power_sel_q <= 2'd0;
+        fresh_q     <= 1'b1;
+      end else if (valid_i) begin
+        in_q.valid      <= 1'b1;
+        in_q.tail       <= tail;
+        in_q.tail_first <= tail && (first_i || remaining == 18'd4);
+        in_q.last       <= last_i;
+        in_q.lane       <= lane;
+        x_q             <= block_i;
+        power_sel_q     <= tail ? remaining_less_1 : 2'd3;
+        fresh_q         <= fresh;
+        remaining_q     <= remaining - 18'd1;
+        lane_q          <= lane + 2'd1;
+        next_fresh_q    <= fresh && lane != 2'd3;
+      end
+      factors_slot_q <= in_q;
+      if (in_q.valid) begin
+        a_q <= x_q ^ lane_value;
+        b_q <= power_value;
+      end
+      products_slot_q <= factors_slot_q;
+      wide_slot_q     <= products_slot_q;
+    end
+  end
+
+  gf128_mul u_gf128_mul (
+      .clk_i,
+      .rst_ni,
+      .clear_i,
+      .valid_i(factors_slot_q.valid),
+      .a_i    (a_q),
+      .b_i    (b_q),
+      .p_o    (product)
+  );
+
+  assign power_done = wide_slot_q.valid && wide_slot_q.power;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      lanes_q        <= '0;
+      digest_q       <= '0;
+      digest_valid_q <= 1'b0;
+    end else if (clear_i) begin
+      lanes_q        <= '0;
+      digest_q       <= '0;
+      digest_valid_q <= 1'b0;
+    end else begin
+      digest_valid_q <= wide_slot_q.valid && wide_slot_q.last;
+      if (wide_slot_q.valid && !wide_slot_q.power) begin
+        for (int l = 0; l < 4; l++) begin
+          if (wide_slot_q.lane == 2'(l)) begin
+            lanes_q[l] <= product;
+          end
+        end
+        if (wide_slot_q.tail) begin
+          digest_q <= (wide_slot_q.tail_first ? '0 : digest_q) ^ product;
+        end
+      end
+    end
+  end
+
+  assign digest_valid_o = digest_valid_q;
+  assign digest_o       = digest_q;
+
+endmodule

@@ -1,0 +1,37 @@
+"""Readers for NIST CAVP response files, as the package cryptography_vectors holds them."""
+
+from collections.abc import Iterator
+from importlib.resources import files
+
+
+def read_cavp(path: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (section, fields) for each vector of a CAVP file below cryptography_vectors.
+
+    Sections are the bracketed lines, such as ``ENCRYPT`` or ``PLAINTEXT LENGTH = 256``.  A line
+    without a value, such as ``FAIL``, is a field with an empty one.
+    """
+    section = ""
+    vector: dict[str, str] = {}
+    for raw in (files("cryptography_vectors") / path).read_text().splitlines():
+        line = raw.strip()
+        if line.startswith("#"):
+            continue
+        if not line or line.startswith("["):
+            if "COUNT" in vector:
+                yield section, vector
+            vector = {}
+            section = line.strip("[]") or section
+            continue
+        name, _, value = line.partition("=")
+        vector[name.strip()] = value.strip()
+    if "COUNT" in vector:
+        yield section, vector
+
+
+def ecb_vectors(name: str, direction: str) -> list[tuple[int, int, int]]:
+    """Return (key, plaintext, ciphertext) of AES-256 ECB file `name`, ENCRYPT or DECRYPT part."""
+    return [
+        tuple(int(vector[field], 16) for field in ("KEY", "PLAINTEXT", "CIPHERTEXT"))  # type: ignore[misc]  # three fields
+        for section, vector in read_cavp(f"ciphers/AES/ECB/ECB{name}256.rsp")
+        if section == direction
+    ]
