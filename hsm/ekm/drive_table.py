@@ -1,0 +1,213 @@
+"""The drive table: which drives may ask for keys, and how far each has got.
+
+One SQLite file. Each change is on the disk before the method returns, so neither a crash nor a
+power cut brings an old sequence number or a revoked drive back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hsm.ekm.errors import EkmError, ErrorCode, ExchangeError
+
+NONCES_KEPT = 1024
+"""Nonces remembered for each drive. Older ones are covered by the sequence number."""
+
+_SCHEMA_VERSION = 1
+_BUSY_SECONDS = 5.0
+_SCHEMA = """
+CREATE TABLE drives (
+    serial TEXT PRIMARY KEY,
+    fingerprint BLOB NOT NULL,
+    wrap_spki BLOB NOT NULL,
+    revoked INTEGER NOT NULL DEFAULT 0,
+    sequence INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE nonces (
+    serial TEXT NOT NULL REFERENCES drives (serial),
+    nonce BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    PRIMARY KEY (serial, nonce)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX nonces_in_order ON nonces (serial, sequence);
+PRAGMA user_version = 1;
+"""
+
+
+class DriveTableError(EkmError):
+    """The drive table's file cannot be used, or a change to it makes no sense."""
+
+
+def fingerprint(certificate_der: bytes) -> bytes:
+    """Return the SHA-256 by which the table knows a drive's signing certificate."""
+    return hashlib.sha256(certificate_der).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledDrive:
+    """A drive that may ask for keys.
+
+    ``fingerprint`` is of its signing certificate; ``wrap_spki`` (DER) is the RSA public key that
+    its data keys are wrapped to; ``sequence`` is the last sequence number taken from it.
+    """
+
+    serial: str
+    fingerprint: bytes
+    wrap_spki: bytes
+    revoked: bool = False
+    sequence: int = 0
+
+
+class DriveTable:
+    """The table in its file; may be open in several processes (server, command line)."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the table, making it when the file is absent."""
+        self.path = path
+        try:
+            path.touch(mode=0o600, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise DriveTableError(f"cannot open the drive table {path}: {error}") from error
+        try:
+            self._prepare()
+        except sqlite3.Error as error:
+            self._database.close()
+            raise DriveTableError(
+                f"{path} is not a drive table, or is damaged ({error}); restore it from a copy, "
+                "or move it away and enrol the drives again"
+            ) from error
+
+    def _prepare(self) -> None:
+        run = self._database.execute
+        run("PRAGMA synchronous = FULL")
+        run("PRAGMA foreign_keys = ON")
+        with self._transaction():
+            version = run("PRAGMA user_version").fetchone()[0]
+            tables = run("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+            if version == 0 and tables == 0:
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    run(statement)
+            elif version != _SCHEMA_VERSION:
+                raise sqlite3.DatabaseError(
+                    f"its layout is version {version}, this program knows {_SCHEMA_VERSION}"
+                )
+        if run("PRAGMA quick_check").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("its pages do not fit together")
+
+    def __enter__(self) -> Self:
+        """Return the open table."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the table."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; nothing is left to write."""
+        self._database.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise DriveTableError(f"the drive table {self.path} failed: {error}") from error
+
+    def enrol(self, serial: str, certificate_der: bytes, wrap_spki: bytes) -> None:
+        """Admit a drive, or take a known drive's new certificate and wrap key.
+
+        A known drive keeps its sequence number and stays revoked if it is.
+        """
+        with self._reported(), self._transaction():
+            self._database.execute(
+                "INSERT INTO drives (serial, fingerprint, wrap_spki) VALUES (?, ?, ?) "
+                "ON CONFLICT (serial) DO UPDATE SET "
+                "fingerprint = excluded.fingerprint, wrap_spki = excluded.wrap_spki",
+                (serial, fingerprint(certificate_der), wrap_spki),
+            )
+
+    def set_revoked(self, serial: str, revoked: bool) -> None:
+        """Bar a drive from keys, or admit it again."""
+        with self._reported(), self._transaction():
+            changed = self._database.execute(
+                "UPDATE drives SET revoked = ? WHERE serial = ?", (int(revoked), serial)
+            ).rowcount
+        if not changed:
+            raise DriveTableError(f"drive {serial} is not in the drive table {self.path}")
+
+    def find(self, serial: str) -> EnrolledDrive | None:
+        """Return the drive, or None when it was never enrolled."""
+        return next(iter(self._select("WHERE serial = ?", serial)), None)
+
+    def drives(self) -> list[EnrolledDrive]:
+        """Return all drives by serial number."""
+        return self._select("ORDER BY serial")
+
+    def _select(self, clause: str, *values: str) -> list[EnrolledDrive]:
+        with self._reported():
+            rows = self._database.execute(
+                "SELECT serial, fingerprint, wrap_spki, revoked, sequence FROM drives " + clause,
+                values,
+            ).fetchall()
+        return [
+            EnrolledDrive(serial, print_, spki, bool(revoked), sequence)
+            for serial, print_, spki, revoked, sequence in rows
+        ]
+
+    def nonce_was_used(self, serial: str, nonce: bytes) -> bool:
+        """Return whether the drive's earlier request bore this nonce."""
+        with self._reported():
+            row = self._database.execute(
+                "SELECT 1 FROM nonces WHERE serial = ? AND nonce = ?", (serial, nonce)
+            ).fetchone()
+        return row is not None
+
+    def take(self, serial: str, sequence: int, nonce: bytes) -> None:
+        """Use up a request's sequence number and nonce, for good.
+
+        Raises ExchangeError with STALE_SEQUENCE or REPLAYED_NONCE, changing nothing.
+        """
+        with self._reported(), self._transaction():
+            run = self._database.execute
+            last = run("SELECT sequence FROM drives WHERE serial = ?", (serial,)).fetchone()[0]
+            if sequence <= last:
+                raise ExchangeError(
+                    ErrorCode.STALE_SEQUENCE,
+                    f"drive {serial} sent sequence number {sequence}, but {last} was used already: "
+                    "an old request is being replayed, or the drive's clock was set back",
+                )
+            try:
+                run("INSERT INTO nonces VALUES (?, ?, ?)", (serial, nonce, sequence))
+            except sqlite3.IntegrityError:
+                raise ExchangeError(
+                    ErrorCode.REPLAYED_NONCE, f"drive {serial} used a nonce a second time"
+                ) from None
+            run("UPDATE drives SET sequence = ? WHERE serial = ?", (sequence, serial))
+            run(
+                "DELETE FROM nonces WHERE serial = ?1 AND sequence <= (SELECT sequence FROM nonces "
+                "WHERE serial = ?1 ORDER BY sequence DESC LIMIT 1 OFFSET ?2)",
+                (serial, NONCES_KEPT),
+            )

@@ -1,0 +1,78 @@
+"""What can go wrong in a key exchange: one code for each cause, the same on the wire and in logs.
+
+Codes are sent as numbers and never change their meaning; new causes get new numbers.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from hsm.errors import TaperigError
+
+
+class ErrorCode(IntEnum):
+    """Why an exchange ended without a key. The tens tell who is to act."""
+
+    # 1..9: the messages themselves (drive firmware, VE relay).
+    MALFORMED_MESSAGE = 1
+    UNEXPECTED_MESSAGE = 2
+    UNSUPPORTED_VERSION = 3
+    FRAME_TOO_LARGE = 4
+    FRAME_TIMEOUT = 5
+    UNSUPPORTED_OPERATION = 6
+
+    # 10..19: who asks (drive table, certificates).
+    UNTRUSTED_CERTIFICATE = 10
+    UNKNOWN_DRIVE = 11
+    REVOKED_DRIVE = 12
+    CERTIFICATE_MISMATCH = 13
+    BAD_SIGNATURE = 14
+    REPLAYED_NONCE = 15
+    STALE_SEQUENCE = 16
+    WRONG_SESSION = 17
+
+    # 20..29: what is asked for (pool settings, cartridge, keystore contents).
+    UNKNOWN_LABEL = 20
+    PUBLIC_ONLY_PAIR = 21
+    KEK_ABSENT = 22
+    CORRUPT_EEDK = 23
+    WRONG_VOLUME = 24
+    FORGED_EEDK = 25
+
+    # 30..39: the key manager itself.
+    KEYSTORE_FAILURE = 30
+    INTERNAL_FAILURE = 31
+
+    # 40..49: what a drive tells the key manager when it refuses the answer.
+    DRIVE_REFUSED_CERTIFICATE = 40
+    DRIVE_REFUSED_SIGNATURE = 41
+    DRIVE_REFUSED_REPLY = 42
+
+
+class EkmError(TaperigError):
+    """Something about the key manager itself: its configuration, files, port or connection."""
+
+
+class EkmUnavailable(EkmError):  # noqa: N818 - the field's word for the state, not for an error
+    """No key manager could be reached, or contact was lost during an exchange."""
+
+
+class MessageError(EkmError):
+    """Bytes that are not a message of the key exchange; says which rule they break."""
+
+
+class ExchangeError(EkmError):
+    """A key exchange that ended without a key.
+
+    ``code`` is the cause; the text is fit for the operator and names labels, hashes, volumes and
+    serial numbers, never a key.
+    """
+
+    def __init__(self, code: ErrorCode, text: str) -> None:
+        """Keep the cause beside the sentence."""
+        super().__init__(text)
+        self.code = code
+
+
+class ExchangeRefusedError(ExchangeError):
+    """The key manager refused, in an Error message."""

@@ -1,0 +1,390 @@
+"""The messages between a tape drive and the key manager, and their bytes.
+
+A message is a deterministic CBOR map with a ``type`` and exactly the fields listed here; anything
+else (a field more, one less, another type or size, bytes after the end) is refused. On a connection
+each message is preceded by its length in four bytes, big endian, and is at most 64 KiB.
+
+    Hello -> Challenge -> KeyRequest -> KeyReply -> Ack        Ping -> Ping        Error
+
+The two signed messages cover everything before them: see ``Transcript``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from hsm.eedk import MAX_EEDK_BYTES, KeyLabel
+from hsm.ekm import strict_cbor
+from hsm.ekm.errors import MessageError
+from hsm.errors import LabelInvalidError
+from hsm.signature import MAX_SIGNATURE_BYTES, MIN_SIGNATURE_BYTES
+
+PROTOCOL_VERSION = 1
+LENGTH_BYTES = 4
+FRAME_LIMIT = 64 * 1024
+"""Longest message, in bytes, without its four length bytes."""
+
+NONCE_BYTES = 32
+SESSION_BYTES = 16
+CERTIFICATE_LIMIT = 4096
+SEDK_LIMIT = 512
+"""RSA 4096, the largest drive key."""
+TEXT_LIMIT = 500
+SEQUENCE_LIMIT = 2**63 - 1
+
+
+class Operation(StrEnum):
+    """What a drive may ask for."""
+
+    GENERATE = "generate"
+    """A fresh data key, and its two EEDKs, for a cartridge written from BOT."""
+    TRANSLATE = "translate"
+    """The data key out of a cartridge's EEDKs, to append or read."""
+    REKEY = "rekey"
+    """New EEDKs for the same data key. Defined, not served yet."""
+
+
+Wire = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """How one field is checked on the way in and written on the way out."""
+
+    read: Wire
+    write: Wire
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _octets(least: int, most: int) -> Field:
+    def read(value: object) -> bytes:
+        if not isinstance(value, bytes):
+            raise MessageError("must be bytes")
+        if not least <= len(value) <= most:
+            raise MessageError(f"must be {least} to {most} bytes, not {len(value)}")
+        return value
+
+    return Field(read, _same)
+
+
+def _integer(least: int, most: int) -> Field:
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise MessageError("must be a whole number")
+        if not least <= value <= most:
+            raise MessageError(f"must be {least} to {most}")
+        return value
+
+    return Field(read, int)
+
+
+def _text(most: int) -> Field:
+    def read(value: object) -> str:
+        if not isinstance(value, str):
+            raise MessageError("must be text")
+        if len(value) > most or not value.isprintable():
+            raise MessageError(f"must be printable and at most {most} characters")
+        return value
+
+    return Field(read, _same)
+
+
+def _read_volume(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Z0-9]{6}", value):
+        raise MessageError("must be a VOLSER: six characters A-Z 0-9")
+    return value
+
+
+def _read_flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise MessageError("must be true or false")
+    return value
+
+
+def _read_operation(value: object) -> Operation:
+    try:
+        return Operation(value)  # type: ignore[arg-type]  # any other value is refused here
+    except ValueError:
+        raise MessageError(f"must be one of {', '.join(Operation)}") from None
+
+
+def _pair_of(read_item: Wire) -> Wire:
+    def read(value: object) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple) or len(value) > 2:
+            raise MessageError("must be a list of at most two")
+        return tuple(read_item(item) for item in value)
+
+    return read
+
+
+def _read_label(value: object) -> KeyLabel:
+    if isinstance(value, KeyLabel):
+        return value
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(v, str) for v in value):
+        raise MessageError("must hold pairs of label and mode")
+    label, mode = value
+    try:
+        key_label = KeyLabel(label, mode)
+    except (LabelInvalidError, ValueError):
+        key_label = None
+    if key_label is None or key_label.label != label:
+        raise MessageError(
+            "must hold labels of 1 to 64 printable characters in NFC with no blanks around them, "
+            "and modes 'clear' or 'hash'"
+        )
+    return key_label
+
+
+def _write_label(key_label: KeyLabel) -> list[str]:
+    return [key_label.label, key_label.mode.value]
+
+
+_VERSION = _integer(0, 255)
+_CERTIFICATE = _octets(1, CERTIFICATE_LIMIT)
+_NONCE = _octets(NONCE_BYTES, NONCE_BYTES)
+_SESSION = _octets(SESSION_BYTES, SESSION_BYTES)
+_SIGNATURE = _octets(MIN_SIGNATURE_BYTES, MAX_SIGNATURE_BYTES)
+_SEQUENCE = _integer(1, SEQUENCE_LIMIT)
+_EEDKS = Field(_pair_of(_octets(1, MAX_EEDK_BYTES).read), list)
+
+
+class Message:
+    """What all messages have in common: a type name and a description of each field."""
+
+    TYPE: ClassVar[str]
+    FIELDS: ClassVar[Mapping[str, Field]]
+
+    def encode(self) -> bytes:
+        """Return the message's bytes; raise MessageError for a field a peer would refuse."""
+        return strict_cbor.encode(self._to_map(self.FIELDS))
+
+    def signed_part(self) -> bytes:
+        """Return the message's bytes as they are without its signature."""
+        return strict_cbor.encode(self._to_map(self.FIELDS.keys() - {"signature"}))
+
+    def _to_map(self, names: Iterable[str]) -> dict[str, Any]:
+        content: dict[str, Any] = {"type": self.TYPE}
+        for name in names:
+            field = self.FIELDS[name]
+            content[name] = field.write(_checked(self.TYPE, name, field, getattr(self, name)))
+        return content
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(Message):
+    """The drive introduces itself: its signing certificate (X.509 DER) and a fresh nonce."""
+
+    TYPE = "hello"
+    FIELDS = MappingProxyType({"version": _VERSION, "certificate": _CERTIFICATE, "nonce": _NONCE})
+
+    certificate: bytes
+    nonce: bytes
+    version: int = PROTOCOL_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge(Message):
+    """The key manager's certificate (X.509 DER), its fresh nonce and a name for the exchange."""
+
+    TYPE = "challenge"
+    FIELDS = MappingProxyType({"certificate": _CERTIFICATE, "nonce": _NONCE, "session": _SESSION})
+
+    certificate: bytes
+    nonce: bytes
+    session: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRequest(Message):
+    """What the drive wants, for one volume, signed by the drive.
+
+    GENERATE carries one or two labels and no EEDK, TRANSLATE one or two EEDKs and no label, REKEY
+    both.
+    """
+
+    TYPE = "key-request"
+    FIELDS = MappingProxyType(
+        {
+            "session": _SESSION,
+            "operation": Field(_read_operation, str),
+            "volume": Field(_read_volume, _same),
+            "labels": Field(
+                _pair_of(_read_label), lambda pair: [_write_label(each) for each in pair]
+            ),
+            "allow_public_only": Field(_read_flag, _same),
+            "eedks": _EEDKS,
+            "sequence": _SEQUENCE,
+            "signature": _SIGNATURE,
+        }
+    )
+
+    session: bytes
+    operation: Operation
+    volume: str
+    labels: tuple[KeyLabel, ...]
+    allow_public_only: bool
+    eedks: tuple[bytes, ...]
+    sequence: int
+    signature: bytes = b""
+
+    def __post_init__(self) -> None:
+        """Refuse a request whose contents do not fit its operation."""
+        has_labels, has_eedks = _CONTENTS[self.operation]
+        if bool(self.labels) != has_labels or bool(self.eedks) != has_eedks:
+            raise MessageError(
+                f"key-request: {self.operation} carries {'' if has_labels else 'no '}labels and "
+                f"{'' if has_eedks else 'no '}EEDKs"
+            )
+
+
+_CONTENTS = {
+    Operation.GENERATE: (True, False),
+    Operation.TRANSLATE: (False, True),
+    Operation.REKEY: (True, True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReply(Message):
+    """The data key wrapped for this drive (SEDK), and after GENERATE its two EEDKs, signed."""
+
+    TYPE = "key-reply"
+    FIELDS = MappingProxyType(
+        {
+            "session": _SESSION,
+            "sedk": _octets(1, SEDK_LIMIT),
+            "eedks": _EEDKS,
+            "sequence": _SEQUENCE,
+            "signature": _SIGNATURE,
+        }
+    )
+
+    session: bytes
+    sedk: bytes
+    eedks: tuple[bytes, ...]
+    sequence: int
+    signature: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Ack(Message):
+    """The drive has verified the reply (status 0), signed. It gets no answer."""
+
+    TYPE = "ack"
+    FIELDS = MappingProxyType(
+        {"session": _SESSION, "status": _integer(0, 255), "signature": _SIGNATURE}
+    )
+
+    session: bytes
+    status: int
+    signature: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Ping(Message):
+    """Are you there; answered with the same."""
+
+    TYPE = "ping"
+    FIELDS = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Error(Message):
+    """The sender ends the exchange. ``code`` is an ErrorCode. It gets no answer."""
+
+    TYPE = "error"
+    FIELDS = MappingProxyType({"code": _integer(1, 255), "text": _text(TEXT_LIMIT)})
+
+    code: int
+    text: str
+
+
+AnyMessage = Hello | Challenge | KeyRequest | KeyReply | Ack | Ping | Error
+_TYPES: Mapping[str, type[AnyMessage]] = {
+    message.TYPE: message for message in (Hello, Challenge, KeyRequest, KeyReply, Ack, Ping, Error)
+}
+
+
+def decode(data: bytes) -> AnyMessage:
+    """Return the message whose bytes these are; raise MessageError for anything else."""
+    if len(data) > FRAME_LIMIT:
+        raise MessageError(f"a message of {len(data)} bytes is over the limit of {FRAME_LIMIT}")
+    try:
+        content = strict_cbor.decode(data)
+    except strict_cbor.CborError as error:
+        raise MessageError(f"not a message: {error}") from error
+    if not isinstance(content, dict):
+        raise MessageError("not a message: not a map")
+    type_name = content.pop("type", None)
+    kind = _TYPES.get(type_name) if isinstance(type_name, str) else None
+    if kind is None:
+        raise MessageError(f"not a message: its type is not one of {', '.join(_TYPES)}")
+    if content.keys() != kind.FIELDS.keys():
+        raise MessageError(f"{kind.TYPE}: has fields other than {', '.join(kind.FIELDS) or 'none'}")
+    return kind(
+        **{name: _checked(kind.TYPE, name, kind.FIELDS[name], content[name]) for name in content}
+    )
+
+
+def _checked(type_name: str, name: str, field: Field, value: object) -> Any:
+    try:
+        return field.read(value)
+    except MessageError as error:
+        raise MessageError(f"{type_name}: {name} {error}") from None
+
+
+def frame(data: bytes) -> bytes:
+    """Return a message's bytes with their length in front, as they go over a connection."""
+    if not 0 < len(data) <= FRAME_LIMIT:
+        raise MessageError(f"a message is 1 to {FRAME_LIMIT} bytes, not {len(data)}")
+    return len(data).to_bytes(LENGTH_BYTES, "big") + data
+
+
+def frame_length(header: bytes) -> int:
+    """Return the length, in bytes, that four header bytes announce; refuse one out of range."""
+    length = int.from_bytes(header, "big")
+    if not 0 < length <= FRAME_LIMIT:
+        raise MessageError(f"a message is 1 to {FRAME_LIMIT} bytes, not {length}")
+    return length
+
+
+def printable(text: str) -> str:
+    """Return the text as an Error message may carry it."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return shown[:TEXT_LIMIT]
+
+
+class Transcript:
+    """SHA-256 over the exact bytes of an exchange so far.
+
+    A signed message is signed over this hash continued by the message's own bytes without the
+    signature, each preceded by its length, and by the role that signs. So a signature made for one
+    message, role or exchange never fits another.
+    """
+
+    def __init__(self) -> None:
+        """Begin an exchange."""
+        self._hash = hashlib.sha256(b"taperig key exchange 1")
+
+    def add(self, data: bytes) -> None:
+        """Take a message that was sent or received."""
+        self._hash.update(frame(data))
+
+    def to_sign(self, message: KeyRequest | KeyReply | Ack) -> bytes:
+        """Return the 32 bytes that the signature of ``message`` is made over."""
+        continued = self._hash.copy()
+        continued.update(b"signature over " + message.TYPE.encode())
+        continued.update(frame(message.signed_part()))
+        return continued.digest()
+
+
+assert all({field.name for field in fields(kind)} == kind.FIELDS.keys() for kind in _TYPES.values())

@@ -1,0 +1,167 @@
+"""The drive table: what it keeps, what it refuses, and that a crash takes nothing from it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hsm.ekm import drive_table
+from hsm.ekm.drive_table import DriveTable, DriveTableError, EnrolledDrive, fingerprint
+from hsm.ekm.errors import ErrorCode, ExchangeError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "drives.sqlite"
+
+
+@pytest.fixture
+def table(path: Path) -> Iterator[DriveTable]:
+    with DriveTable(path) as opened:
+        yield opened
+
+
+def code_of(call: pytest.ExceptionInfo[ExchangeError]) -> ErrorCode:
+    return call.value.code
+
+
+def test_an_enrolled_drive_is_found_and_no_other(table: DriveTable) -> None:
+    table.enrol("D1", b"certificate", b"spki")
+    assert table.find("D1") == EnrolledDrive("D1", fingerprint(b"certificate"), b"spki")
+    assert table.find("d1") is None
+    assert table.find("D2") is None
+    assert [drive.serial for drive in table.drives()] == ["D1"]
+
+
+def test_only_the_owner_may_read_the_file(table: DriveTable, path: Path) -> None:
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_everything_is_there_after_reopening(path: Path) -> None:
+    with DriveTable(path) as table:
+        table.enrol("D1", b"certificate", b"spki")
+        table.take("D1", 5, b"n" * 32)
+        table.set_revoked("D1", True)
+    with DriveTable(path) as table:
+        assert table.find("D1") == EnrolledDrive(
+            "D1", fingerprint(b"certificate"), b"spki", revoked=True, sequence=5
+        )
+        assert table.nonce_was_used("D1", b"n" * 32)
+
+
+def test_enrolling_again_renews_keys_but_neither_pardons_nor_forgets(table: DriveTable) -> None:
+    table.enrol("D1", b"certificate", b"spki")
+    table.take("D1", 5, b"n" * 32)
+    table.set_revoked("D1", True)
+    table.enrol("D1", b"new certificate", b"new spki")
+    assert table.find("D1") == EnrolledDrive(
+        "D1", fingerprint(b"new certificate"), b"new spki", revoked=True, sequence=5
+    )
+
+
+def test_a_drive_can_be_admitted_again(table: DriveTable) -> None:
+    table.enrol("D1", b"certificate", b"spki")
+    table.set_revoked("D1", True)
+    table.set_revoked("D1", False)
+    drive = table.find("D1")
+    assert drive is not None
+    assert not drive.revoked
+
+
+def test_revoking_an_unknown_drive_says_so(table: DriveTable) -> None:
+    with pytest.raises(DriveTableError, match="D9 is not in the drive table"):
+        table.set_revoked("D9", True)
+
+
+@pytest.mark.parametrize("sequence", [4, 5])
+def test_a_sequence_number_that_does_not_grow_is_refused(table: DriveTable, sequence: int) -> None:
+    table.enrol("D1", b"certificate", b"spki")
+    table.take("D1", 5, b"a" * 32)
+    with pytest.raises(ExchangeError) as refusal:
+        table.take("D1", sequence, b"b" * 32)
+    assert code_of(refusal) is ErrorCode.STALE_SEQUENCE
+    assert not table.nonce_was_used("D1", b"b" * 32)
+    table.take("D1", 6, b"b" * 32)
+
+
+def test_a_nonce_is_taken_once(table: DriveTable) -> None:
+    table.enrol("D1", b"certificate", b"spki")
+    table.enrol("D2", b"certificate", b"spki")
+    table.take("D1", 1, b"a" * 32)
+    with pytest.raises(ExchangeError) as refusal:
+        table.take("D1", 2, b"a" * 32)
+    assert code_of(refusal) is ErrorCode.REPLAYED_NONCE
+    drive = table.find("D1")
+    assert drive is not None
+    assert drive.sequence == 1, "a refused request uses up no sequence number"
+    table.take("D2", 1, b"a" * 32)  # another drive's business
+
+
+def test_old_nonces_are_dropped(table: DriveTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drive_table, "NONCES_KEPT", 3)
+    table.enrol("D1", b"certificate", b"spki")
+    for number in range(1, 8):
+        table.take("D1", number, bytes([number]) * 32)
+    used = [number for number in range(1, 8) if table.nonce_was_used("D1", bytes([number]) * 32)]
+    assert used == [5, 6, 7]
+
+
+def test_two_processes_may_have_it_open(table: DriveTable, path: Path) -> None:
+    with DriveTable(path) as other:
+        other.enrol("D1", b"certificate", b"spki")
+        assert table.find("D1") is not None
+        other.set_revoked("D1", True)
+        drive = table.find("D1")
+        assert drive is not None
+        assert drive.revoked
+
+
+@pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" * 300])
+def test_a_damaged_file_is_one_sentence(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(DriveTableError, match="is not a drive table, or is damaged"):
+        DriveTable(path)
+    assert path.read_bytes() == content, "evidence is left alone"
+
+
+def test_a_file_in_no_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DriveTableError, match="cannot open the drive table"):
+        DriveTable(tmp_path / "absent" / "drives.sqlite")
+
+
+_ENDLESS = """
+import sys
+from pathlib import Path
+from hsm.ekm.drive_table import DriveTable
+table = DriveTable(Path(sys.argv[1]))
+drive = table.find("D1")
+number = drive.sequence
+while True:
+    number += 1
+    table.take("D1", number, number.to_bytes(32, "big"))
+    print(number, flush=True)
+"""
+
+
+def test_what_was_taken_stays_taken_when_the_process_is_killed(path: Path) -> None:
+    with DriveTable(path) as table:
+        table.enrol("D1", b"certificate", b"spki")
+    for _ in range(3):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", _ENDLESS, str(path)], stdout=subprocess.PIPE, text=True
+        )
+        assert writer.stdout is not None
+        last = [int(writer.stdout.readline()) for _ in range(20)][-1]
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.communicate()
+        with DriveTable(path) as table:
+            drive = table.find("D1")
+            assert drive is not None
+            assert drive.sequence >= last
+            assert table.nonce_was_used("D1", drive.sequence.to_bytes(32, "big"))

@@ -1,0 +1,250 @@
+"""The bytes of the key exchange's messages: one encoding each, and nothing else is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hsm.eedk import KeyLabel, KeyMode
+from hsm.ekm import messages, strict_cbor
+from hsm.ekm.errors import MessageError
+from hsm.ekm.messages import (
+    Ack,
+    AnyMessage,
+    Challenge,
+    Error,
+    Hello,
+    KeyReply,
+    KeyRequest,
+    Operation,
+    Ping,
+    Transcript,
+)
+
+SIGNATURE = b"\x30" * 70
+REQUEST = KeyRequest(
+    session=b"s" * 16,
+    operation=Operation.GENERATE,
+    volume="VOL001",
+    labels=(KeyLabel("June 2007 Key"), KeyLabel("DR", KeyMode.HASH)),
+    allow_public_only=False,
+    eedks=(),
+    sequence=7,
+    signature=SIGNATURE,
+)
+EXAMPLES: list[AnyMessage] = [
+    Hello(certificate=b"certificate", nonce=b"n" * 32),
+    Challenge(certificate=b"certificate", nonce=b"n" * 32, session=b"s" * 16),
+    REQUEST,
+    dataclasses.replace(REQUEST, operation=Operation.TRANSLATE, labels=(), eedks=(b"e",)),
+    dataclasses.replace(REQUEST, operation=Operation.REKEY, eedks=(b"e", b"f")),
+    KeyReply(
+        session=b"s" * 16, sedk=b"w" * 256, eedks=(b"a", b"b"), sequence=7, signature=SIGNATURE
+    ),
+    Ack(session=b"s" * 16, status=0, signature=SIGNATURE),
+    Ping(),
+    Error(code=20, text="No such label."),
+]
+
+
+def as_map(message: AnyMessage) -> dict[str, Any]:
+    content = strict_cbor.decode(message.encode())
+    assert isinstance(content, dict)
+    return content
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_a_message_comes_back_as_it_was(message: AnyMessage) -> None:
+    data = message.encode()
+    assert messages.decode(data) == message
+    assert messages.decode(data).encode() == data
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_no_field_may_be_added_or_left_out(message: AnyMessage) -> None:
+    content = as_map(message)
+    with pytest.raises(MessageError, match="fields other than"):
+        messages.decode(strict_cbor.encode(content | {"extra": 1}))
+    for name in content.keys() - {"type"}:
+        short = {key: value for key, value in content.items() if key != name}
+        with pytest.raises(MessageError, match="fields other than"):
+            messages.decode(strict_cbor.encode(short))
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_trailing_bytes_are_refused(message: AnyMessage) -> None:
+    for tail in (b"\x00", b"\xf6", message.encode()):
+        with pytest.raises(MessageError):
+            messages.decode(message.encode() + tail)
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_every_cut_is_refused(message: AnyMessage) -> None:
+    data = message.encode()
+    for end in range(len(data)):
+        with pytest.raises(MessageError):
+            messages.decode(data[:end])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("session", b"s" * 15),
+        ("session", "s" * 16),
+        ("operation", "destroy"),
+        ("operation", ["generate"]),
+        ("volume", "vol001"),
+        ("volume", "VOL01"),
+        ("volume", "VOL001\n"),
+        ("labels", "June"),
+        ("labels", [["a", "clear"]] * 3),
+        ("labels", [["", "clear"]]),
+        ("labels", [["x" * 65, "clear"]]),
+        ("labels", [[" June", "clear"]]),
+        ("labels", [["Ju\nne", "clear"]]),
+        ("labels", [["June", "open"]]),
+        ("labels", [["June"]]),
+        ("labels", [[1, "clear"]]),
+        ("allow_public_only", 1),
+        ("eedks", [b""]),
+        ("eedks", [b"e" * 1025]),
+        ("eedks", [b"e"]),  # GENERATE carries none
+        ("labels", []),  # and needs a label
+        ("sequence", 0),
+        ("sequence", -1),
+        ("sequence", 2**63),
+        ("sequence", True),
+        ("signature", b""),
+        ("signature", b"s" * 73),
+    ],
+)
+def test_a_field_of_the_wrong_kind_or_size_is_refused(field: str, value: object) -> None:
+    content = as_map(REQUEST)
+    messages.decode(strict_cbor.encode(content))
+    with pytest.raises(MessageError, match="key-request"):
+        messages.decode(strict_cbor.encode(content | {field: value}))
+
+
+def test_what_a_peer_would_refuse_is_not_sent() -> None:
+    with pytest.raises(MessageError, match="nonce"):
+        Hello(certificate=b"c", nonce=b"short").encode()
+    with pytest.raises(MessageError, match="signature"):
+        dataclasses.replace(REQUEST, signature=b"").encode()
+    with pytest.raises(MessageError, match="text"):
+        Error(code=1, text="two\nlines").encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\x01", id="a number"),
+        pytest.param(cbor2.dumps(["ping"]), id="a list"),
+        pytest.param(cbor2.dumps({"type": "pong"}), id="another type"),
+        pytest.param(cbor2.dumps({"type": 1}), id="a type that is no text"),
+        pytest.param(cbor2.dumps({"kind": "ping"}), id="no type"),
+        pytest.param(bytes.fromhex("bf647479706564 70696e67ff"), id="indefinite map"),
+        pytest.param(bytes.fromhex("a1 7804 74797065 64 70696e67"), id="length in a longer form"),
+        pytest.param(bytes.fromhex("a2 6474797065 6470696e67 6474797065 6470696e67"), id="twice"),
+        pytest.param(bytes.fromhex("c1 a1 6474797065 6470696e67"), id="tagged"),
+        pytest.param(cbor2.dumps({"type": "ping", "x": 1.5}), id="a float"),
+        pytest.param(cbor2.dumps({"type": "ping", "x": None}), id="null"),
+        pytest.param(bytes.fromhex("d81c a1 61 61 d81d 00"), id="a value that holds itself"),
+        pytest.param(bytes.fromhex("d823 64 282e2a29"), id="a regular expression"),
+        pytest.param(b"\x81" * 60000 + b"\x01", id="deep"),
+        pytest.param(b"\x9b" + b"\x7f" + b"\xff" * 7, id="a list of 2^63"),
+        pytest.param(b"\x5b" + b"\x7f" + b"\xff" * 7, id="a string of 2^63"),
+        pytest.param(b"\x00" * (messages.FRAME_LIMIT + 1), id="too long"),
+    ],
+)
+def test_what_is_no_message_is_refused(data: bytes) -> None:
+    with pytest.raises(MessageError):
+        messages.decode(data)
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_are_a_message_or_refused(data: bytes) -> None:
+    try:
+        message = messages.decode(data)
+    except MessageError:
+        return
+    assert message.encode() == data
+
+
+_SCALARS = (
+    st.integers(-(2**64), 2**64 - 1) | st.binary(max_size=80) | st.text(max_size=70) | st.booleans()
+)
+_VALUES = st.recursive(_SCALARS, lambda inner: st.lists(inner, max_size=3), max_leaves=6)
+
+
+@given(st.sampled_from(EXAMPLES), st.data())
+def test_a_message_with_any_field_replaced_is_refused_or_exact(
+    message: AnyMessage, data: st.DataObject
+) -> None:
+    content = as_map(message)
+    name = data.draw(st.sampled_from(sorted(content)))
+    changed = strict_cbor.encode(content | {name: data.draw(_VALUES)})
+    try:
+        decoded = messages.decode(changed)
+    except MessageError:
+        return
+    assert decoded.encode() == changed
+
+
+@given(st.sampled_from(EXAMPLES), st.data())
+def test_a_message_with_any_byte_changed_is_refused_or_another(
+    message: AnyMessage, data: st.DataObject
+) -> None:
+    encoded = bytearray(message.encode())
+    place = data.draw(st.integers(0, len(encoded) - 1))
+    encoded[place] ^= data.draw(st.integers(1, 255))
+    try:
+        decoded = messages.decode(bytes(encoded))
+    except MessageError:
+        return
+    assert decoded != message
+    assert decoded.encode() == bytes(encoded)
+
+
+def test_a_frame_tells_its_length_and_no_more_than_the_limit() -> None:
+    assert messages.frame(b"abc") == b"\x00\x00\x00\x03abc"
+    assert messages.frame_length(b"\x00\x01\x00\x00") == messages.FRAME_LIMIT
+    for header in (b"\x00\x00\x00\x00", b"\x00\x01\x00\x01", b"\xff\xff\xff\xff"):
+        with pytest.raises(MessageError, match="1 to 65536 bytes"):
+            messages.frame_length(header)
+    with pytest.raises(MessageError):
+        messages.frame(b"x" * (messages.FRAME_LIMIT + 1))
+
+
+def test_what_is_signed_depends_on_every_byte_before_and_on_the_message() -> None:
+    def to_sign(*said: bytes, message: KeyRequest | Ack = REQUEST) -> bytes:
+        transcript = Transcript()
+        for data in said:
+            transcript.add(data)
+        return transcript.to_sign(message)
+
+    ack = Ack(session=b"s" * 16, status=0)
+    digests = [
+        to_sign(b"hello", b"challenge"),
+        to_sign(b"hello", b"challengf"),
+        to_sign(b"hellochallenge"),
+        to_sign(b"helloc", b"hallenge"),
+        to_sign(b"hello"),
+        to_sign(b"hello", b"challenge", message=dataclasses.replace(REQUEST, sequence=8)),
+        to_sign(b"hello", b"challenge", message=dataclasses.replace(REQUEST, volume="VOL002")),
+        to_sign(b"hello", b"challenge", message=ack),
+    ]
+    assert len(set(digests)) == len(digests)
+    unsigned = dataclasses.replace(REQUEST, signature=b"")
+    assert to_sign(b"hello", b"challenge", message=unsigned) == digests[0]
+
+
+def test_error_text_is_made_fit_to_send() -> None:
+    text = messages.printable("a\nb\x00" + "c" * 1000)
+    assert text.startswith("a?b?c")
+    Error(code=1, text=text).encode()
