@@ -1,0 +1,84 @@
+"""What all tests share: rule ids are checked, and verdicts are kept for ``rig rules``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from rig.rules import COLLECT_TO, VERDICTS_KEY, load_rules
+
+WORST_FIRST = ("failed", "skipped", "passed")
+
+
+def _function(nodeid: str) -> str:
+    """A test's name without its parameters."""
+    return nodeid.split("[", 1)[0]
+
+
+def _rules_of(item: pytest.Item) -> set[str]:
+    return {str(rule) for marker in item.iter_markers("rule") for rule in marker.args}
+
+
+class RuleVerdicts:
+    """Keeps, for each test that names rules, the worst outcome of its parameters."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown" and report.passed:
+            return
+        if report.when == "setup" and report.passed:
+            return
+        if "rule" not in dict(report.user_properties):
+            return
+        name = _function(report.nodeid)
+        before = self.outcomes.get(name, "passed")
+        self.outcomes[name] = min(before, report.outcome, key=WORST_FIRST.index)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        cache = session.config.cache if hasattr(session.config, "cache") else None
+        if cache is None or not self.outcomes:
+            return
+        cache.set(VERDICTS_KEY, {**cache.get(VERDICTS_KEY, {}), **self.outcomes})
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(RuleVerdicts(), "taperig-rules")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    known = {rule.id for rule in load_rules()}
+    for item in items:
+        rules = _rules_of(item)
+        if rules - known:
+            raise pytest.UsageError(
+                f"{item.nodeid} names unknown rules: {', '.join(sorted(rules - known))}"
+            )
+        if rules:
+            item.user_properties.append(("rule", ",".join(sorted(rules))))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    target = os.environ.get(COLLECT_TO)
+    if target is None:
+        return
+    tests: dict[str, list[str]] = {}
+    for item in session.items:
+        for rule in sorted(_rules_of(item)):
+            names = tests.setdefault(rule, [])
+            if (name := _function(item.nodeid)) not in names:
+                names.append(name)
+    Path(target).write_text(json.dumps(tests), encoding="utf-8")
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder of this test's own, known to every process that the test starts."""
+    path = tmp_path / "state"
+    monkeypatch.setenv("TAPERIG_STATE", str(path))
+    return path
