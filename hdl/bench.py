@@ -19,9 +19,7 @@ from cocotb_tools.runner import Verilator
 
 from hdl.build import Variant, verilate
 from hdl.errors import BenchError
-
-HDL_DIRECTORY = Path(__file__).parent
-RTL_DIRECTORY = HDL_DIRECTORY / "rtl"
+from hdl.sources import RTL_DIRECTORY
 
 _LOG_TAIL_LINES = 60
 

@@ -1,0 +1,73 @@
+"""Build the simulated board and start it as a child process."""
+
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hdl.build import BuiltSim, Variant, simulation_environment, verilate
+from hdl.sim.wire import SOCKET_VARIABLE
+from hdl.sources import GENERATED_DIRECTORY, RTL_DIRECTORY, SIM_DIRECTORY, rtl_packages
+
+TOP = "sim_top"
+
+
+def build_simulation(
+    *,
+    variant: Variant = "plain",
+    probes: Sequence[Path] = (),
+    on_build: Callable[[str], None] | None = None,
+) -> BuiltSim:
+    """Build the engine with clock, bus and record port around it, or take it from the cache.
+
+    `probes` are Verilator control files that make inner signals visible, for tests only.
+    """
+    own = [*sorted(SIM_DIRECTORY.glob("*.sv")), *sorted(SIM_DIRECTORY.glob("*.cpp"))]
+    return verilate(
+        TOP,
+        [*probes, *rtl_packages(), *own],
+        variant=variant,
+        includes=(RTL_DIRECTORY, GENERATED_DIRECTORY),
+        flags=("-LDFLAGS", "-rdynamic", "-Wno-DECLFILENAME"),
+        on_build=on_build,
+    )
+
+
+def start_simulation(
+    built: BuiltSim,
+    descriptor: int,
+    log: Path,
+    *,
+    transport_key: Path | None = None,
+    waves: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start the simulation; it serves the socket `descriptor`, which it inherits.
+
+    Its output goes to `log`; it ends when the socket closes or this process is gone.
+    """
+    command = [str(built.executable), f"+parent={os.getpid()}"]
+    if transport_key is not None:
+        command.append(f"+transport_key={transport_key.absolute()}")
+    if waves is not None:
+        command += ["--trace", "--trace-file", str(waves.absolute())]
+    environment = {
+        **os.environ,
+        **simulation_environment(),
+        "COCOTB_TOPLEVEL": TOP,
+        "COCOTB_TEST_MODULES": "hdl.sim.serve",
+        "COCOTB_RESULTS_FILE": str(log.with_suffix(".xml").absolute()),
+        "COCOTB_ANSI_OUTPUT": "0",
+        "COCOTB_TRUST_INERTIAL_WRITES": "1",
+        "TOPLEVEL_LANG": "verilog",
+        SOCKET_VARIABLE: str(descriptor),
+    }
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            env=environment,
+            pass_fds=(descriptor,),
+        )

@@ -1,0 +1,117 @@
+// The engine as a board in simulation: clock and reset, register bus, record port, transport key.
+//
+// Time stands still while the host thinks: the server (serve.py) blocks inside the simulator until
+// the next command comes.
+//
+// Plusargs: transport_key=FILE (mode 0600), parent=PID (the simulation ends with it).
+// Ports: APB to the engine's registers; record_watch_i and record_wake_o as in record_port.sv;
+// clk_o and rst_no for whoever drives the bus.
+
+module sim_top #(
+    parameter int unsigned BankBytes  = 262144,
+    parameter int unsigned CycleLimit = 1_000_000
+) (
+    output logic        clk_o,
+    output logic        rst_no,
+    input  logic        psel_i,
+    input  logic        penable_i,
+    input  logic        pwrite_i,
+    input  logic [31:0] paddr_i,
+    input  logic [31:0] pwdata_i,
+    output logic        pready_o,
+    output logic [31:0] prdata_o,
+    output logic        pslverr_o,
+    input  logic        record_watch_i,
+    output logic        record_wake_o
+);
+
+  timeunit 1ns; timeprecision 1ps;
+
+  localparam time ClockPeriod = 16ns;  // 62.5 MHz
+  localparam int unsigned ResetClocks = 4;
+
+  import "DPI-C" function void transport_key_read(
+    input  string      path,
+    output bit [255:0] key
+  );
+  import "DPI-C" function void parent_watch_start(input int parent);
+
+  logic clk;
+  logic rst_n;
+  bit [255:0] transport_key;
+
+  initial begin
+    int parent;
+    string path;
+    parent = 0;
+    path = "";
+    void'($value$plusargs("parent=%d", parent));
+    void'($value$plusargs("transport_key=%s", path));
+    parent_watch_start(parent);
+    transport_key_read(path, transport_key);
+  end
+
+  initial begin
+    clk = 1'b0;
+    forever #(ClockPeriod / 2) clk = ~clk;
+  end
+
+  initial begin
+    rst_n = 1'b0;
+    repeat (ResetClocks) @(negedge clk);
+    rst_n = 1'b1;
+  end
+
+  logic in_valid;
+  logic in_ready;
+  logic [127:0] in_data;
+  logic out_valid;
+  logic out_ready;
+  logic [127:0] out_data;
+  logic out_last;
+
+  record_port #(
+      .CycleLimit(CycleLimit)
+  ) u_record_port (
+      .clk_i      (clk),
+      .rst_ni     (rst_n),
+      .watch_i    (record_watch_i),
+      .wake_o     (record_wake_o),
+      .in_valid_o (in_valid),
+      .in_ready_i (in_ready),
+      .in_data_o  (in_data),
+      .out_valid_i(out_valid),
+      .out_ready_o(out_ready),
+      .out_data_i (out_data),
+      .out_last_i (out_last)
+  );
+
+  drive_crypto #(
+      .BankBytes(BankBytes)
+  ) u_drive_crypto (
+      .clk_i          (clk),
+      .rst_ni         (rst_n),
+      .s_apb_psel     (psel_i),
+      .s_apb_penable  (penable_i),
+      .s_apb_pwrite   (pwrite_i),
+      .s_apb_pprot    (3'b000),
+      .s_apb_paddr    (paddr_i[7:0]),
+      .s_apb_pwdata   (pwdata_i),
+      .s_apb_pstrb    (4'b1111),
+      .s_apb_pready   (pready_o),
+      .s_apb_prdata   (prdata_o),
+      .s_apb_pslverr  (pslverr_o),
+      .transport_key_i(transport_key),
+      .in_valid_i     (in_valid),
+      .in_ready_o     (in_ready),
+      .in_data_i      (in_data),
+      .out_valid_o    (out_valid),
+      .out_ready_i    (out_ready),
+      .out_data_o     (out_data),
+      .out_last_o     (out_last)
+  );
+
+  assign clk_o  = clk;
+  assign rst_no = rst_n;
+
+endmodule

@@ -1,0 +1,32 @@
+"""Which SystemVerilog files there are, in an order that a compiler takes."""
+
+import re
+from pathlib import Path
+
+HDL_DIRECTORY = Path(__file__).parent
+RTL_DIRECTORY = HDL_DIRECTORY / "rtl"
+GENERATED_DIRECTORY = RTL_DIRECTORY / "generated"
+SIM_DIRECTORY = HDL_DIRECTORY / "sim"
+
+
+def rtl_packages() -> list[Path]:
+    """Return the packages of the design, each after those that it names."""
+    waiting = {path.stem: path for path in sorted(RTL_DIRECTORY.rglob("*_pkg.sv"))}
+    needs = {name: _packages_named(path) & waiting.keys() for name, path in waiting.items()}
+    ordered: list[Path] = []
+    while waiting:
+        free = [name for name in waiting if not (needs[name] - {name}) & waiting.keys()]
+        for name in free or list(waiting):  # a ring is the compiler's to report
+            ordered.append(waiting.pop(name))
+    return ordered
+
+
+def rtl_sources() -> list[Path]:
+    """Return every file of the design: packages, generated modules, hand-written modules."""
+    packages = rtl_packages()
+    modules = sorted(set(RTL_DIRECTORY.rglob("*.sv")) - set(packages))
+    return [*packages, *sorted(modules, key=lambda path: GENERATED_DIRECTORY not in path.parents)]
+
+
+def _packages_named(path: Path) -> set[str]:
+    return set(re.findall(r"\b(\w+_pkg)::", path.read_text()))

@@ -1,0 +1,219 @@
+"""A board that is a simulation of the engine, in a child process."""
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hdl.errors import HdlError
+from hdl.register_map import RECORD_OUT
+from hdl.sim import wire
+from hdl.sim.launch import build_simulation, start_simulation
+from hdl.sim.wire import Kind, Outcome
+from rig.board.protocol import BoardError
+
+# The clock of sim_top.sv.  Below what place and route reports for the engine.
+CLOCK_HZ = 62.5e6
+
+_START_LIMIT_S = 60.0
+_STOP_LIMIT_S = 10.0
+_LOG_TAIL_LINES = 15
+
+
+def announce(text: str) -> None:
+    """Tell the user, on standard error, that something takes a while."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class SimBoard:
+    """The simulated board: built when needed, started at once, gone at close.
+
+    `transport_key` is a file of mode 0600 that only the gates read.  `waves` is where an FST of the
+    run goes; it is complete after `close`.  `log` keeps the simulator's output.
+    """
+
+    def __init__(
+        self,
+        *,
+        transport_key: Path | None = None,
+        waves: Path | None = None,
+        log: Path | None = None,
+        probes: Sequence[Path] = (),
+        clock_hz: float = CLOCK_HZ,
+        on_build: Callable[[str], None] | None = announce,
+    ) -> None:
+        """Build if needed, start, and wait until the simulation answers."""
+        self.name = "sim"
+        self.clock_hz = clock_hz
+        self.in_flight_bytes = 8 << 20
+        self._surplus = bytearray()
+        self._scratch: Path | None = None
+        if log is None:
+            self._scratch = Path(tempfile.mkdtemp(prefix="taperig-sim-"))
+            log = self._scratch / "simulation.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if waves is not None:
+            waves.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log
+        try:
+            built = build_simulation(
+                variant="plain" if waves is None else "waves", probes=probes, on_build=on_build
+            )
+        except HdlError as error:
+            self._remove_scratch()
+            raise BoardError(str(error)) from error
+        ours, theirs = socket.socketpair()
+        self._connection: socket.socket | None = ours
+        try:
+            with theirs:
+                self._process = start_simulation(
+                    built, theirs.fileno(), log, transport_key=transport_key, waves=waves
+                )
+        except (OSError, ValueError) as error:
+            ours.close()
+            self._remove_scratch()
+            raise BoardError(f"The simulation cannot be started: {error}") from error
+        try:
+            ours.settimeout(_START_LIMIT_S)
+            greeting = self._answer()
+            if greeting != wire.HELLO:
+                raise BoardError(f"{built.executable} is not a simulation of this version")
+            ours.settimeout(None)
+        except BaseException:
+            self._kill()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The simulation's process id."""
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        """Return the board; it closes at the end of the block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def read(self, address: int, size: int, count: int) -> bytes:
+        """See Board.read."""
+        if address != RECORD_OUT:
+            return bytes(self._request(Kind.READ, size, address, count))
+        wanted = size * count
+        if len(self._surplus) < wanted:
+            missing = -(-(wanted - len(self._surplus)) // size)
+            self._surplus += self._request(Kind.READ, size, address, missing)
+        taken = bytes(memoryview(self._surplus)[:wanted])
+        del self._surplus[:wanted]
+        return taken
+
+    def write(self, address: int, size: int, data: bytes | bytearray | memoryview) -> None:
+        """See Board.write."""
+        count, rest = divmod(len(data), size)
+        if rest:
+            raise BoardError(f"{len(data)} bytes are no whole number of items of {size} bytes")
+        self._request(Kind.WRITE, size, address, count, data)
+
+    def peek(self, path: str) -> bytes:
+        """Return an inner signal's value, big endian; only in a build with probes, for tests."""
+        name = path.encode()
+        return bytes(self._request(Kind.PEEK, 1, 0, len(name), name))
+
+    def close(self) -> None:
+        """End the simulation in good order (waves are complete then); at the worst kill it."""
+        if self._connection is None:
+            return
+        self._connection.close()
+        self._connection = None
+        try:
+            self._process.wait(_STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._remove_scratch()
+
+    def _request(
+        self,
+        kind: Kind,
+        size: int,
+        address: int,
+        count: int,
+        data: bytes | bytearray | memoryview = b"",
+    ) -> bytearray:
+        if self._connection is None:
+            raise BoardError("The simulated board is closed")
+        try:
+            self._connection.sendall(wire.REQUEST.pack(kind, size, address, count))
+            if data:
+                self._connection.sendall(data)
+        except OSError:
+            raise self._crash() from None
+        return self._answer()
+
+    def _answer(self) -> bytearray:
+        assert self._connection is not None
+        try:
+            header = wire.receive(self._connection, wire.ANSWER.size)
+            if header is None:
+                raise self._crash()
+            outcome, length = wire.ANSWER.unpack(header)
+            data = wire.receive(self._connection, length)
+        except TimeoutError:
+            self._kill()
+            raise BoardError(
+                f"The simulation did not start within {_START_LIMIT_S:.0f} s; "
+                f"its log ends:\n{self._log_tail()}"
+            ) from None
+        except OSError:
+            raise self._crash() from None
+        if data is None:
+            raise self._crash()
+        if outcome != Outcome.OK:
+            raise BoardError(f"The simulated board reports: {data.decode(errors='replace')}")
+        return data
+
+    def _crash(self) -> BoardError:
+        """The simulation closed its end: gather why, and let go of it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_LIMIT_S)
+        self._kill()
+        said = [line for line in self._log_lines() if line.startswith("taperig: ")]
+        if said:
+            return BoardError(said[-1].removeprefix("taperig: ").capitalize())
+        code = self._process.returncode
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return BoardError(
+            f"The simulation stopped by itself ({how}); its log ends:\n{self._log_tail()}"
+        )
+
+    def _kill(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._process.kill()
+        self._process.wait()
+
+    def _log_lines(self) -> list[str]:
+        try:
+            return self.log.read_text(errors="replace").splitlines()
+        except OSError:
+            return ["(no log)"]
+
+    def _log_tail(self) -> str:
+        return "\n".join(self._log_lines()[-_LOG_TAIL_LINES:])
+
+    def _remove_scratch(self) -> None:
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
