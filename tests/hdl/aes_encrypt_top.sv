@@ -1,0 +1,66 @@
+// Bench top: key expansion into the cipher pipeline, and a loop that feeds results back, so that
+// the chains of a Monte Carlo test need no Python for each block.
+
+module aes_encrypt_top (
+    input  logic          clk_i,
+    input  logic          rst_ni,
+    input  logic          clear_i,
+    input  logic          start_i,
+    input  logic [ 255:0] key_i,
+    output logic          busy_o,
+    output logic          done_o,
+    input  logic          valid_i,
+    input  logic [ 127:0] block_i,
+    input  logic [  15:0] repeats_i,   // with valid_i: encrypt each result again so many times
+    output logic          valid_o,     // not while a chain runs
+    output logic [ 127:0] block_o,
+    output logic [ 127:0] previous_o,  // the result before block_o
+    output logic [1919:0] rk_o
+);
+
+  drive_crypto_pkg::round_keys_t rk;
+  logic valid_in, valid_out;
+  logic [127:0] block_in;
+  logic [ 15:0] repeats_left;
+
+  aes_key_expand u_key_expand (
+      .clk_i,
+      .rst_ni,
+      .clear_i,
+      .start_i,
+      .key_i,
+      .busy_o,
+      .done_o,
+      .rk_o(rk)
+  );
+
+  aes_pipe u_pipe (
+      .clk_i,
+      .rst_ni,
+      .clear_i,
+      .rk_i(rk),
+      .valid_i(valid_in),
+      .block_i(block_in),
+      .valid_o(valid_out),
+      .block_o
+  );
+
+  logic chain;
+  assign chain = valid_out && repeats_left != '0;
+  assign valid_in = valid_i || chain;
+  assign block_in = chain ? block_o : block_i;
+  assign valid_o = valid_out && !chain;
+  assign rk_o = rk;
+
+  always_ff @(posedge clk_i) begin
+    if (valid_i) begin
+      repeats_left <= repeats_i;
+    end else if (chain) begin
+      repeats_left <= repeats_left - 16'd1;
+    end
+    if (valid_out) begin
+      previous_o <= block_o;
+    end
+  end
+
+endmodule
