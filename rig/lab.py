@@ -58,7 +58,7 @@ class Board(_Part):
     """A board that carries the gates."""
 
     kind: Literal["sim"] = Field(description="'sim' (the gates under Verilator)")
-    clock_mhz: float = Field(default=100.0, ge=1, le=1000, description="a number from 1 to 1000")
+    clock_mhz: float = Field(default=62.5, ge=1, le=1000, description="a number from 1 to 1000")
 
     @property
     def clock_hz(self) -> float:

@@ -27,7 +27,7 @@ def refusal(folder: Path, text: str) -> str:
 @pytest.mark.rule("POOL-1", "EKM-1")
 def test_default_lab() -> None:
     lab = load_lab(PROJECT / "lab.yaml")
-    assert lab.boards["sim"].clock_hz == 100e6
+    assert lab.boards["sim"].clock_hz == 62.5e6
     assert lab.drives[0].native_rate == 104e6
     assert lab.fastest_rate == 104e6
     assert lab.ekms[0].port == 3801
@@ -48,17 +48,17 @@ def test_port_is_3801_unless_configured(tmp_path: Path) -> None:
     ("before", "after", "sentence"),
     [
         (
-            "clock_mhz: 100 ",
+            "clock_mhz: 62.5 ",
             "clok_mhz: 100 ",
             "lab.yaml:9: 'clok_mhz' is not a key of boards.sim; did you mean 'clock_mhz'?",
         ),
         (
-            "clock_mhz: 100 ",
+            "clock_mhz: 62.5 ",
             "clock_mhz: 0 ",
             "lab.yaml:9: boards.sim.clock_mhz is 0; it must be a number from 1 to 1000.",
         ),
         (
-            "clock_mhz: 100 ",
+            "clock_mhz: 62.5 ",
             "clock_mhz: .nan ",
             "lab.yaml:9: boards.sim.clock_mhz is nan; it must be a number from 1 to 1000.",
         ),
