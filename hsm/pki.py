@@ -9,6 +9,7 @@ import datetime
 import ipaddress
 import os
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,16 @@ from hsm.errors import PkiError
 ORGANIZATION: Final = "Taperig lab"
 _VALID: Final = datetime.timedelta(days=20 * 365)
 _BACKDATED: Final = datetime.timedelta(hours=1)
+
+
+class Role(Enum):
+    """What the holder of a signing certificate is, as an extended key usage (RFC 5280, 4.2.1.12).
+
+    The identifiers are UUIDs under 2.25 (ITU-T X.667), which nobody registers.
+    """
+
+    DRIVE = x509.ObjectIdentifier("2.25.167273729618652200568379073662444793523")
+    KEY_MANAGER = x509.ObjectIdentifier("2.25.154528437032782870066844433342154210227")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +82,15 @@ class CertificateAuthority:
             write_private(files.certificate, _pem(self._sign(builder)))
         return files
 
-    def issue_identity(self, name: str, public_key: ec.EllipticCurvePublicKey) -> x509.Certificate:
-        """Return a certificate for a P-256 signing key: a drive's (name = serial) or an EKM's."""
-        return self._sign(self._builder(name, public_key))
+    def issue_identity(
+        self, name: str, public_key: ec.EllipticCurvePublicKey, role: Role
+    ) -> x509.Certificate:
+        """Return a certificate for a P-256 signing key: a drive's (name = serial) or an EKM's.
+
+        The role is its one extended key usage, so neither passes for the other, nor in TLS.
+        """
+        usage = x509.ExtendedKeyUsage([role.value])
+        return self._sign(self._builder(name, public_key).add_extension(usage, critical=True))
 
     def issue_kek(self, label: str, public_key: rsa.RSAPublicKey) -> x509.Certificate:
         """Return the certificate of a KEK that the keystore made."""
