@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsm.errors import PinFileExposedError, PinFileUnreadableError, PinUnsetError
+from hsm.files import write_private
 
 PIN_DIGITS = 16
 MAX_PIN_BYTES = 255
@@ -69,12 +70,5 @@ def ensure_pin_file(path: Path) -> PinFromFile:
     """
     if not path.exists():
         pin = "".join(secrets.choice("0123456789") for _ in range(PIN_DIGITS))
-        partial = path.with_name(path.name + ".partial")
-        partial.unlink(missing_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(pin + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_private(path, pin.encode() + b"\n")
     return PinFromFile(path)

@@ -7,22 +7,25 @@ signing certificates, and the certificates that KEKs made here bear.
 
 import datetime
 import ipaddress
-import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hsm.errors import PkiError
+from hsm.files import private_directory, write_private
 
 ORGANIZATION: Final = "Taperig lab"
 _VALID: Final = datetime.timedelta(days=20 * 365)
 _BACKDATED: Final = datetime.timedelta(hours=1)
+_RENEWED_BEFORE: Final = datetime.timedelta(days=30)
+_MAX_COMMON_NAME_BYTES: Final = 64
 
 
 class Role(Enum):
@@ -51,6 +54,7 @@ class CertificateAuthority:
         """Open the CA in `directory`, making it if it is not there. Raises PkiError."""
         self.certificate_path = directory / "ca.pem"
         self._directory = directory
+        private_directory(directory)
         key_path = directory / "ca.key"
         if not self.certificate_path.exists():
             self._make(key_path)
@@ -70,7 +74,7 @@ class CertificateAuthority:
         files = TlsFiles(
             self._directory / f"{name}.pem", self._directory / f"{name}.key", self.certificate_path
         )
-        if not files.certificate.exists():
+        if not self._serves(files, hosts):
             key = ec.generate_private_key(ec.SECP256R1())
             usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
             builder = self._builder(name, key.public_key())
@@ -94,7 +98,43 @@ class CertificateAuthority:
 
     def issue_kek(self, label: str, public_key: rsa.RSAPublicKey) -> x509.Certificate:
         """Return the certificate of a KEK that the keystore made."""
-        return self._sign(self._builder(label, public_key, wraps_keys=True))
+        name = label if len(label.encode()) <= _MAX_COMMON_NAME_BYTES else "KEK"
+        return self._sign(self._builder(name, public_key, wraps_keys=True))
+
+    def identity_file(
+        self, file_name: str, name: str, public_key: ec.EllipticCurvePublicKey, role: Role
+    ) -> Path:
+        """Return the file of the identity certificate `name`, made anew unless it fits the key."""
+        path = self._directory / f"{file_name}.pem"
+        if not path.exists() or not self._vouches(load_certificate(path), public_key):
+            write_private(path, _pem(self.issue_identity(name, public_key, role)))
+        return path
+
+    def _vouches(
+        self, certificate: x509.Certificate, public_key: ec.EllipticCurvePublicKey
+    ) -> bool:
+        """Say whether this CA issued the certificate for this key and it is still to be used."""
+        try:
+            certificate.verify_directly_issued_by(self.certificate)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        ends = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+        return certificate.public_key() == public_key and ends > _RENEWED_BEFORE
+
+    def _serves(self, files: TlsFiles, hosts: tuple[str, ...]) -> bool:
+        """Say whether a TLS identity is there, sound, and names all of the hosts."""
+        if not (files.certificate.exists() and files.key.exists()):
+            return False
+        certificate = load_certificate(files.certificate)
+        if not self._vouches(certificate, _load_key(files.key).public_key()):
+            return False
+        try:
+            names = set(
+                certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            )
+        except x509.ExtensionNotFound:
+            names = set()
+        return {_general_name(host) for host in hosts} <= names
 
     def _make(self, key_path: Path) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -150,25 +190,13 @@ def load_certificate(path: Path) -> x509.Certificate:
         raise PkiError(f"The file {path} holds no certificate.") from None
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600 that appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except OSError as error:
-        raise PkiError(f"The lab CA's key {path} cannot be read: {error.strerror}.") from None
+        raise PkiError(f"The key {path} cannot be read: {error.strerror}.") from None
     except (ValueError, TypeError):
-        raise PkiError(f"The file {path} holds no private key of the lab CA.") from None
+        raise PkiError(f"The file {path} holds no private key.") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise PkiError(f"The file {path} holds no P-256 key.")
     return key

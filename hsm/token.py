@@ -167,11 +167,6 @@ def open_token(config: TokenConfig) -> "Token":
     (a token is open in this process already), MechanismAbsentError (no RSA-OAEP).
     """
     global _open_token
-    if _open_token is not None:
-        raise TokenBusyError(
-            f"The token {config.label} cannot be opened: this process has {_open_token.label} open "
-            "and one process owns one token."
-        )
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     library = load_module(config)
     try:
@@ -184,7 +179,15 @@ def open_token(config: TokenConfig) -> "Token":
 
 
 def load_module(config: TokenConfig) -> Any:
-    """Return the initialized PKCS#11 module. Raises ModuleAbsentError, TokenAbsentError."""
+    """Return the initialized PKCS#11 module; finalize it after use.
+
+    Raises ModuleAbsentError, TokenAbsentError, TokenBusyError (a token is open in this process).
+    """
+    if _open_token is not None:
+        raise TokenBusyError(
+            f"The token {config.label} cannot be opened: this process has {_open_token.label} open "
+            "and one process owns one token."
+        )
     if not config.module.is_file():
         raise ModuleAbsentError(
             f"There is no PKCS#11 module at {config.module}; install the Debian package softhsm2 "
@@ -472,6 +475,43 @@ class Token:
         )
 
     # Keys of the rig's own
+
+    def ensure_p256(self, label: str) -> ec.EllipticCurvePublicKey:
+        """Return the public half of the signing key `label`, making the pair unless it is whole."""
+        halves = {
+            kind: self.find(
+                {
+                    Attribute.CLASS: kind,
+                    Attribute.KEY_TYPE: KeyType.EC,
+                    Attribute.LABEL: label,
+                }
+            )
+            for kind in (ObjectClass.PUBLIC_KEY, ObjectClass.PRIVATE_KEY)
+        }
+        if all(len(found) == 1 for found in halves.values()):
+            return self.p256_public_key(label)
+        with self.asking("remove an unfinished key pair"):
+            for found in halves.values():
+                for half in found:
+                    half.destroy()
+        return self.generate_p256(label)
+
+    def ensure_rsa(self, bits: int, label: str) -> rsa.RSAPublicKey:
+        """Return the public half of the unwrapping key `label`, making the pair if it is absent."""
+        found = self.find_one(
+            {
+                Attribute.CLASS: ObjectClass.PRIVATE_KEY,
+                Attribute.KEY_TYPE: KeyType.RSA,
+                Attribute.LABEL: label,
+            }
+        )
+        if found is None:
+            return self.generate_rsa(bits, label)
+        with self.asking("describe an RSA key"):
+            public_key = _rsa_public(found)
+            if found[Attribute.ID] != spki_hash(public_key):
+                found[Attribute.ID] = spki_hash(public_key)
+        return public_key
 
     def generate_p256(self, label: str) -> ec.EllipticCurvePublicKey:
         """Make a P-256 signing key that stays in the token; return its public half."""

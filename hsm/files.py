@@ -1,0 +1,38 @@
+"""Files and directories that only their owner may read."""
+
+import os
+import stat
+from pathlib import Path
+
+from hsm.errors import ProvisioningError
+
+
+def private_directory(path: Path) -> None:
+    """Make the directory (0700) if it is not there, and its owner's alone if it is.
+
+    Raises ProvisioningError.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            path.chmod(0o700)
+    except OSError as error:
+        raise ProvisioningError(
+            f"The directory {path} cannot be made ready: {error.strerror}; choose a state "
+            "directory that you may write, with TAPERIG_STATE."
+        ) from None
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file of mode 0600 that appears under its name whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(partial, flags, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise ProvisioningError(f"The file {path} cannot be written: {error.strerror}.") from None

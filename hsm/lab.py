@@ -1,0 +1,314 @@
+"""Everything on the key side that a lab needs before its first run, made where it is missing.
+
+All of it lives under one state directory, with access for its owner only:
+
+| path | what |
+| --- | --- |
+| `softhsm2.conf`, `tokens/` | SoftHSM's configuration and tokens |
+| `pins/<token label>`, `pins/<token label>.so` | the user's and the security officer's PIN |
+| `pki/` | the lab CA, TLS identities, `ekm-signing.pem`, `drive-<serial>.pem` |
+| `transport/<serial>.hex` | the transport key that the gates of this drive's engine are given |
+
+The work is done in a child process: a PKCS#11 context belongs to one process, and the transport
+keys that pass through the child's memory vanish with it. Tokens are opened one after the other and
+the security officer logs in where a key has to be trusted. A lock file keeps two runs apart, and
+every step looks first at what is there, so an interrupted run can be repeated.
+"""
+
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from hsm.datakeys import EKM_SIGNING_LABEL
+from hsm.errors import LabelUnknownError, ProvisioningError, TaperigError
+from hsm.files import private_directory, write_private
+from hsm.keystore import MIN_KEK_BITS, Keystore
+from hsm.labels import normalize_label
+from hsm.oaep import OaepHash
+from hsm.pki import CertificateAuthority, Role, TlsFiles, load_certificate
+from hsm.softhsm import (
+    EKM_TOKEN_LABEL,
+    drive_token_label,
+    ensure_token,
+    provision,
+    token_config,
+    write_configuration,
+)
+from hsm.token import (
+    LENGTH_CHECK_LABEL,
+    TRANSPORT_LABEL,
+    Token,
+    TokenConfig,
+    open_token,
+    spki_der,
+)
+
+DRIVE_IDENTITY_LABEL: Final = "taperig drive identity"
+DRIVE_WRAP_LABEL: Final = "taperig drive wrap"
+DRIVE_WRAP_BITS: Final = 2048
+TRANSPORT_BYTES: Final = 32
+EKM_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
+_SERIAL: Final = re.compile(r"[A-Za-z0-9-]{1,18}")
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisionedDrive:
+    """A drive whose secure element is ready and whose wrapping key the EKM's token trusts."""
+
+    serial: str
+    token: TokenConfig
+    certificate: Path
+    """The drive's identity certificate (P-256, PEM), issued by the lab CA; its CN is the serial."""
+    certificate_der: bytes
+    wrap_public_der: bytes
+    """The RSA key that SEDKs are wrapped to: SubjectPublicKeyInfo, DER."""
+    oaep_hash: OaepHash
+    """The best OAEP hash that the drive's token can do."""
+    transport_key: Path
+    """File of 64 hexadecimal digits, mode 0600, for the gates alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisionedLab:
+    """What a run needs to know of the key side; paths and public keys only."""
+
+    state_dir: Path
+    ekm_token: TokenConfig
+    ca: Path
+    """The lab CA's certificate (PEM)."""
+    ekm_certificate: Path
+    """The EKM's signing certificate (P-256, PEM); its key is in the EKM's token."""
+    ekm_tls: TlsFiles
+    rig_tls: TlsFiles
+    drives: tuple[ProvisionedDrive, ...]
+
+    def drive(self, serial: str) -> ProvisionedDrive:
+        """Return the drive `serial`; raises ProvisioningError."""
+        for drive in self.drives:
+            if drive.serial == serial:
+                return drive
+        raise ProvisioningError(f"The drive {serial} is not provisioned; run `rig hsm init`.")
+
+
+def provision_lab(
+    state_dir: Path,
+    kek_labels: Sequence[str],
+    drive_serials: Sequence[str],
+    *,
+    ekm_hosts: Sequence[str] = EKM_HOSTS,
+    kek_bits: int = MIN_KEK_BITS,
+    progress: Callable[[str], None] = lambda step: None,
+) -> ProvisionedLab:
+    """Make what is missing of tokens, PINs, KEKs, CA, certificates and drives; return it all.
+
+    `progress` is called with a few words as each part begins. Raises TaperigError subclasses: bad
+    labels and serials as such, whatever fails in the child process as ProvisioningError.
+    """
+    for label in kek_labels:
+        normalize_label(label)
+    for serial in drive_serials:
+        check_serial(serial)
+    state_dir = state_dir.absolute()
+    request = {
+        "state_dir": str(state_dir),
+        "kek_labels": list(kek_labels),
+        "kek_bits": kek_bits,
+        "drive_serials": list(drive_serials),
+        "ekm_hosts": list(ekm_hosts),
+    }
+    answer = _in_child(request, progress)
+    tls = {
+        name: TlsFiles(*(Path(path) for path in answer[name])) for name in ("ekm_tls", "rig_tls")
+    }
+    return ProvisionedLab(
+        state_dir=state_dir,
+        ekm_token=token_config(state_dir, EKM_TOKEN_LABEL),
+        ca=Path(answer["ca"]),
+        ekm_certificate=Path(answer["ekm_certificate"]),
+        ekm_tls=tls["ekm_tls"],
+        rig_tls=tls["rig_tls"],
+        drives=tuple(_drive(state_dir, drive) for drive in answer["drives"]),
+    )
+
+
+def provision_drive(
+    state_dir: Path, serial: str, *, progress: Callable[[str], None] = lambda step: None
+) -> ProvisionedDrive:
+    """Make what is missing of one drive, have the EKM's token trust it, and return it."""
+    return provision_lab(state_dir, (), (serial,), progress=progress).drive(serial)
+
+
+def check_serial(serial: str) -> None:
+    """Raise ProvisioningError unless the drive serial is 1 to 18 letters, digits and hyphens."""
+    if not _SERIAL.fullmatch(serial):
+        raise ProvisioningError(
+            f"A drive serial has 1 to 18 letters, digits and hyphens; {serial!r} has not."
+        )
+
+
+def _drive(state_dir: Path, answer: dict[str, str]) -> ProvisionedDrive:
+    return ProvisionedDrive(
+        serial=answer["serial"],
+        token=token_config(state_dir, drive_token_label(answer["serial"])),
+        certificate=Path(answer["certificate"]),
+        certificate_der=bytes.fromhex(answer["certificate_der"]),
+        wrap_public_der=bytes.fromhex(answer["wrap_public_der"]),
+        oaep_hash=OaepHash(answer["oaep_hash"]),
+        transport_key=Path(answer["transport_key"]),
+    )
+
+
+def _in_child(request: dict[str, Any], progress: Callable[[str], None]) -> dict[str, Any]:
+    """Run this module as a child process; it answers in lines of JSON."""
+    answer: dict[str, Any] = {}
+    with subprocess.Popen(
+        [sys.executable, "-m", "hsm.lab"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        if child.stdin is None or child.stdout is None:
+            raise ProvisioningError("The provisioning process has no pipes.")
+        child.stdin.write(json.dumps(request))
+        child.stdin.close()
+        for line in child.stdout:
+            answer = json.loads(line)
+            if "step" in answer:
+                progress(answer["step"])
+    if "error" in answer:
+        raise ProvisioningError(answer["error"])
+    if child.returncode or "drives" not in answer:
+        raise ProvisioningError(
+            f"The provisioning process ended with code {child.returncode}; run it again."
+        )
+    return answer
+
+
+# What follows runs in the child.
+
+
+def _tell(**message: object) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def main() -> int:
+    """Provision what the request on standard input asks for; answer on standard output."""
+    request = json.load(sys.stdin)
+    state_dir = Path(request["state_dir"])
+    try:
+        private_directory(state_dir)
+        with _alone(state_dir):
+            _tell(**_provision(state_dir, request))
+    except TaperigError as error:
+        _tell(error=str(error))
+        return 2
+    return 0
+
+
+@contextmanager
+def _alone(state_dir: Path) -> Iterator[None]:
+    descriptor = os.open(state_dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _provision(state_dir: Path, request: dict[str, Any]) -> dict[str, Any]:
+    os.umask(0o077)
+    write_configuration(state_dir)
+    _tell(step="certificate authority")
+    authority = CertificateAuthority(state_dir / "pki")
+    ekm_tls = authority.issue_tls("ekm-tls", tuple(request["ekm_hosts"]), server=True)
+    rig_tls = authority.issue_tls("rig-tls", server=False)
+    _tell(step="key manager's token")
+    with open_token(provision(state_dir)) as token:
+        _ensure_length_check(token)
+        ekm_certificate = authority.identity_file(
+            "ekm-signing", "EKM", token.ensure_p256(EKM_SIGNING_LABEL), Role.KEY_MANAGER
+        )
+        keystore = Keystore(token)
+        for label in request["kek_labels"]:
+            try:
+                keystore.find(label)
+            except LabelUnknownError:
+                _tell(step=f"key {label}")
+                keystore.create_kek(label, request["kek_bits"], authority=authority)
+    drives = []
+    for serial in request["drive_serials"]:
+        _tell(step=f"secure element of drive {serial}")
+        drives.append(_provision_drive(state_dir, serial, authority))
+    if drives:
+        _tell(step="drive enrolment")
+        with open_token(token_config(state_dir, EKM_TOKEN_LABEL)) as token:
+            for drive in drives:
+                Keystore(token).enroll_drive_key(
+                    drive["serial"], bytes.fromhex(drive["wrap_public_der"])
+                )
+    return {
+        "ca": str(authority.certificate_path),
+        "ekm_certificate": str(ekm_certificate),
+        "ekm_tls": _paths(ekm_tls),
+        "rig_tls": _paths(rig_tls),
+        "drives": drives,
+    }
+
+
+def _paths(files: TlsFiles) -> list[str]:
+    return [str(files.certificate), str(files.key), str(files.ca)]
+
+
+def _ensure_length_check(token: Token) -> None:
+    if token.find_secret(LENGTH_CHECK_LABEL) is None:
+        token.create_trusted_aes(LENGTH_CHECK_LABEL)
+
+
+def _provision_drive(
+    state_dir: Path, serial: str, authority: CertificateAuthority
+) -> dict[str, str]:
+    with open_token(ensure_token(state_dir, drive_token_label(serial))) as token:
+        identity = token.ensure_p256(DRIVE_IDENTITY_LABEL)
+        certificate = authority.identity_file(f"drive-{serial}", serial, identity, Role.DRIVE)
+        wrap_key = token.ensure_rsa(DRIVE_WRAP_BITS, DRIVE_WRAP_LABEL)
+        return {
+            "serial": serial,
+            "certificate": str(certificate),
+            "certificate_der": load_certificate(certificate).public_bytes(Encoding.DER).hex(),
+            "wrap_public_der": spki_der(wrap_key).hex(),
+            "oaep_hash": token.oaep_hash.value,
+            "transport_key": str(_ensure_transport_key(token, state_dir, serial)),
+        }
+
+
+def _ensure_transport_key(token: Token, state_dir: Path, serial: str) -> Path:
+    """Return the file of the transport key that the token and the gates share.
+
+    The file comes first: a key that is only in the token could never be given to the gates.
+    """
+    path = state_dir / "transport" / f"{serial}.hex"
+    private_directory(path.parent)
+    key = token.find_secret(TRANSPORT_LABEL)
+    if path.exists() and key is not None:
+        return path
+    if key is not None:
+        with token.asking("remove a transport key that no gates can have"):
+            key.destroy()
+    if not path.exists():
+        write_private(path, token.random(TRANSPORT_BYTES).hex().encode() + b"\n")
+    token.create_trusted_aes(TRANSPORT_LABEL, bytes.fromhex(path.read_text()))
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
