@@ -498,6 +498,13 @@ class Token:
 
     def ensure_rsa(self, bits: int, label: str) -> rsa.RSAPublicKey:
         """Return the public half of the unwrapping key `label`, making the pair if it is absent."""
+        try:
+            return self.unwrapping_key(label)[1]
+        except KeyAbsentError:
+            return self.generate_rsa(bits, label)
+
+    def unwrapping_key(self, label: str) -> tuple[UnwrapMixin, rsa.RSAPublicKey]:
+        """Return the RSA private key `label` and its public half; raises KeyAbsentError."""
         found = self.find_one(
             {
                 Attribute.CLASS: ObjectClass.PRIVATE_KEY,
@@ -506,12 +513,9 @@ class Token:
             }
         )
         if found is None:
-            return self.generate_rsa(bits, label)
+            raise self._key_absent(label)
         with self.asking("describe an RSA key"):
-            public_key = _rsa_public(found)
-            if found[Attribute.ID] != spki_hash(public_key):
-                found[Attribute.ID] = spki_hash(public_key)
-        return public_key
+            return found, _rsa_public(found)
 
     def generate_p256(self, label: str) -> ec.EllipticCurvePublicKey:
         """Make a P-256 signing key that stays in the token; return its public half."""

@@ -1,0 +1,263 @@
+"""The drive's secure element, as the drive sees it: a process that owns the drive's token.
+
+It holds three keys that never leave: the drive's identity (P-256, signs the key exchange), the RSA
+key that data keys for this drive are wrapped to (SEDK), and the transport key that it shares with
+the engine's gates. `unseal` turns an SEDK into the 40-byte blob (RFC 3394, AES-256) that the engine
+loads; the data key itself stays in the token.
+
+The drive talks to the process over a socket pair: a length of 4 bytes, big endian, and that many
+bytes of CBOR, at most 64 KiB. The process ends when the drive's end closes, so it dies with it.
+"""
+
+import contextlib
+import socket
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import cbor2
+
+from hsm.errors import TaperigError
+from hsm.lab import ProvisionedDrive, check_serial, provision_drive
+from hsm.pins import PinFromEnv, PinFromFile, PinSource
+from hsm.softhsm import drive_token_label, token_config
+from hsm.token import SEALED_KEY_BYTES, TokenConfig
+
+__all__ = [
+    "SecureElement",
+    "SecureElementConfig",
+    "SecureElementError",
+    "SecureElementGoneError",
+    "UnsealError",
+    "provision_drive",
+]
+
+MAX_MESSAGE_BYTES: Final = 64 * 1024
+ANSWER_TIMEOUT_S: Final = 30.0
+_LENGTH: Final = struct.Struct(">I")
+
+
+class SecureElementError(TaperigError):
+    """The secure element refused, or could not start."""
+
+
+class SecureElementGoneError(SecureElementError):
+    """The secure element's process ended or stopped answering."""
+
+
+class UnsealError(SecureElementError):
+    """The SEDK is damaged or was wrapped for another drive."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecureElementConfig:
+    """A drive's serial, its token, and the file of its identity certificate."""
+
+    serial: str
+    token: TokenConfig
+    certificate: Path
+
+    @staticmethod
+    def of(drive: ProvisionedDrive) -> "SecureElementConfig":
+        """Return the configuration of a drive that was provisioned."""
+        return SecureElementConfig(drive.serial, drive.token, drive.certificate)
+
+    @staticmethod
+    def under(state_dir: Path, serial: str) -> "SecureElementConfig":
+        """Return the configuration of the drive `serial` provisioned under `state_dir`."""
+        check_serial(serial)
+        return SecureElementConfig(
+            serial,
+            token_config(state_dir, drive_token_label(serial)),
+            state_dir / "pki" / f"drive-{serial}.pem",
+        )
+
+
+class SecureElement:
+    """A running secure element. Use it from one thread; close it, or use it as a context."""
+
+    def __init__(self, process: subprocess.Popen[bytes], link: socket.socket, serial: str) -> None:
+        """Take over a process that start() made."""
+        self._process = process
+        self._link = link
+        self.serial = serial
+        self.certificate_der = b""
+        """The drive's identity certificate (P-256), issued by the lab CA."""
+        self.wrap_public_der = b""
+        """The RSA key that SEDKs are wrapped to: SubjectPublicKeyInfo, DER."""
+        self.oaep_hash = ""
+        """The OAEP hash that SEDKs for this drive must use: `SHA-1` or `SHA-256`."""
+
+    @staticmethod
+    def start(config: SecureElementConfig) -> "SecureElement":
+        """Start the process and wait until its token is open.
+
+        Raises SecureElementError with the token's own words (wrong PIN, absent token, ...).
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.settimeout(ANSWER_TIMEOUT_S)
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "rig.drive.secure_element_process",
+                    str(theirs.fileno()),
+                ],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        element = SecureElement(process, ours, config.serial)
+        try:
+            ready = element._ask(encode_config(config))
+            element.certificate_der = ready["certificate"]
+            element.wrap_public_der = ready["wrap_public"]
+            element.oaep_hash = ready["oaep_hash"]
+        except BaseException:
+            element.close()
+            raise
+        return element
+
+    @property
+    def pid(self) -> int:
+        """Process id of the secure element."""
+        return self._process.pid
+
+    def sign(self, data: bytes) -> bytes:
+        """Return the drive's ECDSA P-256 signature over SHA-256 of `data`, DER."""
+        answer = self._ask({"do": "sign", "data": data})
+        signature: bytes = answer["signature"]
+        return signature
+
+    def unseal(self, sedk: bytes) -> bytes:
+        """Return the data key of an SEDK wrapped under the transport key, 40 bytes (RFC 3394).
+
+        Raises UnsealError when the SEDK is damaged, not for this drive or no AES-256 key.
+        """
+        answer = self._ask({"do": "unseal", "sedk": sedk})
+        sealed: bytes = answer["sealed"]
+        if len(sealed) != SEALED_KEY_BYTES:
+            raise SecureElementError(
+                f"The secure element of drive {self.serial} gave {len(sealed)} bytes for a sealed "
+                f"key of {SEALED_KEY_BYTES}."
+            )
+        return sealed
+
+    def close(self) -> None:
+        """End the process; a second call does nothing."""
+        self._link.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the process."""
+        self.close()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            send_message(self._link, request)
+            answer = receive_message(self._link)
+        except OSError as error:
+            self.close()  # a late answer would be taken for that to the next request
+            raise self._gone(str(error)) from None
+        if answer is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=1)
+            raise self._gone(f"its process ended with code {self._process.returncode}")
+        if "error" in answer:
+            kind = UnsealError if answer["error"] == "unseal" else SecureElementError
+            raise kind(f"Secure element of drive {self.serial}: {answer['text']}")
+        return answer
+
+    def _gone(self, why: str) -> SecureElementGoneError:
+        return SecureElementGoneError(
+            f"The secure element of drive {self.serial} does not answer: {why}."
+        )
+
+
+def send_message(link: socket.socket, message: dict[str, Any]) -> None:
+    """Send one framed CBOR message; raises OSError, SecureElementError when it is too long."""
+    body = cbor2.dumps(message)
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise SecureElementError(
+            f"A message to a secure element has at most {MAX_MESSAGE_BYTES} bytes; this has "
+            f"{len(body)}."
+        )
+    link.sendall(_LENGTH.pack(len(body)) + body)
+
+
+def receive_message(link: socket.socket) -> dict[str, Any] | None:
+    """Return the next message, or None when the other end closed; raises OSError."""
+    head = _receive(link, _LENGTH.size)
+    if head is None:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    if length > MAX_MESSAGE_BYTES:
+        raise OSError(f"a message of {length} bytes is above {MAX_MESSAGE_BYTES}")
+    body = _receive(link, length)
+    if body is None:
+        return None
+    try:
+        message = cbor2.loads(body)
+    except cbor2.CBORDecodeError:
+        raise OSError("a message is not CBOR") from None
+    if not isinstance(message, dict):
+        raise OSError("a message is not a map")
+    return message
+
+
+def _receive(link: socket.socket, count: int) -> bytes | None:
+    received = bytearray()
+    while len(received) < count:
+        part = link.recv(count - len(received))
+        if not part:
+            return None
+        received += part
+    return bytes(received)
+
+
+def encode_config(config: SecureElementConfig) -> dict[str, Any]:
+    """Return the first message: where things are; the PIN itself is not in it."""
+    token = config.token
+    by_file = isinstance(token.pin, PinFromFile)
+    return {
+        "do": "start",
+        "module": str(token.module),
+        "token": token.label,
+        "pin_by": "file" if by_file else "environment",
+        "pin_at": str(token.pin.path) if isinstance(token.pin, PinFromFile) else token.pin.name,
+        "softhsm_conf": str(token.softhsm_conf) if token.softhsm_conf else None,
+        "certificate": str(config.certificate),
+        "serial": config.serial,
+    }
+
+
+def decode_config(message: dict[str, Any]) -> SecureElementConfig:
+    """Return the configuration that encode_config told."""
+    at = message["pin_at"]
+    pin: PinSource = PinFromFile(Path(at)) if message["pin_by"] == "file" else PinFromEnv(at)
+    conf = message["softhsm_conf"]
+    token = TokenConfig(
+        module=Path(message["module"]),
+        label=message["token"],
+        pin=pin,
+        softhsm_conf=Path(conf) if conf else None,
+    )
+    return SecureElementConfig(message["serial"], token, Path(message["certificate"]))
