@@ -1,0 +1,515 @@
+"""A cartridge: one file, whole after a power cut at any byte.
+
+The bytes are described in `media.py`. What makes the file safe is the order of things here:
+
+- the memory is stored in the slot that does not hold the newest good page, never in both at once;
+- a new append epoch is stored, synced and read back before the first IV under it is given out;
+- records are synced before they count as written (`append` returns only then), and the memory's
+  account of them follows, so at most one slot is ever unsynced;
+- what lies behind the last whole record is cut off when the cartridge is opened for writing, but
+  only where the memory says that nothing acknowledged can be there. Damage before that point is
+  reported, and appending is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+from rig.drive.media import (
+    HEADER_BYTES,
+    KEY_CHECK_BYTES,
+    MAX_BLOCK_BYTES,
+    MAX_BLOCKS,
+    MAX_EPOCH,
+    MEDIA_OFFSET,
+    PAGE_BYTES,
+    PAGE_MAGIC,
+    SLOT_OFFSETS,
+    CartridgeError,
+    CartridgeMemory,
+    DamagedCartridgeError,
+    Flags,
+    RecordHeader,
+    TapeFormat,
+    check_volser,
+)
+from rig.drive.media_walk import Walk, read_last_page, read_page, walk_media
+
+SUFFIX = ".tape"
+
+
+class TapeFile:
+    """The file of a cartridge, locked while open: every byte goes through here."""
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        """Open and lock `path`; several may read it, or one may write it."""
+        self.path = path
+        self.writable = writable
+        try:
+            self._fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        except OSError as error:
+            raise CartridgeError(
+                f"cannot open cartridge file {path}: {error.strerror}; check its name and rights"
+            ) from error
+        try:
+            fcntl.flock(self._fd, (fcntl.LOCK_EX if writable else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._fd)
+            raise CartridgeError(
+                f"cartridge file {path} is mounted by another drive; demount it there first"
+            ) from error
+
+    def size(self) -> int:
+        """Bytes in the file."""
+        return os.fstat(self._fd).st_size
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Read up to `count` bytes; fewer only at the end of the file."""
+        data = os.pread(self._fd, count, offset)
+        while len(data) < count:
+            more = os.pread(self._fd, count - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write all of `data`; not safe before `sync`."""
+        view = memoryview(data)
+        while view:
+            count = os.pwrite(self._fd, view, offset)
+            offset += count
+            view = view[count:]
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes; not safe before `sync`."""
+        os.ftruncate(self._fd, size)
+
+    def sync(self) -> None:
+        """Return when all that was written is on the disk."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Unlock and close; harmless when closed already."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """A record as it lies on the cartridge."""
+
+    header: RecordHeader
+    data: bytes
+    tag: bytes  # empty in the clear format
+
+    @property
+    def crc_matches(self) -> bool:
+        """Whether the payload is what the writing drive put there, short of forgery."""
+        return zlib.crc32(self.tag, zlib.crc32(self.data)) == self.header.payload_crc
+
+
+class Cartridge:
+    """A cartridge, open: its memory, its records, and the writing of more."""
+
+    def __init__(self, file: TapeFile) -> None:
+        """Read the memory (repairing it from the media where it must be) and find the records."""
+        self._file = file
+        self.path = file.path
+        self.notes: list[str] = []  # what was repaired or cut, for the log
+        self.damage = ""  # a sentence, when acknowledged records cannot be reached
+        self._passing = False
+        self._failed = False
+        self._slot_unsynced = False
+        self._counter = 0
+        self.memory: CartridgeMemory
+        self.headers: list[RecordHeader] = []  # of all whole records, by block number
+        self._offsets: list[int] = []
+        self._end = MEDIA_OFFSET  # behind the last whole record
+        self._epoch_floor = 0  # the highest epoch ever seen here
+        try:
+            self._load()
+        except OSError as error:
+            file.close()
+            raise CartridgeError(f"cannot read cartridge {self.path}: {error.strerror}") from error
+        except BaseException:
+            file.close()
+            raise
+
+    # Making, opening, closing
+
+    @classmethod
+    def create(cls, path: Path, volser: str) -> None:
+        """Make a blank cartridge; the file appears whole or not at all."""
+        memory = CartridgeMemory(check_volser(volser), os.urandom(16), sequence=2)
+        older = replace(memory, sequence=1)
+        new = path.with_name(f".{path.name}.{os.getpid()}.new")
+        try:
+            with new.open("wb") as file:
+                file.write(memory.encode() + older.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(new, path)
+            finally:
+                new.unlink()
+            sync_directory(path.parent)
+        except FileExistsError as error:
+            raise CartridgeError(
+                f"cartridge file {path} exists already; choose another VOLSER"
+            ) from error
+        except OSError as error:
+            raise CartridgeError(
+                f"cannot make cartridge file {path}: {error.strerror}; check the folder and its "
+                f"free space"
+            ) from error
+
+    @classmethod
+    def open(cls, path: Path, *, write: bool = False) -> Cartridge:
+        """Open a cartridge file; `write` locks it for this process alone and mends what it may."""
+        return cls(TapeFile(path, writable=write))
+
+    def close(self) -> None:
+        """End a writing pass with its end-of-data mark and unlock the file."""
+        try:
+            if self._passing and not self._failed:
+                self._write_end()
+        finally:
+            self._passing = False
+            self._file.close()
+
+    def __enter__(self) -> Cartridge:
+        """Return the cartridge itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    # What it is
+
+    @property
+    def volser(self) -> str:
+        """The VOLSER."""
+        return self.memory.volser
+
+    @property
+    def format(self) -> TapeFormat:
+        """Blank, clear or encrypted."""
+        return self.memory.format
+
+    @property
+    def block_count(self) -> int:
+        """Whole records on the cartridge; the next block has this number."""
+        return len(self.headers)
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of data in all records."""
+        return sum(header.length for header in self.headers)
+
+    # Writing
+
+    def begin_from_bot(
+        self,
+        tape_format: TapeFormat,
+        eedks: tuple[bytes, ...] = (),
+        key_check: bytes = bytes(KEY_CHECK_BYTES),
+    ) -> None:
+        """Begin anew: what was on the cartridge is gone when this returns (BOT-5)."""
+        epoch = self._next_epoch()
+        self._store(
+            replace(
+                self.memory,
+                format=tape_format,
+                epoch=epoch,
+                first_epoch=epoch,
+                end_offset=MEDIA_OFFSET,
+                block_count=0,
+                key_check=key_check,
+                eedks=eedks,
+            ),
+            verify=True,
+        )
+        self.headers, self._offsets, self._end = [], [], MEDIA_OFFSET
+        self.damage = ""
+        self._begin_media()
+
+    def begin_append(self) -> None:
+        """Begin a writing pass behind the last record, under the format the cartridge has."""
+        if self.format is TapeFormat.BLANK:
+            raise CartridgeError(
+                f"cartridge {self.volser} is blank: there is nothing to append to; write it from "
+                f"BOT"
+            )
+        if self.damage:
+            raise DamagedCartridgeError(f"cannot append: {self.damage}")
+        self._store(replace(self.memory, epoch=self._next_epoch()), verify=True)
+        self._begin_media()
+
+    def next_headers(self, records: Sequence[tuple[int, Flags]]) -> list[RecordHeader]:
+        """Give out block numbers and IVs for records of these lengths (bytes) and flags.
+
+        An IV given out is spent, whether or not its record is ever written.
+        """
+        if not self._passing or self._failed:
+            raise CartridgeError(
+                f"cartridge {self.volser} is not being written; begin a writing pass first"
+            )
+        first = len(self.headers)
+        if first + len(records) > MAX_BLOCKS:
+            raise CartridgeError(f"cartridge {self.volser} is full: no more block numbers")
+        encrypted = self.format is TapeFormat.ENCRYPTED
+        headers = []
+        for number, (length, flags) in enumerate(records):
+            if not 0 < length <= MAX_BLOCK_BYTES:
+                raise CartridgeError(
+                    f"a block of {length} bytes does not fit: blocks are 1 to {MAX_BLOCK_BYTES} "
+                    f"bytes"
+                )
+            flags = flags & ~Flags.ENCRYPTED | (Flags.ENCRYPTED if encrypted else Flags(0))
+            headers.append(
+                RecordHeader(first + number, length, flags, self.memory.epoch, self._counter)
+            )
+            self._counter += 1
+        return headers
+
+    def append(self, records: Sequence[tuple[RecordHeader, bytes, bytes]]) -> None:
+        """Write (header, data, tag) each; when it returns, they outlive a power cut."""
+        parts: list[bytes] = []
+        headers: list[RecordHeader] = []
+        offsets: list[int] = []
+        end = self._end
+        for number, (header, data, tag) in enumerate(records, start=len(self.headers)):
+            if (
+                not self._passing
+                or header.block != number
+                or header.epoch != self.memory.epoch
+                or header.length != len(data)
+                or header.payload_bytes != len(data) + len(tag)
+            ):
+                raise CartridgeError(f"record {header.block} was not prepared by this pass")
+            header = replace(header, payload_crc=zlib.crc32(tag, zlib.crc32(data)))
+            parts += (header.encode(), data, tag)
+            headers.append(header)
+            offsets.append(end)
+            end += HEADER_BYTES + header.payload_bytes
+        with self._failing("write"):
+            self._file.write(self._end, b"".join(parts))
+            self._sync()
+        self.headers += headers
+        self._offsets += offsets
+        self._end = end
+        self._store(replace(self.memory, end_offset=end, block_count=len(self.headers)))
+
+    # Reading
+
+    def read(self, first: int, count: int) -> list[StoredRecord]:
+        """Read `count` records from block `first` on, in one go."""
+        headers = self.headers[first : first + count]
+        if not headers:
+            return []
+        start = self._offsets[first]
+        last = first + len(headers) - 1
+        size = self._offsets[last] + HEADER_BYTES + headers[-1].payload_bytes - start
+        try:
+            data = self._file.read(start, size)
+        except OSError as error:
+            raise CartridgeError(f"cannot read cartridge {self.path}: {error.strerror}") from error
+        if len(data) != size:
+            raise DamagedCartridgeError(
+                f"cartridge {self.path} became shorter while mounted; let nothing else write to it"
+            )
+        records = []
+        for number, header in enumerate(headers, start=first):
+            begin = self._offsets[number] - start + HEADER_BYTES
+            middle = begin + header.length
+            stop = begin + header.payload_bytes
+            records.append(StoredRecord(header, data[begin:middle], data[middle:stop]))
+        return records
+
+    def offset(self, block: int) -> int:
+        """Where block `block` begins, in bytes from the start of the file."""
+        return self._offsets[block]
+
+    # Inside
+
+    def _next_epoch(self) -> int:
+        if not self._file.writable:
+            raise CartridgeError(f"cartridge {self.volser} is mounted for reading only")
+        if self._passing or self._failed:
+            raise CartridgeError(f"cartridge {self.volser} must be mounted anew to write again")
+        if self._epoch_floor >= MAX_EPOCH:
+            raise CartridgeError(
+                f"cartridge {self.volser} has been written {MAX_EPOCH} times and has no epoch left;"
+                f" use another cartridge"
+            )
+        return self._epoch_floor + 1
+
+    def _begin_media(self) -> None:
+        """Put a page copy where the pass begins; only now may IVs be given out."""
+        self._epoch_floor = self.memory.epoch
+        self._counter = int.from_bytes(os.urandom(8), "big") >> 1
+        with self._failing("write"):
+            self._file.truncate(self._end)
+            self._write_page()
+        self._passing = True
+
+    def _write_page(self) -> None:
+        self._file.write(self._end, self.memory.encode())
+        self._end += PAGE_BYTES
+
+    def _write_end(self) -> None:
+        """Mark the end of data, with a page copy behind it."""
+        with self._failing("write"):
+            if self._end == MEDIA_OFFSET:
+                self._write_page()
+            self._store(replace(self.memory, end_offset=self._end, block_count=len(self.headers)))
+            mark = RecordHeader(len(self.headers), 0, Flags(0), self.memory.epoch, 0)
+            self._file.write(self._end, mark.encode_end() + self.memory.encode())
+            self._sync()
+
+    def _store(self, memory: CartridgeMemory, *, verify: bool = False) -> None:
+        """Store the memory in the older slot; with `verify`, sync it and read it back."""
+        memory = replace(memory, sequence=self.memory.sequence + 1)
+        page = memory.encode()
+        slot = SLOT_OFFSETS[memory.sequence % 2]
+        with self._failing("store the memory of"):
+            if self._slot_unsynced:
+                self._sync()
+            self._slot_unsynced = True
+            self._file.write(slot, page)
+            if verify:
+                self._sync()
+                if self._file.read(slot, PAGE_BYTES) != page:
+                    self._failed = True
+                    raise DamagedCartridgeError(
+                        f"the memory of cartridge {self.path} does not read back as written; "
+                        f"replace the disk that it lies on"
+                    )
+        self.memory = memory
+
+    def _sync(self) -> None:
+        self._file.sync()
+        self._slot_unsynced = False
+
+    @contextlib.contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        """Turn an OSError into a sentence and close the pass: nobody knows what is on the disk."""
+        try:
+            yield
+        except OSError as error:
+            self._failed = True
+            raise CartridgeError(
+                f"cannot {what} cartridge {self.path}: {error.strerror}; records acknowledged "
+                f"before are safe: mend the disk, then mount and append again"
+            ) from error
+
+    def _load(self) -> None:
+        file, size = self._file, self._file.size()
+        slots = [read_page(file.read, offset) for offset in SLOT_OFFSETS]
+        copies = [read_page(file.read, MEDIA_OFFSET), read_last_page(file.read, size)]
+        known = [page for page in slots + copies if page is not None]
+        if not known:
+            known = walk_media(file.read, size).pages
+        if not known:
+            raise DamagedCartridgeError(self._nothing_readable(size))
+        newest = max(known, key=lambda page: page.sequence)
+        acknowledged = newest.end_offset if newest in slots else None
+        walk = walk_media(file.read, size, newest, acknowledged)
+        newest = max([newest, *walk.pages], key=lambda page: page.sequence)
+        self.memory = newest
+        self._take(walk, repaired=newest not in slots)
+        if newest not in slots:
+            self.memory = replace(
+                newest,
+                epoch=self._epoch_floor,
+                end_offset=walk.end,
+                block_count=len(self.headers),
+            )
+            self.notes.append("the cartridge memory was repaired from a copy on the media")
+        elif None in slots:
+            self.notes.append(
+                f"cartridge memory slot {slots.index(None)} was damaged; the other was used"
+            )
+        if self._file.writable:
+            self._mend(slots, walk, size)
+
+    def _take(self, walk: Walk, *, repaired: bool) -> None:
+        """Take over the records found, up to the first that a power cut tore."""
+        memory = self.memory
+        self.headers, self._offsets, self._end = walk.headers, walk.offsets, walk.end
+        self.notes += walk.notes
+        self._epoch_floor = max(memory.epoch, walk.epoch)
+        for number in range(memory.block_count, len(walk.headers)):
+            if not self.read(number, 1)[0].crc_matches:
+                walk.cut_back(number)
+                self._end = walk.end
+                break
+        if len(self.headers) < memory.block_count:
+            self.damage = (
+                f"cartridge {self.path} is damaged at byte {walk.end}, block {len(self.headers)} "
+                f"of {memory.block_count} ({walk.stopped}); read the blocks before it, then write "
+                f"the cartridge from BOT"
+            )
+        elif repaired and not walk.marked and self.format is not TapeFormat.BLANK:
+            self.damage = (
+                f"cartridge {self.path} lost its memory and its end of data: behind block "
+                f"{len(self.headers) - 1} (byte {walk.end}: {walk.stopped}) there may be more; "
+                f"read the blocks found, then write the cartridge from BOT"
+            )
+        if self.damage:
+            self.notes.append(self.damage)
+
+    def _mend(self, slots: list[CartridgeMemory | None], walk: Walk, size: int) -> None:
+        """Make both slots good again, and cut off what a power cut left behind the last record."""
+        if self.damage:
+            return
+        for _ in range(2):
+            if self.memory not in slots or None in slots:
+                self._store(self.memory, verify=True)
+                slots[self.memory.sequence % 2] = self.memory
+        if not walk.marked and self.format is not TapeFormat.BLANK:
+            torn = size - walk.end
+            if torn > 0:
+                self.notes.append(
+                    f"{torn} bytes behind block {len(self.headers) - 1} were cut off: a torn write"
+                )
+            with self._failing("mend"):
+                self._file.truncate(self._end)
+                self._file.sync()
+            self._write_end()
+
+    def _nothing_readable(self, size: int) -> str:
+        if size < MEDIA_OFFSET and self._file.read(0, 4) != PAGE_MAGIC:
+            return (
+                f"{self.path} is not a cartridge: a file of {size} bytes without a cartridge "
+                f"memory; give the path of a {SUFFIX} file"
+            )
+        return (
+            f"cartridge {self.path} is damaged: neither slot of the cartridge memory (bytes 0 to "
+            f"{MEDIA_OFFSET - 1}) nor a copy on the media can be read; restore the file or make "
+            f"the cartridge anew"
+        )
+
+
+def sync_directory(path: Path) -> None:
+    """Make names in a folder outlive a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
