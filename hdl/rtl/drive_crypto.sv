@@ -1,11 +1,15 @@
 // The drive's crypto engine: record frames in, record frames out, a register bus beside them.
 //
-// Ports     s_apb_*          APB4 slave, registers of regs.rdl (clk_i)
-//           transport_key_i  key that sealed data keys are wrapped under (RFC 3394); static
-//           in_*             record frames in, one 16-byte word a clock
-//           out_*            result frames, one for each frame in, in order; last marks their end
-// Latency   a result begins some 45 clocks after the last word of its frame
-// Rate      one data word a clock; three clocks a record beside data and AAD
+// README.md here says what the frames look like, how a key comes in and what zeroize does.
+//
+// Ports
+//   s_apb_*          APB4 slave, registers of regs.rdl
+//   transport_key_i  key that sealed data keys are wrapped under (RFC 3394); static
+//   in_*             record frames in, one 16-byte word a clock
+//   out_*            result frames, one for each frame in, in order; last marks their end
+//
+// Latency about 45 clocks from the last word of a frame to the header of its result. Throughput
+// one data word a clock; a record takes three clocks beside its data and AAD, at most six out.
 
 module drive_crypto #(
     parameter int unsigned BankBytes = 262144,  // longest record; a power of two, 256 or more
@@ -13,7 +17,6 @@ module drive_crypto #(
 ) (
     input  logic         clk_i,
     input  logic         rst_ni,
-
     input  logic         s_apb_psel,
     input  logic         s_apb_pwrite,
     input  logic         s_apb_penable,
@@ -24,22 +27,450 @@ module drive_crypto #(
     output logic         s_apb_pready,
     output logic [31:0]  s_apb_prdata,
     output logic         s_apb_pslverr,
-
     input  logic [255:0] transport_key_i,
-
     input  logic         in_valid_i,
     output logic         in_ready_o,
     input  logic [127:0] in_data_i,
-
     output logic         out_valid_o,
     input  logic         out_ready_i,
     output logic [127:0] out_data_o,
     output logic         out_last_o
 );
 
-  assign in_ready_o = 1'b0;
-  assign out_valid_o = 1'b0;
-  assign out_data_o = '0;
-  assign out_last_o = 1'b0;
+  localparam int unsigned BankWords = BankBytes / 16;
+  localparam int unsigned IndexBits = $clog2(BankWords);
+
+  // ---- Registers -------------------------------------------------------------------------------
+
+  logic command_zeroize, command_load_sealed, command_load_plain, command_lock_plain;
+  logic command_counters_clear, command_counters_snapshot;
+  logic [319:0] sealed_key;
+  logic [255:0] plain_key;
+  logic [15:0] pace_rate;
+  logic ready, test_active, test_done, test_ok, key_valid, key_loading, plain_locked;
+  logic clear, fault_q, unwrap_failed, idle, entry_clear;
+  logic [63:0] cycles_busy, cycles_stall_source, cycles_stall_sink;
+  logic [63:0] records, bytes, tag_failures;
+
+  drive_crypto_regs u_regs (
+      .clk                                (clk_i),
+      .arst_n                             (rst_ni),
+      .s_apb_psel,
+      .s_apb_pwrite,
+      .s_apb_penable,
+      .s_apb_pprot,
+      .s_apb_paddr,
+      .s_apb_pwdata,
+      .s_apb_pstrb,
+      .s_apb_pready,
+      .s_apb_prdata,
+      .s_apb_pslverr,
+      .hwif_in_key_entry_clear            (entry_clear),
+      .hwif_in_plain_locked               (plain_locked),
+      .hwif_in_build_hash_value           (BuildHash),
+      .hwif_in_features_bank_log2         (5'($clog2(BankBytes))),
+      .hwif_out_ctrl_zeroize              (command_zeroize),
+      .hwif_out_ctrl_load_sealed          (command_load_sealed),
+      .hwif_out_ctrl_load_plain           (command_load_plain),
+      .hwif_out_ctrl_lock_plain           (command_lock_plain),
+      .hwif_out_ctrl_counters_clear       (command_counters_clear),
+      .hwif_out_ctrl_counters_snapshot    (command_counters_snapshot),
+      .hwif_in_status_ready               (ready),
+      .hwif_in_status_self_test_done      (test_done),
+      .hwif_in_status_self_test_ok        (test_ok),
+      .hwif_in_status_key_valid           (key_valid),
+      .hwif_in_status_key_loading         (key_loading),
+      .hwif_in_status_plain_locked        (plain_locked),
+      .hwif_in_status_zeroizing           (clear),
+      .hwif_in_status_fault               (fault_q),
+      .hwif_in_status_unwrap_failed       (unwrap_failed),
+      .hwif_in_status_idle                (idle),
+      .hwif_out_pace_rate                 (pace_rate),
+      .hwif_in_cycles_busy_lo_value       (cycles_busy[31:0]),
+      .hwif_in_cycles_busy_hi_value       (cycles_busy[63:32]),
+      .hwif_in_cycles_stall_source_lo_value(cycles_stall_source[31:0]),
+      .hwif_in_cycles_stall_source_hi_value(cycles_stall_source[63:32]),
+      .hwif_in_cycles_stall_sink_lo_value (cycles_stall_sink[31:0]),
+      .hwif_in_cycles_stall_sink_hi_value (cycles_stall_sink[63:32]),
+      .hwif_in_records_lo_value           (records[31:0]),
+      .hwif_in_records_hi_value           (records[63:32]),
+      .hwif_in_bytes_lo_value             (bytes[31:0]),
+      .hwif_in_bytes_hi_value             (bytes[63:32]),
+      .hwif_in_tag_failures_lo_value      (tag_failures[31:0]),
+      .hwif_in_tag_failures_hi_value      (tag_failures[63:32]),
+      .hwif_out_sealed_key_0_value        (sealed_key[319:288]),
+      .hwif_out_sealed_key_1_value        (sealed_key[287:256]),
+      .hwif_out_sealed_key_2_value        (sealed_key[255:224]),
+      .hwif_out_sealed_key_3_value        (sealed_key[223:192]),
+      .hwif_out_sealed_key_4_value        (sealed_key[191:160]),
+      .hwif_out_sealed_key_5_value        (sealed_key[159:128]),
+      .hwif_out_sealed_key_6_value        (sealed_key[127:96]),
+      .hwif_out_sealed_key_7_value        (sealed_key[95:64]),
+      .hwif_out_sealed_key_8_value        (sealed_key[63:32]),
+      .hwif_out_sealed_key_9_value        (sealed_key[31:0]),
+      .hwif_out_plain_key_0_value         (plain_key[255:224]),
+      .hwif_out_plain_key_1_value         (plain_key[223:192]),
+      .hwif_out_plain_key_2_value         (plain_key[191:160]),
+      .hwif_out_plain_key_3_value         (plain_key[159:128]),
+      .hwif_out_plain_key_4_value         (plain_key[127:96]),
+      .hwif_out_plain_key_5_value         (plain_key[95:64]),
+      .hwif_out_plain_key_6_value         (plain_key[63:32]),
+      .hwif_out_plain_key_7_value         (plain_key[31:0])
+  );
+
+  // ---- Self test: has the streams and the key commands until it ended --------------------------
+
+  logic usable, test_load, test_zeroize;
+  logic [319:0] test_sealed_key;
+  logic [255:0] test_transport_key;
+  logic test_in_valid, test_out_ready;
+  logic [127:0] test_in_data;
+  logic in_valid, in_ready, out_valid, out_ready, out_last;
+  logic [127:0] in_data, out_data;
+
+  self_test u_self_test (
+      .clk_i,
+      .rst_ni,
+      .active_o       (test_active),
+      .done_o         (test_done),
+      .ok_o           (test_ok),
+      .zeroizing_i    (clear),
+      .key_valid_i    (key_valid),
+      .unwrap_failed_i(unwrap_failed),
+      .load_o         (test_load),
+      .zeroize_o      (test_zeroize),
+      .sealed_key_o   (test_sealed_key),
+      .transport_key_o(test_transport_key),
+      .in_valid_o     (test_in_valid),
+      .in_ready_i     (in_ready),
+      .in_data_o      (test_in_data),
+      .out_valid_i    (out_valid),
+      .out_ready_o    (test_out_ready),
+      .out_data_i     (out_data),
+      .out_last_i     (out_last)
+  );
+
+  assign in_valid   = test_active ? test_in_valid : in_valid_i;
+  assign in_data    = test_active ? test_in_data : in_data_i;
+  assign out_ready  = test_active ? test_out_ready : out_ready_i;
+  assign in_ready_o  = in_ready & ~test_active;
+  assign out_valid_o = out_valid & ~test_active;
+  assign out_data_o  = test_active ? '0 : out_data;
+  assign out_last_o  = out_last & ~test_active;
+
+  assign usable = test_ok & ~fault_q;
+
+  // ---- Keys ------------------------------------------------------------------------------------
+
+  drive_crypto_pkg::round_keys_t round_keys;
+  logic wipe_all, hash_key, hash_ready;
+  logic [1:0] wiping;
+
+  key_control u_key_control (
+      .clk_i,
+      .rst_ni,
+      .zeroize_i           (command_zeroize),
+      .load_sealed_i       (command_load_sealed),
+      .load_plain_i        (command_load_plain),
+      .lock_plain_i        (command_lock_plain),
+      .sealed_key_i        (sealed_key),
+      .plain_key_i         (plain_key),
+      .entry_clear_o       (entry_clear),
+      .transport_key_i,
+      .usable_i            (usable),
+      .fault_i             (fault_q),
+      .test_zeroize_i      (test_zeroize),
+      .test_load_i         (test_load),
+      .test_sealed_key_i   (test_sealed_key),
+      .test_transport_key_i(test_transport_key),
+      .clear_o             (clear),
+      .wipe_o              (wipe_all),
+      .wiping_i            (|wiping),
+      .hash_key_o          (hash_key),
+      .hash_ready_i        (hash_ready),
+      .round_keys_o        (round_keys),
+      .key_valid_o         (key_valid),
+      .key_loading_o       (key_loading),
+      .plain_locked_o      (plain_locked),
+      .unwrap_failed_o     (unwrap_failed)
+  );
+
+  // ---- Records in ------------------------------------------------------------------------------
+
+  logic issue_bank, issue_active, issue_waiting, room, pace_open, data_taken, starved, blocked;
+  logic opens, closes;
+  logic [14:0] issue_index;
+  logic [7:0] header_status, header_aad_len;
+  logic [3:0] header_op;
+  logic [18:0] header_data_len;
+  logic [1:0] bank_free;
+  logic [2:0] issued_kind, exit_kind;
+  record_pkg::slot_t issued_slot, exit_slot;
+  logic aes_in_valid, aes_out_valid;
+  logic [127:0] aes_in, aes_out;
+
+  record_issue #(
+      .BankBytes(BankBytes)
+  ) u_issue (
+      .clk_i,
+      .rst_ni,
+      .clear_i          (clear),
+      .accept_i         (~clear & ~key_loading),
+      .usable_i         (usable | (test_active & ~fault_q)),
+      .key_valid_i      (key_valid),
+      .hash_key_i       (hash_key),
+      .in_valid_i       (in_valid),
+      .in_ready_o       (in_ready),
+      .in_data_i        (in_data),
+      .bank_o           (issue_bank),
+      .index_o          (issue_index),
+      .bank_free_i      (bank_free[issue_bank]),
+      .room_i           (room),
+      .pace_i           (pace_open),
+      .open_o           (opens),
+      .header_status_o  (header_status),
+      .header_op_o      (header_op),
+      .header_aad_len_o (header_aad_len),
+      .header_data_len_o(header_data_len),
+      .close_o          (closes),
+      .active_o         (issue_active),
+      .waiting_o        (issue_waiting),
+      .data_taken_o     (data_taken),
+      .starved_o        (starved),
+      .blocked_o        (blocked),
+      .slot_kind_o      (issued_kind),
+      .slot_o           (issued_slot),
+      .aes_valid_o      (aes_in_valid),
+      .aes_block_o      (aes_in)
+  );
+
+  pace_limiter u_pace_limiter (
+      .clk_i,
+      .rst_ni,
+      .rate_i (pace_rate),
+      .taken_i(data_taken),
+      .open_o (pace_open)
+  );
+
+  // ---- Cipher, with the data waiting beside it ---------------------------------------------------
+
+  aes_pipe u_aes_pipe (
+      .clk_i,
+      .rst_ni,
+      .clear_i(clear),
+      .rk_i   (round_keys),
+      .valid_i(aes_in_valid),
+      .block_i(aes_in),
+      .valid_o(aes_out_valid),
+      .block_o(aes_out)
+  );
+
+  slot_delay #(
+      .Latency(drive_crypto_pkg::AesLatency)
+  ) u_slot_delay (
+      .clk_i,
+      .rst_ni,
+      .clear_i(clear),
+      .kind_i (issued_kind),
+      .slot_i (issued_slot),
+      .kind_o (exit_kind),
+      .slot_o (exit_slot)
+  );
+
+  // ---- Exit, authentication, judgement -----------------------------------------------------------
+
+  logic exit_gcm, exit_decrypt;
+  logic [7:0] exit_aad_len;
+  logic [18:0] exit_data_len;
+  logic write, write_bank;
+  logic [14:0] write_index;
+  logic [127:0] write_data;
+  logic hash_valid, hash_first, hash_last, hash_key_valid, digest_valid, end_valid, end_bank;
+  logic [127:0] hash_block, hash_key_block, digest, end_seed;
+  logic [17:0] hash_count;
+
+  record_exit u_exit (
+      .clk_i,
+      .rst_ni,
+      .clear_i         (clear),
+      .kind_i          (exit_kind),
+      .slot_i          (exit_slot),
+      .keystream_i     (aes_out),
+      .gcm_i           (exit_gcm),
+      .decrypt_i       (exit_decrypt),
+      .aad_len_i       (exit_aad_len),
+      .data_len_i      (exit_data_len),
+      .write_valid_o   (write),
+      .write_bank_o    (write_bank),
+      .write_index_o   (write_index),
+      .write_data_o    (write_data),
+      .hash_valid_o    (hash_valid),
+      .hash_block_o    (hash_block),
+      .hash_count_o    (hash_count),
+      .hash_first_o    (hash_first),
+      .hash_last_o     (hash_last),
+      .hash_key_valid_o(hash_key_valid),
+      .hash_key_o      (hash_key_block),
+      .end_valid_o     (end_valid),
+      .end_bank_o      (end_bank),
+      .end_seed_o      (end_seed)
+  );
+
+  ghash u_ghash (
+      .clk_i,
+      .rst_ni,
+      .clear_i       (clear),
+      .h_load_i      (hash_key_valid),
+      .h_i           (hash_key_block),
+      .h_ready_o     (hash_ready),
+      .valid_i       (hash_valid),
+      .block_i       (hash_block),
+      .count_i       (hash_count),
+      .first_i       (hash_first),
+      .last_i        (hash_last),
+      .digest_valid_o(digest_valid),
+      .digest_o      (digest)
+  );
+
+  logic draining, reading, reading_bank, taken, ledger_fault, record_counted, tag_failed;
+  logic [14:0] done_index;
+  logic result_valid, result_bank;
+  logic [7:0] result_status;
+  logic [3:0] result_op;
+  logic [18:0] result_data_len;
+  logic [127:0] result_tag;
+  logic [1:0] wipe_bank;
+
+  record_ledger u_ledger (
+      .clk_i,
+      .rst_ni,
+      .clear_i          (clear),
+      .issue_bank_i     (issue_bank),
+      .issue_active_i   (issue_active),
+      .open_i           (opens),
+      .open_status_i    (header_status),
+      .open_op_i        (header_op),
+      .open_aad_len_i   (header_aad_len),
+      .open_data_len_i  (header_data_len),
+      .close_i          (closes),
+      .end_valid_i      (end_valid),
+      .end_bank_i       (end_bank),
+      .end_seed_i       (end_seed),
+      .digest_valid_i   (digest_valid),
+      .digest_i         (digest),
+      .exit_bank_i      (exit_slot.bank),
+      .exit_gcm_o       (exit_gcm),
+      .exit_decrypt_o   (exit_decrypt),
+      .exit_aad_len_o   (exit_aad_len),
+      .exit_data_len_o  (exit_data_len),
+      .reading_i        (reading),
+      .reading_bank_i   (reading_bank),
+      .wiping_i         (wiping),
+      .wipe_o           (wipe_bank),
+      .free_o           (bank_free),
+      .result_valid_o   (result_valid),
+      .result_bank_o    (result_bank),
+      .result_status_o  (result_status),
+      .result_op_o      (result_op),
+      .result_data_len_o(result_data_len),
+      .result_tag_o     (result_tag),
+      .taken_i          (taken),
+      .counted_o        (record_counted),
+      .tag_failed_o     (tag_failed),
+      .fault_o          (ledger_fault)
+  );
+
+  // ---- Banks and records out ---------------------------------------------------------------------
+
+  logic read, output_busy;
+  logic [14:0] read_index;
+  logic [127:0] read_data;
+
+  record_buffer #(
+      .BankWords(BankWords)
+  ) u_buffer (
+      .clk_i,
+      .rst_ni,
+      .wipe_i       (wipe_bank | {2{wipe_all}}),
+      .wiping_o     (wiping),
+      .write_i      (write),
+      .write_bank_i (write_bank),
+      .write_index_i(write_index[IndexBits-1:0]),
+      .write_data_i (write_data),
+      .read_i       (read),
+      .read_bank_i  (reading_bank),
+      .read_index_i (read_index[IndexBits-1:0]),
+      .read_data_o  (read_data)
+  );
+
+  // A new record may follow the one that is still leaving its bank, but never overtake it.
+  assign room = !(draining && reading_bank == issue_bank && issue_index >= done_index);
+
+  record_output u_output (
+      .clk_i,
+      .rst_ni,
+      .clear_i          (clear),
+      .result_valid_i   (result_valid),
+      .result_bank_i    (result_bank),
+      .result_status_i  (result_status),
+      .result_op_i      (result_op),
+      .result_data_len_i(result_data_len),
+      .result_tag_i     (result_tag),
+      .taken_o          (taken),
+      .draining_o       (draining),
+      .reading_o        (reading),
+      .reading_bank_o   (reading_bank),
+      .done_index_o     (done_index),
+      .read_o           (read),
+      .read_index_o     (read_index),
+      .read_data_i      (read_data),
+      .busy_o           (output_busy),
+      .out_valid_o      (out_valid),
+      .out_ready_i      (out_ready),
+      .out_data_o       (out_data),
+      .out_last_o       (out_last)
+  );
+
+  // ---- Inner checks, counters, state -------------------------------------------------------------
+
+  // The cipher and the delay line beside it must agree on where a text block is.
+  logic lost_step, outside_bank;
+  assign lost_step = !clear && aes_out_valid !=
+                     (exit_kind == record_pkg::SlotHashKey ||
+                      (exit_gcm && (exit_kind == record_pkg::SlotData ||
+                                    exit_kind == record_pkg::SlotEnd)));
+
+  assign outside_bank = (write && write_index >= 15'(BankWords)) ||
+                        (read && read_index >= 15'(BankWords));
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      fault_q <= 1'b0;
+    end else if ((test_done && !test_ok) || ledger_fault || lost_step || outside_bank) begin
+      fault_q <= 1'b1;
+    end
+  end
+
+  counters u_counters (
+      .clk_i,
+      .rst_ni,
+      .clear_i              (command_counters_clear | test_active),
+      .snapshot_i           (command_counters_snapshot),
+      .busy_i               (issue_active | issue_waiting),
+      .stall_source_i       (starved),
+      .stall_sink_i         (blocked | (out_valid & ~out_ready)),
+      .record_i             (record_counted),
+      .bytes_i              (result_data_len),
+      .tag_failed_i         (tag_failed),
+      .cycles_busy_o        (cycles_busy),
+      .cycles_stall_source_o(cycles_stall_source),
+      .cycles_stall_sink_o  (cycles_stall_sink),
+      .records_o            (records),
+      .bytes_o              (bytes),
+      .tag_failures_o       (tag_failures)
+  );
+
+  assign ready = usable & ~clear & ~key_loading;
+  assign idle  = ready & ~issue_active & (&bank_free) & ~output_busy;
 
 endmodule

@@ -1,0 +1,229 @@
+// Keys: how they come in, and how everything made with them is forgotten.
+//
+// A load (sealed, plain or of the self test) zeroizes first, then unwraps (RFC 3394, sealed only),
+// expands, and has the hash key and its powers made. A sealed key that fails its integrity check
+// zeroizes again. No key leaves this module but as round keys for the cipher.
+//
+// Zeroize holds clear_o until the delay line was overwritten and both banks were wiped: at most
+// BankWords + 3 clocks and no less than AesLatency + 3, plus one from the command.
+//
+// Ports
+//   zeroize_i, load_*_i, lock_plain_i   commands, one clock each
+//   sealed_key_i, plain_key_i   what the entry registers hold;  entry_clear_o  wipe them
+//   transport_key_i   the key that sealed keys are wrapped under
+//   usable_i          self test passed and no fault: loads are taken
+//   fault_i           its rise zeroizes
+//   test_*_i          the self test's commands, sealed key and the key it is wrapped under
+//   clear_o           everything drops what it holds;  wipe_o  banks start to wipe
+//   wiping_i          banks not wiped yet
+//   hash_key_o        one clock: encrypt the zero block;  hash_ready_i  its powers are there
+//
+// Latency, beside zeroize: plain 108 clocks to the last round key, sealed in addition what
+// key_unwrap takes, then AesLatency + 20 for the hash key and its powers.
+
+module key_control (
+    input  logic                                  clk_i,
+    input  logic                                  rst_ni,
+    input  logic                                  zeroize_i,
+    input  logic                                  load_sealed_i,
+    input  logic                                  load_plain_i,
+    input  logic                                  lock_plain_i,
+    input  logic                          [319:0] sealed_key_i,
+    input  logic                          [255:0] plain_key_i,
+    output logic                                  entry_clear_o,
+    input  logic                          [255:0] transport_key_i,
+    input  logic                                  usable_i,
+    input  logic                                  fault_i,
+    input  logic                                  test_zeroize_i,
+    input  logic                                  test_load_i,
+    input  logic                          [319:0] test_sealed_key_i,
+    input  logic                          [255:0] test_transport_key_i,
+    output logic                                  clear_o,
+    output logic                                  wipe_o,
+    input  logic                                  wiping_i,
+    output logic                                  hash_key_o,
+    input  logic                                  hash_ready_i,
+    output drive_crypto_pkg::round_keys_t         round_keys_o,
+    output logic                                  key_valid_o,
+    output logic                                  key_loading_o,
+    output logic                                  plain_locked_o,
+    output logic                                  unwrap_failed_o
+);
+
+  typedef enum logic [2:0] {
+    StClear,
+    StEmpty,
+    StUnwrap,
+    StTake,
+    StExpand,
+    StHash,
+    StPowers,
+    StValid
+  } state_e;
+
+  typedef enum logic [1:0] {
+    LoadNothing,
+    LoadSealed,
+    LoadPlain,
+    LoadTest
+  } load_e;
+
+  // The delay line wipes one place a clock; two clocks more for its read register.
+  localparam logic [5:0] ClearClocks = 6'(drive_crypto_pkg::AesLatency + 2);
+
+  state_e state_q, state_d;
+  load_e load_q, load_d;
+  logic [5:0] clear_count_q;
+  logic fault_q, plain_locked_q, unwrap_failed_q, taken_q;
+  logic forget, replace, unwrap_start, unwrap_done, unwrap_ok, expand_done, refused;
+  logic [255:0] unwrapped;
+
+  assign refused = state_q == StUnwrap && unwrap_done && !unwrap_ok;
+
+  // ---- Commands ------------------------------------------------------------------------------
+
+  always_comb begin
+    load_d  = load_q;
+    replace = 1'b0;
+    if (test_load_i) begin
+      replace = 1'b1;
+      load_d  = LoadTest;
+    end else if (load_sealed_i && usable_i) begin
+      replace = 1'b1;
+      load_d  = LoadSealed;
+    end else if (load_plain_i && usable_i && !plain_locked_q && !lock_plain_i) begin
+      replace = 1'b1;
+      load_d  = LoadPlain;
+    end
+    forget = zeroize_i || test_zeroize_i || (fault_i && !fault_q) || refused;
+    if (forget) begin
+      load_d = LoadNothing;
+    end
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      load_q          <= LoadNothing;
+      fault_q         <= 1'b0;
+      plain_locked_q  <= 1'b0;
+      unwrap_failed_q <= 1'b0;
+      taken_q         <= 1'b0;
+    end else begin
+      load_q  <= load_d;
+      fault_q <= fault_i;
+      taken_q <= state_q == StTake;
+      if (lock_plain_i) begin
+        plain_locked_q <= 1'b1;
+      end
+      if (refused) begin
+        unwrap_failed_q <= 1'b1;
+      end else if (replace) begin
+        unwrap_failed_q <= 1'b0;
+      end
+    end
+  end
+
+  // ---- Steps ---------------------------------------------------------------------------------
+
+  logic clear_starts, clear_ends;
+
+  assign clear_starts = state_q == StClear && clear_count_q == '0;
+  assign clear_ends   = clear_count_q == ClearClocks && !wiping_i;
+
+  always_comb begin
+    state_d      = state_q;
+    unwrap_start = 1'b0;
+    unique case (state_q)
+      StClear: begin
+        if (clear_ends) begin
+          unique case (load_q)
+            LoadNothing: state_d = StEmpty;
+            LoadPlain:   state_d = StTake;
+            default: begin
+              state_d      = StUnwrap;
+              unwrap_start = 1'b1;
+            end
+          endcase
+        end
+      end
+      StUnwrap: begin
+        if (unwrap_done) begin
+          state_d = StTake;
+        end
+      end
+      StTake:   state_d = StExpand;
+      StExpand: begin
+        if (expand_done) begin
+          state_d = StHash;
+        end
+      end
+      StHash:   state_d = StPowers;
+      StPowers: begin
+        if (hash_ready_i) begin
+          state_d = StValid;
+        end
+      end
+      default:  state_d = state_q;
+    endcase
+    if (forget || replace) begin
+      state_d = StClear;
+    end
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      state_q       <= StClear;
+      clear_count_q <= '0;
+    end else begin
+      state_q <= state_d;
+      if (forget || replace) begin
+        clear_count_q <= '0;
+      end else if (state_q == StClear && clear_count_q != ClearClocks) begin
+        clear_count_q <= clear_count_q + 6'd1;
+      end
+    end
+  end
+
+  // ---- Unwrap and expand ---------------------------------------------------------------------
+
+  // Round keys must not move while a block is in flight: they are cleared with the cipher.
+  logic unwrap_clear, unwrap_busy, expand_busy, unused_busy;
+  assign unused_busy = unwrap_busy ^ expand_busy;
+  assign unwrap_clear = state_q != StClear && state_q != StUnwrap && state_q != StTake;
+
+  key_unwrap u_key_unwrap (
+      .clk_i,
+      .rst_ni,
+      .clear_i(unwrap_clear || clear_starts),
+      .start_i(unwrap_start),
+      .kek_i  (load_q == LoadTest ? test_transport_key_i : transport_key_i),
+      .blob_i (load_q == LoadTest ? test_sealed_key_i : sealed_key_i),
+      .busy_o (unwrap_busy),
+      .done_o (unwrap_done),
+      .ok_o   (unwrap_ok),
+      .key_o  (unwrapped)
+  );
+
+  aes_key_expand u_aes_key_expand (
+      .clk_i,
+      .rst_ni,
+      .clear_i(state_q == StClear),
+      .start_i(state_q == StTake),
+      .key_i  (load_q == LoadPlain ? plain_key_i : unwrapped),
+      .busy_o (expand_busy),
+      .done_o (expand_done),
+      .rk_o   (round_keys_o)
+  );
+
+  // ---- Outputs -------------------------------------------------------------------------------
+
+  assign clear_o         = state_q == StClear;
+  assign wipe_o          = clear_starts;
+  assign entry_clear_o   = taken_q || (clear_starts && load_q == LoadNothing);
+  assign hash_key_o      = state_q == StHash;
+  assign key_valid_o     = state_q == StValid;
+  assign key_loading_o   = load_q != LoadNothing && state_q != StValid;
+  assign plain_locked_o  = plain_locked_q;
+  assign unwrap_failed_o = unwrap_failed_q;
+
+endmodule

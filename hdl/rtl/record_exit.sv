@@ -1,0 +1,147 @@
+// Exit stage: slots meet their keystream, text goes to its bank, and GHASH is fed.
+//
+// SP 800-38D section 7: GHASH takes AAD, ciphertext and the block of the two lengths in bits; the
+// tag is its digest summed with E(J0). What is handed on for the tag is therefore E(J0) on
+// encrypt, and E(J0) summed with the expected tag on decrypt, so that the later sum with the
+// digest is the tag, or zero.
+//
+// Ports
+//   clear_i       zeroize: drops and zeroes what is here
+//   kind_i, slot_i      the slot, and keystream_i its encrypted counter block
+//   gcm_i, decrypt_i, aad_len_i, data_len_i   the record in bank slot_i.bank
+//   write_*_o     text out, to a bank
+//   hash_*_o      to GHASH; hash_count_o goes with hash_first_o
+//   hash_key_*_o  to GHASH
+//   end_*_o       the record in end_bank_o is through; end_seed_o is its tag but for the digest
+//
+// Latency 1 clock, throughput one slot a clock.
+
+module record_exit (
+    input  logic                           clk_i,
+    input  logic                           rst_ni,
+    input  logic                           clear_i,
+    input  logic                   [  2:0] kind_i,
+    input  record_pkg::slot_t              slot_i,
+    input  logic                   [127:0] keystream_i,
+    input  logic                           gcm_i,
+    input  logic                           decrypt_i,
+    input  logic                   [  7:0] aad_len_i,
+    input  logic                   [ 18:0] data_len_i,
+    output logic                           write_valid_o,
+    output logic                           write_bank_o,
+    output logic                   [ 14:0] write_index_o,
+    output logic                   [127:0] write_data_o,
+    output logic                           hash_valid_o,
+    output logic                   [127:0] hash_block_o,
+    output logic                   [ 17:0] hash_count_o,
+    output logic                           hash_first_o,
+    output logic                           hash_last_o,
+    output logic                           hash_key_valid_o,
+    output logic                   [127:0] hash_key_o,
+    output logic                           end_valid_o,
+    output logic                           end_bank_o,
+    output logic                   [127:0] end_seed_o
+);
+
+  logic is_aad, is_data, is_end, is_hash_key;
+
+  assign is_aad = kind_i == record_pkg::SlotAad;
+  assign is_data = kind_i == record_pkg::SlotData;
+  assign is_end = kind_i == record_pkg::SlotEnd;
+  assign is_hash_key = kind_i == record_pkg::SlotHashKey;
+
+  logic [127:0] summed, text, lengths, hashed;
+  logic [17:0] count;
+
+  assign summed = slot_i.data ^ (gcm_i || is_hash_key ? keystream_i : 128'd0);
+  assign text = summed & record_pkg::byte_mask(slot_i.bytes);
+  assign lengths = {53'd0, aad_len_i, 3'd0, 42'd0, data_len_i, 3'd0};
+  assign count = 18'(aad_len_i[7:4]) + 18'(|aad_len_i[3:0]) +
+                 18'(data_len_i[18:4]) + 18'(|data_len_i[3:0]) + 18'd1;
+
+  always_comb begin
+    unique case (1'b1)
+      is_end:             hashed = lengths;
+      is_data & ~decrypt_i: hashed = text;
+      default:            hashed = slot_i.data;
+    endcase
+  end
+
+  // The text register serves the bank, the tag and the hash key: one of them at a time.
+  logic write_q, hash_q, hash_first_q, end_q, hash_key_q, bank_q;
+  logic [14:0] index_q;
+  logic [127:0] text_q, hashed_q;
+  logic [17:0] count_q;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      write_q    <= 1'b0;
+      hash_q     <= 1'b0;
+      end_q      <= 1'b0;
+      hash_key_q <= 1'b0;
+    end else if (clear_i) begin
+      write_q    <= 1'b0;
+      hash_q     <= 1'b0;
+      end_q      <= 1'b0;
+      hash_key_q <= 1'b0;
+    end else begin
+      write_q    <= is_data;
+      hash_q     <= gcm_i & (is_aad | is_data | is_end);
+      end_q      <= is_end;
+      hash_key_q <= is_hash_key;
+    end
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      text_q       <= '0;
+      hashed_q     <= '0;
+      count_q      <= '0;
+      hash_first_q <= 1'b0;
+      bank_q       <= 1'b0;
+    end else if (clear_i) begin
+      text_q       <= '0;
+      hashed_q     <= '0;
+      count_q      <= '0;
+      hash_first_q <= 1'b0;
+      bank_q       <= 1'b0;
+    end else begin
+      if (is_data || is_end || is_hash_key) begin
+        text_q <= text;
+        bank_q <= slot_i.bank;
+      end
+      if (is_aad || is_data || is_end) begin
+        hashed_q     <= hashed;
+        hash_first_q <= slot_i.first;
+        count_q      <= count;
+      end
+    end
+  end
+
+  // Place of the next text word in its bank.
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      index_q <= '0;
+    end else if (clear_i || end_q) begin
+      index_q <= '0;
+    end else if (write_q) begin
+      index_q <= index_q + 15'd1;
+    end
+  end
+
+  assign write_valid_o    = write_q;
+  assign write_bank_o     = bank_q;
+  assign write_index_o    = index_q;
+  assign write_data_o     = text_q;
+  assign hash_valid_o     = hash_q;
+  assign hash_block_o     = hashed_q;
+  assign hash_count_o     = count_q;
+  assign hash_first_o     = hash_first_q;
+  assign hash_last_o      = end_q;
+  assign hash_key_valid_o = hash_key_q;
+  assign hash_key_o       = text_q;
+  assign end_valid_o      = end_q;
+  assign end_bank_o       = bank_q;
+  assign end_seed_o       = text_q;
+
+endmodule

@@ -1,0 +1,325 @@
+// Issue stage: takes record frames, one word a clock, and makes slots and counter blocks of them.
+//
+// SP 800-38D section 7, 96-bit IV: J0 = IV || 1 for the tag, IV || 2, 3, ... for the text.
+// A refused frame is taken in whole, so that the next one is found, but makes no slots.
+//
+// Ports
+//   clear_i      zeroize: the record being taken in is refused from here on
+//   accept_i     a new record may begin
+//   usable_i     the engine passed its self test and has no fault
+//   key_valid_i  encrypt and decrypt are possible
+//   hash_key_i   send a zero block through the cipher (only between records)
+//   in_*         record frames
+//   bank_free_i  the bank bank_o can take a new record
+//   room_i       word index_o of that bank can be written
+//   pace_i       the pace limit lets a data word in
+//   open_o       one clock: a record begins in bank_o; the header_* outputs describe it
+//   close_o      one clock: the refused record in bank_o was taken in whole
+//   active_o     a record is being taken in
+//   waiting_o    a record is offered and kept waiting
+//   data_taken_o a data word was taken in
+//   starved_o    a word could be taken and none came
+//   blocked_o    a word or a record waits for room in its bank
+//   slot_*       slots, aes_*: counter blocks, both one clock after the word was taken
+//
+// Latency 1 clock, throughput one word a clock; one clock more a record for encrypt and bypass.
+
+module record_issue #(
+    parameter int unsigned BankBytes = 262144
+) (
+    input  logic                            clk_i,
+    input  logic                            rst_ni,
+    input  logic                            clear_i,
+    input  logic                            accept_i,
+    input  logic                            usable_i,
+    input  logic                            key_valid_i,
+    input  logic                            hash_key_i,
+    input  logic                            in_valid_i,
+    output logic                            in_ready_o,
+    input  logic                    [127:0] in_data_i,
+    output logic                            bank_o,
+    output logic                    [ 14:0] index_o,
+    input  logic                            bank_free_i,
+    input  logic                            room_i,
+    input  logic                            pace_i,
+    output logic                            open_o,
+    output logic                    [  7:0] header_status_o,
+    output logic                    [  3:0] header_op_o,
+    output logic                    [  7:0] header_aad_len_o,
+    output logic                    [ 18:0] header_data_len_o,
+    output logic                            close_o,
+    output logic                            active_o,
+    output logic                            waiting_o,
+    output logic                            data_taken_o,
+    output logic                            starved_o,
+    output logic                            blocked_o,
+    output logic                    [  2:0] slot_kind_o,
+    output record_pkg::slot_t               slot_o,
+    output logic                            aes_valid_o,
+    output logic                    [127:0] aes_block_o
+);
+
+  typedef enum logic [1:0] {
+    StHeader,
+    StAad,
+    StData,
+    StEnd
+  } state_e;
+
+  state_e state_q, state_d;
+
+  // ---- Header: what it asks for, and whether it is refused ----------------------------------
+
+  drive_crypto_pkg::record_header_t header;
+  logic header_is_gcm, header_is_bypass, header_bad;
+  logic [7:0] header_status;
+
+  assign header = in_data_i;
+  assign header_is_gcm = header.op == drive_crypto_pkg::OpEncrypt ||
+                         header.op == drive_crypto_pkg::OpDecrypt;
+  assign header_is_bypass = header.op == drive_crypto_pkg::OpBypass;
+  assign header_bad = !(header_is_gcm || header_is_bypass) || header.rsvd ||
+                      header.aad_len > 8'(drive_crypto_pkg::MaxAadBytes) ||
+                      header.data_len > 19'(BankBytes) ||
+                      (header_is_bypass && (header.aad_len != 8'd0 || header.data_len == 19'd0));
+
+  always_comb begin
+    if (!usable_i) begin
+      header_status = drive_crypto_pkg::StatusNotReady;
+    end else if (header_bad) begin
+      header_status = drive_crypto_pkg::StatusBadFrame;
+    end else if (header_is_gcm && !key_valid_i) begin
+      header_status = drive_crypto_pkg::StatusNoKey;
+    end else begin
+      header_status = drive_crypto_pkg::StatusOk;
+    end
+  end
+
+  logic [4:0] header_aad_words;
+  logic [15:0] header_data_words;
+
+  assign header_aad_words = 5'(header.aad_len[7:4]) + 5'(|header.aad_len[3:0]);
+  assign header_data_words = 16'(header.data_len[18:4]) + 16'(|header.data_len[3:0]);
+
+  // ---- The record being taken in -------------------------------------------------------------
+
+  logic is_gcm_q, is_decrypt_q, refused_q, first_q, bank_q;
+  logic [95:0] iv_q;
+  logic [4:0] aad_words_q;    // left to take
+  logic [15:0] data_words_q;  // left to take
+  logic [3:0] aad_bytes_q, data_bytes_q;  // in the last word, 0 means 16
+  logic [14:0] index_q;  // data words taken
+  logic refused, take, in_header, in_aad, in_data, in_end, last_aad, last_data;
+
+  assign in_header = state_q == StHeader;
+  assign in_aad = state_q == StAad;
+  assign in_data = state_q == StData;
+  assign in_end = state_q == StEnd;
+  assign last_aad = aad_words_q == 5'd1;
+  assign last_data = data_words_q == 16'd1;
+  assign refused = refused_q | clear_i;
+
+  always_comb begin
+    unique case (state_q)
+      StHeader: in_ready_o = accept_i & bank_free_i;
+      StAad:    in_ready_o = 1'b1;
+      StData:   in_ready_o = refused | (room_i & pace_i);
+      StEnd:    in_ready_o = is_decrypt_q;
+      default:  in_ready_o = 1'b0;
+    endcase
+  end
+
+  assign take = in_valid_i & in_ready_o;
+
+  logic end_done;
+  assign end_done = in_end & (take | ~is_decrypt_q);
+
+  always_comb begin
+    state_d = state_q;
+    unique case (state_q)
+      StHeader: begin
+        if (take) begin
+          if (header_aad_words != 5'd0) begin
+            state_d = StAad;
+          end else if (header_data_words != 16'd0) begin
+            state_d = StData;
+          end else begin
+            state_d = StEnd;
+          end
+        end
+      end
+      StAad: begin
+        if (take && last_aad) begin
+          state_d = data_words_q != 16'd0 ? StData : StEnd;
+        end
+      end
+      StData: begin
+        if (take && last_data) begin
+          state_d = StEnd;
+        end
+      end
+      StEnd: begin
+        if (end_done) begin
+          state_d = StHeader;
+        end
+      end
+      default: state_d = StHeader;
+    endcase
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      state_q   <= StHeader;
+      refused_q <= 1'b0;
+      first_q   <= 1'b0;
+      bank_q    <= 1'b0;
+    end else begin
+      state_q <= state_d;
+      if (in_header) begin
+        refused_q <= header_status != drive_crypto_pkg::StatusOk;
+        first_q   <= 1'b1;
+      end else begin
+        refused_q <= refused;
+        if (take) begin
+          first_q <= 1'b0;
+        end
+      end
+      if (end_done) begin
+        bank_q <= ~bank_q;
+      end
+    end
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      is_gcm_q     <= 1'b0;
+      is_decrypt_q <= 1'b0;
+      aad_words_q  <= '0;
+      data_words_q <= '0;
+      aad_bytes_q  <= '0;
+      data_bytes_q <= '0;
+      index_q      <= '0;
+    end else if (in_header) begin
+      if (take) begin
+        is_gcm_q     <= header_is_gcm;
+        is_decrypt_q <= header.op == drive_crypto_pkg::OpDecrypt;
+        aad_words_q  <= header_aad_words;
+        data_words_q <= header_data_words;
+        aad_bytes_q  <= header.aad_len[3:0];
+        data_bytes_q <= header.data_len[3:0];
+      end
+      index_q <= '0;
+    end else if (take) begin
+      if (in_aad) begin
+        aad_words_q <= aad_words_q - 5'd1;
+      end
+      if (in_data) begin
+        data_words_q <= data_words_q - 16'd1;
+        index_q      <= index_q + 15'd1;
+      end
+    end
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      iv_q <= '0;
+    end else if (clear_i) begin
+      iv_q <= '0;
+    end else if (in_header && take) begin
+      iv_q <= header.iv;
+    end
+  end
+
+  // ---- Slots ---------------------------------------------------------------------------------
+
+  logic [2:0] kind_d, kind_q;
+  record_pkg::slot_t slot_q;
+  logic [3:0] bytes;
+  logic aes_valid_d, aes_valid_q;
+  logic [127:0] aes_block_q;
+
+  always_comb begin
+    kind_d = record_pkg::SlotNone;
+    if (clear_i) begin
+      kind_d = record_pkg::SlotNone;
+    end else if (hash_key_i) begin
+      kind_d = record_pkg::SlotHashKey;
+    end else if (!refused_q) begin
+      if (in_aad && take) begin
+        kind_d = record_pkg::SlotAad;
+      end else if (in_data && take) begin
+        kind_d = record_pkg::SlotData;
+      end else if (end_done) begin
+        kind_d = record_pkg::SlotEnd;
+      end
+    end
+  end
+
+  always_comb begin
+    bytes = 4'd0;
+    if (in_aad && last_aad) begin
+      bytes = aad_bytes_q;
+    end else if (in_data && last_data) begin
+      bytes = data_bytes_q;
+    end
+  end
+
+  assign aes_valid_d = kind_d == record_pkg::SlotHashKey ||
+                       (is_gcm_q && (kind_d == record_pkg::SlotData ||
+                                     kind_d == record_pkg::SlotEnd));
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      kind_q      <= record_pkg::SlotNone;
+      aes_valid_q <= 1'b0;
+    end else begin
+      kind_q      <= kind_d;
+      aes_valid_q <= aes_valid_d;
+    end
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      slot_q <= '0;
+    end else if (clear_i) begin
+      slot_q <= '0;
+    end else if (kind_d != record_pkg::SlotNone) begin
+      slot_q.bank  <= bank_q;
+      slot_q.first <= first_q;
+      slot_q.bytes <= bytes;
+      slot_q.data  <= in_data_i & record_pkg::byte_mask(bytes);
+    end
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      aes_block_q <= '0;
+    end else if (clear_i || hash_key_i) begin
+      aes_block_q <= '0;
+    end else if (aes_valid_d) begin
+      aes_block_q <= {iv_q, in_end ? 32'd1 : 32'(index_q) + 32'd2};
+    end
+  end
+
+  // ---- Outputs -------------------------------------------------------------------------------
+
+  assign bank_o            = bank_q;
+  assign index_o           = index_q;
+  assign open_o            = in_header & take;
+  assign header_status_o   = header_status;
+  assign header_op_o       = header.op;
+  assign header_aad_len_o  = header.aad_len;
+  assign header_data_len_o = header.data_len;
+  assign close_o           = end_done & refused;
+  assign active_o          = ~in_header;
+  assign waiting_o         = in_header & in_valid_i;
+  assign data_taken_o      = in_data & take;
+  assign starved_o         = active_o & in_ready_o & ~in_valid_i;
+  assign blocked_o         = in_valid_i & ((in_header & accept_i & ~bank_free_i) |
+                                           (in_data & ~refused & ~room_i));
+  assign slot_kind_o       = kind_q;
+  assign slot_o            = slot_q;
+  assign aes_valid_o       = aes_valid_q;
+  assign aes_block_o       = aes_block_q;
+
+endmodule

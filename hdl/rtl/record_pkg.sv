@@ -1,0 +1,35 @@
+// What travels through the record path beside the cipher: slots.
+//
+// The issue stage turns every word of a record into a slot. A slot waits in the delay line for as
+// long as its counter block is in the cipher, and meets its keystream at the exit stage.
+
+package record_pkg;
+
+  // verilator lint_off UNUSEDPARAM
+
+  // Ports carry a kind as plain bits: a value read back from a memory is not of an enum type.
+  typedef enum logic [2:0] {
+    SlotNone    = 3'd0,
+    SlotAad     = 3'd1,  // data: AAD, pad bytes zero
+    SlotData    = 3'd2,  // data: text in, pad bytes zero
+    SlotEnd     = 3'd3,  // data: expected tag on decrypt; meets E(J0)
+    SlotHashKey = 3'd4   // meets E(0), the hash key
+  } slot_kind_e;
+
+  typedef struct packed {
+    logic         bank;   // where the record goes
+    logic         first;  // first slot of its record
+    logic [3:0]   bytes;  // valid bytes of a data word, 0 means 16
+    logic [127:0] data;
+  } slot_t;
+
+  // verilator lint_on UNUSEDPARAM
+
+  // All ones over the first `bytes` bytes of a block, 0 meaning all 16.
+  function automatic logic [127:0] byte_mask(input logic [3:0] bytes);
+    for (int b = 0; b < 16; b++) begin
+      byte_mask[127-8*b-:8] = {8{bytes == 4'd0 || b < int'(bytes)}};
+    end
+  endfunction
+
+endpackage

@@ -1,0 +1,244 @@
+// Power-on self test: known answers through the same keys, cipher, GHASH and banks as any record.
+//
+// After the zeroize that follows reset, in this order:
+//   1. a sealed key with one bit wrong must be refused;
+//   2. the sealed key of RFC 3394 section 4.6 must load;
+//   3. a record of 57 bytes with 29 bytes of AAD must encrypt to the known text and tag;
+//   4. the same must decrypt;  5. with one bit of the tag wrong, nothing but the refusal may leave;
+//   6. the key must be gone after zeroize.
+// The answers of 3 to 5 were made with OpenSSL. Anything else, or silence, is a failure for good.
+//
+// Ports
+//   active_o    the test has the engine: its streams and its key commands count, no others
+//   done_o, ok_o   it ended, and well
+//   zeroizing_i, key_valid_i, unwrap_failed_i   state of the keys
+//   load_o, zeroize_o   key commands;  sealed_key_o, transport_key_o   go with load_o, steady
+//   in_*, out_* the record streams of the engine
+//
+// Latency about 1,000 clocks after the first zeroize, when all is well.
+
+module self_test (
+    input  logic         clk_i,
+    input  logic         rst_ni,
+    output logic         active_o,
+    output logic         done_o,
+    output logic         ok_o,
+    input  logic         zeroizing_i,
+    input  logic         key_valid_i,
+    input  logic         unwrap_failed_i,
+    output logic         load_o,
+    output logic         zeroize_o,
+    output logic [319:0] sealed_key_o,
+    output logic [255:0] transport_key_o,
+    output logic         in_valid_o,
+    input  logic         in_ready_i,
+    output logic [127:0] in_data_o,
+    input  logic         out_valid_i,
+    output logic         out_ready_o,
+    input  logic [127:0] out_data_i,
+    input  logic         out_last_i
+);
+
+  localparam logic [255:0] TransportKey =
+      256'h000102030405060708090A0B0C0D0E0F101112131415161718191A1B1C1D1E1F;
+  localparam logic [319:0] SealedKey =
+      320'h28C9F404C4B810F4CBCCB35CFB87F8263F5786E2D80ED326CBC7F0E71A99F43BFB988B9B7A02DD21;
+  localparam logic [319:0] OneBit = 320'd1 << 137;
+
+  // Data of header words: AAD length, reserved bit, data length, then the IV.
+  localparam logic [26:0] Lengths = {8'd29, 19'd57};
+  localparam logic [95:0] Iv = 96'h546170657269672073656c66;
+
+  localparam logic [1:0][127:0] Aad = {
+    128'h39206279746573206c6f6e672e000000, 128'h706f7765722d6f6e20746573742c2032
+  };
+  localparam logic [3:0][127:0] Clear = {
+    128'h372062797465732e2e00000000000000,
+    128'h666f726520697420776f726b733a2035,
+    128'h68616c6c2070726f7665206974206265,
+    128'h54686520746170652064726976652073
+  };
+  localparam logic [3:0][127:0] Cipher = {
+    128'hef2b3790a0819680fc00000000000000,
+    128'h6400cf04bf41ccd215a94b3bba1e5e95,
+    128'h14184ef069eeca0c75397441337d20e9,
+    128'h70811499245c50645701e841654a2072
+  };
+  localparam logic [127:0] Tag = 128'h55148b5d2989578514c85218cbf78a31;
+
+  typedef enum logic [3:0] {
+    StPowerOn,  // waits for the first zeroize
+    StBadKey,  // gives the command to load the wrong sealed key
+    StBadKeyWait,
+    StKey,
+    StKeyWait,
+    StEncrypt,
+    StDecrypt,
+    StReject,
+    StForget,
+    StForgetWait,
+    StPassed,
+    StFailed
+  } state_e;
+
+  state_e state_q, state_d;
+  logic [3:0] sent_q, seen_q;  // words of the frame in, of the frame out
+  logic [13:0] silence_q;  // clocks since something happened
+  logic in_frame, encrypts, sees, frame_ends, wrong, silent;
+
+  assign encrypts = state_q == StEncrypt;
+  assign in_frame = state_q == StEncrypt || state_q == StDecrypt || state_q == StReject;
+
+  // ---- Frames in -----------------------------------------------------------------------------
+
+  // Words: header, 2 of AAD, 4 of data, and on decrypt the tag.
+  logic [3:0] frame_words;
+  logic [127:0] text_in;
+  assign frame_words = encrypts ? 4'd7 : 4'd8;
+  assign text_in = encrypts ? Clear[2'(sent_q - 4'd3)] : Cipher[2'(sent_q - 4'd3)];
+
+  always_comb begin
+    unique case (sent_q)
+      4'd0: begin
+        in_data_o = {
+          encrypts ? drive_crypto_pkg::OpEncrypt : drive_crypto_pkg::OpDecrypt,
+          Lengths[26:19],
+          1'b0,
+          Lengths[18:0],
+          Iv
+        };
+      end
+      4'd1, 4'd2: in_data_o = Aad[sent_q[1]];
+      4'd7:    in_data_o = Tag ^ 128'(state_q == StReject);
+      default: in_data_o = text_in;
+    endcase
+  end
+
+  assign in_valid_o = in_frame && sent_q < frame_words;
+
+  // ---- Frames out ----------------------------------------------------------------------------
+
+  // Words: header; unless rejected 4 of data; on encrypt the tag.
+  logic [127:0] wanted;
+  logic wanted_last;
+
+  always_comb begin
+    wanted_last = 1'b0;
+    unique case (seen_q)
+      4'd0: begin
+        wanted = {
+          state_q == StReject ? drive_crypto_pkg::StatusTagMismatch : drive_crypto_pkg::StatusOk,
+          encrypts ? drive_crypto_pkg::OpEncrypt : drive_crypto_pkg::OpDecrypt,
+          1'b0, Lengths[18:0], 96'd0
+        };
+        wanted_last = state_q == StReject;
+      end
+      4'd5: begin
+        wanted      = Tag;
+        wanted_last = 1'b1;
+      end
+      default: begin
+        wanted      = encrypts ? Cipher[2'(seen_q - 4'd1)] : Clear[2'(seen_q - 4'd1)];
+        wanted_last = !encrypts && seen_q == 4'd4;
+      end
+    endcase
+  end
+
+  assign out_ready_o = in_frame;
+  assign sees        = in_frame && out_valid_i;
+  assign wrong       = sees && (out_data_i != wanted || out_last_i != wanted_last);
+  assign frame_ends  = sees && wanted_last;
+
+  // ---- Steps ---------------------------------------------------------------------------------
+
+  assign silent = &silence_q;
+
+  always_comb begin
+    state_d = state_q;
+    unique case (state_q)
+      StPowerOn: begin
+        if (!zeroizing_i) begin
+          state_d = StBadKey;
+        end
+      end
+      StBadKey: state_d = StBadKeyWait;
+      StBadKeyWait: begin
+        if (key_valid_i) begin
+          state_d = StFailed;
+        end else if (unwrap_failed_i && !zeroizing_i) begin
+          state_d = StKey;
+        end
+      end
+      StKey: state_d = StKeyWait;
+      StKeyWait: begin
+        if (unwrap_failed_i && !zeroizing_i) begin
+          state_d = StFailed;
+        end else if (key_valid_i) begin
+          state_d = StEncrypt;
+        end
+      end
+      StEncrypt: begin
+        if (frame_ends) begin
+          state_d = StDecrypt;
+        end
+      end
+      StDecrypt: begin
+        if (frame_ends) begin
+          state_d = StReject;
+        end
+      end
+      StReject: begin
+        if (frame_ends) begin
+          state_d = StForget;
+        end
+      end
+      StForget: state_d = StForgetWait;
+      StForgetWait: begin
+        if (!zeroizing_i) begin
+          state_d = key_valid_i ? StFailed : StPassed;
+        end
+      end
+      default: state_d = state_q;
+    endcase
+    if (active_o && (wrong || silent)) begin
+      state_d = StFailed;
+    end
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      state_q   <= StPowerOn;
+      sent_q    <= '0;
+      seen_q    <= '0;
+      silence_q <= '0;
+    end else begin
+      state_q <= state_d;
+      if (state_q != state_d) begin
+        sent_q <= '0;
+        seen_q <= '0;
+      end else begin
+        if (in_valid_o && in_ready_i) begin
+          sent_q <= sent_q + 4'd1;
+        end
+        if (sees) begin
+          seen_q <= seen_q + 4'd1;
+        end
+      end
+      if (state_q != state_d || zeroizing_i || !active_o) begin
+        silence_q <= '0;
+      end else begin
+        silence_q <= silence_q + 14'd1;
+      end
+    end
+  end
+
+  assign done_o          = state_q == StPassed || state_q == StFailed;
+  assign ok_o            = state_q == StPassed;
+  assign active_o        = !done_o;
+  assign load_o          = state_q == StBadKey || state_q == StKey;
+  assign zeroize_o       = state_q == StForget;
+  assign sealed_key_o    = state_q == StBadKey || state_q == StBadKeyWait ? SealedKey ^ OneBit
+                                                                           : SealedKey;
+  assign transport_key_o = TransportKey;
+
+endmodule
