@@ -57,7 +57,7 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
         with path.open("rb") as log:
             yield from _verified(path, log)
     except OSError as error:
-        raise AuditError(f"cannot read the audit log {path}: {error}") from error
+        raise AuditError(f"Cannot read the audit log {path}: {error}.") from error
 
 
 def _verified(path: Path, log: BinaryIO) -> Iterator[dict[str, Any]]:
@@ -74,8 +74,8 @@ def _verified(path: Path, log: BinaryIO) -> Iterator[dict[str, Any]]:
             or _line(content | {"hash": stored}) + b"\n" != line
         ):
             raise AuditError(
-                f"the audit log {path} was altered: line {number} does not fit the chain; "
-                "keep the file as evidence and give the key manager a new one"
+                f"The audit log {path} was altered: line {number} does not fit the chain; "
+                "keep the file as evidence and give the key manager a new one."
             )
         previous = stored
         yield content | {"hash": stored}
@@ -126,7 +126,7 @@ class AuditLog:
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise AuditError(f"cannot open the audit log {path}: {error}") from error
+            raise AuditError(f"Cannot open the audit log {path}: {error}.") from error
         try:
             self._begin()
         except BaseException:
@@ -138,8 +138,8 @@ class AuditLog:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AuditError(
-                f"the audit log {self.path} is in use by another key manager; "
-                "stop that one or configure another file"
+                f"The audit log {self.path} is in use by another key manager; "
+                "stop that one or configure another file."
             ) from None
         summary = verify(self.path)
         self._count, self._head, self._length = summary.records, summary.head, summary.length
@@ -173,7 +173,7 @@ class AuditLog:
             os.fsync(self._file)
         except OSError as error:
             self._cut_back()
-            raise AuditError(f"cannot write the audit log {self.path}: {error}") from error
+            raise AuditError(f"Cannot write the audit log {self.path}: {error}.") from error
         self._count, self._head, self._length = self._count + 1, head, self._length + len(line)
 
     def _cut_back(self) -> None:

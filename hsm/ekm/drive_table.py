@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from hsm.ekm.errors import EkmError, ErrorCode, ExchangeError
+from hsm.oaep import OaepHash
 
 NONCES_KEPT = 1024
 """Nonces remembered for each drive. Older ones are covered by the sequence number."""
@@ -27,6 +28,7 @@ CREATE TABLE drives (
     serial TEXT PRIMARY KEY,
     fingerprint BLOB NOT NULL,
     wrap_spki BLOB NOT NULL,
+    oaep_hash TEXT NOT NULL CHECK (oaep_hash IN ('SHA-1', 'SHA-256')),
     revoked INTEGER NOT NULL DEFAULT 0,
     sequence INTEGER NOT NULL DEFAULT 0
 ) STRICT;
@@ -55,12 +57,14 @@ class EnrolledDrive:
     """A drive that may ask for keys.
 
     ``fingerprint`` is of its signing certificate; ``wrap_spki`` (DER) is the RSA public key that
-    its data keys are wrapped to; ``sequence`` is the last sequence number taken from it.
+    its data keys are wrapped to, with the ``oaep_hash`` that its secure element can do;
+    ``sequence`` is the last sequence number taken from it.
     """
 
     serial: str
     fingerprint: bytes
     wrap_spki: bytes
+    oaep_hash: OaepHash
     revoked: bool = False
     sequence: int = 0
 
@@ -75,14 +79,14 @@ class DriveTable:
             path.touch(mode=0o600, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
-            raise DriveTableError(f"cannot open the drive table {path}: {error}") from error
+            raise DriveTableError(f"Cannot open the drive table {path}: {error}.") from error
         try:
             self._prepare()
         except sqlite3.Error as error:
             self._database.close()
             raise DriveTableError(
                 f"{path} is not a drive table, or is damaged ({error}); restore it from a copy, "
-                "or move it away and enrol the drives again"
+                "or move it away and enrol the drives again."
             ) from error
 
     def _prepare(self) -> None:
@@ -134,19 +138,22 @@ class DriveTable:
         try:
             yield
         except sqlite3.Error as error:
-            raise DriveTableError(f"the drive table {self.path} failed: {error}") from error
+            raise DriveTableError(f"The drive table {self.path} failed: {error}.") from error
 
-    def enrol(self, serial: str, certificate_der: bytes, wrap_spki: bytes) -> None:
+    def enrol(
+        self, serial: str, certificate_der: bytes, wrap_spki: bytes, oaep_hash: OaepHash
+    ) -> None:
         """Admit a drive, or take a known drive's new certificate and wrap key.
 
         A known drive keeps its sequence number and stays revoked if it is.
         """
         with self._reported(), self._transaction():
             self._database.execute(
-                "INSERT INTO drives (serial, fingerprint, wrap_spki) VALUES (?, ?, ?) "
-                "ON CONFLICT (serial) DO UPDATE SET "
-                "fingerprint = excluded.fingerprint, wrap_spki = excluded.wrap_spki",
-                (serial, fingerprint(certificate_der), wrap_spki),
+                "INSERT INTO drives (serial, fingerprint, wrap_spki, oaep_hash) "
+                "VALUES (?, ?, ?, ?) ON CONFLICT (serial) DO UPDATE SET "
+                "fingerprint = excluded.fingerprint, wrap_spki = excluded.wrap_spki, "
+                "oaep_hash = excluded.oaep_hash",
+                (serial, fingerprint(certificate_der), wrap_spki, oaep_hash.value),
             )
 
     def set_revoked(self, serial: str, revoked: bool) -> None:
@@ -156,7 +163,9 @@ class DriveTable:
                 "UPDATE drives SET revoked = ? WHERE serial = ?", (int(revoked), serial)
             ).rowcount
         if not changed:
-            raise DriveTableError(f"drive {serial} is not in the drive table {self.path}")
+            raise DriveTableError(
+                f"Drive {serial} is not in the drive table {self.path}; enrol it first."
+            )
 
     def find(self, serial: str) -> EnrolledDrive | None:
         """Return the drive, or None when it was never enrolled."""
@@ -169,12 +178,13 @@ class DriveTable:
     def _select(self, clause: str, *values: str) -> list[EnrolledDrive]:
         with self._reported():
             rows = self._database.execute(
-                "SELECT serial, fingerprint, wrap_spki, revoked, sequence FROM drives " + clause,
+                "SELECT serial, fingerprint, wrap_spki, oaep_hash, revoked, sequence FROM drives "
+                + clause,
                 values,
             ).fetchall()
         return [
-            EnrolledDrive(serial, print_, spki, bool(revoked), sequence)
-            for serial, print_, spki, revoked, sequence in rows
+            EnrolledDrive(serial, print_, spki, OaepHash(oaep_hash), bool(revoked), sequence)
+            for serial, print_, spki, oaep_hash, revoked, sequence in rows
         ]
 
     def nonce_was_used(self, serial: str, nonce: bytes) -> bool:
@@ -196,14 +206,14 @@ class DriveTable:
             if sequence <= last:
                 raise ExchangeError(
                     ErrorCode.STALE_SEQUENCE,
-                    f"drive {serial} sent sequence number {sequence}, but {last} was used already: "
-                    "an old request is being replayed, or the drive's clock was set back",
+                    f"Drive {serial} sent sequence number {sequence}, but {last} was used already: "
+                    "an old request is being replayed, or the drive's clock was set back.",
                 )
             try:
                 run("INSERT INTO nonces VALUES (?, ?, ?)", (serial, nonce, sequence))
             except sqlite3.IntegrityError:
                 raise ExchangeError(
-                    ErrorCode.REPLAYED_NONCE, f"drive {serial} used a nonce a second time"
+                    ErrorCode.REPLAYED_NONCE, f"Drive {serial} used a nonce a second time."
                 ) from None
             run("UPDATE drives SET sequence = ? WHERE serial = ?", (sequence, serial))
             run(

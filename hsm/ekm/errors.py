@@ -30,6 +30,7 @@ class ErrorCode(IntEnum):
     REPLAYED_NONCE = 15
     STALE_SEQUENCE = 16
     WRONG_SESSION = 17
+    DRIVE_KEY_ABSENT = 18
 
     # 20..29: what is asked for (pool settings, cartridge, keystore contents).
     UNKNOWN_LABEL = 20
@@ -38,15 +39,15 @@ class ErrorCode(IntEnum):
     CORRUPT_EEDK = 23
     WRONG_VOLUME = 24
     FORGED_EEDK = 25
+    WRONG_KEK = 26
+    KEK_PUBLIC_ONLY = 27
 
     # 30..39: the key manager itself.
     KEYSTORE_FAILURE = 30
     INTERNAL_FAILURE = 31
 
-    # 40..49: what a drive tells the key manager when it refuses the answer.
-    DRIVE_REFUSED_CERTIFICATE = 40
-    DRIVE_REFUSED_SIGNATURE = 41
-    DRIVE_REFUSED_REPLY = 42
+    # 40..49: what only the drive can find wrong.
+    BAD_REPLY = 40
 
 
 class EkmError(TaperigError):

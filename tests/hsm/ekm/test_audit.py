@@ -150,9 +150,9 @@ def test_a_full_disk_is_told_and_leaves_the_chain_whole(
 
 
 def test_a_log_in_no_folder_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(AuditError, match="cannot open the audit log"):
+    with pytest.raises(AuditError, match="Cannot open the audit log"):
         AuditLog(tmp_path / "absent" / "audit.jsonl")
-    with pytest.raises(AuditError, match="cannot read the audit log"):
+    with pytest.raises(AuditError, match="Cannot read the audit log"):
         audit.verify(tmp_path / "absent.jsonl")
 
 

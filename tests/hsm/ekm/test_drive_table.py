@@ -14,6 +14,7 @@ import pytest
 from hsm.ekm import drive_table
 from hsm.ekm.drive_table import DriveTable, DriveTableError, EnrolledDrive, fingerprint
 from hsm.ekm.errors import ErrorCode, ExchangeError
+from hsm.oaep import OaepHash
 
 
 @pytest.fixture
@@ -32,8 +33,10 @@ def code_of(call: pytest.ExceptionInfo[ExchangeError]) -> ErrorCode:
 
 
 def test_an_enrolled_drive_is_found_and_no_other(table: DriveTable) -> None:
-    table.enrol("D1", b"certificate", b"spki")
-    assert table.find("D1") == EnrolledDrive("D1", fingerprint(b"certificate"), b"spki")
+    table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
+    assert table.find("D1") == EnrolledDrive(
+        "D1", fingerprint(b"certificate"), b"spki", OaepHash.SHA1
+    )
     assert table.find("d1") is None
     assert table.find("D2") is None
     assert [drive.serial for drive in table.drives()] == ["D1"]
@@ -45,28 +48,33 @@ def test_only_the_owner_may_read_the_file(table: DriveTable, path: Path) -> None
 
 def test_everything_is_there_after_reopening(path: Path) -> None:
     with DriveTable(path) as table:
-        table.enrol("D1", b"certificate", b"spki")
+        table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
         table.take("D1", 5, b"n" * 32)
         table.set_revoked("D1", True)
     with DriveTable(path) as table:
         assert table.find("D1") == EnrolledDrive(
-            "D1", fingerprint(b"certificate"), b"spki", revoked=True, sequence=5
+            "D1", fingerprint(b"certificate"), b"spki", OaepHash.SHA1, revoked=True, sequence=5
         )
         assert table.nonce_was_used("D1", b"n" * 32)
 
 
 def test_enrolling_again_renews_keys_but_neither_pardons_nor_forgets(table: DriveTable) -> None:
-    table.enrol("D1", b"certificate", b"spki")
+    table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     table.take("D1", 5, b"n" * 32)
     table.set_revoked("D1", True)
-    table.enrol("D1", b"new certificate", b"new spki")
+    table.enrol("D1", b"new certificate", b"new spki", OaepHash.SHA256)
     assert table.find("D1") == EnrolledDrive(
-        "D1", fingerprint(b"new certificate"), b"new spki", revoked=True, sequence=5
+        "D1",
+        fingerprint(b"new certificate"),
+        b"new spki",
+        OaepHash.SHA256,
+        revoked=True,
+        sequence=5,
     )
 
 
 def test_a_drive_can_be_admitted_again(table: DriveTable) -> None:
-    table.enrol("D1", b"certificate", b"spki")
+    table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     table.set_revoked("D1", True)
     table.set_revoked("D1", False)
     drive = table.find("D1")
@@ -81,7 +89,7 @@ def test_revoking_an_unknown_drive_says_so(table: DriveTable) -> None:
 
 @pytest.mark.parametrize("sequence", [4, 5])
 def test_a_sequence_number_that_does_not_grow_is_refused(table: DriveTable, sequence: int) -> None:
-    table.enrol("D1", b"certificate", b"spki")
+    table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     table.take("D1", 5, b"a" * 32)
     with pytest.raises(ExchangeError) as refusal:
         table.take("D1", sequence, b"b" * 32)
@@ -91,8 +99,8 @@ def test_a_sequence_number_that_does_not_grow_is_refused(table: DriveTable, sequ
 
 
 def test_a_nonce_is_taken_once(table: DriveTable) -> None:
-    table.enrol("D1", b"certificate", b"spki")
-    table.enrol("D2", b"certificate", b"spki")
+    table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
+    table.enrol("D2", b"certificate", b"spki", OaepHash.SHA1)
     table.take("D1", 1, b"a" * 32)
     with pytest.raises(ExchangeError) as refusal:
         table.take("D1", 2, b"a" * 32)
@@ -105,7 +113,7 @@ def test_a_nonce_is_taken_once(table: DriveTable) -> None:
 
 def test_old_nonces_are_dropped(table: DriveTable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drive_table, "NONCES_KEPT", 3)
-    table.enrol("D1", b"certificate", b"spki")
+    table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     for number in range(1, 8):
         table.take("D1", number, bytes([number]) * 32)
     used = [number for number in range(1, 8) if table.nonce_was_used("D1", bytes([number]) * 32)]
@@ -114,7 +122,7 @@ def test_old_nonces_are_dropped(table: DriveTable, monkeypatch: pytest.MonkeyPat
 
 def test_two_processes_may_have_it_open(table: DriveTable, path: Path) -> None:
     with DriveTable(path) as other:
-        other.enrol("D1", b"certificate", b"spki")
+        other.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
         assert table.find("D1") is not None
         other.set_revoked("D1", True)
         drive = table.find("D1")
@@ -131,7 +139,7 @@ def test_a_damaged_file_is_one_sentence(path: Path, content: bytes) -> None:
 
 
 def test_a_file_in_no_folder_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DriveTableError, match="cannot open the drive table"):
+    with pytest.raises(DriveTableError, match="Cannot open the drive table"):
         DriveTable(tmp_path / "absent" / "drives.sqlite")
 
 
@@ -151,7 +159,7 @@ while True:
 
 def test_what_was_taken_stays_taken_when_the_process_is_killed(path: Path) -> None:
     with DriveTable(path) as table:
-        table.enrol("D1", b"certificate", b"spki")
+        table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     for _ in range(3):
         writer = subprocess.Popen(
             [sys.executable, "-c", _ENDLESS, str(path)], stdout=subprocess.PIPE, text=True

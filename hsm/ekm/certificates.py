@@ -1,0 +1,73 @@
+"""Who a peer is: signing certificates of drives and key managers, and their signatures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from hsm.ekm.errors import ErrorCode, ExchangeError
+from hsm.pki import Role
+from hsm.signature import signature_holds
+
+PublicKey = ec.EllipticCurvePublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A certificate's holder: its name (a drive's serial number) and its P-256 public key."""
+
+    name: str
+    public_key: PublicKey
+
+
+def verify_identity(certificate_der: bytes, authority: x509.Certificate, role: Role) -> Identity:
+    """Return who a signing certificate belongs to.
+
+    Raises ExchangeError (UNTRUSTED_CERTIFICATE) unless ``authority`` issued it, for this role, for
+    now, and for a P-256 key.
+    """
+    whose = "drive" if role is Role.DRIVE else "key manager"
+    try:
+        certificate = x509.load_der_x509_certificate(certificate_der)
+        certificate.verify_directly_issued_by(authority)
+        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        public_key = certificate.public_key()
+    except InvalidSignature:
+        raise _untrusted(whose, "was not issued by this lab's authority") from None
+    except x509.ExtensionNotFound:
+        raise _untrusted(whose, "says no role") from None
+    except Exception as error:  # the parser raises many kinds; none quotes the bytes
+        raise _untrusted(whose, f"cannot be read ({type(error).__name__})") from None
+    if list(usages) != [role.value]:
+        raise _untrusted(whose, f"is not that of a {whose}")
+    if not certificate.not_valid_before_utc <= datetime.now(UTC) <= certificate.not_valid_after_utc:
+        raise _untrusted(
+            whose,
+            f"is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to "
+            f"{certificate.not_valid_after_utc:%Y-%m-%d}, and not now",
+        )
+    if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
+        public_key.curve, ec.SECP256R1
+    ):
+        raise _untrusted(whose, "holds no P-256 key")
+    if len(names) != 1:
+        raise _untrusted(whose, "bears not exactly one name")
+    return Identity(str(names[0].value), public_key)
+
+
+def _untrusted(whose: str, why: str) -> ExchangeError:
+    return ExchangeError(
+        ErrorCode.UNTRUSTED_CERTIFICATE, f"The certificate shown by the {whose} {why}."
+    )
+
+
+def verify_signature(public_key: PublicKey, signature: bytes, data: bytes, complaint: str) -> None:
+    """Raise ExchangeError (BAD_SIGNATURE) with ``complaint`` unless the signature holds."""
+    if not signature_holds(public_key, signature, data):
+        raise ExchangeError(ErrorCode.BAD_SIGNATURE, complaint)

@@ -1,0 +1,206 @@
+"""What a key manager needs to know, as a small YAML file or built by the lab.
+
+    token:
+      module: /usr/lib/softhsm/libsofthsm2.so
+      label: taperig-ekm
+      pin_file: pins/taperig-ekm        # or pin_env: NAME
+      softhsm_conf: softhsm2.conf       # for SoftHSM only
+    host: 127.0.0.1
+    port: 3801                          # 0 takes any free one
+    tls: {certificate: ekm-tls.pem, key: ekm-tls.key, ca: ca.pem}
+    certificate: ekm.pem                # its signing certificate; the key is in the token
+    drive_ca: ca.pem                    # issues the drives' certificates
+    drive_table: drives.sqlite
+    audit: audit.jsonl
+    partners: []                        # certificates of key managers whose EEDKs are opened too
+    handshake_seconds: 10
+    frame_seconds: 10
+
+Paths are relative to the file's folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hsm.ekm.client import DEFAULT_PORT
+from hsm.ekm.drive_table import DriveTable
+from hsm.ekm.errors import EkmError
+from hsm.files import private_directory
+from hsm.lab import ProvisionedLab
+from hsm.pins import PinFromEnv, PinFromFile, PinSource
+from hsm.pki import TlsFiles
+from hsm.token import TokenConfig
+
+
+@dataclass(frozen=True, slots=True)
+class EkmConfig:
+    """A key manager's configuration.
+
+    ``certificate`` is its signing certificate, its key in the token; ``drive_ca`` is the authority
+    of the drives' certificates; ``handshake_seconds`` and ``frame_seconds`` are how long a
+    TLS handshake and a message once begun may take.
+    """
+
+    token: TokenConfig
+    tls: TlsFiles
+    certificate: Path
+    drive_ca: Path
+    drive_table: Path
+    audit: Path
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    partners: tuple[Path, ...] = ()
+    handshake_seconds: float = 10.0
+    frame_seconds: float = 10.0
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Token(_Part):
+    module: Path
+    label: str = Field(min_length=1, max_length=32)
+    pin_env: str | None = None
+    pin_file: Path | None = None
+    softhsm_conf: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_pin(self) -> Self:
+        if (self.pin_env is None) == (self.pin_file is None):
+            raise ValueError("needs exactly one of pin_env and pin_file")
+        return self
+
+
+class _Tls(_Part):
+    certificate: Path
+    key: Path
+    ca: Path
+
+
+class _File(_Part):
+    token: _Token
+    tls: _Tls
+    certificate: Path
+    drive_ca: Path
+    drive_table: Path
+    audit: Path
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(default=DEFAULT_PORT, ge=0, le=65535)
+    partners: list[Path] = []
+    handshake_seconds: float = Field(default=10.0, gt=0, le=3600)
+    frame_seconds: float = Field(default=10.0, gt=0, le=3600)
+
+
+def load_config(path: Path) -> EkmConfig:
+    """Return the configuration in a YAML file; raise EkmError that says what is wrong with it."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EkmError(f"Cannot read the key manager's configuration {path}: {error}.") from error
+    return parse_config(text, path.parent, str(path))
+
+
+def parse_config(text: str, folder: Path = Path(), name: str = "configuration") -> EkmConfig:
+    """Return the configuration that YAML text holds; its paths are relative to ``folder``."""
+    try:
+        content = _File.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise EkmError(f"The key manager's {name} is not YAML: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg'].lower()}"
+            for each in error.errors(include_input=False, include_url=False)
+        )
+        raise EkmError(f"The key manager's {name} is wrong: {wrong}.") from None
+    token = content.token
+    pin: PinSource = (
+        PinFromFile(folder / token.pin_file)
+        if token.pin_file is not None
+        else PinFromEnv(token.pin_env or "")
+    )
+    return EkmConfig(
+        token=TokenConfig(
+            module=folder / token.module,
+            label=token.label,
+            pin=pin,
+            softhsm_conf=folder / token.softhsm_conf if token.softhsm_conf else None,
+        ),
+        tls=TlsFiles(
+            folder / content.tls.certificate, folder / content.tls.key, folder / content.tls.ca
+        ),
+        certificate=folder / content.certificate,
+        drive_ca=folder / content.drive_ca,
+        drive_table=folder / content.drive_table,
+        audit=folder / content.audit,
+        host=content.host,
+        port=content.port,
+        partners=tuple(folder / partner for partner in content.partners),
+        handshake_seconds=content.handshake_seconds,
+        frame_seconds=content.frame_seconds,
+    )
+
+
+def lab_config(lab: ProvisionedLab, host: str = "127.0.0.1", port: int = DEFAULT_PORT) -> EkmConfig:
+    """Return the configuration of a provisioned lab's key manager; its files go to ``ekm/``.
+
+    Raises ProvisioningError when that folder cannot be made.
+    """
+    folder = lab.state_dir / "ekm"
+    private_directory(folder)
+    return EkmConfig(
+        token=lab.ekm_token,
+        tls=lab.ekm_tls,
+        certificate=lab.ekm_certificate,
+        drive_ca=lab.ca,
+        drive_table=folder / "drives.sqlite",
+        audit=folder / "audit.jsonl",
+        host=host,
+        port=port,
+    )
+
+
+def enrol_drives(config: EkmConfig, lab: ProvisionedLab) -> None:
+    """Admit all drives of a provisioned lab to the key manager's drive table."""
+    with DriveTable(config.drive_table) as table:
+        for drive in lab.drives:
+            table.enrol(drive.serial, drive.certificate_der, drive.wrap_public_der, drive.oaep_hash)
+
+
+def dump_config(config: EkmConfig) -> str:
+    """Return the configuration as YAML with absolute paths, as ``parse_config`` reads it."""
+    token = config.token
+    pin = (
+        {"pin_env": token.pin.name}
+        if isinstance(token.pin, PinFromEnv)
+        else {"pin_file": _absolute(token.pin.path)}
+    )
+    conf = {"softhsm_conf": _absolute(token.softhsm_conf)} if token.softhsm_conf else {}
+    content = {
+        "token": {"module": _absolute(token.module), "label": token.label, **pin, **conf},
+        "tls": {
+            "certificate": _absolute(config.tls.certificate),
+            "key": _absolute(config.tls.key),
+            "ca": _absolute(config.tls.ca),
+        },
+        "certificate": _absolute(config.certificate),
+        "drive_ca": _absolute(config.drive_ca),
+        "drive_table": _absolute(config.drive_table),
+        "audit": _absolute(config.audit),
+        "host": config.host,
+        "port": config.port,
+        "partners": [_absolute(partner) for partner in config.partners],
+        "handshake_seconds": config.handshake_seconds,
+        "frame_seconds": config.frame_seconds,
+    }
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def _absolute(path: Path) -> str:
+    return str(path.absolute())

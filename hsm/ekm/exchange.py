@@ -1,0 +1,354 @@
+"""The key manager's half of a key exchange: bytes in, bytes out, no sockets.
+
+One ``Exchange`` serves one connection, one exchange after the other. Whether the drive may have
+keys at all is settled before the key service is touched (EKM-2), and what was decided is in the
+audit log before it is answered.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from traceback import format_tb
+from typing import Protocol
+
+from cryptography import x509
+
+from hsm.eedk import Eedk, KeyLabel
+from hsm.ekm import certificates, messages
+from hsm.ekm.audit import AuditLog
+from hsm.ekm.drive_table import DriveTable, EnrolledDrive, fingerprint
+from hsm.ekm.errors import ErrorCode, ExchangeError, MessageError
+from hsm.ekm.messages import (
+    Ack,
+    AnyMessage,
+    Challenge,
+    Error,
+    Hello,
+    KeyReply,
+    KeyRequest,
+    Operation,
+    Ping,
+    Transcript,
+)
+from hsm.errors import TaperigError
+from hsm.pki import Role
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedKey:
+    """A data key as it leaves the token: wrapped for the drive, and its EEDKs when it is new."""
+
+    sedk: bytes
+    eedks: tuple[bytes, ...] = ()
+
+
+class KeyService(Protocol):
+    """What the exchange needs of a keystore. Refusals are ExchangeErrors with their own codes."""
+
+    def generate(
+        self,
+        drive: EnrolledDrive,
+        volume: str,
+        labels: Sequence[KeyLabel],
+        allow_public_only: bool,
+    ) -> WrappedKey:
+        """Make a data key; return it wrapped for the drive, and its two EEDKs."""
+
+    def translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
+        """Take the data key out of one of the EEDKs; return it wrapped for the drive."""
+
+
+@dataclass(frozen=True)
+class KeyManager:
+    """What all connections share."""
+
+    certificate_der: bytes
+    sign: Callable[[bytes], bytes]
+    """ECDSA P-256 over SHA-256 of the argument, DER, with the certificate's key in the token."""
+    drive_ca: x509.Certificate
+    drives: DriveTable
+    audit: AuditLog
+    keys: KeyService
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back over the connection, and whether the connection then ends."""
+
+    frame: bytes | None
+    close: bool = False
+
+
+@dataclass(slots=True)
+class _Begun:
+    """An exchange between Hello and Ack."""
+
+    serial: str
+    drive_key: certificates.PublicKey
+    drive_nonce: bytes
+    session: bytes
+    transcript: Transcript
+    replied: KeyRequest | None = None
+
+
+class Exchange:
+    """The key manager's side of one connection."""
+
+    def __init__(self, manager: KeyManager) -> None:
+        """Begin with no exchange under way."""
+        self._manager = manager
+        self._begun: _Begun | None = None
+        self._claimed = ""
+        self._request: KeyRequest | None = None
+
+    def on_frame(self, data: bytes) -> Answer:
+        """Take one message and return the answer.
+
+        Hello, KeyRequest and Ping get one answer each; Ack and Error none. A peer whose bytes are
+        no message, or whose Ack is bad, gets an Error and the connection ends, because it would
+        take that Error for the answer to its next message.
+        """
+        message: AnyMessage | None = None
+        try:
+            message = messages.decode(data)
+            return self._on_message(message, data)
+        except MessageError as error:
+            return self._refuse(ErrorCode.MALFORMED_MESSAGE, str(error), close=True)
+        except ExchangeError as error:
+            return self._refuse(error.code, str(error), close=isinstance(message, Ack))
+        except TaperigError as error:
+            return self._refuse(ErrorCode.INTERNAL_FAILURE, str(error))
+        except Exception as error:
+            # Its text may hold anything: only its kind and place are told.
+            _LOG.error(
+                "unforeseen %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__))
+            )
+            return self._refuse(
+                ErrorCode.INTERNAL_FAILURE,
+                f"The key manager failed in an unforeseen way ({type(error).__name__}).",
+            )
+
+    def connection_lost(self) -> None:
+        """Record an exchange that ended without the drive's word."""
+        self._forget()
+
+    def refuse_connection(self, code: ErrorCode, text: str) -> Answer:
+        """Record and answer what the transport found wrong (size, time) with the peer's bytes."""
+        return self._refuse(code, text, close=True)
+
+    def _on_message(self, message: AnyMessage, data: bytes) -> Answer:
+        match message:
+            case Ping():
+                return Answer(data)
+            case Hello():
+                return self._on_hello(message, data)
+            case KeyRequest():
+                return self._on_request(message, data)
+            case Ack():
+                return self._on_ack(message)
+            case Error():
+                return self._on_error(message)
+            case Challenge() | KeyReply():
+                raise ExchangeError(
+                    ErrorCode.UNEXPECTED_MESSAGE, f"A {message.TYPE} is not a drive's to send."
+                )
+
+    def _on_hello(self, hello: Hello, data: bytes) -> Answer:
+        self._forget()
+        if hello.version != messages.PROTOCOL_VERSION:
+            raise ExchangeError(
+                ErrorCode.UNSUPPORTED_VERSION,
+                f"The drive speaks version {hello.version} of the protocol, "
+                f"this key manager version {messages.PROTOCOL_VERSION}.",
+            )
+        identity = certificates.verify_identity(
+            hello.certificate, self._manager.drive_ca, Role.DRIVE
+        )
+        self._claimed = identity.name
+        self._authorized(identity.name, hello.certificate)
+        if self._manager.drives.nonce_was_used(identity.name, hello.nonce):
+            raise ExchangeError(
+                ErrorCode.REPLAYED_NONCE,
+                f"Drive {identity.name} sent a nonce that it has used before: "
+                "an old exchange is being replayed.",
+            )
+        challenge = Challenge(
+            certificate=self._manager.certificate_der,
+            nonce=secrets.token_bytes(messages.NONCE_BYTES),
+            session=secrets.token_bytes(messages.SESSION_BYTES),
+        )
+        answer = challenge.encode()
+        transcript = Transcript()
+        transcript.add(data)
+        transcript.add(answer)
+        self._begun = _Begun(
+            identity.name, identity.public_key, hello.nonce, challenge.session, transcript
+        )
+        return Answer(answer)
+
+    def _authorized(self, serial: str, certificate_der: bytes | None = None) -> EnrolledDrive:
+        drive = self._manager.drives.find(serial)
+        if drive is None:
+            raise ExchangeError(
+                ErrorCode.UNKNOWN_DRIVE, f"Drive {serial} is not in the drive table."
+            )
+        if drive.revoked:
+            raise ExchangeError(
+                ErrorCode.REVOKED_DRIVE, f"Drive {serial} is revoked in the drive table."
+            )
+        if certificate_der is not None and fingerprint(certificate_der) != drive.fingerprint:
+            raise ExchangeError(
+                ErrorCode.CERTIFICATE_MISMATCH,
+                f"Drive {serial} showed a certificate other than the enrolled one.",
+            )
+        return drive
+
+    def _on_request(self, request: KeyRequest, data: bytes) -> Answer:
+        begun = self._begun
+        if begun is None or begun.replied is not None:
+            raise ExchangeError(
+                ErrorCode.UNEXPECTED_MESSAGE, "A key request must follow a challenge."
+            )
+        self._request = request
+        _same_session(begun, request.session)
+        certificates.verify_signature(
+            begun.drive_key,
+            request.signature,
+            begun.transcript.to_sign(request),
+            f"The key request's signature is not that of drive {begun.serial}.",
+        )
+        # The table is asked again: the drive may have been revoked since its Hello.
+        drive = self._authorized(begun.serial)
+        self._manager.drives.take(begun.serial, request.sequence, begun.drive_nonce)
+        begun.transcript.add(data)
+        reply = self._reply(request, self._wrapped_key(drive, request), begun.transcript)
+        answer = reply.encode()
+        self._record("key-reply", "ok", begun.serial, request)
+        begun.transcript.add(answer)
+        begun.replied = request
+        return Answer(answer)
+
+    def _wrapped_key(self, drive: EnrolledDrive, request: KeyRequest) -> WrappedKey:
+        keys = self._manager.keys
+        match request.operation:
+            case Operation.GENERATE:
+                return keys.generate(
+                    drive, request.volume, request.labels, request.allow_public_only
+                )
+            case Operation.TRANSLATE:
+                return keys.translate(drive, request.volume, request.eedks)
+            case Operation.REKEY:
+                raise ExchangeError(
+                    ErrorCode.UNSUPPORTED_OPERATION, "This key manager does not serve rekey yet."
+                )
+
+    def _reply(self, request: KeyRequest, key: WrappedKey, transcript: Transcript) -> KeyReply:
+        unsigned = KeyReply(
+            session=request.session, sedk=key.sedk, eedks=key.eedks, sequence=request.sequence
+        )
+        return replace(unsigned, signature=self._manager.sign(transcript.to_sign(unsigned)))
+
+    def _on_ack(self, ack: Ack) -> Answer:
+        begun = self._begun
+        if begun is None or begun.replied is None:
+            raise ExchangeError(
+                ErrorCode.UNEXPECTED_MESSAGE, "An acknowledgement must follow a key reply."
+            )
+        _same_session(begun, ack.session)
+        certificates.verify_signature(
+            begun.drive_key,
+            ack.signature,
+            begun.transcript.to_sign(ack),
+            f"The acknowledgement's signature is not that of drive {begun.serial}.",
+        )
+        outcome = "ok" if ack.status == 0 else "failed"
+        self._record("ack", outcome, begun.serial, begun.replied, status=ack.status)
+        self._end()
+        return Answer(None)
+
+    def _on_error(self, error: Error) -> Answer:
+        """The drive refuses; its word is unsigned, so it is recorded as a claim and no more."""
+        self._record(
+            "drive-error", "failed", self._claimed, self._request, code=error.code, text=error.text
+        )
+        self._end()
+        return Answer(None)
+
+    def _refuse(self, code: ErrorCode, text: str, close: bool = False) -> Answer:
+        text = messages.printable(text)
+        try:
+            self._record("refusal", "refused", self._claimed, self._request, code=code, text=text)
+            self._forget()
+        except TaperigError:
+            self._end()
+            close = True  # The log itself fails: the drive is still told, and gets no key.
+        return Answer(Error(code, text).encode(), close)
+
+    def _forget(self) -> None:
+        """End what was under way without an Ack, and say so."""
+        begun = self._begun
+        if begun is not None and begun.replied is not None:
+            self._record("no-ack", "unknown", begun.serial, begun.replied)
+        self._end()
+
+    def _end(self) -> None:
+        self._begun = None
+        self._claimed = ""
+        self._request = None
+
+    def _record(
+        self,
+        event: str,
+        outcome: str,
+        serial: str,
+        request: KeyRequest | None,
+        code: int = 0,
+        **more: str | int,
+    ) -> None:
+        details: dict[str, str | int | list[str]] = {
+            "serial": serial,
+            "outcome": outcome,
+            "code": int(code),
+            "cause": _cause(code),
+            **more,
+        }
+        if request is not None:
+            details |= {
+                "operation": request.operation.value,
+                "volume": request.volume,
+                "keys": [*map(_label_name, request.labels), *map(_eedk_name, request.eedks)],
+            }
+        self._manager.audit.append(event, **details)
+
+
+def _same_session(begun: _Begun, session: bytes) -> None:
+    if session != begun.session:
+        raise ExchangeError(
+            ErrorCode.WRONG_SESSION,
+            f"Drive {begun.serial} answered for another exchange than this.",
+        )
+
+
+def _cause(code: int) -> str:
+    try:
+        return ErrorCode(code).name if code else ""
+    except ValueError:  # from a drive newer than this key manager
+        return "UNKNOWN"
+
+
+def _label_name(key_label: KeyLabel) -> str:
+    return f"{key_label.label} ({key_label.mode})"
+
+
+def _eedk_name(data: bytes) -> str:
+    """Return the label or hash that an EEDK names; for the log, so it never fails."""
+    try:
+        eedk = Eedk.decode(data)
+    except TaperigError:
+        return "unreadable EEDK"
+    return f"{eedk.label} (clear)" if eedk.label else f"{(eedk.kek_hash or b'').hex()} (hash)"

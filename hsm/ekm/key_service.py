@@ -1,0 +1,109 @@
+"""The key manager's keys: what an exchange asks of the token, with a code for each refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hsm.datakeys import DataKeys
+from hsm.eedk import Eedk, KeyLabel
+from hsm.ekm.drive_table import EnrolledDrive
+from hsm.ekm.errors import ErrorCode, ExchangeError
+from hsm.ekm.exchange import WrappedKey
+from hsm.errors import (
+    DriveKeyUnknownError,
+    EedkForgedError,
+    EedkMalformedError,
+    EedkUnopenedError,
+    EedkWrongVolumeError,
+    KekHashUnknownError,
+    KekPublicOnlyError,
+    LabelUnknownError,
+    PairUnreadableError,
+    TaperigError,
+    TokenError,
+)
+from hsm.token import DataKey
+
+_GENERATE_CODES: dict[type[TaperigError], ErrorCode] = {
+    LabelUnknownError: ErrorCode.UNKNOWN_LABEL,
+    PairUnreadableError: ErrorCode.PUBLIC_ONLY_PAIR,
+}
+_OPEN_CODES: dict[type[TaperigError], ErrorCode] = {
+    EedkMalformedError: ErrorCode.CORRUPT_EEDK,
+    EedkForgedError: ErrorCode.FORGED_EEDK,
+    EedkWrongVolumeError: ErrorCode.WRONG_VOLUME,
+    EedkUnopenedError: ErrorCode.WRONG_KEK,
+    LabelUnknownError: ErrorCode.KEK_ABSENT,
+    KekHashUnknownError: ErrorCode.KEK_ABSENT,
+    KekPublicOnlyError: ErrorCode.KEK_PUBLIC_ONLY,
+}
+_COMMON_CODES: dict[type[TaperigError], ErrorCode] = {
+    DriveKeyUnknownError: ErrorCode.DRIVE_KEY_ABSENT,
+    TokenError: ErrorCode.KEYSTORE_FAILURE,
+    TaperigError: ErrorCode.INTERNAL_FAILURE,
+}
+
+
+class TokenKeyService:
+    """Data keys in a token, as ``hsm.ekm.exchange.KeyService`` wants them (EKM-3)."""
+
+    def __init__(self, data_keys: DataKeys) -> None:
+        """Use the data keys of an open token."""
+        self._data_keys = data_keys
+
+    def generate(
+        self,
+        drive: EnrolledDrive,
+        volume: str,
+        labels: Sequence[KeyLabel],
+        allow_public_only: bool,
+    ) -> WrappedKey:
+        """Make a data key; return it wrapped for the drive, and its two EEDKs.
+
+        Labels are looked up before any key is made (KEY-9).
+        """
+        with _coded(_GENERATE_CODES):
+            self._data_keys.check_labels(labels, allow_public_only=allow_public_only)
+            with self._data_keys.generate() as data_key:
+                pair = self._data_keys.make_pair(
+                    data_key, labels, volume, allow_public_only=allow_public_only
+                )
+                sedk = self._sedk(data_key, drive)
+        return WrappedKey(sedk, (pair[0].encode(), pair[1].encode()))
+
+    def translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
+        """Take the data key out of the first EEDK that opens; return it wrapped for the drive."""
+        with self._opened(eedks, volume) as data_key, _coded({}):
+            return WrappedKey(self._sedk(data_key, drive))
+
+    def _sedk(self, data_key: DataKey, drive: EnrolledDrive) -> bytes:
+        return self._data_keys.wrap_for_drive(data_key, drive.wrap_spki, drive.oaep_hash)
+
+    def _opened(self, eedks: Sequence[bytes], volume: str) -> DataKey:
+        """Open either EEDK (READ-2d); one of another volume is refused, whatever the other says."""
+        failures: list[ExchangeError] = []
+        for data in eedks:
+            try:
+                with _coded(_OPEN_CODES):
+                    return self._data_keys.open_eedk(Eedk.decode(data), volume)
+            except ExchangeError as failure:
+                if failure.code in (ErrorCode.WRONG_VOLUME, ErrorCode.KEYSTORE_FAILURE):
+                    raise
+                failures.append(failure)
+        text = " ".join(dict.fromkeys(map(str, failures)))
+        raise ExchangeError(failures[0].code, text) from None
+
+
+@contextmanager
+def _coded(codes: dict[type[TaperigError], ErrorCode]) -> Iterator[None]:
+    """Give a refusal of the key side the code by which the drive and the log know it."""
+    try:
+        yield
+    except ExchangeError:
+        raise
+    except TaperigError as error:
+        code = next(
+            code for kind, code in {**codes, **_COMMON_CODES}.items() if isinstance(error, kind)
+        )
+        raise ExchangeError(code, str(error)) from None
