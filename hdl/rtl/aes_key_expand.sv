@@ -14,14 +14,14 @@
 // Latency 105 clocks from start_i to done_o, throughput one key at a time.
 
 module aes_key_expand (
-    input  logic                                  clk_i,
-    input  logic                                  rst_ni,
-    input  logic                                  clear_i,
-    input  logic                                  start_i,
-    input  logic                          [255:0] key_i,
-    output logic                                  busy_o,
-    output logic                                  done_o,
-    output drive_crypto_pkg::round_keys_t         rk_o
+    input  logic                                        clk_i,
+    input  logic                                        rst_ni,
+    input  logic                                        clear_i,
+    input  logic                                        start_i,
+    input  logic [                        255:0]        key_i,
+    output logic                                        busy_o,
+    output logic                                        done_o,
+    output logic [drive_crypto_pkg::AesRounds:0][127:0] rk_o
 );
 
   localparam int unsigned Words = 60;

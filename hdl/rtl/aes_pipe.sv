@@ -12,14 +12,14 @@
 // Latency drive_crypto_pkg::AesLatency (29 clocks), throughput one block a clock.
 
 module aes_pipe (
-    input  logic                                  clk_i,
-    input  logic                                  rst_ni,
-    input  logic                                  clear_i,
-    input  drive_crypto_pkg::round_keys_t         rk_i,
-    input  logic                                  valid_i,
-    input  logic                          [127:0] block_i,
-    output logic                                  valid_o,
-    output logic                          [127:0] block_o
+    input  logic                                        clk_i,
+    input  logic                                        rst_ni,
+    input  logic                                        clear_i,
+    input  logic [drive_crypto_pkg::AesRounds:0][127:0] rk_i,
+    input  logic                                        valid_i,
+    input  logic [                        127:0]        block_i,
+    output logic                                        valid_o,
+    output logic [                        127:0]        block_o
 );
 
   localparam int unsigned Rounds = drive_crypto_pkg::AesRounds;

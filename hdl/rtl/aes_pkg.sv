@@ -67,4 +67,21 @@ package aes_pkg;
     rotate_3 = {w[7:0], w[31:8]};
   endfunction
 
+  // xtime of the four bytes of a word.
+  function automatic logic [31:0] xtime_word(input logic [31:0] w);
+    logic [31:0] carries;
+    carries = (w >> 7) & 32'h01010101;
+    xtime_word = ((w & 32'h7f7f7f7f) << 1) ^ carries ^ (carries << 1) ^ (carries << 3) ^
+        (carries << 4);
+  endfunction
+
+  // FIPS 197 section 5.3.3, InvMixColumns of one column: MixColumns once {04} of the byte two rows
+  // on and of its own is added to each.
+  function automatic logic [31:0] inv_mix_column(input logic [31:0] w);
+    logic [31:0] once, twice;
+    once = w ^ xtime_word(xtime_word(w ^ rotate_2(w)));
+    twice = xtime_word(once);
+    inv_mix_column = twice ^ rotate_1(twice ^ once) ^ rotate_2(once) ^ rotate_3(once);
+  endfunction
+
 endpackage

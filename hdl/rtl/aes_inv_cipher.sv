@@ -1,0 +1,134 @@
+// AES-256 inverse cipher, one block at a time, with its own key expansion.
+//
+// FIPS 197 section 5.3, key length 256. Each round takes two clocks: InvShiftRows and InvSubBytes
+// (S-box ROMs); AddRoundKey and InvMixColumns. Time depends on neither key nor block.
+//
+// Ports
+//   clear_i        stops and zeroes everything, round keys included, at one edge
+//   key_start_i    takes key_i and expands it
+//   key_done_o     one clock: blocks may come
+//   start_i        takes block_i; not while busy
+//   done_o         one clock: block_o is the block deciphered, and stays until the next start
+//
+// Latency 29 clocks from start_i to done_o, 105 from key_start_i to key_done_o. Throughput one
+// block in 29 clocks.
+
+module aes_inv_cipher (
+    input  logic         clk_i,
+    input  logic         rst_ni,
+    input  logic         clear_i,
+    input  logic         key_start_i,
+    input  logic [255:0] key_i,
+    output logic         key_done_o,
+    input  logic         start_i,
+    input  logic [127:0] block_i,
+    output logic         done_o,
+    output logic [127:0] block_o
+);
+
+  localparam logic [3:0] LastRoundKey = 4'(drive_crypto_pkg::AesRounds);
+
+  logic [drive_crypto_pkg::AesRounds:0][127:0] rk;
+  logic unused_busy;
+
+  aes_key_expand u_key_expand (
+      .clk_i,
+      .rst_ni,
+      .clear_i,
+      .start_i(key_start_i),
+      .key_i,
+      .busy_o (unused_busy),
+      .done_o (key_done_o),
+      .rk_o   (rk)
+  );
+
+  logic busy_q, combine_q, done_q, wipe_q, wipe;
+  logic [3:0] round_q;  // the round key to be added next
+  logic [127:0] state_q, round_key_q;
+
+  assign wipe = clear_i | wipe_q;
+
+  // First clock of a round: InvShiftRows is in the addresses. Row r of column c comes from column
+  // c - r; byte 4c+r of the block is row r of column c. The round key is fetched beside it.
+  logic [15:0][7:0] subbed;
+
+  for (genvar c = 0; c < 4; c++) begin : gen_column
+    for (genvar r = 0; r < 4; r += 2) begin : gen_row
+      localparam int unsigned FromA = 4 * ((c + 4 - r) % 4) + r;
+      localparam int unsigned FromB = 4 * ((c + 3 - r) % 4) + r + 1;
+      aes_inv_sbox_rom u_inv_sbox_rom (
+          .clk_i,
+          .clear_i (wipe),
+          .en_i    (busy_q & ~combine_q),
+          .addr_a_i(state_q[127-8*FromA-:8]),
+          .addr_b_i(state_q[127-8*FromB-:8]),
+          .data_a_o(subbed[4*c+r]),
+          .data_b_o(subbed[4*c+r+1])
+      );
+    end
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      round_key_q <= '0;
+    end else if (clear_i) begin
+      round_key_q <= '0;
+    end else if (busy_q && !combine_q) begin
+      round_key_q <= rk[round_q];
+    end
+  end
+
+  // Second clock: AddRoundKey, and InvMixColumns but in the last round.
+  logic [127:0] added;
+
+  for (genvar b = 0; b < 16; b++) begin : gen_add
+    assign added[127-8*b-:8] = subbed[b] ^ round_key_q[127-8*b-:8];
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      busy_q    <= 1'b0;
+      combine_q <= 1'b0;
+      done_q    <= 1'b0;
+      wipe_q    <= 1'b1;
+      round_q   <= '0;
+      state_q   <= '0;
+    end else if (clear_i) begin
+      busy_q    <= 1'b0;
+      combine_q <= 1'b0;
+      done_q    <= 1'b0;
+      wipe_q    <= 1'b0;
+      round_q   <= '0;
+      state_q   <= '0;
+    end else begin
+      wipe_q <= 1'b0;
+      done_q <= 1'b0;
+      if (start_i) begin
+        busy_q    <= 1'b1;
+        combine_q <= 1'b0;
+        round_q   <= LastRoundKey - 4'd1;
+        state_q   <= block_i ^ rk[LastRoundKey];
+      end else if (busy_q) begin
+        combine_q <= ~combine_q;
+        if (combine_q) begin
+          round_q <= round_q - 4'd1;
+          if (round_q == 4'd0) begin
+            round_q <= '0;
+            state_q <= added;
+            busy_q  <= 1'b0;
+            done_q  <= 1'b1;
+          end else begin
+            state_q[127:96] <= aes_pkg::inv_mix_column(added[127:96]);
+            state_q[95:64]  <= aes_pkg::inv_mix_column(added[95:64]);
+            state_q[63:32]  <= aes_pkg::inv_mix_column(added[63:32]);
+            state_q[31:0]   <= aes_pkg::inv_mix_column(added[31:0]);
+          end
+        end
+      end
+    end
+  end
+
+  assign done_o  = done_q;
+  assign block_o = state_q;
+
+endmodule

@@ -1,0 +1,51 @@
+// Two reads a clock of the inverse AES S-box, as a block RAM makes them: registered output.
+//
+// InvSubBytes of FIPS 197 section 5.3.2.
+//
+// Ports
+//   clear_i      output registers to zero, before any read
+//   en_i         read at this edge; else the outputs stay
+//   addr_*_i     bytes to look up
+//   data_*_o     InvSbox[addr]
+//
+// Latency 1 clock, throughput 2 bytes a clock.
+
+module aes_inv_sbox_rom (
+    input  logic       clk_i,
+    input  logic       clear_i,
+    input  logic       en_i,
+    input  logic [7:0] addr_a_i,
+    input  logic [7:0] addr_b_i,
+    output logic [7:0] data_a_o,
+    output logic [7:0] data_b_o
+);
+
+  logic [7:0] rom[256];
+  logic [7:0] data_a_q, data_b_q;
+
+  initial begin
+    for (int i = 0; i < 256; i++) begin
+      rom[i] = aes_pkg::InvSbox[2047-8*i-:8];
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (clear_i) begin
+      data_a_q <= '0;
+    end else if (en_i) begin
+      data_a_q <= rom[addr_a_i];
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (clear_i) begin
+      data_b_q <= '0;
+    end else if (en_i) begin
+      data_b_q <= rom[addr_b_i];
+    end
+  end
+
+  assign data_a_o = data_a_q;
+  assign data_b_o = data_b_q;
+
+endmodule

@@ -1,0 +1,149 @@
+"""AES key unwrap in gates against NIST's key-wrap vectors, RFC 3394 and `cryptography`."""
+
+import random
+from typing import Any
+
+import cocotb
+from clocked import clocks, left_over, registers, start
+from cocotb.triggers import ClockCycles
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
+from nist_vectors import read_cavp
+
+LATENCY = 827
+REGISTERS = 16 + 12
+IDLE = {"clear_i": 0, "start_i": 0, "kek_i": 0, "blob_i": 0}
+
+
+async def unwrap(dut: Any, kek: int, blob: int) -> int | None:
+    """Unwrap one blob and return the key, or None when the gates refuse it.
+
+    It must take the same time whatever happens, show nothing before the end, and leave nothing
+    but its result in any register.
+    """
+    dut.kek_i.value = kek
+    dut.blob_i.value = blob
+    dut.start_i.value = 1
+    await clocks(dut)
+    dut.start_i.value = 0
+    dut.kek_i.value = 0
+    dut.blob_i.value = 0
+    assert dut.busy_o.value
+    assert (int(dut.key_o.value), int(dut.ok_o.value)) == (0, 0)
+    await ClockCycles(dut.clk_i, LATENCY - 2)
+    await clocks(dut)
+    assert dut.busy_o.value
+    assert not dut.done_o.value
+    assert (int(dut.key_o.value), int(dut.ok_o.value)) == (0, 0)
+    await clocks(dut)
+    assert dut.done_o.value
+    assert not dut.busy_o.value
+    await clocks(dut)
+    assert not dut.done_o.value
+    if dut.ok_o.value:
+        return int(dut.key_o.value)
+    assert int(dut.key_o.value) == 0
+    return None
+
+
+def vectors(name: str) -> list[tuple[int, int, int | None]]:
+    """Return (kek, blob, key or None) of the vectors whose plaintext is 256 bits."""
+    return [
+        (int(v["K"], 16), int(v["C"], 16), int(v["P"], 16) if "P" in v else None)
+        for section, v in read_cavp(f"keywrap/kwtestvectors/{name}.txt")
+        if section == "PLAINTEXT LENGTH = 256"
+    ]
+
+
+@cocotb.test()
+async def unwrapping_vectors_of_nist(dut: Any) -> None:
+    """KW-AD, AES-256: the 100 of 500 vectors that carry a 256-bit key, 20 of which must fail."""
+    await start(dut, **IDLE)
+    found = vectors("KW_AD_256")
+    assert (len(found), sum(key is None for _, _, key in found)) == (100, 20)
+    for kek, blob, key in found:
+        assert await unwrap(dut, kek, blob) == key, f"kek {kek:064x} blob {blob:080x}"
+
+
+@cocotb.test()
+async def wrapping_vectors_of_nist(dut: Any) -> None:
+    """KW-AE, AES-256: the ciphertexts of the 100 of 500 vectors with a 256-bit key, unwrapped."""
+    await start(dut, **IDLE)
+    found = vectors("KW_AE_256")
+    assert len(found) == 100
+    for kek, blob, key in found:
+        assert key is not None
+        assert await unwrap(dut, kek, blob) == key, f"kek {kek:064x} blob {blob:080x}"
+
+
+@cocotb.test()
+async def example_of_the_rfc(dut: Any) -> None:
+    """RFC 3394 section 4.6: 256 bits of key data under a 256-bit key-encryption key."""
+    await start(dut, **IDLE)
+    kek = int.from_bytes(bytes(range(32)))
+    key = 0x00112233445566778899AABBCCDDEEFF000102030405060708090A0B0C0D0E0F
+    blob = 0x28C9F404C4B810F4CBCCB35CFB87F8263F5786E2D80ED326CBC7F0E71A99F43BFB988B9B7A02DD21
+    assert await unwrap(dut, kek, blob) == key
+
+
+@cocotb.test()
+async def random_keys(dut: Any) -> None:
+    choice = random.Random(1)
+    await start(dut, **IDLE)
+    for _ in range(50):
+        kek, key = choice.randbytes(32), choice.randbytes(32)
+        blob = aes_key_wrap(kek, key)
+        assert await unwrap(dut, int.from_bytes(kek), int.from_bytes(blob)) == int.from_bytes(key)
+
+
+@cocotb.test()
+async def every_changed_bit_is_refused(dut: Any) -> None:
+    """Each of the 320 bits of a blob, and some of the key-encryption key; then the true one."""
+    choice = random.Random(2)
+    await start(dut, **IDLE)
+    kek, key = choice.randbytes(32), choice.randbytes(32)
+    true_kek, true_blob = int.from_bytes(kek), int.from_bytes(aes_key_wrap(kek, key))
+    for bit in range(320):
+        assert await unwrap(dut, true_kek, true_blob ^ 1 << bit) is None, f"bit {bit}"
+    for bit in range(0, 256, 7):
+        assert await unwrap(dut, true_kek ^ 1 << bit, true_blob) is None, f"bit {bit} of the key"
+    assert await unwrap(dut, true_kek, true_blob) == int.from_bytes(key)
+
+
+@cocotb.test()
+async def only_the_result_stays(dut: Any) -> None:
+    """When it has ended, no register but the result's holds anything, and a failure leaves none."""
+    choice = random.Random(3)
+    await start(dut, **IDLE)
+    kek, key = choice.randbytes(32), choice.randbytes(32)
+    blob = int.from_bytes(aes_key_wrap(kek, key))
+    assert await unwrap(dut, int.from_bytes(kek), blob) == int.from_bytes(key)
+    assert {path.split(".")[-1] for path in left_over(dut, at_least=REGISTERS)} == {"key_q", "ok_q"}
+    assert await unwrap(dut, int.from_bytes(kek), blob ^ 1) is None
+    assert left_over(dut, at_least=REGISTERS) == []
+
+
+@cocotb.test()
+async def clear_leaves_nothing(dut: Any) -> None:
+    """At any time, done or not, clear zeroes all registers in one clock and no key comes out."""
+    choice = random.Random(4)
+    await start(dut, **IDLE)
+    # The first and last clocks, and forty in between.
+    waits = [0, 1, 2, 105, 106, 107, LATENCY - 3, LATENCY - 2, LATENCY - 1, LATENCY, LATENCY + 5]
+    for wait in waits + [choice.randrange(LATENCY) for _ in range(40)]:
+        kek, key = choice.randbytes(32), choice.randbytes(32)
+        dut.kek_i.value = int.from_bytes(kek)
+        dut.blob_i.value = int.from_bytes(aes_key_wrap(kek, key))
+        dut.start_i.value = 1
+        await clocks(dut)
+        dut.start_i.value = 0
+        await clocks(dut, wait)
+        assert len(left_over(dut, at_least=REGISTERS)) >= 2
+        dut.clear_i.value = 1
+        await clocks(dut)
+        dut.clear_i.value = 0
+        assert left_over(dut, at_least=REGISTERS) == []
+        await ClockCycles(dut.clk_i, 40)
+        await clocks(dut)
+        assert not dut.busy_o.value
+        assert left_over(dut, at_least=REGISTERS) == []
+    assert any(path.endswith("key_q") for path, _ in registers(dut))
