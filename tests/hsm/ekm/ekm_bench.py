@@ -1,0 +1,128 @@
+"""The key manager on its real token, driven message by message."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from ekm_lab import SoftDrive, SoftKek, TokenWatch, der
+
+from hsm.ekm import audit, messages
+from hsm.ekm.drive_table import DriveTable
+from hsm.ekm.errors import ErrorCode
+from hsm.ekm.exchange import Answer, Exchange, KeyManager
+from hsm.ekm.messages import AnyMessage, Challenge, Error, Hello, KeyReply, KeyRequest, Transcript
+from hsm.keystore import Keystore
+from hsm.lab import ProvisionedLab
+from hsm.pki import load_certificate
+from hsm.token import Token
+from rig.drive.key_exchange import DriveSession, Generate, Translate
+
+PUBLIC_ONLY = ("Elsewhere One", "Elsewhere Two")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outsiders:
+    """Keys that were not made by the lab: a KEK, public-only KEKs, a drive, another key manager."""
+
+    kek: SoftKek
+    public_only: tuple[SoftKek, SoftKek]
+    drive: SoftDrive
+    partner: ec.EllipticCurvePrivateKey
+
+
+@dataclasses.dataclass
+class Site:
+    """The key manager's open token and what tests put into it."""
+
+    lab: ProvisionedLab
+    token: Token
+    keystore: Keystore
+    outsiders: Outsiders
+
+
+@dataclasses.dataclass
+class Bench:
+    """One key manager, driven message by message."""
+
+    site: Site
+    manager: KeyManager
+    drives: DriveTable
+    watch: TokenWatch
+
+    @property
+    def drive(self) -> SoftDrive:
+        return self.site.outsiders.drive
+
+    @property
+    def trust(self) -> bytes:
+        return der(load_certificate(self.site.lab.ca))
+
+    def connect(self) -> Exchange:
+        return Exchange(self.manager)
+
+    def session(
+        self, request: Generate | Translate, drive: SoftDrive | None = None
+    ) -> DriveSession:
+        drive = drive or self.drive
+        return DriveSession(drive, self.trust, drive.serial, request)
+
+    def run(self, session: DriveSession, exchange: Exchange | None = None) -> DriveSession:
+        """Carry an exchange to its end, and its last word too."""
+        exchange = exchange or self.connect()
+        outgoing: bytes | None = session.hello()
+        while outgoing is not None and not session.finished:
+            answer = exchange.on_frame(outgoing).frame
+            assert answer is not None
+            outgoing = session.on_message(answer)
+        if outgoing is not None:
+            assert exchange.on_frame(outgoing) == Answer(None)
+        return session
+
+    def refused(self, request: Generate | Translate, drive: SoftDrive | None = None) -> Error:
+        """Run an exchange that must be refused; return the refusal."""
+        session = self.run(self.session(request, drive))
+        assert session.failure is not None
+        return Error(session.failure.code, str(session.failure))
+
+    def records(self) -> list[dict[str, Any]]:
+        return list(audit.records(self.manager.audit.path))
+
+    def by_hand(
+        self, change: Callable[[KeyRequest], KeyRequest], request: KeyRequest
+    ) -> tuple[Exchange, Answer]:
+        """Have the drive sign an unusual request honestly; return where it led."""
+        exchange = self.connect()
+        hello = Hello(self.drive.certificate_der, nonce=b"h" * 32).encode()
+        challenge_frame = exchange.on_frame(hello).frame
+        assert challenge_frame is not None
+        challenge = messages.decode(challenge_frame)
+        assert isinstance(challenge, Challenge)
+        transcript = Transcript()
+        transcript.add(hello)
+        transcript.add(challenge_frame)
+        changed = change(dataclasses.replace(request, session=challenge.session))
+        signature = self.drive.sign(transcript.to_sign(changed))
+        return exchange, exchange.on_frame(
+            dataclasses.replace(changed, signature=signature).encode()
+        )
+
+
+def decoded(answer: Answer) -> AnyMessage:
+    assert answer.frame is not None
+    return messages.decode(answer.frame)
+
+
+def error_of(answer: Answer) -> Error:
+    message = decoded(answer)
+    assert isinstance(message, Error), message
+    assert ErrorCode(message.code)
+    return message
+
+
+def reply_of(answer: Answer) -> KeyReply:
+    message = decoded(answer)
+    assert isinstance(message, KeyReply), message
+    return message

@@ -1,0 +1,698 @@
+"""The key manager's half of an exchange, message by message, on a real token."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import load_pem_x509_certificate
+from ekm_bench import PUBLIC_ONLY, Bench, decoded, error_of, reply_of
+from ekm_lab import DR_KEY, MAIN_KEY, SoftDrive, SoftKek, authority, der
+
+from hsm.datakeys import DataKeys
+from hsm.eedk import Eedk, KeyLabel, KeyMode
+from hsm.ekm import audit, messages
+from hsm.ekm.drive_table import DriveTable
+from hsm.ekm.errors import ErrorCode, ExchangeError
+from hsm.ekm.exchange import Answer, Exchange, KeyService, WrappedKey
+from hsm.ekm.messages import Ack, Challenge, Error, Hello, KeyRequest, Operation, Ping
+from hsm.errors import TokenRefusedError
+from hsm.oaep import OaepHash
+from hsm.pki import CertificateAuthority, Role
+from hsm.token import Token
+from rig.drive.key_exchange import DriveSession, Generate, Translate
+
+VOLUME = "VOL001"
+TWO_LABELS = (KeyLabel(MAIN_KEY), KeyLabel(DR_KEY, KeyMode.HASH))
+ASK = Generate(VOLUME, TWO_LABELS)
+OUTSIDE = Generate(VOLUME, (KeyLabel("Made Outside"), KeyLabel(MAIN_KEY)))
+
+
+def begun(
+    bench: Bench, request: Generate | Translate = ASK
+) -> tuple[Exchange, DriveSession, bytes]:
+    """Return an exchange up to where the drive's key request is on its way."""
+    exchange, session = bench.connect(), bench.session(request)
+    challenge = exchange.on_frame(session.hello()).frame
+    assert challenge is not None
+    key_request = session.on_message(challenge)
+    assert key_request is not None
+    return exchange, session, key_request
+
+
+def last_record(bench: Bench) -> dict[str, Any]:
+    return bench.records()[-1]
+
+
+# What is served
+
+
+@pytest.mark.rule("EKM-3", "KEY-2", "KEY-6")
+def test_generate_gives_a_wrapped_key_and_two_eedks(bench: Bench) -> None:
+    grant = bench.run(bench.session(ASK)).grant
+    first, second = map(Eedk.decode, grant.eedks)
+    assert (first.mode, first.label, first.kek_hash) == (KeyMode.CLEAR, MAIN_KEY, None)
+    assert (second.mode, second.label) == (KeyMode.HASH, None)
+    assert second.kek_hash == bench.site.keystore.find(DR_KEY).spki_hash
+    assert {first.volume, second.volume} == {VOLUME}
+    assert len(bench.drive.data_key(grant.sedk)) == 32
+
+
+@pytest.mark.rule("EKM-3", "KEY-3")
+def test_an_eedk_holds_the_key_that_the_drive_got(bench: Bench) -> None:
+    grant = bench.run(bench.session(OUTSIDE)).grant
+    eedk = Eedk.decode(grant.eedks[0])
+    assert bench.site.outsiders.kek.open(eedk.wrapped) == bench.drive.data_key(grant.sedk)
+
+
+@pytest.mark.rule("KEY-1")
+def test_every_generate_makes_another_key(bench: Bench) -> None:
+    keys = {bench.drive.data_key(bench.run(bench.session(ASK)).grant.sedk).hex() for _ in range(5)}
+    assert len(keys) == 5
+
+
+@pytest.mark.rule("KEY-11")
+@pytest.mark.parametrize("mode", list(KeyMode))
+def test_one_label_makes_both_eedks(bench: Bench, mode: KeyMode) -> None:
+    grant = bench.run(bench.session(Generate(VOLUME, (KeyLabel(MAIN_KEY, mode),)))).grant
+    first, second = map(Eedk.decode, grant.eedks)
+    assert (first.mode, first.label, first.kek_hash) == (second.mode, second.label, second.kek_hash)
+    assert first.wrapped != second.wrapped, "each is wrapped afresh"
+
+
+@pytest.mark.rule("KEY-5")
+def test_a_label_is_found_whatever_its_case(bench: Bench) -> None:
+    grant = bench.run(bench.session(Generate(VOLUME, (KeyLabel(MAIN_KEY.upper()),)))).grant
+    assert Eedk.decode(grant.eedks[0]).label == MAIN_KEY
+
+
+@pytest.mark.rule("EKM-3", "KEY-1", "APP-2e", "READ-2d")
+@pytest.mark.parametrize("which", [(0, 1), (1, 0), (0,), (1,)])
+def test_translate_gives_the_same_key_from_either_eedk(
+    bench: Bench, which: tuple[int, ...]
+) -> None:
+    made = bench.run(bench.session(ASK)).grant
+    eedks = tuple(made.eedks[index] for index in which)
+    grant = bench.run(bench.session(Translate(VOLUME, eedks))).grant
+    assert bench.drive.data_key(grant.sedk) == bench.drive.data_key(made.sedk)
+    assert grant.eedks == eedks
+
+
+@pytest.mark.rule("READ-2d", "KEY-4")
+def test_translate_takes_the_second_when_the_first_has_no_private_half_here(bench: Bench) -> None:
+    labels = (KeyLabel(PUBLIC_ONLY[0]), KeyLabel(MAIN_KEY))
+    made = bench.run(bench.session(Generate(VOLUME, labels))).grant
+    grant = bench.run(bench.session(Translate(VOLUME, made.eedks))).grant
+    assert bench.drive.data_key(grant.sedk) == bench.drive.data_key(made.sedk)
+    assert last_record(bench)["keys"] == [f"{PUBLIC_ONLY[0]} (clear)", f"{MAIN_KEY} (clear)"]
+
+
+@pytest.mark.rule("READ-2d")
+@pytest.mark.parametrize("damage", ["garbage", "absent", "forged"])
+def test_translate_takes_the_second_when_the_first_is_no_good(bench: Bench, damage: str) -> None:
+    made = bench.run(bench.session(ASK)).grant
+    good = Eedk.decode(made.eedks[1])
+    first = {
+        "garbage": b"\x00" * 300,
+        "absent": partner_eedk(bench, label="Gone Since"),
+        "forged": dataclasses.replace(good, volume=VOLUME, wrapped=b"\x01" * 256).encode(),
+    }[damage]
+    grant = bench.run(bench.session(Translate(VOLUME, (first, made.eedks[1])))).grant
+    assert bench.drive.data_key(grant.sedk) == bench.drive.data_key(made.sedk)
+
+
+def test_ping_is_answered_with_the_same_and_disturbs_nothing(bench: Bench) -> None:
+    exchange, session, key_request = begun(bench)
+    ping = Ping().encode()
+    assert exchange.on_frame(ping) == Answer(ping)
+    reply = exchange.on_frame(key_request).frame
+    assert reply is not None
+    assert session.on_message(reply) is not None
+    assert session.grant
+
+
+def test_one_connection_serves_exchanges_one_after_another(bench: Bench) -> None:
+    exchange = bench.connect()
+    for _ in range(3):
+        assert bench.run(bench.session(ASK), exchange).grant
+
+
+def test_no_data_key_is_left_in_the_token(bench: Bench) -> None:
+    made = bench.run(bench.session(ASK)).grant
+    bench.run(bench.session(Translate(VOLUME, made.eedks)))
+    bench.refused(Translate(VOLUME, (b"\x00",)))
+    assert not bench.site.token._data_keys
+
+
+# What is recorded
+
+
+@pytest.mark.rule("KEY-12")
+def test_the_audit_log_tells_who_got_what_and_no_key(bench: Bench) -> None:
+    made = bench.run(bench.session(ASK)).grant
+    reply, ack = bench.records()
+    for record in (reply, ack):
+        assert record["serial"] == bench.drive.serial
+        assert (record["operation"], record["volume"]) == ("generate", VOLUME)
+        assert record["keys"] == [f"{MAIN_KEY} (clear)", f"{DR_KEY} (hash)"]
+        assert (record["outcome"], record["code"]) == ("ok", 0)
+    assert (reply["event"], ack["event"]) == ("key-reply", "ack")
+    bench.run(bench.session(Translate(VOLUME, made.eedks)))
+    hash_of_dr = bench.site.keystore.find(DR_KEY).spki_hash.hex()
+    assert last_record(bench)["keys"] == [f"{MAIN_KEY} (clear)", f"{hash_of_dr} (hash)"]
+    text = bench.manager.audit.path.read_text()
+    data_key = bench.drive.data_key(made.sedk)
+    for secret in (data_key, made.sedk, Eedk.decode(made.eedks[0]).wrapped):
+        assert secret.hex() not in text
+
+
+def test_a_reply_without_an_ack_is_recorded(bench: Bench) -> None:
+    exchange, _, key_request = begun(bench)
+    reply_of(exchange.on_frame(key_request))
+    exchange.connection_lost()
+    assert [record["event"] for record in bench.records()] == ["key-reply", "no-ack"]
+    exchange.connection_lost()
+    assert len(bench.records()) == 2
+
+
+def test_a_reply_forgotten_for_another_hello_is_recorded(bench: Bench) -> None:
+    exchange, _, key_request = begun(bench)
+    reply_of(exchange.on_frame(key_request))
+    bench.run(bench.session(ASK), exchange)
+    assert [r["event"] for r in bench.records()] == ["key-reply", "no-ack", "key-reply", "ack"]
+
+
+def test_the_drives_refusal_is_recorded_and_not_answered(bench: Bench) -> None:
+    exchange, _, key_request = begun(bench)
+    reply_of(exchange.on_frame(key_request))
+    answer = exchange.on_frame(Error(ErrorCode.BAD_REPLY, "No good.").encode())
+    assert answer == Answer(None)
+    record = last_record(bench)
+    assert (record["event"], record["cause"], record["text"]) == (
+        "drive-error",
+        "BAD_REPLY",
+        "No good.",
+    )
+    assert (record["serial"], record["volume"]) == (bench.drive.serial, VOLUME)
+
+
+def test_an_error_code_of_the_future_is_recorded_too(bench: Bench) -> None:
+    assert bench.connect().on_frame(Error(250, "?").encode()) == Answer(None)
+    assert last_record(bench)["cause"] == "UNKNOWN"
+
+
+# Who may ask (EKM-2)
+
+
+def expect(bench: Bench, error: Error, code: ErrorCode, *words: str) -> None:
+    """Check a refusal, on the wire and in the log."""
+    assert ErrorCode(error.code) is code, error
+    for word in words:
+        assert word in error.text
+    record = [r for r in bench.records() if r["event"] == "refusal"][-1]
+    assert (record["outcome"], record["code"], record["cause"]) == ("refused", code, code.name)
+    assert record["text"] == error.text
+
+
+def foreign_drive(bench: Bench, kind: str, tmp_path: Path) -> SoftDrive:
+    lab_authority = authority(bench.site.lab)
+    if kind == "other authority":
+        (tmp_path / "other").mkdir()
+        return SoftDrive.issued_by(CertificateAuthority(tmp_path / "other"))
+    if kind == "key manager's role":
+        return SoftDrive.issued_by(lab_authority, role=Role.KEY_MANAGER)
+    drive = SoftDrive.issued_by(lab_authority)
+    if kind == "no certificate":
+        return dataclasses.replace(drive, certificate_der=b"\x30\x03\x02\x01\x01")
+    if kind == "TLS certificate":
+        pem = bench.site.lab.rig_tls.certificate.read_bytes()
+    elif kind == "authority itself":
+        pem = bench.site.lab.ca.read_bytes()
+    else:
+        raise AssertionError(kind)
+    return dataclasses.replace(drive, certificate_der=der(load_pem_x509_certificate(pem)))
+
+
+@pytest.mark.rule("EKM-2")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "other authority",
+        "key manager's role",
+        "no certificate",
+        "TLS certificate",
+        "authority itself",
+    ],
+)
+def test_a_certificate_that_is_no_drives_is_refused(
+    bench: Bench, tmp_path: Path, kind: str
+) -> None:
+    expect(
+        bench,
+        bench.refused(ASK, foreign_drive(bench, kind, tmp_path)),
+        ErrorCode.UNTRUSTED_CERTIFICATE,
+    )
+    assert bench.watch.count == 0
+
+
+@pytest.mark.rule("EKM-2")
+def test_an_unknown_drive_is_refused(bench: Bench) -> None:
+    stranger = SoftDrive.issued_by(authority(bench.site.lab), "STRANGER")
+    expect(bench, bench.refused(ASK, stranger), ErrorCode.UNKNOWN_DRIVE, "STRANGER")
+    assert last_record(bench)["serial"] == "STRANGER"
+    assert bench.watch.count == 0
+
+
+@pytest.mark.rule("EKM-2")
+def test_a_revoked_drive_is_refused(bench: Bench) -> None:
+    bench.drives.set_revoked(bench.drive.serial, True)
+    expect(bench, bench.refused(ASK), ErrorCode.REVOKED_DRIVE, bench.drive.serial)
+    assert bench.watch.count == 0
+
+
+@pytest.mark.rule("EKM-2")
+def test_a_drive_revoked_after_its_hello_is_refused(bench: Bench) -> None:
+    exchange, _, key_request = begun(bench)
+    bench.drives.set_revoked(bench.drive.serial, True)
+    expect(bench, error_of(exchange.on_frame(key_request)), ErrorCode.REVOKED_DRIVE)
+    assert bench.watch.count == 0
+
+
+@pytest.mark.rule("EKM-2")
+def test_another_certificate_than_the_enrolled_one_is_refused(bench: Bench) -> None:
+    double = SoftDrive.issued_by(authority(bench.site.lab), bench.drive.serial)
+    expect(bench, bench.refused(ASK, double), ErrorCode.CERTIFICATE_MISMATCH, bench.drive.serial)
+    assert bench.watch.count == 0
+
+
+@pytest.mark.rule("EKM-2")
+def test_a_stolen_certificate_without_its_key_is_refused(bench: Bench) -> None:
+    thief = dataclasses.replace(bench.drive, key=ec.generate_private_key(ec.SECP256R1()))
+    expect(bench, bench.refused(ASK, thief), ErrorCode.BAD_SIGNATURE, bench.drive.serial)
+    assert bench.watch.count == 0
+    drive = bench.drives.find(bench.drive.serial)
+    assert drive is not None
+    assert drive.sequence == 0, "a forged request uses up no sequence number"
+
+
+@pytest.mark.rule("EKM-2", "BOT-2c")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"volume": "VOL002"},
+        {"labels": (KeyLabel("Made Outside"),)},
+        {"labels": TWO_LABELS[::-1]},
+        {"allow_public_only": True},
+        {"sequence": 2**62},
+        {"operation": Operation.TRANSLATE, "labels": (), "eedks": (b"e",)},
+        {"signature": b"\x30\x06\x02\x01\x01\x02\x01\x01"},
+        {"signature": bytes(70)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_request_that_the_relay_changed_is_refused(bench: Bench, change: dict[str, Any]) -> None:
+    exchange, _, key_request = begun(bench)
+    request = messages.decode(key_request)
+    assert isinstance(request, KeyRequest)
+    forged = dataclasses.replace(request, **change).encode()
+    expect(bench, error_of(exchange.on_frame(forged)), ErrorCode.BAD_SIGNATURE)
+    assert bench.watch.count == 0
+
+
+def test_a_challenge_that_the_relay_changed_spoils_the_request(bench: Bench) -> None:
+    exchange, session = bench.connect(), bench.session(ASK)
+    challenge = decoded(exchange.on_frame(session.hello()))
+    assert isinstance(challenge, Challenge)
+    altered = dataclasses.replace(challenge, nonce=bytes(32)).encode()
+    key_request = session.on_message(altered)
+    assert key_request is not None
+    expect(bench, error_of(exchange.on_frame(key_request)), ErrorCode.BAD_SIGNATURE)
+
+
+# Replays
+
+
+@pytest.mark.rule("EKM-2")
+def test_a_hello_sent_again_is_refused(bench: Bench) -> None:
+    session = bench.session(ASK)
+    exchange = bench.connect()
+    hello = session.hello()
+    challenge = exchange.on_frame(hello).frame
+    assert challenge is not None
+    key_request = session.on_message(challenge)
+    assert key_request is not None
+    reply_of(exchange.on_frame(key_request))
+    asked = bench.watch.count
+    expect(bench, error_of(bench.connect().on_frame(hello)), ErrorCode.REPLAYED_NONCE)
+    assert bench.watch.count == asked
+
+
+@pytest.mark.rule("EKM-2")
+def test_a_request_recorded_earlier_is_refused_under_another_challenge(bench: Bench) -> None:
+    exchange, _, key_request = begun(bench)
+    reply_of(exchange.on_frame(key_request))
+    replay = bench.connect()
+    assert isinstance(decoded(replay.on_frame(bench.session(ASK).hello())), Challenge)
+    expect(bench, error_of(replay.on_frame(key_request)), ErrorCode.WRONG_SESSION)
+    again = bench.connect()
+    challenge = decoded(again.on_frame(bench.session(ASK).hello()))
+    request = messages.decode(key_request)
+    assert isinstance(challenge, Challenge)
+    assert isinstance(request, KeyRequest)
+    moved = dataclasses.replace(request, session=challenge.session).encode()
+    expect(bench, error_of(again.on_frame(moved)), ErrorCode.BAD_SIGNATURE)
+
+
+@pytest.mark.rule("EKM-2")
+def test_one_nonce_in_two_exchanges_at_once_is_refused_in_the_second(bench: Bench) -> None:
+    request = KeyRequest(
+        session=bytes(16),
+        operation=Operation.GENERATE,
+        volume=VOLUME,
+        labels=TWO_LABELS,
+        allow_public_only=False,
+        eedks=(),
+        sequence=1,
+    )
+    # Both Hellos pass before either request has used the nonce up: by_hand sends a constant one.
+    _, first = bench.by_hand(lambda same: same, request)
+    reply_of(first)
+    late = Hello(bench.drive.certificate_der, nonce=b"h" * 32).encode()
+    expect(bench, error_of(bench.connect().on_frame(late)), ErrorCode.REPLAYED_NONCE)
+    with pytest.raises(ExchangeError) as refusal:
+        bench.drives.take(bench.drive.serial, 2, b"h" * 32)
+    assert refusal.value.code is ErrorCode.REPLAYED_NONCE
+
+
+@pytest.mark.rule("EKM-2")
+@pytest.mark.parametrize("sequence", [9, 10])
+def test_a_sequence_number_that_does_not_grow_is_refused(bench: Bench, sequence: int) -> None:
+    numbers = iter([10, sequence, 11])
+
+    def session() -> DriveSession:
+        return DriveSession(bench.drive, bench.trust, bench.drive.serial, ASK, numbers.__next__)
+
+    assert bench.run(session()).grant
+    asked = bench.watch.count
+    failure = bench.run(session()).failure
+    assert failure is not None
+    expect(bench, Error(failure.code, str(failure)), ErrorCode.STALE_SEQUENCE, "10")
+    assert bench.watch.count == asked
+    assert bench.run(session()).grant
+
+
+@pytest.mark.rule("EKM-2")
+def test_sequence_numbers_are_kept_across_restarts(bench: Bench) -> None:
+    numbers = iter([10, 10])
+
+    def session() -> DriveSession:
+        return DriveSession(bench.drive, bench.trust, bench.drive.serial, ASK, numbers.__next__)
+
+    assert bench.run(session()).grant
+    bench.drives.close()
+    with DriveTable(bench.drives.path) as reopened:
+        bench.manager = dataclasses.replace(bench.manager, drives=reopened)
+        failure = bench.run(session()).failure
+    assert failure is not None
+    assert failure.code is ErrorCode.STALE_SEQUENCE
+
+
+# The messages' order
+
+
+def test_messages_out_of_order_are_refused(bench: Bench) -> None:
+    _, _, key_request = begun(bench)
+    expect(bench, error_of(bench.connect().on_frame(key_request)), ErrorCode.UNEXPECTED_MESSAGE)
+    ack = Ack(session=bytes(16), status=0, signature=bytes(70)).encode()
+    answer = bench.connect().on_frame(ack)
+    expect(bench, error_of(answer), ErrorCode.UNEXPECTED_MESSAGE)
+    assert answer.close, "the relay waits for no answer to an Ack"
+    exchange, _, key_request = begun(bench)
+    expect(bench, error_of(exchange.on_frame(ack)), ErrorCode.UNEXPECTED_MESSAGE)
+    exchange, _, key_request = begun(bench)
+    reply = exchange.on_frame(key_request).frame
+    assert reply is not None
+    expect(bench, error_of(exchange.on_frame(key_request)), ErrorCode.UNEXPECTED_MESSAGE)
+    for theirs in (reply, Challenge(b"c", bytes(32), bytes(16)).encode()):
+        expect(bench, error_of(bench.connect().on_frame(theirs)), ErrorCode.UNEXPECTED_MESSAGE)
+
+
+def test_after_a_refusal_the_exchange_is_over(bench: Bench) -> None:
+    exchange, _, key_request = begun(bench)
+    request = messages.decode(key_request)
+    assert isinstance(request, KeyRequest)
+    forged = dataclasses.replace(request, volume="VOL002").encode()
+    assert ErrorCode(error_of(exchange.on_frame(forged)).code) is ErrorCode.BAD_SIGNATURE
+    expect(bench, error_of(exchange.on_frame(key_request)), ErrorCode.UNEXPECTED_MESSAGE)
+    assert bench.watch.count == 0
+
+
+def test_another_version_is_refused(bench: Bench) -> None:
+    hello = Hello(bench.drive.certificate_der, nonce=bytes(32), version=2).encode()
+    expect(bench, error_of(bench.connect().on_frame(hello)), ErrorCode.UNSUPPORTED_VERSION, "2")
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", b"\xff" * 100, Ping().encode() + b"\x00"])
+def test_garbage_is_refused_and_ends_the_connection(bench: Bench, data: bytes) -> None:
+    answer = bench.connect().on_frame(data)
+    expect(bench, error_of(answer), ErrorCode.MALFORMED_MESSAGE)
+    assert answer.close
+
+
+def test_rekey_is_defined_and_refused(bench: Bench) -> None:
+    made = bench.run(bench.session(ASK)).grant
+    request = KeyRequest(
+        session=bytes(16),
+        operation=Operation.REKEY,
+        volume=VOLUME,
+        labels=TWO_LABELS,
+        allow_public_only=False,
+        eedks=made.eedks,
+        sequence=2**62,
+    )
+    asked = bench.watch.count
+    _, answer = bench.by_hand(lambda same: same, request)
+    expect(bench, error_of(answer), ErrorCode.UNSUPPORTED_OPERATION)
+    assert last_record(bench)["operation"] == "rekey"
+    assert bench.watch.count == asked
+
+
+def test_a_forged_ack_is_recorded_and_ends_the_connection(bench: Bench) -> None:
+    exchange, session, key_request = begun(bench)
+    reply = exchange.on_frame(key_request).frame
+    assert reply is not None
+    frame = session.on_message(reply)
+    assert frame is not None
+    ack = messages.decode(frame)
+    assert isinstance(ack, Ack)
+    answer = exchange.on_frame(dataclasses.replace(ack, status=1).encode())
+    expect(bench, error_of(answer), ErrorCode.BAD_SIGNATURE)
+    assert answer.close
+    assert last_record(bench)["event"] == "no-ack"
+
+
+def test_an_ack_for_another_exchange_is_refused(bench: Bench) -> None:
+    exchange, _, key_request = begun(bench)
+    reply_of(exchange.on_frame(key_request))
+    ack = Ack(session=bytes(16), status=0, signature=bytes(70)).encode()
+    expect(bench, error_of(exchange.on_frame(ack)), ErrorCode.WRONG_SESSION)
+
+
+# What is asked for
+
+
+@pytest.mark.rule("KEY-9", "KEY-8")
+def test_an_unknown_label_is_refused_by_name_before_any_key_is_made(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(Token, "generate_data_key", lambda token: made.append("key"))
+    labels = (KeyLabel(MAIN_KEY), KeyLabel("No Such Key", KeyMode.HASH))
+    error = bench.refused(Generate(VOLUME, labels))
+    expect(bench, error, ErrorCode.UNKNOWN_LABEL, "No Such Key")
+    assert last_record(bench)["keys"] == [f"{MAIN_KEY} (clear)", "No Such Key (hash)"]
+    assert not made
+
+
+@pytest.mark.rule("KEY-11", "KEY-4")
+def test_a_pair_that_nobody_here_can_open_is_refused_unless_allowed(bench: Bench) -> None:
+    labels = (KeyLabel(PUBLIC_ONLY[0]), KeyLabel(PUBLIC_ONLY[1]))
+    error = bench.refused(Generate(VOLUME, labels))
+    expect(bench, error, ErrorCode.PUBLIC_ONLY_PAIR, *PUBLIC_ONLY)
+    grant = bench.run(bench.session(Generate(VOLUME, labels, allow_public_only=True))).grant
+    opened = bench.site.outsiders.public_only[1].open(Eedk.decode(grant.eedks[1]).wrapped)
+    assert opened == bench.drive.data_key(grant.sedk), "the other site reads it"
+    error = bench.refused(Translate(VOLUME, grant.eedks))
+    expect(bench, error, ErrorCode.KEK_PUBLIC_ONLY, *PUBLIC_ONLY)
+
+
+@pytest.mark.rule("KEY-11")
+def test_one_private_half_of_two_is_enough(bench: Bench) -> None:
+    labels = (KeyLabel(PUBLIC_ONLY[0]), KeyLabel(MAIN_KEY))
+    assert bench.run(bench.session(Generate(VOLUME, labels))).grant
+
+
+@pytest.mark.rule("EKM-2")
+def test_a_drive_whose_wrap_key_the_token_does_not_trust_gets_nothing(bench: Bench) -> None:
+    drive = SoftDrive.issued_by(authority(bench.site.lab), "UNWRAPPED")
+    bench.drives.enrol(drive.serial, drive.certificate_der, drive.wrap_spki, OaepHash.SHA1)
+    expect(bench, bench.refused(ASK, drive), ErrorCode.DRIVE_KEY_ABSENT, "not enrolled")
+
+
+def partner_eedk(
+    bench: Bench,
+    label: str | None = None,
+    kek_hash: bytes | None = None,
+    kek: SoftKek | None = None,
+    data_key: bytes = b"k" * 32,
+) -> bytes:
+    """Return an EEDK for VOLUME that another, trusted key manager made with a KEK of its own."""
+    eedk = Eedk(
+        version=1,
+        algorithm="RSA-OAEP",
+        oaep_hash=OaepHash.SHA1,
+        mode=KeyMode.CLEAR if label else KeyMode.HASH,
+        label=label,
+        kek_hash=kek_hash,
+        wrapped=(kek or SoftKek.make("theirs")).wrap(data_key),
+        volume=VOLUME,
+        signature=bytes(70),
+    )
+    signature = bench.site.outsiders.partner.sign(eedk.signed_bytes(), ec.ECDSA(hashes.SHA256()))
+    return eedk.with_signature(signature).encode()
+
+
+@pytest.mark.rule("KEY-8")
+def test_a_kek_that_has_gone_is_named_in_clear_mode(bench: Bench) -> None:
+    error = bench.refused(Translate(VOLUME, (partner_eedk(bench, label="Gone Since"),)))
+    expect(bench, error, ErrorCode.KEK_ABSENT, "Gone Since")
+    assert last_record(bench)["keys"] == ["Gone Since (clear)"]
+
+
+@pytest.mark.rule("KEY-8")
+def test_a_kek_that_has_gone_is_only_a_hash_in_hash_mode(bench: Bench) -> None:
+    error = bench.refused(Translate(VOLUME, (partner_eedk(bench, kek_hash=b"\xab" * 32),)))
+    expect(bench, error, ErrorCode.KEK_ABSENT, "ab" * 32)
+
+
+@pytest.mark.rule("KEY-7")
+def test_the_right_label_over_another_key_does_not_open_and_the_hash_does(bench: Bench) -> None:
+    """The DR site calls a key by the name that main gave to another one."""
+    theirs = bench.site.outsiders.kek
+    clear = partner_eedk(bench, label=MAIN_KEY, kek=theirs)
+    error = bench.refused(Translate(VOLUME, (clear,)))
+    expect(bench, error, ErrorCode.WRONG_KEK, MAIN_KEY)
+    by_hash = partner_eedk(
+        bench, kek_hash=bench.site.keystore.find("Made Outside").spki_hash, kek=theirs
+    )
+    grant = bench.run(bench.session(Translate(VOLUME, (by_hash,)))).grant
+    assert bench.drive.data_key(grant.sedk) == b"k" * 32
+
+
+@pytest.mark.parametrize(
+    "length",
+    [
+        16,
+        24,
+        pytest.param(
+            31,
+            marks=pytest.mark.xfail(
+                strict=True, reason="SoftHSM pads a key with zeros to 8 bytes before it wraps it"
+            ),
+        ),
+        33,
+        64,
+    ],
+)
+def test_an_eedk_that_holds_no_aes_256_key_is_refused(bench: Bench, length: int) -> None:
+    eedk = partner_eedk(
+        bench, label="Made Outside", kek=bench.site.outsiders.kek, data_key=b"k" * length
+    )
+    expect(bench, bench.refused(Translate(VOLUME, (eedk,))), ErrorCode.WRONG_KEK)
+
+
+@pytest.mark.parametrize("damage", [b"\x00", b"\xa0", b"e" * 1024])
+def test_a_corrupt_eedk_is_refused(bench: Bench, damage: bytes) -> None:
+    expect(bench, bench.refused(Translate(VOLUME, (damage,))), ErrorCode.CORRUPT_EEDK)
+    assert last_record(bench)["keys"] == ["unreadable EEDK"]
+
+
+def test_an_eedk_with_any_field_changed_is_refused(bench: Bench) -> None:
+    made = bench.run(bench.session(ASK)).grant
+    eedk = Eedk.decode(made.eedks[0])
+    asked = bench.watch.count
+    for change in (
+        {"wrapped": eedk.wrapped[:-1] + bytes([eedk.wrapped[-1] ^ 1])},
+        {"label": "Made Outside"},
+        {"oaep_hash": OaepHash.SHA256},
+        {"signature": bytes(70)},
+    ):
+        forged = dataclasses.replace(eedk, **change).encode()
+        expect(bench, bench.refused(Translate(VOLUME, (forged,))), ErrorCode.FORGED_EEDK)
+    assert bench.watch.count == asked, "nothing of it reaches the token"
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_eedk_of_another_volume_is_refused_whatever_the_other_says(
+    bench: Bench, place: int
+) -> None:
+    mine = bench.run(bench.session(ASK)).grant.eedks
+    other = bench.run(bench.session(Generate("VOL002", TWO_LABELS))).grant.eedks
+    eedks = (other[0], mine[1]) if place == 0 else (b"\x00", other[1])
+    error = bench.refused(Translate(VOLUME, eedks))
+    expect(bench, error, ErrorCode.WRONG_VOLUME, VOLUME, "VOL002")
+
+
+def test_both_reasons_are_told_when_neither_opens(bench: Bench) -> None:
+    eedks = (partner_eedk(bench, label="Gone Since"), partner_eedk(bench, kek_hash=b"\xab" * 32))
+    error = bench.refused(Translate(VOLUME, eedks))
+    expect(bench, error, ErrorCode.KEK_ABSENT, "Gone Since", "ab" * 32)
+
+
+# What goes wrong here
+
+
+def test_a_token_that_fails_is_its_own_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(keys: DataKeys) -> None:
+        raise TokenRefusedError("The token refused to make a data key (DeviceError).")
+
+    monkeypatch.setattr(DataKeys, "generate", refuse)
+    expect(bench, bench.refused(ASK), ErrorCode.KEYSTORE_FAILURE, "DeviceError")
+
+
+class Surprised(KeyService):
+    """A key service with a bug, whose exception quotes what must not be told."""
+
+    def generate(self, *arguments: object) -> WrappedKey:
+        raise RuntimeError("SEC" + "RET")  # a traceback quotes source lines
+
+    def translate(self, *arguments: object) -> WrappedKey:
+        raise RuntimeError("SEC" + "RET")  # a traceback quotes source lines
+
+
+def test_an_unforeseen_failure_tells_its_kind_and_no_more(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.manager = dataclasses.replace(bench.manager, keys=Surprised())
+    error = bench.refused(ASK)
+    expect(bench, error, ErrorCode.INTERNAL_FAILURE, "RuntimeError")
+    told = error.text + caplog.text + json.dumps(bench.records())
+    assert "SECRET" not in told
+    assert "test_exchange.py" in caplog.text, "where it happened is told"
+
+
+def test_no_record_no_key(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange, _, key_request = begun(bench)
+
+    def full(log: audit.AuditLog, event: str, **details: object) -> None:
+        raise audit.AuditError("Cannot write the audit log.")
+
+    monkeypatch.setattr(audit.AuditLog, "append", full)
+    answer = exchange.on_frame(key_request)
+    assert ErrorCode(error_of(answer).code) is ErrorCode.INTERNAL_FAILURE
+    assert answer.close
