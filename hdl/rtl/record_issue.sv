@@ -287,7 +287,7 @@ module record_issue #(
       slot_q.bank  <= bank_q;
       slot_q.first <= first_q;
       slot_q.bytes <= bytes;
-      slot_q.data  <= in_data_i & record_pkg::byte_mask(bytes);
+      slot_q.data  <= take ? in_data_i & record_pkg::byte_mask(bytes) : '0;
     end
   end
 
