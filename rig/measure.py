@@ -24,7 +24,10 @@ RATIO_LIMIT = 0.99
 BATCH_BYTES = 64 * 1024
 """Least payload of one rate measurement; small records go in batches of this size."""
 
-LEAST_RECORDS = 2
+LEAST_RECORDS = 4
+"""Least records of an unpaced batch: above the engine's banks, so that waiting for one shows."""
+
+LEAST_PACED_RECORDS = 2
 AAD_BYTES = 32
 
 
@@ -93,8 +96,8 @@ class Sample:
             "record_bytes": self.record_bytes,
             "bytes": self.counters.bytes,
             "cycles": self.counters.cycles_busy,
-            "cycles_stalled_by_source": self.counters.cycles_stall_source,
-            "cycles_stalled_by_sink": self.counters.cycles_stall_sink,
+            "cycles_stalled_by_source": self.counters.stall_source,
+            "cycles_stalled_by_sink": self.counters.stall_sink,
             "clock_hz": self.clock_hz,
             "bytes_per_cycle": self.counters.bytes / self.counters.cycles_busy,
             "mb_per_s": self.rate / 1e6,
@@ -121,9 +124,8 @@ def sample(engine: Engine, records: Sequence[Record]) -> tuple[Sample, list[Resu
     return Sample(records[0].operation, size, counters, engine.clock_hz), results
 
 
-def batch(size: int, first_iv: int) -> list[Record]:
+def batch(size: int, count: int, first_iv: int) -> list[Record]:
     """Records to encrypt, of ``size`` bytes each, with IVs that count up from ``first_iv``."""
-    count = max(LEAST_RECORDS, BATCH_BYTES // size)
     return [
         Record(
             Operation.ENCRYPT,
@@ -151,11 +153,14 @@ def rates(
     """
     next_iv = 1
     for size in RECORD_SIZES:
-        plain = batch(size, next_iv)
-        next_iv += len(plain)
+        count = max(LEAST_RECORDS, BATCH_BYTES // size)
+        paced_count = max(LEAST_PACED_RECORDS, BATCH_BYTES // size)
+        plain = batch(size, count, next_iv)
+        again = batch(size, paced_count, next_iv + count)
+        next_iv += count + paced_count
         engine.set_pace(None)
         write, sealed = sample(engine, plain)
-        clear = [Record(Operation.BYPASS, data=record.data) for record in plain]
+        clear = [Record(Operation.BYPASS, data=record.data) for record in again]
         opened = [
             Record(
                 Operation.DECRYPT, data=result.data, iv=record.iv, aad=record.aad, tag=result.tag
@@ -173,9 +178,7 @@ def rates(
         engine.set_pace(native_rate)
         try:
             base, _ = sample(engine, clear)
-            paced_read, _ = sample(engine, opened)
-            again = batch(size, next_iv)
-            next_iv += len(again)
+            paced_read, _ = sample(engine, opened[:paced_count])
             paced_write, _ = sample(engine, again)
         finally:
             engine.set_pace(None)

@@ -1,0 +1,344 @@
+"""The ``rig`` command.
+
+Exit codes: 0 all holds; 1 something judged is wrong; 2 the command could not do its work, and one
+sentence on standard error says why; 130 and 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from hsm.errors import TaperigError
+
+if TYPE_CHECKING:
+    from rig.kat import KatReport
+    from rig.lab import Lab
+
+# Every command imports what it needs when it runs, so that --help and completion answer at once.
+
+_EXAMPLES = """
+Examples:
+
+    rig run                                the default scenario of lab.yaml
+
+    rig run --data ~/Documents --out /tmp/r   your own files as logical volumes
+
+    rig run --waves                        the same with a waveform (FST)
+
+    rig kat gcmEncryptExtIV256.rsp         known answers through the gates
+
+    rig hsm list                           the keys in the token
+
+    rig cartridge show VOL001.tape         what is on a cartridge
+
+    rig rules                              every rule with its tests and their last verdict
+
+State (tokens, PINs, certificates, cartridges, results) is in $TAPERIG_STATE, by default
+~/.local/state/taperig. Shell completion: rig --install-completion.
+"""
+
+app = typer.Typer(
+    name="rig",
+    help="Test rig for tape encryption: gates, keys, drive and virtualization engine, judged.",
+    epilog=_EXAMPLES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+hsm_app = typer.Typer(no_args_is_help=True, help="The token that holds the key-encryption keys.")
+ekm_app = typer.Typer(no_args_is_help=True, help="The key manager (EKM).")
+cartridge_app = typer.Typer(no_args_is_help=True, help="Cartridge files.")
+app.add_typer(hsm_app, name="hsm")
+app.add_typer(ekm_app, name="ekm")
+app.add_typer(cartridge_app, name="cartridge")
+
+LabOption = Annotated[
+    Path | None,
+    typer.Option("--lab", help="Lab file; by default lab.yaml here, else the project's own."),
+]
+BoardOption = Annotated[
+    str | None, typer.Option("--board", help="Board of the lab file; by default the drive's own.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def _lab(path: Path | None) -> Lab:
+    from rig.lab import default_lab_path, load_lab
+
+    return load_lab(path if path is not None else default_lab_path())
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@app.command()
+def run(
+    lab: LabOption = None,
+    board: BoardOption = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", help="File or folder to write to tape; may be given repeatedly."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the results; by default in the state.")
+    ] = None,
+    waves: Annotated[
+        bool, typer.Option("--waves", help="Write a waveform of the run (FST); slower.")
+    ] = False,
+) -> None:
+    """Write real files to tape through the gates, append, read back, compare; measure the rates.
+
+    Writes results.json and junit.xml, and exits 0 only if everything holds.
+    """
+    from rig.run import RunOptions, run_lab
+    from rig.state import state_dir
+
+    options = RunOptions(board=board, data=tuple(data or ()), out=out, waves=waves)
+    result = run_lab(_lab(lab), state_dir(), options)
+    raise typer.Exit({"pass": 0, "fail": 1, "error": 2}[result.verdict])
+
+
+@app.command()
+def kat(
+    file: Annotated[Path, typer.Argument(help="CAVP response file of AES-GCM (.rsp).")],
+    lab: LabOption = None,
+    board: BoardOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a file of known answers (encrypt or decrypt layout) through the gates.
+
+    Exits 0 only if no vector failed and at least one ran.
+    """
+    from rig.boards import open_engine
+    from rig.kat import read_vectors, run_kat
+    from rig.report.console import ConsoleReport
+
+    total = len(read_vectors(file))
+    report = ConsoleReport(error_stream=as_json)
+    done_before = 0
+    with (
+        open_engine(_lab(lab), board, report) as engine,
+        report.task(f"{file.name}: {total} vectors", total) as advance,
+    ):
+
+        def progress(done: int, _all: int) -> None:
+            nonlocal done_before
+            advance(done - done_before)
+            done_before = done
+
+        found = run_kat(file, engine, progress)
+    if as_json:
+        _print_json(_kat_json(file, found))
+    else:
+        print(f"{file}: {found.run} run, {found.passed} passed, {found.failed} failed")
+        for reason, count in sorted(found.skipped.items()):
+            print(f"  {count} skipped: {reason}")
+        for failure in found.failures[:20]:
+            print(f"  line {failure.line}, Count = {failure.count}: {failure.reason}")
+        if len(found.failures) > 20:
+            print(f"  and {len(found.failures) - 20} more")
+        if not found.run:
+            print("  no vector fits the engine (256-bit key, 96-bit IV, 128-bit tag)")
+    raise typer.Exit(0 if found.good else 1)
+
+
+def _kat_json(file: Path, found: KatReport) -> dict[str, object]:
+    return {
+        "file": str(file),
+        "run": found.run,
+        "passed": found.passed,
+        "failed": found.failed,
+        "skipped": found.skipped,
+        "failures": [
+            {"line": failure.line, "count": failure.count, "reason": failure.reason}
+            for failure in found.failures
+        ],
+    }
+
+
+@hsm_app.command("init")
+def hsm_init(lab: LabOption = None, as_json: JsonOption = False) -> None:
+    """Make what is missing: tokens, PINs, KEKs, certificates, drives. Safe to repeat."""
+    from rig.keyside import provision
+    from rig.report.console import ConsoleReport
+    from rig.state import state_dir
+
+    checked = _lab(lab)
+    report = ConsoleReport(error_stream=as_json)
+    with report.task("preparing tokens, keys and certificates"):
+        made = provision(checked, state_dir())
+    if as_json:
+        _print_json(
+            {
+                "state": str(made.state_dir),
+                "token": made.ekm_token.label,
+                "keks": [kek.label for kek in checked.keks],
+                "drives": [drive.serial for drive in made.drives],
+            }
+        )
+        return
+    print(f"state   {made.state_dir}")
+    print(f"token   {made.ekm_token.label}, its PIN in {made.state_dir / 'pins'}")
+    for kek in checked.keks:
+        print(f"KEK     {kek.label}")
+    for drive in made.drives:
+        print(f"drive   {drive.serial}")
+
+
+@hsm_app.command("list")
+def hsm_list(
+    lab: LabOption = None,
+    token: Annotated[
+        str | None, typer.Option("--token", help="Token of the lab file; by default the first.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the key-encryption keys of a token: label, size, whether the private half is there."""
+    from hsm.keystore import Keystore
+    from hsm.token import open_token
+    from rig.keyside import token_config
+    from rig.lab import LabError
+    from rig.state import state_dir
+
+    checked = _lab(lab)
+    name = token if token is not None else next(iter(checked.tokens))
+    if name not in checked.tokens:
+        known = ", ".join(checked.tokens)
+        raise LabError(f"There is no token '{name}' in the lab file; known: {known}.")
+    with open_token(token_config(checked, name, state_dir())) as opened:
+        oaep = opened.oaep_hash.value
+        keks = Keystore(opened).list()
+    if as_json:
+        _print_json(
+            {
+                "token": checked.tokens[name].label,
+                "oaep_hash": oaep,
+                "keks": [
+                    {
+                        "label": kek.label,
+                        "bits": kek.bits,
+                        "private": kek.has_private,
+                        "sha256_of_public_key": kek.spki_hash.hex(),
+                        "valid_until": kek.certificate.not_valid_after_utc.isoformat(),
+                    }
+                    for kek in keks
+                ],
+            }
+        )
+        return
+    print(f"token {checked.tokens[name].label}, RSA-OAEP with {oaep}, {len(keks)} KEKs")
+    width = max((len(kek.label) for kek in keks), default=0)
+    for kek in keks:
+        half = "private and public" if kek.has_private else "public only"
+        print(f"{kek.label:<{width}}  RSA {kek.bits}  {half:<18}  {kek.spki_hash.hex()}")
+
+
+@ekm_app.command("serve")
+def ekm_serve(
+    lab: LabOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="Key manager of the lab file; by default the first."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A key manager's own file, instead of a lab.")
+    ] = None,
+) -> None:
+    """Serve data keys until interrupted (TLS 1.3, client certificates)."""
+    from hsm.ekm.config import load_config
+    from hsm.ekm.server import serve
+    from rig.keyside import ekm_config, provision
+    from rig.lab import LabError
+    from rig.state import state_dir
+
+    if config is not None:
+        serving = load_config(config)
+    else:
+        checked = _lab(lab)
+        chosen = [ekm for ekm in checked.ekms if name is None or ekm.name == name]
+        if not chosen:
+            known = ", ".join(ekm.name for ekm in checked.ekms)
+            raise LabError(f"There is no key manager '{name}' in the lab file; known: {known}.")
+        serving = ekm_config(checked, chosen[0], provision(checked, state_dir()))
+    serve(serving)
+
+
+@cartridge_app.command("show")
+def cartridge_show(
+    file: Annotated[Path, typer.Argument(help="Cartridge file.")], as_json: JsonOption = False
+) -> None:
+    """Show a cartridge's memory, EEDKs (labels or hashes, never keys) and record map."""
+    from rig.cartridge_view import render, show
+
+    shown = show(file)
+    if as_json:
+        _print_json(shown)
+    else:
+        print(render(shown))
+
+
+@app.command()
+def rules(as_json: JsonOption = False) -> None:
+    """List every rule of the modelled system with its tests and their last verdict."""
+    from rig.report.console import ConsoleReport
+    from rig.rules import rule_status
+
+    report = ConsoleReport(error_stream=as_json)
+    with report.task("collecting the tests"):
+        status = rule_status()
+    if as_json:
+        _print_json(
+            [
+                {
+                    "id": each.rule.id,
+                    "group": each.rule.group,
+                    "text": each.rule.text,
+                    "verdict": each.verdict,
+                    "tests": [{"name": test.name, "last": test.outcome} for test in each.tests],
+                }
+                for each in status
+            ]
+        )
+        return
+    group = ""
+    for each in status:
+        if each.rule.group != group:
+            group = each.rule.group
+            print(f"\n{group}")
+        print(f"{each.rule.id:<8} {each.verdict:<8} {each.rule.text}")
+        for test in each.tests:
+            print(f"{'':<17} {test.outcome:<8} {test.name}")
+    covered = sum(1 for each in status if each.tests)
+    print(f"\n{covered} of {len(status)} rules have tests")
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    """End as on an exception, so that every child is stopped and every file is closed."""
+    sys.exit(128 + number)
+
+
+def main() -> None:
+    """Run the command line; what the user has to mend comes as one sentence."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app(standalone_mode=True)
+    except TaperigError as error:
+        print(f"rig: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # Nobody reads our output any more; keep Python from failing again at its last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""What the user sees while a run goes on: steps as they end, progress of what takes long.
+
+At a terminal the step or task in hand is shown live under the lines, with its time and, when its
+size is known, a bar. Elsewhere the same lines come plain, and a long task says when it begins and
+when it ends. All of it goes to standard output, or to standard error where standard output carries
+JSON.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from rig.events import Event
+from rig.measure import Measurement
+from rig.report import text
+from rig.report.results import Check, RunResult, ScenarioResult
+
+PLAIN_NOTICE_S = 2.0
+"""Without a terminal, a task that took longer than this is reported when it ends."""
+
+_STYLE = {"ok": "green", "pass": "green", "failed": "red", "fail": "red", "error": "red"}
+_STEP_COLUMNS = "{step:<8} {volume:<7} {text:<58} {time:>9}  {outcome}"
+
+
+class ConsoleReport:
+    """Reports a run to standard output."""
+
+    def __init__(self, *, error_stream: bool = False) -> None:
+        """Write to standard output, or to standard error; live only at a terminal."""
+        self._console = Console(highlight=False, soft_wrap=True, stderr=error_stream)
+        self._live = self._console.is_terminal
+        self._progress: Progress | None = None
+
+    def line(self, words: str = "", style: str = "") -> None:
+        """One line of text."""
+        self._console.print(escape(words), style=style or None)
+
+    def title(self, words: str) -> None:
+        """The heading of a part of the run."""
+        self.line()
+        self.line(words, "bold")
+
+    @contextmanager
+    def task(self, words: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
+        """Show something that may take a while; the caller tells how much of ``total`` is done."""
+        began = time.monotonic()
+        if not self._live:
+            yield lambda amount: None
+            if (took := time.monotonic() - began) > PLAIN_NOTICE_S:
+                self.line(f"{words}: done in {text.seconds(took)}")
+            return
+        with self._shown() as progress:
+            task = progress.add_task(escape(words), total=total)
+            try:
+                yield lambda amount: progress.advance(task, amount)
+            finally:
+                progress.remove_task(task)
+
+    def begin(self, words: str) -> None:
+        """Say, where nothing is shown live, that something long begins."""
+        if not self._live:
+            self.line(words)
+
+    @contextmanager
+    def _shown(self) -> Iterator[Progress]:
+        """The live area, shared by tasks inside tasks."""
+        if self._progress is not None:
+            yield self._progress
+            return
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            self._progress = progress
+            try:
+                yield progress
+            finally:
+                self._progress = None
+
+    def step_heading(self) -> None:
+        """The heading of the table of steps."""
+        self.line(
+            _STEP_COLUMNS.format(
+                step="step", volume="volume", text="", time="time", outcome="outcome"
+            ),
+            "dim",
+        )
+
+    def step(self, event: Event) -> None:
+        """One step of a sequence that has ended."""
+        words = event.text if len(event.text) <= 58 else event.text[:55] + "..."
+        self.line(
+            _STEP_COLUMNS.format(
+                step=event.step,
+                volume=event.volume or "",
+                text=words,
+                time=text.seconds(event.duration_s),
+                outcome=event.outcome,
+            ),
+            _STYLE.get(event.outcome, "") if event.outcome != "ok" else "",
+        )
+
+    def check(self, check: Check) -> None:
+        """One thing that was judged."""
+        verdict = "pass" if check.passed else "fail"
+        detail = f": {check.detail}" if check.detail else ""
+        self.line(f"{verdict}  {check.name}{detail}", _STYLE[verdict])
+
+    def measurement(self, item: Measurement) -> None:
+        """One value against its limits."""
+        verdict = "pass" if item.passed else "fail"
+        self.line(f"{verdict}  {text.measured(item)}", _STYLE[verdict])
+
+    def table(self, rows: list[tuple[str, ...]]) -> None:
+        """Right-aligned columns; the first row is the heading."""
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        for index, row in enumerate(rows):
+            cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            self.line("  ".join(cells), "dim" if index == 0 else "")
+
+    def scenario_end(self, result: ScenarioResult) -> None:
+        """The verdict of a scenario."""
+        verdict = result.verdict
+        self.line(f"{verdict}  {result.title}, {text.seconds(result.duration_s)}", _STYLE[verdict])
+        if result.error is not None:
+            self.line(result.error, "red")
+
+    def verdict(self, run: RunResult) -> None:
+        """The last words of a run."""
+        self.line()
+        words = {"pass": "PASS", "fail": "FAIL", "error": "ERROR"}[run.verdict]
+        summary = "; ".join(_figures(run)) or "nothing was measured"
+        self.line(
+            f"{words}  {summary}; {text.seconds(run.duration_s)}", f"bold {_STYLE[run.verdict]}"
+        )
+
+
+def _figures(run: RunResult) -> Iterator[str]:
+    """The throughput figures of the verdict line: the worst of each kind."""
+    for scenario in run.scenarios:
+        for rule, words in (
+            ("BOT-2e", "{value} to tape"),
+            ("RATE-1", "encrypted over clear {value} at worst"),
+            ("RATE-2", "engine {value} at worst, margin {margin}"),
+        ):
+            items = [item for item in scenario.measurements if rule in item.rules]
+            if not items:
+                continue
+            worst = min(items, key=lambda item: item.value)
+            margin = "" if worst.margin is None else f"{worst.margin:+.0%}"
+            yield words.format(value=text.number(worst.value, worst.unit), margin=margin)

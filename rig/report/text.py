@@ -1,0 +1,40 @@
+"""Figures in words, the same in every report."""
+
+from __future__ import annotations
+
+from rig.measure import Measurement
+
+
+def number(value: float, unit: str) -> str:
+    """A value with its unit, as precise as is useful: rates to 0.1, ratios to 0.0001."""
+    if unit == "ratio":
+        return f"{value:.4f}"
+    return f"{value:,.1f} {unit}"
+
+
+def measured(item: Measurement) -> str:
+    """``name: value (limit, margin)``."""
+    parts = []
+    if item.minimum is not None:
+        parts.append(f"at least {number(item.minimum, item.unit)}")
+    if item.maximum is not None:
+        parts.append(f"at most {number(item.maximum, item.unit)}")
+    if item.margin is not None:
+        parts.append(f"margin {item.margin:+.1%}")
+    limits = f" ({', '.join(parts)})" if parts else ""
+    return f"{item.name}: {number(item.value, item.unit)}{limits}"
+
+
+def seconds(duration: float) -> str:
+    """``12.3 s``, ``45 ms``, ``0.3 ms``."""
+    if duration >= 1:
+        return f"{duration:.1f} s"
+    milliseconds = duration * 1000
+    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
+
+
+def size(count: float) -> str:
+    """Bytes as ``8.0 MB``, ``12.5 kB`` or ``7 B`` (decimal)."""
+    if count >= 1e6:
+        return f"{count / 1e6:.1f} MB"
+    return f"{count / 1e3:.1f} kB" if count >= 1e3 else f"{count:.0f} B"

@@ -1,0 +1,66 @@
+"""What every scenario is: a name, and a way to judge an open station."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hsm.errors import TaperigError
+from rig.measure import Measurement
+from rig.report.console import ConsoleReport
+from rig.report.results import Check, ScenarioResult
+from rig.station import Station
+
+
+@dataclass
+class Stage:
+    """What a scenario works with: the open station, the files to write, and where to report."""
+
+    station: Station
+    files: Sequence[Path]
+    report: ConsoleReport
+    result: ScenarioResult
+
+    def check(self, name: str, passed: bool, detail: str = "", rules: tuple[str, ...] = ()) -> None:
+        """Record and show something that holds or does not."""
+        check = Check(name, passed, detail, rules)
+        self.result.checks.append(check)
+        self.report.check(check)
+
+    def measure(self, item: Measurement, *, show: bool = True) -> None:
+        """Record a measurement, and show it unless a table shows it later."""
+        self.result.measurements.append(item)
+        if show or not item.passed:
+            self.report.measurement(item)
+
+
+class Scenario(ABC):
+    """Something that is run and judged."""
+
+    name: str
+    title: str
+
+    @abstractmethod
+    def run(self, stage: Stage) -> None:
+        """Run; raise TaperigError when it cannot be judged."""
+
+    def execute(
+        self, station: Station, files: Sequence[Path], report: ConsoleReport
+    ) -> ScenarioResult:
+        """Run and keep what was found; an error ends this scenario only."""
+        result = ScenarioResult(self.name, self.title)
+        report.title(self.title)
+        began = time.monotonic()
+        first_event = len(station.events.events)
+        try:
+            self.run(Stage(station, files, report, result))
+        except TaperigError as error:
+            result.error = str(error)
+        finally:
+            result.duration_s = time.monotonic() - began
+            result.steps = list(station.events.events[first_event:])
+        report.scenario_end(result)
+        return result

@@ -1,0 +1,77 @@
+"""Real files to write: what the user names, or what every machine of this kind has."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from hsm.errors import TaperigError
+
+LICENCES = Path("/usr/share/common-licenses")
+_NOT_LIBRARY = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "idlelib"}
+
+
+class DataError(TaperigError):
+    """The files to write cannot be read."""
+
+
+def files_of(paths: Iterable[Path]) -> list[Path]:
+    """Every regular file of the paths, folders walked in order of names; all are readable."""
+    found: list[Path] = []
+    for path in paths:
+        before = len(found)
+        found.extend(_walk(path))
+        if len(found) == before:
+            raise DataError(f"There is no file in {path}; name a file or a folder with files.")
+    for path in found:
+        if not os.access(path, os.R_OK):
+            raise DataError(f"The file {path} may not be read; leave it out or change its mode.")
+    return found
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise DataError(f"The folder {path} may not be read; leave it out or change its mode.")
+        for child in sorted(path.iterdir()):
+            if child.is_symlink() and child.is_dir():
+                continue  # it may lead back up
+            if child.is_file() or child.is_dir():
+                yield from _walk(child)
+    elif path.exists():
+        raise DataError(f"{path} is neither a file nor a folder; name one of these.")
+    else:
+        raise DataError(f"{path} does not exist; name a file or a folder that does.")
+
+
+def machine_files() -> list[Path]:
+    """This machine's licence texts, then Python's library, its largest files first."""
+    licences = [path for path in _files_below(LICENCES) if not path.is_symlink()]
+    library = Path(sysconfig.get_path("stdlib"))
+    sources = [
+        path
+        for path in library.rglob("*.py")
+        if not _NOT_LIBRARY.intersection(path.relative_to(library).parts)
+    ]
+    sources.sort(key=lambda path: (-path.stat().st_size, path))
+    return [*licences, *sources]
+
+
+def _files_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+
+
+def capped(files: Iterable[Path], limit: float) -> list[Path]:
+    """The files, in order, that fit together into ``limit`` bytes; one that does not is left."""
+    taken: list[Path] = []
+    room = limit
+    for path in files:
+        size = path.stat().st_size
+        if size <= room:
+            taken.append(path)
+            room -= size
+    return taken

@@ -1,0 +1,89 @@
+"""RATE-1 and RATE-2: encryption costs no throughput, and the engine outruns every drive.
+
+The engine is given a key of its own for this, made here, wrapped to the drive as a key manager
+would and sealed by the secure element; it is wiped at the end. No data key is ever used so.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from rig.drive.secure_element import SecureElement
+from rig.measure import RECORD_SIZES, MeasureError, Measurement, rates
+from rig.report import text
+from rig.scenarios.base import Scenario, Stage
+
+_HASHES: dict[str, type[hashes.HashAlgorithm]] = {
+    "SHA-1": hashes.SHA1,
+    "SHA-256": hashes.SHA256,
+}
+
+
+class Rates(Scenario):
+    """Rates by record size, from the engine's counters at the configured clock."""
+
+    name = "rates"
+    title = "Rates by record size, from the engine's cycle counters"
+
+    def run(self, stage: Stage) -> None:
+        """Measure every record size with a key made for it."""
+        station = stage.station
+        engine = station.engine
+        native, fastest = station.drive_unit.native_rate, station.lab.fastest_rate
+        engine.load_sealed_key(_sealed_key(station.element))
+        found: list[Measurement] = []
+        try:
+            with stage.report.task("measuring rates", sum(RECORD_SIZES)) as advance:
+                for item in rates(engine, native, fastest, advance):
+                    found.append(item)
+                    stage.measure(item, show=False)
+        finally:
+            engine.zeroize()
+        stage.report.line(
+            f"clock {engine.clock_hz / 1e6:g} MHz, tape channel {native / 1e6:g} MB/s, "
+            f"fastest drive {fastest / 1e6:g} MB/s"
+        )
+        stage.report.table(_table(found))
+
+
+def _sealed_key(element: SecureElement) -> bytes:
+    """A fresh key, sealed for the gates by the way that data keys take into the drive."""
+    public = load_der_public_key(element.wrap_public_der)
+    algorithm = _HASHES.get(element.oaep_hash)
+    if not isinstance(public, rsa.RSAPublicKey) or algorithm is None:
+        raise MeasureError(
+            f"The drive {element.serial} wants keys wrapped in a way that the rig cannot do "
+            f"({type(public).__name__}, OAEP with {element.oaep_hash}); no rate can be measured."
+        )
+    wrapped = public.encrypt(
+        secrets.token_bytes(32),
+        padding.OAEP(mgf=padding.MGF1(algorithm()), algorithm=algorithm(), label=None),
+    )
+    return element.unseal(wrapped)
+
+
+def _table(items: list[Measurement]) -> list[tuple[str, ...]]:
+    """A row a record size: ratios at the drive's rate, rates of the engine alone."""
+    rows: list[tuple[str, ...]] = [
+        ("record", "write enc/clear", "read enc/clear", "engine encrypt", "engine decrypt")
+    ]
+    for size in RECORD_SIZES:
+        cells = {
+            (item.rules[0], item.detail["direction"]): text.number(item.value, item.unit)
+            for item in items
+            if item.detail["record_bytes"] == size
+        }
+        rows.append(
+            (
+                f"{size // 1024} KiB",
+                cells["RATE-1", "write"],
+                cells["RATE-1", "read"],
+                cells["RATE-2", "encrypt"],
+                cells["RATE-2", "decrypt"],
+            )
+        )
+    return rows

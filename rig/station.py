@@ -1,0 +1,96 @@
+"""A lab's parts, opened together for a run and closed in the opposite order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hsm.ekm.client import EkmEndpoint
+from hsm.ekm.process import spawn_ekm
+from hsm.lab import ProvisionedLab
+from rig import keyside
+from rig.boards import open_board
+from rig.drive.drive import Drive
+from rig.drive.secure_element import SecureElement, SecureElementConfig
+from rig.engine import Engine
+from rig.events import EventLog
+from rig.lab import DriveUnit, Lab
+from rig.report.console import ConsoleReport
+from rig.ve.ekm_proxy import EkmProxy
+
+Phase = Callable[[str], AbstractContextManager[None]]
+"""Times one part of the opening, by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """Everything that a scenario works with."""
+
+    lab: Lab
+    drive_unit: DriveUnit
+    provisioned: ProvisionedLab
+    engine: Engine
+    element: SecureElement
+    drive: Drive
+    proxy: EkmProxy
+    events: EventLog
+    cartridges: Path
+
+
+def choose_drive(lab: Lab, board: str) -> DriveUnit:
+    """The first drive on a board; the first of all when the board was asked for by hand."""
+    return next((drive for drive in lab.drives if drive.board == board), lab.drives[0])
+
+
+@contextmanager
+def open_station(
+    lab: Lab,
+    board_name: str,
+    state: Path,
+    run_folder: Path,
+    report: ConsoleReport,
+    phase: Phase,
+    *,
+    waves: bool = False,
+) -> Iterator[Station]:
+    """Provision what is missing, start simulation, key managers and secure element; open all."""
+    unit = choose_drive(lab, board_name)
+    with ExitStack() as stack:
+        with phase("keys"), report.task("preparing tokens, keys and certificates"):
+            provisioned = keyside.provision(lab, state, [unit.serial])
+        with phase("key managers"), report.task("starting the key manager"):
+            endpoints = [
+                _endpoint(stack, lab, index, provisioned) for index in range(len(lab.ekms))
+            ]
+            proxy = stack.enter_context(EkmProxy(endpoints))
+            proxy.connect()
+        with phase("simulation"):
+            board = stack.enter_context(
+                open_board(
+                    lab,
+                    board_name,
+                    report,
+                    transport_key=provisioned.drive(unit.serial).transport_key,
+                    waves=run_folder / "waves.fst" if waves else None,
+                    log=run_folder / "simulation.log",
+                )
+            )
+            engine = Engine(board)
+            engine.lock_plain_key()
+        with phase("drive"):
+            config = SecureElementConfig.of(provisioned.drive(unit.serial))
+            element = stack.enter_context(SecureElement.start(config))
+            drive = Drive(engine, element, unit.serial, unit.model)
+        cartridges = state / "cartridges"
+        cartridges.mkdir(mode=0o700, exist_ok=True)
+        yield Station(lab, unit, provisioned, engine, element, drive, proxy, EventLog(), cartridges)
+
+
+def _endpoint(stack: ExitStack, lab: Lab, index: int, provisioned: ProvisionedLab) -> EkmEndpoint:
+    ekm = lab.ekms[index]
+    if not ekm.start:
+        return keyside.endpoint(ekm, provisioned)
+    process = stack.enter_context(spawn_ekm(keyside.ekm_config(lab, ekm, provisioned)))
+    return keyside.endpoint(ekm, provisioned, process.port)
