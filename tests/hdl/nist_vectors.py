@@ -17,15 +17,19 @@ def read_cavp(path: str) -> Iterator[tuple[str, dict[str, str]]]:
         if line.startswith("#"):
             continue
         if not line or line.startswith("["):
-            if "COUNT" in vector:
+            if _is_vector(vector):
                 yield section, vector
             vector = {}
             section = line.strip("[]") or section
             continue
         name, _, value = line.partition("=")
         vector[name.strip()] = value.strip()
-    if "COUNT" in vector:
+    if _is_vector(vector):
         yield section, vector
+
+
+def _is_vector(fields: dict[str, str]) -> bool:
+    return "COUNT" in fields or "Count" in fields
 
 
 def ecb_vectors(name: str, direction: str) -> list[tuple[int, int, int]]:

@@ -1,0 +1,24 @@
+"""The whole engine: drive_crypto with record ports on a bench (engine_top.sv)."""
+
+from pathlib import Path
+
+from hdl.bench import run_bench
+from hdl.sources import SIM_DIRECTORY, rtl_sources
+
+HERE = Path(__file__).parent
+SOURCES = [
+    *rtl_sources(),
+    SIM_DIRECTORY / "record_port.sv",
+    SIM_DIRECTORY / "record_port.cpp",
+    HERE / "engine_top.sv",
+    HERE / "frame_ends.cpp",
+]
+FLAGS = ("-LDFLAGS", "-rdynamic")
+
+
+def test_nist_vectors() -> None:
+    run_bench("engine_top", SOURCES, "bench_engine_vectors", flags=FLAGS)
+
+
+def test_records() -> None:
+    run_bench("engine_top", SOURCES, "bench_engine_records", flags=FLAGS)
