@@ -3,6 +3,9 @@
 A finished build is one directory in the user's cache, named by a hash over the text of all
 sources, all flags and the versions of all tools.  It holds the executable and the build log.
 It appears by one rename, under a lock: two processes that want it build it once.
+
+Beside the builds lie the objects of Verilator's run-time library, compiled with the first build
+and taken by all later ones with the same tools and flags: they are most of a small bench's build.
 """
 
 import fcntl
@@ -12,6 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +48,7 @@ _COMMON_FLAGS = ("--timing", "--assert", "-Wno-fatal", "-Wno-WIDTH", "-O3")
 _MAKE_FLAGS = ("OPT_FAST=-O2", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2")
 
 _LOG_TAIL_LINES = 30
+_KEEP_S = 30 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ def verilate(
     final = root / name
     executable = final / toplevel
     if executable.is_file():
+        os.utime(final)
         return BuiltSim(toplevel, executable, variant, was_cached=True)
     with _lock(root / f"{name}.lock"):
         if executable.is_file():
@@ -113,6 +119,7 @@ def verilate(
         if on_build is not None:
             on_build(f"Building the simulation of {toplevel} ({variant}), once for these sources")
         _build_into(final, recipe, toolchain, jobs)
+        _prune(root)
     return BuiltSim(toplevel, executable, variant, was_cached=False)
 
 
@@ -130,19 +137,32 @@ class _Recipe:
     def digest(self, toolchain: Toolchain) -> str:
         """Hash everything that the executable depends on."""
         included = [f for d in self.includes for f in sorted(d.iterdir()) if f.is_file()]
-        description = {
-            "toplevel": self.toplevel,
-            "sources": [(s.name, _file_hash(s)) for s in (*self.hdl, *self.cpp, *included)],
-            "parameters": self.parameters,
-            "defines": self.defines,
-            "flags": [*self.flags, *_MAKE_FLAGS],
-            "replaced": _REPLACED_FLAGS,
-            "tools": toolchain.version,
-            "make": toolchain.environment.get("MAKEFLAGS", ""),
-            "cocotb": [cocotb.__version__, str(cocotb_tools.config.libs_dir)],
-            "python": sys.version,
+        return _hash(
+            {
+                "toplevel": self.toplevel,
+                "sources": [(s.name, _file_hash(s)) for s in (*self.hdl, *self.cpp, *included)],
+                "parameters": self.parameters,
+                "defines": self.defines,
+                "tools": self._tools(toolchain),
+                "cocotb": [cocotb.__version__, str(cocotb_tools.config.libs_dir)],
+                "python": sys.version,
+            }
+        )
+
+    def runtime_digest(self, toolchain: Toolchain) -> str:
+        """Hash everything that the objects of Verilator's run-time library depend on."""
+        return _hash(self._tools(toolchain))
+
+    def _tools(self, toolchain: Toolchain) -> dict[str, object]:
+        return {
+            "versions": toolchain.version,
+            "make": [toolchain.environment.get("MAKEFLAGS", ""), *_MAKE_FLAGS],
+            "flags": [*self.flags, _REPLACED_FLAGS],
         }
-        return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _hash(description: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _file_hash(path: Path) -> str:
@@ -152,10 +172,13 @@ def _file_hash(path: Path) -> str:
 class _Runner(Verilator):
     """cocotb's Verilator runner with the flags and the environment that we need."""
 
-    def __init__(self, toolchain: Toolchain, recipe: _Recipe, jobs: int) -> None:
+    def __init__(
+        self, toolchain: Toolchain, recipe: _Recipe, objects: Sequence[Path], jobs: int
+    ) -> None:
         super().__init__()
         self._toolchain = toolchain
         self._recipe = recipe
+        self._objects = objects
         self._jobs = jobs
 
     def _set_env_common(self) -> None:
@@ -173,7 +196,9 @@ class _Runner(Verilator):
         command.extend(str(source) for source in self._recipe.cpp)
         trace = str(int(self._recipe.variant == "waves"))
         make = ["make", "-j", str(self._jobs), "-C", str(self.build_dir), "-f", "Vtop.mk"]
-        return [command, [*make, f"VM_TRACE={trace}", *_MAKE_FLAGS]]
+        # Copied after the makefile is written, they are newer than it, so make keeps them.
+        copy = [["cp", *map(str, self._objects), str(self.build_dir)]] if self._objects else []
+        return [command, *copy, [*make, f"VM_TRACE={trace}", *_MAKE_FLAGS]]
 
 
 def _build_into(final: Path, recipe: _Recipe, toolchain: Toolchain, jobs: int) -> None:
@@ -182,7 +207,8 @@ def _build_into(final: Path, recipe: _Recipe, toolchain: Toolchain, jobs: int) -
         work = Path(scratch) / "work"
         work.mkdir()
         log = Path(scratch) / "build.log"
-        runner = _Runner(toolchain, recipe, jobs)
+        runtime = final.parent / f"runtime-{recipe.runtime_digest(toolchain)}"
+        runner = _Runner(toolchain, recipe, sorted(runtime.glob("*.o")), jobs)
         # The runner announces its commands; they are in the log, and the user did not ask.
         runner.log.setLevel("WARNING")
         try:
@@ -202,19 +228,38 @@ def _build_into(final: Path, recipe: _Recipe, toolchain: Toolchain, jobs: int) -
             raise BuildError(
                 f"{recipe.toplevel} does not build ({error}); the log ends:\n{tail}"
             ) from error
-        _publish(final, work / recipe.toplevel, log)
+        try:
+            _publish(final, [work / recipe.toplevel, log])
+            if runtime.is_dir():
+                os.utime(runtime)
+            else:
+                _publish(runtime, sorted(work.glob("verilated*.o")))
+        except OSError as error:
+            raise BuildError(f"Cannot store the simulation in {final.parent}: {error}") from error
 
 
-def _publish(final: Path, executable: Path, log: Path) -> None:
-    """Put the finished build in the cache by one rename, so it is there whole or not at all."""
+def _publish(final: Path, files: Sequence[Path]) -> None:
+    """Put files in the cache as one directory by one rename: there whole or not at all."""
     staging = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:
-        shutil.copy2(executable, staging / executable.name)
-        shutil.copy2(log, staging / "build.log")
+        for file in files:
+            shutil.copy2(file, staging / file.name)
         staging.rename(final)
-    except OSError as error:
+    except OSError:
         shutil.rmtree(staging, ignore_errors=True)
-        raise BuildError(f"Cannot store the simulation in {final.parent}: {error}") from error
+        if not final.is_dir():  # else another build of the same was faster
+            raise
+
+
+def _prune(root: Path) -> None:
+    """Remove what no build has used for a month."""
+    oldest = time.time() - _KEEP_S
+    for entry in root.iterdir():
+        if entry.stat().st_mtime < oldest:
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
 
 
 def _refuse_spaces(scratch: Path, recipe: _Recipe) -> None:

@@ -1,0 +1,50 @@
+"""The simulated board and the engine on it, shared by everything that drives gates."""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from boards import StartBoard, write_transport_key
+
+from rig.board.sim import SimBoard
+from rig.engine import Engine
+
+
+@pytest.fixture(scope="session")
+def transport_key() -> bytes:
+    """The key that sealed keys are wrapped under on `sim_board`."""
+    return secrets.token_bytes(32)
+
+
+@pytest.fixture(scope="session")
+def transport_key_file(tmp_path_factory: pytest.TempPathFactory, transport_key: bytes) -> Path:
+    """The file that the gates of `sim_board` read it from."""
+    return write_transport_key(tmp_path_factory.mktemp("transport") / "key.hex", transport_key)
+
+
+@pytest.fixture(scope="session")
+def sim_board(transport_key_file: Path) -> Iterator[SimBoard]:
+    """One simulated board for all tests that leave it usable."""
+    with SimBoard(transport_key=transport_key_file) as board:
+        yield board
+
+
+@pytest.fixture(scope="session")
+def engine(sim_board: SimBoard) -> Engine:
+    """The engine on `sim_board`; its plain key port is open, so nobody may lock it."""
+    return Engine(sim_board)
+
+
+@pytest.fixture
+def start_board() -> Iterator[StartBoard]:
+    """Start boards of a test's own (arguments as SimBoard's); they close when it ends."""
+    boards: list[SimBoard] = []
+
+    def start(**options: object) -> SimBoard:
+        boards.append(SimBoard(**options))  # type: ignore[arg-type]  # passed through as they are
+        return boards[-1]
+
+    yield start
+    for board in boards:
+        board.close()
