@@ -26,9 +26,11 @@ from hsm.errors import (
     LabelDuplicateError,
     LabelUnknownError,
 )
+from hsm.key_making import generate_rsa, import_rsa, trust_public_key
 from hsm.labels import label_key, normalize_label
 from hsm.pki import CertificateAuthority
-from hsm.token import Token, spki_hash
+from hsm.public_keys import spki_hash
+from hsm.token import Token
 
 MIN_KEK_BITS: Final = 2048
 MAX_KEK_BITS: Final = 4096
@@ -118,9 +120,9 @@ class Keystore:
         label = self._free_label(label)
         _check_bits(bits)
         self._remove_pending()
-        public_key = self._token.generate_rsa(bits, PENDING_LABEL)
+        public_key = generate_rsa(self._token, bits, PENDING_LABEL)
         certificate = authority.issue_kek(label, public_key)
-        self._token.trust_public_key(public_key, label)
+        trust_public_key(self._token, public_key, label)
         return self._finish(label, certificate, public_key)
 
     def import_kek(
@@ -143,8 +145,8 @@ class Keystore:
             )
         label = self._label_for(label, certificate)
         if self._token.rsa_private_key(spki_hash(public_key)) is None:
-            self._token.import_rsa(private_key, PENDING_LABEL)
-        self._token.trust_public_key(public_key, label)
+            import_rsa(self._token, private_key, PENDING_LABEL)
+        trust_public_key(self._token, public_key, label)
         return self._finish(label, certificate, public_key)
 
     def import_certificate(self, label: str, certificate: x509.Certificate) -> Kek:
@@ -155,7 +157,7 @@ class Keystore:
         """
         public_key = _rsa_public_key(certificate)
         label = self._label_for(label, certificate)
-        self._token.trust_public_key(public_key, label)
+        trust_public_key(self._token, public_key, label)
         return self._finish(label, certificate, public_key)
 
     def enroll_drive_key(self, serial: str, public_der: bytes) -> None:
@@ -163,7 +165,7 @@ class Keystore:
 
         Doing it again changes nothing. Raises KekInvalidError when the key is not RSA 2048..4096.
         """
-        self._token.trust_public_key(_drive_key(serial, public_der), f"drive {serial}")
+        trust_public_key(self._token, _drive_key(serial, public_der), f"drive {serial}")
 
     def drive_key(self, public_der: bytes) -> WrapMixin:
         """Return the enrolled public key of a drive; raises DriveKeyUnknownError."""

@@ -32,10 +32,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hsm.datakeys import EKM_SIGNING_LABEL
 from hsm.errors import LabelUnknownError, ProvisioningError, TaperigError
 from hsm.files import private_directory, write_private
+from hsm.key_making import (
+    ensure_gauges,
+    ensure_p256,
+    ensure_rsa,
+    import_transport_key,
+    random_bytes,
+)
 from hsm.keystore import MIN_KEK_BITS, Keystore
 from hsm.labels import normalize_label
 from hsm.oaep import OaepHash
 from hsm.pki import CertificateAuthority, Role, TlsFiles, load_certificate
+from hsm.public_keys import spki_der
 from hsm.softhsm import (
     EKM_TOKEN_LABEL,
     drive_token_label,
@@ -44,17 +52,11 @@ from hsm.softhsm import (
     token_config,
     write_configuration,
 )
-from hsm.token import (
-    LENGTH_CHECK_LABEL,
-    TRANSPORT_LABEL,
-    Token,
-    TokenConfig,
-    open_token,
-    spki_der,
-)
+from hsm.token import Token, TokenConfig, open_token
 
 DRIVE_IDENTITY_LABEL: Final = "taperig drive identity"
 DRIVE_WRAP_LABEL: Final = "taperig drive wrap"
+TRANSPORT_LABEL: Final = "taperig transport"
 DRIVE_WRAP_BITS: Final = 2048
 TRANSPORT_BYTES: Final = 32
 EKM_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
@@ -234,9 +236,9 @@ def _provision(state_dir: Path, request: dict[str, Any]) -> dict[str, Any]:
     rig_tls = authority.issue_tls("rig-tls", server=False)
     _tell(step="key manager's token")
     with open_token(provision(state_dir)) as token:
-        _ensure_length_check(token)
+        ensure_gauges(token)
         ekm_certificate = authority.identity_file(
-            "ekm-signing", "EKM", token.ensure_p256(EKM_SIGNING_LABEL), Role.KEY_MANAGER
+            "ekm-signing", "EKM", ensure_p256(token, EKM_SIGNING_LABEL), Role.KEY_MANAGER
         )
         keystore = Keystore(token)
         for label in request["kek_labels"]:
@@ -269,18 +271,14 @@ def _paths(files: TlsFiles) -> list[str]:
     return [str(files.certificate), str(files.key), str(files.ca)]
 
 
-def _ensure_length_check(token: Token) -> None:
-    if token.find_secret(LENGTH_CHECK_LABEL) is None:
-        token.create_trusted_aes(LENGTH_CHECK_LABEL)
-
-
 def _provision_drive(
     state_dir: Path, serial: str, authority: CertificateAuthority
 ) -> dict[str, str]:
     with open_token(ensure_token(state_dir, drive_token_label(serial))) as token:
-        identity = token.ensure_p256(DRIVE_IDENTITY_LABEL)
+        ensure_gauges(token)
+        identity = ensure_p256(token, DRIVE_IDENTITY_LABEL)
         certificate = authority.identity_file(f"drive-{serial}", serial, identity, Role.DRIVE)
-        wrap_key = token.ensure_rsa(DRIVE_WRAP_BITS, DRIVE_WRAP_LABEL)
+        wrap_key = ensure_rsa(token, DRIVE_WRAP_BITS, DRIVE_WRAP_LABEL)
         return {
             "serial": serial,
             "certificate": str(certificate),
@@ -305,8 +303,8 @@ def _ensure_transport_key(token: Token, state_dir: Path, serial: str) -> Path:
         with token.asking("remove a transport key that no gates can have"):
             key.destroy()
     if not path.exists():
-        write_private(path, token.random(TRANSPORT_BYTES).hex().encode() + b"\n")
-    token.create_trusted_aes(TRANSPORT_LABEL, bytes.fromhex(path.read_text()))
+        write_private(path, random_bytes(token, TRANSPORT_BYTES).hex().encode() + b"\n")
+    import_transport_key(token, TRANSPORT_LABEL, bytes.fromhex(path.read_text()))
     return path
 
 

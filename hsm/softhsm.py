@@ -7,16 +7,16 @@ interruption: PIN files come first and whole, then the token, then its user PIN.
 import ctypes
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pkcs11
 from pkcs11 import TokenFlag
 from pkcs11 import exceptions as refusals
 
+from hsm.cryptoki import Module, TokenConfig, login_error
 from hsm.errors import ModuleAbsentError, ProvisioningError
 from hsm.files import private_directory, write_private
 from hsm.pins import PinFromFile, ensure_pin_file
-from hsm.token import TokenConfig, load_module, login_error
 
 EKM_TOKEN_LABEL: Final = "taperig-ekm"
 MODULE_VARIABLE: Final = "TAPERIG_SOFTHSM"
@@ -96,40 +96,22 @@ def ensure_token(state_dir: Path, label: str) -> TokenConfig:
     so_pin = ensure_pin_file(state_dir / "pins" / f"{label}.so")
     previous = os.umask(0o077)
     try:
-        library = load_module(config)
-        try:
-            token = _named(library, label)
-            if token is None:
-                _init_token(library, config.module, label, so_pin.read())
-                token = _named(library, label)
-            if token is None:
-                raise ProvisioningError(f"SoftHSM made the token {label} and does not show it.")
+        with Module(config) as module:
+            if label not in {token.label for token in module.tokens()}:
+                _init_token(module, label, so_pin.read())
+            token = module.find_token(label)
             if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
                 _init_user_pin(token, so_pin.read(), user_pin.read())
-        finally:
-            library.finalize()
     finally:
         os.umask(previous)
     return config
 
 
-def _named(library: Any, label: str) -> pkcs11.Token | None:
-    for slot in library.get_slots(token_present=True):
-        token: pkcs11.Token = slot.get_token()
-        if token.flags & TokenFlag.TOKEN_INITIALIZED and token.label == label:
-            return token
-    return None
-
-
-def _init_token(library: Any, module: Path, label: str, so_pin: str) -> None:
-    """Call C_InitToken, which python-pkcs11 lacks, on the first free slot of the open module."""
-    free = next(
-        slot
-        for slot in library.get_slots()
-        if not slot.get_token().flags & TokenFlag.TOKEN_INITIALIZED
-    )
+def _init_token(module: Module, label: str, so_pin: str) -> None:
+    """Call C_InitToken, which python-pkcs11 lacks, on the free slot that SoftHSM always shows."""
+    free = module.tokens(initialized=False)[0].slot
     pin = so_pin.encode()
-    function = ctypes.CDLL(str(module)).C_InitToken
+    function = ctypes.CDLL(str(module.path)).C_InitToken
     function.argtypes = (ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
     function.restype = ctypes.c_ulong
     code = function(free.slot_id, pin, len(pin), label.encode().ljust(_MAX_TOKEN_LABEL_BYTES))

@@ -18,9 +18,10 @@ from hsm.errors import (
     TokenRefusedError,
     UnwrapRefusedError,
 )
-from hsm.lab import DRIVE_IDENTITY_LABEL, DRIVE_WRAP_LABEL
+from hsm.lab import DRIVE_IDENTITY_LABEL, DRIVE_WRAP_LABEL, TRANSPORT_LABEL
 from hsm.pki import load_certificate
-from hsm.token import TRANSPORT_LABEL, Token, open_token, spki_der
+from hsm.public_keys import spki_der
+from hsm.token import Token, open_token
 from rig.drive.secure_element import decode_config, receive_message, send_message
 
 

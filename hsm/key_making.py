@@ -1,0 +1,182 @@
+"""Making and taking in the keys that stay in a token, when a lab is set up.
+
+TRUSTED keys need the security officer's PIN (TokenConfig.so_pin) and no data key in use.
+"""
+
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from pkcs11 import Attribute, KeyType, ObjectClass
+
+from hsm.cryptoki import NO_USE, PRIVATE_HALF, WRAPPING_PUBLIC
+from hsm.errors import KeyAbsentError, TokenRefusedError
+from hsm.gauge import GAUGES, gauge_template
+from hsm.public_keys import big_integer, p256_public, rsa_public, spki_hash
+from hsm.token import Token
+
+_P256: Final = bytes.fromhex("06082a8648ce3d030107")  # OBJECT IDENTIFIER prime256v1, DER
+
+
+def ensure_p256(token: Token, label: str) -> ec.EllipticCurvePublicKey:
+    """Return the public half of the signing key `label`, making the pair unless it is whole."""
+    halves = [
+        token.find({Attribute.CLASS: half, Attribute.KEY_TYPE: KeyType.EC, Attribute.LABEL: label})
+        for half in (ObjectClass.PUBLIC_KEY, ObjectClass.PRIVATE_KEY)
+    ]
+    if all(len(found) == 1 for found in halves):
+        return token.p256_public_key(label)
+    with token.asking("remove an unfinished key pair"):
+        for found in halves:
+            for half in found:
+                half.destroy()
+    with token.asking("make a P-256 key"):
+        domain = token.session.create_domain_parameters(
+            KeyType.EC, {Attribute.EC_PARAMS: _P256}, local=True
+        )
+        public_key, _ = domain.generate_keypair(
+            label=label,
+            store=True,
+            public_template={Attribute.PRIVATE: False, Attribute.VERIFY: True},
+            private_template={**PRIVATE_HALF, Attribute.SIGN: True},
+        )
+        return p256_public(public_key)
+
+
+def ensure_rsa(token: Token, bits: int, label: str) -> rsa.RSAPublicKey:
+    """Return the public half of the unwrapping key `label`, making the pair if it is absent."""
+    try:
+        return token.unwrapping_key(label)[1]
+    except KeyAbsentError:
+        return generate_rsa(token, bits, label)
+
+
+def generate_rsa(token: Token, bits: int, label: str) -> rsa.RSAPublicKey:
+    """Make an RSA pair of `bits`; keep the private half (unwrap only), return the public one.
+
+    The private half's CKA_ID becomes spki_hash of the public one. The public half is not kept: it
+    wraps data keys only once trust_public_key has made it TRUSTED.
+    """
+    with token.asking(f"make an RSA pair of {bits} bits"):
+        public_object, private_object = token.session.generate_keypair(
+            KeyType.RSA,
+            bits,
+            label=label,
+            store=True,
+            public_template={
+                Attribute.TOKEN: False,
+                Attribute.PRIVATE: False,
+                Attribute.ENCRYPT: False,
+                Attribute.VERIFY: False,
+                Attribute.WRAP: True,
+            },
+            private_template={**PRIVATE_HALF, Attribute.UNWRAP: True},
+        )
+        public_key = rsa_public(public_object)
+        private_object[Attribute.ID] = spki_hash(public_key)
+        public_object.destroy()
+    return public_key
+
+
+def import_rsa(token: Token, private_key: rsa.RSAPrivateKey, label: str) -> None:
+    """Bring a private key made elsewhere into the token: unwrap only, for good."""
+    numbers = private_key.private_numbers()
+    with token.asking("take in an RSA private key"):
+        token.session.create_object(
+            {
+                Attribute.CLASS: ObjectClass.PRIVATE_KEY,
+                Attribute.KEY_TYPE: KeyType.RSA,
+                **PRIVATE_HALF,
+                Attribute.UNWRAP: True,
+                Attribute.LABEL: label,
+                Attribute.ID: spki_hash(private_key.public_key()),
+                Attribute.MODULUS: big_integer(numbers.public_numbers.n),
+                Attribute.PUBLIC_EXPONENT: big_integer(numbers.public_numbers.e),
+                Attribute.PRIVATE_EXPONENT: big_integer(numbers.d),
+                Attribute.PRIME_1: big_integer(numbers.p),
+                Attribute.PRIME_2: big_integer(numbers.q),
+                Attribute.EXPONENT_1: big_integer(numbers.dmp1),
+                Attribute.EXPONENT_2: big_integer(numbers.dmq1),
+                Attribute.COEFFICIENT: big_integer(numbers.iqmp),
+            }
+        )
+
+
+def trust_public_key(token: Token, public_key: rsa.RSAPublicKey, label: str) -> None:
+    """Have the security officer put a TRUSTED wrapping key into the token, if it lacks it.
+
+    Its CKA_ID is spki_hash of the key.
+    """
+    if token.trusted_public_key(spki_hash(public_key)) is not None:
+        return
+    numbers = public_key.public_numbers()
+    with token.officer() as session, token.asking("take in a trusted public key"):
+        session.create_object(
+            {
+                **WRAPPING_PUBLIC,
+                Attribute.LABEL: label,
+                Attribute.ID: spki_hash(public_key),
+                Attribute.MODULUS: big_integer(numbers.n),
+                Attribute.PUBLIC_EXPONENT: big_integer(numbers.e),
+            }
+        )
+
+
+def ensure_gauges(token: Token) -> None:
+    """Have the security officer put the gauge keys (hsm.gauge) into the token, if it lacks them."""
+    absent = [
+        label
+        for label in GAUGES
+        if not token.find({Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.LABEL: label})
+    ]
+    if absent:
+        with token.officer() as session, token.asking("take in a gauge key"):
+            for label in absent:
+                session.create_object(gauge_template(label))
+
+
+def import_transport_key(token: Token, label: str, value: bytes) -> None:
+    """Put an AES-256 key (32 bytes) into the token that may wrap data keys and do nothing else.
+
+    The officer alone can make a TRUSTED key and cannot make a private one; so the officer makes a
+    session object, which outlives the officer's login, and the user keeps a private copy of it.
+    """
+    carrier = token.open_session()
+    try:
+        with token.officer(), token.asking("make a transport key"):
+            key: Any = carrier.create_object(
+                {
+                    **NO_USE,
+                    Attribute.CLASS: ObjectClass.SECRET_KEY,
+                    Attribute.KEY_TYPE: KeyType.AES,
+                    Attribute.VALUE: value,
+                    Attribute.LABEL: label,
+                    Attribute.TOKEN: False,
+                    Attribute.PRIVATE: False,
+                    Attribute.SENSITIVE: True,
+                    Attribute.EXTRACTABLE: False,
+                    Attribute.TRUSTED: True,
+                    Attribute.WRAP: True,
+                }
+            )
+        with token.asking("keep a transport key"):
+            kept = key.copy({Attribute.TOKEN: True, Attribute.PRIVATE: True})
+            key.destroy()
+            sound = (
+                kept[Attribute.TRUSTED]
+                and kept[Attribute.PRIVATE]
+                and kept[Attribute.SENSITIVE]
+                and not kept[Attribute.EXTRACTABLE]
+            )
+            if not sound:
+                kept.destroy()
+                raise TokenRefusedError(
+                    f"The token {token.label} did not keep {label!r} private and trusted."
+                )
+    finally:
+        carrier.close()
+
+
+def random_bytes(token: Token, count: int) -> bytes:
+    """Return `count` random bytes of the token's generator."""
+    with token.asking("give random bytes"):
+        return token.session.generate_random(count * 8)

@@ -1,0 +1,39 @@
+"""Public keys: between PKCS#11 objects, `cryptography` and SubjectPublicKeyInfo."""
+
+import hashlib
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from pkcs11 import Attribute
+from pkcs11.types import Object
+
+
+def spki_der(public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> bytes:
+    """Return the key's SubjectPublicKeyInfo, DER."""
+    return public_key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def spki_hash(public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> bytes:
+    """Return SHA-256 of the key's SubjectPublicKeyInfo: how EEDKs and CKA_ID name a key."""
+    return hashlib.sha256(spki_der(public_key)).digest()
+
+
+def rsa_public(key: Object) -> rsa.RSAPublicKey:
+    """Return the public half that an RSA object of a token, public or private, tells."""
+    exponent, modulus = key[Attribute.PUBLIC_EXPONENT], key[Attribute.MODULUS]
+    return rsa.RSAPublicNumbers(
+        int.from_bytes(exponent, "big"), int.from_bytes(modulus, "big")
+    ).public_key()
+
+
+def p256_public(key: Object) -> ec.EllipticCurvePublicKey:
+    """Return the P-256 key of a token's public-key object."""
+    point: bytes = key[Attribute.EC_POINT]  # the point within a DER OCTET STRING
+    return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point[-65:])
+
+
+def big_integer(number: int) -> bytes:
+    """Return a positive number as PKCS#11 takes it: big endian, no leading zeros."""
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")

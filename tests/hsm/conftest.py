@@ -1,0 +1,42 @@
+"""A provisioned lab, made once a run: RSA keys take their time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hsm.datakeys import DataKeys
+from hsm.keystore import Keystore
+from hsm.lab import ProvisionedLab, provision_lab
+from hsm.token import Token, open_token
+from tests.hsm.outside import OutsidePair, outside_pair
+
+DRIVE = "TEST-DRIVE-1"
+
+
+@pytest.fixture(scope="session")
+def lab_state(tmp_path_factory: pytest.TempPathFactory) -> ProvisionedLab:
+    """Tests may add keys under labels of their own, and must leave `KEK 1` and `KEK 2` alone."""
+    return provision_lab(tmp_path_factory.mktemp("lab"), ["KEK 1", "KEK 2"], [DRIVE])
+
+
+@pytest.fixture
+def token(lab_state: ProvisionedLab) -> Iterator[Token]:
+    with open_token(lab_state.ekm_token) as opened:
+        yield opened
+
+
+@pytest.fixture
+def keystore(token: Token) -> Keystore:
+    return Keystore(token)
+
+
+@pytest.fixture
+def data_keys(keystore: Keystore) -> DataKeys:
+    return DataKeys(keystore)
+
+
+@pytest.fixture(scope="session")
+def outside() -> OutsidePair:
+    return outside_pair("made outside")
