@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from boards import StartBoard, write_transport_key
 
 from rig.board.sim import SimBoard
 from rig.engine import Engine
+from tests.rig.boards import StartBoard, write_transport_key
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from boards import StartBoard, write_transport_key
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
@@ -25,6 +24,7 @@ from rig.engine import (
     Status,
     UnwrapFailed,
 )
+from tests.rig.boards import StartBoard, write_transport_key
 
 LENGTHS = (1, 15, 16, 17, 255, 2047, 2048, 2049, 65536, 262144)
 

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from boards import StartBoard
 
 import hdl.register_map as regs
 from rig.board.protocol import BoardError
 from rig.board.sim import SimBoard
+from tests.rig.boards import StartBoard
 
 WORD = 16
 
