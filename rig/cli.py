@@ -6,6 +6,7 @@ sentence on standard error says why; 130 and 143 interrupted.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -329,6 +330,8 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 def main() -> None:
     """Run the command line; what the user has to mend comes as one sentence."""
     signal.signal(signal.SIGTERM, _terminated)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
         app(standalone_mode=True)
     except TaperigError as error:

@@ -7,6 +7,7 @@ run could not judge). Times are seconds; ``started`` is seconds since 1970, UTC.
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import time
@@ -152,7 +153,7 @@ def _scenario(result: ScenarioResult) -> dict[str, Any]:
 def _measurement(item: Measurement) -> dict[str, Any]:
     return {
         "name": item.name,
-        "value": item.value if item.value == item.value else None,
+        "value": item.value,
         "unit": item.unit,
         "minimum": item.minimum,
         "maximum": item.maximum,
@@ -165,15 +166,27 @@ def _measurement(item: Measurement) -> dict[str, Any]:
 
 def write_results(run: RunResult, folder: Path) -> Path:
     """Write results.json into a folder, whole or not at all; return its path."""
-    text = json.dumps(as_json(run), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    text = json.dumps(
+        _finite(as_json(run)), indent=2, ensure_ascii=False, allow_nan=False, default=str
+    )
     return write_whole(folder / "results.json", text + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for every number that JSON cannot write."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_whole(path: Path, text: str) -> Path:
     """Write a text file so that a crash leaves the old one or the new one, never a part."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        # File names may hold bytes that are no UTF-8; JSON knows their escapes.
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
         Path(temporary).replace(path)
     except BaseException:

@@ -1,0 +1,55 @@
+"""The ``rig`` command as a real process, for tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[2]
+RIG = Path(sys.executable).parent / "rig"
+DEFAULT_LAB = (PROJECT / "lab.yaml").read_text()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def sentence(self) -> str:
+        """The one line of standard error that a refusal consists of."""
+        assert self.code == 2, (self.code, self.out, self.err)
+        assert "Traceback" not in self.out + self.err
+        lines = self.err.strip().splitlines()
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("rig: ")
+        return lines[0].removeprefix("rig: ")
+
+
+def rig(*arguments: str | Path, timeout: float = 300, **environment: str) -> Ended:
+    """Run ``rig`` to its end."""
+    done = subprocess.run(
+        [RIG, *map(str, arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def lab_file(folder: Path, *changes: tuple[str, str]) -> Path:
+    """The default lab with any free port instead of 3801, and with changes, as a file."""
+    text = DEFAULT_LAB.replace("port: 3801", "port: 0")
+    for before, after in changes:
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    path = folder / "lab.yaml"
+    path.write_text(text)
+    return path
