@@ -67,6 +67,7 @@ class EkmClient:
         self._answer_seconds = answer_seconds
         self._context = tls_context(endpoint.tls, ssl.Purpose.SERVER_AUTH)
         self._connection: ssl.SSLSocket | None = None
+        self._heard = False
 
     @property
     def connected(self) -> bool:
@@ -89,6 +90,7 @@ class EkmClient:
                     plain, server_hostname=self.endpoint.host
                 )
                 self._connection.settimeout(self._answer_seconds)
+                self._heard = False
             except BaseException:
                 plain.close()
                 raise
@@ -108,7 +110,9 @@ class EkmClient:
         """Return the next message of the key manager."""
         with self._failures("Lost contact with") as connection:
             length = messages.frame_length(_read(connection, messages.LENGTH_BYTES))
-            return _read(connection, length)
+            data = _read(connection, length)
+            self._heard = True
+            return data
 
     def ping(self) -> float:
         """Ask for a sign of life; return how long it took, in seconds."""
@@ -147,10 +151,16 @@ class EkmClient:
         try:
             yield self._connection  # type: ignore[misc]  # None only in connect(), which ignores it
         except (OSError, MessageError) as error:
+            never_heard = self._connection is not None and not self._heard
             self.close()
-            raise EkmUnavailable(
-                f"{what} the key manager at {self.endpoint}: {_reason(error)}."
-            ) from error
+            reason = _reason(error)
+            if never_heard and isinstance(error, ConnectionError | ssl.SSLEOFError):
+                # In TLS 1.3 a client hears only now whether its certificate was accepted.
+                reason = (
+                    "it ended the connection at once, as it does when it does not trust the "
+                    f"certificate {self.endpoint.tls.certificate}; its audit log tells why"
+                )
+            raise EkmUnavailable(f"{what} the key manager at {self.endpoint}: {reason}.") from error
 
 
 def _reason(error: Exception) -> str:

@@ -142,13 +142,20 @@ class EkmServer:
             while True:
                 answer = await self._next_answer(reader, exchange)
                 if answer.frame is not None:
-                    writer.write(messages.frame(answer.frame))
-                    async with asyncio.timeout(self._config.frame_seconds):
-                        await writer.drain()
+                    await self._send(writer, answer.frame)
                 if answer.close:
                     return
         finally:
             exchange.connection_lost()
+
+    async def _send(self, writer: asyncio.StreamWriter, frame: bytes) -> None:
+        writer.write(messages.frame(frame))
+        try:
+            async with asyncio.timeout(self._config.frame_seconds):
+                await writer.drain()
+        except TimeoutError:
+            writer.transport.abort()  # closing it would wait for what the peer does not take
+            raise
 
     async def _next_answer(self, reader: asyncio.StreamReader, exchange: Exchange) -> Answer:
         first = await reader.readexactly(1)  # idle as long as the peer likes

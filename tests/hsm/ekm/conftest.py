@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from ekm_bench import PUBLIC_ONLY, Bench, Outsiders, Site
-from ekm_lab import SoftDrive, SoftKek, TokenWatch, authority, der, make_lab
 
 from hsm.datakeys import DataKeys
 from hsm.ekm.audit import AuditLog
@@ -19,6 +17,8 @@ from hsm.keystore import Keystore
 from hsm.lab import ProvisionedLab
 from hsm.pki import load_certificate
 from hsm.token import Token, open_token
+from tests.ekm_lab import SoftDrive, SoftKek, TokenWatch, authority, der, make_lab
+from tests.hsm.ekm.ekm_bench import PUBLIC_ONLY, Bench, Outsiders, Site
 
 
 @pytest.fixture(scope="session")

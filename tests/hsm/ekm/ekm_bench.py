@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from ekm_lab import SoftDrive, SoftKek, TokenWatch, der
 
 from hsm.ekm import audit, messages
 from hsm.ekm.drive_table import DriveTable
@@ -19,6 +18,7 @@ from hsm.lab import ProvisionedLab
 from hsm.pki import load_certificate
 from hsm.token import Token
 from rig.drive.key_exchange import DriveSession, Generate, Translate
+from tests.ekm_lab import SoftDrive, SoftKek, TokenWatch, der
 
 PUBLIC_ONLY = ("Elsewhere One", "Elsewhere Two")
 

@@ -141,7 +141,7 @@ def test_a_full_disk_is_told_and_leaves_the_chain_whole(
 
     with AuditLog(written) as log:
         with monkeypatch.context() as patch:
-            patch.setattr(audit.os, "write", half_write)
+            patch.setattr(os, "write", half_write)
             with pytest.raises(AuditError, match="No space left"):
                 log.append("key-reply", outcome="ok")
         log.append("key-reply", outcome="ok")
@@ -166,7 +166,7 @@ def test_the_record_is_on_the_disk_before_append_returns(
         synced.append(os.fstat(file).st_size)
         true_fsync(file)
 
-    monkeypatch.setattr(audit.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     with AuditLog(path) as log:
         log.append("start", outcome="ok")
         assert synced[-1] == path.stat().st_size

@@ -11,8 +11,6 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import load_pem_x509_certificate
-from ekm_bench import PUBLIC_ONLY, Bench, decoded, error_of, reply_of
-from ekm_lab import DR_KEY, MAIN_KEY, SoftDrive, SoftKek, authority, der
 
 from hsm.datakeys import DataKeys
 from hsm.eedk import Eedk, KeyLabel, KeyMode
@@ -26,6 +24,8 @@ from hsm.oaep import OaepHash
 from hsm.pki import CertificateAuthority, Role
 from hsm.token import Token
 from rig.drive.key_exchange import DriveSession, Generate, Translate
+from tests.ekm_lab import DR_KEY, MAIN_KEY, SoftDrive, SoftKek, authority, der
+from tests.hsm.ekm.ekm_bench import PUBLIC_ONLY, Bench, decoded, error_of, reply_of
 
 VOLUME = "VOL001"
 TWO_LABELS = (KeyLabel(MAIN_KEY), KeyLabel(DR_KEY, KeyMode.HASH))
