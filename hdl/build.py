@@ -28,7 +28,7 @@ from cocotb_tools.runner import Verilator
 from platformdirs import user_cache_path
 
 from hdl.errors import BuildError
-from hdl.toolchain import Toolchain, find_toolchain, require_fst
+from hdl.toolchain import Toolchain, find_toolchain, require_fst, require_libpython
 
 Variant = Literal["plain", "waves", "coverage"]
 
@@ -94,6 +94,7 @@ def verilate(
     if missing:
         raise BuildError(f"Cannot build {toplevel}: no such source file: {', '.join(missing)}")
     toolchain = find_toolchain()
+    require_libpython()
     if variant == "waves":
         require_fst()
     recipe = _Recipe(
@@ -293,7 +294,11 @@ def _tail(log: Path) -> str:
 
 def simulation_environment() -> dict[str, str]:
     """Return the variables that a built simulation needs to find cocotb and Python at run time."""
+    require_libpython()
     runner = Verilator()
     runner.env = {}
     runner._set_env_common()
+    # An empty entry in sys.path is the current directory, which is another one for the child.
+    paths = [str(Path(__file__).parent.parent), *(path for path in sys.path if path)]
+    runner.env["PYTHONPATH"] = os.pathsep.join(paths)
     return {k: v for k, v in runner.env.items() if os.environ.get(k) != v}

@@ -7,10 +7,13 @@ command of another installation.
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+
+from find_libpython import find_libpython
 
 from hdl.errors import ToolchainError
 
@@ -70,6 +73,16 @@ def require_fst() -> None:
         raise ToolchainError(
             "Waveforms need the headers of lz4 and zlib, which this machine lacks; "
             "install the Debian packages liblz4-dev and zlib1g-dev."
+        )
+
+
+def require_libpython() -> None:
+    """Raise ToolchainError unless this Python comes as a shared library, which cocotb loads."""
+    if find_libpython() is None:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        raise ToolchainError(
+            f"The simulator loads Python {version} as a shared library, which is not found; "
+            f"install with: apt-get install libpython{version}"
         )
 
 

@@ -51,7 +51,7 @@ def start_simulation(
     if waves is not None:
         command += ["--trace", "--trace-file", str(waves.absolute())]
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith("COCOTB_")},
         **simulation_environment(),
         "COCOTB_TOPLEVEL": TOP,
         "COCOTB_TEST_MODULES": "hdl.sim.serve",
@@ -70,4 +70,6 @@ def start_simulation(
             cwd=log.parent,
             env=environment,
             pass_fds=(descriptor,),
+            # Ctrl-C is for the parent, which then ends the simulation in good order.
+            start_new_session=True,
         )

@@ -75,7 +75,7 @@ class SimBoard:
                 self._process = start_simulation(
                     built, theirs.fileno(), log, transport_key=transport_key, waves=waves
                 )
-        except (OSError, ValueError) as error:
+        except (OSError, HdlError) as error:
             ours.close()
             self._remove_scratch()
             raise BoardError(f"The simulation cannot be started: {error}") from error

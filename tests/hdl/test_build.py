@@ -10,7 +10,7 @@ import pytest
 
 from hdl import lint
 from hdl.bench import run_bench
-from hdl.build import cache_directory, verilate
+from hdl.build import Variant, cache_directory, verilate
 from hdl.errors import BenchError, BuildError
 from hdl.sources import rtl_packages, rtl_sources
 
@@ -76,6 +76,10 @@ class TestBench:
         output = self.run(adder, "bench_adder", {"STEP": "1"})
         assert (output / "bench.log").is_file()
 
+    def test_coverage_is_written(self, adder: Path) -> None:
+        output = self.run(adder, "bench_adder", {"STEP": "1"}, "coverage")
+        assert "adder.sv" in (output / "coverage.dat").read_text()
+
     def test_a_failing_one_fails_with_the_end_of_its_log(self, adder: Path) -> None:
         with pytest.raises(BenchError, match=r"failed 1 of 1.*\n(.*\n)*.*AssertionError"):
             self.run(adder, "bench_adder", {"STEP": "2"})
@@ -90,9 +94,16 @@ class TestBench:
             self.run(adder, module, {})
 
     @staticmethod
-    def run(adder: Path, module: str, environment: dict[str, str]) -> Path:
+    def run(
+        adder: Path, module: str, environment: dict[str, str], variant: Variant = "plain"
+    ) -> Path:
         return run_bench(
-            "adder", [adder], module, extra_env=environment, module_directory=adder.parent
+            "adder",
+            [adder],
+            module,
+            extra_env=environment,
+            module_directory=adder.parent,
+            variant=variant,
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import hdl.register_map as regs
+from hdl.sim import wire
 from rig.board.protocol import BoardError
 from rig.board.sim import SimBoard
 from tests.rig.boards import StartBoard
@@ -126,9 +127,27 @@ def test_crash_in_the_middle_of_a_record(start_board: StartBoard) -> None:
         board.read(regs.RECORD_OUT, WORD, len(frames) // WORD)
 
 
+def test_interrupted_in_the_middle_of_a_request_it_still_ends_in_good_order(
+    start_board: StartBoard,
+) -> None:
+    board = start_board()
+    frames = bypass_frame(bytes(1 << 18)) * 16
+    board.write(regs.RECORD_IN, WORD, frames)
+    # What Ctrl-C leaves behind: a request whose answer nobody waits for.
+    assert board._connection is not None
+    board._connection.sendall(wire.REQUEST.pack(wire.Kind.READ, WORD, regs.RECORD_OUT, 1))
+    board.close()
+    assert board._process.returncode == 0
+
+
+def test_ctrl_c_does_not_reach_it(start_board: StartBoard) -> None:
+    assert os.getpgid(start_board().pid) != os.getpgid(0)
+
+
 PARENT = """
 import sys, time
 import hdl.register_map as regs
+from hdl.sim import wire
 from hdl.register_types import Register
 from rig.board.sim import SimBoard
 board = SimBoard()
