@@ -212,6 +212,11 @@ class Cartridge:
         return self.memory.format
 
     @property
+    def writable(self) -> bool:
+        """Whether it was opened for writing."""
+        return self._file.writable
+
+    @property
     def block_count(self) -> int:
         """Whole records on the cartridge; the next block has this number."""
         return len(self.headers)

@@ -1,0 +1,511 @@
+"""The tape drive: its firmware between the virtualization engine and the encryption hardware.
+
+A drive under system-managed encryption does what the medium and the position say. Writing from BOT
+begins anew in the mode set before (`set_encryption`); anything else keeps the cartridge's own
+format. Where a data key (DK) is needed and none is set, `read` and `write` raise KeyRequired; then
+
+    session = drive.key_session()      # relay it to a key manager and back
+    drive.accept_key(session.grant)    # sets the DK into the hardware
+
+and the command is given again. The DK passes through here only wrapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import NoReturn
+
+from hsm.eedk import KeyLabel
+from hsm.errors import TaperigError
+from rig.drive.cartridge import Cartridge, StoredRecord
+from rig.drive.key_exchange import DriveSession, Generate, KeyGrant, Translate
+from rig.drive.media import (
+    KEY_CHECK_BYTES,
+    KEY_CHECK_IV,
+    Flags,
+    RecordHeader,
+    TapeFormat,
+    key_check_aad,
+)
+from rig.drive.secure_element import SecureElement, UnsealError
+from rig.drive.sense import KEY_FAIL_LIMIT, DriveError, KeyRequired, Sense
+from rig.engine import Counters, Engine, Operation, Record, Result, Status, UnwrapFailed
+
+READ_AHEAD_BYTES = 4 * 1024 * 1024
+"""Data that one `read` returns at most, in bytes, and so what passes through the gates at once."""
+
+
+class Direction(Enum):
+    """Which way data went."""
+
+    WRITE = "write"
+    READ = "read"
+
+
+Figures = dict[tuple[Direction, Operation], Counters]
+"""What the engine counted in a mount: clocks, records and bytes, by direction and operation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block on tape: 1 byte to 256 KiB; `label` marks the labels of logical volumes."""
+
+    data: bytes
+    label: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _FromBot:
+    """How the next write from BOT is to be done; no labels means in the clear."""
+
+    labels: tuple[KeyLabel, ...] = ()
+    allow_public_only: bool = False
+
+
+class Drive:
+    """One drive with its encryption hardware (`engine`) and its secure element."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        element: SecureElement,
+        serial: str,
+        model: str,
+        *,
+        ekm_ca_der: bytes,
+    ) -> None:
+        """Make a drive, empty; `ekm_ca_der` is the authority of the key managers it believes."""
+        self.serial = serial
+        self.model = model
+        self.figures: Figures = {}
+        self._engine = engine
+        self._element = element
+        self._ekm_ca_der = ekm_ca_der
+        self._cartridge: Cartridge | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._position = 0
+        self._from_bot: _FromBot | None = None
+        self._writing = False
+        self._key_set = False
+        self._wanted: Generate | Translate | None = None
+        self._granted: tuple[tuple[bytes, ...], bytes] = ((), bytes(KEY_CHECK_BYTES))
+        self._wrong_keys = 0
+
+    # Mounting
+
+    def load(self, cartridge: Cartridge) -> TapeFormat:
+        """Thread a cartridge and recognize its format (APP-2a, READ-2a); no key is asked for."""
+        if self._cartridge is not None:
+            raise DriveError(
+                Sense.COMMAND_SEQUENCE,
+                f"Drive {self.serial} holds cartridge {self._cartridge.volser} already",
+            )
+        if self._engine.key_valid:
+            self._engine.zeroize()
+        self._reset()
+        self.figures = {}
+        self._cartridge = cartridge
+        return cartridge.format
+
+    def unload(self) -> Figures:
+        """Zeroize, prove it, then let the cartridge go (BOT-4); returns the mount's figures."""
+        cartridge = self._loaded()
+        try:
+            self._forget_key()
+            if self._engine.key_valid:
+                raise DriveError(
+                    Sense.ENGINE_FAILURE,
+                    f"Drive {self.serial} still holds a data key after it was zeroized",
+                )
+        finally:
+            self._cartridge = None
+            self._reset()
+            cartridge.close()
+        return self.figures
+
+    @property
+    def loaded(self) -> bool:
+        """Whether a cartridge is in the drive."""
+        return self._cartridge is not None
+
+    @property
+    def key_set(self) -> bool:
+        """Whether a data key is set into the encryption hardware for this cartridge."""
+        return self._key_set
+
+    @property
+    def encrypting(self) -> bool:
+        """Whether what is written or read next passes through encryption."""
+        if self._from_bot is not None:
+            return bool(self._from_bot.labels)
+        return self._loaded().format is TapeFormat.ENCRYPTED
+
+    @property
+    def position(self) -> int:
+        """The number of the block that comes next."""
+        return self._position
+
+    @property
+    def block_count(self) -> int:
+        """Blocks on the cartridge."""
+        return self._loaded().block_count
+
+    # Positioning
+
+    def set_encryption(
+        self, labels: Sequence[KeyLabel] | None, *, allow_public_only: bool = False
+    ) -> None:
+        """Rewind and set the mode in which the next write, from BOT, begins the cartridge anew.
+
+        With `labels` (one or two) it encrypts under a fresh data key; with None it does not.
+        """
+        self._writable()
+        if labels is not None and not 1 <= len(labels) <= 2:
+            raise DriveError(
+                Sense.COMMAND_SEQUENCE,
+                f"Drive {self.serial} was given {len(labels)} key labels instead of one or two",
+            )
+        if self._writing:
+            raise DriveError(
+                Sense.COMMAND_SEQUENCE,
+                f"Drive {self.serial} is writing; demount {self._loaded().volser} first",
+            )
+        self._forget_key()
+        self._position = 0
+        self._from_bot = _FromBot(tuple(labels or ()), allow_public_only)
+
+    def locate(self, block: int) -> None:
+        """Position to a block; a key is neither needed nor asked for."""
+        count = self._loaded().block_count
+        if not 0 <= block <= count:
+            raise DriveError(
+                Sense.POSITION,
+                f"There is no block {block} on {self._loaded().volser}, which has {count}",
+            )
+        self._position = block
+
+    def locate_append_point(self) -> int:
+        """Position behind the last block (APP-2b), before any key is asked for."""
+        self.locate(self._loaded().block_count)
+        return self._position
+
+    def label_positions(self) -> list[int]:
+        """The numbers of all blocks that are labels; the tape's headers tell, no key is needed."""
+        return [h.block for h in self._loaded().headers if Flags.LABEL in h.flags]
+
+    # Keys
+
+    def key_session(self) -> DriveSession:
+        """Begin the key exchange that the last KeyRequired asked for."""
+        if self._wanted is None:
+            raise DriveError(
+                Sense.COMMAND_SEQUENCE, f"Drive {self.serial} has no need of a data key"
+            )
+        return DriveSession(self._element, self._ekm_ca_der, self.serial, self._wanted)
+
+    def accept_key(self, grant: KeyGrant) -> None:
+        """Decrypt the granted key and set it into the hardware (BOT-2d, APP-2e, READ-2d).
+
+        A key that is not the cartridge's is refused before anything is read or written with it.
+        """
+        wanted, cartridge = self._wanted, self._loaded()
+        if wanted is None:
+            raise DriveError(
+                Sense.COMMAND_SEQUENCE, f"Drive {self.serial} was given a data key unasked"
+            )
+        if self._wrong_keys >= KEY_FAIL_LIMIT:
+            raise DriveError(
+                Sense.KEY_FAIL_LIMIT,
+                f"Drive {self.serial} was given {self._wrong_keys} wrong keys for "
+                f"{cartridge.volser} and takes no more",
+            )
+        try:
+            self._set_key(grant, cartridge)
+            if isinstance(wanted, Generate):
+                self._granted = (grant.eedks, self._make_key_check(cartridge))
+            else:
+                self._check_key(cartridge)
+        except TaperigError:
+            self._forget_key()
+            raise
+        self._key_set = True
+        self._wanted = None
+
+    def _set_key(self, grant: KeyGrant, cartridge: Cartridge) -> None:
+        try:
+            sealed = self._element.unseal(grant.sedk)
+        except UnsealError as error:
+            raise DriveError(
+                Sense.KEY_WRAPPING_FAILURE,
+                f"Drive {self.serial} cannot unwrap the key granted for {cartridge.volser}: "
+                f"{_clause(error)}",
+            ) from error
+        try:
+            self._engine.load_sealed_key(sealed)
+        except UnwrapFailed as error:
+            raise DriveError(
+                Sense.SECURITY_ERROR,
+                f"The encryption hardware of drive {self.serial} refuses the key for "
+                f"{cartridge.volser}: {_clause(error)}",
+            ) from error
+
+    def _make_key_check(self, cartridge: Cartridge) -> bytes:
+        record = Record(
+            Operation.ENCRYPT, b"", iv=KEY_CHECK_IV, aad=key_check_aad(cartridge.volser)
+        )
+        (result,) = self._engine.process([record])
+        if result.status is not Status.OK:
+            raise self._engine_failure(result.status, "the key check")
+        return result.tag
+
+    def _check_key(self, cartridge: Cartridge) -> None:
+        record = Record(
+            Operation.DECRYPT,
+            b"",
+            iv=KEY_CHECK_IV,
+            aad=key_check_aad(cartridge.volser),
+            tag=cartridge.memory.key_check,
+        )
+        (result,) = self._engine.process([record])
+        if result.status is Status.TAG_MISMATCH:
+            self._wrong_keys += 1
+            raise DriveError(
+                Sense.WRONG_KEY, f"The key granted for {cartridge.volser} is not its data key"
+            )
+        if result.status is not Status.OK:
+            raise self._engine_failure(result.status, "the key check")
+
+    def _need_key(self, why: Generate | Translate, sense: Sense, text: str) -> NoReturn:
+        self._wanted = why
+        raise KeyRequired(sense, f"Drive {self.serial} needs the data key of {why.volume} {text}")
+
+    def _forget_key(self) -> None:
+        self._key_set = False
+        self._wanted = None
+        self._granted = ((), bytes(KEY_CHECK_BYTES))
+        self._engine.zeroize()
+
+    # Writing
+
+    def write(self, blocks: Sequence[Block]) -> None:
+        """Write blocks at the position; when it returns, they outlive a power cut.
+
+        Raises KeyRequired, with nothing written, when a data key must be set first.
+        """
+        cartridge = self._writable()
+        self._check_position(cartridge)
+        if self.encrypting and not self._key_set:
+            self._need_key_to_write(cartridge)
+        if not self._writing:
+            self._begin(cartridge)
+        headers = cartridge.next_headers(
+            [(len(b.data), Flags.LABEL if b.label else Flags(0)) for b in blocks]
+        )
+        volser = cartridge.volser
+        records = [
+            Record(Operation.ENCRYPT, block.data, iv=header.iv, aad=header.aad(volser))
+            if header.encrypted
+            else Record(Operation.BYPASS, block.data)
+            for header, block in zip(headers, blocks, strict=True)
+        ]
+        results = self._process(Direction.WRITE, records)
+        for header, result in zip(headers, results, strict=True):
+            if result.status is not Status.OK:
+                raise self._failed(header, result.status)
+        cartridge.append([(h, r.data, r.tag) for h, r in zip(headers, results, strict=True)])
+        self._position = cartridge.block_count
+
+    def _check_position(self, cartridge: Cartridge) -> None:
+        """Writing is done from BOT when asked for, else behind the last block and nowhere else."""
+        if self._from_bot is not None and self._position == 0:
+            return
+        if self._from_bot is not None or self._position != cartridge.block_count:
+            raise DriveError(
+                Sense.POSITION,
+                f"Drive {self.serial} stands at block {self._position} of {cartridge.volser}, "
+                f"which ends at {cartridge.block_count}",
+            )
+        if cartridge.format is TapeFormat.BLANK:
+            raise DriveError(
+                Sense.COMMAND_SEQUENCE,
+                f"Cartridge {cartridge.volser} is blank, and drive {self.serial} was not told how "
+                f"to write it from BOT",
+            )
+
+    def _need_key_to_write(self, cartridge: Cartridge) -> NoReturn:
+        if self._from_bot is not None:
+            request = Generate(
+                cartridge.volser, self._from_bot.labels, self._from_bot.allow_public_only
+            )
+            self._need_key(request, Sense.KEY_GENERATE, "to write it from BOT")
+        self._need_key_again(cartridge, "to append to it")
+
+    def _need_key_again(self, cartridge: Cartridge, text: str) -> NoReturn:
+        request = Translate(cartridge.volser, cartridge.memory.eedks)
+        self._need_key(request, Sense.KEY_TRANSLATE, text)
+
+    def _begin(self, cartridge: Cartridge) -> None:
+        """Begin the writing pass: only now is the cartridge touched."""
+        if self._from_bot is None:
+            cartridge.begin_append()
+        elif self._from_bot.labels:
+            cartridge.begin_from_bot(TapeFormat.ENCRYPTED, *self._granted)
+        else:
+            cartridge.begin_from_bot(TapeFormat.CLEAR)
+        self._writing = True
+        self._from_bot = None
+
+    # Reading
+
+    def read(self, most_bytes: int = READ_AHEAD_BYTES) -> list[Block]:
+        """Read on from the position: at least one block, at most `most_bytes`; none at the end.
+
+        No data is returned before its tag has matched. A bad block is reported when it is the next;
+        the blocks before it are returned first. Raises KeyRequired when a data key must be set.
+        """
+        cartridge = self._loaded()
+        count = self._next_blocks(cartridge, most_bytes)
+        if not count:
+            if cartridge.damage:
+                raise DriveError(Sense.FORMAT_CORRUPTED, _clause(cartridge.damage))
+            return []
+        if cartridge.format is TapeFormat.ENCRYPTED and not self._key_set:
+            self._need_key_again(cartridge, "to read it")
+        stored = cartridge.read(self._position, count)
+        good = self._take_readable(cartridge, stored)
+        results = self._process(
+            Direction.READ, [_to_engine(record, cartridge.volser) for record in good]
+        )
+        blocks: list[Block] = []
+        for record, result in zip(good, results, strict=True):
+            if result.status is not Status.OK:
+                if not blocks:
+                    raise self._unreadable(record, result.status)
+                break
+            blocks.append(Block(result.data, Flags.LABEL in record.header.flags))
+        self._position += len(blocks)
+        return blocks
+
+    def _next_blocks(self, cartridge: Cartridge, most_bytes: int) -> int:
+        count = size = 0
+        for number in range(self._position, cartridge.block_count):
+            size += cartridge.headers[number].length
+            if count and size > most_bytes:
+                break
+            count += 1
+        return count
+
+    def _take_readable(
+        self, cartridge: Cartridge, stored: list[StoredRecord]
+    ) -> list[StoredRecord]:
+        """Return the records up to the first that may not go into the engine; raise if it leads."""
+        encrypted = cartridge.format is TapeFormat.ENCRYPTED
+        for number, record in enumerate(stored):
+            if record.header.encrypted is encrypted and (encrypted or record.crc_matches):
+                continue
+            if number:
+                return stored[:number]
+            where = f"Block {record.header.block} of {cartridge.volser}"
+            if record.header.encrypted and not encrypted:
+                raise DriveError(
+                    Sense.UNABLE_TO_DECRYPT, f"{where} is encrypted, but the cartridge is not"
+                )
+            if encrypted:
+                raise DriveError(
+                    Sense.UNENCRYPTED_DATA, f"{where} is not encrypted, but the cartridge is"
+                )
+            raise DriveError(Sense.READ_ERROR, f"{where} is damaged: its CRC does not match")
+        return stored
+
+    # The encryption hardware
+
+    def _process(self, direction: Direction, records: list[Record]) -> list[Result]:
+        """Pass records through the engine, and keep the figures of it."""
+        if not records:
+            return []
+        before = self._engine.counters()
+        results = self._engine.process(records)
+        after = self._engine.counters()
+        key = (direction, records[0].operation)
+        self.figures[key] = _counted(before, after, self.figures.get(key))
+        return results
+
+    def _failed(self, header: RecordHeader, status: Status) -> DriveError:
+        """What is wrong when the engine did not do a record, apart from its tag."""
+        where = f"block {header.block} of {self._loaded().volser}"
+        if status in (Status.NO_KEY, Status.ZEROIZED):
+            self._key_set = False
+            cartridge = self._loaded()
+            self._wanted = Translate(cartridge.volser, cartridge.memory.eedks)
+            return KeyRequired(
+                Sense.KEY_REQUIRED,
+                f"The data key that drive {self.serial} had is gone from its hardware before "
+                f"{where}",
+            )
+        return self._engine_failure(status, where)
+
+    def _unreadable(self, record: StoredRecord, status: Status) -> DriveError:
+        header = record.header
+        if status is not Status.TAG_MISMATCH:
+            return self._failed(header, status)
+        how = (
+            "it was altered, moved or put there from elsewhere"
+            if record.crc_matches
+            else "its CRC does not match either, so it may be plain damage"
+        )
+        return DriveError(
+            Sense.INTEGRITY,
+            f"The tag of block {header.block} of {self._loaded().volser} does not match: {how}",
+        )
+
+    def _engine_failure(self, status: Status, where: str) -> DriveError:
+        return DriveError(
+            Sense.ENGINE_FAILURE,
+            f"The encryption hardware of drive {self.serial} refused {where} "
+            f"({status.name.lower().replace('_', ' ')})",
+        )
+
+    # Small things
+
+    def _loaded(self) -> Cartridge:
+        if self._cartridge is None:
+            raise DriveError(Sense.NO_CARTRIDGE, f"There is no cartridge in drive {self.serial}")
+        return self._cartridge
+
+    def _writable(self) -> Cartridge:
+        cartridge = self._loaded()
+        if not cartridge.writable:
+            raise DriveError(
+                Sense.WRITE_PROTECTED,
+                f"Cartridge {cartridge.volser} is in drive {self.serial} for reading",
+            )
+        return cartridge
+
+
+def _to_engine(record: StoredRecord, volser: str) -> Record:
+    header = record.header
+    if not header.encrypted:
+        return Record(Operation.BYPASS, record.data)
+    return Record(
+        Operation.DECRYPT, record.data, iv=header.iv, aad=header.aad(volser), tag=record.tag
+    )
+
+
+def _counted(before: Counters, after: Counters, sum_before: Counters | None) -> Counters:
+    return Counters(
+        **{
+            field.name: getattr(after, field.name)
+            - getattr(before, field.name)
+            + (getattr(sum_before, field.name) if sum_before else 0)
+            for field in fields(Counters)
+        }
+    )
+
+
+def _clause(error: object) -> str:
+    """An error's sentence as a part of another."""
+    return str(error).removesuffix(".")
