@@ -25,22 +25,16 @@ module aes_inv_sbox_rom (
 
   initial begin
     for (int i = 0; i < 256; i++) begin
-      rom[i] = aes_pkg::InvSbox[2047-8*i-:8];
+      rom[i] = aes_pkg::inv_sbox_entry(i[7:0]);
     end
   end
 
   always_ff @(posedge clk_i) begin
     if (clear_i) begin
       data_a_q <= '0;
-    end else if (en_i) begin
-      data_a_q <= rom[addr_a_i];
-    end
-  end
-
-  always_ff @(posedge clk_i) begin
-    if (clear_i) begin
       data_b_q <= '0;
     end else if (en_i) begin
+      data_a_q <= rom[addr_a_i];
       data_b_q <= rom[addr_b_i];
     end
   end

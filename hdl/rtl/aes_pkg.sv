@@ -54,6 +54,20 @@ package aes_pkg;
     xtime = {a[6:0], 1'b0} ^ (a[7] ? 8'h1b : 8'h00);
   endfunction
 
+  // What the ROMs hold at `a`. Not inlined: else each of a hundred ROMs spells the table out anew,
+  // and the simulation takes twice as long to compile.
+  function automatic logic [15:0] sbox_entry(input logic [7:0] a);
+    // verilator no_inline_task
+    logic [7:0] s;
+    s = Sbox[2047-8*a-:8];
+    sbox_entry = {xtime(s), s};
+  endfunction
+
+  function automatic logic [7:0] inv_sbox_entry(input logic [7:0] a);
+    // verilator no_inline_task
+    inv_sbox_entry = InvSbox[2047-8*a-:8];
+  endfunction
+
   // A column rotated so that each byte's place is taken by the byte `count` rows below it.
   function automatic logic [31:0] rotate_1(input logic [31:0] w);
     rotate_1 = {w[23:0], w[31:24]};
