@@ -42,12 +42,13 @@ class DataKeys:
         """
         self._keystore = keystore
         self._token = keystore.token
-        self._signing_key = self._token.signing_key(EKM_SIGNING_LABEL)
+        self._token.signing_key(EKM_SIGNING_LABEL)
         self._signers = (self._token.p256_public_key(EKM_SIGNING_LABEL), *partners)
 
     def sign(self, data: bytes) -> bytes:
         """Return the EKM's ECDSA P-256 signature over SHA-256 of `data`, DER."""
-        return self._token.sign_p256(self._signing_key, data)
+        # Looked up each time: a handle does not survive a visit of the security officer.
+        return self._token.sign_p256(self._token.signing_key(EKM_SIGNING_LABEL), data)
 
     def generate(self) -> DataKey:
         """Make a fresh random AES-256 data key (KEY-1). Destroy it after use."""

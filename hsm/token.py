@@ -196,7 +196,8 @@ class Token:
     def officer(self) -> Iterator[pkcs11.Session]:
         """Give the security officer's session; the user is logged out meanwhile.
 
-        PKCS#11 lets one of the two be logged in. Data keys would die of it, so none may be alive.
+        PKCS#11 lets one of the two be logged in. Data keys would die of it, so none may be alive;
+        handles of other keys do die of it and have to be looked up again.
         """
         if self._data_keys:
             raise TokenBusyError(f"The token {self.label} holds data keys that are in use.")
