@@ -6,8 +6,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
@@ -43,6 +46,20 @@ def private_folder(path: Path) -> Path:
             f"set {ENVIRONMENT} to a folder that you can write."
         )
     return path
+
+
+@contextmanager
+def used_alone(state: Path) -> Iterator[None]:
+    """Keep other runs out of a state folder, since they would use the same cartridges."""
+    with (state / "run.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateError(
+                f"Another run uses the state folder {state}; wait for its end, "
+                f"or set {ENVIRONMENT} to another folder."
+            ) from None
+        yield
 
 
 def new_run_dir(state: Path, out: Path | None) -> Path:

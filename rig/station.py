@@ -7,9 +7,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from hsm.ekm.client import EkmEndpoint
 from hsm.ekm.process import spawn_ekm
 from hsm.lab import ProvisionedLab
+from hsm.pki import load_certificate
 from rig import keyside
 from rig.boards import open_board
 from rig.drive.drive import Drive
@@ -82,7 +85,8 @@ def open_station(
         with phase("drive"):
             config = SecureElementConfig.of(provisioned.drive(unit.serial))
             element = stack.enter_context(SecureElement.start(config))
-            drive = Drive(engine, element, unit.serial, unit.model)
+            authority = load_certificate(provisioned.ca).public_bytes(Encoding.DER)
+            drive = Drive(engine, element, unit.serial, unit.model, ekm_ca_der=authority)
         cartridges = state / "cartridges"
         cartridges.mkdir(mode=0o700, exist_ok=True)
         yield Station(lab, unit, provisioned, engine, element, drive, proxy, EventLog(), cartridges)

@@ -1,0 +1,194 @@
+"""The main job: each pool is written from BOT, appended and read back; everything is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hsm.eedk import KeyLabel, KeyMode
+from rig.events import Event
+from rig.lab import PoolUnit
+from rig.measure import Measurement
+from rig.report import text
+from rig.scenarios.base import Scenario, Stage
+from rig.ve.library import Library
+from rig.ve.pools import Pool, Pools
+from rig.ve.virtualization_engine import VirtualizationEngine
+from rig.ve.volumes import CompareSink, LogicalVolume, number_volumes
+
+ENCRYPTED_STEPS = (
+    *("BOT-1", "BOT-2a", "BOT-2b", "BOT-2c", "BOT-2d", "BOT-2e", "BOT-4"),
+    *("APP-1", "APP-2a", "APP-2b", "APP-2c", "APP-2d", "APP-2e", "APP-2f", "APP-4"),
+    *("READ-1", "READ-2a", "READ-2b", "READ-2c", "READ-2d", "READ-2e", "READ-4"),
+)
+CLEAR_STEPS = (
+    *("BOT-1", "BOT-3a", "BOT-3b", "BOT-4"),
+    *("APP-1", "APP-3a", "APP-3b", "APP-4"),
+    *("READ-1", "READ-3", "READ-4"),
+)
+MOVING = {
+    "BOT-2e": "encrypted write from BOT",
+    "APP-2f": "encrypted append",
+    "READ-2e": "decrypted read",
+    "BOT-3b": "clear write from BOT",
+    "APP-3b": "clear append",
+    "READ-3": "clear read",
+}
+"""The steps that move data, whose rate is judged."""
+
+SAMPLE_BYTES = 32
+SAMPLES = 8
+
+
+class RoundTrip(Scenario):
+    """Write from BOT, append, read back and compare, for every pool of the lab."""
+
+    name = "round_trip"
+    title = "Write from BOT, append, read back and compare"
+
+    def run(self, stage: Stage) -> None:
+        """Run every pool, the clear ones first; a cartridge that did well becomes scratch again."""
+        station = stage.station
+        library = Library(station.cartridges)
+        pools = Pools(_pool(number, unit) for number, unit in station.lab.pools.items())
+        engine = VirtualizationEngine(station.drive, station.proxy, library, pools, station.events)
+        stage.report.step_heading()
+        for pool in sorted(pools, key=lambda pool: pool.encrypt):
+            volser = self._pool(stage, engine, pool)
+            if all(check.passed for check in stage.result.checks):
+                library.return_to_scratch(volser)
+
+    def _pool(self, stage: Stage, engine: VirtualizationEngine, pool: Pool) -> str:
+        written, appended = _split(stage.files)
+        everything = [*written, *appended]
+        events_before = len(stage.station.events.events)
+        with _progress(stage, engine, f"pool {pool.number}: writing", written):
+            volser = engine.write_from_bot(pool.number, written)
+        with _progress(stage, engine, f"pool {pool.number}: appending", appended):
+            engine.append(volser, appended)
+        sink = CompareSink(everything)
+        with _progress(stage, engine, f"pool {pool.number}: reading", everything):
+            engine.read(volser, sink)
+        events = stage.station.events.events[events_before:]
+        _check_volumes(stage, pool, volser, sink)
+        _check_steps(stage, pool, events)
+        _check_medium(stage, pool, engine.library.path(volser), everything)
+        stage.check(
+            f"no key is left in the gates after {volser} was demounted",
+            not stage.station.engine.key_valid,
+            rules=("BOT-4", "APP-4", "READ-4"),
+        )
+        for event in events:
+            if event.step in MOVING:
+                stage.measure(_step_rate(stage, event))
+        return volser
+
+
+def _pool(number: int, unit: PoolUnit) -> Pool:
+    keys = tuple(KeyLabel(key.label, KeyMode(key.mode)) for key in unit.keys)
+    return Pool(number, unit.encrypt, keys, unit.allow_public_only)
+
+
+def _split(files: Sequence[Path]) -> tuple[list[LogicalVolume], list[LogicalVolume]]:
+    """Two thirds are written from BOT, the rest is appended; a single file is both."""
+    volumes = number_volumes(files)
+    cut = max(1, 2 * len(volumes) // 3)
+    return volumes[:cut], volumes[cut:] or number_volumes(files[:1], first=len(volumes) + 1)
+
+
+@contextmanager
+def _progress(
+    stage: Stage, engine: VirtualizationEngine, words: str, volumes: Sequence[LogicalVolume]
+) -> Iterator[None]:
+    """Show how far the engine has come with these volumes."""
+    done_before = 0
+    with stage.report.task(words, sum(volume.size for volume in volumes) or None) as advance:
+
+        def moved(done: int, _total: int) -> None:
+            nonlocal done_before
+            advance(done - done_before)
+            done_before = done
+
+        engine.progress = moved
+        try:
+            yield
+        finally:
+            engine.progress = lambda done, total: None
+
+
+def _check_volumes(stage: Stage, pool: Pool, volser: str, sink: CompareSink) -> None:
+    sizes = [sink.expected[name].size for name in sink.equal]
+    detail = f"{len(sizes)} logical volumes, {text.size(sum(sizes))}"
+    for words, names in (
+        ("missing", sink.missing),
+        ("different", sink.different),
+        ("unexpected", sink.unexpected),
+    ):
+        if names:
+            detail += f"; {words}: {', '.join(names)}"
+    stage.check(
+        f"pool {pool.number}: {volser} came back byte for byte",
+        sink.all_equal,
+        detail,
+        rules=("READ-2e",) if pool.encrypt else ("READ-3",),
+    )
+
+
+def _check_steps(stage: Stage, pool: Pool, events: Sequence[Event]) -> None:
+    expected = ENCRYPTED_STEPS if pool.encrypt else CLEAR_STEPS
+    happened = tuple(event.step for event in events)
+    stage.check(
+        f"pool {pool.number}: the steps are those of the sequences, in their order",
+        happened == expected,
+        f"{len(happened)} steps" if happened == expected else ", ".join(happened),
+        rules=tuple(dict.fromkeys(expected)),
+    )
+
+
+def _check_medium(
+    stage: Stage, pool: Pool, cartridge: Path, volumes: Sequence[LogicalVolume]
+) -> None:
+    """Pieces of the files are on a clear cartridge as they are, and on an encrypted one nowhere."""
+    samples = _samples(volumes)
+    if not samples:
+        return
+    content = cartridge.read_bytes()
+    found = sum(1 for sample in samples if sample in content)
+    if pool.encrypt:
+        name, passed = "holds nothing of the files in the clear", found == 0
+    else:
+        name, passed = "holds the files in the clear", found == len(samples)
+    stage.check(
+        f"pool {pool.number}: the cartridge {name}",
+        passed,
+        f"{found} of {len(samples)} samples found",
+        rules=("BOT-2e",) if pool.encrypt else ("BOT-3b",),
+    )
+
+
+def _samples(volumes: Sequence[LogicalVolume]) -> list[bytes]:
+    """A telling piece of each of the largest volumes, from its first block."""
+    samples: list[bytes] = []
+    for volume in sorted(volumes, key=lambda volume: -volume.size)[:SAMPLES]:
+        with volume.source.open("rb") as file:
+            piece = file.read(SAMPLE_BYTES)
+        if len(piece) == SAMPLE_BYTES and len(set(piece)) > SAMPLE_BYTES // 4:
+            samples.append(piece)
+    return samples
+
+
+def _step_rate(stage: Stage, event: Event) -> Measurement:
+    """The engine's rate in one step, from its counters, against the drive's native rate."""
+    counted = event.detail["engine"].values()
+    moved = sum(operation["bytes"] for operation in counted)
+    cycles = sum(operation["cycles"] for operation in counted)
+    clock_hz = stage.station.engine.clock_hz
+    return Measurement(
+        name=f"{event.step} {MOVING[event.step]}, {event.volume}",
+        value=moved * clock_hz / cycles / 1e6 if cycles else float("nan"),
+        unit="MB/s",
+        minimum=stage.station.drive_unit.native_rate / 1e6,
+        rules=(event.step,),
+        detail={"bytes": moved, "cycles": cycles, "clock_hz": clock_hz},
+    )
