@@ -9,6 +9,7 @@ import pytest
 from rig.board.sim import SimBoard
 from rig.engine import Engine
 from tests.rig.boards import StartBoard, write_transport_key
+from tests.rig.tape_site import Site, open_site
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +49,10 @@ def start_board() -> Iterator[StartBoard]:
     yield start
     for board in boards:
         board.close()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Gates, secure element, key manager and token together, for tests of the sequences."""
+    with open_site(tmp_path_factory.mktemp("site")) as opened:
+        yield opened
