@@ -20,7 +20,7 @@ from rig.scenarios.base import Scenario
 from rig.scenarios.data import capped, files_of, machine_files
 from rig.scenarios.rates import Rates
 from rig.scenarios.round_trip import RoundTrip
-from rig.state import new_run_dir
+from rig.state import new_run_dir, used_alone
 from rig.station import choose_drive, open_station
 
 WAVES_CAP_BYTES = 64_000
@@ -102,7 +102,10 @@ def _run_all(
     run: RunResult,
     options: RunOptions,
 ) -> None:
-    with open_station(lab, board, state, folder, report, run.phase, waves=options.waves) as station:
+    with (
+        used_alone(state),
+        open_station(lab, board, state, folder, report, run.phase, waves=options.waves) as station,
+    ):
         station.events.listeners.append(report.step)
         for scenario in scenarios():
             with run.phase(scenario.name):
