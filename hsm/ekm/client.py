@@ -47,6 +47,8 @@ def tls_context(files: TlsFiles, purpose: ssl.Purpose) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
+    if server_side:
+        context.num_tickets = 0  # connections are permanent: nothing to resume, nothing unasked
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     try:
         context.load_verify_locations(files.ca)
@@ -94,6 +96,18 @@ class EkmClient:
             except BaseException:
                 plain.close()
                 raise
+
+    def revive(self) -> None:
+        """See that the connection works, by a ping, and open another one if it does not.
+
+        A permanent connection may have died unnoticed since it was used last.
+        """
+        if self.connected:
+            try:
+                self.ping()
+            except EkmUnavailable:
+                self.close()
+        self.connect()
 
     def request(self, frame: bytes) -> bytes:
         """Send a message and return the one that answers it; both unopened."""
@@ -186,21 +200,5 @@ def _read(connection: ssl.SSLSocket, size: int) -> bytes:
 
 
 def _is_quiet(connection: ssl.SSLSocket) -> bool:
-    """Return whether nothing has arrived unasked: neither the connection's end nor stray bytes.
-
-    TLS 1.3 session tickets arrive unasked as well; reading them out of the way yields no data.
-    """
-    if connection.pending():
-        return False
-    if not select.select([connection], [], [], 0)[0]:
-        return True
-    connection.setblocking(False)
-    try:
-        connection.recv(1)
-    except ssl.SSLWantReadError:
-        return True
-    except OSError:
-        return False
-    finally:
-        connection.setblocking(True)
-    return False
+    """Return whether nothing has arrived unasked: neither the connection's end nor stray bytes."""
+    return not connection.pending() and not select.select([connection], [], [], 0)[0]

@@ -41,6 +41,8 @@ from hsm.token import Token, open_token
 USER_ERROR = 2
 """Exit status when the user has something to mend."""
 _BACKLOG = 64
+_SEND_BUFFER = 2 * messages.FRAME_LIMIT
+"""Bytes of unread answers that the kernel keeps for a peer."""
 _SHUTDOWN_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
 
@@ -81,6 +83,7 @@ class EkmServer:
             listener = socket.socket(family, kind, protocol)
             try:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
                 listener.bind(address)
             except BaseException:
                 listener.close()
@@ -149,6 +152,8 @@ class EkmServer:
             exchange.connection_lost()
 
     async def _send(self, writer: asyncio.StreamWriter, frame: bytes) -> None:
+        if writer.is_closing():
+            raise ConnectionResetError  # the peer has gone and left messages behind
         writer.write(messages.frame(frame))
         try:
             async with asyncio.timeout(self._config.frame_seconds):

@@ -91,6 +91,7 @@ class EkmProxy:
         raise _all_failed(failures)
 
     def _relay(self, client: EkmClient, session: RelayedSession) -> None:
+        client.revive()
         outgoing: bytes | None = session.hello()
         while outgoing is not None and not session.finished:
             self._observer("to-ekm", outgoing)

@@ -26,6 +26,8 @@ from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.errors import EkmError, EkmUnavailable, ErrorCode
 from hsm.ekm.messages import Error, Hello, Ping
 from hsm.ekm.process import EkmProcess, spawn_ekm
+from hsm.ekm.server import serve
+from hsm.errors import TaperigError
 from hsm.keystore import Keystore
 from hsm.lab import ProvisionedLab
 from hsm.pins import PinFromEnv, PinFromFile
@@ -306,10 +308,14 @@ def test_a_peer_that_does_not_read_its_answers_is_dropped(
     endpoint: EkmEndpoint, outsiders: Outsiders
 ) -> None:
     hello = messages.frame(Hello(outsiders.drive.certificate_der, bytes(32)).encode())
-    with connected(endpoint) as connection:
-        connection.settimeout(FRAME_SECONDS + 5)
-        with pytest.raises((ConnectionError, ssl.SSLEOFError)):
-            connection.sendall(hello * 20000)
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.connect((endpoint.host, endpoint.port))
+        context = tls_context(endpoint.tls, ssl.Purpose.SERVER_AUTH)
+        with context.wrap_socket(plain, server_hostname=endpoint.host) as connection:
+            connection.settimeout(30)
+            with pytest.raises((ConnectionError, ssl.SSLEOFError)):
+                connection.sendall(hello * 20000)
 
 
 def test_a_peer_that_goes_away_after_its_reply_leaves_a_record(
@@ -595,27 +601,33 @@ def _runs(pid: int) -> bool:
 
 
 def start_failure(config: EkmConfig) -> str:
-    with pytest.raises(EkmError) as failure:
-        spawn_ekm(config)
+    with pytest.raises(TaperigError) as failure:
+        serve(config)
     text = str(failure.value)
-    assert "Traceback" not in text
     assert "\n" not in text
     return text
 
 
-def test_a_port_in_use_is_one_sentence(ekm: EkmProcess, config: EkmConfig, tmp_path: Path) -> None:
-    second = dataclasses.replace(config, port=ekm.port, audit=tmp_path / "second.jsonl")
-    text = start_failure(second)
-    assert f"127.0.0.1:{ekm.port}" in text
+def test_why_a_child_did_not_start_is_told_by_its_parent(config: EkmConfig) -> None:
+    with pytest.raises(EkmError) as failure:
+        spawn_ekm(dataclasses.replace(config, certificate=config.drive_ca))
+    text = str(failure.value)
+    assert text.startswith("The key manager did not start: The certificate")
+    assert "does not belong to the signing key" in text
+    assert "\n" not in text
+
+
+def test_a_port_in_use_is_one_sentence(serving: Serving, config: EkmConfig) -> None:
+    text = start_failure(dataclasses.replace(config, port=serving.process.port))
+    assert f"127.0.0.1:{serving.process.port}" in text
     assert "Address already in use" in text
 
 
 def test_the_command_ends_with_status_2_and_its_sentence(
-    ekm: EkmProcess, config: EkmConfig, tmp_path: Path
+    serving: Serving, config: EkmConfig, tmp_path: Path
 ) -> None:
     path = tmp_path / "ekm.yaml"
-    second = dataclasses.replace(config, port=ekm.port, audit=tmp_path / "second.jsonl")
-    path.write_text(dump_config(second))
+    path.write_text(dump_config(dataclasses.replace(config, port=serving.process.port)))
     ended = subprocess.run(
         [sys.executable, "-m", "hsm.ekm.server", str(path)], capture_output=True, text=True
     )
@@ -625,8 +637,8 @@ def test_the_command_ends_with_status_2_and_its_sentence(
     assert "cannot listen" in ended.stderr
 
 
-def test_two_key_managers_do_not_share_an_audit_log(ekm: EkmProcess, config: EkmConfig) -> None:
-    assert "in use by another key manager" in start_failure(config)
+def test_two_key_managers_do_not_share_an_audit_log(serving: Serving) -> None:
+    assert "in use by another key manager" in start_failure(serving.config)
 
 
 def test_a_wrong_pin_is_one_sentence_without_the_pin(
