@@ -47,7 +47,7 @@ module drive_crypto #(
   logic [319:0] sealed_key;
   logic [255:0] plain_key;
   logic [15:0] pace_rate;
-  logic ready, test_active, test_done, test_ok, key_valid, key_loading, plain_locked;
+  logic ready, test_active, test_done, test_ok, test_broken, key_valid, key_loading, plain_locked;
   logic clear, fault_q, unwrap_failed, idle, entry_clear;
   logic [63:0] cycles_busy, cycles_stall_source, cycles_stall_sink;
   logic [63:0] records, bytes, tag_failures;
@@ -134,6 +134,7 @@ module drive_crypto #(
       .active_o       (test_active),
       .done_o         (test_done),
       .ok_o           (test_ok),
+      .broken_o       (test_broken),
       .zeroizing_i    (clear),
       .key_valid_i    (key_valid),
       .unwrap_failed_i(unwrap_failed),
@@ -446,7 +447,7 @@ module drive_crypto #(
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       fault_q <= 1'b0;
-    end else if ((test_done && !test_ok) || ledger_fault || lost_step || outside_bank) begin
+    end else if (test_broken || ledger_fault || lost_step || outside_bank) begin
       fault_q <= 1'b1;
     end
   end

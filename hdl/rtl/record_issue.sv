@@ -225,7 +225,7 @@ module record_issue #(
       iv_q <= '0;
     end else if (clear_i) begin
       iv_q <= '0;
-    end else if (in_header && take) begin
+    end else if (open_o && header_status == drive_crypto_pkg::StatusOk) begin
       iv_q <= header.iv;
     end
   end
@@ -281,7 +281,7 @@ module record_issue #(
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       slot_q <= '0;
-    end else if (clear_i) begin
+    end else if (clear_i || hash_key_i) begin
       slot_q <= '0;
     end else if (kind_d != record_pkg::SlotNone) begin
       slot_q.bank  <= bank_q;

@@ -150,16 +150,23 @@ module record_output (
       status_q   <= '0;
       op_q       <= '0;
       data_len_q <= '0;
-      tag_q      <= '0;
     end else if (cut) begin
       status_q <= drive_crypto_pkg::StatusZeroized;
-      tag_q    <= '0;
     end else if (taken_o) begin
       bank_q     <= result_bank_i;
       status_q   <= result_status_i;
       op_q       <= result_op_i;
       data_len_q <= result_data_len_i;
-      tag_q      <= result_tag_i;
+    end
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      tag_q <= '0;
+    end else if (clear_i) begin
+      tag_q <= '0;
+    end else if (taken_o) begin
+      tag_q <= result_tag_i;
     end
   end
 
@@ -195,8 +202,21 @@ module record_output (
       fetched_valid_q <= send;
       fetched_data_q  <= state_q == StData;
       fetched_last_q  <= send_last;
-      made_q          <= state_q == StTag ? tag_q : header;
+      made_q          <= state_q == StTag ? tag_q : send ? header : '0;
     end
+  end
+
+  // Both stages are zero when they hold nothing: what was sent does not stay.
+  logic [127:0] fetched;
+
+  always_comb begin
+    unique case ({
+      fetched_valid_q, fetched_data_q
+    })
+      2'b11:   fetched = read_data_i;
+      2'b10:   fetched = made_q;
+      default: fetched = '0;
+    endcase
   end
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
@@ -211,7 +231,7 @@ module record_output (
     end else if (step_2) begin
       out_valid_q <= fetched_valid_q;
       out_last_q  <= fetched_last_q;
-      out_q       <= fetched_data_q ? read_data_i : made_q;
+      out_q       <= fetched;
     end
   end
 

@@ -10,7 +10,7 @@
 //
 // Ports
 //   active_o    the test has the engine: its streams and its key commands count, no others
-//   done_o, ok_o   it ended, and well
+//   done_o, ok_o   it ended, and well;  broken_o  it will not end well
 //   zeroizing_i, key_valid_i, unwrap_failed_i   state of the keys
 //   load_o, zeroize_o   key commands;  sealed_key_o, transport_key_o   go with load_o, steady
 //   in_*, out_* the record streams of the engine
@@ -23,6 +23,7 @@ module self_test (
     output logic         active_o,
     output logic         done_o,
     output logic         ok_o,
+    output logic         broken_o,
     input  logic         zeroizing_i,
     input  logic         key_valid_i,
     input  logic         unwrap_failed_i,
@@ -78,8 +79,12 @@ module self_test (
     StForget,
     StForgetWait,
     StPassed,
+    StBroken,  // swallows what a broken engine still sends, until it has zeroized
     StFailed
   } state_e;
+
+  // More than the output stage takes to close a frame that zeroize cut.
+  localparam logic [13:0] DrainClocks = 14'd64;
 
   state_e state_q, state_d;
   logic [3:0] sent_q, seen_q;  // words of the frame in, of the frame out
@@ -144,7 +149,7 @@ module self_test (
     endcase
   end
 
-  assign out_ready_o = in_frame;
+  assign out_ready_o = in_frame || state_q == StBroken;
   assign sees        = in_frame && out_valid_i;
   assign wrong       = sees && (out_data_i != wanted || out_last_i != wanted_last);
   assign frame_ends  = sees && wanted_last;
@@ -164,7 +169,7 @@ module self_test (
       StBadKey: state_d = StBadKeyWait;
       StBadKeyWait: begin
         if (key_valid_i) begin
-          state_d = StFailed;
+          state_d = StBroken;
         end else if (unwrap_failed_i && !zeroizing_i) begin
           state_d = StKey;
         end
@@ -172,7 +177,7 @@ module self_test (
       StKey: state_d = StKeyWait;
       StKeyWait: begin
         if (unwrap_failed_i && !zeroizing_i) begin
-          state_d = StFailed;
+          state_d = StBroken;
         end else if (key_valid_i) begin
           state_d = StEncrypt;
         end
@@ -195,13 +200,18 @@ module self_test (
       StForget: state_d = StForgetWait;
       StForgetWait: begin
         if (!zeroizing_i) begin
-          state_d = key_valid_i ? StFailed : StPassed;
+          state_d = key_valid_i ? StBroken : StPassed;
+        end
+      end
+      StBroken: begin
+        if (silence_q == DrainClocks) begin
+          state_d = StFailed;
         end
       end
       default: state_d = state_q;
     endcase
-    if (active_o && (wrong || silent)) begin
-      state_d = StFailed;
+    if (state_q != StBroken && !done_o && (wrong || silent)) begin
+      state_d = StBroken;
     end
   end
 
@@ -234,6 +244,7 @@ module self_test (
 
   assign done_o          = state_q == StPassed || state_q == StFailed;
   assign ok_o            = state_q == StPassed;
+  assign broken_o        = state_q == StBroken || state_q == StFailed;
   assign active_o        = !done_o;
   assign load_o          = state_q == StBadKey || state_q == StKey;
   assign zeroize_o       = state_q == StForget;
