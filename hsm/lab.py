@@ -178,15 +178,20 @@ def _in_child(request: dict[str, Any], progress: Callable[[str], None]) -> dict[
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        process_group=0,  # Ctrl-C comes to this process, which ends the child
     ) as child:
         if child.stdin is None or child.stdout is None:
             raise ProvisioningError("The provisioning process has no pipes.")
-        child.stdin.write(json.dumps(request))
-        child.stdin.close()
-        for line in child.stdout:
-            answer = json.loads(line)
-            if "step" in answer:
-                progress(answer["step"])
+        try:
+            child.stdin.write(json.dumps(request))
+            child.stdin.close()
+            for line in child.stdout:
+                answer = json.loads(line)
+                if "step" in answer:
+                    progress(answer["step"])
+        except BaseException:
+            child.kill()
+            raise
     if "error" in answer:
         raise ProvisioningError(answer["error"])
     if child.returncode or "drives" not in answer:
@@ -214,6 +219,8 @@ def main() -> int:
     except TaperigError as error:
         _tell(error=str(error))
         return 2
+    except BrokenPipeError:
+        return 1  # nobody listens any more
     return 0
 
 

@@ -100,8 +100,8 @@ def main() -> int:
     with socket.socket(fileno=int(sys.argv[1])) as link:
         try:
             serve(link)
-        except (BrokenPipeError, ConnectionResetError):
-            return 0  # the drive has gone
+        except OSError:
+            return 0  # the drive has gone, or talks nonsense, and will see that this end closed
     return 0
 
 
