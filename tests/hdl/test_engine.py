@@ -13,6 +13,7 @@ SOURCES = [
     HERE / "engine_top.sv",
     HERE / "frame_ends.cpp",
 ]
+SMALL_BANKS = {"BankBytes": 4096}
 FLAGS = ("-LDFLAGS", "-rdynamic")
 
 
@@ -22,3 +23,25 @@ def test_nist_vectors() -> None:
 
 def test_records() -> None:
     run_bench("engine_top", SOURCES, "bench_engine_records", flags=FLAGS)
+
+
+def test_zeroize() -> None:
+    run_bench(
+        "engine_top",
+        SOURCES,
+        "bench_engine_zeroize",
+        parameters=SMALL_BANKS,
+        vlt=[HERE / "engine_visible.vlt"],
+        flags=FLAGS,
+    )
+
+
+def test_self_test() -> None:
+    run_bench(
+        "engine_top",
+        SOURCES,
+        "bench_engine_self_test",
+        parameters=SMALL_BANKS,
+        vlt=[HERE / "engine_visible.vlt"],
+        flags=FLAGS,
+    )
