@@ -14,7 +14,7 @@ from typing import Any
 from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
 from rig.drive.drive import Block, Direction, Drive
-from rig.drive.media import TapeFormat
+from rig.drive.media import Flags, TapeFormat
 from rig.drive.sense import KeyRequired, sense_of
 from rig.events import EventLog
 from rig.ve.ekm_proxy import EkmProxy
@@ -221,7 +221,7 @@ class VirtualizationEngine:
         self._add_figures(detail, Direction.WRITE)
 
     def _read(self, cartridge: Cartridge, reader: VolumeReader, detail: dict[str, Any]) -> None:
-        total = cartridge.data_bytes
+        total = sum(h.length for h in cartridge.headers if Flags.LABEL not in h.flags)
         detail.update(bytes=0, blocks=0)
         try:
             while blocks := self.drive.read():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -96,9 +96,12 @@ class Room:
         return self.library.path(volser).read_bytes()
 
 
-def ekm_settings(lab: ProvisionedLab) -> EkmConfig:
-    """Return the lab's key manager on any free port, its drives admitted."""
-    config = lab_config(lab, port=0)
+def ekm_settings(lab: ProvisionedLab, folder: Path) -> EkmConfig:
+    """Return a key manager on the lab's token and any free port, its drives admitted.
+
+    Its drive table and audit log are in `folder`.
+    """
+    config = replace(lab_config(lab, port=0), drive_table=folder / "drives", audit=folder / "audit")
     enrol_drives(config, lab)
     return config
 
@@ -112,7 +115,7 @@ def open_site(folder: Path) -> Iterator[Site]:
         Keystore(token).import_kek(outside.label, outside.pem, outside.certificate)
     relayed: list[tuple[str, bytes]] = []
     with ExitStack() as stack:
-        ekm = stack.enter_context(spawn_ekm(ekm_settings(lab)))
+        ekm = stack.enter_context(spawn_ekm(ekm_settings(lab, folder)))
         endpoint = EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)
         proxy = stack.enter_context(
             EkmProxy([endpoint], observer=lambda way, data: relayed.append((way, data)))
