@@ -6,7 +6,8 @@ TRUSTED keys need the security officer's PIN (TokenConfig.so_pin) and no data ke
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from pkcs11 import Attribute, KeyType, ObjectClass
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
+from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
 from hsm.cryptoki import NO_USE, PRIVATE_HALF, WRAPPING_PUBLIC
 from hsm.errors import KeyAbsentError, TokenRefusedError
@@ -174,6 +175,28 @@ def import_transport_key(token: Token, label: str, value: bytes) -> None:
                 )
     finally:
         carrier.close()
+
+
+def transport_key_is(token: Token, label: str, value: bytes) -> bool:
+    """Say whether the AES key `label` is `value`, by wrapping a key that everybody knows."""
+    transport = token.find_secret(label)
+    if transport is None:
+        return False
+    known = bytes(range(32))
+    with token.asking("try the transport key"):
+        key: Any = token.session.create_object(
+            {
+                **NO_USE,
+                Attribute.CLASS: ObjectClass.SECRET_KEY,
+                Attribute.KEY_TYPE: KeyType.AES,
+                Attribute.VALUE: known,
+                Attribute.TOKEN: False,
+                Attribute.EXTRACTABLE: True,
+            }
+        )
+        wrapped = transport.wrap_key(key, mechanism=Mechanism.AES_KEY_WRAP)
+        key.destroy()
+    return wrapped == aes_key_wrap(value, known)
 
 
 def random_bytes(token: Token, count: int) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pkcs11 import Attribute, CertificateType, ObjectClass
@@ -191,8 +192,11 @@ class Keystore:
 
     def _kek(self, found: Any) -> Kek | None:
         """Return the KEK that a certificate object stands for; None if it is something else's."""
-        certificate = x509.load_der_x509_certificate(found[Attribute.VALUE])
-        public_key = certificate.public_key()
+        try:
+            certificate = x509.load_der_x509_certificate(found[Attribute.VALUE])
+            public_key = certificate.public_key()
+        except (ValueError, UnsupportedAlgorithm):
+            return None
         identity = found[Attribute.ID]
         if not isinstance(public_key, rsa.RSAPublicKey) or identity != spki_hash(public_key):
             return None

@@ -38,6 +38,7 @@ from hsm.key_making import (
     ensure_rsa,
     import_transport_key,
     random_bytes,
+    transport_key_is,
 )
 from hsm.keystore import MIN_KEK_BITS, Keystore
 from hsm.labels import normalize_label
@@ -61,6 +62,7 @@ DRIVE_WRAP_BITS: Final = 2048
 TRANSPORT_BYTES: Final = 32
 EKM_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 _SERIAL: Final = re.compile(r"[A-Za-z0-9-]{1,18}")
+_TRANSPORT_KEY: Final = re.compile(rf"[0-9a-f]{{{2 * TRANSPORT_BYTES}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,16 +305,31 @@ def _ensure_transport_key(token: Token, state_dir: Path, serial: str) -> Path:
     """
     path = state_dir / "transport" / f"{serial}.hex"
     private_directory(path.parent)
-    key = token.find_secret(TRANSPORT_LABEL)
-    if path.exists() and key is not None:
-        return path
-    if key is not None:
-        with token.asking("remove a transport key that no gates can have"):
-            key.destroy()
     if not path.exists():
+        old = token.find_secret(TRANSPORT_LABEL)
+        if old is not None:
+            with token.asking("remove a transport key that no gates can have"):
+                old.destroy()
         write_private(path, random_bytes(token, TRANSPORT_BYTES).hex().encode() + b"\n")
-    import_transport_key(token, TRANSPORT_LABEL, bytes.fromhex(path.read_text()))
+    value = _read_transport_key(path)
+    if token.find_secret(TRANSPORT_LABEL) is None:
+        import_transport_key(token, TRANSPORT_LABEL, value)
+    if not transport_key_is(token, TRANSPORT_LABEL, value):
+        raise ProvisioningError(
+            f"The transport key in {path} is not the one in the drive's token; remove the file and "
+            "run `rig hsm init` for a new key."
+        )
     return path
+
+
+def _read_transport_key(path: Path) -> bytes:
+    text = path.read_text("ascii", "replace").strip()
+    if not _TRANSPORT_KEY.fullmatch(text):
+        raise ProvisioningError(
+            f"The transport key file {path} should hold {2 * TRANSPORT_BYTES} hexadecimal digits; "
+            "remove it and run `rig hsm init` for a new key."
+        )
+    return bytes.fromhex(text)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ Facts of SoftHSM 2.6 that shape this module:
 import hashlib
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -52,6 +52,14 @@ __all__ = ["DataKey", "Token", "TokenConfig", "open_token"]
 DATA_KEY_BYTES: Final = 32
 SEALED_KEY_BYTES: Final = 40
 """A data key under AES key wrap: RFC 3394 adds one 64-bit block."""
+
+_NO_SUCH_HASH: Final = (
+    refusals.ArgumentsBad,
+    refusals.MechanismParamInvalid,
+    refusals.MechanismInvalid,
+)
+"""What a token answers to an OAEP hash it lacks; any other refusal is a fault and no reason for a
+lesser hash."""
 
 
 class DataKey:
@@ -342,17 +350,11 @@ class Token:
             key = session.generate_key(KeyType.AES, 256, template=template)
         try:
             for oaep_hash, parameters in OAEP.items():
-                try:
+                with self.asking("try RSA-OAEP"), suppress(*_NO_SUCH_HASH):
                     public_key.wrap_key(
                         key, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=parameters
                     )
-                except (
-                    refusals.ArgumentsBad,
-                    refusals.MechanismParamInvalid,
-                    refusals.MechanismInvalid,
-                ):
-                    continue
-                return oaep_hash
+                    return oaep_hash
         finally:
             key.destroy()
             public_key.destroy()

@@ -23,6 +23,7 @@ import cbor2
 
 from hsm.errors import TaperigError
 from hsm.lab import ProvisionedDrive, check_serial, provision_drive
+from hsm.oaep import OaepHash
 from hsm.pins import PinFromEnv, PinFromFile, PinSource
 from hsm.softhsm import drive_token_label, token_config
 from hsm.token import SEALED_KEY_BYTES, TokenConfig
@@ -89,8 +90,8 @@ class SecureElement:
         """The drive's identity certificate (P-256), issued by the lab CA."""
         self.wrap_public_der = b""
         """The RSA key that SEDKs are wrapped to: SubjectPublicKeyInfo, DER."""
-        self.oaep_hash = ""
-        """The OAEP hash that SEDKs for this drive must use: `SHA-1` or `SHA-256`."""
+        self.oaep_hash = OaepHash.SHA1
+        """The OAEP hash that SEDKs for this drive must use."""
 
     @staticmethod
     def start(config: SecureElementConfig) -> "SecureElement":
@@ -117,7 +118,7 @@ class SecureElement:
             ready = element._ask(encode_config(config))
             element.certificate_der = ready["certificate"]
             element.wrap_public_der = ready["wrap_public"]
-            element.oaep_hash = ready["oaep_hash"]
+            element.oaep_hash = OaepHash(ready["oaep_hash"])
         except BaseException:
             element.close()
             raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import unicodedata
-from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -13,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
-from pkcs11 import Attribute, ObjectClass
+from pkcs11 import Attribute, CertificateType, ObjectClass
 
 from hsm import keystore as keystore_module
 from hsm.errors import (
@@ -107,13 +106,12 @@ def test_a_second_certificate_under_one_label_is_refused(
 ) -> None:
     before = keystore.list()
     other = outside_pair("other")
-    for attempt in (
-        lambda: keystore.create_kek("kek 1", authority=authority),
-        lambda: keystore.import_certificate("Kek 1", other.certificate),
-        lambda: keystore.import_kek("KEK 1", other.pem, other.certificate),
-    ):
-        with pytest.raises(LabelDuplicateError, match="'KEK 1'"):
-            attempt()
+    with pytest.raises(LabelDuplicateError, match="'KEK 1'"):
+        keystore.create_kek("kek 1", authority=authority)
+    with pytest.raises(LabelDuplicateError, match="'KEK 1'"):
+        keystore.import_certificate("Kek 1", other.certificate)
+    with pytest.raises(LabelDuplicateError, match="'KEK 1'"):
+        keystore.import_kek("KEK 1", other.pem, other.certificate)
     assert keystore.list() == before
 
 
@@ -291,7 +289,35 @@ def test_what_cannot_be_a_drive_key(keystore: Keystore, public_der: bytes) -> No
         keystore.enroll_drive_key("D8", public_der)
 
 
-def test_list_is_ordered(keystore: Keystore, tmp_path: Path) -> None:
+def test_other_certificates_in_the_token_are_no_keks(
+    keystore: Keystore, token: Token, lab_state: ProvisionedLab
+) -> None:
+    before = keystore.list()
+    drive_certificate = lab_state.drives[0].certificate_der
+    made = [
+        token.session.create_object(
+            {
+                Attribute.CLASS: ObjectClass.CERTIFICATE,
+                Attribute.CERTIFICATE_TYPE: CertificateType.X_509,
+                Attribute.LABEL: "KEK 1",
+                Attribute.ID: identity,
+                Attribute.SUBJECT: b"",
+                Attribute.VALUE: value,
+            }
+        )
+        for value, identity in (
+            (drive_certificate, b""),
+            (b"no certificate", before[0].spki_hash),
+            (before[0].certificate.public_bytes(serialization.Encoding.DER), b"another id"),
+        )
+    ]
+    assert keystore.list() == before
+    assert keystore.find("KEK 1").has_private
+    for certificate in made:
+        certificate.destroy()
+
+
+def test_list_is_ordered(keystore: Keystore) -> None:
     labels = [label_key(kek.label) for kek in keystore.list()]
     assert labels == sorted(labels)
     assert "kek 1" in labels

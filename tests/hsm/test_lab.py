@@ -211,6 +211,27 @@ def test_lost_transport_file_gets_a_new_key(tmp_path: Path) -> None:
     assert new != old
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("00" * 32 + "\n", "is not the one in the drive's token"),
+        ("00" * 31 + "\n", "should hold 64 hexadecimal digits"),
+        ("", "should hold 64 hexadecimal digits"),
+        ("ä" * 64, "should hold 64 hexadecimal digits"),
+    ],
+)
+def test_changed_transport_file_is_told(lab_state: ProvisionedLab, content: str, text: str) -> None:
+    drive = lab_state.drives[0]
+    kept = drive.transport_key.read_text()
+    drive.transport_key.write_text(content)
+    try:
+        with pytest.raises(ProvisioningError, match=text):
+            provision_drive(lab_state.state_dir, drive.serial)
+    finally:
+        drive.transport_key.write_text(kept)
+    assert provision_drive(lab_state.state_dir, drive.serial) == drive
+
+
 def test_new_hosts_get_a_new_certificate(tmp_path: Path) -> None:
     lab = provision_lab(tmp_path / "lab", [], [])
     first = lab.ekm_tls.certificate.read_bytes()
