@@ -50,16 +50,17 @@ module self_test (
   localparam logic [26:0] Lengths = {8'd29, 19'd57};
   localparam logic [95:0] Iv = 96'h546170657269672073656c66;
 
-  localparam logic [1:0][127:0] Aad = {
+  // Word i is bits [128 * i +: 128].
+  localparam logic [255:0] Aad = {
     128'h39206279746573206c6f6e672e000000, 128'h706f7765722d6f6e20746573742c2032
   };
-  localparam logic [3:0][127:0] Clear = {
+  localparam logic [511:0] Clear = {
     128'h372062797465732e2e00000000000000,
     128'h666f726520697420776f726b733a2035,
     128'h68616c6c2070726f7665206974206265,
     128'h54686520746170652064726976652073
   };
-  localparam logic [3:0][127:0] Cipher = {
+  localparam logic [511:0] Cipher = {
     128'hef2b3790a0819680fc00000000000000,
     128'h6400cf04bf41ccd215a94b3bba1e5e95,
     128'h14184ef069eeca0c75397441337d20e9,
@@ -99,8 +100,11 @@ module self_test (
   // Words: header, 2 of AAD, 4 of data, and on decrypt the tag.
   logic [3:0] frame_words;
   logic [127:0] text_in;
+  logic [1:0] sent_word, seen_word;
   assign frame_words = encrypts ? 4'd7 : 4'd8;
-  assign text_in = encrypts ? Clear[2'(sent_q - 4'd3)] : Cipher[2'(sent_q - 4'd3)];
+  assign sent_word = 2'(sent_q - 4'd3);
+  assign seen_word = 2'(seen_q - 4'd1);
+  assign text_in = encrypts ? Clear[128*sent_word+:128] : Cipher[128*sent_word+:128];
 
   always_comb begin
     unique case (sent_q)
@@ -113,7 +117,7 @@ module self_test (
           Iv
         };
       end
-      4'd1, 4'd2: in_data_o = Aad[sent_q[1]];
+      4'd1, 4'd2: in_data_o = Aad[128*sent_q[1]+:128];
       4'd7:    in_data_o = Tag ^ 128'(state_q == StReject);
       default: in_data_o = text_in;
     endcase
@@ -143,7 +147,7 @@ module self_test (
         wanted_last = 1'b1;
       end
       default: begin
-        wanted      = encrypts ? Cipher[2'(seen_q - 4'd1)] : Clear[2'(seen_q - 4'd1)];
+        wanted      = encrypts ? Cipher[128*seen_word+:128] : Clear[128*seen_word+:128];
         wanted_last = !encrypts && seen_q == 4'd4;
       end
     endcase

@@ -31,7 +31,8 @@ ZEROIZE_MOST = BANK_WORDS + 3
 
 # State that holds neither key nor text: lengths, places, states, counters.
 HARMLESS = re.compile(
-    r"""u_counters\..* | .*\.wipe_q | u_pace_limiter\.level_q | u_self_test\..* | u_slot_delay\.place_q
+    r"""u_counters\..* | .*\.wipe_q | u_pace_limiter\.level_q | u_self_test\..*
+      | u_slot_delay\.place_q
       | u_buffer\.read_bank_q | u_exit\.(index|count|bank)_q
       | u_issue\.(state|first|refused|is_gcm|is_decrypt|bank|index)_q
       | u_issue\.(aad|data)_(words|bytes)_q
@@ -164,9 +165,8 @@ async def the_search_finds_what_is_there(dut: Any) -> None:
     values = set(held.values())
     hidden = secrets(key, [result.data])[2:]
     assert all(secret in values for secret in hidden), "H or a ciphertext block is not seen"
-    words = b"".join(key[4 * i : 4 * i + 4] for i in range(8))
-    shown = "".join(f"{value:x}" for value in values)
-    assert int.from_bytes(words, "big") and key[:4].hex().lstrip("0") in shown
+    shown = " ".join(f"{value:0480x}" for value in values)
+    assert all(key[i : i + 4].hex() in shown for i in range(0, 32, 4)), "the key is not seen"
     await bench.zeroize()
     assert left(dut) == {}
 
@@ -202,7 +202,7 @@ async def at_random_clocks(dut: Any) -> None:
         again = [random_record(key, n) for n in (300, BANK_BYTES)]
         check(key, again, await bench.process(again))
     cocotb.log.info("frames %s", totals)
-    assert totals["whole"] and totals["zeroized"] and totals["no key"]
+    assert min(totals[kind] for kind in ("whole", "zeroized", "no key")) > 0
 
 
 @cocotb.test()
