@@ -1,0 +1,141 @@
+"""Child of test_key_nowhere: one whole encrypted session, stopped while it reads, to be looked at.
+
+Reads a folder on standard input. Writes, appends and reads a cartridge there with gates, secure
+element, token and key manager of its own, and keeps all traffic in files. In the middle of the read
+it prints the process ids (JSON) and waits; told to go on, it prints the round keys that are in the
+gates' registers, keeps them (the planted copy), waits again, and ends the session.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from hsm.eedk import KeyLabel, KeyMode
+from hsm.ekm.client import EkmEndpoint
+from hsm.ekm.process import spawn_ekm
+from hsm.lab import provision_lab
+from hsm.pki import load_certificate
+from rig.board.sim import SimBoard
+from rig.drive.drive import Drive
+from rig.drive.secure_element import SecureElement, SecureElementConfig
+from rig.engine import Engine
+from rig.events import EventLog
+from rig.ve.ekm_proxy import EkmProxy
+from rig.ve.library import Library
+from rig.ve.pools import Pool, Pools
+from rig.ve.virtualization_engine import VirtualizationEngine
+from rig.ve.volumes import CompareSink, LogicalVolume, VolumeHeader
+from tests.rig.tape_site import ekm_settings
+
+SERIAL = "TAPE000001"
+PROBES = Path(__file__).with_name("probes")
+KEY_SCHEDULE = "u_drive_crypto.u_key_control.u_aes_key_expand.w_q"
+"""60 words of 32 bits, the first in the lowest place."""
+
+
+class TappedBoard:
+    """A board whose every byte, both ways, also goes to a file."""
+
+    def __init__(self, board: SimBoard, capture: BinaryIO) -> None:
+        self._board = board
+        self._capture = capture
+        self.name = board.name
+        self.clock_hz = board.clock_hz
+        self.in_flight_bytes = board.in_flight_bytes
+
+    def read(self, address: int, size: int, count: int) -> bytes:
+        data = self._board.read(address, size, count)
+        self._capture.write(data)
+        return data
+
+    def write(self, address: int, size: int, data: bytes | bytearray | memoryview) -> None:
+        self._capture.write(data)
+        self._board.write(address, size, data)
+
+    def close(self) -> None:
+        self._board.close()
+
+
+class StopAtFirst(CompareSink):
+    """Compares what is read, and stops at the first volume to be looked at."""
+
+    def __init__(self, volumes: list[LogicalVolume], pids: dict[str, int], board: SimBoard) -> None:
+        super().__init__(volumes)
+        self._pids = pids
+        self._board = board
+        self.planted = b""
+
+    def begin(self, header: VolumeHeader) -> None:
+        super().begin(header)
+        if self.planted:
+            return
+        print(json.dumps(self._pids), flush=True)
+        sys.stdin.readline()
+        words = self._board.peek(KEY_SCHEDULE)
+        self.planted = b"".join(words[i - 4 : i] for i in range(len(words), 0, -4))
+        print(self.planted.hex(), flush=True)
+        sys.stdin.readline()
+
+
+def capture(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+
+
+def main() -> None:
+    folder = Path(sys.stdin.readline().strip())
+    logging.basicConfig(filename=folder / "rig.log", level=logging.DEBUG)
+    lab = provision_lab(folder / "state", ["KEK 1", "KEK 2"], [SERIAL])
+    files = sorted((folder / "data").iterdir())
+    volumes = [LogicalVolume.of(f"L{i:05}", path) for i, path in enumerate(files)]
+    with ExitStack() as stack:
+        link = stack.enter_context((folder / "link.capture").open("wb"))
+        relay = stack.enter_context((folder / "relay.capture").open("wb"))
+        ekm = stack.enter_context(spawn_ekm(ekm_settings(lab, folder)))
+        proxy = stack.enter_context(
+            EkmProxy(
+                [EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)],
+                observer=lambda _, data: capture(relay, data),
+            )
+        )
+        board = stack.enter_context(
+            SimBoard(
+                transport_key=lab.drive(SERIAL).transport_key,
+                probes=sorted(PROBES.iterdir()),
+                log=folder / "simulation.log",
+            )
+        )
+        engine = Engine(TappedBoard(board, link))
+        engine.lock_plain_key()
+        element = stack.enter_context(
+            SecureElement.start(SecureElementConfig.of(lab.drive(SERIAL)))
+        )
+        ca = load_certificate(lab.ca).public_bytes(Encoding.DER)
+        pools = Pools([Pool(2, True, (KeyLabel("KEK 1"), KeyLabel("KEK 2", KeyMode.HASH)))])
+        library = Library(folder / "cartridges")
+        drive = Drive(engine, element, SERIAL, "TS1120", ekm_ca_der=ca)
+        ve = VirtualizationEngine(drive, proxy, library, pools, EventLog())
+        volser = ve.write_from_bot(2, volumes[:-1])
+        ve.append(volser, volumes[-1:])
+        pids = {
+            "rig": os.getpid(),
+            "key manager": ekm.pid,
+            "simulator": board.pid,
+            "secure element": element.pid,
+        }
+        sink = StopAtFirst(volumes, pids, board)
+        ve.read(volser, sink)
+        assert sink.all_equal
+        assert not engine.key_valid
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main()
