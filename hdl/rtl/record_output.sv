@@ -12,7 +12,7 @@
 //   read_*     bank memory, data one clock after read_o and steady until the next
 //   out_*      result frames
 //
-// Latency 3 clocks from result to its header on out_*, throughput one word a clock, and three
+// Latency 3 clocks from result to its header on out_*, throughput one word a clock, and two
 // clocks more a record.
 
 module record_output (
