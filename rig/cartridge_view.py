@@ -1,0 +1,147 @@
+"""What `rig cartridge show` tells of a cartridge: memory, EEDKs and record map, never a key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from hsm.eedk import Eedk
+from hsm.errors import EedkMalformedError
+from rig.drive.cartridge import Cartridge
+from rig.drive.media import Flags, RecordHeader, TapeFormat
+from rig.ve.volumes import VolumeError, VolumeHeader, decode_label
+
+
+def show(path: Path) -> dict[str, Any]:
+    """Return what is on a cartridge file, ready for JSON; raises CartridgeError.
+
+    A clear cartridge also tells its logical volumes; an encrypted one does not, without its key.
+    """
+    with Cartridge.open(path) as cartridge:
+        memory = cartridge.memory
+        return {
+            "file": str(path),
+            "volser": cartridge.volser,
+            "format": cartridge.format.name.lower(),
+            "memory": {
+                "cartridge_id": memory.cartridge_id.hex(),
+                "sequence": memory.sequence,
+                "epoch": memory.epoch,
+                "first_epoch": memory.first_epoch,
+                "block_count": memory.block_count,
+                "end_offset": memory.end_offset,
+            },
+            "eedks": [_eedk(data) for data in memory.eedks],
+            "blocks": cartridge.block_count,
+            "data_bytes": cartridge.data_bytes,
+            "logical_volumes": (
+                list(_volumes(cartridge)) if cartridge.format is TapeFormat.CLEAR else None
+            ),
+            "records": [
+                _record(header, cartridge.offset(header.block)) for header in cartridge.headers
+            ],
+            "notes": list(cartridge.notes),
+            "damage": cartridge.damage or None,
+        }
+
+
+def _eedk(data: bytes) -> dict[str, Any]:
+    try:
+        eedk = Eedk.decode(data)
+    except EedkMalformedError as error:
+        return {"error": str(error), "bytes": len(data)}
+    return {
+        "mode": eedk.mode.value,
+        "label": eedk.label,
+        "kek_sha256": eedk.kek_hash.hex() if eedk.kek_hash else None,
+        "algorithm": eedk.algorithm,
+        "oaep_hash": eedk.oaep_hash.value,
+        "volume": eedk.volume,
+        "bytes": len(data),
+    }
+
+
+def _record(header: RecordHeader, offset: int) -> dict[str, Any]:
+    return {
+        "block": header.block,
+        "offset": offset,
+        "length": header.length,
+        "kind": "label" if Flags.LABEL in header.flags else "data",
+        "encrypted": header.encrypted,
+        "epoch": header.epoch,
+        "counter": header.counter,
+    }
+
+
+def _volumes(cartridge: Cartridge) -> Iterator[dict[str, Any]]:
+    for header in cartridge.headers:
+        if Flags.LABEL not in header.flags:
+            continue
+        (record,) = cartridge.read(header.block, 1)
+        try:
+            label = decode_label(record.data)
+        except VolumeError as error:
+            yield {"block": header.block, "error": str(error)}
+            continue
+        if isinstance(label, VolumeHeader):
+            yield {
+                "block": header.block,
+                "name": label.name,
+                "size": label.size,
+                "path": label.path,
+            }
+
+
+def render(shown: dict[str, Any]) -> str:
+    """Return what `show` told, as text; records alike that follow each other are one line."""
+    memory = shown["memory"]
+    lines = [
+        f"cartridge {shown['volser']}, {shown['format']}: {shown['blocks']} blocks, "
+        f"{shown['data_bytes']:,} bytes of data",
+        f"memory    id {memory['cartridge_id']}, sequence {memory['sequence']}, append epoch "
+        f"{memory['epoch']} (the first since BOT is {memory['first_epoch']})",
+    ]
+    lines += [
+        f"EEDK {number}    {_eedk_words(eedk)}" for number, eedk in enumerate(shown["eedks"], 1)
+    ]
+    for volume in shown["logical_volumes"] or ():
+        if "error" in volume:
+            lines.append(f"volume    block {volume['block']}: {volume['error']}")
+        else:
+            lines.append(
+                f"volume    {volume['name']}  {volume['size']:>12,} bytes  "
+                f"{_printable(volume['path'])}"
+            )
+    lines += [f"records   {words}" for words in _runs(shown["records"])]
+    lines += [f"note      {note}" for note in shown["notes"]]
+    return "\n".join(lines)
+
+
+def _eedk_words(eedk: dict[str, Any]) -> str:
+    if "error" in eedk:
+        return str(eedk["error"])
+    key = f"label {eedk['label']!r}" if eedk["label"] else f"KEK SHA-256 {eedk['kek_sha256']}"
+    return (
+        f"{eedk['mode']} mode, {key}, {eedk['algorithm']} {eedk['oaep_hash']}, volume "
+        f"{eedk['volume']}, {eedk['bytes']} bytes"
+    )
+
+
+def _runs(records: list[dict[str, Any]]) -> Iterator[str]:
+    def alike(record: dict[str, Any]) -> tuple[Any, ...]:
+        return (record["kind"], record["length"], record["encrypted"], record["epoch"])
+
+    for (kind, length, encrypted, epoch), group in groupby(records, alike):
+        run = list(group)
+        first, last = run[0]["block"], run[-1]["block"]
+        blocks = f"block {first}" if len(run) == 1 else f"blocks {first} to {last}"
+        each = f"{length:,} bytes" + (" each" if len(run) > 1 else "")
+        how = "encrypted" if encrypted else "clear"
+        yield f"{blocks}: {kind}, {how}, {each}, epoch {epoch}, from byte {run[0]['offset']}"
+
+
+def _printable(text: str) -> str:
+    """A path name may hold anything; a terminal shall not."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
