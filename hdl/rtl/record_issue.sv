@@ -17,7 +17,7 @@
 //   close_o      one clock: the refused record in bank_o was taken in whole
 //   active_o     a record is being taken in
 //   waiting_o    a record is offered and kept waiting
-//   data_taken_o a data word was taken in
+//   data_taken_o a data word was taken in, of a record that is not refused
 //   starved_o    a word could be taken and none came
 //   blocked_o    a word or a record waits for room in its bank
 //   slot_*       slots, aes_*: counter blocks, both one clock after the word was taken
@@ -313,7 +313,7 @@ module record_issue #(
   assign close_o           = end_done & refused;
   assign active_o          = ~in_header;
   assign waiting_o         = in_header & in_valid_i;
-  assign data_taken_o      = in_data & take;
+  assign data_taken_o      = in_data & take & ~refused;
   assign starved_o         = active_o & in_ready_o & ~in_valid_i;
   assign blocked_o         = in_valid_i & ((in_header & accept_i & ~bank_free_i) |
                                            (in_data & ~refused & ~room_i));

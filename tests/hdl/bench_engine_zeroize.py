@@ -109,7 +109,9 @@ async def zeroizing_clocks(dut: Any) -> int:
     return count
 
 
-def judge_cut(key: bytes, records: Sequence[Record], stream: bytes, lengths: list[int]) -> dict:
+def judge_cut(
+    key: bytes, records: Sequence[Record], stream: bytes, lengths: list[int]
+) -> dict[str, int]:
     """Each record has one frame: whole and right, or cut, or refused; in this order."""
     counts = {"whole": 0, "cut": 0, "zeroized": 0, "no key": 0}
     at = 0
