@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -90,24 +89,33 @@ class Bench:
     def records(self) -> list[dict[str, Any]]:
         return list(audit.records(self.manager.audit.path))
 
-    def by_hand(
-        self, change: Callable[[KeyRequest], KeyRequest], request: KeyRequest
-    ) -> tuple[Exchange, Answer]:
-        """Have the drive sign an unusual request honestly; return where it led."""
+    def challenged(self, nonce: bytes) -> Challenged:
+        """Return an exchange begun by a Hello with this nonce."""
         exchange = self.connect()
-        hello = Hello(self.drive.certificate_der, nonce=b"h" * 32).encode()
-        challenge_frame = exchange.on_frame(hello).frame
-        assert challenge_frame is not None
-        challenge = messages.decode(challenge_frame)
-        assert isinstance(challenge, Challenge)
+        hello = Hello(self.drive.certificate_der, nonce).encode()
+        frame = exchange.on_frame(hello).frame
+        assert frame is not None
+        challenge = messages.decode(frame)
+        assert isinstance(challenge, Challenge), challenge
         transcript = Transcript()
         transcript.add(hello)
-        transcript.add(challenge_frame)
-        changed = change(dataclasses.replace(request, session=challenge.session))
-        signature = self.drive.sign(transcript.to_sign(changed))
-        return exchange, exchange.on_frame(
-            dataclasses.replace(changed, signature=signature).encode()
-        )
+        transcript.add(frame)
+        return Challenged(exchange, transcript, challenge.session, self.drive)
+
+
+@dataclasses.dataclass
+class Challenged:
+    """An exchange that waits for a request, to be signed honestly whatever is in it."""
+
+    exchange: Exchange
+    transcript: Transcript
+    session: bytes
+    drive: SoftDrive
+
+    def ask(self, request: KeyRequest) -> Answer:
+        unsigned = dataclasses.replace(request, session=self.session)
+        signature = self.drive.sign(self.transcript.to_sign(unsigned))
+        return self.exchange.on_frame(dataclasses.replace(unsigned, signature=signature).encode())
 
 
 def decoded(answer: Answer) -> AnyMessage:

@@ -167,6 +167,33 @@ def test_what_is_no_message_is_refused(data: bytes) -> None:
         messages.decode(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("c000", "tags"),
+        ("d9d9f700", "tags"),
+        ("81c000", "tags"),
+        ("f6", "floats, null"),
+        ("f7", "floats, null"),
+        ("f90000", "floats, null"),
+        ("fb3ff0000000000000", "floats, null"),
+        ("e0", "floats, null"),
+        ("f8ff", "floats, null"),
+        ("9fff", "indefinite"),
+        ("5fff", "indefinite"),
+        ("1c", "reserved"),
+    ],
+)
+def test_what_the_general_decoder_should_never_see_is_refused_before(data: str, words: str) -> None:
+    with pytest.raises(strict_cbor.CborError, match=words):
+        strict_cbor.decode(bytes.fromhex(data))
+
+
+def test_an_overlong_message_is_refused_for_its_length() -> None:
+    with pytest.raises(MessageError, match="over the limit of 65536"):
+        messages.decode(strict_cbor.encode({"type": "ping", "x": bytes(messages.FRAME_LIMIT)}))
+
+
 @given(st.binary(max_size=300))
 def test_random_bytes_are_a_message_or_refused(data: bytes) -> None:
     try:
