@@ -95,6 +95,10 @@ def run(
     waves: Annotated[
         bool, typer.Option("--waves", help="Write a waveform of the run (FST); slower.")
     ] = False,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option("--scenario", help="round_trip or rates; by default both."),
+    ] = None,
 ) -> None:
     """Write real files to tape through the gates, append, read back, compare; measure the rates.
 
@@ -103,7 +107,13 @@ def run(
     from rig.run import RunOptions, run_lab
     from rig.state import state_dir
 
-    options = RunOptions(board=board, data=tuple(data or ()), out=out, waves=waves)
+    options = RunOptions(
+        board=board,
+        data=tuple(data or ()),
+        out=out,
+        waves=waves,
+        scenarios=tuple(scenario or ()),
+    )
     result = run_lab(_lab(lab), state_dir(), options)
     raise typer.Exit({"pass": 0, "fail": 1, "error": 2}[result.verdict])
 
@@ -285,6 +295,8 @@ def cartridge_show(
         _print_json(shown)
     else:
         print(render(shown))
+    if shown["damage"]:
+        raise TaperigError(shown["damage"])
 
 
 @app.command()
@@ -335,7 +347,9 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except TaperigError as error:
-        print(f"rig: {error}", file=sys.stderr)
+        from rig.report.text import printable
+
+        print(f"rig: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         # Nobody reads our output any more; keep Python from failing again at its last flush.

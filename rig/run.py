@@ -35,11 +35,23 @@ class RunOptions:
     data: tuple[Path, ...] = ()
     out: Path | None = None
     waves: bool = False
+    scenarios: tuple[str, ...] = ()
 
 
-def scenarios() -> list[Scenario]:
-    """What a run judges, in this order."""
-    return [RoundTrip(), Rates()]
+class ScenarioChoiceError(TaperigError):
+    """A scenario was asked for that does not exist."""
+
+
+def choose_scenarios(asked: Sequence[str]) -> list[Scenario]:
+    """What a run judges, in its own order: what was asked for, else everything."""
+    known = [RoundTrip(), Rates()]
+    names = [scenario.name for scenario in known]
+    for name in asked:
+        if name not in names:
+            raise ScenarioChoiceError(
+                f"There is no scenario '{name}'; there are {' and '.join(names)}."
+            )
+    return [scenario for scenario in known if not asked or scenario.name in asked]
 
 
 def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
@@ -49,6 +61,7 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
     """
     began = time.monotonic()
     report = ConsoleReport()
+    scenarios = choose_scenarios(options.scenarios)
     board = choose_board(lab, options.board)
     unit = choose_drive(lab, board)
     files = _files(lab, options)
@@ -71,10 +84,10 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
         f"({unit.model}, {unit.native_rate / 1e6:g} MB/s), {len(files)} files of {text.size(total)}"
     )
     try:
-        _run_all(lab, board, state, folder, files, report, run, options)
+        _run_all(lab, board, state, folder, scenarios, files, report, run, options.waves)
     except TaperigError as error:
         run.error = str(error)
-        print(f"rig: {error}", file=sys.stderr)
+        report.error(str(error))
     except BaseException as error:
         run.error = f"The run was cut short ({type(error).__name__})."
         raise
@@ -97,17 +110,18 @@ def _run_all(
     board: str,
     state: Path,
     folder: Path,
+    scenarios: Sequence[Scenario],
     files: Sequence[Path],
     report: ConsoleReport,
     run: RunResult,
-    options: RunOptions,
+    waves: bool,
 ) -> None:
     with (
         used_alone(state),
-        open_station(lab, board, state, folder, report, run.phase, waves=options.waves) as station,
+        open_station(lab, board, state, folder, report, run.phase, waves=waves) as station,
     ):
         station.events.listeners.append(report.step)
-        for scenario in scenarios():
+        for scenario in scenarios:
             with run.phase(scenario.name):
                 result = scenario.execute(station, files, report)
             run.scenarios.append(result)

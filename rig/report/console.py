@@ -3,11 +3,12 @@
 At a terminal the step or task in hand is shown live under the lines, with its time and, when its
 size is known, a bar. Elsewhere the same lines come plain, and a long task says when it begins and
 when it ends. All of it goes to standard output, or to standard error where standard output carries
-JSON.
+JSON; errors always go to standard error.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ class ConsoleReport:
 
     def line(self, words: str = "", style: str = "") -> None:
         """One line of text."""
-        self._console.print(escape(words), style=style or None)
+        self._console.print(escape(text.printable(words)), style=style or None)
 
     def title(self, words: str) -> None:
         """The heading of a part of the run."""
@@ -140,7 +141,11 @@ class ConsoleReport:
         verdict = result.verdict
         self.line(f"{verdict}  {result.title}, {text.seconds(result.duration_s)}", _STYLE[verdict])
         if result.error is not None:
-            self.line(result.error, "red")
+            self.error(result.error)
+
+    def error(self, words: str) -> None:
+        """What the user has to mend, in one sentence on standard error."""
+        print(f"rig: {text.printable(words)}", file=sys.stderr, flush=True)
 
     def verdict(self, run: RunResult) -> None:
         """The last words of a run."""

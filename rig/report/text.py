@@ -25,6 +25,11 @@ def measured(item: Measurement) -> str:
     return f"{item.name}: {number(item.value, item.unit)}{limits}"
 
 
+def printable(words: str) -> str:
+    """Words with escapes for what a terminal would obey; file names may hold anything."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in words)
+
+
 def seconds(duration: float) -> str:
     """``12.3 s``, ``45 ms``, ``0.3 ms``."""
     if duration >= 1:
