@@ -26,21 +26,15 @@ if TYPE_CHECKING:
 # Every command imports what it needs when it runs, so that --help and completion answer at once.
 
 _EXAMPLES = """
+\b
 Examples:
-
-    rig run                                the default scenario of lab.yaml
-
-    rig run --data ~/Documents --out /tmp/r   your own files as logical volumes
-
-    rig run --waves                        the same with a waveform (FST)
-
-    rig kat gcmEncryptExtIV256.rsp         known answers through the gates
-
-    rig hsm list                           the keys in the token
-
-    rig cartridge show VOL001.tape         what is on a cartridge
-
-    rig rules                              every rule with its tests and their last verdict
+  rig run                              the default scenario of lab.yaml
+  rig run --data FOLDER --out /tmp/r   your own files as logical volumes
+  rig run --waves                      with a waveform (FST), on little data
+  rig kat gcmEncryptExtIV256.rsp       known answers through the gates
+  rig hsm list                         the keys in the token
+  rig cartridge show TAP002.tape       what is on a cartridge
+  rig rules                            every rule, its tests, their verdict
 
 State (tokens, PINs, certificates, cartridges, results) is in $TAPERIG_STATE, by default
 ~/.local/state/taperig. Shell completion: rig --install-completion.
@@ -52,7 +46,7 @@ app = typer.Typer(
     epilog=_EXAMPLES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
 )
 hsm_app = typer.Typer(no_args_is_help=True, help="The token that holds the key-encryption keys.")
 ekm_app = typer.Typer(no_args_is_help=True, help="The key manager (EKM).")
@@ -63,10 +57,15 @@ app.add_typer(cartridge_app, name="cartridge")
 
 LabOption = Annotated[
     Path | None,
-    typer.Option("--lab", help="Lab file; by default lab.yaml here, else the project's own."),
+    typer.Option(
+        "--lab", metavar="FILE", help="Lab file; by default lab.yaml here, else the project's own."
+    ),
 ]
 BoardOption = Annotated[
-    str | None, typer.Option("--board", help="Board of the lab file; by default the drive's own.")
+    str | None,
+    typer.Option(
+        "--board", metavar="NAME", help="Board of the lab file; by default the drive's own."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -81,23 +80,30 @@ def _print_json(value: object) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-@app.command()
+@app.command(short_help="Write files to tape and back through the gates, judged.")
 def run(
     lab: LabOption = None,
     board: BoardOption = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option("--data", help="File or folder to write to tape; may be given repeatedly."),
+        typer.Option(
+            "--data",
+            metavar="PATH",
+            help="File or folder to write to tape; may be given repeatedly.",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the results; by default in the state.")
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Folder for the results; by default in the state."
+        ),
     ] = None,
     waves: Annotated[
         bool, typer.Option("--waves", help="Write a waveform of the run (FST); slower.")
     ] = False,
     scenario: Annotated[
         list[str] | None,
-        typer.Option("--scenario", help="round_trip or rates; by default both."),
+        typer.Option("--scenario", metavar="NAME", help="round_trip or rates; by default both."),
     ] = None,
 ) -> None:
     """Write real files to tape through the gates, append, read back, compare; measure the rates.
@@ -118,7 +124,7 @@ def run(
     raise typer.Exit({"pass": 0, "fail": 1, "error": 2}[result.verdict])
 
 
-@app.command()
+@app.command(short_help="Run known answers (CAVP) through the gates.")
 def kat(
     file: Annotated[Path, typer.Argument(help="CAVP response file of AES-GCM (.rsp).")],
     lab: LabOption = None,
@@ -209,7 +215,10 @@ def hsm_init(lab: LabOption = None, as_json: JsonOption = False) -> None:
 def hsm_list(
     lab: LabOption = None,
     token: Annotated[
-        str | None, typer.Option("--token", help="Token of the lab file; by default the first.")
+        str | None,
+        typer.Option(
+            "--token", metavar="NAME", help="Token of the lab file; by default the first."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -258,10 +267,15 @@ def ekm_serve(
     lab: LabOption = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", help="Key manager of the lab file; by default the first."),
+        typer.Option(
+            "--name", metavar="NAME", help="Key manager of the lab file; by default the first."
+        ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="A key manager's own file, instead of a lab.")
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", help="A key manager's own file, instead of a lab."
+        ),
     ] = None,
 ) -> None:
     """Serve data keys until interrupted (TLS 1.3, client certificates)."""
@@ -299,7 +313,7 @@ def cartridge_show(
         raise TaperigError(shown["damage"])
 
 
-@app.command()
+@app.command(short_help="List every rule with its tests and their verdict.")
 def rules(as_json: JsonOption = False) -> None:
     """List every rule of the modelled system with its tests and their last verdict."""
     from rig.report.console import ConsoleReport

@@ -28,7 +28,8 @@ LEAST_RECORDS = 4
 """Least records of an unpaced batch: above the engine's banks, so that waiting for one shows."""
 
 LEAST_PACED_RECORDS = 2
-AAD_BYTES = 32
+AAD_BYTES = 16
+"""As much as the drive authenticates with each record."""
 
 
 class MeasureError(TaperigError):
