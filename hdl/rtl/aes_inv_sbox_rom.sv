@@ -20,6 +20,7 @@ module aes_inv_sbox_rom (
     output logic [7:0] data_b_o
 );
 
+  (* rom_style = "block" *)
   logic [7:0] rom[256];
   logic [7:0] data_a_q, data_b_q;
 

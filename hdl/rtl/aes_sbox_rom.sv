@@ -21,6 +21,7 @@ module aes_sbox_rom (
     output logic [15:0] data_b_o
 );
 
+  (* rom_style = "block" *)
   logic [15:0] rom[256];
   logic [15:0] data_a_q, data_b_q;
 
