@@ -13,7 +13,7 @@ run: setup
 	@$(BIN)/rig run $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check
