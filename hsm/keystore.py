@@ -116,10 +116,12 @@ class Keystore:
         """Make an RSA pair in the token and its certificate; return the KEK.
 
         Needs the security officer's PIN. Raises LabelInvalidError, LabelDuplicateError (KEY-10),
-        KekInvalidError (bits outside 2048..4096 or not a multiple of 256).
+        KekInvalidError (bits outside 2048..4096 or no multiple of 256).
         """
         label = self._free_label(label)
         _check_bits(bits)
+        if bits % 256:
+            raise KekInvalidError(f"A KEK is made in steps of 256 bits; {bits} is none.")
         self._remove_pending()
         public_key = generate_rsa(self._token, bits, PENDING_LABEL)
         certificate = authority.issue_kek(label, public_key)
@@ -268,10 +270,9 @@ class Keystore:
 
 
 def _check_bits(bits: int) -> None:
-    if not MIN_KEK_BITS <= bits <= MAX_KEK_BITS or bits % 256:
+    if not MIN_KEK_BITS <= bits <= MAX_KEK_BITS:
         raise KekInvalidError(
-            f"A KEK is an RSA key of {MIN_KEK_BITS} to {MAX_KEK_BITS} bits, in steps of 256; "
-            f"{bits} is not."
+            f"A KEK is an RSA key of {MIN_KEK_BITS} to {MAX_KEK_BITS} bits; this has {bits}."
         )
 
 

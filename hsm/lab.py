@@ -237,7 +237,6 @@ def _alone(state_dir: Path) -> Iterator[None]:
 
 
 def _provision(state_dir: Path, request: dict[str, Any]) -> dict[str, Any]:
-    os.umask(0o077)
     write_configuration(state_dir)
     _tell(step="certificate authority")
     authority = CertificateAuthority(state_dir / "pki")

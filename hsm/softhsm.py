@@ -94,16 +94,12 @@ def ensure_token(state_dir: Path, label: str) -> TokenConfig:
     config = token_config(state_dir, label)
     user_pin = ensure_pin_file(state_dir / "pins" / label)
     so_pin = ensure_pin_file(state_dir / "pins" / f"{label}.so")
-    previous = os.umask(0o077)
-    try:
-        with Module(config) as module:
-            if label not in {token.label for token in module.tokens()}:
-                _init_token(module, label, so_pin.read())
-            token = module.find_token(label)
-            if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
-                _init_user_pin(token, so_pin.read(), user_pin.read())
-    finally:
-        os.umask(previous)
+    with Module(config) as module:
+        if label not in {token.label for token in module.tokens()}:
+            _init_token(module, label, so_pin.read())
+        token = module.find_token(label)
+        if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
+            _init_user_pin(token, so_pin.read(), user_pin.read())
     return config
 
 

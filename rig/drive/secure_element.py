@@ -176,6 +176,7 @@ class SecureElement:
             send_message(self._link, request)
             answer = receive_message(self._link)
         except OSError as error:
+            self._process.kill()
             self.close()  # a late answer would be taken for that to the next request
             raise self._gone(str(error)) from None
         if answer is None:

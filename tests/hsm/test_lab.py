@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,12 @@ from hsm.errors import (
     ProvisioningError,
     TaperigError,
     TokenBusyError,
+    TokenRefusedError,
 )
 from hsm.keystore import Keystore
 from hsm.lab import ProvisionedLab, provision_drive, provision_lab
 from hsm.pki import CertificateAuthority, load_certificate
-from hsm.softhsm import ensure_token, find_module, provision
+from hsm.softhsm import ensure_token, find_module, provision, token_config
 from hsm.token import open_token
 
 SERIAL = "DRIVE-7"
@@ -259,6 +261,20 @@ def test_softhsm_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         find_module()
 
 
+def test_token_left_without_a_user_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hsm.softhsm._init_user_pin", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            provision(tmp_path / "lab")
+    with pytest.raises(TokenRefusedError, match="has no user PIN yet; run `rig hsm init`"):
+        open_token(token_config(tmp_path / "lab", "taperig-ekm"))
+    open_token(provision(tmp_path / "lab")).close()
+    assert len(list((tmp_path / "lab" / "tokens").iterdir())) == 1
+
+
 def test_single_token(tmp_path: Path) -> None:
     config = provision(tmp_path / "lab")
     with open_token(config) as token:
@@ -270,6 +286,15 @@ def test_single_token(tmp_path: Path) -> None:
             ensure_token(tmp_path / "lab", label)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Children start with SIGINT as on a terminal, also when this run is in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_reaches_the_child(tmp_path: Path) -> None:
     """The whole group is interrupted, as by a terminal, and no traceback is shown."""
     script = (

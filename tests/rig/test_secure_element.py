@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -210,10 +211,22 @@ def test_silent_process(lab: ProvisionedLab, monkeypatch: pytest.MonkeyPatch) ->
         os.kill(element.pid, signal.SIGSTOP)
         with pytest.raises(SecureElementGoneError, match="timed out"):
             element.sign(b"x")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(element.pid, signal.SIGCONT)
+        time.sleep(0.5)
         with pytest.raises(SecureElementGoneError):
-            element.sign(b"x")  # the late answer is not taken for this one's
+            element.sign(b"y")  # the late answer is not taken for this one's
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Children start with SIGINT as on a terminal, also when this run is in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_is_the_drives_to_handle(lab: ProvisionedLab) -> None:
     with SecureElement.start(SecureElementConfig.of(lab.drive("SE-1"))) as element:
         os.kill(element.pid, signal.SIGINT)
