@@ -23,9 +23,10 @@ def build_simulation(
     `probes` are Verilator control files that make inner signals visible, for tests only.
     """
     own = [*sorted(SIM_DIRECTORY.glob("*.sv")), *sorted(SIM_DIRECTORY.glob("*.cpp"))]
+    reach = [SIM_DIRECTORY / "waves.vlt"] if variant == "waves" else []
     return verilate(
         TOP,
-        [*probes, *rtl_packages(), *own],
+        [*reach, *probes, *rtl_packages(), *own],
         variant=variant,
         includes=(RTL_DIRECTORY, GENERATED_DIRECTORY),
         flags=("-LDFLAGS", "-rdynamic", "-Wno-DECLFILENAME"),

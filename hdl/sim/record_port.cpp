@@ -23,7 +23,7 @@ constexpr size_t kWakeBytes = 1 << 20;
 std::vector<uint8_t> to_engine;
 size_t to_engine_used = 0;      // bytes of to_engine that the engine has taken
 size_t frame_words_left = 0;    // words of the current input frame still to come
-uint64_t frames_entered = 0;    // input frames whose first word was queued
+uint64_t frames_entered = 0;    // input frames whose last word was queued
 uint64_t frames_answered = 0;   // output frames whose last word came
 
 std::vector<uint8_t> from_engine;
@@ -81,7 +81,6 @@ svBit record_port_take(const svBitVecVal* word, svBit last) {
 void record_port_push(const uint8_t* data, size_t size) {
     for (size_t at = 0; at < size;) {
         if (frame_words_left == 0) {
-            ++frames_entered;
             frame_words_left = words_after_header(data + at);
             at += kWordBytes;
         } else {
@@ -90,6 +89,7 @@ void record_port_push(const uint8_t* data, size_t size) {
             frame_words_left -= step;
             at += step * kWordBytes;
         }
+        if (frame_words_left == 0) ++frames_entered;
     }
     if (to_engine_used == to_engine.size()) {
         to_engine.clear();

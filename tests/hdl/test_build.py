@@ -93,6 +93,16 @@ class TestBench:
         with pytest.raises(BenchError):
             self.run(adder, module, {})
 
+    def test_a_case_that_is_not_there_fails(self, adder: Path) -> None:
+        with pytest.raises(BenchError):
+            run_bench(
+                "adder",
+                [adder],
+                "bench_adder",
+                testcase="subtracts",
+                module_directory=adder.parent,
+            )
+
     @staticmethod
     def run(
         adder: Path, module: str, environment: dict[str, str], variant: Variant = "plain"
@@ -210,12 +220,10 @@ class TestToolchain:
 class TestLint:
     """The three checks find what they are for; that the design is clean is `python -m hdl.lint`."""
 
-    def test_verilator_finds_a_width_mistake(self, tmp_path: Path) -> None:
-        source = tmp_path / "narrow.sv"
-        source.write_text(
-            "module narrow (\n    output logic [3:0] q_o\n);\n  assign q_o = 8'hff;\nendmodule\n"
-        )
-        assert "WIDTHTRUNC" in lint.lint_verilator([source])
+    def test_verilator_finds_what_only_wall_shows(self, tmp_path: Path) -> None:
+        source = tmp_path / "forgotten.sv"
+        source.write_text("module forgotten (\n    input logic [3:0] a_i\n);\nendmodule\n")
+        assert "UNUSEDSIGNAL" in lint.lint_verilator([source])
 
     def test_verible_finds_a_style_mistake(self, tmp_path: Path) -> None:
         source = tmp_path / "styled.sv"
