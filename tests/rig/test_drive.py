@@ -164,6 +164,7 @@ def test_a_key_lost_on_the_way_is_asked_for_again(room: Room) -> None:
         with pytest.raises(KeyRequired, match="gone from its hardware") as wish:
             drive.read()
         assert wish.value.sense is Sense.KEY_REQUIRED
+        assert not drive.key_set
         drive.accept_key(exchange(room, drive))
         after = drive.read()
         drive.write([Block(b"one")])
@@ -177,6 +178,20 @@ def test_a_key_lost_on_the_way_is_asked_for_again(room: Room) -> None:
     with Cartridge.open(room.library.path(volser)) as cartridge:
         ivs = [header.iv for header in cartridge.headers]
     assert len(set(ivs)) == len(ivs)
+
+
+@pytest.mark.rule("KEY-1", "BOT-5")
+def test_a_key_that_was_set_for_reading_is_not_used_to_write_from_bot(room: Room) -> None:
+    volser = room.ve.write_from_bot(2, room.volumes(100))
+    before = room.tape(volser)
+    with mounted(room, volser, write=True) as drive:
+        set_key(room, drive.read)
+        drive.set_encryption(LABELS)
+        assert not room.site.engine.key_valid
+        with pytest.raises(KeyRequired) as wish:
+            drive.write([Block(b"new")])
+        assert wish.value.sense is Sense.KEY_GENERATE
+    assert room.tape(volser) == before
 
 
 def test_a_key_lost_in_the_middle_of_writing_from_bot(room: Room) -> None:
