@@ -91,6 +91,7 @@ class DriveTable:
 
     def _prepare(self) -> None:
         run = self._database.execute
+        run("PRAGMA journal_mode = WAL")  # one write to the disk for each change, not three
         run("PRAGMA synchronous = FULL")
         run("PRAGMA foreign_keys = ON")
         with self._transaction():

@@ -17,7 +17,7 @@ from hsm.ekm.config import EkmConfig, dump_config
 from hsm.ekm.errors import EkmError
 
 READY_SECONDS = 20.0
-STOP_SECONDS = 5.0
+STOP_SECONDS = 10.0
 _READY = re.compile(rb"listening (\S+):(\d+)\n")
 
 

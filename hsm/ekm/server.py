@@ -43,7 +43,7 @@ USER_ERROR = 2
 _BACKLOG = 64
 _SEND_BUFFER = 2 * messages.FRAME_LIMIT
 """Bytes of unread answers that the kernel keeps for a peer."""
-_SHUTDOWN_SECONDS = 2.0
+_SHUTDOWN_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
