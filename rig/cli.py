@@ -357,7 +357,8 @@ def main() -> None:
     """Run the command line; what the user has to mend comes as one sentence."""
     signal.signal(signal.SIGTERM, _terminated)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
+        # File names need not be UTF-8, and a log shall show each line when it is said.
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         app(standalone_mode=True)
     except TaperigError as error:

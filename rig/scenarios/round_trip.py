@@ -37,6 +37,9 @@ MOVING = {
 }
 """The steps that move data, whose rate is judged."""
 
+JUDGED_BYTES = 1_000_000
+"""Below this, a step is too short for a rate: filling and draining the engine outweigh the data."""
+
 SAMPLE_BYTES = 32
 SAMPLES = 8
 
@@ -184,11 +187,13 @@ def _step_rate(stage: Stage, event: Event) -> Measurement:
     moved = sum(operation["bytes"] for operation in counted)
     cycles = sum(operation["cycles"] for operation in counted)
     clock_hz = stage.station.engine.clock_hz
+    judged = moved >= JUDGED_BYTES
+    words = f"{event.step} {MOVING[event.step]}, {event.volume}"
     return Measurement(
-        name=f"{event.step} {MOVING[event.step]}, {event.volume}",
+        name=words if judged else f"{words} (not judged: only {text.size(moved)})",
         value=moved * clock_hz / cycles / 1e6 if cycles else float("nan"),
         unit="MB/s",
-        minimum=stage.station.drive_unit.native_rate / 1e6,
+        minimum=stage.station.drive_unit.native_rate / 1e6 if judged else None,
         rules=(event.step,),
         detail={"bytes": moved, "cycles": cycles, "clock_hz": clock_hz},
     )

@@ -232,7 +232,8 @@ def test_another_run_in_the_same_state(tmp_path: Path, own_state: Path, data: Pa
 
 
 def started(folder: Path, data: Path) -> subprocess.Popen[str]:
-    """A run that has begun to move data."""
+    """A run that has begun to move data, and has some seconds of it before it."""
+    (data / "much").write_bytes(os.urandom(1 << 20) * 16)
     process = subprocess.Popen(
         [
             RIG,
@@ -286,4 +287,5 @@ def test_cut_short(tmp_path: Path, own_state: Path, data: Path, how: signal.Sign
     assert alive_in_session(process.pid) == []
     if how is not signal.SIGKILL:
         assert results(tmp_path / "cut")["verdict"] == "error"
+    (data / "much").unlink()
     assert run(tmp_path, data, *ROUND_TRIP).code == 0
