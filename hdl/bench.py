@@ -9,6 +9,7 @@ bench.  One that fails, and a module without any, fails the pytest test with the
 
 import inspect
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -44,12 +45,14 @@ def run_bench(
     module_directory: Path | None = None,
     output_directory: Path | None = None,
     flags: Sequence[str] = (),
-) -> Path:
+) -> None:
     """Build `toplevel` and run the cocotb tests of `test_module` on it.
 
     `vlt` holds Verilator control files, for example to make an inner signal reachable.
-    `variant="waves"` (or WAVES=1 in the environment) leaves dump.fst in the output directory.
-    Returns the output directory (log, results, waves).  Raises BenchError when a test failed.
+    The output directory receives bench.log, results.xml, and dump.fst or coverage.dat when
+    `variant` says so (WAVES=1 in the environment asks for waves).  Without one of the caller's, it
+    is a temporary one, which stays only after a failure or with waves, and is then named.
+    Raises BenchError when a test failed or none ran.
     """
     if os.environ.get("WAVES", "0") not in ("", "0"):
         variant = "waves"
@@ -95,7 +98,10 @@ def run_bench(
         raise BenchError(_failure(toplevel, test_module, f"failed {failed} of {ran}", log))
     if ran == 0:
         raise BenchError(_failure(toplevel, test_module, "ran no test", log))
-    return output
+    if variant == "waves":
+        print(f"waves: {output / 'dump.fst'}")
+    elif output_directory is None:
+        shutil.rmtree(output, ignore_errors=True)
 
 
 def _failure(toplevel: str, module: str, what: str, log: Path) -> str:

@@ -62,6 +62,15 @@ module sim_top #(
     rst_n = 1'b1;
   end
 
+  // An address beyond the engine's would come out as one of its own.
+  localparam int unsigned AddressBits = 8;
+  logic addressed;
+  logic pready;
+  logic pslverr;
+  assign addressed = paddr_i[31:AddressBits] == '0;
+  assign pready_o  = pready || !addressed;
+  assign pslverr_o = addressed ? pslverr : psel_i && penable_i;
+
   logic in_valid;
   logic in_ready;
   logic [127:0] in_data;
@@ -91,16 +100,16 @@ module sim_top #(
   ) u_drive_crypto (
       .clk_i          (clk),
       .rst_ni         (rst_n),
-      .s_apb_psel     (psel_i),
+      .s_apb_psel     (psel_i && addressed),
       .s_apb_penable  (penable_i),
       .s_apb_pwrite   (pwrite_i),
       .s_apb_pprot    (3'b000),
-      .s_apb_paddr    (paddr_i[7:0]),
+      .s_apb_paddr    (paddr_i[AddressBits-1:0]),
       .s_apb_pwdata   (pwdata_i),
       .s_apb_pstrb    (4'b1111),
-      .s_apb_pready   (pready_o),
+      .s_apb_pready   (pready),
       .s_apb_prdata   (prdata_o),
-      .s_apb_pslverr  (pslverr_o),
+      .s_apb_pslverr  (pslverr),
       .transport_key_i(transport_key),
       .in_valid_i     (in_valid),
       .in_ready_o     (in_ready),

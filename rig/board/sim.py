@@ -171,10 +171,11 @@ class SimBoard:
             outcome, length = wire.ANSWER.unpack(header)
             data = wire.receive(self._connection, length)
         except TimeoutError:
+            lines = self._log_lines()
             self._kill()
             raise BoardError(
                 f"The simulation did not start within {_START_LIMIT_S:.0f} s; "
-                f"its log ends:\n{self._log_tail()}"
+                f"its log ends:\n{_tail(lines)}"
             ) from None
         except OSError:
             raise self._crash() from None
@@ -188,14 +189,16 @@ class SimBoard:
         """The simulation closed its end: gather why, and let go of it."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_LIMIT_S)
+        lines = self._log_lines()
         self._kill()
-        said = [line for line in self._log_lines() if line.startswith("taperig: ")]
+        said = [line for line in lines if line.startswith("taperig: ")]
         if said:
-            return BoardError(said[-1].removeprefix("taperig: ").capitalize())
+            sentence = said[-1].removeprefix("taperig: ")
+            return BoardError(sentence[:1].upper() + sentence[1:])
         code = self._process.returncode
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return BoardError(
-            f"The simulation stopped by itself ({how}); its log ends:\n{self._log_tail()}"
+            f"The simulation stopped by itself ({how}); its log ends:\n{_tail(lines)}"
         )
 
     def _kill(self) -> None:
@@ -204,6 +207,7 @@ class SimBoard:
             self._connection = None
         self._process.kill()
         self._process.wait()
+        self._remove_scratch()
 
     def _log_lines(self) -> list[str]:
         try:
@@ -211,9 +215,10 @@ class SimBoard:
         except OSError:
             return ["(no log)"]
 
-    def _log_tail(self) -> str:
-        return "\n".join(self._log_lines()[-_LOG_TAIL_LINES:])
-
     def _remove_scratch(self) -> None:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _tail(lines: list[str]) -> str:
+    return "\n".join(lines[-_LOG_TAIL_LINES:])

@@ -72,13 +72,13 @@ def builds(cache: Path) -> list[str]:
 
 
 class TestBench:
-    def test_a_good_one_passes(self, adder: Path) -> None:
-        output = self.run(adder, "bench_adder", {"STEP": "1"})
-        assert (output / "bench.log").is_file()
+    def test_a_good_one_passes(self, adder: Path, tmp_path: Path) -> None:
+        self.run(adder, "bench_adder", {"STEP": "1"}, output=tmp_path)
+        assert (tmp_path / "bench.log").is_file()
 
-    def test_coverage_is_written(self, adder: Path) -> None:
-        output = self.run(adder, "bench_adder", {"STEP": "1"}, "coverage")
-        assert "adder.sv" in (output / "coverage.dat").read_text()
+    def test_coverage_is_written(self, adder: Path, tmp_path: Path) -> None:
+        self.run(adder, "bench_adder", {"STEP": "1"}, "coverage", tmp_path)
+        assert "adder.sv" in (tmp_path / "coverage.dat").read_text()
 
     def test_a_failing_one_fails_with_the_end_of_its_log(self, adder: Path) -> None:
         with pytest.raises(BenchError, match=r"failed 1 of 1.*\n(.*\n)*.*AssertionError"):
@@ -105,15 +105,20 @@ class TestBench:
 
     @staticmethod
     def run(
-        adder: Path, module: str, environment: dict[str, str], variant: Variant = "plain"
-    ) -> Path:
-        return run_bench(
+        adder: Path,
+        module: str,
+        environment: dict[str, str],
+        variant: Variant = "plain",
+        output: Path | None = None,
+    ) -> None:
+        run_bench(
             "adder",
             [adder],
             module,
             extra_env=environment,
             module_directory=adder.parent,
             variant=variant,
+            output_directory=output,
         )
 
 

@@ -101,7 +101,9 @@ def test_nothing_to_read_is_an_error_and_not_a_hang(start_board: StartBoard) -> 
     assert board.read(regs.ID.address, 4, 1) == b"TAPE"
 
 
-@pytest.mark.parametrize(("address", "size"), [(regs.RECORD_OUT, 4), (0x3000_0000, 16), (0, 16)])
+@pytest.mark.parametrize(
+    ("address", "size"), [(regs.RECORD_OUT, 4), (0x3000_0000, 16), (0, 16), (0x100, 4)]
+)
 def test_an_access_that_no_board_has(sim_board: SimBoard, address: int, size: int) -> None:
     with pytest.raises(BoardError, match=f"{address:#010x}"):
         sim_board.read(address, size, 1)
@@ -178,8 +180,12 @@ time.sleep(600)
 
 @pytest.mark.parametrize("state", ["idle", "busy"])
 @pytest.mark.usefixtures("sim_board")
-def test_dies_with_its_parent(state: str) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, state], stdout=subprocess.PIPE)
+def test_dies_with_its_parent(state: str, tmp_path: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, state],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
     assert parent.stdout is not None
     with parent.stdout:
         pid = int(parent.stdout.readline())
@@ -229,7 +235,7 @@ class TestTransportKeyFile:
 
     def test_one_that_others_may_read(self, tmp_path: Path) -> None:
         for mode in (0o640, 0o604, 0o620, 0o700):
-            path = tmp_path / f"{mode:o}.hex"
+            path = tmp_path / f"Key-{mode:o}.hex"
             path.write_text("ab" * 32)
             path.chmod(mode)
             with pytest.raises(BoardError, match=f"{path} .*0600"):
