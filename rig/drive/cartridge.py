@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -52,12 +53,18 @@ class TapeFile:
         """Open and lock `path`; several may read it, or one may write it."""
         self.path = path
         self.writable = writable
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            self._fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+            self._fd = os.open(path, flags)
         except OSError as error:
             raise CartridgeError(
                 f"cannot open cartridge file {path}: {error.strerror}; check its name and rights"
             ) from error
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):  # a pipe would have us wait for ever
+            os.close(self._fd)
+            raise CartridgeError(
+                f"{path} is not a cartridge: it is no regular file; give the path of a {SUFFIX} file"
+            )
         try:
             fcntl.flock(self._fd, (fcntl.LOCK_EX if writable else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except OSError as error:

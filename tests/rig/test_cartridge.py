@@ -207,8 +207,10 @@ def test_a_mounted_cartridge_is_locked(tmp_path: Path) -> None:
 def test_no_file_no_cartridge(tmp_path: Path) -> None:
     with pytest.raises(CartridgeError, match="No such file"):
         Cartridge.open(tmp_path / "absent.tape")
-    with pytest.raises(CartridgeError, match="directory"):
-        Cartridge.open(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(CartridgeError, match="no regular file"):
+            Cartridge.open(path)
     letter = tmp_path / "letter.txt"
     letter.write_text("Dear tape,")
     with pytest.raises(CartridgeError, match="is not a cartridge"):
