@@ -63,7 +63,7 @@ class TapeFile:
         if not stat.S_ISREG(os.fstat(self._fd).st_mode):  # a pipe would have us wait for ever
             os.close(self._fd)
             raise CartridgeError(
-                f"{path} is not a cartridge: it is no regular file; give the path of a {SUFFIX} file"
+                f"{path} is not a cartridge: it is no regular file; name a {SUFFIX} file"
             )
         try:
             fcntl.flock(self._fd, (fcntl.LOCK_EX if writable else fcntl.LOCK_SH) | fcntl.LOCK_NB)
