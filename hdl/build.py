@@ -39,8 +39,9 @@ _VARIANT_FLAGS: dict[Variant, tuple[str, ...]] = {
 }
 
 # The runner makes every signal of the design reachable, which takes minutes to compile for a
-# pipelined engine.  Only the top is; anything deeper is asked for by name in a .vlt file.
-_REPLACED_FLAGS = {"--public-flat-rw": ("--public-depth", "1")}
+# pipelined engine.  What is to be reached below the top is asked for by name in a .vlt file.
+_RUNNER_REACH = "--public-flat-rw"
+_TOP_REACH = ("--public-depth", "1")
 
 _COMMON_FLAGS = ("--timing", "--assert", "-Wno-fatal", "-Wno-WIDTH", "-O3")
 
@@ -82,13 +83,15 @@ def verilate(
     defines: Mapping[str, str] | None = None,
     includes: Sequence[Path] = (),
     flags: Sequence[str] = (),
+    reach_top: bool = True,
     jobs: int = 2,
     on_build: Callable[[str], None] | None = None,
 ) -> BuiltSim:
     """Build `toplevel` from `sources` (.sv, .v, .vlt, .cpp) or take it from the cache.
 
     `on_build` is called with one line for the user when, and only when, something has to be
-    compiled.  Packages come before the modules that import them.
+    compiled.  Packages come before the modules that import them.  Python reaches the signals of
+    the top module when `reach_top`, and else only what .vlt files among the sources name.
     """
     missing = [str(source) for source in sources if not Path(source).is_file()]
     if missing:
@@ -105,7 +108,12 @@ def verilate(
         parameters=dict(parameters or {}),
         defines=dict(defines or {}),
         includes=tuple(Path(i).resolve() for i in includes),
-        flags=(*_COMMON_FLAGS, *_VARIANT_FLAGS[variant], *flags),
+        flags=(
+            *_COMMON_FLAGS,
+            *_VARIANT_FLAGS[variant],
+            *(_TOP_REACH if reach_top else ()),
+            *flags,
+        ),
     )
     root = cache_directory()
     name = f"{toplevel}-{variant}-{recipe.digest(toolchain)}"
@@ -158,7 +166,7 @@ class _Recipe:
         return {
             "versions": toolchain.version,
             "make": [toolchain.environment.get("MAKEFLAGS", ""), *_MAKE_FLAGS],
-            "flags": [*self.flags, _REPLACED_FLAGS],
+            "flags": self.flags,
         }
 
 
@@ -191,10 +199,8 @@ class _Runner(Verilator):
 
     def _build_command(self) -> list[list[str]]:
         verilate, _make = super()._build_command()
-        command: list[str] = []
-        for word in verilate:
-            command.extend(_REPLACED_FLAGS.get(word, (word,)))
-        command.extend(str(source) for source in self._recipe.cpp)
+        command = [word for word in verilate if word != _RUNNER_REACH]
+        command += [str(source) for source in self._recipe.cpp]
         trace = str(int(self._recipe.variant == "waves"))
         make = ["make", "-j", str(self._jobs), "-C", str(self.build_dir), "-f", "Vtop.mk"]
         # Copied after the makefile is written, they are newer than it, so make keeps them.

@@ -23,11 +23,14 @@ def build_simulation(
     `probes` are Verilator control files that make inner signals visible, for tests only.
     """
     own = [*sorted(SIM_DIRECTORY.glob("*.sv")), *sorted(SIM_DIRECTORY.glob("*.cpp"))]
-    reach = [SIM_DIRECTORY / "waves.vlt"] if variant == "waves" else []
+    control = [SIM_DIRECTORY / "server_signals.vlt"]
+    if variant == "waves":
+        control.append(SIM_DIRECTORY / "waves.vlt")
     return verilate(
         TOP,
-        [*reach, *probes, *rtl_packages(), *own],
+        [*control, *probes, *rtl_packages(), *own],
         variant=variant,
+        reach_top=False,
         includes=(RTL_DIRECTORY, GENERATED_DIRECTORY),
         flags=("-LDFLAGS", "-rdynamic", "-Wno-DECLFILENAME"),
         on_build=on_build,
