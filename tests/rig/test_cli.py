@@ -13,12 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import cryptography_vectors
 import pytest
 
 from tests.rig.rig_command import DEFAULT_LAB, RIG, lab_file, rig
 
-VECTORS = Path(cryptography_vectors.__file__).parent / "ciphers/AES/GCM"
 KAT = """
 [Keylen = 256]
 [IVlen = 96]
