@@ -189,7 +189,7 @@ async def lock_and_load_in_one_write_locks(dut: Any) -> None:
     bench = await powered(dut)
     await bench.write_key(regs.PLAIN_KEY, random.randbytes(32))
     await bench.command(regs.CTRL_LOAD_PLAIN, regs.CTRL_LOCK_PLAIN)
-    await bench.until(regs.STATUS_ZEROIZING, 0)
+    await bench.until(regs.STATUS_KEY_LOADING, 0)
     assert not await bench.status(regs.STATUS_KEY_VALID)
 
 
@@ -275,6 +275,7 @@ async def bad_frames_are_refused_whole(dut: Any) -> None:
     for has_key in (False, True):
         if has_key:
             await bench.load_plain(key)
+            bench.stalls(128, 256)
         bench.push(b"".join(each + good.frame() for each in bad))
         stream, _ = await bench.answers(2 * len(bad))
         results = parse_results(stream)

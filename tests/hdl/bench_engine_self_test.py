@@ -4,7 +4,7 @@ from typing import Any
 
 import cocotb
 from cocotb.handle import Force, Release
-from engine import Bench, Op, Record, Status
+from engine import POLL_LIMIT, Bench, Op, Record, Status
 
 from hdl import register_map as regs
 
@@ -30,8 +30,10 @@ async def broken_engines_refuse_work(dut: Any) -> None:
     await bench.power_on()  # a force before the first clock is lost
     for name, (signal, value) in breaks(dut).items():
         signal.value = Force(value)
-        await bench.power_on()
-        signal.value = Release()  # mended too late: the verdict stands until reset
+        try:
+            await bench.power_on()
+        finally:
+            signal.value = Release()  # mended too late: the verdict stands until reset
         assert await bench.status(regs.STATUS_FAULT), name
         assert not await bench.status(regs.STATUS_SELF_TEST_OK), name
         assert not await bench.status(regs.STATUS_READY), name
@@ -49,7 +51,10 @@ async def no_record_is_taken_before_the_verdict(dut: Any) -> None:
     bench = Bench(dut)
     await bench.power_on(wait=False)
     bench.push(Record(Op.BYPASS, b"early").frame())
-    while not regs.STATUS_SELF_TEST_DONE.get(status := await bench.read(regs.STATUS)):
+    for _ in range(POLL_LIMIT):
+        status = await bench.read(regs.STATUS)
+        if regs.STATUS_SELF_TEST_DONE.get(status):
+            break
         assert not regs.STATUS_READY.get(status)
         assert bench.take() == b""
     stream, _ = await bench.answers(1)
