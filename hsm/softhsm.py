@@ -1,11 +1,13 @@
 """SoftHSM as the default token: configuration, tokens and PINs under the state directory.
 
 Nothing of the system's own SoftHSM set-up is read or written. Every step can be repeated after an
-interruption: PIN files come first and whole, then the token, then its user PIN.
+interruption: PIN files come first and whole; then the token, made aside with its PINs and moved in.
 """
 
 import ctypes
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -70,16 +72,20 @@ def write_configuration(state_dir: Path) -> None:
     """Write SoftHSM's configuration and make its directories (0700), if they are not there."""
     for directory in (state_dir, state_dir / "tokens", state_dir / "pins"):
         private_directory(directory)
-    content = (
+    content = _configuration(state_dir / "tokens")
+    path = state_dir / "softhsm2.conf"
+    if not path.exists() or path.read_bytes() != content:
+        write_private(path, content)
+
+
+def _configuration(tokens: Path) -> bytes:
+    return (
         "# Written by Taperig; SoftHSM reads it through SOFTHSM2_CONF.\n"
-        f"directories.tokendir = {state_dir / 'tokens'}\n"
+        f"directories.tokendir = {tokens}\n"
         "objectstore.backend = file\n"
         "log.level = ERROR\n"
         "slots.removable = false\n"
     ).encode()
-    path = state_dir / "softhsm2.conf"
-    if not path.exists() or path.read_bytes() != content:
-        write_private(path, content)
 
 
 def ensure_token(state_dir: Path, label: str) -> TokenConfig:
@@ -95,12 +101,38 @@ def ensure_token(state_dir: Path, label: str) -> TokenConfig:
     user_pin = ensure_pin_file(state_dir / "pins" / label)
     so_pin = ensure_pin_file(state_dir / "pins" / f"{label}.so")
     with Module(config) as module:
-        if label not in {token.label for token in module.tokens()}:
-            _init_token(module, label, so_pin.read())
-        token = module.find_token(label)
-        if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
-            _init_user_pin(token, so_pin.read(), user_pin.read())
+        present = label in {token.label for token in module.tokens()}
+        if present:
+            token = module.find_token(label)
+            if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
+                _init_user_pin(token, so_pin.read(), user_pin.read())
+    if not present:
+        _make_token(state_dir, config, so_pin.read(), user_pin.read())
     return config
+
+
+def _make_token(state_dir: Path, config: TokenConfig, so_pin: str, user_pin: str) -> None:
+    """Make the token in a directory of its own and move it in by one rename.
+
+    SoftHSM lists no token at all any more once it meets one whose file was cut while written.
+    """
+    aside = state_dir / "tokens.new"
+    shutil.rmtree(aside, ignore_errors=True)
+    private_directory(aside)
+    configuration = state_dir / "softhsm2.new.conf"
+    write_private(configuration, _configuration(aside))
+    with Module(replace(config, softhsm_conf=configuration)) as module:
+        _init_token(module, config.label, so_pin)
+        _init_user_pin(module.find_token(config.label), so_pin, user_pin)
+    (made,) = aside.iterdir()
+    try:
+        made.rename(state_dir / "tokens" / made.name)
+        aside.rmdir()
+        configuration.unlink()
+    except OSError as error:
+        raise ProvisioningError(
+            f"The token {config.label} cannot be put into {state_dir / 'tokens'}: {error.strerror}."
+        ) from None
 
 
 def _init_token(module: Module, label: str, so_pin: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hsm.cryptoki import Module
 from hsm.datakeys import DataKeys
 from hsm.eedk import KeyLabel
 from hsm.errors import (
@@ -28,8 +29,16 @@ from hsm.errors import (
 )
 from hsm.keystore import Keystore
 from hsm.lab import ProvisionedLab, provision_drive, provision_lab
+from hsm.pins import ensure_pin_file
 from hsm.pki import CertificateAuthority, load_certificate
-from hsm.softhsm import ensure_token, find_module, provision, token_config
+from hsm.softhsm import (
+    _init_token,
+    ensure_token,
+    find_module,
+    provision,
+    token_config,
+    write_configuration,
+)
 from hsm.token import open_token
 
 SERIAL = "DRIVE-7"
@@ -261,14 +270,28 @@ def test_softhsm_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         find_module()
 
 
-def test_token_left_without_a_user_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_while_a_token_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What SoftHSM had written of it by then, it could not read; so it was not among the tokens."""
+
     def interrupt(*_: object) -> None:
+        (made,) = (tmp_path / "lab" / "tokens.new").iterdir()
+        os.truncate(made / "token.object", 8)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("hsm.softhsm._init_user_pin", interrupt)
         with pytest.raises(KeyboardInterrupt):
             provision(tmp_path / "lab")
+    open_token(provision(tmp_path / "lab")).close()
+    assert len(list((tmp_path / "lab" / "tokens").iterdir())) == 1
+    assert not list((tmp_path / "lab").glob("*new*"))
+
+
+def test_token_left_without_a_user_pin(tmp_path: Path) -> None:
+    write_configuration(tmp_path / "lab")
+    so_pin = ensure_pin_file(tmp_path / "lab" / "pins" / "taperig-ekm.so").read()
+    with Module(token_config(tmp_path / "lab", "taperig-ekm")) as module:
+        _init_token(module, "taperig-ekm", so_pin)
     with pytest.raises(TokenRefusedError, match="has no user PIN yet; run `rig hsm init`"):
         open_token(token_config(tmp_path / "lab", "taperig-ekm"))
     open_token(provision(tmp_path / "lab")).close()
