@@ -289,6 +289,7 @@ def test_interrupted_while_a_token_is_made(tmp_path: Path, monkeypatch: pytest.M
 
 def test_token_left_without_a_user_pin(tmp_path: Path) -> None:
     write_configuration(tmp_path / "lab")
+    ensure_pin_file(tmp_path / "lab" / "pins" / "taperig-ekm")
     so_pin = ensure_pin_file(tmp_path / "lab" / "pins" / "taperig-ekm.so").read()
     with Module(token_config(tmp_path / "lab", "taperig-ekm")) as module:
         _init_token(module, "taperig-ekm", so_pin)
