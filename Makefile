@@ -2,18 +2,22 @@
 # make test    the same set-up, then lint, types and every test
 # make setup   the set-up alone
 # make lock    resolve requirements.lock anew from pyproject.toml
+# make formal  prove all that hdl/formal claims, and refuse its broken copies (ARGS=key_lock: one set)
 # make format  let ruff rewrite the Python sources
 
 BIN := .venv/bin
 PYTHON_SOURCES := rig hsm hdl tests
 
-.PHONY: run test setup lint lock format
+.PHONY: run test setup formal lint lock format
 
 run: setup
 	@$(BIN)/rig run $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+formal: setup
+	@$(BIN)/python -m hdl.prove $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check
