@@ -11,7 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hdl.errors import ToolchainError
-from hdl.sources import GENERATED_DIRECTORY, HDL_DIRECTORY, SIM_DIRECTORY, rtl_sources
+from hdl.sources import (
+    HDL_DIRECTORY,
+    SIM_DIRECTORY,
+    VIRTUAL_DIRECTORY,
+    board_sources,
+    rtl_sources,
+)
 from hdl.toolchain import find_toolchain
 
 WAIVERS = HDL_DIRECTORY / "lint.vlt"
@@ -76,9 +82,9 @@ def _formatter() -> list[str]:
 
 def main() -> int:
     """Check everything, print what is wrong, return 1 if anything is."""
-    design = rtl_sources()
-    simulation = sorted(SIM_DIRECTORY.glob("*.sv"))
-    written = [s for s in design if GENERATED_DIRECTORY not in s.parents] + simulation
+    design = [*rtl_sources(), *board_sources()]
+    simulation = [*sorted(SIM_DIRECTORY.glob("*.sv")), *sorted(VIRTUAL_DIRECTORY.glob("*.sv"))]
+    written = [s for s in design if s.parent.name != "generated"] + simulation
     if not written:
         print("hdl/rtl and hdl/sim hold no sources: nothing to check", file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
-"""Generate the register block and the Python register map from regs.rdl.
+"""Generate the register blocks and the Python register maps from the .rdl files.
 
+There are two: the engine's (regs.rdl) and that of a board around it (board.rdl).
 Run as `python -m hdl.registers`; the results are checked in, and a test compares them.
 """
 
@@ -8,6 +9,7 @@ import json
 import re
 import tempfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from peakrdl_etana.cpuif.apb4 import APB4_Cpuif_flattened  # type: ignore[import-untyped]
@@ -17,30 +19,66 @@ from systemrdl.compiler import RDLCompiler
 from systemrdl.node import AddrmapNode, RegNode
 
 HDL_DIRECTORY = Path(__file__).parent
-DESCRIPTION = HDL_DIRECTORY / "regs.rdl"
-REGISTER_BLOCK = HDL_DIRECTORY / "rtl" / "generated" / "drive_crypto_regs.sv"
-REGISTER_MAP = HDL_DIRECTORY / "register_map.py"
-
-# Not registers but windows on the record streams, next to the registers in a board's address space.
-RECORD_IN = 0x1000_0000
-RECORD_OUT = 0x2000_0000
 
 
-def map_hash() -> int:
-    """Return the CRC-32 of the register description, as the MAP_HASH register shows it."""
-    return zlib.crc32(DESCRIPTION.read_bytes())
+@dataclass(frozen=True, slots=True)
+class Description:
+    """One .rdl file and what is generated from it."""
+
+    source: Path
+    block: Path
+    map: Path
+    base: int
+    """The bus address of its first register."""
+    whose: str
+    windows: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = ()
+    """Addresses that are no registers: a comment, names and addresses."""
+
+    @property
+    def hash(self) -> int:
+        """The CRC-32 of the description, as its hash register shows it."""
+        return zlib.crc32(self.source.read_bytes())
 
 
-def elaborate() -> AddrmapNode:
-    """Compile regs.rdl."""
+ENGINE = Description(
+    source=HDL_DIRECTORY / "regs.rdl",
+    block=HDL_DIRECTORY / "rtl" / "generated" / "drive_crypto_regs.sv",
+    map=HDL_DIRECTORY / "register_map.py",
+    base=0,
+    whose="engine",
+    windows=(
+        (
+            "Windows on the record streams: 16-byte words, first in, first out.",
+            (("RECORD_IN", 0x1000_0000), ("RECORD_OUT", 0x2000_0000)),
+        ),
+    ),
+)
+BOARD = Description(
+    source=HDL_DIRECTORY / "board.rdl",
+    block=HDL_DIRECTORY / "boards" / "common" / "generated" / "board_regs.sv",
+    map=HDL_DIRECTORY / "board_map.py",
+    base=0x0001_0000,
+    whose="board",
+    windows=(
+        (
+            "What ends a burst at each record window; see boards/common/record_*_window.sv.",
+            (("IN_COMMIT", 0x1000_0010), ("OUT_ACK", 0x2000_0010)),
+        ),
+    ),
+)
+DESCRIPTIONS = (ENGINE, BOARD)
+
+
+def elaborate(description: Description) -> AddrmapNode:
+    """Compile a description."""
     compiler = RDLCompiler()
     for definition in ALL_UDPS:
         compiler.register_udp(definition)
-    compiler.compile_file(str(DESCRIPTION))
-    return compiler.elaborate(parameters={"MAP_CRC": map_hash()}).top
+    compiler.compile_file(str(description.source))
+    return compiler.elaborate(parameters={"MAP_CRC": description.hash}).top
 
 
-def register_block(top: AddrmapNode) -> str:
+def register_block(description: Description, top: AddrmapNode) -> str:
     """Return the SystemVerilog of the register block, with a flat APB4 port."""
     with tempfile.TemporaryDirectory(prefix="taperig-registers-") as directory:
         RegblockExporter().export(
@@ -50,48 +88,56 @@ def register_block(top: AddrmapNode) -> str:
             default_reset_activelow=True,
             default_reset_async=True,
         )
-        text = (Path(directory) / REGISTER_BLOCK.name).read_text()
+        text = (Path(directory) / description.block.name).read_text()
     # No other module of ours has a time scale, and none has blanks at line ends.
     text = text.replace("`timescale 1ns / 1ps\n\n", "")
     return re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE).rstrip() + "\n"
 
 
-def register_map(top: AddrmapNode) -> str:
+def register_map(description: Description, top: AddrmapNode) -> str:
     """Return the Python module with every address and field of the map."""
+    groups = [
+        (name, list(words))
+        for name, words in itertools.groupby(
+            (child for child in top.children() if isinstance(child, RegNode)), _array_name
+        )
+    ]
+    names = [name for name, _ in groups]
+    counters = [name.removesuffix("_LO") for name in names if name.endswith("_LO")]
+    types = ["Counter", "Field", "Register"] if counters else ["Field", "Register"]
+    source = description.source.name
     lines = [
-        '"""Addresses and fields of the engine\'s registers.',
+        f'"""Addresses and fields of the {description.whose}\'s registers.',
         "",
-        "Generated from regs.rdl by `python -m hdl.registers`; do not edit.",
+        f"Generated from {source} by `python -m hdl.registers`; do not edit.",
         '"""',
         "",
-        "from hdl.register_types import Counter, Field, Register",
+        f"from hdl.register_types import {', '.join(types)}",
         "",
-        "# CRC-32 of regs.rdl; the engine's MAP_HASH register must read the same.",
-        f"MAP_HASH_EXPECTED = 0x{map_hash():08X}",
-        "",
-        "# Windows on the record streams: 16-byte words, first in, first out.",
-        f"RECORD_IN = {_address(RECORD_IN)}",
-        f"RECORD_OUT = {_address(RECORD_OUT)}",
+        f"# CRC-32 of {source}; the {description.whose}'s hash register must read the same.",
+        f"MAP_HASH_EXPECTED = 0x{description.hash:08X}",
         "",
     ]
-    names: list[str] = []
-    registers = [child for child in top.children() if isinstance(child, RegNode)]
-    for name, words in itertools.groupby(registers, _array_name):
-        group = list(words)
+    for comment, addresses in description.windows:
+        lines.append(f"# {comment}")
+        lines += [*(f"{name} = {_address(value)}" for name, value in addresses), ""]
+    for name, group in groups:
         _check_contiguous(name, group)
-        lines += [*_register_lines(name, group), ""]
-        names.append(name)
-    for low in [name for name in names if name.endswith("_LO")]:
-        base = low.removesuffix("_LO")
-        lines.append(f'{base} = Counter("{base}", {low}, {base}_HI)')
-    lines += ["", "REGISTERS = (", *(f"    {name}," for name in names), ")"]
+        lines += [*_register_lines(name, group, description.base), ""]
+    lines += [f'{name} = Counter("{name}", {name}_LO, {name}_HI)' for name in counters]
+    lines += [""] if counters else []
+    lines += ["REGISTERS = (", *(f"    {name}," for name in names), ")"]
     return "\n".join(lines) + "\n"
 
 
 def generated() -> dict[Path, str]:
     """Return every generated file with the text it must have."""
-    top = elaborate()
-    return {REGISTER_BLOCK: register_block(top), REGISTER_MAP: register_map(top)}
+    texts: dict[Path, str] = {}
+    for description in DESCRIPTIONS:
+        top = elaborate(description)
+        texts[description.block] = register_block(description, top)
+        texts[description.map] = register_map(description, top)
+    return texts
 
 
 def main() -> None:
@@ -110,12 +156,13 @@ def _check_contiguous(name: str, group: list[RegNode]) -> None:
     for index, word in enumerate(group):
         numbered = len(group) == 1 or word.inst_name == f"{name}_{index}"
         if not numbered or word.absolute_address != start + 4 * index:
-            raise ValueError(f"regs.rdl: {word.inst_name} breaks the row of words named {name}")
+            raise ValueError(f"{word.inst_name} breaks the row of words named {name}")
 
 
-def _register_lines(name: str, group: list[RegNode]) -> list[str]:
+def _register_lines(name: str, group: list[RegNode], base: int) -> list[str]:
     register = group[0]
-    arguments = [json.dumps(name), f"0x{register.absolute_address:02X}"]
+    address = base + register.absolute_address
+    arguments = [json.dumps(name), _address(address) if base else f"0x{address:02X}"]
     if len(group) > 1:
         arguments.append(f"count={len(group)}")
     if not register.has_sw_readable:

@@ -7,6 +7,8 @@ HDL_DIRECTORY = Path(__file__).parent
 RTL_DIRECTORY = HDL_DIRECTORY / "rtl"
 GENERATED_DIRECTORY = RTL_DIRECTORY / "generated"
 SIM_DIRECTORY = HDL_DIRECTORY / "sim"
+BOARD_DIRECTORY = HDL_DIRECTORY / "boards" / "common"
+VIRTUAL_DIRECTORY = HDL_DIRECTORY / "boards" / "virtual"
 
 
 def rtl_packages() -> list[Path]:
@@ -26,6 +28,12 @@ def rtl_sources() -> list[Path]:
     packages = rtl_packages()
     modules = sorted(set(RTL_DIRECTORY.rglob("*.sv")) - set(packages))
     return [*packages, *sorted(modules, key=lambda path: GENERATED_DIRECTORY not in path.parents)]
+
+
+def board_sources() -> list[Path]:
+    """Return every file of what stands around the engine on a board, its package first."""
+    package = BOARD_DIRECTORY / "board_pkg.sv"
+    return [package, *sorted(set(BOARD_DIRECTORY.rglob("*.sv")) - {package})]
 
 
 def _packages_named(path: Path) -> set[str]:

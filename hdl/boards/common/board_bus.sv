@@ -1,0 +1,94 @@
+// Takes the bridge's accesses to where they belong: engine registers, board registers, windows.
+//
+// An address where nothing is reads as zero and is reported by error_o, as is a refused access.
+//
+// Ports
+//   bus_*             from the bridge: request held until ready
+//   psel_o            one hot: [0] engine, [1] board; the other apb signals are shared
+//   in_*, out_*       the record windows
+//
+// Latency: one clock for a write to a window, two for everything else.
+
+module board_bus (
+    input  logic        clk_i,
+    input  logic        rst_ni,
+    input  logic        bus_valid_i,
+    output logic        bus_ready_o,
+    input  logic        bus_write_i,
+    input  logic [31:0] bus_address_i,
+    input  logic [31:0] bus_wdata_i,
+    output logic [31:0] bus_rdata_o,
+    output logic        error_o,
+    output logic [ 1:0] psel_o,
+    output logic        penable_o,
+    output logic        pwrite_o,
+    output logic [ 7:0] paddr_o,
+    output logic [31:0] pwdata_o,
+    input  logic [ 1:0] pready_i,
+    input  logic [ 1:0] pslverr_i,
+    input  logic [31:0] engine_rdata_i,
+    input  logic [31:0] board_rdata_i,
+    output logic        in_write_o,
+    output logic        in_commit_o,
+    output logic        out_read_o,
+    output logic        out_ack_o,
+    input  logic        out_ready_i,
+    input  logic [31:0] out_rdata_i
+);
+
+  // Yosys reads no `import`.
+  localparam logic [31:0] EngineBase = board_pkg::EngineBase;
+  localparam logic [31:0] BoardBase = board_pkg::BoardBase;
+  localparam logic [31:0] InWindow = board_pkg::InWindow;
+  localparam logic [31:0] InCommit = board_pkg::InCommit;
+  localparam logic [31:0] OutWindow = board_pkg::OutWindow;
+  localparam logic [31:0] OutAck = board_pkg::OutAck;
+
+  logic to_engine, to_board, to_in, to_commit, to_out, to_ack, to_apb, nowhere;
+  logic penable_q, pready, pslverr;
+
+  assign to_engine = bus_address_i[31:8] == EngineBase[31:8];
+  assign to_board  = bus_address_i[31:7] == BoardBase[31:7];
+  assign to_in     = bus_address_i[31:4] == InWindow[31:4] && bus_write_i;
+  assign to_commit = bus_address_i == InCommit && bus_write_i;
+  assign to_out    = bus_address_i[31:4] == OutWindow[31:4] && !bus_write_i;
+  assign to_ack    = bus_address_i == OutAck && bus_write_i;
+  assign to_apb    = to_engine | to_board;
+  assign nowhere   = ~(to_apb | to_in | to_commit | to_out | to_ack);
+
+  assign psel_o    = {bus_valid_i & to_board, bus_valid_i & to_engine};
+  assign penable_o = penable_q;
+  assign pwrite_o  = bus_write_i;
+  assign paddr_o   = bus_address_i[7:0];
+  assign pwdata_o  = bus_wdata_i;
+  assign pready    = penable_q & (to_engine ? pready_i[0] : pready_i[1]);
+  assign pslverr   = to_engine ? pslverr_i[0] : pslverr_i[1];
+
+  assign in_write_o  = bus_valid_i & to_in;
+  assign in_commit_o = bus_valid_i & to_commit;
+  assign out_read_o  = bus_valid_i & to_out;
+  assign out_ack_o   = bus_valid_i & to_ack;
+
+  always_comb begin
+    bus_ready_o = bus_valid_i;
+    bus_rdata_o = '0;
+    error_o     = bus_valid_i & nowhere;
+    if (to_apb) begin
+      bus_ready_o = pready;
+      error_o     = pready & pslverr;
+      bus_rdata_o = to_engine ? engine_rdata_i : board_rdata_i;
+    end else if (to_out) begin
+      bus_ready_o = out_ready_i;
+      bus_rdata_o = out_rdata_i;
+    end
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      penable_q <= 1'b0;
+    end else begin
+      penable_q <= bus_valid_i & to_apb & ~pready;
+    end
+  end
+
+endmodule

@@ -1,0 +1,84 @@
+"""Build the virtual board and start it as a child process."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from hdl.build import BuiltSim, simulation_environment, verilate
+from hdl.sources import (
+    BOARD_DIRECTORY,
+    GENERATED_DIRECTORY,
+    RTL_DIRECTORY,
+    SIM_DIRECTORY,
+    VIRTUAL_DIRECTORY,
+    board_sources,
+    rtl_packages,
+)
+
+TOP = "virtual_top"
+
+
+def build_virtual_board(
+    *, bank_bytes: int = 65536, on_build: Callable[[str], None] | None = None
+) -> BuiltSim:
+    """Build the whole board with its serial line, or take it from the cache."""
+    return verilate(
+        TOP,
+        [
+            VIRTUAL_DIRECTORY / "root.vlt",
+            *rtl_packages(),
+            *board_sources(),
+            VIRTUAL_DIRECTORY / "virtual_top.sv",
+            VIRTUAL_DIRECTORY / "serial_line.cpp",
+            SIM_DIRECTORY / "parent_watch.cpp",
+            SIM_DIRECTORY / "transport_key.cpp",
+        ],
+        parameters={"BankBytes": bank_bytes},
+        reach_top=False,
+        includes=(RTL_DIRECTORY, GENERATED_DIRECTORY, BOARD_DIRECTORY),
+        flags=("-LDFLAGS", "-rdynamic", "-Wno-DECLFILENAME"),
+        on_build=on_build,
+    )
+
+
+def start_virtual_board(
+    built: BuiltSim,
+    listener: int,
+    terminal: int,
+    log: Path,
+    *,
+    transport_key: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start the board; it serves the listening socket and the terminal, which it inherits.
+
+    Its output goes to `log`; it ends when it is told to or this process is gone.
+    """
+    command = [
+        str(built.executable),
+        f"+parent={os.getpid()}",
+        f"+serial_socket={listener}",
+        f"+serial_pty={terminal}",
+    ]
+    if transport_key is not None:
+        command.append(f"+transport_key={transport_key.absolute()}")
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("COCOTB_")},
+        **simulation_environment(),
+        "COCOTB_TOPLEVEL": TOP,
+        "COCOTB_TEST_MODULES": "hdl.boards.virtual.idle",
+        "COCOTB_RESULTS_FILE": str(log.with_suffix(".xml").absolute()),
+        "COCOTB_ANSI_OUTPUT": "0",
+        "TOPLEVEL_LANG": "verilog",
+    }
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            env=environment,
+            pass_fds=(listener, terminal),
+            start_new_session=True,
+        )
