@@ -25,6 +25,7 @@ from enum import Enum
 from pathlib import Path
 
 from hdl.errors import HdlError, ToolchainError
+from hdl.formal_registers import write_register_lists
 from hdl.sources import HDL_DIRECTORY
 
 FORMAL_DIRECTORY = HDL_DIRECTORY / "formal"
@@ -115,6 +116,7 @@ def prove(name: str, broken: Broken | None = None, keep: Path | None = None) -> 
 
 def _run(root: Path, name: str, begin: float) -> Proof:
     with _environment(root / "tools") as environment:
+        write_register_lists(root / "formal", root / "formal" / f"{name}.sby", environment)
         command = [_tool("yowasp-sby"), "-f", "-d", str(root / "work"), f"{name}.sby"]
         try:
             answer = subprocess.run(
@@ -185,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [name for name in options.sets if name not in known]
     if unknown:
         raise ProofError(f"There is no property set {unknown[0]}; there are: {', '.join(known)}.")
-    print(f"{'property set':22} {'design':12} {'verdict':12} {'s':>7}")
+    print(f"{'property set':22} {'design':12} {'verdict':12} {'s':>7}", flush=True)
     well = True
     for name in options.sets or known:
         keep = options.keep / name if options.keep else None
