@@ -46,7 +46,7 @@ _TOP_REACH = ("--public-depth", "1")
 _COMMON_FLAGS = ("--timing", "--assert", "-Wno-fatal", "-Wno-WIDTH", "-O3")
 
 # -O2 on the model's hot code is seven times -O0; cold code (constructors, tables) runs once.
-_MAKE_FLAGS = ("OPT_FAST=-O2", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2")
+MAKE_FLAGS = ("OPT_FAST=-O2", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2")
 
 _LOG_TAIL_LINES = 30
 _KEEP_S = 30 * 24 * 3600
@@ -72,6 +72,11 @@ def cache_directory() -> Path:
     directory = user_cache_path("taperig") / "sim"
     directory.mkdir(parents=True, exist_ok=True)
     return directory
+
+
+def simulation_flags(variant: Variant) -> tuple[str, ...]:
+    """Return the flags that every simulation of `variant` is Verilated with."""
+    return (*_COMMON_FLAGS, *_VARIANT_FLAGS[variant])
 
 
 def verilate(
@@ -109,8 +114,7 @@ def verilate(
         defines=dict(defines or {}),
         includes=tuple(Path(i).resolve() for i in includes),
         flags=(
-            *_COMMON_FLAGS,
-            *_VARIANT_FLAGS[variant],
+            *simulation_flags(variant),
             *(_TOP_REACH if reach_top else ()),
             *flags,
         ),
@@ -165,7 +169,7 @@ class _Recipe:
     def _tools(self, toolchain: Toolchain) -> dict[str, object]:
         return {
             "versions": toolchain.version,
-            "make": [toolchain.environment.get("MAKEFLAGS", ""), *_MAKE_FLAGS],
+            "make": [toolchain.environment.get("MAKEFLAGS", ""), *MAKE_FLAGS],
             "flags": self.flags,
         }
 
@@ -205,7 +209,7 @@ class _Runner(Verilator):
         make = ["make", "-j", str(self._jobs), "-C", str(self.build_dir), "-f", "Vtop.mk"]
         # Copied after the makefile is written, they are newer than it, so make keeps them.
         copy = [["cp", *map(str, self._objects), str(self.build_dir)]] if self._objects else []
-        return [command, *copy, [*make, f"VM_TRACE={trace}", *_MAKE_FLAGS]]
+        return [command, *copy, [*make, f"VM_TRACE={trace}", *MAKE_FLAGS]]
 
 
 def _build_into(final: Path, recipe: _Recipe, toolchain: Toolchain, jobs: int) -> None:

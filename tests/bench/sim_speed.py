@@ -1,0 +1,302 @@
+"""Measure how fast the engine is simulated, in MB of payload a second of wall time (10^6 bytes).
+
+    axi_mb_s   one agent of cocotbext-axi on each stream of the bare engine, awake on every clock
+    rig_mb_s   the rig's own path: Engine on a SimBoard
+    cpp_mb_s   a plain C++ loop around the same Verilated sources, without cocotb: the limit
+    run_mb_s   a whole `rig run` on one encrypted pool: payload through the gates, which is the data
+               twice (written, and read back), by the wall time of the command, start and all
+
+The first three encrypt the same kind of records; every result is compared with that of
+`cryptography`.  Their figures are medians over turns in which each comes once, so that what else
+the machine does hurts all alike; the ratios are medians of each turn's ratio.  `--json FILE` writes
+the figures; those of 2 KiB records are named `..._2k`, the others are of 256 KiB records.
+
+Run as `python tests/bench/sim_speed.py [--turns N] [--run-mb N] [--json FILE]`.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from hdl import register_map as regs
+from hdl.bench import run_bench
+from hdl.build import MAKE_FLAGS, simulation_flags
+from hdl.register_types import Register
+from hdl.sources import rtl_sources
+from hdl.toolchain import find_toolchain
+from rig.board.sim import SimBoard, announce
+from rig.engine import Engine, Operation, Record, Status
+
+HERE = Path(__file__).parent
+TOP = "drive_crypto"
+WORD_BYTES = 16
+AAD = bytes(WORD_BYTES)
+KEY_BYTES = 32
+
+SIZES = {"": 262144, "_2k": 2048}
+TURN_BYTES = 4 << 20
+AXI_TURN_BYTES = 256 << 10  # fifty times slower, and as steady
+
+RUN_FILES = 8
+RUN_LAB = """\
+name: sim-speed
+boards: {sim: {kind: sim, clock_mhz: 62.5}}
+drives: [{serial: TR0000000001, model: TS1120, board: sim}]
+tokens: {ekm: {module: softhsm, label: taperig-ekm}}
+ekms: [{name: main, host: 127.0.0.1, port: 0, start: true, token: ekm}]
+keks: [{label: Speed Key 1}, {label: Speed Key 2}]
+pools:
+  1:
+    encrypt: true
+    keys: [{label: Speed Key 1, mode: clear}, {label: Speed Key 2, mode: hash}]
+scenario: {cap_mb: 1}
+"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Records to encrypt, as frames too, and the result frames that must come of them."""
+
+    key: bytes
+    records: list[Record]
+    frames: bytes
+    results: bytes
+
+    @property
+    def megabytes(self) -> float:
+        """Payload, in 10^6 bytes."""
+        return sum(len(record.data) for record in self.records) / 1e6
+
+
+def make_work(key: bytes, size: int, total: int) -> Work:
+    """Make `total` bytes of random records of `size` bytes."""
+    cipher = AESGCM(key)
+    records, frames, results = [], [], []
+    for number in range(total // size):
+        record = Record(Operation.ENCRYPT, os.urandom(size), number.to_bytes(12, "big"), AAD)
+        records.append(record)
+        top = Operation.ENCRYPT.value << 28 | len(AAD) << 20 | size
+        frames += [top.to_bytes(4, "big"), record.iv, AAD, record.data]
+        top = Status.OK << 24 | Operation.ENCRYPT.value << 20 | size
+        results += [top.to_bytes(4, "big"), bytes(12), cipher.encrypt(record.iv, record.data, AAD)]
+    return Work(key, records, b"".join(frames), b"".join(results))
+
+
+class WrongResultError(Exception):
+    """What came out is not what `cryptography` makes of the same records."""
+
+
+def compare(path: str, found: bytes, work: Work) -> None:
+    """Raise WrongResultError unless the result frames are right."""
+    if found != work.results:
+        raise WrongResultError(f"{path} does not encrypt as it should")
+
+
+class CppLoop:
+    """(c) the program of cpp_loop.cpp."""
+
+    def __init__(self, folder: Path, key: bytes) -> None:
+        """Build, start, and load the key."""
+        self._folder = folder
+        self._process = subprocess.Popen(
+            [build_cpp_loop(folder / "cpp_loop")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._wait(regs.STATUS_SELF_TEST_DONE.mask)
+        for at in range(0, KEY_BYTES, 4):
+            value = int.from_bytes(key[at : at + 4], "big")
+            self._ask("write", regs.PLAIN_KEY.address + at, value)
+        self._write(regs.CTRL, regs.CTRL_LOAD_PLAIN.put(1))
+        self._wait(regs.STATUS_KEY_VALID.mask)
+
+    def turn(self, work: Work) -> float:
+        """Encrypt; return MB a second."""
+        frames, results = self._folder / "frames", self._folder / "results"
+        frames.write_bytes(work.frames)
+        seconds = float(self._ask("run", frames, results, len(work.records)))
+        compare("The C++ loop", results.read_bytes(), work)
+        return work.megabytes / seconds
+
+    def close(self) -> None:
+        """End the program."""
+        self._process.communicate()
+
+    def _wait(self, mask: int) -> None:
+        while not int(self._ask("read", regs.STATUS.address)) & mask:
+            pass
+
+    def _write(self, register: Register, value: int) -> None:
+        self._ask("write", register.address, value)
+
+    def _ask(self, *command: object) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(*command, file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise ChildProcessError(f"The C++ loop ended at: {' '.join(map(str, command))}")
+        return answer
+
+
+def build_cpp_loop(folder: Path) -> Path:
+    """Verilate the engine for cpp_loop.cpp, compile both as hdl.build does."""
+    toolchain = find_toolchain()
+    announce("Building the engine with a C++ loop around it")
+    sources = [*rtl_sources(), HERE / "cpp_loop.cpp"]
+    flags = [flag for flag in simulation_flags("plain") if flag != "--timing"]
+    verilate = [toolchain.verilator, "--cc", "--exe", "-Mdir", folder, "--top-module", TOP]
+    make = ["make", "-j", "2", "-C", folder, "-f", f"V{TOP}.mk", *MAKE_FLAGS]
+    for command in ([*verilate, *flags, *sources], make):
+        answer = subprocess.run(
+            [str(word) for word in command],
+            env=toolchain.full_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if answer.returncode != 0:
+            raise ChildProcessError(f"{command[0]} failed:\n{answer.stdout}")
+    return folder / f"V{TOP}"
+
+
+class RigPath:
+    """(b) Engine on a SimBoard."""
+
+    def __init__(self, board: SimBoard, key: bytes) -> None:
+        """Load the key."""
+        self._engine = Engine(board)
+        self._engine.load_plain_key(key)
+
+    def turn(self, work: Work) -> float:
+        """Encrypt; return MB a second."""
+        begin = time.perf_counter()
+        results = self._engine.process(work.records)
+        seconds = time.perf_counter() - begin
+        size = len(work.records[0].data)
+        top = Status.OK << 24 | Operation.ENCRYPT.value << 20 | size
+        frames = [top.to_bytes(4, "big") + bytes(12) + r.data + r.tag for r in results]
+        compare("The rig's path", b"".join(frames), work)
+        return work.megabytes / seconds
+
+
+class AxiAgents:
+    """(a) the cocotb bench bench_axi_stream.py; every turn is a run of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        """Remember where its files go."""
+        self._folder = folder
+
+    def turn(self, work: Work) -> float:
+        """Encrypt; return MB a second."""
+        names = ("AXI_FRAMES", "AXI_RESULTS", "AXI_SECONDS")
+        files = {name: self._folder / name.lower() for name in names}
+        files["AXI_FRAMES"].write_bytes(work.frames)
+        run_bench(
+            "axi_stream_top",
+            [*rtl_sources(), HERE / "axi_stream_top.sv"],
+            "bench_axi_stream",
+            module_directory=HERE,
+            output_directory=self._folder / "axi",
+            extra_env={
+                **{name: str(path) for name, path in files.items()},
+                "AXI_KEY": work.key.hex(),
+                "AXI_COUNT": str(len(work.records)),
+            },
+        )
+        compare("The AXI bench", files["AXI_RESULTS"].read_bytes(), work)
+        return work.megabytes / float(files["AXI_SECONDS"].read_text())
+
+
+@contextmanager
+def all_paths(folder: Path, key: bytes) -> Iterator[dict[str, CppLoop | RigPath | AxiAgents]]:
+    """Build and start everything; the names are those of the figures."""
+    with ExitStack() as stack:
+        board = stack.enter_context(SimBoard())
+        cpp = CppLoop(folder, key)
+        stack.callback(cpp.close)
+        yield {"cpp": cpp, "rig": RigPath(board, key), "axi": AxiAgents(folder)}
+
+
+def measure_paths(folder: Path, turns: int, figures: dict[str, float]) -> None:
+    """Measure (a), (b) and (c) by turns, and store figures and ratios."""
+    key = secrets.token_bytes(KEY_BYTES)
+    with all_paths(folder, key) as paths:
+        for suffix, size in SIZES.items():
+            work = make_work(key, size, TURN_BYTES)
+            little = make_work(key, size, AXI_TURN_BYTES)
+            rates: dict[str, list[float]] = {name: [] for name in paths}
+            for turn in range(turns):
+                # Each goes first as often as last.
+                for name in list(paths) if turn % 2 else list(reversed(paths)):
+                    rates[name].append(paths[name].turn(little if name == "axi" else work))
+            for name, values in rates.items():
+                figures[f"{name}_mb_s{suffix}"] = median(values)
+            for over, under in (("rig", "cpp"), ("rig", "axi")):
+                pairs = zip(rates[over], rates[under], strict=True)
+                figures[f"{over}_over_{under}{suffix}"] = median(a / b for a, b in pairs)
+
+
+def measure_run(folder: Path, megabytes: float) -> float:
+    """Time a whole `rig run` on so much random data; return MB of payload a second."""
+    data = folder / "data"
+    data.mkdir()
+    size = int(megabytes * 1e6) // RUN_FILES
+    for number in range(RUN_FILES):
+        (data / f"volume{number}").write_bytes(os.urandom(size))
+    lab = folder / "lab.yaml"
+    lab.write_text(RUN_LAB)
+    command = ["run", "--lab", str(lab), "--data", str(data), "--scenario", "round_trip"]
+    begin = time.perf_counter()
+    answer = subprocess.run(
+        [sys.executable, "-m", "rig.cli", *command, "--out", str(folder / "run")],
+        env={**os.environ, "TAPERIG_STATE": str(folder / "state")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds = time.perf_counter() - begin
+    if answer.returncode != 0:
+        raise ChildProcessError(f"rig run failed:\n{answer.stdout}{answer.stderr}")
+    return 2 * size * RUN_FILES / 1e6 / seconds
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure everything and print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--turns", type=int, default=5, help="repetitions (default 5)")
+    parser.add_argument("--run-mb", type=float, default=64, help="data of the whole run; 0: no run")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    options = parser.parse_args(arguments)
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="taperig-speed-") as scratch:
+        folder = Path(scratch)
+        measure_paths(folder, options.turns, figures)
+        if options.run_mb > 0:
+            figures["run_mb_s"] = measure_run(folder, options.run_mb)
+            figures["run_over_rig"] = figures["run_mb_s"] / figures["rig_mb_s"]
+    for name, value in figures.items():
+        print(f"{name:20} {value:8.3f}")
+    if options.json is not None:
+        rounded = {name: round(value, 4) for name, value in figures.items()}
+        options.json.write_text(json.dumps(rounded, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
