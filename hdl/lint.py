@@ -18,6 +18,7 @@ from hdl.sources import (
     board_sources,
     rtl_sources,
 )
+from hdl.targets import fpga_sources
 from hdl.toolchain import find_toolchain
 
 WAIVERS = HDL_DIRECTORY / "lint.vlt"
@@ -82,7 +83,7 @@ def _formatter() -> list[str]:
 
 def main() -> int:
     """Check everything, print what is wrong, return 1 if anything is."""
-    design = [*rtl_sources(), *board_sources()]
+    design = [*rtl_sources(), *board_sources(), *fpga_sources()]
     simulation = [*sorted(SIM_DIRECTORY.glob("*.sv")), *sorted(VIRTUAL_DIRECTORY.glob("*.sv"))]
     written = [s for s in design if s.parent.name != "generated"] + simulation
     if not written:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from hsm.errors import TaperigError
+from rig.board_build import board_app
 
 if TYPE_CHECKING:
     from rig.kat import KatReport
@@ -34,6 +35,7 @@ Examples:
   rig kat gcmEncryptExtIV256.rsp       known answers through the gates
   rig hsm list                         the keys in the token
   rig cartridge show TAP002.tape       what is on a cartridge
+  rig board build ulx3s                a bitstream, and how fast it is
   rig rules                            every rule, its tests, their verdict
 
 State (tokens, PINs, certificates, cartridges, results) is in $TAPERIG_STATE, by default
@@ -54,6 +56,7 @@ cartridge_app = typer.Typer(no_args_is_help=True, help="Cartridge files.")
 app.add_typer(hsm_app, name="hsm")
 app.add_typer(ekm_app, name="ekm")
 app.add_typer(cartridge_app, name="cartridge")
+app.add_typer(board_app, name="board")
 
 LabOption = Annotated[
     Path | None,

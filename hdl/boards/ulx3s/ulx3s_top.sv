@@ -1,0 +1,69 @@
+// The gates on a ULX3S: board_top with PLL, reset, transport key and pins.
+//
+// Ports: see ulx3s.lpf. led_o[0] shines when the gates are out of reset, led_o[1] while the serial
+// line is low, led_o[7] blinks with the gates' clock.
+//
+// Serial line: 1,000,000 baud, 8N1.
+
+module ulx3s_top #(
+    parameter int unsigned ClockMhz = 80,      // a multiple of 5
+    parameter int unsigned BankBytes = 65536,
+    parameter logic [31:0] BuildHash = 0
+) (
+    input  logic       clk_25mhz_i,
+    input  logic       reset_ni,
+    input  logic       uart_rx_i,
+    output logic       uart_tx_o,
+    output logic       wifi_gpio0_o,
+    output logic [7:0] led_o
+);
+
+  logic clk, rst_n, key_ready;
+  logic [255:0] transport_key;
+
+  ecp5_clock #(
+      .OscillatorMhz(25),
+      .InputDivider (5),
+      .ClockMhz     (ClockMhz)
+  ) u_clock (
+      .oscillator_i(clk_25mhz_i),
+      .reset_ni,
+      .clk_o       (clk),
+      .rst_no      (rst_n)
+  );
+
+  transport_key_rom u_transport_key_rom (
+      .clk_i  (clk),
+      .rst_ni (rst_n),
+      .ready_o(key_ready),
+      .key_o  (transport_key)
+  );
+
+  // A USB serial adapter may leave gaps of milliseconds within a command.
+  board_top #(
+      .BankBytes    (BankBytes),
+      .BuildHash    (BuildHash),
+      .ClocksPerBit (ClockMhz),
+      .TimeoutClocks(ClockMhz * 50_000)
+  ) u_board (
+      .clk_i          (clk),
+      .rst_ni         (key_ready),
+      .transport_key_i(transport_key),
+      .uart_rx_i,
+      .uart_tx_o
+  );
+
+  logic [25:0] blink_q;
+
+  always_ff @(posedge clk or negedge rst_n) begin
+    if (!rst_n) begin
+      blink_q <= '0;
+    end else begin
+      blink_q <= blink_q + 1'b1;
+    end
+  end
+
+  assign led_o = {blink_q[25], 5'b00000, ~uart_rx_i, key_ready};
+  assign wifi_gpio0_o = 1'b1;
+
+endmodule

@@ -1,0 +1,138 @@
+"""The FPGA boards that the gates can be built for, and the last good build of each.
+
+A target is a board: its chip as the placer names it, its top module, its pins. What its folder
+`hdl/boards/<name>` holds beside them, `last_build.json`, is the checked-in summary of the last good
+build: how fast the gates may be clocked, and which sources that is true of.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from hdl.errors import BuildError
+from hdl.sources import HDL_DIRECTORY, rtl_sources
+
+BOARDS_DIRECTORY = HDL_DIRECTORY / "boards"
+COMMON_DIRECTORY = BOARDS_DIRECTORY / "common"
+ECP5_DIRECTORY = BOARDS_DIRECTORY / "ecp5"
+LAST_BUILD = "last_build.json"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A board with an ECP5: chip, speed grade, top module, pins, parameters of the top."""
+
+    name: str
+    title: str
+    chip: str  # option of the placer that names the chip, without its dashes
+    package: str
+    speed_grade: int
+    top: str
+    clock_hz: int  # at which the gates run: what the PLL of the top makes of its parameters
+    ebr: int  # blocks of 18 kbit on the chip
+    loader: str  # the board as openFPGALoader names it
+    parameters: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def directory(self) -> Path:
+        """The folder of the board: top, pins, last build."""
+        return BOARDS_DIRECTORY / self.name
+
+    @property
+    def pins(self) -> Path:
+        """The file that says which port is at which pin."""
+        return self.directory / f"{self.name}.lpf"
+
+    @property
+    def last_build_file(self) -> Path:
+        """The checked-in summary of the last good build."""
+        return self.directory / LAST_BUILD
+
+    def sources(self) -> list[Path]:
+        """Every SystemVerilog file of the board, packages first."""
+        packages = sorted(COMMON_DIRECTORY.glob("*_pkg.sv"))
+        common = sorted(set(COMMON_DIRECTORY.rglob("*.sv")) - set(packages))
+        own = sorted(self.directory.glob("*.sv"))
+        return [*packages, *rtl_sources(), *common, *sorted(ECP5_DIRECTORY.glob("*.sv")), *own]
+
+
+_ULX3S_MHZ = 80
+_EVALUATION_MHZ = 80
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        Target(
+            name="ulx3s",
+            title="Radiona ULX3S, ECP5-85F, speed grade 6",
+            chip="85k",
+            package="CABGA381",
+            speed_grade=6,
+            top="ulx3s_top",
+            clock_hz=_ULX3S_MHZ * 1_000_000,
+            ebr=208,
+            loader="ulx3s",
+            parameters={"ClockMhz": _ULX3S_MHZ, "BankBytes": 65536},
+        ),
+        Target(
+            name="ecp5_evn",
+            title="Lattice ECP5 evaluation board, ECP5-5G-85F, speed grade 8",
+            chip="um5g-85k",
+            package="CABGA381",
+            speed_grade=8,
+            top="ecp5_evn_top",
+            clock_hz=_EVALUATION_MHZ * 1_000_000,
+            ebr=208,
+            loader="ecp5_evn",
+            parameters={"ClockMhz": _EVALUATION_MHZ, "BankBytes": 16384},
+        ),
+    )
+}
+
+
+def fpga_sources() -> list[Path]:
+    """Return what only bitstreams have, and the chip's own cells as lint sees them."""
+    tops = [path for target in TARGETS.values() for path in sorted(target.directory.glob("*.sv"))]
+    return [*sorted(ECP5_DIRECTORY.rglob("*.sv")), *tops]
+
+
+def find_target(name: str) -> Target:
+    """Return the target of this name, or raise BuildError that says which there are."""
+    if name in TARGETS:
+        return TARGETS[name]
+    near = get_close_matches(name, TARGETS, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(TARGETS)}."
+    raise BuildError(f"There is no FPGA board '{name}' to build for; {hint}")
+
+
+@dataclass(frozen=True)
+class LastBuild:
+    """What the checked-in summary says of the last good build of a board."""
+
+    target: str
+    fmax_mhz: float
+    clock_mhz: float
+    source_hash: str
+
+
+def last_build(target: Target) -> LastBuild | None:
+    """Return the last good build that is checked in, or None when there never was one."""
+    try:
+        text = target.last_build_file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        found = json.loads(text)
+        return LastBuild(
+            target=str(found["target"]),
+            fmax_mhz=float(found["fmax_mhz"]),
+            clock_mhz=float(found["clock_mhz"]),
+            source_hash=str(found["source_hash"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise BuildError(
+            f"{target.last_build_file} is no summary of a build ({error}); "
+            f"make it anew with: rig board build {target.name} --record"
+        ) from None
