@@ -6,7 +6,7 @@ Generated from regs.rdl by `python -m hdl.registers`; do not edit.
 from hdl.register_types import Counter, Field, Register
 
 # CRC-32 of regs.rdl; the engine's hash register must read the same.
-MAP_HASH_EXPECTED = 0xA3A3F54B
+MAP_HASH_EXPECTED = 0x743B0034
 
 # Windows on the record streams: 16-byte words, first in, first out.
 RECORD_IN = 0x1000_0000

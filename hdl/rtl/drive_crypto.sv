@@ -38,7 +38,6 @@ module drive_crypto #(
 );
 
   localparam int unsigned BankWords = BankBytes / 16;
-  localparam int unsigned IndexBits = $clog2(BankWords);
 
   // ---- Registers -------------------------------------------------------------------------------
 
@@ -164,8 +163,7 @@ module drive_crypto #(
   // ---- Keys ------------------------------------------------------------------------------------
 
   drive_crypto_pkg::round_keys_t round_keys;
-  logic wipe_all, hash_key, hash_ready;
-  logic [1:0] wiping;
+  logic wipe, wiping, hash_key, hash_ready;
 
   key_control u_key_control (
       .clk_i,
@@ -185,8 +183,8 @@ module drive_crypto #(
       .test_sealed_key_i   (test_sealed_key),
       .test_transport_key_i(test_transport_key),
       .clear_o             (clear),
-      .wipe_o              (wipe_all),
-      .wiping_i            (|wiping),
+      .wipe_o              (wipe),
+      .wiping_i            (wiping),
       .hash_key_o          (hash_key),
       .hash_ready_i        (hash_ready),
       .round_keys_o        (round_keys),
@@ -198,13 +196,12 @@ module drive_crypto #(
 
   // ---- Records in ------------------------------------------------------------------------------
 
-  logic issue_bank, issue_active, issue_waiting, room, pace_open, data_taken, starved, blocked;
+  logic issue_active, issue_waiting, ledger_free, room, pace_open, data_taken, starved, blocked;
   logic opens, closes;
-  logic [14:0] issue_index;
   logic [7:0] header_status, header_aad_len;
   logic [3:0] header_op;
   logic [18:0] header_data_len;
-  logic [1:0] bank_free;
+  logic [14:0] header_words;
   logic [2:0] issued_kind, exit_kind;
   record_pkg::slot_t issued_slot, exit_slot;
   logic aes_in_valid, aes_out_valid;
@@ -223,9 +220,7 @@ module drive_crypto #(
       .in_valid_i       (in_valid),
       .in_ready_o       (in_ready),
       .in_data_i        (in_data),
-      .bank_o           (issue_bank),
-      .index_o          (issue_index),
-      .bank_free_i      (bank_free[issue_bank]),
+      .free_i           (ledger_free),
       .room_i           (room),
       .pace_i           (pace_open),
       .open_o           (opens),
@@ -233,6 +228,7 @@ module drive_crypto #(
       .header_op_o      (header_op),
       .header_aad_len_o (header_aad_len),
       .header_data_len_o(header_data_len),
+      .header_words_o   (header_words),
       .close_o          (closes),
       .active_o         (issue_active),
       .waiting_o        (issue_waiting),
@@ -280,13 +276,12 @@ module drive_crypto #(
 
   // ---- Exit, authentication, judgement -----------------------------------------------------------
 
-  logic exit_gcm, exit_decrypt;
+  logic exit_gcm, exit_decrypt, exit_last;
   logic [7:0] exit_aad_len;
   logic [18:0] exit_data_len;
-  logic write, write_bank;
-  logic [14:0] write_index;
+  logic write, hash_valid, hash_first, hash_last, hash_key_valid, digest_valid;
+  logic end_valid, end_gcm, end_decrypt;
   logic [127:0] write_data;
-  logic hash_valid, hash_first, hash_last, hash_key_valid, digest_valid, end_valid, end_bank;
   logic [127:0] hash_block, hash_key_block, digest, end_seed;
   logic [17:0] hash_count;
 
@@ -301,9 +296,8 @@ module drive_crypto #(
       .decrypt_i       (exit_decrypt),
       .aad_len_i       (exit_aad_len),
       .data_len_i      (exit_data_len),
+      .last_o          (exit_last),
       .write_valid_o   (write),
-      .write_bank_o    (write_bank),
-      .write_index_o   (write_index),
       .write_data_o    (write_data),
       .hash_valid_o    (hash_valid),
       .hash_block_o    (hash_block),
@@ -313,7 +307,8 @@ module drive_crypto #(
       .hash_key_valid_o(hash_key_valid),
       .hash_key_o      (hash_key_block),
       .end_valid_o     (end_valid),
-      .end_bank_o      (end_bank),
+      .end_gcm_o       (end_gcm),
+      .end_decrypt_o   (end_decrypt),
       .end_seed_o      (end_seed)
   );
 
@@ -333,47 +328,42 @@ module drive_crypto #(
       .digest_o      (digest)
   );
 
-  logic draining, reading, reading_bank, taken, ledger_fault, record_counted, tag_failed;
-  logic [14:0] done_index;
-  logic result_valid, result_bank;
+  logic ledger_empty, ledger_fault, taken, record_counted, tag_failed, result_valid;
   logic [7:0] result_status;
   logic [3:0] result_op;
   logic [18:0] result_data_len;
+  logic [14:0] result_words;
   logic [127:0] result_tag;
-  logic [1:0] wipe_bank;
 
   record_ledger u_ledger (
       .clk_i,
       .rst_ni,
       .clear_i          (clear),
-      .issue_bank_i     (issue_bank),
-      .issue_active_i   (issue_active),
       .open_i           (opens),
       .open_status_i    (header_status),
       .open_op_i        (header_op),
       .open_aad_len_i   (header_aad_len),
       .open_data_len_i  (header_data_len),
-      .close_i          (closes),
-      .end_valid_i      (end_valid),
-      .end_bank_i       (end_bank),
-      .end_seed_i       (end_seed),
-      .digest_valid_i   (digest_valid),
-      .digest_i         (digest),
-      .exit_bank_i      (exit_slot.bank),
+      .open_words_i     (header_words),
+      .inside_i         (issue_active & ~closes),
+      .exit_last_i      (exit_last),
       .exit_gcm_o       (exit_gcm),
       .exit_decrypt_o   (exit_decrypt),
       .exit_aad_len_o   (exit_aad_len),
       .exit_data_len_o  (exit_data_len),
-      .reading_i        (reading),
-      .reading_bank_i   (reading_bank),
-      .wiping_i         (wiping),
-      .wipe_o           (wipe_bank),
-      .free_o           (bank_free),
+      .end_valid_i      (end_valid),
+      .end_gcm_i        (end_gcm),
+      .end_decrypt_i    (end_decrypt),
+      .end_seed_i       (end_seed),
+      .digest_valid_i   (digest_valid),
+      .digest_i         (digest),
+      .free_o           (ledger_free),
+      .empty_o          (ledger_empty),
       .result_valid_o   (result_valid),
-      .result_bank_o    (result_bank),
       .result_status_o  (result_status),
       .result_op_o      (result_op),
       .result_data_len_o(result_data_len),
+      .result_words_o   (result_words),
       .result_tag_o     (result_tag),
       .taken_i          (taken),
       .counted_o        (record_counted),
@@ -381,10 +371,9 @@ module drive_crypto #(
       .fault_o          (ledger_fault)
   );
 
-  // ---- Banks and records out ---------------------------------------------------------------------
+  // ---- Buffer and records out --------------------------------------------------------------------
 
-  logic read, output_busy;
-  logic [14:0] read_index;
+  logic read, discard, discarded, buffer_fault, output_busy;
   logic [127:0] read_data;
 
   record_buffer #(
@@ -392,39 +381,35 @@ module drive_crypto #(
   ) u_buffer (
       .clk_i,
       .rst_ni,
-      .wipe_i       (wipe_bank | {2{wipe_all}}),
-      .wiping_o     (wiping),
-      .write_i      (write),
-      .write_bank_i (write_bank),
-      .write_index_i(write_index[IndexBits-1:0]),
-      .write_data_i (write_data),
-      .read_i       (read),
-      .read_bank_i  (reading_bank),
-      .read_index_i (read_index[IndexBits-1:0]),
-      .read_data_o  (read_data)
+      .clear_i     (clear),
+      .wipe_i      (wipe),
+      .wiping_o    (wiping),
+      .promise_i   (data_taken),
+      .room_o      (room),
+      .write_i     (write),
+      .write_data_i(write_data),
+      .read_i      (read),
+      .discard_i   (discard),
+      .discarded_o (discarded),
+      .read_data_o (read_data),
+      .fault_o     (buffer_fault)
   );
-
-  // A new record may follow the one that is still leaving its bank, but never overtake it.
-  assign room = !(draining && reading_bank == issue_bank && issue_index >= done_index);
 
   record_output u_output (
       .clk_i,
       .rst_ni,
       .clear_i          (clear),
       .result_valid_i   (result_valid),
-      .result_bank_i    (result_bank),
       .result_status_i  (result_status),
       .result_op_i      (result_op),
       .result_data_len_i(result_data_len),
+      .result_words_i   (result_words),
       .result_tag_i     (result_tag),
       .taken_o          (taken),
-      .draining_o       (draining),
-      .reading_o        (reading),
-      .reading_bank_o   (reading_bank),
-      .done_index_o     (done_index),
       .read_o           (read),
-      .read_index_o     (read_index),
       .read_data_i      (read_data),
+      .discard_o        (discard),
+      .discarded_i      (discarded),
       .busy_o           (output_busy),
       .out_valid_o      (out_valid),
       .out_ready_i      (out_ready),
@@ -435,19 +420,16 @@ module drive_crypto #(
   // ---- Inner checks, counters, state -------------------------------------------------------------
 
   // The cipher and the delay line beside it must agree on where a text block is.
-  logic lost_step, outside_bank;
+  logic lost_step;
   assign lost_step = !clear && aes_out_valid !=
                      (exit_kind == record_pkg::SlotHashKey ||
                       (exit_gcm && (exit_kind == record_pkg::SlotData ||
                                     exit_kind == record_pkg::SlotEnd)));
 
-  assign outside_bank = (write && write_index >= 15'(BankWords)) ||
-                        (read && read_index >= 15'(BankWords));
-
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       fault_q <= 1'b0;
-    end else if (test_broken || ledger_fault || lost_step || outside_bank) begin
+    end else if (test_broken || ledger_fault || buffer_fault || lost_step) begin
       fault_q <= 1'b1;
     end
   end
@@ -472,6 +454,6 @@ module drive_crypto #(
   );
 
   assign ready = usable & ~clear & ~key_loading;
-  assign idle  = ready & ~issue_active & (&bank_free) & ~output_busy;
+  assign idle  = ready & ~issue_active & ledger_empty & ~output_busy;
 
 endmodule

@@ -4,8 +4,8 @@
 // expands, and has the hash key and its powers made. A sealed key that fails its integrity check
 // zeroizes again. No key leaves this module but as round keys for the cipher.
 //
-// Zeroize holds clear_o until the delay line was overwritten and both banks were wiped: at most
-// BankWords + 3 clocks and no less than AesLatency + 3, plus one from the command.
+// Zeroize holds clear_o until the delay line was overwritten and both halves of the buffer were
+// wiped: at most BankWords + 3 clocks and no less than AesLatency + 3, plus one from the command.
 //
 // Ports
 //   zeroize_i, load_*_i, lock_plain_i   commands, one clock each
@@ -14,8 +14,8 @@
 //   usable_i          self test passed and no fault: loads are taken
 //   fault_i           its rise zeroizes
 //   test_*_i          the self test's commands, sealed key and the key it is wrapped under
-//   clear_o           everything drops what it holds;  wipe_o  banks start to wipe
-//   wiping_i          banks not wiped yet
+//   clear_o           everything drops what it holds;  wipe_o  the buffer starts to wipe
+//   wiping_i          it is not wiped yet
 //   hash_key_o        one clock: encrypt the zero block;  hash_ready_i  its powers are there
 //
 // Latency, beside zeroize: plain 108 clocks to the last round key, sealed in addition what

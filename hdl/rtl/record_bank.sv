@@ -1,4 +1,4 @@
-// Memory for one record, which wipes what was written to it.
+// Memory for half of the ring, which wipes what was written to it.
 //
 // Words below the high-water mark may hold text; a wipe zeroes them from the mark down, then the
 // read register. Reset cannot reach inside a memory, so after it the mark is at the top.

@@ -1,56 +1,112 @@
-// Two banks of memory: one record is written while the one before it is read.
+// Ring of words: records lie in it one behind the other, in the order in which they came.
+//
+// A word is promised a place when it is let in, is written when it left the exit stage, and gives
+// its place back when it is read, or zeroed unread. So a new word never meets an old one. The ring
+// is two memories, one for each half of the places, which are wiped beside each other.
 //
 // Ports
-//   wipe_i[b]  start wiping bank b;  wiping_o[b]  under way
-//   write_*, read_*   see record_bank; *_bank_i says which
+//   clear_i     zeroize: hold it, all places are free again;  wipe_i  start wiping;  wiping_o
+//   promise_i   a word was let in;  room_o  there is a place for one more
+//   write_*     the next word promised a place
+//   read_i      the oldest word leaves; read_data_o one clock later, steady until the next
+//   discard_i   zero the oldest word; discarded_o  done: not while that memory is being written
+//   fault_o     a word read that is not there, or written over one that is
 //
 // Latency 1 clock to read, throughput one word a clock each way.
 
 module record_buffer #(
-    parameter int unsigned BankWords = 16384
+    parameter int unsigned BankWords = 16384  // places in each half, a power of two
 ) (
-    input  logic                          clk_i,
-    input  logic                          rst_ni,
-    input  logic [1:0]                    wipe_i,
-    output logic [1:0]                    wiping_o,
-    input  logic                          write_i,
-    input  logic                          write_bank_i,
-    input  logic [$clog2(BankWords)-1:0]  write_index_i,
-    input  logic [127:0]                  write_data_i,
-    input  logic                          read_i,
-    input  logic                          read_bank_i,
-    input  logic [$clog2(BankWords)-1:0]  read_index_i,
-    output logic [127:0]                  read_data_o
+    input  logic         clk_i,
+    input  logic         rst_ni,
+    input  logic         clear_i,
+    input  logic         wipe_i,
+    output logic         wiping_o,
+    input  logic         promise_i,
+    output logic         room_o,
+    input  logic         write_i,
+    input  logic [127:0] write_data_i,
+    input  logic         read_i,
+    input  logic         discard_i,
+    output logic         discarded_o,
+    output logic [127:0] read_data_o,
+    output logic         fault_o
 );
 
+  localparam int unsigned IndexBits = $clog2(BankWords);
+
+  // Places: {round, half, index}. Round tells a full ring from an empty one.
+  logic [IndexBits+1:0] write_place_q, read_place_q;
+  logic [IndexBits+1:0] promised_q;  // words let in that have not left: its top bit says full
+  logic write_half, read_half, read_half_q, leaves, same_place, same_round;
+  logic [1:0] wiping;
   logic [1:0][127:0] read_data;
-  logic read_bank_q;
+
+  assign write_half = write_place_q[IndexBits];
+  assign read_half = read_place_q[IndexBits];
+  assign leaves = read_i | discarded_o;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      write_place_q <= '0;
+      read_place_q  <= '0;
+      promised_q    <= '0;
+    end else if (clear_i) begin
+      write_place_q <= '0;
+      read_place_q  <= '0;
+      promised_q    <= '0;
+    end else begin
+      if (write_i) begin
+        write_place_q <= write_place_q + 1'b1;
+      end
+      if (leaves) begin
+        read_place_q <= read_place_q + 1'b1;
+      end
+      if (promise_i && !leaves) begin
+        promised_q <= promised_q + 1'b1;
+      end else if (leaves && !promise_i) begin
+        promised_q <= promised_q - 1'b1;
+      end
+    end
+  end
 
   for (genvar b = 0; b < 2; b++) begin : gen_bank
+    logic written, zeroed;
+
+    assign written = write_i && write_half == 1'(b);
+    assign zeroed = discarded_o && read_half == 1'(b);
+
     record_bank #(
         .Words(BankWords)
     ) u_bank (
         .clk_i,
         .rst_ni,
-        .wipe_i(wipe_i[b]),
-        .wiping_o(wiping_o[b]),
-        .write_i(write_i && write_bank_i == 1'(b)),
-        .write_index_i,
-        .write_data_i,
-        .read_i(read_i && read_bank_i == 1'(b)),
-        .read_index_i,
+        .wipe_i,
+        .wiping_o(wiping[b]),
+        .write_i(written || zeroed),
+        .write_index_i(written ? write_place_q[IndexBits-1:0] : read_place_q[IndexBits-1:0]),
+        .write_data_i(written ? write_data_i : '0),
+        .read_i(read_i && read_half == 1'(b)),
+        .read_index_i(read_place_q[IndexBits-1:0]),
         .read_data_o(read_data[b])
     );
   end
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      read_bank_q <= 1'b0;
+      read_half_q <= 1'b0;
     end else if (read_i) begin
-      read_bank_q <= read_bank_i;
+      read_half_q <= read_half;
     end
   end
 
-  assign read_data_o = read_data[read_bank_q];
+  assign same_place = write_place_q[IndexBits:0] == read_place_q[IndexBits:0];
+  assign same_round = write_place_q[IndexBits+1] == read_place_q[IndexBits+1];
+
+  assign wiping_o    = |wiping;
+  assign room_o      = ~promised_q[IndexBits+1];
+  assign discarded_o = discard_i & ~(write_i & (write_half == read_half));
+  assign read_data_o = read_data[read_half_q];
+  assign fault_o     = same_place & ((leaves & same_round) | (write_i & ~same_round));
 
 endmodule

@@ -1,4 +1,4 @@
-// Exit stage: slots meet their keystream, text goes to its bank, and GHASH is fed.
+// Exit stage: slots meet their keystream, text goes to the buffer, and GHASH is fed.
 //
 // SP 800-38D section 7: GHASH takes AAD, ciphertext and the block of the two lengths in bits; the
 // tag is its digest summed with E(J0). What is handed on for the tag is therefore E(J0) on
@@ -8,11 +8,13 @@
 // Ports
 //   clear_i       zeroize: drops and zeroes what is here
 //   kind_i, slot_i      the slot, and keystream_i its encrypted counter block
-//   gcm_i, decrypt_i, aad_len_i, data_len_i   the record in bank slot_i.bank
-//   write_*_o     text out, to a bank
+//   gcm_i, decrypt_i, aad_len_i, data_len_i   the record it is of
+//   last_o        it is the last of its record
+//   write_*_o     text out, to the buffer
 //   hash_*_o      to GHASH; hash_count_o goes with hash_first_o
 //   hash_key_*_o  to GHASH
-//   end_*_o       the record in end_bank_o is through; end_seed_o is its tag but for the digest
+//   end_*_o       a record is through. With end_gcm_o a digest follows, and end_seed_o is the tag
+//                 but for it
 //
 // Latency 1 clock, throughput one slot a clock.
 
@@ -27,9 +29,8 @@ module record_exit (
     input  logic                           decrypt_i,
     input  logic                   [  7:0] aad_len_i,
     input  logic                   [ 18:0] data_len_i,
+    output logic                           last_o,
     output logic                           write_valid_o,
-    output logic                           write_bank_o,
-    output logic                   [ 14:0] write_index_o,
     output logic                   [127:0] write_data_o,
     output logic                           hash_valid_o,
     output logic                   [127:0] hash_block_o,
@@ -39,15 +40,17 @@ module record_exit (
     output logic                           hash_key_valid_o,
     output logic                   [127:0] hash_key_o,
     output logic                           end_valid_o,
-    output logic                           end_bank_o,
+    output logic                           end_gcm_o,
+    output logic                           end_decrypt_o,
     output logic                   [127:0] end_seed_o
 );
 
-  logic is_aad, is_data, is_end, is_hash_key;
+  logic is_aad, is_data, is_end, is_refused, is_hash_key;
 
   assign is_aad = kind_i == record_pkg::SlotAad;
   assign is_data = kind_i == record_pkg::SlotData;
   assign is_end = kind_i == record_pkg::SlotEnd;
+  assign is_refused = kind_i == record_pkg::SlotRefused;
   assign is_hash_key = kind_i == record_pkg::SlotHashKey;
 
   logic [127:0] summed, text, lengths, hashed;
@@ -67,28 +70,30 @@ module record_exit (
     endcase
   end
 
-  // The text register serves the bank, the tag and the hash key: one of them at a time.
-  logic write_q, hash_q, hash_first_q, end_q, hash_key_q, bank_q;
-  logic [14:0] index_q;
+  // The text register serves the buffer, the tag and the hash key: one of them at a time.
+  logic write_q, hash_q, hash_first_q, hash_last_q, end_q, decrypt_q, hash_key_q;
   logic [127:0] text_q, hashed_q;
   logic [17:0] count_q;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      write_q    <= 1'b0;
-      hash_q     <= 1'b0;
-      end_q      <= 1'b0;
-      hash_key_q <= 1'b0;
+      write_q     <= 1'b0;
+      hash_q      <= 1'b0;
+      hash_last_q <= 1'b0;
+      end_q       <= 1'b0;
+      hash_key_q  <= 1'b0;
     end else if (clear_i) begin
-      write_q    <= 1'b0;
-      hash_q     <= 1'b0;
-      end_q      <= 1'b0;
-      hash_key_q <= 1'b0;
+      write_q     <= 1'b0;
+      hash_q      <= 1'b0;
+      hash_last_q <= 1'b0;
+      end_q       <= 1'b0;
+      hash_key_q  <= 1'b0;
     end else begin
-      write_q    <= is_data;
-      hash_q     <= gcm_i & (is_aad | is_data | is_end);
-      end_q      <= is_end;
-      hash_key_q <= is_hash_key;
+      write_q     <= is_data;
+      hash_q      <= gcm_i & (is_aad | is_data | is_end);
+      hash_last_q <= gcm_i & is_end;
+      end_q       <= last_o;
+      hash_key_q  <= is_hash_key;
     end
   end
 
@@ -98,50 +103,39 @@ module record_exit (
       hashed_q     <= '0;
       count_q      <= '0;
       hash_first_q <= 1'b0;
-      bank_q       <= 1'b0;
+      decrypt_q    <= 1'b0;
     end else if (clear_i) begin
       text_q       <= '0;
       hashed_q     <= '0;
       count_q      <= '0;
       hash_first_q <= 1'b0;
-      bank_q       <= 1'b0;
+      decrypt_q    <= 1'b0;
     end else begin
       if (is_data || is_end || is_hash_key) begin
         text_q <= text;
-        bank_q <= slot_i.bank;
       end
       if (is_aad || is_data || is_end) begin
         hashed_q     <= hashed;
         hash_first_q <= slot_i.first;
+        decrypt_q    <= decrypt_i;
         count_q      <= count;
       end
     end
   end
 
-  // Place of the next text word in its bank.
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
-      index_q <= '0;
-    end else if (clear_i || end_q) begin
-      index_q <= '0;
-    end else if (write_q) begin
-      index_q <= index_q + 15'd1;
-    end
-  end
-
+  assign last_o           = is_end | is_refused;
   assign write_valid_o    = write_q;
-  assign write_bank_o     = bank_q;
-  assign write_index_o    = index_q;
   assign write_data_o     = text_q;
   assign hash_valid_o     = hash_q;
   assign hash_block_o     = hashed_q;
   assign hash_count_o     = count_q;
   assign hash_first_o     = hash_first_q;
-  assign hash_last_o      = end_q;
+  assign hash_last_o      = hash_last_q;
   assign hash_key_valid_o = hash_key_q;
   assign hash_key_o       = text_q;
   assign end_valid_o      = end_q;
-  assign end_bank_o       = bank_q;
+  assign end_gcm_o        = hash_last_q;
+  assign end_decrypt_o    = decrypt_q;
   assign end_seed_o       = text_q;
 
 endmodule

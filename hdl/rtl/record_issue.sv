@@ -1,25 +1,26 @@
 // Issue stage: takes record frames, one word a clock, and makes slots and counter blocks of them.
 //
 // SP 800-38D section 7, 96-bit IV: J0 = IV || 1 for the tag, IV || 2, 3, ... for the text.
-// A refused frame is taken in whole, so that the next one is found, but makes no slots.
+// A refused frame is taken in whole, so that the next one is found, but makes no slot other than
+// that of its end.
 //
 // Ports
 //   clear_i      zeroize: the record being taken in is refused from here on
 //   accept_i     a new record may begin
 //   usable_i     the engine passed its self test and has no fault
 //   key_valid_i  encrypt and decrypt are possible
-//   hash_key_i   send a zero block through the cipher (only between records)
+//   hash_key_i   send a zero block through the cipher (refused records only may be taken in)
 //   in_*         record frames
-//   bank_free_i  the bank bank_o can take a new record
-//   room_i       word index_o of that bank can be written
+//   free_i       the ledger can take a new record
+//   room_i       the buffer has a place for a data word
 //   pace_i       the pace limit lets a data word in
-//   open_o       one clock: a record begins in bank_o; the header_* outputs describe it
-//   close_o      one clock: the refused record in bank_o was taken in whole
+//   open_o       one clock: a record begins; the header_* outputs describe it
+//   close_o      one clock: it was taken in whole
 //   active_o     a record is being taken in
 //   waiting_o    a record is offered and kept waiting
 //   data_taken_o a data word was taken in, of a record that is not refused
 //   starved_o    a word could be taken and none came
-//   blocked_o    a word or a record waits for room in its bank
+//   blocked_o    a word or a record waits for room
 //   slot_*       slots, aes_*: counter blocks, both one clock after the word was taken
 //
 // Latency 1 clock, throughput one word a clock; one clock more a record for encrypt and bypass.
@@ -37,9 +38,7 @@ module record_issue #(
     input  logic                            in_valid_i,
     output logic                            in_ready_o,
     input  logic                    [127:0] in_data_i,
-    output logic                            bank_o,
-    output logic                    [ 14:0] index_o,
-    input  logic                            bank_free_i,
+    input  logic                            free_i,
     input  logic                            room_i,
     input  logic                            pace_i,
     output logic                            open_o,
@@ -47,6 +46,7 @@ module record_issue #(
     output logic                    [  3:0] header_op_o,
     output logic                    [  7:0] header_aad_len_o,
     output logic                    [ 18:0] header_data_len_o,
+    output logic                    [ 14:0] header_words_o,
     output logic                            close_o,
     output logic                            active_o,
     output logic                            waiting_o,
@@ -103,7 +103,7 @@ module record_issue #(
 
   // ---- The record being taken in -------------------------------------------------------------
 
-  logic is_gcm_q, is_decrypt_q, refused_q, first_q, bank_q;
+  logic is_gcm_q, is_decrypt_q, refused_q, first_q;
   logic [95:0] iv_q;
   logic [4:0] aad_words_q;    // left to take
   logic [15:0] data_words_q;  // left to take
@@ -121,10 +121,10 @@ module record_issue #(
 
   always_comb begin
     unique case (state_q)
-      StHeader: in_ready_o = accept_i & bank_free_i;
+      StHeader: in_ready_o = accept_i & free_i;
       StAad:    in_ready_o = 1'b1;
       StData:   in_ready_o = refused | (room_i & pace_i);
-      StEnd:    in_ready_o = is_decrypt_q;
+      StEnd:    in_ready_o = is_decrypt_q & ~hash_key_i;
       default:  in_ready_o = 1'b0;
     endcase
   end
@@ -132,7 +132,7 @@ module record_issue #(
   assign take = in_valid_i & in_ready_o;
 
   logic end_done;
-  assign end_done = in_end & (take | ~is_decrypt_q);
+  assign end_done = in_end & (take | ~is_decrypt_q) & ~hash_key_i;
 
   always_comb begin
     state_d = state_q;
@@ -172,7 +172,6 @@ module record_issue #(
       state_q   <= StHeader;
       refused_q <= 1'b0;
       first_q   <= 1'b0;
-      bank_q    <= 1'b0;
     end else begin
       state_q <= state_d;
       if (in_header) begin
@@ -183,9 +182,6 @@ module record_issue #(
         if (take) begin
           first_q <= 1'b0;
         end
-      end
-      if (end_done) begin
-        bank_q <= ~bank_q;
       end
     end
   end
@@ -244,13 +240,13 @@ module record_issue #(
       kind_d = record_pkg::SlotNone;
     end else if (hash_key_i) begin
       kind_d = record_pkg::SlotHashKey;
-    end else if (!refused_q) begin
-      if (in_aad && take) begin
+    end else if (end_done) begin
+      kind_d = refused_q ? record_pkg::SlotRefused : record_pkg::SlotEnd;
+    end else if (take && !refused_q) begin
+      if (in_aad) begin
         kind_d = record_pkg::SlotAad;
-      end else if (in_data && take) begin
+      end else if (in_data) begin
         kind_d = record_pkg::SlotData;
-      end else if (end_done) begin
-        kind_d = record_pkg::SlotEnd;
       end
     end
   end
@@ -281,10 +277,9 @@ module record_issue #(
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       slot_q <= '0;
-    end else if (clear_i || hash_key_i) begin
+    end else if (clear_i || hash_key_i || refused_q) begin
       slot_q <= '0;
     end else if (kind_d != record_pkg::SlotNone) begin
-      slot_q.bank  <= bank_q;
       slot_q.first <= first_q;
       slot_q.bytes <= bytes;
       slot_q.data  <= take ? in_data_i & record_pkg::byte_mask(bytes) : '0;
@@ -303,19 +298,18 @@ module record_issue #(
 
   // ---- Outputs -------------------------------------------------------------------------------
 
-  assign bank_o            = bank_q;
-  assign index_o           = index_q;
   assign open_o            = in_header & take;
   assign header_status_o   = header_status;
   assign header_op_o       = header.op;
   assign header_aad_len_o  = header.aad_len;
   assign header_data_len_o = header.data_len;
-  assign close_o           = end_done & refused;
+  assign header_words_o    = header_data_words[14:0];
+  assign close_o           = end_done;
   assign active_o          = ~in_header;
   assign waiting_o         = in_header & in_valid_i;
   assign data_taken_o      = in_data & take & ~refused;
   assign starved_o         = active_o & in_ready_o & ~in_valid_i;
-  assign blocked_o         = in_valid_i & ((in_header & accept_i & ~bank_free_i) |
+  assign blocked_o         = in_valid_i & ((in_header & accept_i & ~free_i) |
                                            (in_data & ~refused & ~room_i));
   assign slot_kind_o       = kind_q;
   assign slot_o            = slot_q;

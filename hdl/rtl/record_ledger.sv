@@ -1,242 +1,274 @@
-// What is known of the record in each bank, from its header to its judgement.
+// What is known of the records inside, from their headers to their results.
 //
-// A bank's record is open until its last slot left the exit stage, then waits for its digest.
+// Records keep their order, so the ledger is a ring too: one opens at its tail, one is at the exit
+// stage, one is judged, and the oldest is taken as a result. A record that left the exit stage
+// travels here beside GHASH, whatever it is, and meets its digest.
+//
 // Encrypt: seed summed with digest is the tag. Decrypt: that sum is zero in all 128 bits if and
-// only if the tag matched; anything else condemns the record and its bank is wiped.
+// only if the tag matched; anything else condemns the record.
 //
 // Ports
-//   clear_i    zeroize: every record not yet handed out is refused with StatusZeroized
-//   open_*     a record begins in bank issue_bank_i; with a status other than OK it is refused
-//   close_i    the refused record in bank issue_bank_i was taken in whole
-//   issue_active_i  the record in bank issue_bank_i is still being taken in
-//   end_*      a record is through the exit stage;  digest_*  GHASH of the oldest GCM one
-//   exit_bank_i, exit_*_o   the record that the exit stage is at
-//   reading_*  the bank that is being read out, which no wipe may touch
-//   wiping_i   banks being wiped;  wipe_o  condemned banks to wipe
-//   free_o     banks that can take a new record
-//   result_*   the oldest record once it was judged;  taken_i  it was taken
+//   clear_i    zeroize: every record inside is refused with StatusZeroized, if not refused or
+//              failed before. Hold it Entries clocks: it wipes one tag a clock
+//   open_*     a record begins; with a status other than OK it is refused. Words are of its data
+//   inside_i   the last one opened is still being taken in
+//   exit_last_i        the last slot of a record is at the exit stage
+//   exit_*_o   the record that is there, from two clocks after the last slot of the one before
+//   end_*      a record is through the exit stage;  digest_*  of the one GhashLatency before
+//   free_o     a record can be opened;  empty_o  none is inside
+//   result_*   the oldest record once it was judged;  taken_i  it was taken.
+//              result_words_o places of the buffer are its own
 //   counted_o, tag_failed_o   one clock: the record taken went well; its tag did not match
-//   fault_o    a digest that nobody waits for
+//   fault_o    a digest that nobody waits for, or none where one is due
 //
-// Latency 3 clocks from digest to result.
+// Latency GhashLatency + 2 clocks from end to result.
 
-module record_ledger (
-    input  logic                clk_i,
-    input  logic                rst_ni,
-    input  logic                clear_i,
-    input  logic                issue_bank_i,
-    input  logic                issue_active_i,
-    input  logic                open_i,
-    input  logic [  7:0]        open_status_i,
-    input  logic [  3:0]        open_op_i,
-    input  logic [  7:0]        open_aad_len_i,
-    input  logic [ 18:0]        open_data_len_i,
-    input  logic                close_i,
-    input  logic                end_valid_i,
-    input  logic                end_bank_i,
-    input  logic [127:0]        end_seed_i,
-    input  logic                digest_valid_i,
-    input  logic [127:0]        digest_i,
-    input  logic                exit_bank_i,
-    output logic                exit_gcm_o,
-    output logic                exit_decrypt_o,
-    output logic [  7:0]        exit_aad_len_o,
-    output logic [ 18:0]        exit_data_len_o,
-    input  logic                reading_i,
-    input  logic                reading_bank_i,
-    input  logic [  1:0]        wiping_i,
-    output logic [  1:0]        wipe_o,
-    output logic [  1:0]        free_o,
-    output logic                result_valid_o,
-    output logic                result_bank_o,
-    output logic [  7:0]        result_status_o,
-    output logic [  3:0]        result_op_o,
-    output logic [ 18:0]        result_data_len_o,
-    output logic [127:0]        result_tag_o,
-    input  logic                taken_i,
-    output logic                counted_o,
-    output logic                tag_failed_o,
-    output logic                fault_o
+module record_ledger #(
+    parameter int unsigned Entries = 16  // a power of two
+) (
+    input  logic         clk_i,
+    input  logic         rst_ni,
+    input  logic         clear_i,
+    input  logic         open_i,
+    input  logic [  7:0] open_status_i,
+    input  logic [  3:0] open_op_i,
+    input  logic [  7:0] open_aad_len_i,
+    input  logic [ 18:0] open_data_len_i,
+    input  logic [ 14:0] open_words_i,
+    input  logic         inside_i,
+    input  logic         exit_last_i,
+    output logic         exit_gcm_o,
+    output logic         exit_decrypt_o,
+    output logic [  7:0] exit_aad_len_o,
+    output logic [ 18:0] exit_data_len_o,
+    input  logic         end_valid_i,
+    input  logic         end_gcm_i,
+    input  logic         end_decrypt_i,
+    input  logic [127:0] end_seed_i,
+    input  logic         digest_valid_i,
+    input  logic [127:0] digest_i,
+    output logic         free_o,
+    output logic         empty_o,
+    output logic         result_valid_o,
+    output logic [  7:0] result_status_o,
+    output logic [  3:0] result_op_o,
+    output logic [ 18:0] result_data_len_o,
+    output logic [ 14:0] result_words_o,
+    output logic [127:0] result_tag_o,
+    input  logic         taken_i,
+    output logic         counted_o,
+    output logic         tag_failed_o,
+    output logic         fault_o
 );
 
   localparam logic [7:0] Ok = drive_crypto_pkg::StatusOk;
+  localparam int unsigned PlaceBits = $clog2(Entries);
+  localparam int unsigned Latency = drive_crypto_pkg::GhashLatency;
 
-  typedef enum logic [2:0] {
-    StFree,
-    StOpen,   // being taken in, or on its way to the exit stage
-    StHash,   // waits for its digest
-    StCheck,  // the sum of seed and digest is in the tag register
-    StJudged  // waits to be taken
-  } state_e;
+  // ---- Places: one bit more than an index, which tells a full ring from an empty one ---------
 
-  logic [1:0][7:0] status;
-  logic [1:0][3:0] op;
-  logic [1:0][7:0] aad_len;
-  logic [1:0][18:0] data_len;
-  logic [1:0][127:0] tag;
-  logic [1:0] hashing, judged;
+  logic [PlaceBits:0] tail_q, exit_q, judged_q, head_q, cut_place;
+  logic [PlaceBits-1:0] tail, at_exit, at_judge, head;
+  logic judge;
 
-  // Two records may wait for their digests; banks take turns, so the one begun earlier is the
-  // other than the last one.
-  logic last_ended_q, digest_bank;
+  assign tail = tail_q[PlaceBits-1:0];
+  assign at_exit = exit_q[PlaceBits-1:0];
+  assign at_judge = judged_q[PlaceBits-1:0];
+  assign head = head_q[PlaceBits-1:0];
 
-  assign digest_bank = (&hashing) ? ~last_ended_q : hashing[1];
+  // Zeroize leaves nothing between issue and judgement but the record being taken in.
+  assign cut_place = inside_i ? tail_q - 1'b1 : tail_q;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      last_ended_q <= 1'b0;
-    end else if (end_valid_i) begin
-      last_ended_q <= end_bank_i;
+      tail_q   <= '0;
+      exit_q   <= '0;
+      judged_q <= '0;
+      head_q   <= '0;
+    end else begin
+      if (open_i) begin
+        tail_q <= tail_q + 1'b1;
+      end
+      if (clear_i) begin
+        exit_q <= cut_place;
+      end else if (exit_last_i) begin
+        exit_q <= exit_q + 1'b1;
+      end
+      if (clear_i) begin
+        judged_q <= cut_place;
+      end else if (judge) begin
+        judged_q <= judged_q + 1'b1;
+      end
+      if (taken_i) begin
+        head_q <= head_q + 1'b1;
+      end
     end
   end
 
-  for (genvar b = 0; b < 2; b++) begin : gen_bank
-    state_e state_d, state_q;
-    logic [7:0] status_q;
-    logic [3:0] op_q;
-    logic [7:0] aad_len_q;
-    logic [18:0] data_len_q;
-    logic [127:0] tag_q;
-    logic condemned_q;
-    logic opens, closes, ends, digests, taken, is_gcm, is_decrypt, mismatch, failed, cut;
+  // ---- What the headers said -------------------------------------------------------------------
 
-    assign opens      = open_i && issue_bank_i == 1'(b);
-    assign closes     = close_i && issue_bank_i == 1'(b);
-    assign ends       = end_valid_i && end_bank_i == 1'(b);
-    assign digests    = digest_valid_i && hashing[b] && digest_bank == 1'(b);
-    assign taken      = taken_i && result_bank_o == 1'(b);
-    assign is_decrypt = op_q == drive_crypto_pkg::OpDecrypt;
-    assign is_gcm     = op_q != drive_crypto_pkg::OpBypass;
-    assign mismatch   = is_decrypt && tag_q != '0;
-    assign cut        = clear_i && state_q != StFree;
+  // For the exit stage, and for the result: each has one reader.
+  typedef struct packed {
+    logic        gcm;
+    logic        decrypt;
+    logic [7:0]  aad_len;
+    logic [18:0] data_len;
+  } exit_t;
 
-    always_comb begin
-      state_d = state_q;
-      unique case (state_q)
-        StFree: begin
-          if (opens) begin
-            state_d = StOpen;
-          end
-        end
-        StOpen: begin
-          if (closes) begin
-            state_d = StJudged;
-          end else if (clear_i) begin
-            state_d = issue_active_i && issue_bank_i == 1'(b) ? StOpen : StJudged;
-          end else if (ends) begin
-            state_d = is_gcm ? StHash : StJudged;
-          end
-        end
-        StHash: begin
-          if (clear_i) begin
-            state_d = StJudged;
-          end else if (digests) begin
-            state_d = StCheck;
-          end
-        end
-        StCheck: state_d = StJudged;
-        StJudged: begin
-          if (taken) begin
-            state_d = StFree;
-          end
-        end
-        default: state_d = StFree;
-      endcase
+  typedef struct packed {
+    logic [7:0]  status;
+    logic [3:0]  op;
+    logic [18:0] data_len;
+    logic [14:0] words;
+  } result_t;
+
+  localparam int unsigned ExitBits = 29;
+  localparam int unsigned ResultBits = 46;
+
+  logic [ExitBits-1:0] exits[Entries];
+  logic [ResultBits-1:0] results[Entries];
+  exit_t opened_exit, exit_record_q;
+  result_t opened_result, result;
+
+  assign opened_exit.gcm = open_op_i != drive_crypto_pkg::OpBypass;
+  assign opened_exit.decrypt = open_op_i == drive_crypto_pkg::OpDecrypt;
+  assign opened_exit.aad_len = open_aad_len_i;
+  assign opened_exit.data_len = open_data_len_i;
+  assign opened_result.status = open_status_i;
+  assign opened_result.op = open_op_i;
+  assign opened_result.data_len = open_data_len_i;
+  assign opened_result.words = open_status_i == Ok ? open_words_i : '0;
+
+  always_ff @(posedge clk_i) begin
+    if (open_i) begin
+      exits[tail]   <= opened_exit;
+      results[tail] <= opened_result;
     end
-
-    always_ff @(posedge clk_i or negedge rst_ni) begin
-      if (!rst_ni) begin
-        state_q <= StFree;
-      end else begin
-        state_q <= state_d;
-      end
-    end
-
-    always_ff @(posedge clk_i or negedge rst_ni) begin
-      if (!rst_ni) begin
-        op_q       <= '0;
-        aad_len_q  <= '0;
-        data_len_q <= '0;
-      end else if (opens) begin
-        op_q       <= open_op_i;
-        aad_len_q  <= open_aad_len_i;
-        data_len_q <= open_data_len_i;
-      end
-    end
-
-    always_ff @(posedge clk_i or negedge rst_ni) begin
-      if (!rst_ni) begin
-        status_q <= '0;
-      end else if (opens) begin
-        status_q <= open_status_i;
-      end else if (cut && status_q == Ok) begin
-        status_q <= drive_crypto_pkg::StatusZeroized;
-      end else if (state_q == StCheck && mismatch) begin
-        status_q <= drive_crypto_pkg::StatusTagMismatch;
-      end
-    end
-
-    // A sum that is not zero would tell a forger the right tag: it goes at once.
-    always_ff @(posedge clk_i or negedge rst_ni) begin
-      if (!rst_ni) begin
-        tag_q <= '0;
-      end else if (clear_i || opens || (state_q == StCheck && is_decrypt)) begin
-        tag_q <= '0;
-      end else if (ends && is_gcm) begin
-        tag_q <= end_seed_i;
-      end else if (digests) begin
-        tag_q <= tag_q ^ digest_i;
-      end
-    end
-
-    // The record before it in this bank may still be on its way out: then the wipe waits.
-    always_ff @(posedge clk_i or negedge rst_ni) begin
-      if (!rst_ni) begin
-        condemned_q <= 1'b0;
-      end else if (clear_i || wipe_o[b]) begin
-        condemned_q <= 1'b0;
-      end else if (failed) begin
-        condemned_q <= 1'b1;
-      end
-    end
-
-    assign hashing[b]  = state_q == StHash;
-    assign judged[b]   = state_q == StJudged;
-    assign failed      = state_q == StCheck && mismatch;
-    assign wipe_o[b]   = condemned_q && !(reading_i && reading_bank_i == 1'(b));
-    assign free_o[b]   = state_q == StFree && !condemned_q && !wiping_i[b];
-    assign status[b]   = status_q;
-    assign op[b]       = op_q;
-    assign aad_len[b]  = aad_len_q;
-    assign data_len[b] = data_len_q;
-    assign tag[b]      = tag_q;
   end
 
-  // Results leave in the order in which records came: banks take turns.
-  logic turn_q;
+  // Registered: records are two clocks apart at the exit stage, for their headers make no slots.
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      exit_record_q <= '0;
+    end else begin
+      exit_record_q <= exits[at_exit];
+    end
+  end
+
+  assign result = results[head];
+
+  // ---- Beside GHASH, then judgement ------------------------------------------------------------
+
+  logic [Latency-1:0] ends_q, gcm_q, decrypt_q;  // [0] is the youngest
+  logic [Latency-1:0][127:0] seeds_q;
+  logic sum_valid_q, sum_decrypt_q, mismatch, due;
+  logic [127:0] sum_q;  // not zero after decrypt it would tell a forger the right tag
+
+  assign due = ends_q[Latency-1] & gcm_q[Latency-1];
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      turn_q <= 1'b0;
-    end else if (taken_i) begin
-      turn_q <= ~turn_q;
+      ends_q        <= '0;
+      gcm_q         <= '0;
+      decrypt_q     <= '0;
+      seeds_q       <= '0;
+      sum_valid_q   <= 1'b0;
+      sum_decrypt_q <= 1'b0;
+      sum_q         <= '0;
+    end else if (clear_i) begin
+      ends_q        <= '0;
+      gcm_q         <= '0;
+      decrypt_q     <= '0;
+      seeds_q       <= '0;
+      sum_valid_q   <= 1'b0;
+      sum_decrypt_q <= 1'b0;
+      sum_q         <= '0;
+    end else begin
+      ends_q        <= {ends_q[Latency-2:0], end_valid_i};
+      gcm_q         <= {gcm_q[Latency-2:0], end_gcm_i};
+      decrypt_q     <= {decrypt_q[Latency-2:0], end_decrypt_i};
+      seeds_q       <= {seeds_q[Latency-2:0], end_gcm_i ? end_seed_i : 128'd0};
+      sum_valid_q   <= ends_q[Latency-1];
+      sum_decrypt_q <= due & decrypt_q[Latency-1];
+      sum_q         <= due ? seeds_q[Latency-1] ^ digest_i : '0;
     end
   end
 
-  assign result_valid_o    = judged[turn_q];
-  assign result_bank_o     = turn_q;
-  assign result_status_o   = status[turn_q];
-  assign result_op_o       = op[turn_q];
-  assign result_data_len_o = data_len[turn_q];
-  assign result_tag_o      = tag[turn_q];
+  assign judge = sum_valid_q;
+  assign mismatch = sum_decrypt_q && sum_q != '0;
 
-  assign exit_gcm_o      = op[exit_bank_i] != drive_crypto_pkg::OpBypass;
-  assign exit_decrypt_o  = op[exit_bank_i] == drive_crypto_pkg::OpDecrypt;
-  assign exit_aad_len_o  = aad_len[exit_bank_i];
-  assign exit_data_len_o = data_len[exit_bank_i];
+  // ---- Verdicts and tags -----------------------------------------------------------------------
 
+  logic [Entries-1:0] failed_q, cut_q;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      failed_q <= '0;
+      cut_q    <= '0;
+    end else begin
+      for (int e = 0; e < Entries; e++) begin
+        if (open_i && tail == PlaceBits'(e)) begin
+          failed_q[e] <= 1'b0;
+        end else if (judge && mismatch && at_judge == PlaceBits'(e)) begin
+          failed_q[e] <= 1'b1;
+        end
+        if (clear_i) begin
+          cut_q[e] <= 1'b1;
+        end else if (open_i && tail == PlaceBits'(e)) begin
+          cut_q[e] <= 1'b0;
+        end
+      end
+    end
+  end
+
+  logic [127:0] tags[Entries];
+  logic [PlaceBits-1:0] wipe_place_q, tag_place;
+
+  assign tag_place = clear_i ? wipe_place_q : at_judge;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      wipe_place_q <= '0;
+    end else begin
+      wipe_place_q <= wipe_place_q + 1'b1;
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (clear_i || judge) begin
+      tags[tag_place] <= clear_i || sum_decrypt_q ? '0 : sum_q;
+    end
+  end
+
+  // ---- The oldest ------------------------------------------------------------------------------
+
+  always_comb begin
+    if (result.status != Ok) begin
+      result_status_o = result.status;
+    end else if (failed_q[head]) begin
+      result_status_o = drive_crypto_pkg::StatusTagMismatch;
+    end else if (cut_q[head]) begin
+      result_status_o = drive_crypto_pkg::StatusZeroized;
+    end else begin
+      result_status_o = Ok;
+    end
+  end
+
+  assign result_valid_o    = head_q != judged_q;
+  assign result_op_o       = result.op;
+  assign result_data_len_o = result.data_len;
+  assign result_words_o    = cut_q[head] ? '0 : result.words;
+  assign result_tag_o      = tags[head];
+
+  assign exit_gcm_o      = exit_record_q.gcm;
+  assign exit_decrypt_o  = exit_record_q.decrypt;
+  assign exit_aad_len_o  = exit_record_q.aad_len;
+  assign exit_data_len_o = exit_record_q.data_len;
+
+  assign free_o       = tail != head || tail_q == head_q;
+  assign empty_o      = tail_q == head_q;
   assign counted_o    = taken_i && result_status_o == Ok;
   assign tag_failed_o = taken_i && result_status_o == drive_crypto_pkg::StatusTagMismatch;
-  assign fault_o      = digest_valid_i && hashing == 2'b00 && !clear_i;
+  assign fault_o      = digest_valid_i != due;
 
 endmodule

@@ -1,15 +1,14 @@
 // Output stage: sends the result frame of each judged record.
 //
-// A frame is its header; after status OK the data words from the bank, and on encrypt the tag.
-// Zeroize cuts a frame that is on its way out: it ends with a header word of StatusZeroized, and
+// A frame is its header; after status OK the data words from the buffer, and on encrypt the tag.
+// The words of a record that failed are zeroed unread before the next result is taken. Zeroize cuts a frame that is on its way out: it ends with a header word of StatusZeroized, and
 // never has the number of words that its first header promised.
 //
 // Ports
 //   clear_i    zeroize
 //   result_*   the oldest judged record;  taken_o  it was taken from the ledger
-//   reading_o, reading_bank_o   a bank or its read register is in use
-//   draining_o, done_index_o    words of that bank from done_index_o on are still to be read
-//   read_*     bank memory, data one clock after read_o and steady until the next
+//   read_*     the oldest word of the buffer, one clock after read_o and steady until the next
+//   discard_o  zero the oldest word of the buffer;  discarded_i  done
 //   out_*      result frames
 //
 // Latency 3 clocks from result to its header on out_*, throughput one word a clock, and two
@@ -20,19 +19,16 @@ module record_output (
     input  logic         rst_ni,
     input  logic         clear_i,
     input  logic         result_valid_i,
-    input  logic         result_bank_i,
     input  logic [  7:0] result_status_i,
     input  logic [  3:0] result_op_i,
     input  logic [ 18:0] result_data_len_i,
+    input  logic [ 14:0] result_words_i,
     input  logic [127:0] result_tag_i,
     output logic         taken_o,
-    output logic         draining_o,
-    output logic         reading_o,
-    output logic         reading_bank_o,
-    output logic [ 14:0] done_index_o,
     output logic         read_o,
-    output logic [ 14:0] read_index_o,
     input  logic [127:0] read_data_i,
+    output logic         discard_o,
+    input  logic         discarded_i,
     output logic         busy_o,
     output logic         out_valid_o,
     input  logic         out_ready_i,
@@ -48,25 +44,25 @@ module record_output (
     StHeader,
     StData,
     StTag,
+    StDiscard,
     StCut
   } state_e;
 
   state_e state_q, state_d;
 
   // The record on its way out.
-  logic bank_q;
   logic [7:0] status_q;
   logic [3:0] op_q;
   logic [18:0] data_len_q;
   logic [127:0] tag_q;
-  logic [14:0] words, index_q;
-  logic has_data, has_tag;
+  logic [14:0] words_q;  // of it that are in the buffer
+  logic has_words, has_data, has_tag;
 
-  assign words    = 15'(data_len_q[18:4]) + 15'(|data_len_q[3:0]);
-  assign has_data = status_q == Ok && words != '0;
-  assign has_tag  = status_q == Ok && op_q == OpEncrypt;
+  assign has_words = words_q != '0;
+  assign has_data  = has_words && status_q == Ok;
+  assign has_tag   = status_q == Ok && op_q == OpEncrypt;
 
-  // Stage 1 is the bank's read register, or a word made here; stage 2 is the output register.
+  // Stage 1 is the buffer's read register, or a word made here; stage 2 is the output register.
   logic fetched_valid_q, fetched_data_q, fetched_last_q;
   logic [127:0] made_q;
   logic out_valid_q, out_last_q;
@@ -76,7 +72,7 @@ module record_output (
 
   assign step_2 = ~out_valid_q | out_ready_i;
   assign step_1 = ~fetched_valid_q | step_2;
-  assign last_word = index_q == words - 15'd1;
+  assign last_word = words_q == 15'd1;
   assign goes = out_valid_q & out_ready_i;
 
   assign taken_o = state_q == StIdle && !fetched_valid_q && step_2 && result_valid_i &&
@@ -112,7 +108,7 @@ module record_output (
         send      = 1'b1;
         send_last = ~has_data & ~has_tag;
         if (step_1) begin
-          state_d = has_data ? StData : has_tag ? StTag : StIdle;
+          state_d = has_data ? StData : has_tag ? StTag : has_words ? StDiscard : StIdle;
         end
       end
       StData: begin
@@ -126,6 +122,11 @@ module record_output (
         send      = 1'b1;
         send_last = 1'b1;
         if (step_1) begin
+          state_d = StIdle;
+        end
+      end
+      StDiscard: begin
+        if (!has_words) begin
           state_d = StIdle;
         end
       end
@@ -146,14 +147,12 @@ module record_output (
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      bank_q     <= 1'b0;
       status_q   <= '0;
       op_q       <= '0;
       data_len_q <= '0;
     end else if (cut) begin
       status_q <= drive_crypto_pkg::StatusZeroized;
     end else if (taken_o) begin
-      bank_q     <= result_bank_i;
       status_q   <= result_status_i;
       op_q       <= result_op_i;
       data_len_q <= result_data_len_i;
@@ -172,11 +171,13 @@ module record_output (
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      index_q <= '0;
-    end else if (state_q == StHeader) begin
-      index_q <= '0;
-    end else if (state_q == StData && step_1) begin
-      index_q <= index_q + 15'd1;
+      words_q <= '0;
+    end else if (clear_i) begin
+      words_q <= '0;
+    end else if (taken_o) begin
+      words_q <= result_words_i;
+    end else if (read_o || discarded_i) begin
+      words_q <= words_q - 15'd1;
     end
   end
 
@@ -243,15 +244,11 @@ module record_output (
     end
   end
 
-  assign draining_o     = state_q == StHeader || state_q == StData;
-  assign reading_o      = draining_o || (fetched_valid_q && fetched_data_q);
-  assign reading_bank_o = bank_q;
-  assign done_index_o   = state_q == StHeader ? '0 : index_q;
-  assign read_o         = state_q == StData && step_1;
-  assign read_index_o   = index_q;
-  assign busy_o         = state_q != StIdle || fetched_valid_q || out_valid_q;
-  assign out_valid_o    = out_valid_q;
-  assign out_data_o     = out_q;
-  assign out_last_o     = out_last_q;
+  assign read_o      = state_q == StData && step_1;
+  assign discard_o   = state_q == StDiscard && has_words;
+  assign busy_o      = state_q != StIdle || fetched_valid_q || out_valid_q;
+  assign out_valid_o = out_valid_q;
+  assign out_data_o  = out_q;
+  assign out_last_o  = out_last_q;
 
 endmodule

@@ -13,11 +13,11 @@ package record_pkg;
     SlotAad     = 3'd1,  // data: AAD, pad bytes zero
     SlotData    = 3'd2,  // data: text in, pad bytes zero
     SlotEnd     = 3'd3,  // data: expected tag on decrypt; meets E(J0)
-    SlotHashKey = 3'd4   // meets E(0), the hash key
+    SlotRefused = 3'd4,  // the end of a refused record, which has no other slots
+    SlotHashKey = 3'd5   // meets E(0), the hash key
   } slot_kind_e;
 
   typedef struct packed {
-    logic         bank;   // where the record goes
     logic         first;  // first slot of its record
     logic [3:0]   bytes;  // valid bytes of a data word, 0 means 16
     logic [127:0] data;

@@ -1,4 +1,4 @@
-// Power-on self test: known answers through the same keys, cipher, GHASH and banks as any record.
+// Power-on self test: known answers through the same keys, cipher, GHASH and buffer as any record.
 //
 // After the zeroize that follows reset, in this order:
 //   1. a sealed key with one bit wrong must be refused;

@@ -24,7 +24,7 @@ module slot_delay #(
   // Written at one edge, read Depth edges later by the registered read port.
   localparam int unsigned Depth = Latency - 1;
   localparam int unsigned PlaceBits = $clog2(Depth);
-  localparam int unsigned SlotBits = 134;
+  localparam int unsigned SlotBits = 133;
   localparam logic [2:0] None = record_pkg::SlotNone;
 
   logic [PlaceBits-1:0] place_q;

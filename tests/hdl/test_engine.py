@@ -36,6 +36,17 @@ def test_zeroize() -> None:
     )
 
 
+def test_ring() -> None:
+    run_bench(
+        "engine_top",
+        SOURCES,
+        "bench_engine_ring",
+        parameters=SMALL_BANKS,
+        vlt=[HERE / "engine_visible.vlt"],
+        flags=FLAGS,
+    )
+
+
 def test_self_test() -> None:
     run_bench(
         "engine_top",
