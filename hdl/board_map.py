@@ -6,7 +6,7 @@ Generated from board.rdl by `python -m hdl.registers`; do not edit.
 from hdl.register_types import Field, Register
 
 # CRC-32 of board.rdl; the board's hash register must read the same.
-MAP_HASH_EXPECTED = 0xB0F8BA2C
+MAP_HASH_EXPECTED = 0x54D054EF
 
 # What ends a burst at each record window; see boards/common/record_*_window.sv.
 IN_COMMIT = 0x1000_0010
@@ -35,6 +35,7 @@ IN_STATE_FREE = Field("IN_STATE_FREE", 0, 16)
 IN_STATE_STAGED = Field("IN_STATE_STAGED", 16, 16)
 
 OUT_COUNT = Register("OUT_COUNT", 0x0001_0028)
+OUT_COUNT_VALUE = Field("OUT_COUNT_VALUE", 0, 16)
 
 OUT_LEVEL = Register("OUT_LEVEL", 0x0001_002C)
 OUT_LEVEL_VALUE = Field("OUT_LEVEL_VALUE", 0, 16)

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hsm.errors import TaperigError
+from rig.board.protocol import Board
 from rig.board.sim import SimBoard
+from rig.board.visa import VisaBoard
 from rig.engine import Engine
 from rig.lab import Lab
 from rig.report.console import ConsoleReport
@@ -38,18 +40,33 @@ def open_board(
     transport_key: Path | None = None,
     waves: Path | None = None,
     log: Path | None = None,
-) -> Iterator[SimBoard]:
-    """A board, started and answering; a simulation is built first when its sources are new."""
+) -> Iterator[Board]:
+    """A board, opened and answering; a simulation is built first when its sources are new.
+
+    `transport_key`, `waves` and `log` are for a simulation, which is started here. Whoever made or
+    started another board gave it its key.
+    """
+    unit = lab.boards[name]
+    if unit.resource is not None:
+        if waves is not None:
+            raise BoardChoiceError(
+                f"Board {name} is not simulated here and has no waveform; choose one of kind sim"
+            )
+        with report.task(f"opening {unit.resource}"):
+            visa = VisaBoard(name, unit.resource, clock_hz=unit.clock_hz, baud=unit.baud)
+        with visa:
+            yield visa
+        return
     with report.task("starting the simulation (built first when its sources are new)"):
-        board = SimBoard(
+        simulation = SimBoard(
             transport_key=transport_key,
             waves=waves,
             log=log,
-            clock_hz=lab.boards[name].clock_hz,
+            clock_hz=unit.clock_hz,
             on_build=report.begin,
         )
-    with board:
-        yield board
+    with simulation:
+        yield simulation
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import typer
 
 from hsm.errors import TaperigError
 from rig.board_build import board_app
+from rig.board_serve import board_serve
 
 if TYPE_CHECKING:
     from rig.kat import KatReport
@@ -36,6 +37,7 @@ Examples:
   rig hsm list                         the keys in the token
   rig cartridge show TAP002.tape       what is on a cartridge
   rig board build ulx3s                a bitstream, and how fast it is
+  rig board serve virtual              a whole board, simulated, at a VISA resource
   rig rules                            every rule, its tests, their verdict
 
 State (tokens, PINs, certificates, cartridges, results) is in $TAPERIG_STATE, by default
@@ -57,6 +59,7 @@ app.add_typer(hsm_app, name="hsm")
 app.add_typer(ekm_app, name="ekm")
 app.add_typer(cartridge_app, name="cartridge")
 app.add_typer(board_app, name="board")
+board_app.command("serve")(board_serve)
 
 LabOption = Annotated[
     Path | None,

@@ -51,14 +51,25 @@ def _number_key(value: object) -> object:
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
 Label = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
 LABEL_RULE = "a key label of 1 to 64 printable characters"
+RESOURCE_RULE = "a VISA resource, 'ASRL/dev/ttyUSB0::INSTR' or 'TCPIP::HOST::PORT::SOCKET'"
 NAME_RULE = "a name of letters, digits, '.', '_' and '-'"
 
 
 class Board(_Part):
     """A board that carries the gates."""
 
-    kind: Literal["sim"] = Field(description="'sim' (the gates under Verilator)")
+    kind: Literal["sim", "visa"] = Field(
+        description="'sim' (the gates under Verilator) or 'visa' (a board at a VISA resource)"
+    )
     clock_mhz: float = Field(default=62.5, ge=1, le=1000, description="a number from 1 to 1000")
+    resource: str | None = Field(
+        default=None,
+        pattern=r"^(ASRL\S+::INSTR|TCPIP\d*::\S+::\d+::SOCKET)$",
+        description=RESOURCE_RULE,
+    )
+    baud: int = Field(
+        default=1_000_000, ge=300, le=12_000_000, description="a rate of the serial line, in bits/s"
+    )
 
     @property
     def clock_hz(self) -> float:
@@ -430,6 +441,17 @@ def _bare(annotation: Any) -> Any:
 
 def _cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
     """Names that must exist elsewhere in the file, and must not exist twice."""
+    for name, board in lab.boards.items():
+        if board.kind == "visa" and board.resource is None:
+            yield (
+                ("boards", name),
+                f"boards.{name} has no resource; write resource: {RESOURCE_RULE}.",
+            )
+        if board.kind == "sim" and board.resource is not None:
+            yield (
+                ("boards", name, "resource"),
+                f"boards.{name} is simulated and has no resource; remove it, or set kind: visa.",
+            )
     serials: set[str] = set()
     for index, drive in enumerate(lab.drives):
         if drive.board not in lab.boards:

@@ -24,6 +24,7 @@ from rig.drive.key_exchange import DriveSession, Generate, KeyGrant, Translate
 from rig.drive.media import (
     KEY_CHECK_BYTES,
     KEY_CHECK_IV,
+    MAX_BLOCK_BYTES,
     Flags,
     RecordHeader,
     TapeFormat,
@@ -148,6 +149,11 @@ class Drive:
     def position(self) -> int:
         """The number of the block that comes next."""
         return self._position
+
+    @property
+    def max_block_bytes(self) -> int:
+        """The longest block that this drive's hardware takes; a longer one is refused."""
+        return min(MAX_BLOCK_BYTES, self._engine.max_data_bytes)
 
     @property
     def block_count(self) -> int:

@@ -200,7 +200,7 @@ class VirtualizationEngine:
         blocks = (
             block
             for volume, header in zip(volumes, headers, strict=True)
-            for block in blocks_of(volume, header)
+            for block in blocks_of(volume, header, self.drive.max_block_bytes)
         )
         return in_batches(blocks, BATCH_BYTES)
 

@@ -65,77 +65,78 @@ def test_port_is_3801_unless_configured(tmp_path: Path) -> None:
         (
             "kind: sim ",
             "kind: fpga ",
-            "lab.yaml:8: boards.sim.kind is 'fpga'; it must be 'sim' (the gates under Verilator).",
+            "lab.yaml:8: boards.sim.kind is 'fpga'; it must be 'sim' (the gates under Verilator) "
+            "or 'visa' (a board at a VISA resource).",
         ),
         (
             "    board: sim",
             "    board: simm",
-            "lab.yaml:14: there is no board 'simm'; did you mean 'sim'?",
+            "lab.yaml:17: there is no board 'simm'; did you mean 'sim'?",
         ),
         (
             "model: TS1120 ",
             "model: TS112O ",
-            "lab.yaml:13: drives[0].model is 'TS112O'; "
+            "lab.yaml:16: drives[0].model is 'TS112O'; "
             "it must be one of TS1120, TS1140, TS1160, TS1170.",
         ),
         (
             "    model: TS1120 ",
             "    # model: TS1120 ",
-            "lab.yaml:12: drives[0] lacks 'model'; "
+            "lab.yaml:15: drives[0] lacks 'model'; "
             "it must be one of TS1120, TS1140, TS1160, TS1170.",
         ),
         (
             "port: 3801",
             "port: 70000",
-            "lab.yaml:25: ekms[0].port is 70000; "
+            "lab.yaml:28: ekms[0].port is 70000; "
             "it must be a TCP port from 1 to 65535, or 0 for any free.",
         ),
         (
             "start: true ",
             "start: maybe ",
-            "lab.yaml:26: ekms[0].start is 'maybe'; it must be true or false.",
+            "lab.yaml:29: ekms[0].start is 'maybe'; it must be true or false.",
         ),
         (
             "token: ekm",
             "token: ekn",
-            "lab.yaml:27: there is no token 'ekn'; did you mean 'ekm'?",
+            "lab.yaml:30: there is no token 'ekn'; did you mean 'ekm'?",
         ),
         (
             "  2:\n",
             "  33:\n",
-            "lab.yaml:36: '33' cannot be a key of pools; it must be a number from 1 to 32.",
+            "lab.yaml:39: '33' cannot be a key of pools; it must be a number from 1 to 32.",
         ),
         (
             "    encrypt: false",
             "    encrypt: false\n    encrypt: true",
-            "lab.yaml:36: pools.1.encrypt is given twice, first in line 35; keep one of them.",
+            "lab.yaml:39: pools.1.encrypt is given twice, first in line 38; keep one of them.",
         ),
         (
             "mode: hash",
             "mode: hashed",
-            "lab.yaml:40: pools.2.keys[1].mode is 'hashed'; it must be 'clear' or 'hash'.",
+            "lab.yaml:43: pools.2.keys[1].mode is 'hashed'; it must be 'clear' or 'hash'.",
         ),
         (
             "- label: June 2007 DR Site Key",
             "- label: june 2007 KEY",
-            "lab.yaml:31: the key label 'june 2007 KEY' is given twice "
+            "lab.yaml:34: the key label 'june 2007 KEY' is given twice "
             "(labels are compared without case).",
         ),
         (
             "cap_mb: 8 ",
             "cap_mb: -1 ",
-            "lab.yaml:43: scenario.cap_mb is -1; "
+            "lab.yaml:46: scenario.cap_mb is -1; "
             "it must be a number of megabytes above 0, at most 100000.",
         ),
         (
             "  cap_mb: 8 ",
             "  data: 7\n  cap_mb: 8 ",
-            "lab.yaml:43: scenario.data is 7; it must be a list of files and folders.",
+            "lab.yaml:46: scenario.data is 7; it must be a list of files and folders.",
         ),
         (
             "boards:\n  sim:",
             "boards:\n  sim: 3\n  sam:",
-            "lab.yaml:7: boards.sim is 3; it must be a map with kind, clock_mhz.",
+            "lab.yaml:7: boards.sim is 3; it must be a map with kind, clock_mhz, resource, baud.",
         ),
         (
             "name: default",
@@ -146,7 +147,7 @@ def test_port_is_3801_unless_configured(tmp_path: Path) -> None:
         (
             "module: softhsm ",
             "module: /opt/lib.so ",
-            "lab.yaml:17: tokens.ekm has no pin; for a token of your own write "
+            "lab.yaml:20: tokens.ekm has no pin; for a token of your own write "
             "'{env: NAME}' or '{file: PATH}', the place of the PIN.",
         ),
     ],
@@ -161,7 +162,7 @@ def test_mistake_is_named(tmp_path: Path, before: str, after: str, sentence: str
 )
 def test_pin_in_lab_file_is_refused_and_not_repeated(tmp_path: Path, written: str) -> None:
     text = refusal(tmp_path, DEFAULT.replace("# pin: {env: NAME} ", f"{written} #"))
-    assert text.startswith("lab.yaml:20: ")
+    assert text.startswith("lab.yaml:23: ")
     assert "12345678" not in text
     assert "{env: NAME}" in text or "env, file" in text
 
@@ -179,13 +180,13 @@ def test_every_mistake_at_once_in_order_of_lines(tmp_path: Path) -> None:
     text = DEFAULT.replace("port: 3801", "port: x").replace("kind: sim ", "kind: no ")
     first, second = refusal(tmp_path, text).splitlines()
     assert first.startswith("lab.yaml:8: ")
-    assert second.startswith("lab.yaml:25: ")
+    assert second.startswith("lab.yaml:28: ")
 
 
 @pytest.mark.rule("POOL-1")
 def test_encrypting_pool_needs_keys(tmp_path: Path) -> None:
     text = DEFAULT.replace("    encrypt: false", "    encrypt: true")
-    assert refusal(tmp_path, text).startswith("lab.yaml:34: pool 1 encrypts but has no keys; ")
+    assert refusal(tmp_path, text).startswith("lab.yaml:37: pool 1 encrypts but has no keys; ")
 
 
 def test_files_that_are_no_lab(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ module board_top #(
     parameter int unsigned WindowWords = 512,       // of each record window; a power of two
     parameter logic [31:0] BuildHash = 0,           // shown by register BUILD_HASH
     parameter int unsigned ClocksPerBit = 4,
-    parameter int unsigned TimeoutClocks = 16384    // after which half a command is dropped
+    parameter int unsigned TimeoutClocks = 16384    // half a command is dropped; hardware: 0.1 s
 ) (
     input  logic         clk_i,
     input  logic         rst_ni,
@@ -95,8 +95,8 @@ module board_top #(
   logic [31:0] pwdata, engine_rdata, board_rdata, out_rdata;
   logic [3:0][7:0] error_counts;
   logic flush, flushing, traffic_start, traffic_busy;
-  logic [31:0] in_count, out_count, traffic_records, traffic_seed, traffic_good, traffic_bad;
-  logic [15:0] in_free, in_staged, out_level;
+  logic [31:0] in_count, traffic_records, traffic_seed, traffic_good, traffic_bad;
+  logic [15:0] in_free, in_staged, out_count, out_level;
   logic [18:0] traffic_size;
   logic [3:0] traffic_op;
   logic [127:0] traffic_tag, traffic_check;
@@ -219,7 +219,7 @@ module board_top #(
       .data_o     (out_rdata),
       .empty_o    (out_empty),
       .ack_i      (out_ack),
-      .ack_count_i(bus_wdata),
+      .ack_data_i (bus_wdata),
       .bad_ack_o  (bad_ack),
       .count_o    (out_count),
       .level_o    (out_level)
@@ -270,6 +270,36 @@ module board_top #(
 
   // ---- Engine --------------------------------------------------------------------------------------
 
+  // Registers on both sides: the paths through tracker and windows end before the engine's begin.
+  logic core_in_valid, core_in_ready, core_out_valid, core_out_ready, core_out_last;
+  logic [127:0] core_in_data, core_out_data;
+
+  stream_skid #(
+      .Width(128)
+  ) u_skid_in (
+      .clk_i,
+      .rst_ni,
+      .in_valid_i (engine_in_valid),
+      .in_ready_o (engine_in_ready),
+      .in_data_i  (engine_in_data),
+      .out_valid_o(core_in_valid),
+      .out_ready_i(core_in_ready),
+      .out_data_o (core_in_data)
+  );
+
+  stream_skid #(
+      .Width(129)
+  ) u_skid_out (
+      .clk_i,
+      .rst_ni,
+      .in_valid_i (core_out_valid),
+      .in_ready_o (core_out_ready),
+      .in_data_i  ({core_out_last, core_out_data}),
+      .out_valid_o(engine_out_valid),
+      .out_ready_i(engine_out_ready),
+      .out_data_o ({engine_out_last, engine_out_data})
+  );
+
   drive_crypto #(
       .BankBytes(BankBytes),
       .BuildHash(BuildHash)
@@ -287,13 +317,13 @@ module board_top #(
       .s_apb_prdata (engine_rdata),
       .s_apb_pslverr(pslverr[0]),
       .transport_key_i,
-      .in_valid_i   (engine_in_valid),
-      .in_ready_o   (engine_in_ready),
-      .in_data_i    (engine_in_data),
-      .out_valid_o  (engine_out_valid),
-      .out_ready_i  (engine_out_ready),
-      .out_data_o   (engine_out_data),
-      .out_last_o   (engine_out_last)
+      .in_valid_i   (core_in_valid),
+      .in_ready_o   (core_in_ready),
+      .in_data_i    (core_in_data),
+      .out_valid_o  (core_out_valid),
+      .out_ready_i  (core_out_ready),
+      .out_data_o   (core_out_data),
+      .out_last_o   (core_out_last)
   );
 
 endmodule

@@ -32,7 +32,7 @@ module frame_tracker (
   logic flushing_q;
   logic [15:0] aad_words, data_words, left;
   logic [15:0] left_q;  // words of the record under way that are still to come
-  logic [7:0] inside_q;       // records begun and not yet answered in full
+  logic [15:0] inside_q;  // records begun and not yet answered in full
   logic begins, moves, ends;
 
   // Both lengths rounded up to words, as record_issue.sv counts them.
@@ -59,7 +59,7 @@ module frame_tracker (
     end else begin
       if (begins) left_q <= left;
       else if (moves) left_q <= left_q - 1'b1;
-      inside_q <= inside_q + 8'(begins) - 8'(ends);
+      inside_q <= inside_q + 16'(begins) - 16'(ends);
       if (flush_i) flushing_q <= 1'b1;
       else if (left_q == '0 && inside_q == '0) flushing_q <= 1'b0;
     end

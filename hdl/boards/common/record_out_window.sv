@@ -2,13 +2,14 @@
 //
 // What was read stays until the host acknowledges it by the number of words that it has had since
 // clear. An acknowledgement also takes reading back to the first word that is not acknowledged, so
-// an answer that was lost or damaged on its way can be read again.
+// an answer that was lost or damaged on its way can be read again. It holds the number, modulo
+// 65536, in its upper half and the complement of that in its lower: a damaged one does nothing.
 //
 // Ports
 //   in_*               words from the engine, valid/ready
 //   read_i             a quarter is asked for; data_o has it when ready_o, one clock later
 //   empty_o            with ready_o: there was none, data_o is zero
-//   ack_i, ack_count_i the host has had so many; bad_ack_o when there were never so many
+//   ack_i, ack_data_i  the host has had so many; bad_ack_o when it cannot be
 //   clear_i            forget everything, counts too
 //   count_o            words acknowledged since clear; level_o: words there beyond them
 
@@ -26,9 +27,9 @@ module record_out_window #(
     output logic [ 31:0] data_o,
     output logic         empty_o,
     input  logic         ack_i,
-    input  logic [ 31:0] ack_count_i,
+    input  logic [ 31:0] ack_data_i,
     output logic         bad_ack_o,
-    output logic [ 31:0] count_o,
+    output logic [ 15:0] count_o,
     output logic [ 15:0] level_o
 );
 
@@ -38,15 +39,15 @@ module record_out_window #(
   logic [CountBits-1:0] tail_q, read_q, acked_q, level;
   logic [1:0] quarter_q;
   logic fetched_q, empty_q;
-  logic [31:0] count_q, step;
+  logic [15:0] count_q, step;
   logic [127:0] word;
   logic write;
 
   assign level      = tail_q - acked_q;
   assign in_ready_o = level != CountBits'(Words);
   assign write      = in_valid_i & in_ready_o;
-  assign step       = ack_count_i - count_q;
-  assign bad_ack_o  = ack_i && step > 32'(level);
+  assign step       = ack_data_i[31:16] - count_q;
+  assign bad_ack_o  = ack_i && (ack_data_i[15:0] != ~ack_data_i[31:16] || step > 16'(level));
   assign count_o    = count_q;
   assign level_o    = 16'(level);
   assign ready_o    = read_i & fetched_q;
@@ -111,7 +112,7 @@ module record_out_window #(
         if (!bad_ack_o) begin
           read_q  <= acked_q + step[CountBits-1:0];
           acked_q <= acked_q + step[CountBits-1:0];
-          count_q <= ack_count_i;
+          count_q <= ack_data_i[31:16];
         end
       end
     end

@@ -8,7 +8,7 @@
 // Latency: half a bit after the middle of the stop bit.  Throughput: the line's.
 
 module uart_rx #(
-    parameter int unsigned ClocksPerBit = 4  // 4 or more
+    parameter int unsigned ClocksPerBit = 4  // 4 or more; 2 on a line in step with clk_i
 ) (
     input  logic       clk_i,
     input  logic       rst_ni,

@@ -122,7 +122,7 @@ svBit serial_line_step(svBit pin) {
     if (take_bits == 0) {
         if (pin == 0) {
             take_bits = kFrameBits;
-            take_timer = clocks_per_bit / 2;
+            take_timer = (clocks_per_bit - 1) / 2;
             moving = true;
         }
     } else if (take_timer == 0) {

@@ -9,7 +9,7 @@
 
 module virtual_top #(
     parameter int unsigned BankBytes = 65536,
-    parameter int unsigned ClocksPerBit = 4,
+    parameter int unsigned ClocksPerBit = 2,  // no more clocks than it takes
     parameter int unsigned TimeoutClocks = 16384
 ) (
     output logic clk_o

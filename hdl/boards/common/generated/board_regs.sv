@@ -24,7 +24,7 @@ module board_regs (
         input wire [31:0] hwif_in_in_count_value,
         input wire [15:0] hwif_in_in_state_free,
         input wire [15:0] hwif_in_in_state_staged,
-        input wire [31:0] hwif_in_out_count_value,
+        input wire [15:0] hwif_in_out_count_value,
         input wire [15:0] hwif_in_out_level_value,
         input wire [7:0] hwif_in_link_errors_line,
         input wire [7:0] hwif_in_link_errors_timeouts,
@@ -473,7 +473,7 @@ always @(*) begin
             readback_data_var[31:0] = 32'h424f5244;
         end
         if(rd_mux_addr == 7'h4) begin
-            readback_data_var[31:0] = 32'hb0f8ba2c;
+            readback_data_var[31:0] = 32'h54d054ef;
         end
         if(rd_mux_addr == 7'h8) begin
             readback_data_var[4:0] = hwif_in_board_features_window_log2;
@@ -491,7 +491,7 @@ always @(*) begin
             readback_data_var[31:16] = hwif_in_in_state_staged;
         end
         if(rd_mux_addr == 7'h28) begin
-            readback_data_var[31:0] = hwif_in_out_count_value;
+            readback_data_var[15:0] = hwif_in_out_count_value;
         end
         if(rd_mux_addr == 7'h2c) begin
             readback_data_var[15:0] = hwif_in_out_level_value;

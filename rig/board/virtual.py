@@ -1,0 +1,127 @@
+"""The virtual board as a process of its own, reached as any board is: by a VISA resource."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import tty
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hdl.boards.virtual.launch import build_virtual_board, start_virtual_board
+from hdl.errors import HdlError
+from rig.board.protocol import BoardError
+from rig.board.sim import announce
+
+DEFAULT_PORT = 3820
+BANK_BYTES = 65536
+
+_STOP_LIMIT_S = 5.0
+
+
+class VirtualBoard:
+    """The whole board, simulated at its pins; its serial line is a TCP socket and a terminal.
+
+    `port` 0 takes any free one.  The board keeps what it holds while hosts come and go, as a board
+    on a bench does, until `close`.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        transport_key: Path | None = None,
+        log: Path | None = None,
+        bank_bytes: int = BANK_BYTES,
+        on_build: Callable[[str], None] | None = announce,
+    ) -> None:
+        """Build if needed, and start."""
+        self._scratch = Path(tempfile.mkdtemp(prefix="taperig-virtual-"))
+        self.log = log or self._scratch / "board.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            built = build_virtual_board(bank_bytes=bank_bytes, on_build=on_build)
+            with _listen(port) as listener:
+                self.port = listener.getsockname()[1]
+                master, slave = os.openpty()
+                try:
+                    tty.setraw(slave)
+                    self.terminal = os.ttyname(slave)
+                    # The board keeps the far end, so that hosts may open and close theirs.
+                    self._slave = slave
+                    self._process = start_virtual_board(
+                        built, listener.fileno(), master, self.log, transport_key=transport_key
+                    )
+                finally:
+                    os.close(master)
+        except HdlError as error:
+            self.close()
+            raise BoardError(str(error)) from error
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def socket_resource(self) -> str:
+        """The VISA resource of the TCP socket."""
+        return f"TCPIP::127.0.0.1::{self.port}::SOCKET"
+
+    @property
+    def serial_resource(self) -> str:
+        """The VISA resource of the terminal."""
+        return f"ASRL{self.terminal}::INSTR"
+
+    def __enter__(self) -> Self:
+        """Return the board; it stops at the end of the block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop."""
+        self.close()
+
+    def wait(self) -> None:
+        """Return never; raise BoardError when the board has stopped by itself."""
+        assert self._process is not None
+        code = self._process.wait()
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.is_file() else []
+        said = [line for line in lines if line.startswith("taperig: ")]
+        if said:
+            sentence = said[-1].removeprefix("taperig: ")
+            raise BoardError(sentence[:1].upper() + sentence[1:])
+        tail = "\n".join(lines[-10:])
+        raise BoardError(f"The virtual board stopped (exit code {code}); its log ends:\n{tail}")
+
+    def close(self) -> None:
+        """Stop the board."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+            with contextlib.suppress(OSError):
+                os.close(self._slave)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise BoardError(
+            f"The virtual board cannot listen on port {port} ({error.strerror}); "
+            "end what uses it, or name another with --port"
+        ) from None
