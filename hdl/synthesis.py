@@ -15,7 +15,6 @@ from typing import Any
 from hdl.errors import BuildError
 from hdl.fpga_report import Routed, read_instances, read_report
 from hdl.fpga_tools import PACKER, PLACER, SYNTHESIS, find_tool, require, version
-from hdl.sources import HDL_DIRECTORY
 from hdl.targets import Target
 
 REPORT = "report.json"
@@ -56,9 +55,9 @@ def source_hash(target: Target) -> str:
         "parameters": dict(sorted(target.parameters.items())),
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    for path in sorted([*target.sources(), target.pins], key=_relative):
+    for path in sorted([*target.sources(), target.pins], key=target.name_of):
         content = path.read_bytes()
-        digest.update(f"\n{_relative(path)} {len(content)}\n".encode())
+        digest.update(f"\n{target.name_of(path)} {len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()
 
@@ -113,7 +112,7 @@ def build(
     }
     report_file = folder / REPORT
     report_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return Built(target, bitstream, report_file, report)
+    return Built(target, bitstream, report_file, json.loads(report_file.read_text()))
 
 
 def synthesize(
@@ -141,7 +140,7 @@ def place_and_route(target: Target, folder: Path, seed: int, instances: dict[str
         *("--package", target.package),
         *("--speed", str(target.speed_grade)),
         *("--json", _NETLIST),
-        *("--lpf", _relative(target.pins)),
+        *("--lpf", target.name_of(target.pins)),
         *("--freq", str(target.clock_hz / 1e6)),
         *("--seed", str(seed)),
         *("--report", timing),
@@ -171,12 +170,8 @@ def write_summary(built: Built) -> Path:
 def _copy_sources(target: Target, folder: Path) -> list[str]:
     names: list[str] = []
     for path in [*target.sources(), target.pins]:
-        name = _relative(path)
+        name = target.name_of(path)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / name)
         names.append(name)
     return names[:-1]
-
-
-def _relative(path: Path) -> str:
-    return str(path.relative_to(HDL_DIRECTORY).as_posix())

@@ -34,11 +34,12 @@ class Target:
     ebr: int  # blocks of 18 kbit on the chip
     loader: str  # the board as openFPGALoader names it
     parameters: Mapping[str, int] = field(default_factory=dict)
+    folder: Path | None = None  # of a design of its own, which shares nothing with the boards here
 
     @property
     def directory(self) -> Path:
         """The folder of the board: top, pins, last build."""
-        return BOARDS_DIRECTORY / self.name
+        return self.folder if self.folder is not None else BOARDS_DIRECTORY / self.name
 
     @property
     def pins(self) -> Path:
@@ -50,8 +51,15 @@ class Target:
         """The checked-in summary of the last good build."""
         return self.directory / LAST_BUILD
 
+    def name_of(self, path: Path) -> str:
+        """Return a source's name, which is the same wherever the project lies."""
+        root = HDL_DIRECTORY if self.folder is None else self.folder
+        return path.relative_to(root).as_posix()
+
     def sources(self) -> list[Path]:
         """Every SystemVerilog file of the board, packages first."""
+        if self.folder is not None:
+            return sorted(self.folder.glob("*.sv"))
         packages = sorted(COMMON_DIRECTORY.glob("*_pkg.sv"))
         common = sorted(set(COMMON_DIRECTORY.rglob("*.sv")) - set(packages))
         own = sorted(self.directory.glob("*.sv"))

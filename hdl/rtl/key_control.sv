@@ -189,13 +189,25 @@ module key_control (
   // Round keys must not move while a block is in flight: they are cleared with the cipher.
   logic unwrap_clear, unwrap_busy, expand_busy, unused_busy;
   assign unused_busy = unwrap_busy ^ expand_busy;
+
+  // Registered, since it moves a thousand registers at once.
+  logic unwrap_start_q;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      unwrap_start_q <= 1'b0;
+    end else begin
+      unwrap_start_q <= unwrap_start;
+    end
+  end
+
   assign unwrap_clear = state_q != StClear && state_q != StUnwrap && state_q != StTake;
 
   key_unwrap u_key_unwrap (
       .clk_i,
       .rst_ni,
       .clear_i(unwrap_clear || clear_starts),
-      .start_i(unwrap_start),
+      .start_i(unwrap_start_q),
       .kek_i  (load_q == LoadTest ? test_transport_key_i : transport_key_i),
       .blob_i (load_q == LoadTest ? test_sealed_key_i : sealed_key_i),
       .busy_o (unwrap_busy),
