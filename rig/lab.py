@@ -23,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from hdl.errors import HdlError
+from hdl.targets import find_target, last_build
 from hsm.errors import TaperigError
 
 NATIVE_RATES: dict[str, float] = {
@@ -69,6 +71,11 @@ class Board(_Part):
     )
     baud: int = Field(
         default=1_000_000, ge=300, le=12_000_000, description="a rate of the serial line, in bits/s"
+    )
+    fpga: str | None = Field(
+        default=None,
+        min_length=1,
+        description="an FPGA board of `rig board list`, whose last good build limits clock_mhz",
     )
 
     @property
@@ -439,6 +446,33 @@ def _bare(annotation: Any) -> Any:
         return annotation
 
 
+def _fpga_mistakes(name: str, board: Board, fpga: str) -> Iterator[tuple[Location, str]]:
+    """What the gates in an FPGA cannot be: simulated, or clocked faster than they were routed."""
+    try:
+        build = last_build(find_target(fpga))
+    except HdlError as error:
+        yield ("boards", name, "fpga"), f"boards.{name}.fpga: {error}"
+        return
+    if board.kind == "sim":
+        yield (
+            ("boards", name, "fpga"),
+            f"boards.{name} is simulated and in no FPGA; remove fpga, or set kind: visa.",
+        )
+    elif build is None:
+        yield (
+            ("boards", name, "fpga"),
+            f"boards.{name}.fpga: no build of {fpga} has met its clock yet, so nobody knows how "
+            f"fast it may run; make one with: rig board build {fpga} --record",
+        )
+    elif board.clock_mhz > build.fmax_mhz:
+        yield (
+            ("boards", name, "clock_mhz"),
+            f"boards.{name}.clock_mhz is {board.clock_mhz:g}, and the gates of the last good build "
+            f"of {fpga} work up to {build.fmax_mhz:g} MHz; write {build.clock_mhz:g}, the clock "
+            "that this build runs at.",
+        )
+
+
 def _cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
     """Names that must exist elsewhere in the file, and must not exist twice."""
     for name, board in lab.boards.items():
@@ -452,6 +486,8 @@ def _cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
                 ("boards", name, "resource"),
                 f"boards.{name} is simulated and has no resource; remove it, or set kind: visa.",
             )
+        if board.fpga is not None:
+            yield from _fpga_mistakes(name, board, board.fpga)
     serials: set[str] = set()
     for index, drive in enumerate(lab.drives):
         if drive.board not in lab.boards:
