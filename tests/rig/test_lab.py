@@ -136,7 +136,8 @@ def test_port_is_3801_unless_configured(tmp_path: Path) -> None:
         (
             "boards:\n  sim:",
             "boards:\n  sim: 3\n  sam:",
-            "lab.yaml:7: boards.sim is 3; it must be a map with kind, clock_mhz, resource, baud, fpga.",
+            "lab.yaml:7: boards.sim is 3; "
+            "it must be a map with kind, clock_mhz, resource, baud, fpga.",
         ),
         (
             "name: default",
