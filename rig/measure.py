@@ -14,6 +14,7 @@ from typing import Any
 
 from hsm.errors import TaperigError
 from rig.engine import Counters, Engine, Operation, Record, Result, Status
+from rig.traffic import TrafficGenerator, expected
 
 RECORD_SIZES = tuple(2**power * 1024 for power in range(1, 9))
 """Record sizes of RATE-1 and RATE-2, in bytes: 2 KiB to 256 KiB in powers of two."""
@@ -186,6 +187,66 @@ def rates(
         for name, paced in (("write", paced_write), ("read", paced_read)):
             yield _ratio(name, paced, base, native_rate)
         done(size)
+
+
+def generated_rates(
+    engine: Engine,
+    generator: TrafficGenerator,
+    key: bytes,
+    native_rate: float,
+    fastest_rate: float,
+    done: Callable[[int], None] = lambda size: None,
+) -> Iterator[Measurement]:
+    """RATE-1 and RATE-2 as `rates` has them, with records that the board makes itself.
+
+    `key` is the one that the engine holds and nothing else uses: what must come out is computed
+    from it here and compared. Sizes beyond the engine's longest record are left out.
+    """
+    for size in RECORD_SIZES:
+        if size > engine.max_data_bytes:
+            break
+        count = max(LEAST_RECORDS, BATCH_BYTES // size)
+        paced_count = max(LEAST_PACED_RECORDS, BATCH_BYTES // size)
+
+        def taken(operation: Operation, count: int, size: int = size) -> Sample:
+            return generated_sample(engine, generator, key, operation, size, count)
+
+        engine.set_pace(None)
+        for name, operation in (("encrypt", Operation.ENCRYPT), ("decrypt", Operation.DECRYPT)):
+            yield _engine_rate(name, taken(operation, count), fastest_rate)
+        engine.set_pace(native_rate)
+        try:
+            base = taken(Operation.BYPASS, paced_count)
+            paced_read = taken(Operation.DECRYPT, paced_count)
+            paced_write = taken(Operation.ENCRYPT, paced_count)
+        finally:
+            engine.set_pace(None)
+        for name, paced in (("write", paced_write), ("read", paced_read)):
+            yield _ratio(name, paced, base, native_rate)
+        done(size)
+
+
+def generated_sample(
+    engine: Engine,
+    generator: TrafficGenerator,
+    key: bytes,
+    operation: Operation,
+    size: int,
+    count: int,
+) -> Sample:
+    """Let the board make one batch of equal records, check all that came out, read the counters."""
+    seed = secrets.randbits(32)
+    tag, check = expected(key, operation, size, count, seed)
+    engine.clear_counters()
+    outcome = generator.run(operation, size, count, seed=seed, tag=tag)
+    counters = engine.counters()
+    if outcome.good != count or outcome.check != check:
+        raise MeasureError(
+            f"Of {count} records of {size} bytes that the board made itself, {outcome.good} ended "
+            f"well and their check value is {outcome.check:032x} instead of {check:032x}; "
+            "the engine does not compute what it should."
+        )
+    return Sample(operation, size, counters, engine.clock_hz)
 
 
 def _engine_rate(name: str, unpaced: Sample, fastest_rate: float) -> Measurement:

@@ -21,6 +21,7 @@ from rig.engine import Engine
 from rig.events import EventLog
 from rig.lab import DriveUnit, Lab
 from rig.report.console import ConsoleReport
+from rig.traffic import TrafficGenerator
 from rig.ve.ekm_proxy import EkmProxy
 
 Phase = Callable[[str], AbstractContextManager[None]]
@@ -40,6 +41,8 @@ class Station:
     proxy: EkmProxy
     events: EventLog
     cartridges: Path
+    traffic: TrafficGenerator | None
+    """The board's own, when its link is slower than its engine."""
 
 
 def choose_drive(lab: Lab, board: str) -> DriveUnit:
@@ -89,7 +92,18 @@ def open_station(
             drive = Drive(engine, element, unit.serial, unit.model, ekm_ca_der=authority)
         cartridges = state / "cartridges"
         cartridges.mkdir(mode=0o700, exist_ok=True)
-        yield Station(lab, unit, provisioned, engine, element, drive, proxy, EventLog(), cartridges)
+        yield Station(
+            lab=lab,
+            drive_unit=unit,
+            provisioned=provisioned,
+            engine=engine,
+            element=element,
+            drive=drive,
+            proxy=proxy,
+            events=EventLog(),
+            cartridges=cartridges,
+            traffic=TrafficGenerator(board) if board.generates_traffic else None,
+        )
 
 
 def _endpoint(stack: ExitStack, lab: Lab, index: int, provisioned: ProvisionedLab) -> EkmEndpoint:

@@ -10,10 +10,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 import hdl.board_map as regs
 from hdl.register_types import Register
 from rig.board.protocol import Board
-from rig.engine import EngineError, Operation, Result
+from rig.engine import EngineError, Operation, Result, Status
 
 _REGISTER_BYTES = 4
 _WORD_BYTES = 16
@@ -88,6 +91,29 @@ def record_data(seed: int, number: int, size: int) -> bytes:
         struct.pack(">IIII", seed, number, word, word ^ 0xFFFF_FFFF) for word in range(words)
     )
     return pattern[:size]
+
+
+def expected(
+    key: bytes, operation: Operation, size: int, records: int, seed: int
+) -> tuple[bytes, int]:
+    """What the host computes itself: the tag that decryption shall expect, and the check value."""
+    tag = bytes(_WORD_BYTES)
+    results = []
+    if operation is Operation.DECRYPT:
+        iv = record_iv(seed, 0)
+        counter = Cipher(algorithms.AES(key), modes.CTR(iv + bytes((0, 0, 0, 2)))).decryptor()
+        plain = counter.update(record_data(seed, 0, size))
+        tag = AESGCM(key).encrypt(iv, plain, b"")[size:]
+        results = [Result(Status.OK, plain, b"")] * records
+    else:
+        for number in range(records):
+            data = record_data(seed, number, size)
+            if operation is Operation.ENCRYPT:
+                sealed = AESGCM(key).encrypt(record_iv(seed, number), data, b"")
+                results.append(Result(Status.OK, sealed[:size], sealed[size:]))
+            else:
+                results.append(Result(Status.OK, data, b""))
+    return tag, check_value(operation, results)
 
 
 def check_value(operation: Operation, results: Iterable[Result]) -> int:

@@ -17,6 +17,9 @@ class Board(Protocol):
     """The engine's clock; every rate is computed from it and from counted clocks."""
     in_flight_bytes: int
     """How many bytes of frames may be written before results are read."""
+    generates_traffic: bool
+    """Whether it has a traffic generator: then its link is slower than its engine, and rates are
+    taken with records that the board makes itself."""
 
     def read(self, address: int, size: int, count: int) -> bytes:
         """Read `count` items of `size` bytes: registers (4, in a row) or result words (16).

@@ -52,6 +52,7 @@ class SimBoard:
         self.name = "sim"
         self.clock_hz = clock_hz
         self.in_flight_bytes = 8 << 20
+        self.generates_traffic = False
         self._surplus = bytearray()
         self._scratch: Path | None = None
         if log is None:

@@ -140,11 +140,13 @@ class VisaBoard:
             self._bone = UartBone(self._line)
             self.flush()
             features = self._read_register(regs.FEATURES)
+            own_features = self._read_register(board.BOARD_FEATURES)
         except BaseException:
             self.close()
             raise
         # Two banks' worth: the engine is never waited for while it could work.
         self.in_flight_bytes = 2 << regs.FEATURES_BANK_LOG2.get(features)
+        self.generates_traffic = bool(board.BOARD_FEATURES_TRAFFIC.get(own_features))
 
     def __enter__(self) -> Self:
         """Return the board; it closes at the end of the block."""

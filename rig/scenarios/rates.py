@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from rig.drive.secure_element import SecureElement
-from rig.measure import RECORD_SIZES, MeasureError, Measurement, rates
+from rig.measure import RECORD_SIZES, MeasureError, Measurement, generated_rates, rates
 from rig.report import text
 from rig.scenarios.base import Scenario, Stage
 
@@ -34,11 +34,17 @@ class Rates(Scenario):
         station = stage.station
         engine = station.engine
         native, fastest = station.drive_unit.native_rate, station.lab.fastest_rate
-        engine.load_sealed_key(_sealed_key(station.element))
+        key = secrets.token_bytes(32)
+        engine.load_sealed_key(_sealed(station.element, key))
         found: list[Measurement] = []
+        sizes = [size for size in RECORD_SIZES if size <= engine.max_data_bytes]
         try:
-            with stage.report.task("measuring rates", sum(RECORD_SIZES)) as advance:
-                for item in rates(engine, native, fastest, advance):
+            with stage.report.task("measuring rates", sum(sizes)) as advance:
+                if station.traffic is None:
+                    items = rates(engine, native, fastest, advance)
+                else:
+                    items = generated_rates(engine, station.traffic, key, native, fastest, advance)
+                for item in items:
                     found.append(item)
                     stage.measure(item, show=False)
         finally:
@@ -47,11 +53,11 @@ class Rates(Scenario):
             f"clock {engine.clock_hz / 1e6:g} MHz, tape channel {native / 1e6:g} MB/s, "
             f"fastest drive {fastest / 1e6:g} MB/s"
         )
-        stage.report.table(_table(found))
+        stage.report.table(_table(found, sizes))
 
 
-def _sealed_key(element: SecureElement) -> bytes:
-    """A fresh key, sealed for the gates by the way that data keys take into the drive."""
+def _sealed(element: SecureElement, key: bytes) -> bytes:
+    """The key, sealed for the gates by the way that data keys take into the drive."""
     public = load_der_public_key(element.wrap_public_der)
     algorithm = _HASHES.get(element.oaep_hash)
     if not isinstance(public, rsa.RSAPublicKey) or algorithm is None:
@@ -60,18 +66,18 @@ def _sealed_key(element: SecureElement) -> bytes:
             f"({type(public).__name__}, OAEP with {element.oaep_hash}); no rate can be measured."
         )
     wrapped = public.encrypt(
-        secrets.token_bytes(32),
+        key,
         padding.OAEP(mgf=padding.MGF1(algorithm()), algorithm=algorithm(), label=None),
     )
     return element.unseal(wrapped)
 
 
-def _table(items: list[Measurement]) -> list[tuple[str, ...]]:
+def _table(items: list[Measurement], sizes: list[int]) -> list[tuple[str, ...]]:
     """A row a record size: ratios at the drive's rate, rates of the engine alone."""
     rows: list[tuple[str, ...]] = [
         ("record", "write enc/clear", "read enc/clear", "engine encrypt", "engine decrypt")
     ]
-    for size in RECORD_SIZES:
+    for size in sizes:
         cells = {
             (item.rules[0], item.detail["direction"]): text.number(item.value, item.unit)
             for item in items

@@ -187,10 +187,12 @@ def _step_rate(stage: Stage, event: Event) -> Measurement:
     moved = sum(operation["bytes"] for operation in counted)
     cycles = sum(operation["cycles"] for operation in counted)
     clock_hz = stage.station.engine.clock_hz
-    judged = moved >= JUDGED_BYTES
+    slow_link = stage.station.traffic is not None
+    judged = moved >= JUDGED_BYTES and not slow_link
     words = f"{event.step} {MOVING[event.step]}, {event.volume}"
+    why_not = "the board's link is slower" if slow_link else f"only {text.size(moved)}"
     return Measurement(
-        name=words if judged else f"{words} (not judged: only {text.size(moved)})",
+        name=words if judged else f"{words} (not judged: {why_not})",
         value=moved * clock_hz / cycles / 1e6 if cycles else float("nan"),
         unit="MB/s",
         minimum=stage.station.drive_unit.native_rate / 1e6 if judged else None,

@@ -295,6 +295,7 @@ class DisturbedLink:
         self.name = board.name
         self.clock_hz = board.clock_hz
         self.in_flight_bytes = board.in_flight_bytes
+        self.generates_traffic = False
 
     def read(self, address: int, size: int, count: int) -> bytes:
         data = self._board.read(address, size, count)
