@@ -96,9 +96,12 @@ module aes_key_expand (
       wipe_q <= 1'b0;
       done_q <= 1'b0;
       if (start_i) begin
-        for (int i = 0; i < KeyWords; i++) begin
-          w_q[Words-KeyWords+i] <= key_i[255-32*i-:32];
-        end
+        // Written whole: a write to a part of it costs the simulation a copy at every clock.
+        w_q       <= {
+          {key_i[31:0], key_i[63:32], key_i[95:64], key_i[127:96]},
+          {key_i[159:128], key_i[191:160], key_i[223:192], key_i[255:224]},
+          {(32 * (Words - KeyWords)) {1'b0}}
+        };
         index_q   <= 6'(KeyWords);
         rcon_q    <= 8'h01;
         busy_q    <= 1'b1;

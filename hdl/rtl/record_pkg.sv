@@ -27,8 +27,12 @@ package record_pkg;
 
   // All ones over the first `bytes` bytes of a block, 0 meaning all 16.
   function automatic logic [127:0] byte_mask(input logic [3:0] bytes);
-    for (int b = 0; b < 16; b++) begin
-      byte_mask[127-8*b-:8] = {8{bytes == 4'd0 || b < int'(bytes)}};
+    if (bytes == 4'd0) begin
+      byte_mask = '1;
+    end else begin
+      for (int b = 0; b < 16; b++) begin
+        byte_mask[127-8*b-:8] = {8{b < int'(bytes)}};
+      end
     end
   endfunction
 
