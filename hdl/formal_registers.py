@@ -3,7 +3,7 @@
 A property set that says "every register is zero" or "every register is the same in two copies"
 must not forget the one that was added last.  So its .sby file has a line
 
-    #registers FILE TOP INSTANCE [INSTANCE] but REGEX
+    #registers FILE TOP[(PARAMETER=VALUE,...)] INSTANCE [INSTANCE] but REGEX
 
 and before it runs, FILE is written beside it: a wire for each register of module TOP whose path
 does not match REGEX, tied by name to that register in the wrapper's instance (Yosys' attribute
@@ -20,7 +20,7 @@ from typing import Any
 
 from hdl.errors import HdlError
 
-_DIRECTIVE = re.compile(r"#registers (\S+) (\w+) (\w+)(?: (\w+))? but (\S+)")
+_DIRECTIVE = re.compile(r"#registers (\S+) (\w+)(?:\(([\w=,]+)\))? (\w+)(?: (\w+))? but (\S+)")
 
 
 class RegisterListError(HdlError):
@@ -34,26 +34,33 @@ def write_register_lists(folder: Path, sby: Path, environment: Mapping[str, str]
         found = _DIRECTIVE.fullmatch(line.strip())
         if found is None:
             raise RegisterListError(f"{sby.name}: '{line}' is not '#registers FILE TOP ... but'.")
-        file, top, first, second, but = found.groups()
+        file, top, settings, first, second, but = found.groups()
+        parameters = dict(each.split("=") for each in settings.split(",")) if settings else {}
         files = re.search(r"\[files\]\n(.*?)(?:\n\[|\Z)", text, re.DOTALL)
         assert files is not None
         # All sources but what is generated and the wrapper, which comes last.
         sources = [each for each in files.group(1).split() if not each.endswith(".svh")][:-1]
-        widths = register_widths(folder, sources, top, environment)
+        widths = register_widths(folder, sources, top, parameters, environment)
         instances = [each for each in (first, second) if each]
         (folder / file).write_text(_declarations(widths, instances, re.compile(but)))
 
 
-def register_widths(
-    folder: Path, sources: list[str], top: str, environment: Mapping[str, str]
-) -> dict[str, int]:
-    """Return the width in bits of every register of `top`, by its path below it."""
+def netlists(
+    folder: Path,
+    sources: list[str],
+    top: str,
+    parameters: Mapping[str, str],
+    environment: Mapping[str, str],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return `top` as Yosys' JSON has a module: flat, all of it, and without what nothing reads."""
+    settings = " ".join(f"-chparam {name} {value}" for name, value in parameters.items())
     listings = [folder / f"{top}.{stage}.json" for stage in ("whole", "clean")]
     script = "; ".join(
         [
             f"read -formal {' '.join(sources)}",
-            f"hierarchy -top {top}",
+            f"hierarchy {settings} -top {top}",
             "proc -norom",
+            "memory_collect",
             "flatten",
             f"write_json {listings[0].name}",
             "opt_clean",
@@ -70,20 +77,32 @@ def register_widths(
     )
     if answer.returncode != 0:
         raise RegisterListError(f"Yosys does not list the registers of {top}: {answer.stderr}")
+    whole, clean = (json.loads(each.read_text())["modules"][top] for each in listings)
+    return whole, clean
+
+
+def register_widths(
+    folder: Path,
+    sources: list[str],
+    top: str,
+    parameters: Mapping[str, str],
+    environment: Mapping[str, str],
+) -> dict[str, int]:
+    """Return the width in bits of every register of `top`, by its path below it."""
+    whole, clean = netlists(folder, sources, top, parameters, environment)
     # Yosys makes registers of the variables of functions and loops, too. They have no name of
     # their own, and nothing reads them: then they are gone from the cleaned design.
-    whole, clean = (json.loads(each.read_text())["modules"][top] for each in listings)
-    if nameless := _registers(clean)[1]:
+    if nameless := named_registers(clean)[1]:
         raise RegisterListError(f"{len(nameless)} register bits of {top} bear no name.")
-    return _registers(whole)[0]
+    return named_registers(whole)[0]
 
 
-def _registers(module: dict[str, Any]) -> tuple[dict[str, int], set[int | str]]:
+def named_registers(module: dict[str, Any]) -> tuple[dict[str, int], set[int | str]]:
     """Return the width of each register by name, and the register bits that have no name."""
     driven = {
         bit
         for cell in module["cells"].values()
-        if re.fullmatch(r"\$(a|s|al)?dff(e|ce|sr|sre)?", cell["type"])
+        if is_flip_flop(cell)
         for bit in cell["connections"]["Q"]
     }
     # Several names may show one register; any that is a register through and through will do.
@@ -101,8 +120,13 @@ def _registers(module: dict[str, Any]) -> tuple[dict[str, int], set[int | str]]:
     return found, driven - named
 
 
+def is_flip_flop(cell: dict[str, Any]) -> bool:
+    """Tell whether a cell of a netlist is a register."""
+    return re.fullmatch(r"\$(a|s|al)?dff(e|ce|sr|sre)?", cell["type"]) is not None
+
+
 def _is_register(name: str) -> bool:
-    return name.endswith("_q")
+    return name.endswith("_q") or "field_storage_" in name  # ours, and the register block's
 
 
 def _declarations(widths: dict[str, int], instances: list[str], but: re.Pattern[str]) -> str:

@@ -23,10 +23,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from hdl.errors import HdlError, ToolchainError
-from hdl.formal_registers import write_register_lists
-from hdl.sources import HDL_DIRECTORY
+from hdl.formal_registers import netlists, write_register_lists
+from hdl.key_path import key_paths
+from hdl.sources import HDL_DIRECTORY, rtl_sources
 
 FORMAL_DIRECTORY = HDL_DIRECTORY / "formal"
 
@@ -60,13 +62,25 @@ class Broken:
 
 
 @dataclass(frozen=True)
+class KeyPathCheck:
+    """A search of the netlist of `top` instead of an .sby file; see key_path.py."""
+
+    top: str
+    parameters: dict[str, str]
+    abstract: tuple[str, ...]
+    keys: tuple[str, ...]
+    told: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class PropertySet:
-    """One .sby file: what it proves, whether it is quick, and its broken copies."""
+    """One .sby file or netlist search: what it proves, if it is quick, and its broken copies."""
 
     name: str
     proves: str
     quick: bool
     broken: tuple[Broken, ...]
+    netlist: KeyPathCheck | None = None
 
 
 @dataclass(frozen=True)
@@ -87,9 +101,20 @@ def property_sets() -> dict[str, PropertySet]:
             proves=entry["proves"],
             quick=entry["quick"],
             broken=tuple(Broken(**each) for each in entry["broken"]),
+            netlist=_key_path_check(entry) if "keys" in entry else None,
         )
         for name, entry in tomllib.loads(text).items()
     }
+
+
+def _key_path_check(entry: dict[str, Any]) -> KeyPathCheck:
+    return KeyPathCheck(
+        top=entry["top"],
+        parameters=entry["parameters"],
+        abstract=tuple(entry["abstract"]),
+        keys=tuple(entry["keys"]),
+        told=tuple(entry["told"]),
+    )
 
 
 def prove(name: str, broken: Broken | None = None, keep: Path | None = None) -> Proof:
@@ -98,8 +123,9 @@ def prove(name: str, broken: Broken | None = None, keep: Path | None = None) -> 
     `keep` is where the working directory goes with its log, and its trace if there is one.
     Raises ProofError when there is no verdict, ToolchainError when a tool is missing.
     """
-    if not (FORMAL_DIRECTORY / f"{name}.sby").is_file():
-        raise ProofError(f"There is no property set {name}; hdl/formal has no {name}.sby.")
+    sets = property_sets()
+    if name not in sets:
+        raise ProofError(f"There is no property set {name}; there are: {', '.join(sets)}.")
     with tempfile.TemporaryDirectory(prefix="taperig-proof-") as scratch:
         root = Path(scratch)
         for folder in ("rtl", "boards", "formal"):
@@ -108,6 +134,9 @@ def prove(name: str, broken: Broken | None = None, keep: Path | None = None) -> 
         if broken is not None:
             _break(root, broken)
         begin = time.monotonic()
+        netlist = sets[name].netlist
+        if netlist is not None:
+            return _search(root, netlist, begin)
         proof = _run(root, name, begin)
         if keep is not None:
             shutil.copytree(root / "work", keep, dirs_exist_ok=True)
@@ -140,6 +169,29 @@ def _run(root: Path, name: str, begin: float) -> Proof:
         tail = "\n".join([*errors[:5], *lines[-_LOG_TAIL_LINES:]])
         raise ProofError(f"{name} has no verdict; the log ends:\n{tail}")
     return Proof(verdict, time.monotonic() - begin, log)
+
+
+def _search(root: Path, check: KeyPathCheck, begin: float) -> Proof:
+    work = root / "work"
+    work.mkdir()
+    replaced = {name: root / "formal" / "abstract" / name for name in check.abstract}
+    sources = []
+    for path in (HDL_DIRECTORY / "rtl" / each for each in _rtl_order()):
+        copy = replaced.get(path.name, root / path.relative_to(HDL_DIRECTORY))
+        shutil.copy(copy, work / path.name)
+        sources.append(path.name)
+    with _environment(root / "tools") as environment:
+        _, clean = netlists(work, sources, check.top, check.parameters, environment)
+    try:
+        paths = key_paths(clean, check.keys, check.told)
+    except ValueError as error:
+        raise ProofError(f"The list of key storage in sets.toml is out of date: {error}.") from None
+    verdict = Verdict.REFUTED if paths else Verdict.PROVED
+    return Proof(verdict, time.monotonic() - begin, f"keys reach: {', '.join(paths) or 'nothing'}")
+
+
+def _rtl_order() -> list[Path]:
+    return [path.relative_to(HDL_DIRECTORY / "rtl") for path in rtl_sources()]
 
 
 def _break(root: Path, broken: Broken) -> None:
