@@ -19,7 +19,8 @@ RING_WORDS = 2 * BANK_WORDS
 # States of record_issue, record_output and key_control.
 ISSUE_END = 3
 OUTPUT_DISCARD = 4
-KEYS_EXPAND, KEYS_HASH = 4, 5
+KEYS_CLEAR, KEYS_EXPAND, KEYS_HASH = 0, 4, 5
+CLEAR_CLOCKS = 32
 EXPAND_CLOCKS = 105
 
 
@@ -269,38 +270,45 @@ async def zeroize_among_failed_records(dut: Any) -> None:
     assert wiping > 2, "zeroize never came while a failed record was wiped"
 
 
-async def met_at_the_hash_key(dut: Any) -> bool:
-    """At the clock in which the hash key is asked for: is a frame at its end?"""
+async def ends_in_last_clock_of(dut: Any, state: int) -> bool:
+    """At the last clock of a state of the keys: is a frame at its end?"""
     engine = dut.u_engine
-    while int(engine.u_key_control.state_q.value) != KEYS_HASH:
+    at_end = False
+    while int(engine.u_key_control.state_q.value) != state:
         await FallingEdge(dut.clk_o)
-    return int(engine.u_issue.state_q.value) == ISSUE_END
+    while int(engine.u_key_control.state_q.value) == state:
+        at_end = int(engine.u_issue.state_q.value) == ISSUE_END
+        await FallingEdge(dut.clk_o)
+    return at_end
 
 
 @cocotb.test()
-async def a_cut_frame_ends_while_the_hash_key_is_made(dut: Any) -> None:
-    """The frame's end and the zero block want the same slot: both get one."""
+async def a_cut_frame_ends_at_a_turn_of_the_keys(dut: Any) -> None:
+    """With the end of zeroize, or when the hash key wants its slot: both come through."""
     bench = await powered(dut)
-    for op in Op:
-        met = 0
-        for delay in range(EXPAND_CLOCKS - 8, EXPAND_CLOCKS + 4):
-            old, new = random.randbytes(32), random.randbytes(32)
-            await forgotten(bench, old)
-            frame = random_record(old, 100, op).frame()
-            bench.push(frame[:-16])
-            await bench.write_key(regs.PLAIN_KEY, new)
-            command = cocotb.start_soon(bench.command(regs.CTRL_LOAD_PLAIN))
-            state = dut.u_engine.u_key_control.state_q
-            while int(state.value) != KEYS_EXPAND:
-                await FallingEdge(dut.clk_o)
-            meeting = cocotb.start_soon(met_at_the_hash_key(dut))
-            await ClockCycles(dut.clk_o, delay)
-            bench.push(frame[-16:])
-            met += await meeting
-            await command
-            stream, _ = await bench.answers(1)
-            assert parse_results(stream)[0].status == Status.ZEROIZED
-            await bench.until(regs.STATUS_KEY_LOADING, 0)
-            records = [random_record(new, 100, each) for each in Op]
-            check(new, records, await bench.process(records))
-        assert met > 0, op
+    for turn, begin, delays in (
+        (KEYS_CLEAR, KEYS_CLEAR, range(CLEAR_CLOCKS - 8, CLEAR_CLOCKS + 4)),
+        (KEYS_HASH, KEYS_EXPAND, range(EXPAND_CLOCKS - 8, EXPAND_CLOCKS + 4)),
+    ):
+        for op in Op:
+            met = 0
+            for delay in delays:
+                old, new = random.randbytes(32), random.randbytes(32)
+                await forgotten(bench, old)
+                frame = random_record(old, 100, op).frame()
+                bench.push(frame[:-16])
+                await bench.write_key(regs.PLAIN_KEY, new)
+                command = cocotb.start_soon(bench.command(regs.CTRL_LOAD_PLAIN))
+                meeting = cocotb.start_soon(ends_in_last_clock_of(dut, turn))
+                while int(dut.u_engine.u_key_control.state_q.value) != begin:
+                    await FallingEdge(dut.clk_o)
+                await ClockCycles(dut.clk_o, delay)
+                bench.push(frame[-16:])
+                met += await meeting
+                await command
+                stream, _ = await bench.answers(1)
+                assert parse_results(stream)[0].status == Status.ZEROIZED
+                await bench.until(regs.STATUS_KEY_LOADING, 0)
+                records = [random_record(new, 100, each) for each in Op]
+                check(new, records, await bench.process(records))
+            assert met > 0, (turn, op)

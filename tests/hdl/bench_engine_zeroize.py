@@ -319,24 +319,31 @@ async def a_failed_record_is_wiped(dut: Any) -> None:
 @cocotb.test()
 async def by_a_fault(dut: Any) -> None:
     """An inner check that fails: all is forgotten and refused until reset."""
-    bench = await powered(dut)
-    key = random.randbytes(32)
-    await load(bench, key, sealed=True)
-    records = [random_record(key, 2000, Op.ENCRYPT) for _ in range(3)]
-    bench.push(b"".join(record.frame() for record in records))
-    await ClockCycles(dut.clk_o, 200)
-    dut.u_engine.lost_step.value = Force(1)
-    await ClockCycles(dut.clk_o, 1)
-    dut.u_engine.lost_step.value = Release()
-    assert ZEROIZE_LEAST <= await zeroizing_clocks(dut) <= ZEROIZE_MOST
-    assert left(dut) == {}
-    await bench.answers(3)
-    assert await bench.status(regs.STATUS_FAULT)
-    assert not await bench.status(regs.STATUS_READY)
-    await bench.load_plain(key)
-    assert not await bench.status(regs.STATUS_KEY_VALID)
-    (result,) = await bench.process([Record(Op.BYPASS, b"anything")])
-    assert result.status == Status.NOT_READY
+    engine = dut.u_engine
+    checks = {
+        "cipher and delay line out of step": engine.lost_step,
+        "a digest nobody waits for": engine.u_ghash.digest_valid_o,
+        "a word that is not there leaves": engine.u_buffer.discarded_o,
+    }
+    for what, signal in checks.items():
+        bench = await powered(dut)
+        key = random.randbytes(32)
+        await load(bench, key, sealed=True)
+        records = [random_record(key, 2000, Op.ENCRYPT) for _ in range(3)]
+        bench.push(b"".join(record.frame() for record in records))
+        await ClockCycles(dut.clk_o, 20)  # no word has reached the buffer
+        signal.value = Force(1)
+        await ClockCycles(dut.clk_o, 1)
+        signal.value = Release()
+        assert ZEROIZE_LEAST <= await zeroizing_clocks(dut) <= ZEROIZE_MOST, what
+        assert left(dut) == {}, what
+        await bench.answers(3)
+        assert await bench.status(regs.STATUS_FAULT), what
+        assert not await bench.status(regs.STATUS_READY)
+        await bench.load_plain(key)
+        assert not await bench.status(regs.STATUS_KEY_VALID)
+        (result,) = await bench.process([Record(Op.BYPASS, b"anything")])
+        assert result.status == Status.NOT_READY
     await bench.power_on()
     assert await bench.status(regs.STATUS_READY)
 
