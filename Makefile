@@ -3,12 +3,13 @@
 # make setup   the set-up alone
 # make lock    resolve requirements.lock anew from pyproject.toml
 # make formal  prove all that hdl/formal claims, and refuse its broken copies (ARGS=key_lock: one set)
+# make coverage  run the benches of the gates with coverage (ARGS=tests/hdl/test_ghash.py: some)
 # make format  let ruff rewrite the Python sources
 
 BIN := .venv/bin
 PYTHON_SOURCES := rig hsm hdl tests
 
-.PHONY: run test setup formal lint lock format
+.PHONY: run test setup formal coverage lint lock format
 
 run: setup
 	@$(BIN)/rig run $(ARGS)
@@ -18,6 +19,9 @@ test: lint
 
 formal: setup
 	@$(BIN)/python -m hdl.prove $(ARGS)
+
+coverage: setup
+	@$(BIN)/python -m hdl.coverage $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from cocotb_tools.runner import Verilator
 from hdl.build import Variant, verilate
 from hdl.errors import BenchError
 from hdl.sources import RTL_DIRECTORY
+
+# A folder that receives one coverage.dat of every bench, which then all count coverage.
+COVERAGE_VARIABLE = "TAPERIG_COVERAGE"
 
 _LOG_TAIL_LINES = 60
 
@@ -56,6 +60,8 @@ def run_bench(
     """
     if os.environ.get("WAVES", "0") not in ("", "0"):
         variant = "waves"
+    if coverage := os.environ.get(COVERAGE_VARIABLE):
+        variant = "coverage"
     if module_directory is None:
         module_directory = Path(inspect.stack()[1].filename).parent
     built = verilate(
@@ -98,6 +104,9 @@ def run_bench(
         raise BenchError(_failure(toplevel, test_module, f"failed {failed} of {ran}", log))
     if ran == 0:
         raise BenchError(_failure(toplevel, test_module, "ran no test", log))
+    if coverage:
+        name = f"{toplevel}-{test_module}-{os.getpid()}-{time.monotonic_ns()}.dat"
+        shutil.copy(output / "coverage.dat", Path(coverage) / name)
     if variant == "waves":
         print(f"waves: {output / 'dump.fst'}")
     elif output_directory is None:
