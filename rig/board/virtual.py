@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import socket
@@ -45,16 +44,17 @@ class VirtualBoard:
         self._scratch = Path(tempfile.mkdtemp(prefix="taperig-virtual-"))
         self.log = log or self._scratch / "board.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._slave: int | None = None
         try:
             built = build_virtual_board(bank_bytes=bank_bytes, on_build=on_build)
             with _listen(port) as listener:
                 self.port = listener.getsockname()[1]
                 master, slave = os.openpty()
+                # Kept open here, so that hosts may open and close theirs.
+                self._slave = slave
                 try:
                     tty.setraw(slave)
                     self.terminal = os.ttyname(slave)
-                    # The board keeps the far end, so that hosts may open and close theirs.
-                    self._slave = slave
                     self._process = start_virtual_board(
                         built, listener.fileno(), master, self.log, transport_key=transport_key
                     )
@@ -112,8 +112,9 @@ class VirtualBoard:
                 self._process.kill()
                 self._process.wait()
             self._process = None
-            with contextlib.suppress(OSError):
-                os.close(self._slave)
+        if self._slave is not None:
+            os.close(self._slave)
+            self._slave = None
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
