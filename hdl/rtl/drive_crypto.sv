@@ -8,7 +8,7 @@
 //   in_*             record frames in, one 16-byte word a clock
 //   out_*            result frames, one for each frame in, in order; last marks their end
 //
-// Latency 41 clocks from the last word of a frame to the header of its result. Throughput one
+// Latency 41 clocks from the last of a frame to the header of its result. Throughput one
 // data word a clock; a record takes two clocks in beside its data and AAD, at most four out.
 
 module drive_crypto #(
