@@ -25,15 +25,10 @@ package record_pkg;
 
   // verilator lint_on UNUSEDPARAM
 
-  // All ones over the first `bytes` bytes of a block, 0 meaning all 16.
+  // All ones over the first `bytes` bytes of a block, 0 meaning all 16. No loop in a branch: Yosys
+  // would take its variable for a latch.
   function automatic logic [127:0] byte_mask(input logic [3:0] bytes);
-    if (bytes == 4'd0) begin
-      byte_mask = '1;
-    end else begin
-      for (int b = 0; b < 16; b++) begin
-        byte_mask[127-8*b-:8] = {8{b < int'(bytes)}};
-      end
-    end
+    byte_mask = bytes == 4'd0 ? '1 : ~({128{1'b1}} >> {bytes, 3'b000});
   endfunction
 
 endpackage

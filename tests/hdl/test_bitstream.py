@@ -178,6 +178,21 @@ def test_every_board_has_its_files(name: str) -> None:
         assert parameter in top.read_text()
 
 
+def test_whole_board_is_read_and_has_no_latch(tmp_path: Path) -> None:
+    """Yosys refuses what other tools take; synthesis of a board ends at the first latch."""
+    target = find_target("ulx3s")
+    script = [
+        "read_verilog -lib -specify +/lattice/cells_sim_ecp5.v +/lattice/cells_bb_ecp5.v",
+        f"read_verilog -sv {' '.join(map(str, target.sources()))}",
+        f"hierarchy -check -top {target.top}",
+        "proc -latches error",
+        "check -assert",
+    ]
+    (tmp_path / "read.ys").write_text("\n".join(script) + "\n")
+    ended = fpga_tools.run_tool(fpga_tools.SYNTHESIS, ["-q", "-s", "read.ys"], tmp_path)
+    assert ended.code == 0, ended.text
+
+
 def test_missing_tool_is_named(
     small: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
