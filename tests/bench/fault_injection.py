@@ -1,0 +1,71 @@
+"""Flip single bits inside the simulated engine and print what noticed them, target by target.
+
+Run as `python tests/bench/fault_injection.py [TRIALS] [--seed N] [--json FILE]`; TRIALS is for each
+target and operation.  tests/hdl/bench_engine_faults.py says what the outcomes mean.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+BENCHES = Path(__file__).parent.parent / "hdl"
+sys.path.insert(0, str(BENCHES))
+
+from test_engine import FLAGS, SMALL_BANKS, SOURCES  # noqa: E402  (found by the line above)
+
+from hdl.bench import run_bench  # noqa: E402
+from hdl.errors import BenchError  # noqa: E402
+
+OUTCOMES = ("benign", "tag", "self check", "framing", "silent")
+
+
+def main() -> None:
+    """Run the trials and print one line for each target and operation, and the shares."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("trials", nargs="?", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="file for the counts")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="taperig-faults-") as scratch:
+        report = (options.json or Path(scratch) / "counts.json").resolve()
+        failure = None
+        try:
+            run_bench(
+                "engine_top",
+                SOURCES,
+                "bench_engine_faults",
+                parameters=SMALL_BANKS,
+                vlt=[BENCHES / "engine_flippable.vlt"],
+                flags=FLAGS,
+                extra_env={
+                    "FAULT_TRIALS": str(options.trials),
+                    "FAULT_SEED": str(options.seed),
+                    "FAULT_REPORT": str(report),
+                },
+                module_directory=BENCHES,
+            )
+        except BenchError as error:
+            failure = error
+            if not report.is_file():
+                raise SystemExit(str(error)) from error
+        counts: dict[str, dict[str, int]] = json.loads(report.read_text())
+    print(f"{'target':20} {'operation':10}" + "".join(f"{each:>12}" for each in OUTCOMES))
+    totals: dict[str, dict[str, int]] = {}
+    for name, found in counts.items():
+        target, operation = name.split("/")
+        print(f"{target:20} {operation:10}" + "".join(f"{found.get(k, 0):12}" for k in OUTCOMES))
+        total = totals.setdefault(operation, dict.fromkeys(OUTCOMES, 0))
+        for outcome, count in found.items():
+            total[outcome] += count
+    for operation, total in totals.items():
+        harmful = sum(total.values()) - total["benign"]
+        shares = (f"{100 * total[k] / max(1, harmful):10.1f} %" for k in OUTCOMES[1:])
+        print(f"{'of those with effect':20} {operation:10}{harmful:12}" + "".join(shares))
+    if failure is not None:
+        raise SystemExit(f"Silently wrong where it may not be: {failure}")
+
+
+if __name__ == "__main__":
+    main()
