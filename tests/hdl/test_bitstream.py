@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hdl import fpga_tools, targets
+from hdl.bench import run_bench
 from hdl.errors import BuildError, ToolchainError
 from hdl.fpga_report import instance_of, read_instances, read_report
 from hdl.programming import Cable, ProgrammingError, parse_cables, program
@@ -191,6 +192,11 @@ def test_whole_board_is_read_and_has_no_latch(tmp_path: Path) -> None:
     (tmp_path / "read.ys").write_text("\n".join(script) + "\n")
     ended = fpga_tools.run_tool(fpga_tools.SYNTHESIS, ["-q", "-s", "read.ys"], tmp_path)
     assert ended.code == 0, ended.text
+
+
+def test_transport_key_rom() -> None:
+    rom = targets.ECP5_DIRECTORY / "transport_key_rom.sv"
+    run_bench("transport_key_rom", [rom], "bench_transport_key")
 
 
 def test_missing_tool_is_named(
