@@ -81,6 +81,18 @@ package aes_pkg;
     rotate_3 = {w[7:0], w[31:8]};
   endfunction
 
+  // FIPS 197 section 5.1.3, MixColumns of one column from its rows' {{02} * s, s}, two rows to a
+  // word: {02} this row + {03} next row + the two after that. Not inlined: in the simulation all
+  // columns of all rounds run the same code, which then stays in the processor's cache.
+  function automatic logic [31:0] mix_column(input logic [31:0] rows_0_2,
+                                             input logic [31:0] rows_1_3);
+    // verilator no_inline_task
+    logic [31:0] once, twice;
+    once = ((rows_0_2 & 32'h00ff00ff) << 8) | (rows_1_3 & 32'h00ff00ff);
+    twice = (rows_0_2 & 32'hff00ff00) | ((rows_1_3 & 32'hff00ff00) >> 8);
+    mix_column = twice ^ rotate_1(twice ^ once) ^ rotate_2(once) ^ rotate_3(once);
+  endfunction
+
   // xtime of the four bytes of a word.
   function automatic logic [31:0] xtime_word(input logic [31:0] w);
     logic [31:0] carries;

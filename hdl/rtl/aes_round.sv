@@ -63,21 +63,17 @@ module aes_round #(
     localparam int unsigned R2 = 4 * ((c + 2) % 4) + 2;
     localparam int unsigned R3 = 4 * ((c + 3) % 4) + 3;
 
-    logic [31:0] once, twice;
-    assign once  = {subbed[R0][7:0], subbed[R1][7:0], subbed[R2][7:0], subbed[R3][7:0]};
-    assign twice = {subbed[R0][15:8], subbed[R1][15:8], subbed[R2][15:8], subbed[R3][15:8]};
-
     if (FinalRound) begin : gen_plain
-      assign mixed[127-32*c-:32] = once;
+      assign mixed[127-32*c-:32] = {
+        subbed[R0][7:0], subbed[R1][7:0], subbed[R2][7:0], subbed[R3][7:0]
+      };
       logic unused_twice;
-      assign unused_twice = ^twice;
+      assign unused_twice = ^{subbed[R0][15:8], subbed[R1][15:8],
+                              subbed[R2][15:8], subbed[R3][15:8]};
     end else begin : gen_mix
-      // {02} this row + {03} next row + the two after that, section 5.1.3.
-      logic [31:0] row_1, row_2, row_3;
-      assign row_1 = aes_pkg::rotate_1(twice ^ once);
-      assign row_2 = aes_pkg::rotate_2(once);
-      assign row_3 = aes_pkg::rotate_3(once);
-      assign mixed[127-32*c-:32] = twice ^ row_1 ^ row_2 ^ row_3;
+      assign mixed[127-32*c-:32] = aes_pkg::mix_column(
+          {subbed[R0], subbed[R2]}, {subbed[R1], subbed[R3]}
+      );
     end
   end
 
