@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -308,14 +307,6 @@ def test_single_token(tmp_path: Path) -> None:
     for label in ("", "x" * 33, "a\nb"):
         with pytest.raises(TaperigError, match="1 to 32 printable bytes"):
             ensure_token(tmp_path / "lab", label)
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Children start with SIGINT as on a terminal, also when this run is in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -62,6 +62,15 @@ def snapshot(pid: int, into: Path) -> dict[int, tuple[int, int]]:
     return regions
 
 
+def main_stack(pid: int) -> tuple[int, int]:
+    """Return the first address of a process's main stack and the one behind its end."""
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        if line.endswith("[stack]"):
+            start, end = line.split(maxsplit=1)[0].split("-")
+            return int(start, 16), int(end, 16)
+    raise ValueError(f"process {pid} shows no stack")
+
+
 def _positions(data: bytes, needle: bytes) -> Iterator[int]:
     at = data.find(needle)
     while at >= 0:

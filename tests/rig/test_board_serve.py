@@ -38,7 +38,7 @@ class Served:
 
 
 @pytest.fixture
-def served(tmp_path: Path, state: Path) -> Iterator[Served]:
+def served(tmp_path: Path, state: Path, interruptible: None) -> Iterator[Served]:
     command = Served(lab_file(tmp_path))
     yield command
     command.process.kill()

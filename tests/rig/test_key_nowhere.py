@@ -3,7 +3,9 @@
 The key is taken out of the gates' own registers, which only a test build shows, after the memory of
 all processes was copied. Every round key is looked for as well: two of them are the key's halves.
 The gates are Verilated into the simulator's process, so there the copies inside the model are the
-gates themselves; everything else of that process counts. The secure element is a token.
+gates themselves, and so are single round keys on the stack, in the word order that only the model's
+C++ uses: it evaluates a cipher round with temporaries there. Everything else of that process
+counts. The secure element is a token.
 """
 
 from __future__ import annotations
@@ -21,7 +23,14 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from rig.drive.cartridge import Cartridge
-from tests.rig.process_memory import Find, address_of, find_in_file, find_in_tree, snapshot
+from tests.rig.process_memory import (
+    Find,
+    address_of,
+    find_in_file,
+    find_in_tree,
+    main_stack,
+    snapshot,
+)
 
 PROJECT = Path(__file__).parents[2]
 NO_TOKEN = ("rig", "key manager", "simulator")
@@ -78,6 +87,12 @@ def assert_key_of(cartridge: Path, data_key: bytes) -> None:
             AESGCM(data_key).decrypt(record.header.iv, record.data + record.tag, aad)
 
 
+def is_temporary(find: Find, address: int, stack: tuple[int, int]) -> bool:
+    """Whether a find is one round key in the order of the model's words, on the stack."""
+    in_stack = stack[0] <= address < stack[1]
+    return in_stack and re.fullmatch(r"round key \d+ \(words swapped\)", find.what) is not None
+
+
 @pytest.mark.rule("KEY-12", "KEY-1", "BOT-2d", "APP-2e", "READ-2d")
 def test_data_key_is_nowhere(tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -91,6 +106,7 @@ def test_data_key_is_nowhere(tmp_path: Path) -> None:
     with session(run) as worker:
         pids: dict[str, int] = json.loads(ask(worker, str(run)))
         regions = {who: snapshot(pid, copies / who) for who, pid in pids.items()}
+        stack = main_stack(pids["simulator"])
         schedule = bytes.fromhex(ask(worker, "show the round keys"))
         secrets = secrets_of(schedule)
         after = copies / "rig, planted"
@@ -108,6 +124,8 @@ def test_data_key_is_nowhere(tmp_path: Path) -> None:
             address = address_of(find, regions[who])
             if who == "simulator" and gates[0] <= address < gates[1]:
                 in_gates += 1
+            elif who == "simulator" and is_temporary(find, address, stack):
+                continue
             else:
                 outside.setdefault(who, []).append(find)
     assert outside == {}

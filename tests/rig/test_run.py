@@ -273,6 +273,7 @@ def alive_in_session(session: int) -> list[str]:
     return found
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_cut_short(tmp_path: Path, own_state: Path, data: Path, how: signal.Signals) -> None:
     """Ctrl-C, kill and a crash: no traceback, no process left, and the next run is as ever."""

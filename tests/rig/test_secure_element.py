@@ -218,14 +218,6 @@ def test_silent_process(lab: ProvisionedLab, monkeypatch: pytest.MonkeyPatch) ->
             element.sign(b"y")  # the late answer is not taken for this one's
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Children start with SIGINT as on a terminal, also when this run is in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("interruptible")
 def test_interrupt_is_the_drives_to_handle(lab: ProvisionedLab) -> None:
     with SecureElement.start(SecureElementConfig.of(lab.drive("SE-1"))) as element:
