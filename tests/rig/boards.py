@@ -13,3 +13,27 @@ def write_transport_key(path: Path, key: bytes) -> Path:
     path.touch(mode=0o600)
     path.write_text(key.hex() + "\n")
     return path
+
+
+class Passage:
+    """A board in front of another, which passes everything on; tests change a part of that."""
+
+    def __init__(self, board: SimBoard) -> None:
+        """Stand in front of `board`."""
+        self._board = board
+        self.name = board.name
+        self.clock_hz = board.clock_hz
+        self.in_flight_bytes = board.in_flight_bytes
+        self.generates_traffic = board.generates_traffic
+
+    def read(self, address: int, size: int, count: int) -> bytes:
+        """See Board.read."""
+        return self._board.read(address, size, count)
+
+    def write(self, address: int, size: int, data: bytes | bytearray | memoryview) -> None:
+        """See Board.write."""
+        self._board.write(address, size, data)
+
+    def close(self) -> None:
+        """See Board.close."""
+        self._board.close()

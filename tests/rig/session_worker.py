@@ -33,6 +33,7 @@ from rig.ve.library import Library
 from rig.ve.pools import Pool, Pools
 from rig.ve.virtualization_engine import VirtualizationEngine
 from rig.ve.volumes import CompareSink, LogicalVolume, VolumeHeader
+from tests.rig.boards import Passage
 from tests.rig.tape_site import ekm_settings
 
 SERIAL = "TAPE000001"
@@ -41,28 +42,21 @@ KEY_SCHEDULE = "u_drive_crypto.u_key_control.u_aes_key_expand.w_q"
 """60 words of 32 bits, the first in the lowest place."""
 
 
-class TappedBoard:
+class TappedBoard(Passage):
     """A board whose every byte, both ways, also goes to a file."""
 
     def __init__(self, board: SimBoard, capture: BinaryIO) -> None:
-        self._board = board
+        super().__init__(board)
         self._capture = capture
-        self.name = board.name
-        self.clock_hz = board.clock_hz
-        self.in_flight_bytes = board.in_flight_bytes
-        self.generates_traffic = False
 
     def read(self, address: int, size: int, count: int) -> bytes:
-        data = self._board.read(address, size, count)
+        data = super().read(address, size, count)
         self._capture.write(data)
         return data
 
     def write(self, address: int, size: int, data: bytes | bytearray | memoryview) -> None:
         self._capture.write(data)
-        self._board.write(address, size, data)
-
-    def close(self) -> None:
-        self._board.close()
+        super().write(address, size, data)
 
 
 class StopAtFirst(CompareSink):

@@ -24,7 +24,7 @@ from rig.engine import (
     Status,
     UnwrapFailed,
 )
-from tests.rig.boards import StartBoard, write_transport_key
+from tests.rig.boards import Passage, StartBoard, write_transport_key
 
 LENGTHS = (1, 15, 16, 17, 255, 2047, 2048, 2049, 65536, 262144)
 
@@ -286,28 +286,18 @@ class TestCounters:
             engine.set_pace(0)
 
 
-class DisturbedLink:
+class DisturbedLink(Passage):
     """The real board behind a link that flips a bit of what is read at one address."""
 
     def __init__(self, board: SimBoard, address: int) -> None:
-        self._board = board
+        super().__init__(board)
         self._address = address
-        self.name = board.name
-        self.clock_hz = board.clock_hz
-        self.in_flight_bytes = board.in_flight_bytes
-        self.generates_traffic = False
 
     def read(self, address: int, size: int, count: int) -> bytes:
-        data = self._board.read(address, size, count)
+        data = super().read(address, size, count)
         if address == self._address:
             return data[:-1] + bytes([data[-1] ^ 1])
         return data
-
-    def write(self, address: int, size: int, data: bytes | bytearray | memoryview) -> None:
-        self._board.write(address, size, data)
-
-    def close(self) -> None:
-        self._board.close()
 
 
 class TestIdentity:
