@@ -79,7 +79,7 @@ def build(
         find_tool(tool)
     folder.mkdir(parents=True, exist_ok=True)
     whole_hash = source_hash(target)
-    sources = _copy_sources(target, folder)
+    sources = copy_sources(target, folder)
     say(f"synthesizing {target.top} for {target.title}")
     synthesize(target, folder, sources, build_hash=int(whole_hash[:8], 16))
     instances = read_instances(folder / _NETLIST, target.top)
@@ -167,7 +167,7 @@ def write_summary(built: Built) -> Path:
     return file
 
 
-def _copy_sources(target: Target, folder: Path) -> list[str]:
+def copy_sources(target: Target, folder: Path) -> list[str]:
     names: list[str] = []
     for path in [*target.sources(), target.pins]:
         name = target.name_of(path)
