@@ -168,6 +168,7 @@ def write_summary(built: Built) -> Path:
 
 
 def copy_sources(target: Target, folder: Path) -> list[str]:
+    """Copy what a board is made of into `folder`; return the names of its RTL sources there."""
     names: list[str] = []
     for path in [*target.sources(), target.pins]:
         name = target.name_of(path)
