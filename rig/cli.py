@@ -7,7 +7,6 @@ sentence on standard error says why; 130 and 143 interrupted.
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import sys
@@ -20,10 +19,12 @@ import typer
 from hsm.errors import TaperigError
 from rig.board_build import board_app
 from rig.board_serve import board_serve
+from rig.commands.ekm import ekm_app
+from rig.commands.hsm import hsm_app
+from rig.commands.options import BoardOption, JsonOption, LabOption, lab_of, print_json
 
 if TYPE_CHECKING:
     from rig.kat import KatReport
-    from rig.lab import Lab
 
 # Every command imports what it needs when it runs, so that --help and completion answer at once.
 
@@ -52,38 +53,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-hsm_app = typer.Typer(no_args_is_help=True, help="The token that holds the key-encryption keys.")
-ekm_app = typer.Typer(no_args_is_help=True, help="The key manager (EKM).")
 cartridge_app = typer.Typer(no_args_is_help=True, help="Cartridge files.")
 app.add_typer(hsm_app, name="hsm")
 app.add_typer(ekm_app, name="ekm")
 app.add_typer(cartridge_app, name="cartridge")
 app.add_typer(board_app, name="board")
 board_app.command("serve")(board_serve)
-
-LabOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--lab", metavar="FILE", help="Lab file; by default lab.yaml here, else the project's own."
-    ),
-]
-BoardOption = Annotated[
-    str | None,
-    typer.Option(
-        "--board", metavar="NAME", help="Board of the lab file; by default the drive's own."
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-
-
-def _lab(path: Path | None) -> Lab:
-    from rig.lab import default_lab_path, load_lab
-
-    return load_lab(path if path is not None else default_lab_path())
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @app.command(short_help="Write files to tape and back through the gates, judged.")
@@ -126,7 +101,7 @@ def run(
         waves=waves,
         scenarios=tuple(scenario or ()),
     )
-    result = run_lab(_lab(lab), state_dir(), options)
+    result = run_lab(lab_of(lab), state_dir(), options)
     raise typer.Exit({"pass": 0, "fail": 1, "error": 2}[result.verdict])
 
 
@@ -149,7 +124,7 @@ def kat(
     report = ConsoleReport(error_stream=as_json)
     done_before = 0
     with (
-        open_engine(_lab(lab), board, report) as engine,
+        open_engine(lab_of(lab), board, report) as engine,
         report.task(f"{file.name}: {total} vectors", total) as advance,
     ):
 
@@ -160,7 +135,7 @@ def kat(
 
         found = run_kat(file, engine, progress)
     if as_json:
-        _print_json(_kat_json(file, found))
+        print_json(_kat_json(file, found))
     else:
         print(f"{file}: {found.run} run, {found.passed} passed, {found.failed} failed")
         for reason, count in sorted(found.skipped.items()):
@@ -188,121 +163,6 @@ def _kat_json(file: Path, found: KatReport) -> dict[str, object]:
     }
 
 
-@hsm_app.command("init")
-def hsm_init(lab: LabOption = None, as_json: JsonOption = False) -> None:
-    """Make what is missing: tokens, PINs, KEKs, certificates, drives. Safe to repeat."""
-    from rig.keyside import provision
-    from rig.report.console import ConsoleReport
-    from rig.state import state_dir
-
-    checked = _lab(lab)
-    report = ConsoleReport(error_stream=as_json)
-    with report.task("preparing tokens, keys and certificates"):
-        made = provision(checked, state_dir())
-    if as_json:
-        _print_json(
-            {
-                "state": str(made.state_dir),
-                "token": made.ekm_token.label,
-                "keks": [kek.label for kek in checked.keks],
-                "drives": [drive.serial for drive in made.drives],
-            }
-        )
-        return
-    print(f"state   {made.state_dir}")
-    print(f"token   {made.ekm_token.label}, its PIN in {made.state_dir / 'pins'}")
-    for kek in checked.keks:
-        print(f"KEK     {kek.label}")
-    for drive in made.drives:
-        print(f"drive   {drive.serial}")
-
-
-@hsm_app.command("list")
-def hsm_list(
-    lab: LabOption = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            "--token", metavar="NAME", help="Token of the lab file; by default the first."
-        ),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the key-encryption keys of a token: label, size, whether the private half is there."""
-    from hsm.keystore import Keystore
-    from hsm.token import open_token
-    from rig.keyside import token_config
-    from rig.lab import LabError
-    from rig.state import state_dir
-
-    checked = _lab(lab)
-    name = token if token is not None else next(iter(checked.tokens))
-    if name not in checked.tokens:
-        known = ", ".join(checked.tokens)
-        raise LabError(f"There is no token '{name}' in the lab file; known: {known}.")
-    with open_token(token_config(checked, name, state_dir())) as opened:
-        oaep = opened.oaep_hash.value
-        keks = Keystore(opened).list()
-    if as_json:
-        _print_json(
-            {
-                "token": checked.tokens[name].label,
-                "oaep_hash": oaep,
-                "keks": [
-                    {
-                        "label": kek.label,
-                        "bits": kek.bits,
-                        "private": kek.has_private,
-                        "sha256_of_public_key": kek.spki_hash.hex(),
-                        "valid_until": kek.certificate.not_valid_after_utc.isoformat(),
-                    }
-                    for kek in keks
-                ],
-            }
-        )
-        return
-    print(f"token {checked.tokens[name].label}, RSA-OAEP with {oaep}, {len(keks)} KEKs")
-    width = max((len(kek.label) for kek in keks), default=0)
-    for kek in keks:
-        half = "private and public" if kek.has_private else "public only"
-        print(f"{kek.label:<{width}}  RSA {kek.bits}  {half:<18}  {kek.spki_hash.hex()}")
-
-
-@ekm_app.command("serve")
-def ekm_serve(
-    lab: LabOption = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--name", metavar="NAME", help="Key manager of the lab file; by default the first."
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", metavar="FILE", help="A key manager's own file, instead of a lab."
-        ),
-    ] = None,
-) -> None:
-    """Serve data keys until interrupted (TLS 1.3, client certificates)."""
-    from hsm.ekm.config import load_config
-    from hsm.ekm.server import serve
-    from rig.keyside import ekm_config, provision
-    from rig.lab import LabError
-    from rig.state import state_dir
-
-    if config is not None:
-        serving = load_config(config)
-    else:
-        checked = _lab(lab)
-        chosen = [ekm for ekm in checked.ekms if name is None or ekm.name == name]
-        if not chosen:
-            known = ", ".join(ekm.name for ekm in checked.ekms)
-            raise LabError(f"There is no key manager '{name}' in the lab file; known: {known}.")
-        serving = ekm_config(checked, chosen[0], provision(checked, state_dir()))
-    serve(serving)
-
-
 @cartridge_app.command("show")
 def cartridge_show(
     file: Annotated[Path, typer.Argument(help="Cartridge file.")], as_json: JsonOption = False
@@ -312,7 +172,7 @@ def cartridge_show(
 
     shown = show(file)
     if as_json:
-        _print_json(shown)
+        print_json(shown)
     else:
         print(render(shown))
     if shown["damage"]:
@@ -329,7 +189,7 @@ def rules(as_json: JsonOption = False) -> None:
     with report.task("collecting the tests"):
         status = rule_status()
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "id": each.rule.id,

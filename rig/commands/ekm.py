@@ -1,0 +1,47 @@
+"""``rig ekm``: the key manager."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rig.commands.options import LabOption, lab_of
+
+ekm_app = typer.Typer(no_args_is_help=True, help="The key manager (EKM).")
+
+
+@ekm_app.command("serve")
+def ekm_serve(
+    lab: LabOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", metavar="NAME", help="Key manager of the lab file; by default the first."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", help="A key manager's own file, instead of a lab."
+        ),
+    ] = None,
+) -> None:
+    """Serve data keys until interrupted (TLS 1.3, client certificates)."""
+    from hsm.ekm.config import load_config
+    from hsm.ekm.server import serve
+    from rig.keyside import ekm_config, provision
+    from rig.lab import LabError
+    from rig.state import state_dir
+
+    if config is not None:
+        serving = load_config(config)
+    else:
+        checked = lab_of(lab)
+        chosen = [ekm for ekm in checked.ekms if name is None or ekm.name == name]
+        if not chosen:
+            known = ", ".join(ekm.name for ekm in checked.ekms)
+            raise LabError(f"There is no key manager '{name}' in the lab file; known: {known}.")
+        serving = ekm_config(checked, chosen[0], provision(checked, state_dir()))
+    serve(serving)
