@@ -4,6 +4,7 @@ A DK is a handle in the token throughout; bytes go in and out only wrapped (KEY-
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -26,6 +27,8 @@ from hsm.signature import signature_holds
 from hsm.token import DataKey
 
 EKM_SIGNING_LABEL: Final = "taperig ekm signing"
+VERIFIED_EEDKS: Final = 4096
+"""EEDKs whose signature is remembered to hold (or not), so that it is verified once."""
 _UNSIGNED: Final = bytes(8)
 
 
@@ -42,13 +45,18 @@ class DataKeys:
         """
         self._keystore = keystore
         self._token = keystore.token
-        self._token.signing_key(EKM_SIGNING_LABEL)
+        keystore.signing_key(EKM_SIGNING_LABEL)
         self._signers = (self._token.p256_public_key(EKM_SIGNING_LABEL), *partners)
+
+        self._signer = lru_cache(VERIFIED_EEDKS)(self._find_signer)
 
     def sign(self, data: bytes) -> bytes:
         """Return the EKM's ECDSA P-256 signature over SHA-256 of `data`, DER."""
-        # Looked up each time: a handle does not survive a visit of the security officer.
-        return self._token.sign_p256(self._token.signing_key(EKM_SIGNING_LABEL), data)
+        return self._token.sign_p256(self._keystore.signing_key(EKM_SIGNING_LABEL), data)
+
+    def forget(self) -> bool:
+        """Look at the token afresh from now on; say whether anything of it was remembered."""
+        return self._keystore.forget()
 
     def generate(self) -> DataKey:
         """Make a fresh random AES-256 data key (KEY-1). Destroy it after use."""
@@ -117,7 +125,8 @@ class DataKeys:
         KekHashUnknownError (hash mode, cannot name it, KEY-8), KekPublicOnlyError,
         EedkUnopenedError (the KEK does not open it).
         """
-        if not any(signature_holds(k, eedk.signature, eedk.signed_bytes()) for k in self._signers):
+        signer = self._signer(eedk.signature, eedk.signed_bytes())
+        if signer is None:
             raise EedkForgedError(
                 f"The EEDK of volume {eedk.volume} bears no signature of this key manager or of a "
                 "partner."
@@ -129,7 +138,14 @@ class DataKeys:
         kek = self._kek_of(eedk)
         private_key = self._keystore.private_key(kek)
         try:
-            return self._token.unwrap_data_key(eedk.wrapped, private_key, eedk.oaep_hash)
+            return self._token.unwrap_data_key(
+                eedk.wrapped,
+                private_key,
+                eedk.oaep_hash,
+                modulus_bytes=kek.bits // 8,
+                # What this key manager signed, it wrapped from a key of 32 bytes; see make_eedk.
+                measure=signer != 0,
+            )
         except (UnwrapRefusedError, NotADataKeyError) as error:
             raise EedkUnopenedError(
                 f"The key labelled {kek.label!r} does not open the EEDK of volume {volume}: {error}"
@@ -164,6 +180,13 @@ class DataKeys:
         return self._token.wrap_data_key(
             data_key, self._keystore.drive_key(drive_public_der), oaep_hash
         )
+
+    def _find_signer(self, signature: bytes, signed: bytes) -> int | None:
+        """Return whose signature it is: 0 for this key manager's own, a partner's number, None."""
+        for number, key in enumerate(self._signers):
+            if signature_holds(key, signature, signed):
+                return number
+        return None
 
     def _kek_of(self, eedk: Eedk) -> Kek:
         if eedk.kek_hash is not None:

@@ -16,7 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pkcs11 import Attribute, CertificateType, ObjectClass
-from pkcs11.types import UnwrapMixin, WrapMixin
+from pkcs11.types import SignMixin, UnwrapMixin, WrapMixin
 
 from hsm.errors import (
     DriveKeyUnknownError,
@@ -169,6 +169,14 @@ class Keystore:
         Doing it again changes nothing. Raises KekInvalidError when the key is not RSA 2048..4096.
         """
         trust_public_key(self._token, _drive_key(serial, public_der), f"drive {serial}")
+
+    def signing_key(self, label: str) -> SignMixin:
+        """Return the token's P-256 private key `label`; raises KeyAbsentError."""
+        return self._token.signing_key(label)
+
+    def forget(self) -> bool:
+        """Look at the token afresh from now on; say whether anything was remembered."""
+        return False
 
     def drive_key(self, public_der: bytes) -> WrapMixin:
         """Return the enrolled public key of a drive; raises DriveKeyUnknownError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -14,6 +15,9 @@ from hsm.ekm.errors import ErrorCode, ExchangeError
 from hsm.pki import Role
 from hsm.signature import signature_holds
 
+REMEMBERED = 1024
+"""Certificates that are not parsed and verified again; only sound ones are remembered."""
+_WHOSE = {Role.DRIVE: "drive", Role.KEY_MANAGER: "key manager"}
 PublicKey = ec.EllipticCurvePublicKey
 
 
@@ -31,7 +35,17 @@ def verify_identity(certificate_der: bytes, authority: x509.Certificate, role: R
     Raises ExchangeError (UNTRUSTED_CERTIFICATE) unless ``authority`` issued it, for this role, for
     now, and for a P-256 key.
     """
-    whose = "drive" if role is Role.DRIVE else "key manager"
+    identity, begins, ends = _checked(certificate_der, authority, role)
+    if not begins <= datetime.now(UTC) <= ends:
+        raise _untrusted(role, f"is valid from {begins:%Y-%m-%d} to {ends:%Y-%m-%d}, and not now")
+    return identity
+
+
+@lru_cache(REMEMBERED)
+def _checked(
+    certificate_der: bytes, authority: x509.Certificate, role: Role
+) -> tuple[Identity, datetime, datetime]:
+    """Check all of a certificate that does not change with time; return its dates too."""
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
         certificate.verify_directly_issued_by(authority)
@@ -39,31 +53,29 @@ def verify_identity(certificate_der: bytes, authority: x509.Certificate, role: R
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         public_key = certificate.public_key()
     except InvalidSignature:
-        raise _untrusted(whose, "was not issued by this lab's authority") from None
+        raise _untrusted(role, "was not issued by this lab's authority") from None
     except x509.ExtensionNotFound:
-        raise _untrusted(whose, "says no role") from None
+        raise _untrusted(role, "says no role") from None
     except Exception as error:  # the parser raises many kinds; none quotes the bytes
-        raise _untrusted(whose, f"cannot be read ({type(error).__name__})") from None
+        raise _untrusted(role, f"cannot be read ({type(error).__name__})") from None
     if list(usages) != [role.value]:
-        raise _untrusted(whose, f"is not that of a {whose}")
-    if not certificate.not_valid_before_utc <= datetime.now(UTC) <= certificate.not_valid_after_utc:
-        raise _untrusted(
-            whose,
-            f"is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to "
-            f"{certificate.not_valid_after_utc:%Y-%m-%d}, and not now",
-        )
+        raise _untrusted(role, f"is not that of a {_WHOSE[role]}")
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
         public_key.curve, ec.SECP256R1
     ):
-        raise _untrusted(whose, "holds no P-256 key")
+        raise _untrusted(role, "holds no P-256 key")
     if len(names) != 1:
-        raise _untrusted(whose, "bears not exactly one name")
-    return Identity(str(names[0].value), public_key)
+        raise _untrusted(role, "bears not exactly one name")
+    return (
+        Identity(str(names[0].value), public_key),
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+    )
 
 
-def _untrusted(whose: str, why: str) -> ExchangeError:
+def _untrusted(role: Role, why: str) -> ExchangeError:
     return ExchangeError(
-        ErrorCode.UNTRUSTED_CERTIFICATE, f"The certificate shown by the {whose} {why}."
+        ErrorCode.UNTRUSTED_CERTIFICATE, f"The certificate shown by the {_WHOSE[role]} {why}."
     )
 
 

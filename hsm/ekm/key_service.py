@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from hsm.datakeys import DataKeys
@@ -43,6 +43,7 @@ _COMMON_CODES: dict[type[TaperigError], ErrorCode] = {
     TokenError: ErrorCode.KEYSTORE_FAILURE,
     TaperigError: ErrorCode.INTERNAL_FAILURE,
 }
+_TOKEN_CODES = (ErrorCode.KEYSTORE_FAILURE, ErrorCode.WRONG_KEK)
 
 
 class TokenKeyService:
@@ -63,6 +64,28 @@ class TokenKeyService:
 
         Labels are looked up before any key is made (KEY-9).
         """
+        return self._twice(lambda: self._generate(drive, volume, labels, allow_public_only))
+
+    def translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
+        """Take the data key out of the first EEDK that opens; return it wrapped for the drive."""
+        return self._twice(lambda: self._translate(drive, volume, eedks))
+
+    def _twice(self, work: Callable[[], WrappedKey]) -> WrappedKey:
+        """Do the work; when the token refuses, once more without what is remembered of it."""
+        try:
+            return work()
+        except ExchangeError as error:
+            if error.code not in _TOKEN_CODES or not self._data_keys.forget():
+                raise
+        return work()
+
+    def _generate(
+        self,
+        drive: EnrolledDrive,
+        volume: str,
+        labels: Sequence[KeyLabel],
+        allow_public_only: bool,
+    ) -> WrappedKey:
         with _coded(_GENERATE_CODES):
             self._data_keys.check_labels(labels, allow_public_only=allow_public_only)
             with self._data_keys.generate() as data_key:
@@ -72,8 +95,7 @@ class TokenKeyService:
                 sedk = self._sedk(data_key, drive)
         return WrappedKey(sedk, (pair[0].encode(), pair[1].encode()))
 
-    def translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
-        """Take the data key out of the first EEDK that opens; return it wrapped for the drive."""
+    def _translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
         with self._opened(eedks, volume) as data_key, _coded({}):
             return WrappedKey(self._sedk(data_key, drive))
 

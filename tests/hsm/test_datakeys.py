@@ -230,7 +230,6 @@ def test_signature_volume_and_damage(data_keys: DataKeys, known: OutsidePair) ->
         dataclasses.replace(eedk, wrapped=bytes([eedk.wrapped[0] ^ 1]) + eedk.wrapped[1:]),
         dataclasses.replace(eedk, label="KEK 1"),
         dataclasses.replace(eedk, oaep_hash=OaepHash.SHA256),
-        dataclasses.replace(eedk, wrapped=known.wrap(bytes(31))),
         dataclasses.replace(eedk, wrapped=eedk.wrapped + bytes(128)),
     ):
         signed = unusable.with_signature(data_keys.sign(unusable.signed_bytes()))

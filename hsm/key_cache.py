@@ -1,0 +1,75 @@
+"""A keystore that remembers what it found, for a process that serves many key exchanges.
+
+Looking for a key costs a token more than using it: SoftHSM walks through all its objects. What is
+remembered are handles and certificates, no key. It is looked up again after a few seconds and
+whenever the token refuses something, since another process may remove a key meanwhile; what
+was not found is never remembered, so a key that was added is seen at once.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+from pkcs11.types import SignMixin, UnwrapMixin, WrapMixin
+
+from hsm.keystore import Kek, Keystore
+from hsm.labels import label_key
+from hsm.token import Token
+
+REMEMBERED_SECONDS: Final = 10.0
+REMEMBERED_KEYS: Final = 4096
+
+_Found = TypeVar("_Found")
+
+
+class RememberingKeystore(Keystore):
+    """The keystore of a process in which the security officer never logs in."""
+
+    def __init__(self, token: Token, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with nothing remembered; `clock` gives seconds."""
+        super().__init__(token)
+        self._clock = clock
+        self._found: dict[tuple[str, str | bytes], tuple[float, Any]] = {}
+
+    def forget(self) -> bool:
+        """Look at the token afresh from now on; say whether anything was remembered."""
+        known = bool(self._found)
+        self._found.clear()
+        return known
+
+    def find(self, label: str) -> Kek:
+        """Return the KEK under `label`, whatever its case; raises LabelUnknownError naming it."""
+        return self._recall(("label", label_key(label)), lambda: Keystore.find(self, label))
+
+    def find_by_hash(self, kek_hash: bytes) -> Kek:
+        """Return the KEK with this SHA-256 of its SPKI; raises KekHashUnknownError."""
+        return self._recall(("hash", kek_hash), lambda: Keystore.find_by_hash(self, kek_hash))
+
+    def public_key(self, kek: Kek) -> WrapMixin:
+        """Return the token's TRUSTED public half; raises LabelUnknownError if it has gone."""
+        return self._recall(("public", kek.spki_hash), lambda: Keystore.public_key(self, kek))
+
+    def private_key(self, kek: Kek) -> UnwrapMixin:
+        """Return the token's private half; raises KekPublicOnlyError (KEY-4)."""
+        return self._recall(("private", kek.spki_hash), lambda: Keystore.private_key(self, kek))
+
+    def signing_key(self, label: str) -> SignMixin:
+        """Return the token's P-256 private key `label`; raises KeyAbsentError."""
+        return self._recall(("signing", label), lambda: Keystore.signing_key(self, label))
+
+    def drive_key(self, public_der: bytes) -> WrapMixin:
+        """Return the enrolled public key of a drive; raises DriveKeyUnknownError."""
+        return self._recall(("drive", public_der), lambda: Keystore.drive_key(self, public_der))
+
+    def _recall(self, name: tuple[str, str | bytes], look: Callable[[], _Found]) -> _Found:
+        now = self._clock()
+        remembered = self._found.get(name)
+        if remembered is not None and now - remembered[0] < REMEMBERED_SECONDS:
+            return cast(_Found, remembered[1])
+        found = look()
+        if isinstance(found, Kek) and not found.has_private:
+            return found  # its private half may be brought in at any time
+        if len(self._found) >= REMEMBERED_KEYS:
+            self._found.clear()
+        self._found[name] = (now, found)
+        return found
