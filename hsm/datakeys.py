@@ -22,6 +22,7 @@ from hsm.errors import (
     UnwrapRefusedError,
 )
 from hsm.keystore import Kek, Keystore
+from hsm.labels import label_key
 from hsm.oaep import OaepHash
 from hsm.signature import signature_holds
 from hsm.token import DataKey
@@ -117,6 +118,11 @@ class DataKeys:
                 "could not read the tape; add one, or set allow_public_only for the pool."
             )
         return keks
+
+    def known(self, labels: Sequence[str]) -> list[Kek | None]:
+        """Return the KEK of each label, None where the keystore has none."""
+        keks = {label_key(kek.label): kek for kek in self._keystore.list()}
+        return [keks.get(label_key(label)) for label in labels]
 
     def open_eedk(self, eedk: Eedk, volume: str) -> DataKey:
         """Return the data key out of an EEDK of `volume`. Destroy it after use.

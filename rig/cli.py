@@ -22,6 +22,7 @@ from rig.board_serve import board_serve
 from rig.commands.ekm import ekm_app
 from rig.commands.hsm import hsm_app
 from rig.commands.options import BoardOption, JsonOption, LabOption, lab_of, print_json
+from rig.commands.rekey import cartridge_rekey
 
 if TYPE_CHECKING:
     from rig.kat import KatReport
@@ -37,6 +38,7 @@ Examples:
   rig kat gcmEncryptExtIV256.rsp       known answers through the gates
   rig hsm list                         the keys in the token
   rig cartridge show TAP002.tape       what is on a cartridge
+  rig cartridge rekey TAP002           the pool's keys of now for a cartridge; data as it is
   rig board build ulx3s                a bitstream, and how fast it is
   rig board serve virtual              a whole board, simulated, at a VISA resource
   rig rules                            every rule, its tests, their verdict
@@ -59,6 +61,7 @@ app.add_typer(ekm_app, name="ekm")
 app.add_typer(cartridge_app, name="cartridge")
 app.add_typer(board_app, name="board")
 board_app.command("serve")(board_serve)
+cartridge_app.command("rekey")(cartridge_rekey)
 
 
 @app.command(short_help="Write files to tape and back through the gates, judged.")

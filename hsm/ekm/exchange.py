@@ -29,6 +29,9 @@ from hsm.ekm.messages import (
     Hello,
     KeyReply,
     KeyRequest,
+    LabelAnswer,
+    LabelQuery,
+    LabelState,
     Operation,
     Ping,
     Transcript,
@@ -61,6 +64,19 @@ class KeyService(Protocol):
 
     def translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
         """Take the data key out of one of the EEDKs; return it wrapped for the drive."""
+
+    def rekey(
+        self,
+        drive: EnrolledDrive,
+        volume: str,
+        eedks: Sequence[bytes],
+        labels: Sequence[KeyLabel],
+        allow_public_only: bool,
+    ) -> WrappedKey:
+        """Take the data key out of one of the EEDKs; return it wrapped, with two new EEDKs."""
+
+    def label_states(self, labels: Sequence[str]) -> tuple[LabelState, ...]:
+        """Tell of each label whether its key is known, in the order of the labels."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +125,9 @@ class Exchange:
     def on_frame(self, data: bytes) -> Answer:
         """Take one message and return the answer.
 
-        Hello, KeyRequest and Ping get one answer each; Ack and Error none. A peer whose bytes are
-        no message, or whose Ack is bad, gets an Error and the connection ends, because it would
-        take that Error for the answer to its next message.
+        Hello, KeyRequest, LabelQuery and Ping get one answer each; Ack and Error none. A peer
+        whose bytes are no message, or whose Ack is bad, gets an Error and the connection ends,
+        because it would take that Error for the answer to its next message.
         """
         message: AnyMessage | None = None
         try:
@@ -153,7 +169,9 @@ class Exchange:
                 return self._on_ack(message)
             case Error():
                 return self._on_error(message)
-            case Challenge() | KeyReply():
+            case LabelQuery():
+                return self._on_label_query(message)
+            case Challenge() | KeyReply() | LabelAnswer():
                 raise ExchangeError(
                     ErrorCode.UNEXPECTED_MESSAGE, f"A {message.TYPE} is not a drive's to send."
                 )
@@ -243,8 +261,12 @@ class Exchange:
             case Operation.TRANSLATE:
                 return keys.translate(drive, request.volume, request.eedks)
             case Operation.REKEY:
-                raise ExchangeError(
-                    ErrorCode.UNSUPPORTED_OPERATION, "This key manager does not serve rekey yet."
+                return keys.rekey(
+                    drive,
+                    request.volume,
+                    request.eedks,
+                    request.labels,
+                    request.allow_public_only,
                 )
 
     def _reply(self, request: KeyRequest, key: WrappedKey, transcript: Transcript) -> KeyReply:
@@ -270,6 +292,15 @@ class Exchange:
         self._record("ack", outcome, begun.serial, begun.replied, status=ack.status)
         self._end()
         return Answer(None)
+
+    def _on_label_query(self, query: LabelQuery) -> Answer:
+        """Tell which labels are known; what is under way with a drive goes on."""
+        states = self._manager.keys.label_states(query.labels)
+        unknown = [state.label for state in states if not state.known]
+        self._manager.audit.append(
+            "label-query", outcome="ok", keys=list(query.labels), unknown=unknown
+        )
+        return Answer(LabelAnswer(states).encode())
 
     def _on_error(self, error: Error) -> Answer:
         """The drive refuses; its word is unsigned, so it is recorded as a claim and no more."""

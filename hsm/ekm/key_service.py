@@ -10,6 +10,7 @@ from hsm.eedk import Eedk, KeyLabel
 from hsm.ekm.drive_table import EnrolledDrive
 from hsm.ekm.errors import ErrorCode, ExchangeError
 from hsm.ekm.exchange import WrappedKey
+from hsm.ekm.messages import LabelState
 from hsm.errors import (
     DriveKeyUnknownError,
     EedkForgedError,
@@ -98,6 +99,35 @@ class TokenKeyService:
     def _translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
         with self._opened(eedks, volume) as data_key, _coded({}):
             return WrappedKey(self._sedk(data_key, drive))
+
+    def rekey(
+        self,
+        drive: EnrolledDrive,
+        volume: str,
+        eedks: Sequence[bytes],
+        labels: Sequence[KeyLabel],
+        allow_public_only: bool,
+    ) -> WrappedKey:
+        """Take the data key out of the first EEDK that opens; return it with two new EEDKs.
+
+        The new labels are looked up before any EEDK is opened (KEY-9).
+        """
+        with _coded(_GENERATE_CODES):
+            self._data_keys.check_labels(labels, allow_public_only=allow_public_only)
+        with self._opened(eedks, volume) as data_key, _coded(_GENERATE_CODES):
+            pair = self._data_keys.make_pair(
+                data_key, labels, volume, allow_public_only=allow_public_only
+            )
+            sedk = self._sedk(data_key, drive)
+        return WrappedKey(sedk, (pair[0].encode(), pair[1].encode()))
+
+    def label_states(self, labels: Sequence[str]) -> tuple[LabelState, ...]:
+        """Tell of each label whether its key is known, in the order of the labels (EKM-11)."""
+        with _coded({}):
+            return tuple(
+                LabelState(label, kek.spki_hash, kek.has_private) if kek else LabelState(label)
+                for label, kek in zip(labels, self._data_keys.known(labels), strict=True)
+            )
 
     def _sedk(self, data_key: DataKey, drive: EnrolledDrive) -> bytes:
         return self._data_keys.wrap_for_drive(data_key, drive.wrap_spki, drive.oaep_hash)

@@ -5,6 +5,7 @@ else (a field more, one less, another type or size, bytes after the end) is refu
 each message is preceded by its length in four bytes, big endian, and is at most 64 KiB.
 
     Hello -> Challenge -> KeyRequest -> KeyReply -> Ack        Ping -> Ping        Error
+    LabelQuery -> LabelAnswer
 
 The two signed messages cover everything before them: see ``Transcript``.
 """
@@ -19,7 +20,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from hsm.eedk import MAX_EEDK_BYTES, KeyLabel
+from hsm.eedk import KEK_HASH_BYTES, MAX_EEDK_BYTES, KeyLabel, KeyMode
 from hsm.ekm import strict_cbor
 from hsm.ekm.errors import MessageError
 from hsm.errors import LabelInvalidError
@@ -36,6 +37,8 @@ CERTIFICATE_LIMIT = 4096
 SEDK_LIMIT = 512
 """RSA 4096, the largest drive key."""
 TEXT_LIMIT = 500
+LABELS_LIMIT = 64
+"""Two for each of a node's 32 pools."""
 SEQUENCE_LIMIT = 2**63 - 1
 
 
@@ -47,7 +50,7 @@ class Operation(StrEnum):
     TRANSLATE = "translate"
     """The data key out of a cartridge's EEDKs, to append or read."""
     REKEY = "rekey"
-    """New EEDKs for the same data key. Defined, not served yet."""
+    """Two new EEDKs for the data key in a cartridge's EEDKs."""
 
 
 Wire = Callable[[Any], Any]
@@ -117,13 +120,17 @@ def _read_operation(value: object) -> Operation:
         raise MessageError(f"must be one of {', '.join(Operation)}") from None
 
 
-def _pair_of(read_item: Wire) -> Wire:
+def _some_of(most: int, read_item: Wire) -> Wire:
     def read(value: object) -> tuple[Any, ...]:
-        if not isinstance(value, list | tuple) or len(value) > 2:
-            raise MessageError("must be a list of at most two")
+        if not isinstance(value, list | tuple) or len(value) > most:
+            raise MessageError(f"must be a list of at most {most}")
         return tuple(read_item(item) for item in value)
 
     return read
+
+
+def _pair_of(read_item: Wire) -> Wire:
+    return _some_of(2, read_item)
 
 
 def _read_label(value: object) -> KeyLabel:
@@ -146,6 +153,44 @@ def _read_label(value: object) -> KeyLabel:
 
 def _write_label(key_label: KeyLabel) -> list[str]:
     return [key_label.label, key_label.mode.value]
+
+
+def _read_label_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise MessageError("must hold texts")
+    return _read_label([value, KeyMode.CLEAR.value]).label
+
+
+@dataclass(frozen=True, slots=True)
+class LabelState:
+    """What a keystore has under a label.
+
+    ``kek_hash`` is SHA-256 of the KEK's SubjectPublicKeyInfo, empty when the label is unknown.
+    """
+
+    label: str
+    kek_hash: bytes = b""
+    has_private: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a KEK of this label."""
+        return bool(self.kek_hash)
+
+
+def _read_label_state(value: object) -> LabelState:
+    match value:
+        case LabelState():
+            return value
+        case [str() as label, bytes() as kek_hash, bool() as has_private] if len(
+            kek_hash
+        ) == KEK_HASH_BYTES or not (kek_hash or has_private):
+            return LabelState(_read_label_text(label), kek_hash, has_private)
+    raise MessageError("must hold triples of label, hash of its key, and whether it is private")
+
+
+def _write_label_state(state: LabelState) -> list[str | bytes | bool]:
+    return [state.label, state.kek_hash, state.has_private]
 
 
 _VERSION = _integer(0, 255)
@@ -255,7 +300,7 @@ _CONTENTS = {
 
 @dataclass(frozen=True, slots=True)
 class KeyReply(Message):
-    """The data key wrapped for this drive (SEDK), and after GENERATE its two EEDKs, signed."""
+    """The data key wrapped for this drive (SEDK), with new EEDKs unless for TRANSLATE, signed."""
 
     TYPE = "key-reply"
     FIELDS = MappingProxyType(
@@ -298,6 +343,33 @@ class Ping(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class LabelQuery(Message):
+    """Which of these key labels are known ("verify connection", EKM-11). No drive takes part."""
+
+    TYPE = "label-query"
+    FIELDS = MappingProxyType({"labels": Field(_some_of(LABELS_LIMIT, _read_label_text), list)})
+
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelAnswer(Message):
+    """What the keystore has under each label of a query, in its order."""
+
+    TYPE = "label-answer"
+    FIELDS = MappingProxyType(
+        {
+            "states": Field(
+                _some_of(LABELS_LIMIT, _read_label_state),
+                lambda states: [_write_label_state(each) for each in states],
+            )
+        }
+    )
+
+    states: tuple[LabelState, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Error(Message):
     """The sender ends the exchange. ``code`` is an ErrorCode. It gets no answer."""
 
@@ -308,10 +380,13 @@ class Error(Message):
     text: str
 
 
-AnyMessage = Hello | Challenge | KeyRequest | KeyReply | Ack | Ping | Error
-_TYPES: Mapping[str, type[AnyMessage]] = {
-    message.TYPE: message for message in (Hello, Challenge, KeyRequest, KeyReply, Ack, Ping, Error)
-}
+AnyMessage = (
+    Hello | Challenge | KeyRequest | KeyReply | Ack | Ping | LabelQuery | LabelAnswer | Error
+)
+_KINDS: tuple[type[AnyMessage], ...] = (
+    *(Hello, Challenge, KeyRequest, KeyReply, Ack, Ping, LabelQuery, LabelAnswer, Error),
+)
+_TYPES: Mapping[str, type[AnyMessage]] = {kind.TYPE: kind for kind in _KINDS}
 
 
 def decode(data: bytes) -> AnyMessage:

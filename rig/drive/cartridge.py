@@ -272,6 +272,31 @@ class Cartridge:
         self._store(replace(self.memory, epoch=self._next_epoch()), verify=True)
         self._begin_media()
 
+    def rekey(self, eedks: tuple[bytes, ...]) -> None:
+        """Replace both EEDKs, in the memory and in every copy on the media; no record is touched.
+
+        The memory comes first: from the moment that one slot has them, the new EEDKs are the
+        cartridge's. A power cut before that leaves the old ones, one after it what the next opening
+        for writing finishes. When this returns, the old EEDKs are nowhere in the file.
+        """
+        if self.format is not TapeFormat.ENCRYPTED:
+            raise CartridgeError(
+                f"cartridge {self.volser} is not encrypted, so it has no EEDKs to replace; write "
+                f"it from BOT in a pool that encrypts"
+            )
+        if not self._file.writable or self._passing or self._failed:
+            raise CartridgeError(
+                f"cartridge {self.volser} must be mounted for writing, and not be written, to get "
+                f"new EEDKs"
+            )
+        if self.damage:
+            raise DamagedCartridgeError(f"cannot give new EEDKs: {self.damage}")
+        for _ in SLOT_OFFSETS:
+            self._store(replace(self.memory, eedks=eedks), verify=True)
+        self._renew_copies(
+            walk_media(self._file.read, self._file.size(), self.memory, self.memory.end_offset)
+        )
+
     def next_headers(self, records: Sequence[tuple[int, Flags]]) -> list[RecordHeader]:
         """Give out block numbers and IVs for records of these lengths (bytes) and flags.
 
@@ -379,6 +404,23 @@ class Cartridge:
             self._file.truncate(self._end)
             self._write_page()
         self._passing = True
+
+    def _renew_copies(self, walk: Walk) -> None:
+        """Put the memory's EEDKs into the copies on the media that have others or are damaged.
+
+        The copy behind the end-of-data mark, the newest, comes first. Each is safe before the next
+        is touched: a torn one is stepped over, but two in a row would not be.
+        """
+        copies = list(walk.copies)
+        if walk.marked:
+            last = walk.end + HEADER_BYTES
+            copies.insert(0, (last, read_page(self._file.read, last)))
+        with self._failing("renew the EEDKs on the media of"):
+            for at, page in copies:
+                if page is None or page.eedks != self.memory.eedks:
+                    renewed = replace(page or self.memory, eedks=self.memory.eedks)
+                    self._file.write(at, renewed.encode())
+                    self._sync()
 
     def _write_page(self) -> None:
         self._file.write(self._end, self.memory.encode())
@@ -491,9 +533,13 @@ class Cartridge:
         if self.damage:
             return
         for _ in range(2):
-            if self.memory not in slots or None in slots:
+            if self.memory not in slots or any(
+                slot is None or slot.eedks != self.memory.eedks for slot in slots
+            ):
                 self._store(self.memory, verify=True)
                 slots[self.memory.sequence % 2] = self.memory
+        if self.format is TapeFormat.ENCRYPTED:
+            self._renew_copies(walk)
         if not walk.marked and self.format is not TapeFormat.BLANK:
             torn = size - walk.end
             if torn > 0:

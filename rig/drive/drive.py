@@ -20,7 +20,7 @@ from typing import NoReturn
 from hsm.eedk import KeyLabel
 from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge, StoredRecord
-from rig.drive.key_exchange import DriveSession, Generate, KeyGrant, Translate
+from rig.drive.key_exchange import DriveSession, Generate, KeyGrant, Rekey, Translate, Wish
 from rig.drive.media import (
     KEY_CHECK_BYTES,
     KEY_CHECK_IV,
@@ -211,7 +211,10 @@ class Drive:
             raise DriveError(
                 Sense.COMMAND_SEQUENCE, f"Drive {self.serial} has no need of a data key"
             )
-        return DriveSession(self._element, self._ekm_ca_der, self.serial, self._wanted)
+        return self._session(self._wanted)
+
+    def _session(self, wish: Wish) -> DriveSession:
+        return DriveSession(self._element, self._ekm_ca_der, self.serial, wish)
 
     def accept_key(self, grant: KeyGrant) -> None:
         """Decrypt the granted key and set it into the hardware (BOT-2d, APP-2e, READ-2d).
@@ -240,6 +243,46 @@ class Drive:
             raise
         self._key_set = True
         self._wanted = None
+
+    # New EEDKs for a cartridge
+
+    def rekey_session(
+        self, labels: Sequence[KeyLabel], *, allow_public_only: bool = False
+    ) -> DriveSession:
+        """Begin the exchange that brings new EEDKs, for one or two labels, of the same data key."""
+        cartridge = self._rekeyable()
+        eedks = cartridge.memory.eedks
+        return self._session(Rekey(cartridge.volser, eedks, tuple(labels), allow_public_only))
+
+    def proof_session(self, eedk: bytes) -> DriveSession:
+        """Begin an exchange that shows, with `prove`, which data key is in an EEDK."""
+        return self._session(Translate(self._loaded().volser, (eedk,)))
+
+    def prove(self, grant: KeyGrant) -> None:
+        """Raise DriveError (wrong key) unless the granted key is the cartridge's; forget it then.
+
+        The hardware decides, by the cartridge's key check.
+        """
+        self._rekeyable()
+        self._wanted = Translate(self._loaded().volser, grant.eedks)
+        self.accept_key(grant)
+        self._forget_key()
+
+    def store_eedks(self, eedks: tuple[bytes, ...]) -> None:
+        """Replace the cartridge's EEDKs, in its memory and on its media. Prove them first."""
+        self._rekeyable().rekey(eedks)
+
+    def _rekeyable(self) -> Cartridge:
+        cartridge = self._writable()
+        if cartridge.format is not TapeFormat.ENCRYPTED or self._writing or self._from_bot:
+            raise DriveError(
+                Sense.COMMAND_SEQUENCE,
+                f"Cartridge {cartridge.volser} in drive {self.serial} is being written, or is not "
+                f"encrypted, and gets no new EEDKs",
+            )
+        return cartridge
+
+    # The key in the hardware
 
     def _set_key(self, grant: KeyGrant, cartridge: Cartridge) -> None:
         try:

@@ -25,6 +25,8 @@ from hsm.ekm.messages import (
     Hello,
     KeyReply,
     KeyRequest,
+    LabelAnswer,
+    LabelQuery,
     Operation,
     Ping,
     Transcript,
@@ -67,6 +69,20 @@ class Translate:
 
 
 @dataclass(frozen=True, slots=True)
+class Rekey:
+    """Asks for new EEDKs of the data key in a cartridge's EEDKs; labels as in Generate."""
+
+    volume: str
+    eedks: tuple[bytes, ...]
+    labels: tuple[KeyLabel, ...]
+    allow_public_only: bool = False
+
+
+Wish = Generate | Translate | Rekey
+"""What a drive may ask a key manager for."""
+
+
+@dataclass(frozen=True, slots=True)
 class KeyGrant:
     """What an exchange yields: the data key wrapped for this drive, and the cartridge's EEDKs."""
 
@@ -87,7 +103,7 @@ class DriveSession:
         element: Signer,
         ekm_trust_ca_der: bytes,
         serial: str,
-        request: Generate | Translate,
+        request: Wish,
         next_sequence: Callable[[], int] | None = None,
     ) -> None:
         """Prepare an exchange.
@@ -177,7 +193,9 @@ class DriveSession:
                 return self._on_challenge(challenge, data)
             case KeyReply() as reply if self._challenge is not None:
                 return self._on_reply(reply, data)
-            case Challenge() | KeyReply() | Hello() | KeyRequest() | Ack() | Ping() as message:
+            case (Challenge() | KeyReply() | Hello() | KeyRequest() | Ack() | Ping()) | (
+                LabelQuery() | LabelAnswer()
+            ) as message:
                 raise ExchangeError(
                     ErrorCode.UNEXPECTED_MESSAGE,
                     f"Drive {self.serial} got a {message.TYPE} that does not belong here.",
@@ -199,25 +217,20 @@ class DriveSession:
     def _unsigned_request(self, session: bytes) -> KeyRequest:
         match self.request:
             case Generate(volume, labels, allow_public_only):
-                return KeyRequest(
-                    session=session,
-                    operation=Operation.GENERATE,
-                    volume=volume,
-                    labels=labels,
-                    allow_public_only=allow_public_only,
-                    eedks=(),
-                    sequence=self._sequence,
-                )
+                operation, eedks = Operation.GENERATE, ()
             case Translate(volume, eedks):
-                return KeyRequest(
-                    session=session,
-                    operation=Operation.TRANSLATE,
-                    volume=volume,
-                    labels=(),
-                    allow_public_only=False,
-                    eedks=eedks,
-                    sequence=self._sequence,
-                )
+                operation, labels, allow_public_only = Operation.TRANSLATE, (), False
+            case Rekey(volume, eedks, labels, allow_public_only):
+                operation = Operation.REKEY
+        return KeyRequest(
+            session=session,
+            operation=operation,
+            volume=volume,
+            labels=labels,
+            allow_public_only=allow_public_only,
+            eedks=eedks,
+            sequence=self._sequence,
+        )
 
     def _on_reply(self, reply: KeyReply, data: bytes) -> bytes:
         assert self._challenge is not None
@@ -253,7 +266,7 @@ class DriveSession:
         if len(eedks) != 2:
             raise ExchangeError(
                 ErrorCode.BAD_REPLY,
-                f"A new data key comes with two EEDKs; the key reply bears {len(eedks)}.",
+                f"A cartridge takes two EEDKs; the key reply bears {len(eedks)}.",
             )
         labels = self.request.labels
         for data, label in zip(eedks, (labels[0], labels[-1]), strict=True):

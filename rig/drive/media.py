@@ -9,7 +9,8 @@ without this project is `cartridge-format.md`, next to this module. All numbers 
 
 A page copy (a byte copy of the memory at that time) stands at the beginning of the media, where
 each append begins, and behind the end-of-data mark: that is how the two EEDKs are stored "in
-several places on the media" (KEY-2), and what a damaged memory is repaired from.
+several places on the media" (KEY-2), and what a damaged memory is repaired from. A rekey puts
+other EEDKs into both slots, then into each copy in its place.
 
 Memory page, 4096 bytes:
 

@@ -27,11 +27,16 @@ class Walk:
     epoch: int  # of the last record or mark
     headers: list[RecordHeader] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)  # of the headers, in bytes
-    pages: list[CartridgeMemory] = field(default_factory=list)
+    copies: list[tuple[int, CartridgeMemory | None]] = field(default_factory=list)  # None: damaged
     end: int = MEDIA_OFFSET  # behind the last thing that is whole
     marked: bool = False  # an end-of-data mark stands there
     stopped: str = ""  # why it ended, without a mark
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def pages(self) -> list[CartridgeMemory]:
+        """The copies of the memory that are whole, in their order."""
+        return [page for _, page in self.copies if page is not None]
 
     def cut_back(self, number: int) -> None:
         """Drop block `number`, which is not whole, and everything behind the block before it."""
@@ -84,13 +89,14 @@ def walk_media(
             and not isinstance(_look(read, at + PAGE_BYTES, size, walk, memory), str)
         ):
             walk.notes.append(f"the copy of the memory at byte {at} is damaged")
+            walk.copies.append((at, None))
             at += PAGE_BYTES
             continue
         if isinstance(found, str):
             walk.stopped = found
             return walk
         if isinstance(found, CartridgeMemory):
-            walk.pages.append(found)
+            walk.copies.append((at, found))
             at += PAGE_BYTES
         elif found.length:
             walk.headers.append(found)

@@ -221,6 +221,37 @@ def test_cartridge_show(tmp_path: Path, own_state: Path, data: Path) -> None:
     assert "nowhere.tape" in rig("cartridge", "show", tmp_path / "nowhere.tape").sentence()
 
 
+@pytest.mark.rule("KEY-2")
+def test_cartridge_rekey(tmp_path: Path, own_state: Path, data: Path) -> None:
+    """Other keys for a tape on the command line: the pool's by default, or those named."""
+    lab = lab_file(tmp_path)
+    assert run(tmp_path, data, *ROUND_TRIP, lab=lab).code == 0
+    tape = own_state / "cartridges" / "TAP002.tape"
+
+    def keys() -> list[tuple[str, str | None]]:
+        shown = json.loads(rig("cartridge", "show", tape, "--json").out)
+        return [(eedk["mode"], eedk["label"]) for eedk in shown["eedks"]]
+
+    named = ("--key", "June 2007 DR Site Key", "--json")
+    ended = rig("cartridge", "rekey", "TAP002", "--lab", lab, *named)
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["opened_here"] == [True, True]
+    assert "REKEY-5" in ended.err
+    assert keys() == [("clear", "June 2007 DR Site Key")] * 2
+    ended = rig("cartridge", "rekey", "TAP002", "--lab", lab)
+    assert ended.code == 0, ended.err
+    assert keys() == [("clear", "June 2007 Key"), ("hash", None)]
+    before = tape.read_bytes()
+    for arguments, words in (
+        (("TAP009",), "There is no cartridge 'TAP009'"),
+        (("TAP001",), "Pool 1 of the lab has no keys"),
+        (("TAP002", "--key", "A", "--key", "B", "--hash-key", "C"), "one or two keys, not 3"),
+        (("TAP002", "--key", "No Such Key"), "No Such Key"),
+    ):
+        assert words in rig("cartridge", "rekey", *arguments, "--lab", lab).sentence()
+    assert tape.read_bytes() == before
+
+
 def test_another_run_in_the_same_state(tmp_path: Path, own_state: Path, data: Path) -> None:
     with started(tmp_path, data) as first:
         sentence = run(tmp_path, data).sentence()

@@ -16,7 +16,7 @@ from hsm.keystore import Keystore
 from hsm.lab import ProvisionedLab
 from hsm.pki import load_certificate
 from hsm.token import Token
-from rig.drive.key_exchange import DriveSession, Generate, Translate
+from rig.drive.key_exchange import DriveSession, Wish
 from tests.ekm_lab import SoftDrive, SoftKek, TokenWatch, der
 
 PUBLIC_ONLY = ("Elsewhere One", "Elsewhere Two")
@@ -62,9 +62,7 @@ class Bench:
     def connect(self) -> Exchange:
         return Exchange(self.manager)
 
-    def session(
-        self, request: Generate | Translate, drive: SoftDrive | None = None
-    ) -> DriveSession:
+    def session(self, request: Wish, drive: SoftDrive | None = None) -> DriveSession:
         drive = drive or self.drive
         return DriveSession(drive, self.trust, drive.serial, request)
 
@@ -80,7 +78,7 @@ class Bench:
             assert exchange.on_frame(outgoing) == Answer(None)
         return session
 
-    def refused(self, request: Generate | Translate, drive: SoftDrive | None = None) -> Error:
+    def refused(self, request: Wish, drive: SoftDrive | None = None) -> Error:
         """Run an exchange that must be refused; return the refusal."""
         session = self.run(self.session(request, drive))
         assert session.failure is not None

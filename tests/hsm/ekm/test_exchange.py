@@ -18,12 +18,23 @@ from hsm.ekm import audit, messages
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.errors import ErrorCode
 from hsm.ekm.exchange import Answer, Exchange, KeyService, WrappedKey
-from hsm.ekm.messages import Ack, Challenge, Error, Hello, KeyRequest, Operation, Ping
+from hsm.ekm.messages import (
+    Ack,
+    Challenge,
+    Error,
+    Hello,
+    KeyRequest,
+    LabelAnswer,
+    LabelQuery,
+    LabelState,
+    Operation,
+    Ping,
+)
 from hsm.errors import TokenRefusedError
 from hsm.oaep import OaepHash
 from hsm.pki import CertificateAuthority, Role
 from hsm.token import Token
-from rig.drive.key_exchange import DriveSession, Generate, Translate
+from rig.drive.key_exchange import DriveSession, Generate, Rekey, Translate, Wish
 from tests.ekm_lab import DR_KEY, MAIN_KEY, SoftDrive, SoftKek, authority, der
 from tests.hsm.ekm.ekm_bench import PUBLIC_ONLY, Bench, decoded, error_of, reply_of
 
@@ -33,9 +44,7 @@ ASK = Generate(VOLUME, TWO_LABELS)
 OUTSIDE = Generate(VOLUME, (KeyLabel("Made Outside"), KeyLabel(MAIN_KEY)))
 
 
-def begun(
-    bench: Bench, request: Generate | Translate = ASK
-) -> tuple[Exchange, DriveSession, bytes]:
+def begun(bench: Bench, request: Wish = ASK) -> tuple[Exchange, DriveSession, bytes]:
     """Return an exchange up to where the drive's key request is on its way."""
     exchange, session = bench.connect(), bench.session(request)
     challenge = exchange.on_frame(session.hello()).frame
@@ -463,22 +472,67 @@ def test_garbage_is_refused_and_ends_the_connection(bench: Bench, data: bytes) -
     assert answer.close
 
 
-def test_rekey_is_defined_and_refused(bench: Bench) -> None:
+@pytest.mark.parametrize("which", [slice(None), slice(1), slice(1, None)])
+def test_rekey_wraps_the_same_key_to_other_keks(bench: Bench, which: slice) -> None:
     made = bench.run(bench.session(ASK)).grant
-    request = KeyRequest(
-        session=bytes(16),
-        operation=Operation.REKEY,
-        volume=VOLUME,
-        labels=TWO_LABELS,
-        allow_public_only=False,
-        eedks=made.eedks,
-        sequence=2**62,
-    )
-    asked = bench.watch.count
-    answer = bench.challenged(bytes(32)).ask(request)
-    expect(bench, error_of(answer), ErrorCode.UNSUPPORTED_OPERATION)
-    assert last_record(bench)["operation"] == "rekey"
-    assert bench.watch.count == asked
+    kek = bench.site.outsiders.kek
+    labels = (KeyLabel(kek.label, KeyMode.HASH), KeyLabel(MAIN_KEY))
+    grant = bench.run(bench.session(Rekey(VOLUME, made.eedks[which], labels))).grant
+    new = [Eedk.decode(data) for data in grant.eedks]
+    assert [(eedk.mode, eedk.label) for eedk in new] == [
+        (KeyMode.HASH, None),
+        (KeyMode.CLEAR, MAIN_KEY),
+    ]
+    data_key = bench.drive.data_key(made.sedk)
+    assert kek.open(new[0].wrapped) == data_key == bench.drive.data_key(grant.sedk)
+    again = bench.run(bench.session(Translate(VOLUME, grant.eedks[1:]))).grant
+    assert bench.drive.data_key(again.sedk) == data_key
+    assert not set(grant.eedks) & set(made.eedks)
+    rekeyed = [record for record in bench.records() if record.get("operation") == "rekey"]
+    assert [record["event"] for record in rekeyed] == ["key-reply", "ack"]
+    assert f"{MAIN_KEY} (clear)" in rekeyed[0]["keys"]
+
+
+@pytest.mark.rule("KEY-9")
+def test_rekey_to_an_unknown_label_is_refused_before_an_eedk_is_opened(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench.run(bench.session(ASK)).grant
+    monkeypatch.delattr(Token, "unwrap_data_key")
+    error = bench.refused(Rekey(VOLUME, made.eedks, (KeyLabel("No Such Key"),)))
+    expect(bench, error, ErrorCode.UNKNOWN_LABEL, "No Such Key")
+
+
+@pytest.mark.rule("KEY-11")
+def test_rekey_to_keys_that_nobody_here_can_open_is_refused_unless_allowed(bench: Bench) -> None:
+    made = bench.run(bench.session(ASK)).grant
+    labels = (KeyLabel(PUBLIC_ONLY[0]),)
+    refusal = bench.refused(Rekey(VOLUME, made.eedks, labels))
+    expect(bench, refusal, ErrorCode.PUBLIC_ONLY_PAIR, PUBLIC_ONLY[0])
+    allowed = Rekey(VOLUME, made.eedks, labels, allow_public_only=True)
+    assert len(bench.run(bench.session(allowed)).grant.eedks) == 2
+
+
+def test_rekey_for_another_volume_is_refused(bench: Bench) -> None:
+    made = bench.run(bench.session(ASK)).grant
+    expect(bench, bench.refused(Rekey("VOL002", made.eedks, TWO_LABELS)), ErrorCode.WRONG_VOLUME)
+
+
+@pytest.mark.rule("EKM-11")
+def test_a_label_query_tells_what_is_known_and_disturbs_nothing(bench: Bench) -> None:
+    exchange, session, key_request = begun(bench)
+    asked = (MAIN_KEY.upper(), "No Such Key", PUBLIC_ONLY[0])
+    answer = decoded(exchange.on_frame(LabelQuery(asked).encode()))
+    assert isinstance(answer, LabelAnswer)
+    assert [state.label for state in answer.states] == list(asked)
+    assert [state.known for state in answer.states] == [True, False, True]
+    assert [state.has_private for state in answer.states] == [True, False, False]
+    assert answer.states[0].kek_hash == bench.site.keystore.find(MAIN_KEY).spki_hash
+    assert last_record(bench)["unknown"] == ["No Such Key"]
+    reply = exchange.on_frame(key_request).frame
+    assert reply is not None
+    session.on_message(reply)
+    assert session.grant
 
 
 def test_a_forged_ack_is_recorded_and_ends_the_connection(bench: Bench) -> None:
@@ -667,6 +721,12 @@ class Surprised(KeyService):
 
     def translate(self, *arguments: object) -> WrappedKey:
         raise RuntimeError("SEC" + "RET")  # a traceback quotes source lines
+
+    def rekey(self, *arguments: object) -> WrappedKey:
+        raise RuntimeError("SEC" + "RET")
+
+    def label_states(self, labels: object) -> tuple[LabelState, ...]:
+        raise RuntimeError("SEC" + "RET")
 
 
 def test_an_unforeseen_failure_tells_its_kind_and_no_more(

@@ -21,6 +21,9 @@ from hsm.ekm.messages import (
     Hello,
     KeyReply,
     KeyRequest,
+    LabelAnswer,
+    LabelQuery,
+    LabelState,
     Operation,
     Ping,
     Transcript,
@@ -48,6 +51,8 @@ EXAMPLES: list[AnyMessage] = [
     ),
     Ack(session=b"s" * 16, status=0, signature=SIGNATURE),
     Ping(),
+    LabelQuery(("June 2007 Key", "DR")),
+    LabelAnswer((LabelState("June 2007 Key", b"h" * 32, True), LabelState("DR"))),
     Error(code=20, text="No such label."),
 ]
 
