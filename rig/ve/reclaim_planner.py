@@ -120,20 +120,21 @@ def inhibited_until(now: float, periods: Sequence[InhibitPeriod]) -> float | Non
     other, and are taken together. Infinity when they fill the week.
     """
     until = now
-    while ends := [end for period in periods if (end := _end_of(period, until)) is not None]:
-        until = max(ends)
-        if until - now >= _WEEK_S:
-            return math.inf
-    return until if until > now else None
+    while until - now < _WEEK_S:
+        later = max((_end_of(period, until) for period in periods), default=until)
+        if later <= until:
+            return until if until > now else None
+        until = later
+    return math.inf
 
 
-def _end_of(period: InhibitPeriod, time: float) -> float | None:
-    """Return when the period that `time` falls in ends, or None when it falls in none."""
+def _end_of(period: InhibitPeriod, time: float) -> float:
+    """Return when a period ends that `time` falls in; `time` itself when it does not."""
     starts = period.weekday * DAY_S + period.start_minute * _MINUTE_S
     since_monday = (time + _EPOCH_WEEKDAY * DAY_S) % _WEEK_S
     gone = (since_monday - starts) % _WEEK_S
     lasts = period.minutes * _MINUTE_S
-    return time + (lasts - gone) if gone < lasts else None
+    return time + max(0.0, lasts - gone)
 
 
 def _active_below(volume: PhysicalVolume, percent: int) -> bool:
