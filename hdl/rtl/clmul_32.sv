@@ -17,13 +17,24 @@ module clmul_32 (
     output logic [63:0] p_o
 );
 
-  // One masked sum a bit: few word operations in simulation, a tree of XOR in gates.
-  function automatic logic [63:0] multiply(input logic [31:0] a, input logic [31:0] b);
-    multiply = '0;
-    for (int i = 0; i < 32; i++) begin
-      multiply = multiply ^ (({32'h0, a} << i) & {64{b[i]}});
+  // Two bits of a at a time choose a multiple of b: few word operations in simulation. In gates
+  // each such choice is one four-input function a bit, as a sum of two masked words would be.
+  logic [63:0] multiples[4];
+  logic [63:0] product;
+
+  always_comb begin
+    multiples[0] = '0;
+    multiples[1] = {32'h0, b_i};
+    multiples[2] = {31'h0, b_i, 1'b0};
+    multiples[3] = {32'h0, b_i} ^ {31'h0, b_i, 1'b0};
+  end
+
+  always_comb begin
+    product = '0;
+    for (int i = 0; i < 32; i += 2) begin
+      product = product ^ (multiples[a_i[i+:2]] << i);
     end
-  endfunction
+  end
 
   logic [63:0] p_q;
 
@@ -33,7 +44,7 @@ module clmul_32 (
     end else if (clear_i) begin
       p_q <= '0;
     end else if (en_i) begin
-      p_q <= multiply(a_i, b_i);
+      p_q <= product;
     end
   end
 
