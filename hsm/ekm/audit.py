@@ -4,7 +4,10 @@ A record's ``hash`` is SHA-256 of its line without that member; its ``previous``
 line before, so a changed, removed or inserted line breaks the chain at a known place. Cutting whole
 lines off the end is not detectable from the file alone: keep ``head`` elsewhere for that. Each
 record is on the disk before the key manager answers. A line that a crash left half-written
-was never answered; it is cut off at the next start, and a record says so.
+was never answered; it is cut off by the next writer, and a record says so.
+
+One key manager owns a log; its worker processes join in. They write under a lock of the file, each
+from where the one before ended, so there is one chain, whoever writes and whoever is killed.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ import fcntl
 import hashlib
 import json
 import os
+import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +29,10 @@ from hsm.ekm.errors import EkmError
 
 GENESIS = "0" * 64
 """What the first record has for ``previous``."""
+_STEP = 65536
+"""Bytes that are read at a time when the end of the log is looked for."""
+_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+_UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 
 
 class AuditError(EkmError):
@@ -98,13 +107,28 @@ def verify(path: Path) -> AuditSummary:
     return AuditSummary(count, head, torn_bytes=length - data_end, length=data_end)
 
 
+def _last_line(file: int, known: int, length: int) -> tuple[int, bytes]:
+    """Return where the last whole line after offset ``known`` ends, and that line.
+
+    The line is empty, and the offset ``known``, when there is none.
+    """
+    begin = max(known, length - _STEP)
+    while True:
+        data = os.pread(file, length - begin, begin)
+        end = data.rfind(b"\n") + 1
+        start = data.rfind(b"\n", 0, end - 1) + 1 if end else 0
+        if begin == known or (end and start):
+            return begin + end, data[start:end]
+        begin = max(known, begin - _STEP)
+
+
 def _end_of_lines(path: Path) -> tuple[int, int]:
     """Return the offset just after the last newline, and the file's length, both in bytes."""
     length = path.stat().st_size
     with path.open("rb") as log:
         end = length
         while end > 0:
-            begin = max(0, end - 65536)
+            begin = max(0, end - _STEP)
             log.seek(begin)
             newline = log.read(end - begin).rfind(b"\n")
             if newline >= 0:
@@ -114,26 +138,38 @@ def _end_of_lines(path: Path) -> tuple[int, int]:
 
 
 class AuditLog:
-    """The log as its one writer has it."""
+    """The log as one of its writers has it."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.time,
+        *,
+        joined: bool = False,
+        on_record: Callable[[dict[str, Any]], None] = lambda record: None,
+    ) -> None:
         """Open the log, verify it whole, and cut off a line that a crash left half-written.
 
-        ``clock`` gives Unix time in seconds.
+        ``clock`` gives Unix time in seconds; ``on_record`` is shown every record there is. With
+        ``joined``, write to a log that another process owns and has verified.
         """
         self.path = path
         self._clock = clock
+        self._count, self._head, self._length = 0, GENESIS, 0
+        self._unsynced = False
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | (0 if joined else os.O_CREAT)
         try:
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._file = os.open(path, flags, 0o600)
         except OSError as error:
             raise AuditError(f"Cannot open the audit log {path}: {error}.") from error
         try:
-            self._begin()
+            if not joined:
+                self._own(on_record)
         except BaseException:
             os.close(self._file)
             raise
 
-    def _begin(self) -> None:
+    def _own(self, on_record: Callable[[dict[str, Any]], None]) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -141,11 +177,17 @@ class AuditLog:
                 f"The audit log {self.path} is in use by another key manager; "
                 "stop that one or configure another file."
             ) from None
-        summary = verify(self.path)
-        self._count, self._head, self._length = summary.records, summary.head, summary.length
-        if summary.torn_bytes:
-            os.ftruncate(self._file, summary.length)
-            self.append("recovery", torn_bytes=summary.torn_bytes)
+        with self._alone():
+            for record in records(self.path):
+                self._count, self._head = record["number"], record["hash"]
+                on_record(record)
+            self._length, _ = _end_of_lines(self.path)
+        self._catch_up_alone()
+        self.sync()
+
+    def _catch_up_alone(self) -> None:
+        with self._alone():
+            self._catch_up()
 
     @property
     def head(self) -> str:
@@ -153,10 +195,69 @@ class AuditLog:
         return self._head
 
     def append(self, event: str, **details: str | int | list[str]) -> None:
-        """Write a record and return when it is on the disk.
+        """Write a record and return when it is on the disk."""
+        self.note(event, **details)
+        self.sync()
+
+    def note(self, event: str, **details: str | int | list[str]) -> None:
+        """Write a record, which is on the disk once ``sync`` returns; a killed process loses none.
 
         Details are serial numbers, volumes, labels, key hashes, outcomes; never a key.
         """
+        with self._alone():
+            self._catch_up()
+            self._write(event, details)
+
+    def sync(self) -> None:
+        """Return when all that was noted is on the disk.
+
+        After a failure (AuditError) nobody knows what is on the disk; this writer must end.
+        """
+        if self._unsynced:
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                raise self._cannot_write(error) from error
+            self._unsynced = False
+
+    @property
+    def unsynced(self) -> bool:
+        """Whether something was noted that may not be on the disk yet."""
+        return self._unsynced
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep the other writers out (a lock of the open file, gone when its holder is killed)."""
+        try:
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLKW, _LOCK)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        try:
+            yield
+        finally:
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLKW, _UNLOCK)
+
+    def _catch_up(self) -> None:
+        """Go on from the last whole line, whoever wrote it; cut off what a killed writer left."""
+        length = os.fstat(self._file).st_size
+        if length == self._length:
+            return
+        data_end, line = length, b""
+        if length > self._length:
+            data_end, line = _last_line(self._file, self._length, length)
+        content = _parsed(line) if line else {"number": self._count, "hash": self._head}
+        number, head = content.get("number"), content.get("hash")
+        if data_end < self._length or not isinstance(number, int) or not isinstance(head, str):
+            raise AuditError(
+                f"The audit log {self.path} was altered while it was written; keep the file as "
+                "evidence and give the key manager a new one."
+            )
+        self._count, self._head, self._length = number, head, data_end
+        if data_end < length:
+            os.ftruncate(self._file, data_end)
+            self._write("recovery", {"torn_bytes": length - data_end})
+
+    def _write(self, event: str, details: Mapping[str, str | int | list[str]]) -> None:
         content: dict[str, Any] = {
             "number": self._count + 1,
             "time": round(self._clock(), 6),
@@ -166,25 +267,22 @@ class AuditLog:
         }
         head = _hash(content)
         line = _line(content | {"hash": head}) + b"\n"
+        self._unsynced = True
         try:
             written = os.write(self._file, line)
             if written != len(line):
                 raise OSError(f"only {written} of {len(line)} bytes were written")
-            os.fsync(self._file)
         except OSError as error:
-            self._cut_back()
-            raise AuditError(f"Cannot write the audit log {self.path}: {error}.") from error
+            with suppress(OSError):  # else the torn line is found by the next writer
+                os.ftruncate(self._file, self._length)
+            raise self._cannot_write(error) from error
         self._count, self._head, self._length = self._count + 1, head, self._length + len(line)
 
-    def _cut_back(self) -> None:
-        """Take back a record that is not safely on the disk, so that the chain goes on."""
-        try:
-            os.ftruncate(self._file, self._length)
-        except OSError:
-            return  # the torn line is found at the next start
+    def _cannot_write(self, error: OSError) -> AuditError:
+        return AuditError(f"Cannot write the audit log {self.path}: {error}.")
 
     def close(self) -> None:
-        """Close the file and let another writer have it."""
+        """Close the file; the owner lets another one have it."""
         os.close(self._file)
 
     def __enter__(self) -> Self:

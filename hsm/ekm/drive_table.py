@@ -1,14 +1,15 @@
 """The drive table: which drives may ask for keys, and how far each has got.
 
 One SQLite file. Each change is on the disk before the method returns, so neither a crash nor a
-power cut brings an old sequence number or a revoked drive back.
+power cut brings an old sequence number or a revoked drive back. A serving key manager writes its
+audit log to the disk before it answers, and leaves the table's own flush out (``logged``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +73,14 @@ class EnrolledDrive:
 class DriveTable:
     """The table in its file; may be open in several processes (server, command line)."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the table, making it when the file is absent."""
+    def __init__(self, path: Path, *, logged: bool = False) -> None:
+        """Open the table, making it when the file is absent.
+
+        With ``logged``, what ``take`` uses up need not reach the disk at once, because the audit
+        log tells it too: a power cut is made good by ``catch_up``.
+        """
         self.path = path
+        self._synchronous = "NORMAL" if logged else "FULL"
         try:
             path.touch(mode=0o600, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
@@ -92,7 +98,7 @@ class DriveTable:
     def _prepare(self) -> None:
         run = self._database.execute
         run("PRAGMA journal_mode = WAL")  # one write to the disk for each change, not three
-        run("PRAGMA synchronous = FULL")
+        run(f"PRAGMA synchronous = {self._synchronous}")
         run("PRAGMA foreign_keys = ON")
         with self._transaction():
             version = run("PRAGMA user_version").fetchone()[0]
@@ -195,6 +201,14 @@ class DriveTable:
                 "SELECT 1 FROM nonces WHERE serial = ? AND nonce = ?", (serial, nonce)
             ).fetchone()
         return row is not None
+
+    def catch_up(self, sequences: Mapping[str, int]) -> None:
+        """Bring sequence numbers, by serial, up to what the audit log says was used."""
+        with self._reported(), self._transaction():
+            self._database.executemany(
+                "UPDATE drives SET sequence = max(sequence, ?) WHERE serial = ?",
+                [(sequence, serial) for serial, sequence in sequences.items()],
+            )
 
     def take(self, serial: str, sequence: int, nonce: bytes) -> None:
         """Use up a request's sequence number and nonce, for good.

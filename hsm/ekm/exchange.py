@@ -1,8 +1,8 @@
 """The key manager's half of a key exchange: bytes in, bytes out, no sockets.
 
 One ``Exchange`` serves one connection, one exchange after the other. Whether the drive may have
-keys at all is settled before the key service is touched (EKM-2), and what was decided is in the
-audit log before it is answered.
+keys at all is settled before the key service is touched (EKM-2). What was decided is noted in the
+audit log; who sends the answer has the log on the disk first (``AuditLog.sync``).
 """
 
 from __future__ import annotations
@@ -148,6 +148,11 @@ class Exchange:
                 ErrorCode.INTERNAL_FAILURE,
                 f"The key manager failed in an unforeseen way ({type(error).__name__}).",
             )
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a drive has begun an exchange and not ended it."""
+        return self._begun is not None
 
     def connection_lost(self) -> None:
         """Record an exchange that ended without the drive's word."""
@@ -352,9 +357,10 @@ class Exchange:
             details |= {
                 "operation": request.operation.value,
                 "volume": request.volume,
+                "sequence": request.sequence,
                 "keys": [*map(_label_name, request.labels), *map(_eedk_name, request.eedks)],
             }
-        self._manager.audit.append(event, **details)
+        self._manager.audit.note(event, **details)
 
 
 def _same_session(begun: _Begun, session: bytes) -> None:

@@ -154,6 +154,7 @@ class EkmServer:
     async def _send(self, writer: asyncio.StreamWriter, frame: bytes) -> None:
         if writer.is_closing():
             raise ConnectionResetError  # the peer has gone and left messages behind
+        self._manager.audit.sync()
         writer.write(messages.frame(frame))
         try:
             async with asyncio.timeout(self._config.frame_seconds):

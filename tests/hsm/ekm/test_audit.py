@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -172,8 +173,91 @@ def test_the_record_is_on_the_disk_before_append_returns(
         assert synced[-1] == path.stat().st_size
 
 
+def test_writers_that_joined_in_make_one_chain(path: Path) -> None:
+    with AuditLog(path) as owner, AuditLog(path, joined=True) as one:
+        one.note("start", writer=1)
+        with AuditLog(path, joined=True) as two:
+            for number in range(20):
+                for writer, log in enumerate((owner, one, two)):
+                    log.note("key-reply", writer=writer, step=number)
+            assert two.unsynced
+            two.sync()
+            assert not two.unsynced
+    records = list(audit.records(path))
+    assert [record["writer"] for record in records[1:]] == [0, 1, 2] * 20
+
+
+def test_a_line_torn_by_a_killed_writer_is_cut_off_by_the_next(path: Path) -> None:
+    with AuditLog(path) as owner, AuditLog(path, joined=True) as worker:
+        worker.note("key-reply", volume="VOL001")
+        whole = path.read_bytes()
+        with path.open("ab") as killed:
+            killed.write(whole[:40])
+        owner.append("worker-lost")
+        worker.note("key-reply", volume="VOL002")
+    events = [record["event"] for record in audit.records(path)]
+    assert events == ["key-reply", "recovery", "worker-lost", "key-reply"]
+
+
+@pytest.mark.parametrize("cut", [1, 100_000])
+def test_a_log_cut_while_it_is_written_is_not_written_on(path: Path, cut: int) -> None:
+    with AuditLog(path) as log:
+        for number in range(5):
+            log.note("key-reply", volume=f"VOL00{number}")
+        os.truncate(path, max(0, path.stat().st_size - cut))
+        with pytest.raises(AuditError, match="was altered while it was written"):
+            log.note("key-reply", volume="VOL009")
+
+
+_JOINED = """
+import sys
+import time
+from pathlib import Path
+from hsm.ekm.audit import AuditLog
+log = AuditLog(Path(sys.argv[1]), joined=True)
+print(flush=True)
+number = 0
+while True:
+    number += 1
+    log.note("key-reply", writer=sys.argv[2], step=number, filler="x" * (number * 37 % 9000))
+"""
+
+
+def test_writers_killed_at_any_moment_leave_one_chain(path: Path) -> None:
+    def writer(name: int) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _JOINED, str(path), str(name)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    with AuditLog(path) as owner:
+        writers = [writer(0), writer(1)]
+        for number in range(2, 8):
+            time.sleep(0.02 * (number % 3))
+            killed = writers.pop(0)
+            killed.kill()
+            killed.communicate()
+            owner.append("worker-lost", writer=str(number))
+            writers.append(writer(number))
+        for each in writers:
+            each.kill()
+            each.communicate()
+    with AuditLog(path):
+        pass
+    steps: dict[str, list[int]] = {}
+    for record in audit.records(path):
+        if record["event"] == "key-reply":
+            steps.setdefault(record["writer"], []).append(record["step"])
+    assert len(steps) >= 6
+    for written in steps.values():
+        assert written == list(range(1, len(written) + 1))
+
+
 _ENDLESS = """
 import sys
+import time
 from pathlib import Path
 from hsm.ekm.audit import AuditLog
 log = AuditLog(Path(sys.argv[1]))

@@ -73,6 +73,17 @@ def test_enrolling_again_renews_keys_but_neither_pardons_nor_forgets(table: Driv
     )
 
 
+def test_the_table_catches_up_with_the_audit_log(table: DriveTable) -> None:
+    """As after a power cut, which a logged table may come out of with an old number."""
+    for serial in ("D1", "D2"):
+        table.enrol(serial, b"certificate", b"spki", OaepHash.SHA1)
+        table.take(serial, 5, b"n" * 32)
+    table.catch_up({"D1": 9, "D2": 3, "D3": 7})
+    assert [drive.sequence for drive in table.drives()] == [9, 5]
+    with pytest.raises(ExchangeError):
+        table.take("D1", 9, b"m" * 32)
+
+
 def test_a_drive_can_be_admitted_again(table: DriveTable) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     table.set_revoked("D1", True)

@@ -746,7 +746,7 @@ def test_no_record_no_key(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None
     def full(log: audit.AuditLog, event: str, **details: object) -> None:
         raise audit.AuditError("Cannot write the audit log.")
 
-    monkeypatch.setattr(audit.AuditLog, "append", full)
+    monkeypatch.setattr(audit.AuditLog, "note", full)
     answer = exchange.on_frame(key_request)
     assert ErrorCode(error_of(answer).code) is ErrorCode.INTERNAL_FAILURE
     assert answer.close
