@@ -174,6 +174,11 @@ class Token:
             raise TokenError(f"The token {self.label} is closed.")
         return self._session
 
+    def try_out(self) -> None:
+        """See that the token still answers; raises TokenError when it does not."""
+        with self.asking("give random bytes"):
+            self.session.generate_random(64)
+
     def close(self) -> None:
         """Destroy what is left of data keys, log out, and give up the PKCS#11 context."""
         if self._session is None:

@@ -15,6 +15,11 @@
     partners: []                        # certificates of key managers whose EEDKs are opened too
     handshake_seconds: 10
     frame_seconds: 10
+    workers: 2                          # processes that serve, each with its own PKCS#11 context
+    connections: 4096                   # at most, over all workers
+    metrics_port: 9801                  # Prometheus, health; loopback only; absent: none
+    log_format: text                    # or json; to standard error
+    log_level: info                     # debug, info, warning, error
 
 Paths are relative to the file's folder.
 """
@@ -31,6 +36,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hsm.ekm.client import DEFAULT_PORT
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.errors import EkmError
+from hsm.ekm.logs import LogFormat, LogLevel
 from hsm.files import private_directory
 from hsm.lab import ProvisionedLab
 from hsm.pins import PinFromEnv, PinFromFile, PinSource
@@ -43,8 +49,10 @@ class EkmConfig:
     """A key manager's configuration.
 
     ``certificate`` is its signing certificate, its key in the token; ``drive_ca`` is the authority
-    of the drives' certificates; ``handshake_seconds`` and ``frame_seconds`` are how long a
-    TLS handshake and a message once begun may take.
+    of the drives' certificates; ``handshake_seconds`` and ``frame_seconds`` are how long a TLS
+    handshake and a message once begun may take; ``workers`` is how many processes serve;
+    ``connections`` is how many there may be at a time; ``metrics_port`` is on the loopback
+    interface, 0 for any, None for no metrics.
     """
 
     token: TokenConfig
@@ -58,6 +66,11 @@ class EkmConfig:
     partners: tuple[Path, ...] = ()
     handshake_seconds: float = 10.0
     frame_seconds: float = 10.0
+    workers: int = 2
+    connections: int = 4096
+    metrics_port: int | None = None
+    log_format: LogFormat = "text"
+    log_level: LogLevel = "info"
 
 
 class _Part(BaseModel):
@@ -96,6 +109,11 @@ class _File(_Part):
     partners: list[Path] = []
     handshake_seconds: float = Field(default=10.0, gt=0, le=3600)
     frame_seconds: float = Field(default=10.0, gt=0, le=3600)
+    workers: int = Field(default=2, ge=1, le=64)
+    connections: int = Field(default=4096, ge=1, le=100_000)
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    log_format: LogFormat = "text"
+    log_level: LogLevel = "info"
 
 
 def load_config(path: Path) -> EkmConfig:
@@ -144,6 +162,11 @@ def parse_config(text: str, folder: Path = Path(), name: str = "configuration") 
         partners=tuple(folder / partner for partner in content.partners),
         handshake_seconds=content.handshake_seconds,
         frame_seconds=content.frame_seconds,
+        workers=content.workers,
+        connections=content.connections,
+        metrics_port=content.metrics_port,
+        log_format=content.log_format,
+        log_level=content.log_level,
     )
 
 
@@ -163,6 +186,8 @@ def lab_config(lab: ProvisionedLab, host: str = "127.0.0.1", port: int = DEFAULT
         audit=folder / "audit.jsonl",
         host=host,
         port=port,
+        workers=1,
+        log_level="warning",
     )
 
 
@@ -198,6 +223,11 @@ def dump_config(config: EkmConfig) -> str:
         "partners": [_absolute(partner) for partner in config.partners],
         "handshake_seconds": config.handshake_seconds,
         "frame_seconds": config.frame_seconds,
+        "workers": config.workers,
+        "connections": config.connections,
+        "metrics_port": config.metrics_port,
+        "log_format": config.log_format,
+        "log_level": config.log_level,
     }
     return yaml.safe_dump(content, sort_keys=False)
 

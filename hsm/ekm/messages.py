@@ -424,7 +424,7 @@ def frame(data: bytes) -> bytes:
     return len(data).to_bytes(LENGTH_BYTES, "big") + data
 
 
-def frame_length(header: bytes) -> int:
+def frame_length(header: bytes | bytearray) -> int:
     """Return the length, in bytes, that four header bytes announce; refuse one out of range."""
     length = int.from_bytes(header, "big")
     if not 0 < length <= FRAME_LIMIT:

@@ -1,0 +1,169 @@
+"""One connection of a worker: bytes in, whole messages out, each within its time and size.
+
+A peer that has shown its certificate may be idle for ever (EKM-5). What must be quick is the rest
+of a message once it has begun, and taking an answer. No more than two messages are kept for a
+peer; what it sends beyond waits in the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from hsm.ekm import messages
+from hsm.ekm.errors import ErrorCode, MessageError
+from hsm.ekm.exchange import Answer, Exchange
+
+_KEPT = 2 * (messages.LENGTH_BYTES + messages.FRAME_LIMIT)
+
+
+class ConnectionOwner(Protocol):
+    """What a connection asks of its worker."""
+
+    def ready(self, connection: Connection) -> None:
+        """Have ``connection.step`` called soon: there is something to answer."""
+
+    def opened(self, connection: Connection) -> None:
+        """A peer has shown its certificate."""
+
+    def closed(self, connection: Connection) -> None:
+        """The connection has ended."""
+
+
+class Connection(asyncio.Protocol):
+    """A peer that has shown its certificate, and its exchanges."""
+
+    def __init__(self, owner: ConnectionOwner, exchange: Exchange, frame_seconds: float) -> None:
+        """Serve ``exchange``; ``frame_seconds`` bounds a message begun and an answer not taken."""
+        self._owner = owner
+        self._frame_seconds = frame_seconds
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting = False  # in the owner's queue
+        self._blocked = False  # the peer does not take its answers
+        self._overdue = False
+        self._ending = False
+        self.exchange = exchange
+
+    @property
+    def busy(self) -> bool:
+        """Whether an exchange is under way or a message waits for its answer."""
+        return self._waiting or self.exchange.under_way
+
+    # Called by the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to serve."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._owner.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of the peer."""
+        self._buffer += data
+        if len(self._buffer) > _KEPT and self._transport is not None:
+            self._transport.pause_reading()
+        self._look()
+
+    def pause_writing(self) -> None:
+        """Stop serving a peer that does not take its answers, and end it if that lasts."""
+        self._blocked = True
+        self._limit_time(self._abort)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._blocked = False
+        self._stop_timer()
+        self._look()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Forget what was under way."""
+        self._ending = True
+        self._stop_timer()
+        self._buffer.clear()
+        self._owner.closed(self)
+
+    # Called by the worker
+
+    def step(self) -> Answer | None:
+        """Answer one message; None when the connection ended meanwhile."""
+        self._waiting = False
+        if self._ending:
+            return None
+        if self._overdue:
+            return self.exchange.refuse_connection(
+                ErrorCode.FRAME_TIMEOUT,
+                f"A message was begun and not finished within {self._frame_seconds:g} s.",
+            )
+        try:
+            length = messages.frame_length(self._buffer[: messages.LENGTH_BYTES])
+        except MessageError as error:
+            return self.exchange.refuse_connection(ErrorCode.FRAME_TOO_LARGE, str(error))
+        end = messages.LENGTH_BYTES + length
+        data = bytes(self._buffer[messages.LENGTH_BYTES : end])
+        del self._buffer[:end]
+        return self.exchange.on_frame(data)
+
+    def send(self, answer: Answer) -> None:
+        """Hand an answer to the peer and look for its next message."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if answer.frame is not None:
+            self._transport.write(messages.frame(answer.frame))
+        if answer.close:
+            self.end()
+            return
+        if len(self._buffer) <= _KEPT:
+            self._transport.resume_reading()
+        self._look()
+
+    def end(self) -> None:
+        """Close the connection once what was sent is out."""
+        self._ending = True
+        self._stop_timer()
+        if self._transport is not None:
+            self._transport.close()
+
+    # Within
+
+    def _look(self) -> None:
+        """See whether there is a whole message; give one that has begun its time."""
+        if self._ending or self._waiting or self._blocked:
+            return
+        if self._has_frame():
+            self._stop_timer()
+            self._waiting = True
+            self._owner.ready(self)
+        elif self._buffer and self._timer is None:
+            self._limit_time(self._too_slow)
+
+    def _has_frame(self) -> bool:
+        if len(self._buffer) < messages.LENGTH_BYTES:
+            return False
+        length = int.from_bytes(self._buffer[: messages.LENGTH_BYTES], "big")
+        # A length out of bounds is answered at once, unread.
+        return not 0 < length <= messages.FRAME_LIMIT or (
+            len(self._buffer) >= messages.LENGTH_BYTES + length
+        )
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        self._overdue = True
+        self._waiting = True
+        self._owner.ready(self)
+
+    def _abort(self) -> None:
+        self._timer = None
+        if self._transport is not None:
+            self._transport.abort()  # closing it would wait for what the peer does not take
+
+    def _limit_time(self, then: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = asyncio.get_running_loop().call_later(self._frame_seconds, then)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,87 @@
+"""What a key manager counts, for Prometheus.
+
+Worker processes count into files of one folder (prometheus_client's multiprocess mode), so that the
+front process can tell the sum and a killed worker's counts are kept.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Where prometheus_client looks for the folder, when it is imported and not later."""
+
+
+class WorkerMetrics:
+    """The counters of one worker process. Make but one in a process."""
+
+    def __init__(self) -> None:
+        """Begin at zero, in the folder that the environment names."""
+        from prometheus_client import Counter, Gauge, Histogram
+
+        self.exchanges = Counter(
+            "taperig_ekm_exchanges", "Key requests answered", ["operation", "outcome"]
+        )
+        self.refusals = Counter("taperig_ekm_refusals", "Refusals by cause", ["cause"])
+        self.handshakes = Counter("taperig_ekm_handshakes", "TLS handshakes", ["outcome"])
+        self.connections = Gauge(
+            "taperig_ekm_connections", "Connections open", multiprocess_mode="livesum"
+        )
+        self.frame_seconds = Histogram(
+            "taperig_ekm_frame_seconds",
+            "From a whole message in hand to its answer handed to the kernel",
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+        )
+        self.flushes = Counter("taperig_ekm_audit_flushes", "Times the audit log was flushed")
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder of the workers' counts, empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+
+
+def forget_worker(folder: Path, pid: int) -> None:
+    """Take the gauges of a worker that ended out of the sum."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark: Any = mark_process_dead  # untyped in the library
+    mark(pid, str(folder))
+
+
+class FrontMetrics:
+    """The front process's own counters, and the sum of its workers'."""
+
+    def __init__(self, folder: Path) -> None:
+        """Sum up what workers count in ``folder``."""
+        from prometheus_client import CollectorRegistry, Counter, Gauge
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        # The collector alone would take the folder from the environment of whoever started us.
+        os.environ.pop(FOLDER_VARIABLE, None)
+        self._own = CollectorRegistry()
+        self._workers = CollectorRegistry()
+        collector: Any = MultiProcessCollector  # untyped in the library
+        collector(self._workers, path=str(folder))
+        self.ready = Gauge("taperig_ekm_ready", "Whether exchanges are served", registry=self._own)
+        self.workers = Gauge("taperig_ekm_workers", "Workers that serve", registry=self._own)
+        self.workers_lost = Counter(
+            "taperig_ekm_workers_lost", "Workers that ended unasked", registry=self._own
+        )
+        self.accepted = Counter(
+            "taperig_ekm_connections_accepted", "TCP connections taken", registry=self._own
+        )
+        self.turned_away = Counter(
+            "taperig_ekm_connections_turned_away",
+            "TCP connections over the limit",
+            registry=self._own,
+        )
+
+    def page(self) -> bytes:
+        """Return all counters in Prometheus' text format."""
+        from prometheus_client import generate_latest
+
+        return generate_latest(self._own) + generate_latest(self._workers)
