@@ -1,0 +1,319 @@
+"""Measure what a key exchange costs a key manager, against the bare C_UnwrapKey of its token.
+
+Simulated drives with real certificates, a process and a connection each, ask one key after the
+other of a key manager that is started as `rig ekm serve` starts it. Keys, certificates and EEDKs
+are made before; a drive's signatures are not, since each covers the key manager's fresh nonce.
+Every volume's key is compared with the one that its EEDK holds, after the clock has stopped.
+
+Drives and key manager share the cores, so the figure that counts is exchanges per CPU second of the
+key manager's own processes (front and workers, user and system) against C_UnwrapKey per CPU
+second of one process that does nothing else, both in turns within one run. The bare unwraps run in
+as many processes as there are workers; the keys that they yield are destroyed off the clock.
+
+    exchanges_per_s         all drives together, wall clock
+    p50_ms p99_ms p999_ms   from Hello to a verified KeyReply, as a drive sees it
+    exchanges_per_cpu_s     per CPU second of the key manager
+    bare_unwrap_per_cpu_s   per CPU second of the bare loop
+    ratio                   of the two, median over the turns
+
+Run as `python tests/bench/ekm_load.py [--drives N] [--workers N] [--seconds S] [--turns N]
+[--operation translate|generate] [--volumes N] [--json FILE]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import multiprocessing as mp
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for tests.ekm_lab
+
+from pkcs11 import KeyType, Mechanism, ObjectClass
+
+from hsm.cryptoki import DATA_KEY, OAEP
+from hsm.eedk import KeyLabel
+from hsm.ekm.client import EkmClient, EkmEndpoint
+from hsm.ekm.config import EkmConfig, lab_config
+from hsm.ekm.drive_table import DriveTable
+from hsm.ekm.process import spawn_ekm
+from hsm.keystore import Keystore
+from hsm.lab import ProvisionedLab
+from hsm.pki import load_certificate
+from hsm.token import TokenConfig, open_token
+from rig.drive.key_exchange import DriveSession, Generate, KeyGrant, Translate
+from tests.ekm_lab import DR_KEY, MAIN_KEY, SoftDrive, authority, der, make_lab
+
+_LABELS = (KeyLabel(MAIN_KEY), KeyLabel(DR_KEY))
+_BARE_BATCH = 50
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn: the load, and the bare unwraps after it."""
+
+    exchanges: int
+    seconds: float
+    cpu_seconds: float
+    latencies: list[float]
+    bare_per_cpu_s: float
+
+    @property
+    def per_cpu_s(self) -> float:
+        return self.exchanges / self.cpu_seconds
+
+    @property
+    def ratio(self) -> float:
+        return self.per_cpu_s / self.bare_per_cpu_s
+
+
+def exchange(client: EkmClient, session: DriveSession) -> KeyGrant:
+    """Run one exchange, its Ack included, which gets no answer."""
+    request = session.on_message(client.request(session.hello()))
+    if request is None:
+        return session.grant  # raises why there is none
+    ack = session.on_message(client.request(request))
+    grant = session.grant
+    assert ack is not None
+    client.send(ack)
+    return grant
+
+
+def volume_name(drive: int, number: int) -> str:
+    return f"{drive:02d}{number:04d}"
+
+
+def drive_process(
+    link: Connection,
+    drive: SoftDrive,
+    number: int,
+    endpoint: EkmEndpoint,
+    trust: bytes,
+    operation: str,
+    volumes: int,
+) -> None:
+    """Make the volumes' EEDKs; then, each time it is told how long, ask for keys and report."""
+    with EkmClient(endpoint) as client:
+
+        def session(request: Generate | Translate) -> DriveSession:
+            return DriveSession(drive, trust, drive.serial, request)
+
+        names = [volume_name(number, each) for each in range(volumes)]
+        made = {name: exchange(client, session(Generate(name, _LABELS))) for name in names}
+        client.ping()
+        link.send("ready")
+        while (seconds := link.recv()) is not None:
+            latencies: list[float] = []
+            last: dict[str, KeyGrant] = {}
+            until = time.monotonic() + seconds
+            began = time.monotonic()
+            while began < until:
+                name = names[len(latencies) % volumes]
+                asked: Generate | Translate = (
+                    Translate(name, made[name].eedks)
+                    if operation == "translate"
+                    else Generate(name, _LABELS)
+                )
+                last[name] = exchange(client, session(asked))
+                now = time.monotonic()
+                latencies.append(now - began)
+                began = now
+            client.ping()
+            link.send(latencies)
+            if operation == "translate":
+                for name, grant in last.items():
+                    assert drive.data_key(grant.sedk) == drive.data_key(made[name].sedk), name
+            link.send("checked")
+
+
+def bare_process(link: Connection, config: TokenConfig) -> None:
+    """Unwrap for as many seconds as it is told; answer with the rate per CPU second."""
+    with open_token(config) as token:
+        keystore = Keystore(token)
+        kek = keystore.find(MAIN_KEY)
+        public, private = keystore.public_key(kek), keystore.private_key(kek)
+        with token.generate_data_key() as data_key:
+            wrapped = token.wrap_data_key(data_key, public)
+        link.send("ready")
+        while (seconds := link.recv()) is not None:
+            until = time.monotonic() + seconds
+            spent, count = 0.0, 0
+            while time.monotonic() < until:
+                keys = []
+                began = time.process_time()
+                for _ in range(_BARE_BATCH):
+                    keys.append(
+                        private.unwrap_key(
+                            ObjectClass.SECRET_KEY,
+                            KeyType.AES,
+                            wrapped,
+                            mechanism=Mechanism.RSA_PKCS_OAEP,
+                            mechanism_param=OAEP[token.oaep_hash],
+                            template=DATA_KEY,
+                        )
+                    )
+                spent += time.process_time() - began
+                count += len(keys)
+                for key in keys:
+                    key.destroy()
+            link.send((count, spent))
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """User and system time of processes so far."""
+    total = 0.0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / _TICKS
+    return total
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and its children."""
+    children = [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+    return [pid, *children]
+
+
+class Crowd:
+    """Processes that do the same when told to."""
+
+    def __init__(self, context: Any, target: Any, arguments: Sequence[tuple[Any, ...]]) -> None:
+        self.links: list[Connection] = []
+        self._processes = []
+        for each in arguments:
+            near, far = context.Pipe()
+            process = context.Process(target=target, args=(far, *each), daemon=True)
+            process.start()
+            far.close()
+            self.links.append(near)
+            self._processes.append(process)
+        self.hear()
+
+    def hear(self) -> list[Any]:
+        return [link.recv() for link in self.links]
+
+    def tell(self, word: object) -> None:
+        for link in self.links:
+            link.send(word)
+
+    def end(self) -> None:
+        self.tell(None)
+        for process in self._processes:
+            process.join()
+
+
+def make_drives(lab: ProvisionedLab, config: EkmConfig, count: int) -> list[SoftDrive]:
+    """Make drives with certificates, and have token and drive table know them."""
+    issuer = authority(lab)
+    drives = [SoftDrive.issued_by(issuer, f"LOAD{number:06d}") for number in range(count)]
+    with open_token(lab.ekm_token) as token, DriveTable(config.drive_table) as table:
+        for drive in drives:
+            Keystore(token).enroll_drive_key(drive.serial, drive.wrap_spki)
+            table.enrol(drive.serial, drive.certificate_der, drive.wrap_spki, drive.oaep_hash)
+    return drives
+
+
+def measure(folder: Path, options: argparse.Namespace) -> list[Turn]:
+    """Run all turns."""
+    lab = make_lab(folder / "state")
+    config = dataclasses.replace(lab_config(lab, port=0), workers=options.workers)
+    drives = make_drives(lab, config, options.drives)
+    context = mp.get_context("fork")
+    trust = der(load_certificate(lab.ca))
+    bare = Crowd(context, bare_process, [(lab.ekm_token,)] * options.workers)
+    turns = []
+    with spawn_ekm(config) as ekm:
+        endpoint = EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)
+        crowd = Crowd(
+            context,
+            drive_process,
+            [
+                (drive, number, endpoint, trust, options.operation, options.volumes)
+                for number, drive in enumerate(drives)
+            ],
+        )
+        pids = family(ekm.pid)
+        for _ in range(options.turns):
+            before, began = cpu_seconds(pids), time.monotonic()
+            crowd.tell(options.seconds)
+            latencies = [latency for each in crowd.hear() for latency in each]
+            seconds = time.monotonic() - began
+            spent = cpu_seconds(pids) - before
+            assert set(crowd.hear()) == {"checked"}
+            bare.tell(options.seconds / 2)
+            counts = bare.hear()
+            rate = sum(count for count, _ in counts) / sum(used for _, used in counts)
+            turns.append(Turn(len(latencies), seconds, spent, latencies, rate))
+            report_turn(turns[-1])
+        crowd.end()
+        bare.end()
+    return turns
+
+
+def report_turn(turn: Turn) -> None:
+    print(
+        f"{turn.exchanges / turn.seconds:8.1f} exchanges/s  {turn.per_cpu_s:8.1f} per CPU s  "
+        f"bare {turn.bare_per_cpu_s:8.1f} per CPU s  ratio {turn.ratio:.3f}",
+        flush=True,
+    )
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def figures(turns: Sequence[Turn]) -> dict[str, float]:
+    """Return the figures of all turns, by the names above."""
+    latencies = [latency for turn in turns for latency in turn.latencies]
+    return {
+        "exchanges_per_s": sum(t.exchanges for t in turns) / sum(t.seconds for t in turns),
+        "p50_ms": quantile(latencies, 0.5) * 1e3,
+        "p99_ms": quantile(latencies, 0.99) * 1e3,
+        "p999_ms": quantile(latencies, 0.999) * 1e3,
+        "exchanges_per_cpu_s": median(turn.per_cpu_s for turn in turns),
+        "bare_unwrap_per_cpu_s": median(turn.bare_per_cpu_s for turn in turns),
+        "ratio": median(turn.ratio for turn in turns),
+        "exchanges": float(sum(turn.exchanges for turn in turns)),
+    }
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Load on a key manager.")
+    parser.add_argument("--drives", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of load in each turn")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--volumes", type=int, default=100, help="of each drive")
+    parser.add_argument("--operation", choices=("translate", "generate"), default="translate")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    with tempfile.TemporaryDirectory(prefix="ekm-load-") as folder:
+        found = figures(measure(Path(folder), options))
+    for name, value in found.items():
+        print(f"{name:<22} {value:10.3f}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
