@@ -37,3 +37,11 @@ def p256_public(key: Object) -> ec.EllipticCurvePublicKey:
 def big_integer(number: int) -> bytes:
     """Return a positive number as PKCS#11 takes it: big endian, no leading zeros."""
     return number.to_bytes((number.bit_length() + 7) // 8, "big")
+
+
+def der_integer(number: int) -> bytes:
+    """Return a positive number as a DER INTEGER: how CKA_SERIAL_NUMBER is written."""
+    content = number.to_bytes(number.bit_length() // 8 + 1, "big")
+    if len(content) > 127:
+        raise ValueError("a serial number has at most 20 bytes (RFC 5280, 4.1.2.2)")
+    return bytes((2, len(content))) + content

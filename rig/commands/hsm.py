@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from rig.commands.hsm_validate import hsm_validate
 from rig.commands.options import JsonOption, LabOption, lab_of, print_json
 
 hsm_app = typer.Typer(no_args_is_help=True, help="The token that holds the key-encryption keys.")
+hsm_app.command("validate")(hsm_validate)
 
 
 @hsm_app.command("init")

@@ -55,9 +55,8 @@ class Site:
         events = EventLog()
         library = Library(folder / "cartridges")
         drive = self.drive()
-        panel = Pools(pools)
-        ve = VirtualizationEngine(drive, proxy or self.proxy, library, panel, events)
-        return Room(self, ve, drive, library, panel, events, folder)
+        ve = VirtualizationEngine(drive, proxy or self.proxy, library, Pools(pools), events)
+        return Room(self, ve, drive, library, events, folder)
 
     def endpoint(self, ekm: EkmProcess) -> EkmEndpoint:
         """Where the VE finds a key manager."""
@@ -72,7 +71,6 @@ class Room:
     ve: VirtualizationEngine
     drive: Drive
     library: Library
-    pools: Pools
     events: EventLog
     folder: Path
     made: int = 0

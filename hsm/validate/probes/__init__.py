@@ -1,0 +1,48 @@
+"""All probes, in the order in which they are made."""
+
+from hsm.validate.probes import (
+    attacks,
+    attributes,
+    data_keys,
+    declared,
+    faults,
+    key_wrap,
+    life,
+    oaep,
+    objects,
+    rates,
+    rsa_keys,
+)
+from hsm.validate.probing import Probe, by_name
+
+AREAS: dict[str, str] = {
+    "declared": "What the module declares",
+    "data_keys": "Data keys",
+    "oaep": "RSA-OAEP",
+    "key_wrap": "AES key wrap",
+    "rsa_keys": "Key-encryption keys",
+    "objects": "Certificates, labels, identifiers",
+    "attributes": "Protection: enforced, or only stored",
+    "attacks": "Attacks on a data key or a KEK",
+    "faults": "Wrong and damaged input",
+    "life": "Sessions, threads, processes",
+    "rates": "Rates",
+}
+"""Areas and their titles."""
+
+PROBES: dict[str, Probe] = by_name(
+    [
+        *declared.PROBES,
+        *data_keys.PROBES,
+        *oaep.PROBES,
+        *key_wrap.PROBES,
+        *rsa_keys.PROBES,
+        *objects.PROBES,
+        *attributes.PROBES,
+        *attacks.PROBES,
+        *faults.PROBES,
+        *life.PROBES,
+        *rates.PROBES,
+    ]
+)
+"""All probes by name."""

@@ -1,0 +1,449 @@
+"""The known attacks through the interface: can whoever has the user's PIN pull a key out?
+
+Each attack is carried through: a key is called out only when its very bytes are in the attacker's
+hands, outside. Data keys have a known value (wrapped outside, unwrapped as the rig does it), so
+that this can be seen. The methods are those of Clulow (2003), Delaune, Kremer and Steel (2008), and
+Bardou and others (2012).
+"""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.keywrap import (
+    aes_key_unwrap,
+    aes_key_unwrap_with_padding,
+)
+from cryptography.hazmat.primitives.padding import PKCS7
+from pkcs11 import Attribute, KeyType, Mechanism
+
+from hsm.validate.bench import BARE_DATA_KEY, UNWRAPPED, Bench, outside_decrypt
+from hsm.validate.cryptoki_calls import MechanismCall
+from hsm.validate.probing import Answer, Attempt, NotTriedError, Probe, Status, attempt, good_if
+
+_IV: Final = bytes(16)
+_WRAPS: Final = (
+    (MechanismCall(Mechanism.AES_KEY_WRAP), "AES-KEY-WRAP"),
+    (MechanismCall(Mechanism.AES_CBC_PAD, _IV), "AES-CBC-PAD"),
+    (MechanismCall(Mechanism.AES_CBC, _IV), "AES-CBC"),
+    (MechanismCall(Mechanism.AES_ECB), "AES-ECB"),
+)
+_PKCS1: Final = MechanismCall(Mechanism.RSA_PKCS)
+_RAW: Final = MechanismCall(Mechanism.RSA_X_509)
+
+
+def _held(code: str) -> Answer:
+    return Answer(Status.GOOD, "withstood", code)
+
+
+def _pulled(how: str, code: str) -> Answer:
+    return Answer(Status.RISK, f"the key is out: {how}", code)
+
+
+def _first_out(tried: list[tuple[Attempt, str]], out: Callable[[Attempt], bool]) -> Answer:
+    """Judge several ways: the first that gets the key out, else the first refusal."""
+    for way, how in tried:
+        if not way.refused and out(way):
+            return _pulled(how, way.code)
+    return _held(tried[0][0].code)
+
+
+def _wrap_decrypt(bench: Bench) -> Answer:
+    """One key that both wraps and decrypts: wrap the data key, decrypt the result."""
+    key, value = bench.known_data_key()
+    uses = {"WRAP": True, "DECRYPT": True, "ENCRYPT": True}
+    made = attempt(
+        bench.session.generate_key,
+        MechanismCall(Mechanism.AES_KEY_GEN),
+        {**bench.aes(**uses), Attribute.VALUE_LEN: 32},
+    )
+    if made.refused:
+        return _held(made.code)
+    codes = []
+    for mechanism, how in _WRAPS:
+        wrapped = attempt(bench.session.wrap, mechanism, made.value, key)
+        codes.append(wrapped.code)
+        if wrapped.refused:
+            continue
+        opened = attempt(bench.session.decrypt, mechanism, made.value, wrapped.value)
+        if opened.refused and how == "AES-KEY-WRAP":  # RFC 3394 can be undone with AES-ECB
+            opened = attempt(_undo_key_wrap, bench, made.value, wrapped.value)
+        if not opened.refused and opened.value == value:
+            return _pulled(f"wrapped and decrypted with {how}", wrapped.code)
+    return _held(codes[0])
+
+
+def _undo_key_wrap(bench: Bench, key: int, wrapped: bytes) -> bytes:
+    """RFC 3394, 2.2.2, with single-block AES decryptions by the token."""
+    ecb = MechanismCall(Mechanism.AES_ECB)
+    register, blocks = wrapped[:8], [wrapped[i : i + 8] for i in range(8, len(wrapped), 8)]
+    for turn in reversed(range(6)):
+        for place in reversed(range(len(blocks))):
+            count = (len(blocks) * turn + place + 1).to_bytes(8, "big")
+            mixed = bytes(a ^ b for a, b in zip(register, count, strict=True))
+            block = bench.session.decrypt(ecb, key, mixed + blocks[place])
+            register, blocks[place] = block[:8], block[8:]
+    return b"".join(blocks)
+
+
+_undo_key_wrap.__name__ = "decrypt"
+
+
+def _known_wrapping_key(bench: Bench) -> Answer:
+    """A wrapping key whose value the attacker chose."""
+    key, value = bench.known_data_key()
+    secret = os.urandom(32)
+    wrapping = bench.known_aes(secret, WRAP=True)
+    tried = [(attempt(bench.session.wrap, way, wrapping, key), how) for way, how in _WRAPS]
+    return _first_out(tried, lambda way: _unwrap_outside(secret, way.value) == value)
+
+
+def _unwrap_outside(secret: bytes, wrapped: bytes) -> bytes:
+    if len(wrapped) == 40:
+        return aes_key_unwrap(secret, wrapped)
+    chained = Cipher(algorithms.AES(secret), modes.CBC(_IV)).decryptor()
+    opened = chained.update(wrapped) + chained.finalize()
+    return opened[:32] if len(wrapped) == 48 else opened
+
+
+def _own_public_key(bench: Bench) -> Answer:
+    """A public key whose private half the attacker has."""
+    key, value = bench.known_data_key()
+    wrapped = attempt(bench.session.wrap, bench.oaep, bench.outside_public, key)
+    return _first_out(
+        [(wrapped, "wrapped to the attacker's own public key")],
+        lambda way: outside_decrypt(bench.outside, way.value, bench.best_hash) == value,
+    )
+
+
+def _weak_rsa(bench: Bench) -> Answer:
+    """A public key that can be factored: RSA of 512 bits with PKCS#1 v1.5."""
+    key, value = bench.known_data_key()
+    public = attempt(bench.session.create, bench.public_template(_WEAK.public_numbers))
+    if public.refused:
+        return _held(public.code)
+    wrapped = attempt(bench.session.wrap, _PKCS1, public.value, key)
+    return _first_out(
+        [(wrapped, "wrapped under RSA of 512 bits, which can be factored")],
+        lambda way: _weak_open(way.value) == value,
+    )
+
+
+def _weak_open(wrapped: bytes) -> bytes:
+    block = pow(int.from_bytes(wrapped, "big"), _WEAK.d, _WEAK.public_numbers.n)
+    return block.to_bytes(64, "big")[-32:]
+
+
+def _weak_numbers() -> rsa.RSAPrivateNumbers:
+    """A pair of 512 bits, which `cryptography` does not make any more: from fixed primes."""
+    p, q = (1 << 256) - 189, (1 << 256) - 357  # the two greatest primes below 2^256
+    d = pow(65537, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(65537, p * q)
+    return rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public)
+
+
+_WEAK: Final = _weak_numbers()
+
+
+def _weak_des(bench: Bench) -> Answer:
+    """A wrapping key of single DES (56 bits)."""
+    key, value = bench.known_data_key()
+    secret = bytes.fromhex("0123456789abcdef")
+    made = attempt(
+        bench.session.create,
+        {**bench.aes(WRAP=True), Attribute.KEY_TYPE: KeyType._DES, Attribute.VALUE: secret},
+    )
+    if made.refused:
+        return _held(made.code)
+    wrapped = attempt(bench.session.wrap, MechanismCall(Mechanism._DES_ECB), made.value, key)
+    return _first_out(
+        [(wrapped, "wrapped under single DES")],
+        lambda way: _des_open(secret, way.value)[:32] == value,
+    )
+
+
+def _des_open(secret: bytes, wrapped: bytes) -> bytes:
+    """Single DES is triple DES with one key three times."""
+    cipher = Cipher(TripleDES(secret * 3), modes.ECB()).decryptor()
+    return cipher.update(wrapped) + cipher.finalize()
+
+
+def _change(how: str, changes: dict[Attribute, Any], bench: Bench) -> Answer:
+    """Change an attribute of a data key, by setting it or on a copy, and use what was gained."""
+    key, value = bench.known_data_key()
+    call = bench.session.set if how == "set" else bench.session.copy
+    changed = attempt(call, key, changes)
+    if changed.refused:
+        return _held(changed.code)
+    target = key if how == "set" else int(changed.value)
+    wrong = [name.name for name, want in changes.items() if _has(bench, target, name) is want]
+    if not wrong:
+        return Answer(Status.GOOD, "taken, and without effect", changed.code)
+    read = attempt(bench.session.get, target, Attribute.VALUE)
+    if not read.refused and read.value == value:
+        return _pulled(f"{' and '.join(wrong)} changed, value read", changed.code)
+    return Answer(Status.RISK, f"{' and '.join(wrong)} can be changed", changed.code)
+
+
+def _has(bench: Bench, key: int, name: Attribute) -> bool | None:
+    told = attempt(bench.session.is_set, key, name)
+    return None if told.refused else bool(told.value)
+
+
+def _give_back_extractable(how: str, bench: Bench) -> Answer:
+    """Make a KEK's private half extractable."""
+    private = bench.kek.private
+    change = {Attribute.EXTRACTABLE: True}
+    call = bench.session.set if how == "set" else bench.session.copy
+    changed = attempt(call, private, change)
+    if changed.refused:
+        return _held(changed.code)
+    target = private if how == "set" else int(changed.value)
+    return good_if(
+        not bench.session.is_set(target, Attribute.EXTRACTABLE),
+        "taken, and without effect",
+        "the private half is extractable now",
+        changed.code,
+        bad=Status.RISK,
+    )
+
+
+def _weaker_template(bench: Bench) -> Answer:
+    """Unwrap an EEDK with a template of the attacker's own: not sensitive."""
+    value = os.urandom(32)
+    wrapped = bench.wrapped_outside(value)
+    weak = bench.aes() if not bench.honours_protection else bench.aes(SENSITIVE=False)
+    opened = attempt(bench.session.unwrap, bench.oaep, bench.kek.private, wrapped, weak)
+    if opened.refused:
+        return _held(opened.code)
+    read = attempt(bench.session.get, opened.value, Attribute.VALUE)
+    if not read.refused and read.value == value:
+        return _pulled("EEDK unwrapped as not sensitive, value read", opened.code)
+    return _held(read.code)
+
+
+def _pkcs1_oracle(bench: Bench) -> Answer:
+    """Does a KEK unwrap PKCS#1 v1.5, and does its answer tell good padding from bad?"""
+    bits = bench.kek.public_key.key_size
+    template = {**bench.aes(), Attribute.KEY_TYPE: KeyType.GENERIC_SECRET}
+    good = bench.kek.public_key.encrypt(os.urandom(32), padding.PKCS1v15())
+    opened = attempt(bench.session.unwrap, _PKCS1, bench.kek.private, good, template)
+    codes = set()
+    for _ in range(16):
+        wrong = os.urandom(bits // 8 - 1).rjust(bits // 8, b"\0")
+        codes.add(attempt(bench.session.unwrap, _PKCS1, bench.kek.private, wrong, template).code)
+    if opened.refused and opened.code in codes and len(codes) == 1:
+        return _held(opened.code)
+    told = ", ".join(sorted(codes))
+    if opened.code in codes:
+        return Answer(
+            Status.NOTE, "PKCS#1 v1.5 unwraps; wrong padding gives a random key", opened.code
+        )
+    return Answer(Status.RISK, f"an oracle: good padding {opened.code}, bad {told}", opened.code)
+
+
+def _raw_rsa(bench: Bench) -> Answer:
+    """Unwrap an EEDK with raw RSA as a generic secret and read the padded block."""
+    wrapped = bench.wrapped_outside(os.urandom(32))
+    template = {**bench.aes(), Attribute.KEY_TYPE: KeyType.GENERIC_SECRET}
+    if bench.honours_protection:
+        template |= {Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True}
+    opened = attempt(bench.session.unwrap, _RAW, bench.kek.private, wrapped, template)
+    if opened.refused:
+        return _held(opened.code)
+    read = attempt(bench.session.get, opened.value, Attribute.VALUE)
+    if read.refused:
+        return _held(read.code)
+    block = int.from_bytes(read.value, "big")
+    numbers = bench.kek.public_key.public_numbers()
+    if pow(block, numbers.e, numbers.n) == int.from_bytes(wrapped, "big"):
+        return _pulled("EEDK opened with raw RSA", opened.code)
+    return Answer(Status.NOTE, "unwraps something else", opened.code)
+
+
+def _decrypt_with_kek(bench: Bench) -> Answer:
+    """Decrypt an EEDK with a KEK that may only unwrap."""
+    value = os.urandom(32)
+    wrapped = bench.wrapped_outside(value)
+    opened = attempt(bench.session.decrypt, bench.oaep, bench.kek.private, wrapped)
+    if opened.refused:
+        return _held(opened.code)
+    return _pulled("decrypted with the KEK", opened.code) if opened.value == value else _held("")
+
+
+def _let_kek_decrypt(bench: Bench) -> Answer:
+    """Give the KEK the use DECRYPT, then decrypt an EEDK with it."""
+    kek, value = bench.pair(2048), os.urandom(32)
+    wrapped = bench.wrapped_outside(value, kek)
+    changed = attempt(bench.session.set, kek.private, {Attribute.DECRYPT: True})
+    if changed.refused:
+        return _held(changed.code)
+    opened = attempt(bench.session.decrypt, bench.oaep, kek.private, wrapped)
+    if opened.refused:
+        return _held(opened.code)
+    return _pulled("DECRYPT set on the KEK, EEDK decrypted", changed.code)
+
+
+def _wrap_kek(bench: Bench) -> Answer:
+    """Wrap a KEK's private half, which is not extractable, under a known AES key."""
+    secret = os.urandom(32)
+    wrapping = bench.known_aes(secret, WRAP=True)
+    ways = (
+        (MechanismCall(Mechanism.AES_CBC_PAD, _IV), "AES-CBC-PAD", _open_cbc_pad),
+        (
+            MechanismCall(Mechanism.AES_KEY_WRAP_KWP),
+            "AES-KEY-WRAP-KWP",
+            aes_key_unwrap_with_padding,
+        ),
+        (
+            MechanismCall(Mechanism.AES_KEY_WRAP_PAD),
+            "AES-KEY-WRAP-PAD",
+            aes_key_unwrap_with_padding,
+        ),
+        (MechanismCall(Mechanism.AES_KEY_WRAP), "AES-KEY-WRAP", aes_key_unwrap),
+    )
+    codes = []
+    for mechanism, how, open_outside in ways:
+        wrapped = attempt(bench.session.wrap, mechanism, wrapping, bench.kek.private)
+        codes.append(wrapped.code)
+        if wrapped.refused:
+            continue
+        if _is_kek(bench, open_outside, secret, wrapped.value):
+            return _pulled(f"a KEK's private half, wrapped with {how}", wrapped.code)
+        return Answer(Status.RISK, f"{how} wraps it, into something unread", wrapped.code)
+    return _held(codes[0])
+
+
+def _open_cbc_pad(secret: bytes, wrapped: bytes) -> bytes:
+    chained, unpad = (
+        Cipher(algorithms.AES(secret), modes.CBC(_IV)).decryptor(),
+        PKCS7(128).unpadder(),
+    )
+    return unpad.update(chained.update(wrapped) + chained.finalize()) + unpad.finalize()
+
+
+def _is_kek(
+    bench: Bench, open_outside: Callable[[bytes, bytes], bytes], secret: bytes, wrapped: bytes
+) -> bool:
+    try:
+        key = serialization.load_der_private_key(open_outside(secret, wrapped), None)
+    except Exception:  # not opened, or not PKCS#8: then it is not shown to be the key
+        return False
+    return (
+        isinstance(key, rsa.RSAPrivateKey)
+        and key.public_key().public_numbers() == bench.kek.public_key.public_numbers()
+    )
+
+
+def _trusted_by_user(how: str, bench: Bench) -> Answer:
+    """The user makes a wrapping key TRUSTED."""
+    pair = rsa.generate_private_key(65537, 2048).public_key()
+    if how == "create":
+        template = bench.public_template(pair.public_numbers(), TRUSTED=True)
+        made = attempt(bench.session.create, template)
+        target = made.value
+    else:
+        target = bench.public(pair)
+        call = bench.session.set if how == "set" else bench.session.copy
+        made = attempt(call, target, {Attribute.TRUSTED: True})
+        target = made.value if how == "copy" else target
+    if made.refused:
+        return _held(made.code)
+    if not _has(bench, int(target), Attribute.TRUSTED):
+        return Answer(Status.GOOD, "taken, and without effect", made.code)
+    wrapped = attempt(bench.session.wrap, bench.oaep, int(target), bench.data_key())
+    does = "and it wraps data keys" if not wrapped.refused else "but it wraps no data key"
+    return Answer(Status.RISK, f"the user makes a key TRUSTED, {does}", made.code)
+
+
+def _drop_wrap_with_trusted(bench: Bench) -> Answer:
+    """Unwrap an EEDK without asking for WRAP_WITH_TRUSTED, then wrap it to one's own key."""
+    if not bench.knows_wrap_with_trusted:
+        raise NotTriedError("WRAP_WITH_TRUSTED is unknown")
+    value = os.urandom(32)
+    template = bench.mine({**UNWRAPPED, **BARE_DATA_KEY})
+    opened = attempt(
+        bench.session.unwrap, bench.oaep, bench.kek.private, bench.wrapped_outside(value), template
+    )
+    if opened.refused:
+        return _held(opened.code)
+    wrapped = attempt(bench.session.wrap, bench.oaep, bench.outside_public, opened.value)
+    return _first_out(
+        [(wrapped, "EEDK unwrapped without WRAP_WITH_TRUSTED, wrapped to one's own key")],
+        lambda way: outside_decrypt(bench.outside, way.value, bench.best_hash) == value,
+    )
+
+
+def _derive(bench: Bench) -> Answer:
+    """Derive a readable key from a data key, which may not derive."""
+    key, value = bench.known_data_key()
+    template = {
+        **bench.aes(SENSITIVE=False, EXTRACTABLE=True),
+        Attribute.KEY_TYPE: KeyType.GENERIC_SECRET,
+        Attribute.VALUE_LEN: 32,
+    }
+    derived = attempt(
+        bench.session.derive, MechanismCall(Mechanism.EXTRACT_KEY_FROM_KEY, bytes(8)), key, template
+    )
+    if derived.refused:
+        return _held(derived.code)
+    read = attempt(bench.session.get, derived.value, Attribute.VALUE)
+    if not read.refused and read.value == value:
+        return _pulled("extracted by derivation", derived.code)
+    return Answer(Status.RISK, "a key that may not derive derives", derived.code)
+
+
+_WEAKER: Final = {
+    "sensitive": {Attribute.SENSITIVE: False},
+    "wrap_with_trusted": {Attribute.WRAP_WITH_TRUSTED: False},
+    "uses": {Attribute.ENCRYPT: True, Attribute.DECRYPT: True},
+}
+
+PROBES: Final = (
+    Probe("attacks.own_public_key", "Wrap a data key to one's own RSA key", _own_public_key),
+    Probe("attacks.known_key", "Wrap it under an AES key that one knows", _known_wrapping_key),
+    Probe("attacks.wrap_decrypt", "Wrap and decrypt with one AES key", _wrap_decrypt),
+    Probe("attacks.weak_rsa", "Wrap it under RSA of 512 bits", _weak_rsa),
+    Probe("attacks.weak_des", "Wrap it under single DES", _weak_des),
+    *(
+        Probe(
+            f"attacks.{how}_{what}",
+            f"{' and '.join(f'{name.name} {value}' for name, value in changes.items())}, "
+            f"{'set' if how == 'set' else 'on a copy'}",
+            partial(_change, how, changes),
+        )
+        for what, changes in _WEAKER.items()
+        for how in ("set", "copy")
+    ),
+    *(
+        Probe(
+            f"attacks.{how}_extractable",
+            f"A KEK's private half EXTRACTABLE, {'set' if how == 'set' else 'on a copy'}",
+            partial(_give_back_extractable, how),
+        )
+        for how in ("set", "copy")
+    ),
+    Probe("attacks.weaker_template", "Unwrap an EEDK as not sensitive", _weaker_template),
+    Probe(
+        "attacks.drop_trusted", "Unwrap an EEDK without WRAP_WITH_TRUSTED", _drop_wrap_with_trusted
+    ),
+    Probe("attacks.pkcs1_oracle", "A KEK as an oracle for PKCS#1 v1.5", _pkcs1_oracle),
+    Probe("attacks.raw_rsa", "Unwrap an EEDK with raw RSA", _raw_rsa),
+    Probe("attacks.decrypt", "Decrypt an EEDK with a KEK that may not", _decrypt_with_kek),
+    Probe("attacks.let_decrypt", "Let a KEK decrypt, then decrypt an EEDK", _let_kek_decrypt),
+    Probe("attacks.wrap_kek", "Wrap a KEK that is not extractable", _wrap_kek),
+    *(
+        Probe(
+            f"attacks.trusted_{how}",
+            f"TRUSTED by the user, {name}",
+            partial(_trusted_by_user, how),
+        )
+        for how, name in (("create", "on making a key"), ("set", "set"), ("copy", "on a copy"))
+    ),
+    Probe("attacks.derive", "Derive from a data key that may not", _derive),
+)

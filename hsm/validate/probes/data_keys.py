@@ -1,0 +1,95 @@
+"""Data keys: made in the token, of 256 bits, never to be seen or used there."""
+
+from functools import partial
+from typing import Final
+
+from pkcs11 import Attribute, Mechanism
+
+from hsm.validate.bench import AES_256, Bench
+from hsm.validate.cryptoki_calls import MechanismCall
+from hsm.validate.probing import Answer, Probe, Status, attempt, good_if
+
+
+def _generate(bits: int, bench: Bench) -> Answer:
+    template = bench.aes(EXTRACTABLE=True, SENSITIVE=True)
+    made = attempt(
+        bench.session.generate_key, AES_256, {**template, Attribute.VALUE_LEN: bits // 8}
+    )
+    bad = Status.LACKS if bits == 256 else Status.NOTE
+    return good_if(not made.refused, "made", "not made", made.code, bad=bad)
+
+
+def _as_the_rig_does(bench: Bench) -> Answer:
+    key = bench.data_key()
+    told = bench.session.number(key, Attribute.VALUE_LEN)
+    kept = all(
+        bench.session.is_set(key, name) is value
+        for name, value in bench.data_key_template.items()
+        if isinstance(value, bool)
+    )
+    if not kept:
+        return Answer(Status.RISK, "made, with other attributes than asked for")
+    return Answer(Status.GOOD, f"made, {told} bytes", "C_GenerateKey: CKR_OK")
+
+
+def _distinct(bench: Bench) -> Answer:
+    values = {bench.reveal(bench.untrusting_data_key()) for _ in range(8)}
+    good = len(values) == 8 and all(len(value) == 32 for value in values)
+    return good_if(
+        good, "8 keys, 8 values of 32 bytes", "values repeat or are short", "", bad=Status.RISK
+    )
+
+
+def _random(bench: Bench) -> Answer:
+    drawn = attempt(bench.session.random, 32)
+    if drawn.refused:
+        return Answer(Status.NOTE, "gives none", drawn.code)
+    again = bench.session.random(32)
+    return good_if(
+        drawn.value != again, "two draws differ", "two draws are equal", drawn.code, bad=Status.RISK
+    )
+
+
+def _value_hidden(bench: Bench) -> Answer:
+    read = attempt(bench.session.get, bench.data_key(), Attribute.VALUE)
+    return good_if(read.refused, "refused", "the value is given out", read.code, bad=Status.RISK)
+
+
+def _no_use(bench: Bench) -> Answer:
+    used = attempt(
+        bench.session.encrypt, MechanismCall(Mechanism.AES_ECB), bench.data_key(), bytes(16)
+    )
+    return good_if(used.refused, "refused", "it encrypts", used.code, bad=Status.RISK)
+
+
+def _dies_with_session(bench: Bench) -> Answer:
+    other = bench.library.open_session(bench.slot)
+    template = {**bench.aes(EXTRACTABLE=True), Attribute.VALUE_LEN: 32}
+    key = other.generate_key(AES_256, template)
+    identity = other.get(key, Attribute.ID)
+    seen = len(bench.session.find({Attribute.ID: identity}))
+    other.close()
+    left = len(bench.session.find({Attribute.ID: identity}))
+    return good_if(
+        seen >= 1 and left == seen - 1,
+        "gone when its session is closed",
+        f"{left} of {seen} keys left when the session was closed",
+        "C_CloseSession: CKR_OK",
+        bad=Status.RISK,
+    )
+
+
+PROBES: Final = (
+    Probe("data_keys.as_rig", "A data key as the rig makes it", _as_the_rig_does),
+    *(
+        Probe(
+            f"data_keys.aes_{bits}", f"AES-{bits} key made in the token", partial(_generate, bits)
+        )
+        for bits in (128, 192, 256)
+    ),
+    Probe("data_keys.distinct", "Are keys made in the token different?", _distinct),
+    Probe("data_keys.random", "Random bytes", _random),
+    Probe("data_keys.value_hidden", "Reading a sensitive key's value", _value_hidden),
+    Probe("data_keys.no_use", "Encrypting with a key that may not", _no_use),
+    Probe("data_keys.dies", "A session key after its session", _dies_with_session),
+)

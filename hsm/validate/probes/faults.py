@@ -1,0 +1,123 @@
+"""What the token says to wrong lengths, damage and other keys."""
+
+import os
+from functools import partial
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
+from pkcs11 import Attribute, Mechanism
+
+from hsm.validate.bench import HASHES, Bench, outside_oaep
+from hsm.validate.cryptoki_calls import MechanismCall
+from hsm.validate.probing import Answer, Attempt, NotTriedError, Probe, Status, attempt, good_if
+
+_KEY_WRAP: Final = MechanismCall(Mechanism.AES_KEY_WRAP)
+
+
+def _unwrap(bench: Bench, wrapped: bytes) -> Attempt:
+    template = bench.mine(bench.unwrap_template)
+    return attempt(bench.session.unwrap, bench.oaep, bench.kek.private, wrapped, template)
+
+
+def _tells_length(bench: Bench) -> Answer:
+    key, _ = bench.known_data_key()
+    told = attempt(bench.session.number, key, Attribute.VALUE_LEN)
+    if told.refused:
+        return Answer(Status.LACKS, "not told", told.code)
+    return good_if(told.value == 32, "32", str(told.value), told.code, bad=Status.LACKS)
+
+
+def _wrong_length(length: int, bench: Bench) -> Answer:
+    opened = _unwrap(bench, bench.wrapped_outside(os.urandom(length)))
+    if opened.refused:
+        return Answer(Status.GOOD, "refused", opened.code)
+    told = attempt(bench.session.number, opened.value, Attribute.VALUE_LEN)
+    if told.value == length and length in (16, 24):
+        return Answer(Status.NOTE, f"an AES key, VALUE_LEN {length}", opened.code)
+    return Answer(
+        Status.LACKS,
+        f"taken as an AES key, VALUE_LEN {told.value if not told.refused else 'untold'}",
+        opened.code,
+    )
+
+
+def _damaged(bench: Bench) -> Answer:
+    whole = bench.wrapped_outside(os.urandom(32))
+    codes = []
+    for place in (0, len(whole) // 2, len(whole) - 1):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        opened = _unwrap(bench, bytes(damaged))
+        if not opened.refused:
+            return Answer(Status.RISK, f"opened, with byte {place} damaged", opened.code)
+        codes.append(opened.code)
+    return Answer(Status.GOOD, "refused", " or ".join(dict.fromkeys(codes)))
+
+
+def _cut(bench: Bench) -> Answer:
+    opened = _unwrap(bench, bench.wrapped_outside(os.urandom(32))[:-1])
+    return good_if(opened.refused, "refused", "opened", opened.code, bad=Status.RISK)
+
+
+def _empty(bench: Bench) -> Answer:
+    opened = _unwrap(bench, b"")
+    return good_if(opened.refused, "refused", "opened", opened.code, bad=Status.RISK)
+
+
+def _other_key(bench: Bench) -> Answer:
+    other = rsa.generate_private_key(65537, 2048).public_key()
+    opened = _unwrap(bench, other.encrypt(os.urandom(32), outside_oaep(bench.best_hash)))
+    return good_if(opened.refused, "refused", "opened", opened.code, bad=Status.RISK)
+
+
+def _other_hash(bench: Bench) -> Answer:
+    other = next(name for name in HASHES if name != bench.best_hash)
+    wrapped = bench.kek.public_key.encrypt(os.urandom(32), outside_oaep(other))
+    opened = _unwrap(bench, wrapped)
+    return good_if(opened.refused, "refused", "opened", opened.code, bad=Status.RISK)
+
+
+def _damaged_key_wrap(bench: Bench) -> Answer:
+    secret = os.urandom(32)
+    transport = bench.known_aes(secret, UNWRAP=True)
+    whole = aes_key_wrap(secret, os.urandom(32))
+    template = bench.mine(bench.unwrap_template)
+    undamaged = attempt(bench.session.unwrap, _KEY_WRAP, transport, whole, template)
+    if undamaged.refused:
+        raise NotTriedError(f"AES-KEY-WRAP does not unwrap ({undamaged.code})")
+    damaged = bytearray(whole)
+    damaged[9] ^= 1
+    opened = attempt(bench.session.unwrap, _KEY_WRAP, transport, bytes(damaged), template)
+    return good_if(opened.refused, "refused", "opened", opened.code, bad=Status.RISK)
+
+
+def _after_refusal(bench: Bench) -> Answer:
+    """A hundred refusals, then a good unwrap: the token neither locks nor tires."""
+    damaged = bytes(bench.kek.public_key.key_size // 8)
+    for _ in range(100):
+        _unwrap(bench, damaged)
+    opened = _unwrap(bench, bench.wrapped_outside(os.urandom(32)))
+    return good_if(
+        not opened.refused, "unwraps as before", "no more unwraps", opened.code, bad=Status.RISK
+    )
+
+
+PROBES: Final = (
+    Probe("faults.tells_length", "VALUE_LEN of an unwrapped data key", _tells_length),
+    *(
+        Probe(
+            f"faults.length_{length}",
+            f"Unwrap of {length} bytes as an AES key",
+            partial(_wrong_length, length),
+        )
+        for length in (16, 24, 31, 33, 1)
+    ),
+    Probe("faults.damaged", "Unwrap of a damaged EEDK", _damaged),
+    Probe("faults.cut", "Unwrap of an EEDK that is a byte short", _cut),
+    Probe("faults.empty", "Unwrap of nothing", _empty),
+    Probe("faults.other_key", "Unwrap of what was wrapped to another KEK", _other_key),
+    Probe("faults.other_hash", "Unwrap of what was wrapped with another hash", _other_hash),
+    Probe("faults.damaged_key_wrap", "AES-KEY-WRAP: unwrap of damage", _damaged_key_wrap),
+    Probe("faults.after", "An unwrap after a hundred refused ones", _after_refusal),
+)

@@ -1,0 +1,110 @@
+"""AES key wrap: what a drive's secure element seals a data key with, and its relatives."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.keywrap import (
+    aes_key_unwrap,
+    aes_key_unwrap_with_padding,
+    aes_key_wrap,
+    aes_key_wrap_with_padding,
+)
+from cryptography.hazmat.primitives.padding import PKCS7
+from pkcs11 import Mechanism
+
+from hsm.validate.bench import Bench
+from hsm.validate.cryptoki_calls import MechanismCall
+from hsm.validate.probing import Answer, Probe, Status, attempt, good_if
+
+_IV: Final = bytes(range(16))
+_Outside = Callable[[bytes, bytes], bytes]
+
+
+def _cbc(key: bytes, value: bytes) -> bytes:
+    pad, cipher = PKCS7(128).padder(), Cipher(algorithms.AES(key), modes.CBC(_IV)).encryptor()
+    return cipher.update(pad.update(value) + pad.finalize()) + cipher.finalize()
+
+
+def _cbc_open(key: bytes, wrapped: bytes) -> bytes:
+    unpad, cipher = PKCS7(128).unpadder(), Cipher(algorithms.AES(key), modes.CBC(_IV)).decryptor()
+    return unpad.update(cipher.update(wrapped) + cipher.finalize()) + unpad.finalize()
+
+
+KINDS: Final[dict[str, tuple[str, MechanismCall, _Outside, _Outside]]] = {
+    "key_wrap": (
+        "AES-KEY-WRAP (RFC 3394)",
+        MechanismCall(Mechanism.AES_KEY_WRAP),
+        aes_key_wrap,
+        aes_key_unwrap,
+    ),
+    "key_wrap_pad": (
+        "AES-KEY-WRAP-PAD (RFC 5649)",
+        MechanismCall(Mechanism.AES_KEY_WRAP_PAD),
+        aes_key_wrap_with_padding,
+        aes_key_unwrap_with_padding,
+    ),
+    "key_wrap_kwp": (
+        "AES-KEY-WRAP-KWP (RFC 5649, PKCS#11 3.0)",
+        MechanismCall(Mechanism.AES_KEY_WRAP_KWP),
+        aes_key_wrap_with_padding,
+        aes_key_unwrap_with_padding,
+    ),
+    "cbc_pad": ("AES-CBC-PAD", MechanismCall(Mechanism.AES_CBC_PAD, _IV), _cbc, _cbc_open),
+}
+"""Title, mechanism, and what does the same outside."""
+
+
+def _wrap(kind: str, bench: Bench) -> Answer:
+    _, mechanism, _, open_outside = KINDS[kind]
+    secret = os.urandom(32)
+    transport = bench.known_aes(secret, WRAP=True)
+    key = bench.untrusting_data_key()
+    wrapped = attempt(bench.session.wrap, mechanism, transport, key)
+    if wrapped.refused:
+        return Answer(_bad(kind), "refused", wrapped.code)
+    try:
+        same = open_outside(secret, wrapped.value) == bench.reveal(key)
+    except Exception as error:  # whatever the other implementation says of it
+        return Answer(
+            Status.NOTE, f"wraps, but not as the RFC ({type(error).__name__})", wrapped.code
+        )
+    return good_if(
+        same,
+        f"wraps to {len(wrapped.value)} bytes, as outside",
+        "wraps something else",
+        wrapped.code,
+        bad=Status.RISK,
+    )
+
+
+def _unwrap(kind: str, bench: Bench) -> Answer:
+    _, mechanism, wrap_outside, _ = KINDS[kind]
+    secret, value = os.urandom(32), os.urandom(32)
+    transport = bench.known_aes(secret, UNWRAP=True)
+    template = bench.aes() if not bench.honours_protection else bench.aes(EXTRACTABLE=True)
+    opened = attempt(
+        bench.session.unwrap, mechanism, transport, wrap_outside(secret, value), template
+    )
+    if opened.refused:
+        return Answer(Status.NOTE, "refused", opened.code)
+    return good_if(
+        bench.reveal(opened.value) == value,
+        "opens what was wrapped outside",
+        "opens to another key than was wrapped",
+        opened.code,
+        bad=Status.NOTE,
+    )
+
+
+def _bad(kind: str) -> Status:
+    return Status.LACKS if kind == "key_wrap" else Status.NOTE
+
+
+PROBES: Final = tuple(
+    Probe(f"key_wrap.{kind}_{way}", f"{title}: {way}", partial(function, kind))
+    for kind, (title, *_) in KINDS.items()
+    for way, function in (("wrap", _wrap), ("unwrap", _unwrap))
+)

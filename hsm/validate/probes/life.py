@@ -1,0 +1,209 @@
+"""Sessions, logins, threads and processes."""
+
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from typing import Final
+
+from pkcs11 import Attribute
+
+from hsm.validate.bench import AES_256, Bench, outside_decrypt
+from hsm.validate.cryptoki_calls import RefusedCallError, Session
+from hsm.validate.probing import Answer, Probe, Status, attempt, good_if
+
+SESSIONS: Final = 64
+THREADS: Final = 4
+ROUNDS: Final = 150
+PROCESSES: Final = 2
+
+
+def _sessions(bench: Bench) -> Answer:
+    opened: list[Session] = []
+    code = "C_OpenSession: CKR_OK"
+    try:
+        for _ in range(SESSIONS):
+            one = attempt(bench.library.open_session, bench.slot)
+            if one.refused:
+                code = one.code
+                break
+            opened.append(one.value)
+    finally:
+        for session in opened:
+            session.close()
+    enough = Status.GOOD if len(opened) == SESSIONS else Status.NOTE
+    return Answer(enough, f"{len(opened)} more opened, of {SESSIONS} tried", code)
+
+
+def _shared_login(bench: Bench) -> Answer:
+    other = bench.library.open_session(bench.slot)
+    try:
+        template = {**bench.aes(EXTRACTABLE=True), Attribute.VALUE_LEN: 32}
+        made = attempt(other.generate_key, AES_256, template)
+    finally:
+        other.close()
+    return good_if(
+        not made.refused, "is logged in too", "is not logged in", made.code, bad=Status.NOTE
+    )
+
+
+def _second_login(bench: Bench) -> Answer:
+    again = attempt(bench.session.login, bench.pins.user)
+    if again.refused:
+        return Answer(Status.NOTE, "refused; later sessions open without a PIN", again.code)
+    return Answer(Status.NOTE, "taken", again.code)
+
+
+def _relogin(bench: Bench) -> Answer:
+    """Log out and in again: is a data key gone, and does the token work on?"""
+    key, _ = bench.known_data_key()
+    bench.session.logout()
+    locked = attempt(bench.session.generate_key, AES_256, bench.aes() | {Attribute.VALUE_LEN: 32})
+    bench.session.login(bench.pins.user)
+    bench.forget()
+    stale = attempt(bench.session.wrap, bench.oaep, bench.outside_public, key)
+    if not locked.refused:
+        return Answer(Status.RISK, "private keys are made without a login", locked.code)
+    working = attempt(bench.known_data_key)
+    if working.refused:
+        return Answer(Status.LACKS, "no unwrap after logging in again", working.code)
+    gone = "data keys are gone" if stale.refused else "data keys are still there"
+    return Answer(Status.GOOD, f"works on; {gone} after a logout", stale.code)
+
+
+def _close_all(bench: Bench) -> Answer:
+    """All sessions closed under the rig's feet, as when a token is pulled out."""
+    (key, _), mechanism = bench.known_data_key(), bench.oaep
+    bench.library.close_all_sessions(bench.slot)
+    stale = attempt(bench.session.wrap, mechanism, key, key)
+    return _reopened(bench, stale.code, stale.refused)
+
+
+def _restart(bench: Bench) -> Answer:
+    """C_Finalize and C_Initialize, as after the loss of a network HSM."""
+    key, _ = bench.known_data_key()
+    bench.library.finalize()
+    stale = attempt(bench.session.is_set, key, Attribute.SENSITIVE)
+    bench.library.initialize()
+    return _reopened(bench, stale.code, stale.refused)
+
+
+def _reopened(bench: Bench, code: str, refused: bool) -> Answer:
+    try:
+        bench.renew()
+    except RefusedCallError as refusal:
+        return Answer(Status.RISK, "no login afterwards", f"{refusal.function}: {refusal.name}")
+    working = attempt(bench.known_data_key)
+    if working.refused:
+        return Answer(Status.LACKS, "no unwrap afterwards", working.code)
+    if not refused:
+        return Answer(Status.RISK, "an old handle still works", code)
+    return Answer(Status.GOOD, "old handles are refused; works after a new login", code)
+
+
+def _threads(count: int, bench: Bench) -> Answer:
+    """Threads that unwrap and wrap, each in a session of its own; every answer is checked."""
+    kek, mechanism = bench.kek, bench.oaep
+    _ = bench.unwrap_template, bench.outside_public
+    wrong: list[str] = []
+    start = threading.Barrier(count)
+
+    def work() -> None:
+        session = bench.library.open_session(bench.slot)
+        start.wait()
+        for _ in range(ROUNDS):
+            value = os.urandom(32)
+            try:
+                key = session.unwrap(
+                    mechanism,
+                    kek.private,
+                    bench.wrapped_outside(value, kek),
+                    bench.mine(bench.unwrap_template),
+                )
+                back = session.wrap(mechanism, public, key)
+                session.destroy(key)
+            except RefusedCallError as refusal:
+                wrong.append(f"{refusal.function}: {refusal.name}")
+                continue
+            try:
+                if outside_decrypt(bench.outside, back, bench.best_hash) != value:
+                    wrong.append("another key came back")
+            except ValueError:
+                wrong.append("what came back does not open")
+        session.close()
+
+    public = bench.outside_public
+    template = bench.unwrap_template
+    if template.get(Attribute.WRAP_WITH_TRUSTED):
+        bench.__dict__["knows_wrap_with_trusted"] = False  # so that the key can be looked at
+    workers = [threading.Thread(target=work) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    done = f"{count} threads, {count * ROUNDS} keys"
+    if wrong:
+        return Answer(Status.LACKS, f"unsound: {len(wrong)} of {done} failed", wrong[0])
+    return Answer(Status.GOOD, f"sound: {done}, all right", "C_UnwrapKey: CKR_OK")
+
+
+def _processes(bench: Bench) -> Answer:
+    """A key of the token that one process makes is seen by another, and again when it is gone."""
+    template = bench.kept({**bench.aes(EXTRACTABLE=False), Attribute.VALUE_LEN: 32})
+    key = bench.session.generate_key(AES_256, template)
+    try:
+        identity = bench.session.get(key, Attribute.ID)
+        seen = _seen_elsewhere(bench, identity)
+    finally:
+        bench.session.destroy(key)
+    left = _seen_elsewhere(bench, identity)
+    if seen is None or left is None:
+        return Answer(Status.LACKS, "a second process cannot open the token")
+    return good_if(
+        (seen, left) == (1, 0),
+        "each sees what the other makes and removes",
+        f"a second process saw {seen} keys of 1, and {left} of 0",
+        "C_FindObjects: CKR_OK",
+        bad=Status.LACKS,
+    )
+
+
+def _seen_elsewhere(bench: Bench, identity: bytes) -> int | None:
+    """Ask another process how many objects it sees with this CKA_ID; the PIN goes by a pipe."""
+    arguments = [str(bench.library.path), str(bench.label), identity.hex()]
+    ended = subprocess.run(
+        [sys.executable, "-m", "hsm.validate.second_process", *arguments],
+        input=bench.pins.user,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return int(ended.stdout) if ended.returncode == 0 else None
+
+
+PROBES: Final = (
+    Probe("life.sessions", "Many sessions", _sessions),
+    Probe("life.shared_login", "A second session after a login", _shared_login),
+    Probe("life.second_login", "A second login", _second_login),
+    Probe("life.relogin", "Logout and login", _relogin, alone=True),
+    Probe("life.close_all", "All sessions closed", _close_all, alone=True),
+    Probe("life.restart", "C_Finalize and C_Initialize", _restart, alone=True),
+    Probe("life.processes", "Two processes", _processes),
+    Probe(
+        "life.threads",
+        "Threads, no locks asked for",
+        partial(_threads, THREADS),
+        alone=True,
+        seconds=20.0,
+    ),
+    Probe(
+        "life.threads_locking",
+        "Threads, with the system's locks (CKF_OS_LOCKING_OK)",
+        partial(_threads, THREADS),
+        alone=True,
+        locking=True,
+        seconds=20.0,
+    ),
+)

@@ -1,0 +1,70 @@
+"""RSA-OAEP, both ways, checked against an implementation outside the token."""
+
+import os
+from functools import partial
+from typing import Final
+
+from pkcs11 import Attribute
+
+from hsm.validate.bench import HASHES, Bench, outside_decrypt, outside_oaep
+from hsm.validate.cryptoki_calls import oaep
+from hsm.validate.probing import Answer, Probe, Status, attempt, good_if
+
+LABEL: Final = b"taperig"
+
+
+def _wrap(name: str, label: bytes, bench: Bench) -> Answer:
+    mechanism, mgf, _ = HASHES[name]
+    key = bench.untrusting_data_key()
+    wrapped = attempt(bench.session.wrap, oaep(mechanism, mgf, label), bench.outside_public, key)
+    if wrapped.refused:
+        return Answer(_bad(name, label), "refused", wrapped.code)
+    try:
+        value = outside_decrypt(bench.outside, wrapped.value, name, label or None)
+    except ValueError:
+        return Answer(Status.RISK, "wraps, but nothing else can open it", wrapped.code)
+    return good_if(
+        len(value) == 32,
+        "wraps; opened outside, 32 bytes",
+        f"opened outside, {len(value)} bytes",
+        wrapped.code,
+        bad=Status.RISK,
+    )
+
+
+def _unwrap(name: str, label: bytes, bench: Bench) -> Answer:
+    mechanism, mgf, _ = HASHES[name]
+    value = os.urandom(32)
+    wrapped = bench.kek.public_key.encrypt(value, outside_oaep(name, label or None))
+    template = bench.aes(EXTRACTABLE=True)
+    for absent in (Attribute.EXTRACTABLE,) if not bench.honours_protection else ():
+        del template[absent]
+    opened = attempt(
+        bench.session.unwrap, oaep(mechanism, mgf, label), bench.kek.private, wrapped, template
+    )
+    if opened.refused:
+        return Answer(_bad(name, label), "refused", opened.code)
+    return good_if(
+        bench.reveal(opened.value) == value,
+        "opens what was wrapped outside",
+        "opens to another key than was wrapped",
+        opened.code,
+        bad=Status.RISK,
+    )
+
+
+def _bad(name: str, label: bytes) -> Status:
+    """Only SHA-256 or SHA-1 without a label matters to the rig."""
+    return Status.NOTE if label or name == "SHA-384" else Status.LACKS
+
+
+PROBES: Final = tuple(
+    Probe(
+        f"oaep.{name.lower().replace('-', '')}{'_label' if label else ''}_{way}",
+        f"{way.capitalize()}, {name}{', with a label' if label else ''}",
+        partial(function, name, label),
+    )
+    for name in HASHES
+    for label in (b"", LABEL)
+    for way, function in (("wrap", _wrap), ("unwrap", _unwrap))
+)

@@ -1,0 +1,98 @@
+"""How fast: operations a second, one process, one session. Measured, never judged."""
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from pkcs11 import Attribute, Mechanism
+
+from hsm.cryptoki import PRIVATE_HALF
+from hsm.validate.bench import AES_256, Bench
+from hsm.validate.cryptoki_calls import MechanismCall, RefusedCallError
+from hsm.validate.probing import Answer, NotTriedError, Probe, Status
+
+SECONDS: Final = 0.5
+_P256: Final = bytes.fromhex("06082a8648ce3d030107")
+
+
+def _rate(operation: Callable[[], object], what: str) -> Answer:
+    try:
+        operation()  # the first may still have to fetch what the others find
+    except RefusedCallError as refusal:
+        raise NotTriedError(f"refused ({refusal})") from None
+    count, began = 0, time.perf_counter()
+    while (passed := time.perf_counter() - began) < SECONDS:
+        operation()
+        count += 1
+    return Answer(Status.NOTE, what, rate=count / passed)
+
+
+def _generate(bench: Bench) -> Answer:
+    template = bench.aes(EXTRACTABLE=True) | {Attribute.VALUE_LEN: 32}
+    session = bench.session
+    return _rate(
+        lambda: session.destroy(session.generate_key(AES_256, template)),
+        "AES-256, made and removed",
+    )
+
+
+def _wrap(bench: Bench) -> Answer:
+    key, mechanism = bench.untrusting_data_key(), bench.oaep
+    return _rate(
+        lambda: bench.session.wrap(mechanism, bench.outside_public, key),
+        f"under RSA 2048, {bench.best_hash}",
+    )
+
+
+def _unwrap(bits: int, bench: Bench) -> Answer:
+    kek = bench.kek if bits == 2048 else bench.pair(bits)
+    wrapped, mechanism = bench.wrapped_outside(os.urandom(32), kek), bench.oaep
+    template, session = bench.mine(bench.unwrap_template), bench.session
+    return _rate(
+        lambda: session.destroy(session.unwrap(mechanism, kek.private, wrapped, template)),
+        f"under RSA {bits}, {bench.best_hash}, key removed",
+    )
+
+
+def _key_wrap(bench: Bench) -> Answer:
+    transport = bench.known_aes(os.urandom(32), WRAP=True)
+    key, mechanism = bench.untrusting_data_key(), MechanismCall(Mechanism.AES_KEY_WRAP)
+    return _rate(lambda: bench.session.wrap(mechanism, transport, key), "under AES-256")
+
+
+def _sign(bench: Bench) -> Answer:
+    _, private = bench.session.generate_pair(
+        MechanismCall(Mechanism.EC_KEY_PAIR_GEN),
+        bench.mine({Attribute.EC_PARAMS: _P256, Attribute.VERIFY: True}),
+        bench.mine({**PRIVATE_HALF, Attribute.TOKEN: False, Attribute.SIGN: True}),
+    )
+    mechanism, digest = MechanismCall(Mechanism.ECDSA), bytes(range(32))
+    return _rate(lambda: bench.session.sign(mechanism, private, digest), "P-256, of a digest")
+
+
+def _find(bench: Bench) -> Answer:
+    identity = bench.session.get(bench.kek.private, Attribute.ID)
+    return _rate(lambda: bench.session.find({Attribute.ID: identity}), "one object, by CKA_ID")
+
+
+def _session(bench: Bench) -> Answer:
+    return _rate(lambda: bench.library.open_session(bench.slot).close(), "opened and closed")
+
+
+def _make_pair(bench: Bench) -> Answer:
+    return _rate(lambda: bench.session.destroy(bench.pair(2048).private), "RSA 2048")
+
+
+PROBES: Final = (
+    Probe("rates.generate", "C_GenerateKey", _generate),
+    Probe("rates.wrap", "C_WrapKey, RSA-OAEP", _wrap),
+    Probe("rates.unwrap", "C_UnwrapKey, RSA-OAEP", partial(_unwrap, 2048)),
+    Probe("rates.unwrap_4096", "C_UnwrapKey, RSA-OAEP", partial(_unwrap, 4096), seconds=180.0),
+    Probe("rates.key_wrap", "C_WrapKey, AES-KEY-WRAP", _key_wrap),
+    Probe("rates.sign", "C_Sign, ECDSA", _sign),
+    Probe("rates.find", "C_FindObjects", _find),
+    Probe("rates.session", "C_OpenSession", _session),
+    Probe("rates.make_pair", "C_GenerateKeyPair", _make_pair),
+)

@@ -1,0 +1,156 @@
+"""Key-encryption keys: RSA pairs made or taken in, unwrapping only; and the P-256 signing key."""
+
+from functools import partial
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
+from pkcs11 import Attribute, Mechanism
+
+from hsm.cryptoki import PRIVATE_HALF
+from hsm.validate.bench import Bench, Kek
+from hsm.validate.cryptoki_calls import MechanismCall
+from hsm.validate.probing import Answer, Probe, Status, attempt, good_if
+
+_P256: Final = bytes.fromhex("06082a8648ce3d030107")
+
+
+def _generate(bits: int, bench: Bench) -> Answer:
+    made = attempt(bench.pair, bits)
+    if made.refused:
+        return Answer(Status.NOTE if bits != 2048 else Status.LACKS, "not made", made.code)
+    kek: Kek = made.value
+    value = bytes(range(32))
+    opened = bench.session.unwrap(
+        bench.oaep,
+        kek.private,
+        bench.wrapped_outside(value, kek),
+        bench.mine(bench.unwrap_template),
+    )
+    length = bench.session.number(opened, Attribute.VALUE_LEN)
+    return Answer(
+        Status.GOOD, f"made and unwraps (VALUE_LEN {length})", "C_GenerateKeyPair: CKR_OK"
+    )
+
+
+def _import(bench: Bench) -> Answer:
+    outside = rsa.generate_private_key(65537, 2048)
+    taken = attempt(bench.session.create, bench.private_template(outside))
+    if taken.refused:
+        return Answer(Status.LACKS, "refused", taken.code)
+    kek = Kek(taken.value, outside.public_key())
+    opened = attempt(
+        bench.session.unwrap,
+        bench.oaep,
+        kek.private,
+        bench.wrapped_outside(bytes(32), kek),
+        bench.mine(bench.unwrap_template),
+    )
+    return good_if(
+        not opened.refused, "taken in and unwraps", "does not unwrap", opened.code, bad=Status.LACKS
+    )
+
+
+def _protected(bench: Bench) -> Answer:
+    private = bench.kek.private
+    wrong = [
+        name.name
+        for name, value in {**PRIVATE_HALF, Attribute.UNWRAP: True}.items()
+        if name is not Attribute.TOKEN and bench.session.is_set(private, name) is not value
+    ]
+    return good_if(
+        not wrong, "as asked for", f"not as asked for: {', '.join(wrong)}", "", bad=Status.RISK
+    )
+
+
+def _never_out(bench: Bench) -> Answer:
+    told = [
+        attempt(bench.session.is_set, bench.kek.private, name)
+        for name in (Attribute.ALWAYS_SENSITIVE, Attribute.NEVER_EXTRACTABLE, Attribute.LOCAL)
+    ]
+    if any(each.refused for each in told):
+        return Answer(Status.NOTE, "not told", next(each.code for each in told if each.refused))
+    values = [each.value for each in told]
+    return good_if(
+        all(values),
+        "all three are true",
+        f"{values}",
+        "C_GetAttributeValue: CKR_OK",
+        bad=Status.NOTE,
+    )
+
+
+def _hidden(bench: Bench) -> Answer:
+    read = attempt(bench.session.get, bench.kek.private, Attribute.PRIVATE_EXPONENT)
+    return good_if(read.refused, "refused", "it is given out", read.code, bad=Status.RISK)
+
+
+def _default_extractable(bench: Bench) -> Answer:
+    _, private = bench.session.generate_pair(
+        MechanismCall(Mechanism.RSA_PKCS_KEY_PAIR_GEN),
+        bench.mine({Attribute.MODULUS_BITS: 2048, Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01"}),
+        bench.mine({Attribute.UNWRAP: True, Attribute.PRIVATE: True}),
+    )
+    told = attempt(bench.session.is_set, private, Attribute.EXTRACTABLE)
+    return good_if(
+        told.value is False,
+        "not extractable",
+        "extractable; the rig always says what it wants",
+        told.code,
+        bad=Status.NOTE,
+    )
+
+
+def _signs(bench: Bench) -> Answer:
+    public, private = bench.session.generate_pair(
+        MechanismCall(Mechanism.EC_KEY_PAIR_GEN),
+        bench.mine({Attribute.EC_PARAMS: _P256, Attribute.VERIFY: True, Attribute.PRIVATE: False}),
+        bench.mine({**PRIVATE_HALF, Attribute.TOKEN: False, Attribute.SIGN: True}),
+    )
+    point = bench.session.get(public, Attribute.EC_POINT)[-65:]
+    digest = bytes(range(32))
+    signed = attempt(bench.session.sign, MechanismCall(Mechanism.ECDSA), private, digest)
+    if signed.refused:
+        return Answer(Status.LACKS, "does not sign", signed.code)
+    r, s = (int.from_bytes(half, "big") for half in (signed.value[:32], signed.value[32:]))
+    try:
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point).verify(
+            encode_dss_signature(r, s), digest, ec.ECDSA(Prehashed(hashes.SHA256()))
+        )
+    except InvalidSignature:
+        return Answer(Status.RISK, "signs, but the signature does not hold", signed.code)
+    return Answer(Status.GOOD, "made in the token; its signature holds outside", signed.code)
+
+
+def _public_only(bench: Bench) -> Answer:
+    public = bench.public(rsa.generate_private_key(65537, 2048).public_key())
+    wrapped = attempt(bench.session.wrap, bench.oaep, public, bench.untrusting_data_key())
+    return good_if(
+        not wrapped.refused, "taken in, and wraps", "does not wrap", wrapped.code, bad=Status.LACKS
+    )
+
+
+PROBES: Final = (
+    *(
+        Probe(
+            f"rsa_keys.generate_{bits}",
+            f"RSA {bits} pair made in the token",
+            partial(_generate, bits),
+            seconds=180.0,
+        )
+        for bits in (2048, 3072, 4096)
+    ),
+    Probe("rsa_keys.import", "RSA private key taken in", _import),
+    Probe("rsa_keys.protected", "Attributes of a KEK's private half", _protected),
+    Probe("rsa_keys.history", "ALWAYS_SENSITIVE, NEVER_EXTRACTABLE and LOCAL of a KEK", _never_out),
+    Probe("rsa_keys.hidden", "Reading a KEK's private exponent", _hidden),
+    Probe(
+        "rsa_keys.default_extractable",
+        "EXTRACTABLE of a private key of which nothing was said",
+        _default_extractable,
+    ),
+    Probe("rsa_keys.public_only", "A KEK without its private half", _public_only),
+    Probe("rsa_keys.p256", "P-256 pair, and its ECDSA signature", _signs),
+)

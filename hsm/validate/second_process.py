@@ -1,0 +1,24 @@
+"""A second process at the token: counts the objects with a CKA_ID. The PIN is read from a pipe."""
+
+import sys
+from pathlib import Path
+
+from pkcs11 import Attribute
+
+from hsm.validate.cryptoki_calls import Library
+
+
+def main() -> int:
+    """Print how many objects bear the CKA_ID of the last argument."""
+    module, label, identity = sys.argv[1:]
+    library = Library(Path(module))
+    session = library.open_session(library.slot_of(label))
+    session.login(sys.stdin.read())
+    print(len(session.find({Attribute.ID: bytes.fromhex(identity)})))
+    session.close()
+    library.finalize()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

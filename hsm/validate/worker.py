@@ -1,0 +1,74 @@
+"""The process that calls the module: makes the probes that its request names, one after another.
+
+The request is a line of JSON on standard input (PINs come that way and no other); findings go as
+lines of JSON to the file descriptor of the first argument, since a module may write to standard
+output. When the module ends this process, the parent knows from the last line at which probe.
+"""
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from hsm.errors import TaperigError
+from hsm.validate.bench import Bench, Pins
+from hsm.validate.cryptoki_calls import Library, RefusedCallError
+from hsm.validate.own_objects import own, remove_leftovers, remove_own
+from hsm.validate.probes import PROBES
+from hsm.validate.probing import answer_of
+
+
+def main() -> int:
+    """Serve one request."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    out = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
+
+    def tell(**message: Any) -> None:
+        out.write(json.dumps(message) + "\n")
+        out.flush()
+
+    request = json.loads(sys.stdin.readline())
+    try:
+        bench = _open(request)
+    except TaperigError as error:
+        tell(error=str(error))
+        return 2
+    except OSError as error:
+        tell(error=f"The PKCS#11 module {request['module']} cannot be loaded: {error}.")
+        return 2
+    except RefusedCallError as refusal:
+        tell(refused=refusal.function, code=refusal.code)
+        return 2
+    tell(leftovers=remove_leftovers(bench.session))
+    for name in request["probes"]:
+        tell(begin=name)
+        answer = answer_of(PROBES[name], bench)
+        tell(
+            status=answer.status.value,
+            does=answer.does,
+            code=answer.code,
+            rate=answer.rate,
+        )
+    try:
+        remove_own(bench.session, bench.owner)
+    except RefusedCallError:  # the last probe closed the session
+        bench.renew()
+        remove_own(bench.session, bench.owner)
+    tell(left=len(own(bench.session)))
+    bench.session.logout()
+    bench.session.close()
+    bench.library.finalize()
+    tell(end=True)
+    return 0
+
+
+def _open(request: dict[str, Any]) -> Bench:
+    library = Library(Path(request["module"]), locking=request["locking"])
+    pins = Pins(request["user_pin"], request["officer_pin"])
+    return Bench(library, library.slot_of(request["label"]), pins, request["label"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""A SoftHSM token under validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from hsm.lab import ProvisionedLab
+from hsm.validate.bench import Pins
+from hsm.validate.probes import PROBES
+from hsm.validate.report import Validation
+from hsm.validate.run import validate
+
+SLOW = {"rsa_keys.generate_3072", "rsa_keys.generate_4096"}
+QUICK = tuple(name for name, probe in PROBES.items() if probe.area != "rates" and name not in SLOW)
+"""All probes but those that only take time."""
+
+Validate = Callable[..., Validation]
+
+
+@pytest.fixture(scope="session")
+def validate_softhsm(lab_state: ProvisionedLab) -> Validate:
+    """Validate the lab's SoftHSM token with the probes named."""
+    config = lab_state.ekm_token
+    assert config.so_pin is not None
+    pins = Pins(config.pin.read(), config.so_pin.read())
+
+    def run(*probes: str) -> Validation:
+        return validate(
+            config.module, config.label, pins, softhsm_conf=config.softhsm_conf, probes=probes
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def softhsm(validate_softhsm: Validate) -> Validation:
+    """The lab's SoftHSM token, validated."""
+    return validate_softhsm(*QUICK)

@@ -1,0 +1,156 @@
+"""Modules that crash, hang or are none: a finding or one sentence, never the tool's own end."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hsm.errors import ModuleAbsentError, TokenAbsentError, TokenError, WrongPinError
+from hsm.lab import ProvisionedLab
+from hsm.validate.bench import Pins
+from hsm.validate.judge import Fitness
+from hsm.validate.probes import PROBES
+from hsm.validate.probing import Status
+from hsm.validate.report import Validation
+from hsm.validate.run import ModuleCrashedError, validate
+
+PINS = Pins("1234", None)
+
+WRAPPER = r"""
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+typedef unsigned long (*Function)();
+struct List { unsigned char version[2]; Function functions[68]; };
+static struct List mine;
+static unsigned long broken() { BREAK; return 5; }
+unsigned long C_GetFunctionList(struct List **list) {
+  void *library = dlopen(SOFTHSM, RTLD_NOW);
+  unsigned long (*real)(struct List **) = dlsym(library, "C_GetFunctionList");
+  struct List *theirs;
+  real(&theirs);
+  mine = *theirs;
+  if (PLACE >= 0) mine.functions[PLACE] = broken;
+  *list = &mine;
+  return 0;
+}
+"""
+GENERATE_RANDOM = 64  # its place in CK_FUNCTION_LIST
+INITIALIZE = 0
+
+BuildModule = Callable[[str, int], Path]
+
+
+@pytest.fixture(scope="module")
+def build_module(
+    tmp_path_factory: pytest.TempPathFactory, lab_state: ProvisionedLab
+) -> BuildModule:
+    """Build SoftHSM with one function, by its place in the list, replaced by C code."""
+    folder = tmp_path_factory.mktemp("modules")
+
+    def build(code: str, place: int) -> Path:
+        path = folder / f"module-{len(list(folder.iterdir()))}.so"
+        defines = [f"-DSOFTHSM={str(lab_state.ekm_token.module)!r}".replace("'", '"')]
+        defines += [f"-DBREAK={code}", f"-DPLACE={place}"]
+        subprocess.run(
+            ["gcc", "-w", "-shared", "-fPIC", "-x", "c", "-", "-o", path, *defines],
+            input=WRAPPER.encode(),
+            check=True,
+        )
+        return path
+
+    return build
+
+
+def _validate(lab: ProvisionedLab, module: Path, *probes: str) -> Validation:
+    config = lab.ekm_token
+    return validate(
+        module,
+        config.label,
+        Pins(config.pin.read(), None),
+        softhsm_conf=config.softhsm_conf,
+        probes=probes,
+    )
+
+
+def test_a_crash_is_a_finding_and_the_rest_is_done(
+    lab_state: ProvisionedLab, build_module: BuildModule
+) -> None:
+    module = build_module("abort()", GENERATE_RANDOM)
+    names = ("data_keys.aes_256", "data_keys.random", "data_keys.value_hidden")
+    validation = _validate(lab_state, module, *names)
+    statuses = [finding.status for finding in validation.findings]
+    assert statuses == [Status.GOOD, Status.CRASHED, Status.GOOD]
+    assert "SIGABRT" in validation.findings[1].answer.does
+    assert validation.verdict.fitness is Fitness.LIMITED
+
+
+def test_an_exit_is_a_crash(lab_state: ProvisionedLab, build_module: BuildModule) -> None:
+    module = build_module("_exit(0)", GENERATE_RANDOM)
+    (finding,) = _validate(lab_state, module, "data_keys.random").findings
+    assert finding.status is Status.CRASHED
+    assert "exit status 0" in finding.answer.does
+
+
+def test_a_probe_that_hangs(
+    lab_state: ProvisionedLab, build_module: BuildModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = replace(PROBES["data_keys.random"], seconds=1.0)
+    monkeypatch.setitem(PROBES, "data_keys.random", probe)
+    module = build_module("sleep(60)", GENERATE_RANDOM)
+    names = ("data_keys.random", "data_keys.value_hidden")
+    first, second = _validate(lab_state, module, *names).findings
+    assert (first.status, first.answer.does) == (Status.HUNG, "no answer in 1 s")
+    assert second.status is Status.GOOD
+
+
+def test_a_vendors_return_code_is_told(
+    lab_state: ProvisionedLab, build_module: BuildModule
+) -> None:
+    module = build_module("return 0x80000123", GENERATE_RANDOM)
+    (finding,) = _validate(lab_state, module, "data_keys.random").findings
+    assert finding.answer.code == "C_GenerateRandom: CKR_0x80000123"
+
+
+def test_a_crash_at_the_start(lab_state: ProvisionedLab, build_module: BuildModule) -> None:
+    with pytest.raises(ModuleCrashedError, match="SIGABRT"):
+        _validate(lab_state, build_module("abort()", INITIALIZE), "declared.token")
+
+
+def test_no_module(tmp_path: Path) -> None:
+    with pytest.raises(ModuleAbsentError, match="no PKCS#11 module at"):
+        validate(tmp_path / "nothing.so", "any", PINS)
+
+
+def test_a_file_that_is_no_library(tmp_path: Path) -> None:
+    (tmp_path / "text.so").write_text("not a library")
+    with pytest.raises(TokenError, match="cannot be loaded"):
+        validate(tmp_path / "text.so", "any", PINS)
+
+
+def test_a_library_that_is_no_module(tmp_path: Path) -> None:
+    subprocess.run(
+        ["gcc", "-shared", "-x", "c", "-", "-o", tmp_path / "other.so"],
+        input=b"int other;",
+        check=True,
+    )
+    with pytest.raises(TokenError, match="no C_GetFunctionList"):
+        validate(tmp_path / "other.so", "any", PINS)
+
+
+def test_an_absent_token_is_named(lab_state: ProvisionedLab) -> None:
+    config = lab_state.ekm_token
+    with pytest.raises(TokenError, match=f"no token other .*present: .*{config.label}"):
+        validate(config.module, "other", PINS, softhsm_conf=config.softhsm_conf)
+    assert issubclass(TokenAbsentError, TokenError)
+
+
+def test_a_wrong_pin_is_tried_once(lab_state: ProvisionedLab) -> None:
+    config = lab_state.ekm_token
+    with pytest.raises(WrongPinError, match="CKR_PIN_INCORRECT"):
+        validate(config.module, config.label, PINS, softhsm_conf=config.softhsm_conf)
