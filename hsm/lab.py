@@ -21,12 +21,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsm.datakeys import EKM_SIGNING_LABEL
@@ -95,6 +96,8 @@ class ProvisionedLab:
     ekm_tls: TlsFiles
     rig_tls: TlsFiles
     drives: tuple[ProvisionedDrive, ...]
+    keks: Mapping[str, x509.Certificate]
+    """The KEKs asked for, by the labels they have: what other sites may have of them."""
 
     def drive(self, serial: str) -> ProvisionedDrive:
         """Return the drive `serial`; raises ProvisioningError."""
@@ -111,10 +114,15 @@ def provision_lab(
     *,
     ekm_hosts: Sequence[str] = EKM_HOSTS,
     kek_bits: int = MIN_KEK_BITS,
+    partner_keks: Mapping[str, x509.Certificate] | None = None,
+    partner_drives: Mapping[str, bytes] | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> ProvisionedLab:
     """Make what is missing of tokens, PINs, KEKs, CA, certificates and drives; return it all.
 
+    `partner_keks` are other sites' KEKs by the label that they get here: certificates, so they are
+    public-only (KEY-4). `partner_drives` are drives that are not provisioned here and shall get
+    data keys all the same: by serial, the RSA key that theirs are wrapped to (SPKI, DER).
     `progress` is called with a few words as each part begins. Raises TaperigError subclasses: bad
     labels and serials as such, whatever fails in the child process as ProvisioningError.
     """
@@ -129,6 +137,13 @@ def provision_lab(
         "kek_bits": kek_bits,
         "drive_serials": list(drive_serials),
         "ekm_hosts": list(ekm_hosts),
+        "partner_keks": {
+            label: certificate.public_bytes(Encoding.DER).hex()
+            for label, certificate in (partner_keks or {}).items()
+        },
+        "partner_drives": {
+            serial: public_der.hex() for serial, public_der in (partner_drives or {}).items()
+        },
     }
     answer = _in_child(request, progress)
     tls = {
@@ -142,6 +157,10 @@ def provision_lab(
         ekm_tls=tls["ekm_tls"],
         rig_tls=tls["rig_tls"],
         drives=tuple(_drive(state_dir, drive) for drive in answer["drives"]),
+        keks={
+            label: x509.load_der_x509_certificate(bytes.fromhex(der))
+            for label, der in answer["keks"].items()
+        },
     )
 
 
@@ -249,12 +268,18 @@ def _provision(state_dir: Path, request: dict[str, Any]) -> dict[str, Any]:
             "ekm-signing", "EKM", ensure_p256(token, EKM_SIGNING_LABEL), Role.KEY_MANAGER
         )
         keystore = Keystore(token)
+        keks = {}
         for label in request["kek_labels"]:
             try:
-                keystore.find(label)
+                kek = keystore.find(label)
             except LabelUnknownError:
                 _tell(step=f"key {label}")
-                keystore.create_kek(label, request["kek_bits"], authority=authority)
+                kek = keystore.create_kek(label, request["kek_bits"], authority=authority)
+            keks[kek.label] = kek.certificate.public_bytes(Encoding.DER).hex()
+        for label, der in request.get("partner_keks", {}).items():
+            keystore.import_certificate(label, x509.load_der_x509_certificate(bytes.fromhex(der)))
+        for serial, public_der in request.get("partner_drives", {}).items():
+            keystore.enroll_drive_key(serial, bytes.fromhex(public_der))
     drives = []
     for serial in request["drive_serials"]:
         _tell(step=f"secure element of drive {serial}")
@@ -272,6 +297,7 @@ def _provision(state_dir: Path, request: dict[str, Any]) -> dict[str, Any]:
         "ekm_tls": _paths(ekm_tls),
         "rig_tls": _paths(rig_tls),
         "drives": drives,
+        "keks": keks,
     }
 
 

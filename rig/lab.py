@@ -14,18 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from hdl.errors import HdlError
 from hdl.targets import find_target, last_build
 from hsm.errors import TaperigError
+from rig.lab_installation import InstallationPart
+from rig.lab_part import Part as _Part
+from rig.ve.prerequisites import PrerequisiteError, require_encryption_settings
 
 NATIVE_RATES: dict[str, float] = {
     "TS1120": 104e6,
@@ -40,10 +36,6 @@ Location = tuple[str | int, ...]
 
 class LabError(TaperigError):
     """lab.yaml cannot be read, or says something that cannot be."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 def _number_key(value: object) -> object:
@@ -199,6 +191,10 @@ class Lab(_Part):
     )
     scenario: ScenarioPart = Field(
         default_factory=ScenarioPart, description="a map with data and cap_mb"
+    )
+
+    installation: InstallationPart | None = Field(
+        default=None, description="a map with library, microcode, features and drives"
     )
 
     @property
@@ -528,6 +524,11 @@ def _cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
                 f"pool {number} encrypts but has no keys; "
                 "add keys: a list of one or two of {label: ..., mode: clear or hash}.",
             )
+        if pool.encrypt and lab.installation is not None:
+            try:
+                require_encryption_settings(lab.installation.record(ekms=len(lab.ekms)))
+            except PrerequisiteError as error:
+                yield ("pools", number, "encrypt"), f"pool {number} cannot encrypt: {error}"
 
 
 def _no_such(what: str, name: str, known: typing.Collection[str]) -> str:

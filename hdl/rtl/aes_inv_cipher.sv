@@ -29,6 +29,7 @@ module aes_inv_cipher (
   localparam logic [3:0] LastRoundKey = 4'(drive_crypto_pkg::AesRounds);
 
   logic [drive_crypto_pkg::AesRounds:0][127:0] rk;
+  drive_crypto_pkg::key_parities_t unused_parity;
   logic unused_busy;
 
   aes_key_expand u_key_expand (
@@ -39,7 +40,8 @@ module aes_inv_cipher (
       .key_i,
       .busy_o (unused_busy),
       .done_o (key_done_o),
-      .rk_o   (rk)
+      .rk_o   (rk),
+      .rk_parity_o(unused_parity)
   );
 
   logic busy_q, combine_q, done_q, wipe_q, wipe;

@@ -10,6 +10,8 @@
 //   busy_o     rk_o is not a key schedule yet
 //   done_o     one clock: rk_o is complete, and stays
 //   rk_o       round keys, [0] is used first
+//   rk_parity_o   aes_pkg::block_parity of each, carried on from that of key_i beside the words: a
+//                 bit that turned over in a word since is not in it
 //
 // Latency 105 clocks from start_i to done_o, throughput one key at a time.
 
@@ -21,7 +23,8 @@ module aes_key_expand (
     input  logic [                        255:0]        key_i,
     output logic                                        busy_o,
     output logic                                        done_o,
-    output logic [drive_crypto_pkg::AesRounds:0][127:0] rk_o
+    output logic [drive_crypto_pkg::AesRounds:0][127:0] rk_o,
+    output logic [drive_crypto_pkg::AesRounds:0][  1:0] rk_parity_o
 );
 
   localparam int unsigned Words = 60;
@@ -29,6 +32,7 @@ module aes_key_expand (
   localparam logic [5:0] LastWord = Words[5:0] - 6'd1;
 
   logic [Words-1:0][31:0] w_q;
+  logic [Words-1:0][1:0] parity_q;  // of each word, even rows and odd
   logic [5:0] index_q;  // of the word being made
   logic [7:0] rcon_q;
   logic busy_q, combine_q, done_q, wipe_q, wipe;
@@ -38,6 +42,7 @@ module aes_key_expand (
   // First clock of a word: look up the previous word's bytes, rotated first for every eighth.
   logic [31:0] previous, looked_up;
   logic [3:0][15:0] subbed;
+  logic [1:0] drift[4];
   logic is_key_multiple, is_half_way;
 
   assign previous = w_q[Words-1];
@@ -53,12 +58,15 @@ module aes_key_expand (
         .addr_a_i(looked_up[31-8*b-:8]),
         .addr_b_i(looked_up[23-8*b-:8]),
         .data_a_o(subbed[b]),
-        .data_b_o(subbed[b+1])
+        .data_b_o(subbed[b+1]),
+        .parity_a_o(drift[b]),
+        .parity_b_o(drift[b+1])
     );
   end
 
   logic unused_twice;
-  assign unused_twice = ^{subbed[0][15:8], subbed[1][15:8], subbed[2][15:8], subbed[3][15:8]};
+  assign unused_twice = ^{subbed[0][15:8], subbed[1][15:8], subbed[2][15:8], subbed[3][15:8],
+                          drift[0][1], drift[1][1], drift[2][1], drift[3][1]};
 
   // Second clock: combine with the word eight places back.
   logic [31:0] substituted, term, word_d;
@@ -75,9 +83,34 @@ module aes_key_expand (
 
   assign word_d = w_q[Words-KeyWords] ^ term;
 
+  // The same for the parity. Rotated by one row, even rows are odd.
+  logic [1:0] parity_previous, parity_substituted, parity_term, parity_d;
+
+  assign parity_previous = parity_q[Words-1];
+  assign parity_substituted = (is_key_multiple ? {parity_previous[0], parity_previous[1]} :
+                                                 parity_previous) ^
+                              {drift[1][0] ^ drift[3][0], drift[0][0] ^ drift[2][0]};
+
+  always_comb begin
+    unique case (1'b1)
+      is_key_multiple: parity_term = parity_substituted ^ {1'b0, ^rcon_q};
+      is_half_way:     parity_term = parity_substituted;
+      default:         parity_term = parity_previous;
+    endcase
+  end
+
+  assign parity_d = parity_q[Words-KeyWords] ^ parity_term;
+
+  logic [KeyWords-1:0][1:0] key_parity;
+
+  for (genvar i = 0; i < KeyWords; i++) begin : gen_key_parity
+    assign key_parity[i] = aes_pkg::row_parity(key_i[255-32*i-:32]);
+  end
+
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       w_q       <= '0;
+      parity_q  <= '0;
       index_q   <= '0;
       rcon_q    <= '0;
       busy_q    <= 1'b0;
@@ -86,6 +119,7 @@ module aes_key_expand (
       wipe_q    <= 1'b1;
     end else if (clear_i) begin
       w_q       <= '0;
+      parity_q  <= '0;
       index_q   <= '0;
       rcon_q    <= '0;
       busy_q    <= 1'b0;
@@ -102,6 +136,7 @@ module aes_key_expand (
           {key_i[159:128], key_i[191:160], key_i[223:192], key_i[255:224]},
           {(32 * (Words - KeyWords)) {1'b0}}
         };
+        parity_q  <= {key_parity, {(2 * (Words - KeyWords)) {1'b0}}};
         index_q   <= 6'(KeyWords);
         rcon_q    <= 8'h01;
         busy_q    <= 1'b1;
@@ -109,8 +144,9 @@ module aes_key_expand (
       end else if (busy_q) begin
         combine_q <= ~combine_q;
         if (combine_q) begin
-          w_q     <= {word_d, w_q[Words-1:1]};
-          index_q <= index_q + 6'd1;
+          w_q      <= {word_d, w_q[Words-1:1]};
+          parity_q <= {parity_d, parity_q[Words-1:1]};
+          index_q  <= index_q + 6'd1;
           if (is_key_multiple) begin
             rcon_q <= aes_pkg::xtime(rcon_q);
           end
@@ -125,6 +161,7 @@ module aes_key_expand (
 
   for (genvar r = 0; r <= drive_crypto_pkg::AesRounds; r++) begin : gen_round_key
     assign rk_o[r] = {w_q[4*r], w_q[4*r+1], w_q[4*r+2], w_q[4*r+3]};
+    assign rk_parity_o[r] = parity_q[4*r] ^ parity_q[4*r+1] ^ parity_q[4*r+2] ^ parity_q[4*r+3];
   end
 
   assign busy_o = busy_q;

@@ -5,9 +5,10 @@
 //
 // Ports
 //   clear_i    drops all blocks in flight and zeroes all data registers, at one edge
-//   rk_i       the round keys, [0] first; steady while blocks are in flight
-//   valid_i    block_i is a block to encrypt
+//   rk_i       the round keys, [0] first, and their parities; steady while blocks are in flight
+//   valid_i    block_i is a block to encrypt;  parity_i  aes_pkg::block_parity of what it should be
 //   valid_o    block_o is a block encrypted
+//   wrong_o    one clock, four after valid_o: that block is not what block, keys and tables make
 //
 // Latency drive_crypto_pkg::AesLatency (29 clocks), throughput one block a clock.
 
@@ -16,10 +17,13 @@ module aes_pipe (
     input  logic                                        rst_ni,
     input  logic                                        clear_i,
     input  logic [drive_crypto_pkg::AesRounds:0][127:0] rk_i,
+    input  logic [drive_crypto_pkg::AesRounds:0][  1:0] rk_parity_i,
     input  logic                                        valid_i,
     input  logic [                        127:0]        block_i,
+    input  logic [                          1:0]        parity_i,
     output logic                                        valid_o,
-    output logic [                        127:0]        block_o
+    output logic [                        127:0]        block_o,
+    output logic                                        wrong_o
 );
 
   localparam int unsigned Rounds = drive_crypto_pkg::AesRounds;
@@ -40,9 +44,11 @@ module aes_pipe (
 
   logic [Rounds:0] valid;
   logic [Rounds:0][127:0] state;
+  logic [1:0] parity[Rounds+1];
 
   logic whitened_valid_q;
   logic [127:0] whitened_q;
+  logic [1:0] parity_in_q, parity_whitened_q;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
@@ -60,8 +66,22 @@ module aes_pipe (
     end
   end
 
-  assign valid[0] = whitened_valid_q;
-  assign state[0] = whitened_q;
+  // The parity is one clock behind.
+  always_ff @(posedge clk_i) begin
+    if (wipe) begin
+      parity_in_q       <= '0;
+      parity_whitened_q <= '0;
+    end else begin
+      if (valid_i) begin
+        parity_in_q <= parity_i;
+      end
+      parity_whitened_q <= parity_in_q ^ rk_parity_i[0];
+    end
+  end
+
+  assign valid[0]  = whitened_valid_q;
+  assign state[0]  = whitened_q;
+  assign parity[0] = parity_whitened_q;
 
   for (genvar r = 1; r <= Rounds; r++) begin : gen_round
     aes_round #(
@@ -71,14 +91,53 @@ module aes_pipe (
         .rst_ni,
         .clear_i(wipe),
         .rk_i   (rk_i[r]),
+        .rk_parity_i(rk_parity_i[r]),
         .valid_i(valid[r-1]),
         .block_i(state[r-1]),
+        .parity_i(parity[r-1]),
         .valid_o(valid[r]),
-        .block_o(state[r])
+        .block_o(state[r]),
+        .parity_o(parity[r])
     );
+  end
+
+  // The check: the columns summed, their parity, and whether that is the parity carried along.
+  logic summed_valid_q, actual_valid_q, wrong_q;
+  logic [31:0] summed_q;
+  logic [1:0] actual_q, carried_q;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      summed_valid_q <= 1'b0;
+      actual_valid_q <= 1'b0;
+      wrong_q        <= 1'b0;
+    end else if (wipe) begin
+      summed_valid_q <= 1'b0;
+      actual_valid_q <= 1'b0;
+      wrong_q        <= 1'b0;
+    end else begin
+      summed_valid_q <= valid[Rounds];
+      actual_valid_q <= summed_valid_q;
+      wrong_q        <= actual_valid_q && actual_q != carried_q;
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (wipe) begin
+      summed_q  <= '0;
+      actual_q  <= '0;
+      carried_q <= '0;
+    end else begin
+      if (valid[Rounds]) begin
+        summed_q <= block_o[127:96] ^ block_o[95:64] ^ block_o[63:32] ^ block_o[31:0];
+      end
+      actual_q  <= aes_pkg::row_parity(summed_q);
+      carried_q <= parity[Rounds];
+    end
   end
 
   assign valid_o = valid[Rounds];
   assign block_o = state[Rounds];
+  assign wrong_o = wrong_q;
 
 endmodule

@@ -54,18 +54,29 @@ package aes_pkg;
     xtime = {a[6:0], 1'b0} ^ (a[7] ? 8'h1b : 8'h00);
   endfunction
 
-  // What the ROMs hold at `a`. Not inlined: else each of a hundred ROMs spells the table out anew,
-  // and the simulation takes twice as long to compile.
-  function automatic logic [15:0] sbox_entry(input logic [7:0] a);
+  // What the ROMs hold at `a`: {parity of {02} * s, parity of a and s, {02} * s, s}, s = Sbox[a]. Not
+  // inlined: else each of a hundred ROMs spells the table out anew, and the simulation takes twice
+  // as long to compile.
+  function automatic logic [17:0] sbox_entry(input logic [7:0] a);
     // verilator no_inline_task
     logic [7:0] s;
     s = Sbox[2047-8*a-:8];
-    sbox_entry = {xtime(s), s};
+    sbox_entry = {^xtime(s), ^{a, s}, xtime(s), s};
   endfunction
 
   function automatic logic [7:0] inv_sbox_entry(input logic [7:0] a);
     // verilator no_inline_task
     inv_sbox_entry = InvSbox[2047-8*a-:8];
+  endfunction
+
+  // Parities of a column, or of any words summed: [0] of rows 0 and 2, [1] of rows 1 and 3.
+  function automatic logic [1:0] row_parity(input logic [31:0] column);
+    row_parity = {^(column & 32'h00ff00ff), ^(column & 32'hff00ff00)};
+  endfunction
+
+  // The same of a block. Words are summed first: a parity costs the simulation more than a sum.
+  function automatic logic [1:0] block_parity(input logic [127:0] block);
+    block_parity = row_parity(block[127:96] ^ block[95:64] ^ block[63:32] ^ block[31:0]);
   endfunction
 
   // A column rotated so that each byte's place is taken by the byte `count` rows below it.

@@ -3,11 +3,19 @@
 // FIPS 197 section 5.1: SubBytes (stage 1, S-box ROMs), then ShiftRows, MixColumns and
 // AddRoundKey (stage 2). The final round has no MixColumns.
 //
+// Beside the block goes its parity, of the even rows and of the odd. It is never made from the block
+// but carried on: SubBytes changes it by what the ROM says, AddRoundKey by the parity of the key;
+// MixColumns sums, over even as over odd rows, {02} times all bytes and once those of these rows.
+// So where a bit is wrong, in the block, the ROM's output, the key or the parity itself, parity and
+// block disagree from there on to the last round, and one check there is enough. The parity is
+// a clock behind its block, so that no path is longer for it.
+//
 // Ports
 //   clear_i    drops what is in flight and zeroes all data registers, at one edge
-//   rk_i       this round's key; steady while blocks are in flight
+//   rk_i       this round's key, and rk_parity_i; steady while blocks are in flight
 //   valid_i    block_i holds a block
 //   valid_o    block_o holds a block; both stages stand still between blocks
+//   parity_i, parity_o   aes_pkg::block_parity of the block, one clock after it
 //
 // Latency 2 clocks, throughput one block a clock.
 
@@ -18,10 +26,13 @@ module aes_round #(
     input  logic         rst_ni,
     input  logic         clear_i,
     input  logic [127:0] rk_i,
+    input  logic [  1:0] rk_parity_i,
     input  logic         valid_i,
     input  logic [127:0] block_i,
+    input  logic [  1:0] parity_i,
     output logic         valid_o,
-    output logic [127:0] block_o
+    output logic [127:0] block_o,
+    output logic [  1:0] parity_o
 );
 
   logic valid_sub_q, valid_mix_q;
@@ -41,6 +52,7 @@ module aes_round #(
 
   // Stage 1: SubBytes. Byte 4c+r of the block is row r of column c.
   logic [15:0][15:0] subbed;
+  logic [1:0] drift[16];  // what the ROM says of the parity, byte by byte
 
   for (genvar b = 0; b < 16; b += 2) begin : gen_sub
     aes_sbox_rom u_sbox_rom (
@@ -50,7 +62,9 @@ module aes_round #(
         .addr_a_i(block_i[127-8*b-:8]),
         .addr_b_i(block_i[119-8*b-:8]),
         .data_a_o(subbed[b]),
-        .data_b_o(subbed[b+1])
+        .data_b_o(subbed[b+1]),
+        .parity_a_o(drift[b]),
+        .parity_b_o(drift[b+1])
     );
   end
 
@@ -87,7 +101,39 @@ module aes_round #(
     end
   end
 
-  assign valid_o = valid_mix_q;
-  assign block_o = block_q;
+  // The parity: sums over two columns with stage 2, all of them a clock later.
+  logic [1:0] even_left_q, even_right_q, odd_left_q, odd_right_q, parity_sub_q, parity_mix_q;
+  logic twice;
+
+  always_ff @(posedge clk_i) begin
+    if (clear_i) begin
+      even_left_q  <= '0;
+      even_right_q <= '0;
+      odd_left_q   <= '0;
+      odd_right_q  <= '0;
+    end else if (valid_sub_q) begin
+      even_left_q  <= drift[0] ^ drift[2] ^ drift[4] ^ drift[6];
+      even_right_q <= drift[8] ^ drift[10] ^ drift[12] ^ drift[14];
+      odd_left_q   <= drift[1] ^ drift[3] ^ drift[5] ^ drift[7];
+      odd_right_q  <= drift[9] ^ drift[11] ^ drift[13] ^ drift[15];
+    end
+  end
+
+  assign twice = !FinalRound && ^{even_left_q[1], even_right_q[1], odd_left_q[1], odd_right_q[1]};
+
+  always_ff @(posedge clk_i) begin
+    if (clear_i) begin
+      parity_sub_q <= '0;
+      parity_mix_q <= '0;
+    end else begin
+      parity_sub_q <= parity_i;
+      parity_mix_q <= parity_sub_q ^ rk_parity_i ^ {2{twice}} ^
+          {odd_left_q[0] ^ odd_right_q[0], even_left_q[0] ^ even_right_q[0]};
+    end
+  end
+
+  assign valid_o  = valid_mix_q;
+  assign block_o  = block_q;
+  assign parity_o = parity_mix_q;
 
 endmodule

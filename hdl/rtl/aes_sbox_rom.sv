@@ -1,13 +1,15 @@
 // Two reads a clock of the AES S-box, as a block RAM makes them: registered output.
 //
 // SubBytes of FIPS 197 section 5.1.1. A read gives s = Sbox[addr] in bits [7:0] and {02} * s in
-// bits [15:8], so that MixColumns needs nothing but sums.
+// bits [15:8], so that MixColumns needs nothing but sums; and beside them what a parity that follows
+// the data needs, in the two bits that a block RAM has to spare.
 //
 // Ports
 //   clear_i      output registers to zero, before any read
 //   en_i         read at this edge; else the outputs stay
 //   addr_*_i     bytes to look up
 //   data_*_o     {xtime(s), s}
+//   parity_*_o   [0] parity of addr and s together, [1] parity of xtime(s)
 //
 // Latency 1 clock, throughput 2 bytes a clock.
 
@@ -18,12 +20,14 @@ module aes_sbox_rom (
     input  logic [ 7:0] addr_a_i,
     input  logic [ 7:0] addr_b_i,
     output logic [15:0] data_a_o,
-    output logic [15:0] data_b_o
+    output logic [15:0] data_b_o,
+    output logic [ 1:0] parity_a_o,
+    output logic [ 1:0] parity_b_o
 );
 
   (* rom_style = "block" *)
-  logic [15:0] rom[256];
-  logic [15:0] data_a_q, data_b_q;
+  logic [17:0] rom[256];
+  logic [17:0] data_a_q, data_b_q;
 
   initial begin
     for (int i = 0; i < 256; i++) begin
@@ -41,7 +45,9 @@ module aes_sbox_rom (
     end
   end
 
-  assign data_a_o = data_a_q;
-  assign data_b_o = data_b_q;
+  assign data_a_o   = data_a_q[15:0];
+  assign data_b_o   = data_b_q[15:0];
+  assign parity_a_o = data_a_q[17:16];
+  assign parity_b_o = data_b_q[17:16];
 
 endmodule

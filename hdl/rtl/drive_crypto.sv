@@ -163,6 +163,7 @@ module drive_crypto #(
   // ---- Keys ------------------------------------------------------------------------------------
 
   drive_crypto_pkg::round_keys_t round_keys;
+  drive_crypto_pkg::key_parities_t key_parities;
   logic wipe, wiping, hash_key, hash_ready;
 
   key_control u_key_control (
@@ -188,6 +189,7 @@ module drive_crypto #(
       .hash_key_o          (hash_key),
       .hash_ready_i        (hash_ready),
       .round_keys_o        (round_keys),
+      .key_parities_o      (key_parities),
       .key_valid_o         (key_valid),
       .key_loading_o       (key_loading),
       .plain_locked_o      (plain_locked),
@@ -204,7 +206,8 @@ module drive_crypto #(
   logic [14:0] header_words;
   logic [2:0] issued_kind, exit_kind;
   record_pkg::slot_t issued_slot, exit_slot;
-  logic aes_in_valid, aes_out_valid;
+  logic aes_in_valid, aes_out_valid, aes_wrong;
+  logic [1:0] aes_in_parity;
   logic [127:0] aes_in, aes_out;
 
   record_issue #(
@@ -238,7 +241,8 @@ module drive_crypto #(
       .slot_kind_o      (issued_kind),
       .slot_o           (issued_slot),
       .aes_valid_o      (aes_in_valid),
-      .aes_block_o      (aes_in)
+      .aes_block_o      (aes_in),
+      .aes_parity_o     (aes_in_parity)
   );
 
   pace_limiter u_pace_limiter (
@@ -255,11 +259,14 @@ module drive_crypto #(
       .clk_i,
       .rst_ni,
       .clear_i(clear),
-      .rk_i   (round_keys),
-      .valid_i(aes_in_valid),
-      .block_i(aes_in),
-      .valid_o(aes_out_valid),
-      .block_o(aes_out)
+      .rk_i       (round_keys),
+      .rk_parity_i(key_parities),
+      .valid_i    (aes_in_valid),
+      .block_i    (aes_in),
+      .parity_i   (aes_in_parity),
+      .valid_o    (aes_out_valid),
+      .block_o    (aes_out),
+      .wrong_o    (aes_wrong)
   );
 
   slot_delay #(
@@ -429,7 +436,7 @@ module drive_crypto #(
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       fault_q <= 1'b0;
-    end else if (test_broken || ledger_fault || buffer_fault || lost_step) begin
+    end else if (test_broken || ledger_fault || buffer_fault || lost_step || aes_wrong) begin
       fault_q <= 1'b1;
     end
   end

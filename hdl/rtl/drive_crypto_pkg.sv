@@ -59,6 +59,7 @@ package drive_crypto_pkg;
   // Round keys of AES-256, [0] is used first. To be passed on whole: Yosys takes an index into a
   // type from a package for the index of a bit, so modules that look inside spell it out.
   typedef logic [AesRounds:0][127:0] round_keys_t;
+  typedef logic [AesRounds:0][1:0] key_parities_t;
 
   // verilator lint_on UNUSEDPARAM
 

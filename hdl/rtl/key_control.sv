@@ -44,6 +44,7 @@ module key_control (
     output logic                                  hash_key_o,
     input  logic                                  hash_ready_i,
     output drive_crypto_pkg::round_keys_t         round_keys_o,
+    output drive_crypto_pkg::key_parities_t       key_parities_o,
     output logic                                  key_valid_o,
     output logic                                  key_loading_o,
     output logic                                  plain_locked_o,
@@ -224,7 +225,8 @@ module key_control (
       .key_i  (load_q == LoadPlain ? plain_key_i : unwrapped),
       .busy_o (expand_busy),
       .done_o (expand_done),
-      .rk_o   (round_keys_o)
+      .rk_o   (round_keys_o),
+      .rk_parity_o(key_parities_o)
   );
 
   // ---- Outputs -------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ module record_issue #(
     output logic                    [  2:0] slot_kind_o,
     output record_pkg::slot_t               slot_o,
     output logic                            aes_valid_o,
-    output logic                    [127:0] aes_block_o
+    output logic                    [127:0] aes_block_o,
+    output logic                    [  1:0] aes_parity_o
 );
 
   typedef enum logic [1:0] {
@@ -105,6 +106,7 @@ module record_issue #(
 
   logic is_gcm_q, is_decrypt_q, refused_q, first_q;
   logic [95:0] iv_q;
+  logic [1:0] iv_parity_q;
   logic [4:0] aad_words_q;    // left to take
   logic [15:0] data_words_q;  // left to take
   logic [3:0] aad_bytes_q, data_bytes_q;  // in the last word, 0 means 16
@@ -218,11 +220,14 @@ module record_issue #(
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      iv_q <= '0;
+      iv_q        <= '0;
+      iv_parity_q <= '0;
     end else if (clear_i) begin
-      iv_q <= '0;
+      iv_q        <= '0;
+      iv_parity_q <= '0;
     end else if (open_o && header_status == drive_crypto_pkg::StatusOk) begin
-      iv_q <= header.iv;
+      iv_q        <= header.iv;
+      iv_parity_q <= aes_pkg::block_parity({header.iv, 32'd0});
     end
   end
 
@@ -233,6 +238,10 @@ module record_issue #(
   logic [3:0] bytes;
   logic aes_valid_d, aes_valid_q;
   logic [127:0] aes_block_q;
+  logic [1:0] aes_parity_q;
+  logic [31:0] counter;
+
+  assign counter = in_end ? 32'd1 : 32'(index_q) + 32'd2;
 
   always_comb begin
     kind_d = record_pkg::SlotNone;
@@ -288,11 +297,14 @@ module record_issue #(
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      aes_block_q <= '0;
+      aes_block_q  <= '0;
+      aes_parity_q <= '0;
     end else if (clear_i || hash_key_i) begin
-      aes_block_q <= '0;
+      aes_block_q  <= '0;
+      aes_parity_q <= '0;
     end else if (aes_valid_d) begin
-      aes_block_q <= {iv_q, in_end ? 32'd1 : 32'(index_q) + 32'd2};
+      aes_block_q  <= {iv_q, counter};
+      aes_parity_q <= iv_parity_q ^ aes_pkg::row_parity(counter);
     end
   end
 
@@ -315,5 +327,6 @@ module record_issue #(
   assign slot_o            = slot_q;
   assign aes_valid_o       = aes_valid_q;
   assign aes_block_o       = aes_block_q;
+  assign aes_parity_o      = aes_parity_q;
 
 endmodule

@@ -58,11 +58,13 @@ class RoundTrip(Scenario):
         engine = VirtualizationEngine(station.drive, station.proxy, library, pools, station.events)
         stage.report.step_heading()
         for pool in sorted(pools, key=lambda pool: pool.encrypt):
-            volser = self._pool(stage, engine, pool)
+            volser = self._pool(stage, engine, library, pool)
             if all(check.passed for check in stage.result.checks):
                 library.return_to_scratch(volser)
 
-    def _pool(self, stage: Stage, engine: VirtualizationEngine, pool: Pool) -> str:
+    def _pool(
+        self, stage: Stage, engine: VirtualizationEngine, library: Library, pool: Pool
+    ) -> str:
         written, appended = _split(stage.files)
         everything = [*written, *appended]
         events_before = len(stage.station.events.events)
@@ -76,7 +78,7 @@ class RoundTrip(Scenario):
         events = stage.station.events.events[events_before:]
         _check_volumes(stage, pool, volser, sink)
         _check_steps(stage, pool, events)
-        _check_medium(stage, pool, engine.library.path(volser), everything)
+        _check_medium(stage, pool, library.path(volser), everything)
         stage.check(
             f"no key is left in the gates after {volser} was demounted",
             not stage.station.engine.key_valid,

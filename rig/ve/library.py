@@ -90,6 +90,17 @@ class Library:
                 return volume.volser
         return self.add(self._next_volser(), pool).volser
 
+    def to_write(self, pool: int, volser: str | None) -> str:
+        """The cartridge to write from BOT for a pool: the one named, or a scratch one."""
+        if volser is None:
+            return self.scratch(pool)
+        if self[volser].pool != pool:
+            raise LibraryError(
+                f"Cartridge {volser} is in pool {self[volser].pool}, not {pool}; name one of that "
+                f"pool."
+            )
+        return volser
+
     def mark_written(self, volser: str) -> None:
         """Record that a cartridge holds data: it is no longer scratch."""
         self._set(replace(self[volser], scratch=False))

@@ -20,8 +20,7 @@ from rig.drive.drive import Drive
 from rig.drive.key_exchange import KeyGrant
 from rig.drive.sense import sense_of
 from rig.events import EventLog
-from rig.ve.ekm_proxy import EkmProxy
-from rig.ve.library import Library
+from rig.ve.virtualization_engine import Cartridges, Relay
 
 REKEY_STEPS = {
     "REKEY-1": "mount the physical volume",
@@ -49,8 +48,8 @@ class RekeyReport:
 
 def rekey(
     drive: Drive,
-    proxy: EkmProxy,
-    library: Library,
+    proxy: Relay,
+    library: Cartridges,
     events: EventLog,
     volser: str,
     keys: Sequence[KeyLabel],
@@ -94,7 +93,7 @@ def rekey(
     return RekeyReport(volser, grant.eedks, opened)
 
 
-def _opens(drive: Drive, proxy: EkmProxy, eedk: bytes) -> bool:
+def _opens(drive: Drive, proxy: Relay, eedk: bytes) -> bool:
     """Whether a key manager here opens the EEDK; raises unless what it holds is the data key."""
     session = drive.proof_session(eedk)
     try:

@@ -7,19 +7,18 @@ and outcome; the error of a failed step goes on to the caller, after the demount
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
-from rig.drive.drive import Block, Direction, Drive
+from rig.drive.drive import READ_AHEAD_BYTES, Block, Direction, Drive
 from rig.drive.media import Flags, TapeFormat
 from rig.drive.sense import KeyRequired, sense_of
 from rig.events import EventLog
-from rig.ve.ekm_proxy import EkmProxy
-from rig.ve.library import Library, LibraryError
-from rig.ve.pools import Pools
+from rig.ve.ekm_proxy import RelayedSession
+from rig.ve.pools import Pool
 from rig.ve.sequences import STEPS
 from rig.ve.volumes import (
     LogicalVolume,
@@ -48,15 +47,42 @@ class ReadReport:
     bytes: int  # of the whole volumes
 
 
+class Cartridges(Protocol):
+    """Where the cartridges are, as far as the sequences need to know."""
+
+    def to_write(self, pool: int, volser: str | None) -> str:
+        """The cartridge to write from BOT for a pool: the one named if it may be, or a scratch."""
+
+    def mark_written(self, volser: str) -> None:
+        """Take note that a cartridge was written from BOT."""
+
+    def mounted(self, volser: str, *, write: bool) -> AbstractContextManager[Cartridge]:
+        """Mount a cartridge for as long as the context lasts."""
+
+
+class PoolPanel(Protocol):
+    """The settings of the pools as they are now."""
+
+    def __getitem__(self, number: int) -> Pool:
+        """Return a pool's settings."""
+
+
+class Relay(Protocol):
+    """The way to the key managers."""
+
+    def exchange(self, session: RelayedSession) -> None:
+        """Relay a drive's exchange."""
+
+
 class VirtualizationEngine:
     """One VE with one drive."""
 
     def __init__(
         self,
         drive: Drive,
-        proxy: EkmProxy,
-        library: Library,
-        pools: Pools,
+        proxy: Relay,
+        library: Cartridges,
+        pools: PoolPanel,
         events: EventLog,
         progress: Progress = lambda done, total: None,
     ) -> None:
@@ -80,13 +106,7 @@ class VirtualizationEngine:
         """
         pool = self.pools[pool_number]
         headers = prepare(volumes)
-        if volser is None:
-            volser = self.library.scratch(pool_number)
-        elif self.library[volser].pool != pool_number:
-            raise LibraryError(
-                f"Cartridge {volser} is in pool {self.library[volser].pool}, not {pool_number}; "
-                f"name one of that pool."
-            )
+        volser = self.library.to_write(pool_number, volser)
         batches = self._batches(volumes, headers)
         with self._mounted("BOT-1", "BOT-4", volser, write=True):
             if pool.encrypt:
@@ -129,9 +149,16 @@ class VirtualizationEngine:
                     self._write(next(batches), batches, headers, detail)
 
     def read(
-        self, volser: str, sink: VolumeSink | None = None, names: Iterable[str] | None = None
+        self,
+        volser: str,
+        sink: VolumeSink | None = None,
+        names: Iterable[str] | None = None,
+        at: Sequence[range] | None = None,
     ) -> ReadReport:
-        """Read a cartridge and give its volumes to `sink`: all, or those of these names."""
+        """Read a cartridge and give its volumes to `sink`: all, or those of these names.
+
+        With `at`, only these runs of blocks are read, in the order given, each of whole volumes.
+        """
         reader = VolumeReader(sink or NullSink(), names)
         with self._mounted("READ-1", "READ-4", volser, write=False) as cartridge:
             if cartridge.format is TapeFormat.ENCRYPTED:
@@ -141,10 +168,10 @@ class VirtualizationEngine:
                     self._ask_for_key("READ-2b", volser, self.drive.read)
                     self._exchange("READ-2c", "READ-2d", volser)
                 with self._step("READ-2e", volser) as detail:
-                    self._read(cartridge, reader, detail)
+                    self._read(cartridge, reader, at, detail)
             else:
                 with self._step("READ-3", volser) as detail:
-                    self._read(cartridge, reader, detail)
+                    self._read(cartridge, reader, at, detail)
         return ReadReport(reader.whole, reader.incomplete, reader.bytes)
 
     # Their parts
@@ -220,20 +247,49 @@ class VirtualizationEngine:
             batch = next(batches, None)
         self._add_figures(detail, Direction.WRITE)
 
-    def _read(self, cartridge: Cartridge, reader: VolumeReader, detail: dict[str, Any]) -> None:
-        total = sum(h.length for h in cartridge.headers if Flags.LABEL not in h.flags)
+    def _read(
+        self,
+        cartridge: Cartridge,
+        reader: VolumeReader,
+        at: Sequence[range] | None,
+        detail: dict[str, Any],
+    ) -> None:
+        runs = [range(cartridge.block_count)] if at is None else at
+        total = sum(
+            header.length
+            for run in runs
+            for header in cartridge.headers[run.start : run.stop]
+            if Flags.LABEL not in header.flags
+        )
         detail.update(bytes=0, blocks=0)
+        if at is not None:
+            detail["positions"] = [run.start for run in runs]
         try:
-            while blocks := self.drive.read():
-                for block in blocks:
-                    reader.take(block)
-                self._moved(detail, blocks, total)
+            for run in runs:
+                if at is not None:
+                    self.drive.locate(run.start)
+                for blocks in self._blocks_of(cartridge, None if at is None else run):
+                    for block in blocks:
+                        reader.take(block)
+                    self._moved(detail, blocks, total)
         finally:
             reader.finish()
         detail["volumes"] = len(reader.whole)
         if reader.incomplete:
             detail["incomplete"] = reader.incomplete
         self._add_figures(detail, Direction.READ)
+
+    def _blocks_of(self, cartridge: Cartridge, run: range | None) -> Iterator[list[Block]]:
+        """Read on to the end of the tape, or of a run of blocks and not a byte further."""
+        while run is None or self.drive.position < run.stop:
+            most = READ_AHEAD_BYTES
+            if run is not None:
+                rest = cartridge.headers[self.drive.position : run.stop]
+                most = min(most, sum(header.length for header in rest))
+            blocks = self.drive.read(most)
+            if not blocks:
+                return
+            yield blocks
 
     def _moved(self, detail: dict[str, Any], blocks: list[Block], total: int) -> None:
         detail["bytes"] += sum(len(block.data) for block in blocks if not block.label)

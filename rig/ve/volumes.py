@@ -42,6 +42,10 @@ class LogicalVolume:
     name: str
     source: Path
     size: int  # bytes
+    sha256: str = ""
+    """What the file must have, hexadecimal, when it is known before."""
+    origin: str = ""
+    """Where the content came from, for the label; by default the file's own path."""
 
     def __post_init__(self) -> None:
         """Check the name."""
@@ -151,7 +155,12 @@ def _header(volume: LogicalVolume) -> VolumeHeader:
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise _unreadable(volume.source, error) from error
-    return VolumeHeader(volume.name, size, sha256, str(volume.source))
+    if volume.sha256 not in ("", sha256):
+        raise VolumeError(
+            f"The file {volume.source} is not what was stored as {volume.name} any more: its "
+            f"SHA-256 is {sha256} and was {volume.sha256}; restore it."
+        )
+    return VolumeHeader(volume.name, size, sha256, volume.origin or str(volume.source))
 
 
 def blocks_of(

@@ -15,10 +15,12 @@ module aes_encrypt_top (
     output logic          valid_o,     // not while a chain runs
     output logic [ 127:0] block_o,
     output logic [ 127:0] previous_o,  // the result before block_o
+    output logic          wrong_o,
     output logic [1919:0] rk_o
 );
 
   drive_crypto_pkg::round_keys_t rk;
+  drive_crypto_pkg::key_parities_t rk_parity;
   logic valid_in, valid_out;
   logic [127:0] block_in;
   logic [ 15:0] repeats_left;
@@ -31,7 +33,8 @@ module aes_encrypt_top (
       .key_i,
       .busy_o,
       .done_o,
-      .rk_o(rk)
+      .rk_o(rk),
+      .rk_parity_o(rk_parity)
   );
 
   aes_pipe u_pipe (
@@ -39,10 +42,13 @@ module aes_encrypt_top (
       .rst_ni,
       .clear_i,
       .rk_i(rk),
+      .rk_parity_i(rk_parity),
       .valid_i(valid_in),
       .block_i(block_in),
+      .parity_i(aes_pkg::block_parity(block_in)),
       .valid_o(valid_out),
-      .block_o
+      .block_o,
+      .wrong_o
   );
 
   logic chain;

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import cocotb
-from clocked import clocks, left_over, start
+from clocked import clocks, flip, left_over, start
 from cocotb.triggers import ClockCycles, RisingEdge
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from nist_vectors import ecb_vectors
@@ -51,6 +51,7 @@ async def run(
         await clocks(dut)
         due.append(valid)
         assert bool(dut.valid_o.value) == due[-LATENCY]
+        assert not dut.wrong_o.value
         if dut.valid_o.value:
             results.append(int(dut.block_o.value))
 
@@ -159,6 +160,59 @@ async def a_new_start_replaces_the_key(dut: Any) -> None:
         await load_key(dut, key)
         blocks = [choice.getrandbits(128) for _ in range(3)]
         assert await run(dut, blocks, choice) == encrypt(key, blocks)
+
+
+ROUND = "u_pipe.gen_round[{}].u_round."
+FLIPPED = (
+    *["u_pipe.whitened_q", "u_pipe.parity_in_q", "u_pipe.parity_whitened_q"],
+    *[ROUND.format(r) + "block_q" for r in range(1, 15)],
+    *[ROUND.format(r) + "parity_mix_q" for r in (1, 8, 14)],
+    *[ROUND.format(r) + "parity_sub_q" for r in (1, 8, 14)],
+    *[ROUND.format(r) + "even_left_q" for r in (2, 14)],
+    *[ROUND.format(r) + "odd_right_q" for r in (2, 14)],
+    *[
+        ROUND.format(r) + f"gen_sub[{b}].u_sbox_rom.data_a_q"
+        for r in (1, 9)
+        for b in range(0, 16, 2)
+    ],
+    *[
+        ROUND.format(r) + f"gen_sub[{b}].u_sbox_rom.data_b_q"
+        for r in (2, 14)
+        for b in range(0, 16, 2)
+    ],
+    *["u_key_expand.w_q", "u_key_expand.parity_q"] * 10,
+)
+
+
+@cocotb.test()
+async def no_flip_is_silent(dut: Any) -> None:
+    """One bit turned over anywhere: whenever a block comes out wrong, so says wrong_o."""
+    choice = random.Random(6)
+    await start(dut, **IDLE)
+    seen = wrong_blocks = 0
+    for path in FLIPPED:
+        for _ in range(4):
+            key = choice.getrandbits(256)
+            await load_key(dut, key)
+            blocks = [choice.getrandbits(128) for _ in range(12)]
+            at = choice.randrange(LATENCY + 4) + 4
+            results, seen_wrong = [], False
+            for n in range(len(blocks) + LATENCY + 6):
+                dut.valid_i.value = int(n < len(blocks))
+                dut.block_i.value = blocks[n] if n < len(blocks) else 0
+                if n == at:
+                    flip(dut, path, choice)
+                await clocks(dut)
+                if dut.valid_o.value:
+                    results.append(int(dut.block_o.value))
+                seen_wrong |= bool(dut.wrong_o.value)
+            assert len(results) == len(blocks)
+            is_wrong = results != encrypt(key, blocks)
+            assert seen_wrong or not is_wrong, f"{path} at clock {at}"
+            seen += seen_wrong
+            wrong_blocks += is_wrong
+    assert wrong_blocks > len(FLIPPED)
+    dut._log.info("%d flips of %d were seen, %d did harm", seen, 4 * len(FLIPPED), wrong_blocks)
 
 
 @cocotb.test()

@@ -4,6 +4,7 @@ Inputs change and outputs are read at falling edges, where nothing else moves.  
 n falling edges from the one that set the input to the first that sees the output.
 """
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,7 +33,7 @@ async def clocks(dut: Any, count: int = 1) -> None:
 def registers(scope: Any) -> Iterator[tuple[str, int]]:
     """Yield path and value of every register (`*_q`) at and below `scope`.
 
-    The build must have had registers_visible.vlt.
+    The build must have had registers_visible.vlt, or registers_flippable.vlt.
     """
     for child in scope:
         if isinstance(child, HierarchyObject | HierarchyArrayObject):
@@ -46,3 +47,16 @@ def left_over(scope: Any, *, at_least: int) -> list[str]:
     found = list(registers(scope))
     assert len(found) >= at_least, f"only {len(found)} registers are visible: {found}"
     return [path for path, value in found if value != 0]
+
+
+def find(scope: Any, path: str) -> Any:
+    """Return what lies at `path` below `scope`; generated blocks are named as in `gen[3].u_x`."""
+    for step in path.replace("[", ".[").split("."):
+        scope = scope[int(step[1:-1])] if step.startswith("[") else getattr(scope, step)
+    return scope
+
+
+def flip(scope: Any, path: str, choice: random.Random) -> None:
+    """Turn over one bit of a register; the build must have had registers_flippable.vlt."""
+    register = find(scope, path)
+    register.value = int(register.value) ^ 1 << choice.randrange(len(register))

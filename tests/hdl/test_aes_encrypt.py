@@ -20,5 +20,5 @@ def test_aes_encrypt() -> None:
         "aes_encrypt_top",
         [*SOURCES, HERE / "aes_encrypt_top.sv"],
         "bench_aes_encrypt",
-        vlt=[HERE / "registers_visible.vlt"],
+        vlt=[HERE / "registers_flippable.vlt"],
     )

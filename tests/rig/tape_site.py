@@ -55,8 +55,9 @@ class Site:
         events = EventLog()
         library = Library(folder / "cartridges")
         drive = self.drive()
-        ve = VirtualizationEngine(drive, proxy or self.proxy, library, Pools(pools), events)
-        return Room(self, ve, drive, library, events, folder)
+        panel = Pools(pools)
+        ve = VirtualizationEngine(drive, proxy or self.proxy, library, panel, events)
+        return Room(self, ve, drive, library, panel, events, folder)
 
     def endpoint(self, ekm: EkmProcess) -> EkmEndpoint:
         """Where the VE finds a key manager."""
@@ -71,6 +72,7 @@ class Room:
     ve: VirtualizationEngine
     drive: Drive
     library: Library
+    pools: Pools
     events: EventLog
     folder: Path
     made: int = 0

@@ -11,8 +11,7 @@ import pytest
 from hsm.eedk import Eedk, KeyLabel, KeyMode
 from hsm.ekm.client import EkmEndpoint
 from hsm.ekm.errors import EkmUnavailable, ErrorCode, ExchangeError
-from hsm.keystore import Keystore
-from hsm.token import open_token
+from hsm.lab import provision_lab
 from rig.drive.cartridge import Cartridge
 from rig.drive.key_exchange import KeyGrant
 from rig.drive.media import PAGE_BYTES
@@ -33,8 +32,7 @@ ELSEWHERE = "Key Of A Partner"
 def partner(site: Site) -> SoftKek:
     """A KEK of which the site has the certificate alone."""
     kek = SoftKek.make(ELSEWHERE)
-    with open_token(site.lab.ekm_token) as token:
-        Keystore(token).import_certificate(ELSEWHERE, kek.certificate)
+    provision_lab(site.lab.state_dir, [], [], partner_keks={ELSEWHERE: kek.certificate})
     return kek
 
 

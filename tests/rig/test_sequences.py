@@ -235,7 +235,7 @@ def test_append_to_a_clear_cartridge_stays_clear_though_the_pool_encrypts_now(
     room = site.room(tmp_path, CLEAR)
     first, second = room.volumes(1000), room.volumes(1000)
     volser = room.ve.write_from_bot(1, first)
-    room.ve.pools.set(Pool(1, True, (KEK_1,)))
+    room.pools.set(Pool(1, True, (KEK_1,)))
     room.steps()
     room.ve.append(volser, second)
     assert room.steps() == APP_CLEAR
@@ -251,7 +251,7 @@ def test_append_to_an_encrypted_cartridge_stays_encrypted_though_the_pool_does_n
     room = site.room(tmp_path, ENCRYPTED)
     first, second = room.volumes(1000), room.volumes(1000)
     volser = room.ve.write_from_bot(2, first)
-    room.ve.pools.set(Pool(2))
+    room.pools.set(Pool(2))
     room.steps()
     room.ve.append(volser, second)
     assert room.steps() == APP_ENCRYPTED
@@ -276,7 +276,7 @@ def test_a_pool_over_time_none_then_kek_1_then_kek_2(site: Site, tmp_path: Path)
 
     volumes = room.volumes(20_000, 3)
     for pool in settings:
-        room.ve.pools.set(pool)
+        room.pools.set(pool)
         room.ve.write_from_bot(1, volumes)
     assert state() == ["none", "KEK 1", "KEK 2"]
     for volume in room.library.volumes(1):
@@ -285,7 +285,7 @@ def test_a_pool_over_time_none_then_kek_1_then_kek_2(site: Site, tmp_path: Path)
     assert state() == ["none", "KEK 1", "KEK 2"]
     room.ve.write_from_bot(1, volumes)
     assert state() == ["KEK 2", "KEK 1", "KEK 2"]
-    room.ve.pools.set(Pool(1))
+    room.pools.set(Pool(1))
     assert state() == ["KEK 2", "KEK 1", "KEK 2"]
     room.ve.write_from_bot(1, volumes, "TAP002")
     assert state() == ["KEK 2", "none", "KEK 2"]
@@ -300,12 +300,12 @@ def test_an_unknown_label_fails_before_any_data_and_is_named(site: Site, tmp_pat
     room = site.room(tmp_path, CLEAR, Pool(2, True, (KEK_1, KeyLabel("Never Made"))))
     kept = room.volumes(1000)
     volser = room.library.scratch(2)
-    room.ve.pools.set(Pool(2))
+    room.pools.set(Pool(2))
     room.ve.write_from_bot(2, kept)
     room.library.return_to_scratch(volser)
     before = room.tape(volser)
     room.steps()
-    room.ve.pools.set(Pool(2, True, (KEK_1, KeyLabel("Never Made"))))
+    room.pools.set(Pool(2, True, (KEK_1, KeyLabel("Never Made"))))
     with pytest.raises(ExchangeError, match="Never Made") as caught:
         room.ve.write_from_bot(2, room.volumes(1000))
     assert caught.value.code is ErrorCode.UNKNOWN_LABEL

@@ -97,7 +97,8 @@ module record_out_window #(
       read_q    <= '0;
       acked_q   <= '0;
       quarter_q <= '0;
-      fetched_q <= 1'b0;
+      fetched_q <= read_i & ~fetched_q;  // a read is answered meanwhile, too: by nothing
+      empty_q   <= 1'b1;
       count_q   <= '0;
     end else begin
       fetched_q <= read_i & ~fetched_q;

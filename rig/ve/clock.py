@@ -1,0 +1,28 @@
+"""The time of a node: real time, which a story may set ahead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rig.ve.records import DAY_S
+
+
+class Clock:
+    """Seconds since 1970, UTC: real time and an offset that only grows."""
+
+    def __init__(self, offset_s: float = 0.0, real: Callable[[], float] = time.time) -> None:
+        """Begin `offset_s` seconds ahead of real time."""
+        self.offset_s = offset_s
+        self._real = real
+
+    def now(self) -> float:
+        """The time."""
+        return self._real() + self.offset_s
+
+    def advance(self, *, days: float = 0.0, seconds: float = 0.0) -> None:
+        """Set the time ahead."""
+        ahead = days * DAY_S + seconds
+        if ahead < 0:
+            raise ValueError("time does not go back")
+        self.offset_s += ahead

@@ -1,0 +1,527 @@
+"""A node: the catalogue, the cache and the drives of one virtualization engine at work.
+
+The host's side (`write`, `read`, `unload`, `expire`) works on the cache and the catalogue. What
+that orders, `work` carries out with all drives; what fails stays ordered. `serve` does so until it
+is told to stop, and so resumes by itself what had to wait, for a key manager for instance (EKM-9).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import LifoQueue
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from hsm.ekm.errors import EkmUnavailable
+from hsm.errors import TaperigError
+from rig.drive.cartridge import Cartridge
+from rig.drive.drive import Drive
+from rig.drive.media import check_volser
+from rig.events import EventLog
+from rig.ve import journal, ledger
+from rig.ve.cache import Cache, CacheFullError, pieces_of
+from rig.ve.catalogue import FILE, Catalogue, CatalogueError
+from rig.ve.checking import CheckReport, check
+from rig.ve.claims import Claims
+from rig.ve.clock import Clock
+from rig.ve.ekm_proxy import RelayedSession
+from rig.ve.healing import heal, insert
+from rig.ve.records import LogicalVolume
+from rig.ve.schema import CopyRow, DriveRow, LogicalRow, PhysicalRow, PremigrationRow
+from rig.ve.shelf import Shelf
+from rig.ve.tape_work import BACKUP_NAME, NodeParts, TapeWork
+from rig.ve.virtualization_engine import Relay, VirtualizationEngine
+from rig.ve.volumes import LogicalVolume as HostVolume
+
+RETRY_S = 2.0
+"""How long `serve` waits before it tries again what failed, seconds."""
+
+CLOCK = "clock"
+NO_KEY_MANAGER = "no key manager"
+
+
+class NodeError(TaperigError):
+    """The node cannot do what was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What is configured for a node."""
+
+    name: str = "main"
+    cache_bytes: int = 1_000_000_000
+    """Data that the cache holds."""
+    cartridge_bytes: int = 500_000_000_000
+    """Data that a cartridge inserted from now on holds; a 3592 JA cartridge in a TS1120 drive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A piece of work for one drive."""
+
+    kind: str
+    """`premigrate`, `close` or `move`."""
+    volser: str | None = None
+    pool: int = 0
+
+    def run(self, work: TapeWork) -> None:
+        """Let a drive carry it out."""
+        match self.kind, self.volser:
+            case "premigrate", None:
+                work.premigrate(self.pool)
+            case "close", str(volser):
+                work.close(volser)
+            case "move", str(volser):
+                work.move(volser, self.pool)
+            case _:
+                raise AssertionError(self)
+
+
+@dataclass(slots=True)
+class WorkReport:
+    """What `work` did: tasks carried out, and what failed and stays ordered."""
+
+    done: int = 0
+    failures: list[TaperigError] = field(default_factory=list)
+
+
+class Node:
+    """An open node. One process at a time has it open; the host's calls may come from any thread.
+
+    Use it as a context manager, or close it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        drives: Sequence[Drive],
+        proxy: Relay | None = None,
+        *,
+        settings: NodeSettings | None = None,
+        events: EventLog | None = None,
+        real_time: Callable[[], float] | None = None,
+    ) -> None:
+        """Open the node in `folder`, and heal what an earlier process left in the middle."""
+        self.folder = folder
+        self.settings = settings or NodeSettings()
+        self.events = events or EventLog()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock_file = (folder / "node.lock").open("w")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock_file.close()
+            raise NodeError(
+                f"Another process works with the node in {folder}; wait for its end."
+            ) from None
+        try:
+            self.catalogue = Catalogue(folder / FILE)
+            with self.catalogue.reading() as session:
+                ahead = ledger.setting(session, CLOCK, {"offset_s": 0.0})["offset_s"]
+            self.clock = Clock(ahead) if real_time is None else Clock(ahead, real_time)
+            self.parts = NodeParts(
+                name=self.settings.name,
+                catalogue=self.catalogue,
+                cache=Cache(folder / "cache"),
+                staging=Cache(folder / "staging"),
+                shelf=Shelf(folder / "cartridges"),
+                claims=Claims(),
+                clock=self.clock,
+            )
+            self.healed = heal(self.parts, self.settings.cartridge_bytes)
+            self._idle: LifoQueue[TapeWork] = LifoQueue()
+            self._drives = len(drives)
+            relay = None if proxy is None else _OneAtATime(proxy, self._key_manager_answers)
+            for drive in reversed(drives):
+                self._idle.put(TapeWork(self.parts, self._engine(drive, relay)))
+            self._enter_drives(drives)
+        except BaseException:
+            self._lock_file.close()
+            raise
+        self._host = threading.Lock()
+        self._wake = threading.Event()
+
+    def _engine(self, drive: Drive, relay: Relay | None) -> VirtualizationEngine:
+        return VirtualizationEngine(
+            drive, relay or _NoKeyManager(), self.parts.shelf, {}, self.events
+        )
+
+    def _enter_drives(self, drives: Sequence[Drive]) -> None:
+        with self.catalogue.transaction() as session:
+            for drive in drives:
+                row = session.get(DriveRow, drive.serial)
+                if row is None:
+                    session.add(DriveRow(serial=drive.serial, model=drive.model, mounts=0))
+                else:
+                    row.model = drive.model
+
+    def close(self) -> None:
+        """Let go of the node's files; drives and key managers are the caller's."""
+        self.catalogue.close()
+        self._lock_file.close()
+
+    def __enter__(self) -> Self:
+        """Return the node."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    # Settings
+
+    @contextmanager
+    def change(self) -> Iterator[Session]:
+        """Change settings, in one transaction, with the functions of `ledger`."""
+        with self.catalogue.transaction() as session:
+            yield session
+        self._wake.set()
+
+    def advance(self, days: float) -> None:
+        """Set the node's clock ahead; it stays so."""
+        self.clock.advance(days=days)
+        with self.catalogue.transaction() as session:
+            ledger.set_setting(session, CLOCK, {"offset_s": self.clock.offset_s})
+
+    def insert(self, volsers: Iterable[str]) -> None:
+        """Insert blank cartridges into the common scratch pool."""
+        for volser in volsers:
+            check_volser(volser)
+            path = self.parts.shelf.path(volser)
+            if path.exists():
+                raise NodeError(f"There is a cartridge {volser} already; choose another VOLSER.")
+            Cartridge.create(path, volser)
+            insert(self.parts, volser, self.settings.cartridge_bytes)
+        self._wake.set()
+
+    # The host's side
+
+    def write(
+        self,
+        name: str,
+        source: Path | Iterable[bytes],
+        size: int | None = None,
+        *,
+        storage_group: str | None = None,
+        management_class: str | None = None,
+        origin: str = "",
+    ) -> LogicalVolume:
+        """Write a logical volume, new or anew; when this returns, it is acknowledged and mounted.
+
+        `size` in bytes is needed for pieces, to make room for them. Constructs that are None stay
+        as they were. Raises CacheFullError, CatalogueError for an unknown construct, NodeError.
+        """
+        if isinstance(source, Path):
+            size = HostVolume.of(name, source).size
+            origin = origin or str(source)
+            pieces: Iterable[bytes] = pieces_of(source)
+        else:
+            HostVolume(name, Path(), size or 0)  # for the name
+            pieces = source
+        if name == BACKUP_NAME:
+            raise NodeError(f"{name} is the name of database backups; choose another.")
+        if (size or 0) > self.settings.cartridge_bytes:
+            raise NodeError(
+                f"{name} has {size} bytes and a cartridge holds {self.settings.cartridge_bytes}; "
+                f"divide it."
+            )
+        with self._host:
+            with self.catalogue.reading() as session:
+                before = session.get(LogicalRow, name)
+                group = _kept(storage_group, before.storage_group if before else "")
+                chosen = _kept(management_class, before.management_class if before else "")
+                ledger.pools_of(session, group, chosen)
+                generation = ledger.next_generation(session, name)
+            self._make_room(size or 0)
+            stored = self.parts.cache.store(name, generation, pieces)
+            now = self.clock.now()
+            row = LogicalRow(
+                name=name,
+                generation=generation,
+                size=stored.size,
+                sha256=stored.sha256,
+                storage_group=group,
+                management_class=chosen,
+                written=now,
+                accessed=now,
+                in_cache=True,
+                mounted=True,
+                source=origin,
+            )
+            record = row.record()
+            with self.catalogue.transaction() as session:
+                ledger.enter_written(session, row, now)
+            if before is not None:
+                self.parts.cache.remove(name, before.generation)
+        return record
+
+    def read(self, name: str) -> Path:
+        """Mount a volume for the host, recalled if it must be; return its file in the cache."""
+        while True:
+            with self.catalogue.transaction() as session:
+                row = ledger.logical(session, name)
+                if row.in_cache:
+                    row.mounted = True
+                    row.accessed = self.clock.now()
+                    return self.parts.cache.path(name, row.generation)
+            self.recall([name])
+
+    def unload(self, name: str) -> None:
+        """Rewind and unload a volume: its copies are ordered to the pools named now (MIG-2)."""
+        with self.catalogue.transaction() as session:
+            row = ledger.logical(session, name)
+            if not row.mounted:
+                raise NodeError(f"The logical volume {name} is not mounted; nothing to unload.")
+            ledger.unload(session, name, self.clock.now())
+        self._wake.set()
+
+    def expire(self, name: str) -> None:
+        """Let a volume expire: it is gone, and its data inactive (MIG-12)."""
+        with self._host:
+            with self.catalogue.transaction() as session:
+                if ledger.logical(session, name).mounted:
+                    raise NodeError(f"The logical volume {name} is mounted; unload it first.")
+                row = ledger.expire(session, name, self.clock.now())
+            self.parts.cache.remove(name, row.generation)
+
+    def recall(self, names: Sequence[str]) -> None:
+        """Bring volumes into the cache, cartridge by cartridge, by position on tape (MIG-3)."""
+        by_cartridge: dict[str, list[CopyRow]] = {}
+        second: dict[str, CopyRow] = {}
+        with self.catalogue.reading() as session:
+            total = 0
+            for name in names:
+                row = ledger.logical(session, name)
+                if row.in_cache:
+                    continue
+                copies = ledger.active_copies(session, name)
+                if not copies:
+                    raise CatalogueError(
+                        f"The logical volume {name} is on no cartridge; run `rig ve check`."
+                    )
+                total += row.size
+                by_cartridge.setdefault(copies[0].volser, []).append(copies[0])
+                if len(copies) > 1:
+                    second[name] = copies[1]
+        self._make_room(total, keep=names)
+        for volser, copies in sorted(by_cartridge.items()):
+            try:
+                self._recall(volser, copies)
+            except TaperigError:
+                instead = [second[copy.name] for copy in copies if copy.name in second]
+                if len(instead) < len(copies):
+                    raise
+                for copy in instead:
+                    self._recall(copy.volser, [copy])
+
+    def _recall(self, volser: str, copies: Sequence[CopyRow]) -> None:
+        with self._drive() as work, self._telling_key_manager():
+            work.recall(volser, copies)
+
+    def recall_job(self, names: Iterable[str]) -> None:
+        """Recall volumes and unload each, as a job that forces data to its new pool (MIG-2)."""
+        for batch in self._by_tape(names):
+            self.recall(batch)
+            for name in batch:
+                self.read(name)
+                self.unload(name)
+            report = self.work()
+            if report.failures:
+                raise report.failures[0]
+
+    def _by_tape(self, names: Iterable[str]) -> Iterator[list[str]]:
+        """Names in the order of the map, in batches that fill at most half of the cache."""
+        with self.catalogue.reading() as session:
+            found = []
+            for name in names:
+                row = ledger.logical(session, name)
+                copies = ledger.active_copies(session, name)
+                place = (copies[0].volser, copies[0].first_block) if copies else ("", 0)
+                found.append((*place, name, row.size))
+        batch: list[str] = []
+        size = 0
+        for _, _, name, its_size in sorted(found):
+            if batch and size + its_size > self.settings.cache_bytes // 2:
+                yield batch
+                batch, size = [], 0
+            batch.append(name)
+            size += its_size
+        if batch:
+            yield batch
+
+    # The cache
+
+    def _make_room(self, size: int, keep: Sequence[str] = ()) -> None:
+        """Let the least recently used volumes leave the cache that are safe on tape."""
+        with self.catalogue.transaction() as session:
+            query = select(func.sum(LogicalRow.size)).where(LogicalRow.in_cache)
+            free = self.settings.cache_bytes - (session.scalar(query) or 0)
+            gone: list[LogicalRow] = []
+            for row in session.scalars(_evictable(keep)):
+                if free >= size:
+                    break
+                row.in_cache = False
+                free += row.size
+                gone.append(row)
+            if free < size:
+                session.rollback()
+                raise CacheFullError(
+                    f"The cache of node {self.settings.name} is full: {size} bytes are needed, "
+                    f"{max(free, 0)} can be had; what is in it waits to be copied to tape or is "
+                    f"mounted. See: rig ve status"
+                )
+        for row in gone:
+            self.parts.cache.remove(row.name, row.generation)
+
+    # The drives' side
+
+    def work(self) -> WorkReport:
+        """Carry out with all drives what is ordered, until nothing is left that can be done."""
+        report = WorkReport()
+        blocked: set[Task] = set()
+        running: dict[Future[None], Task] = {}
+        with ThreadPoolExecutor(max(1, self._drives), "drive") as workers:
+            while True:
+                if self._drives:
+                    for task in self._tasks():
+                        if len(running) >= self._drives:
+                            break
+                        if task not in blocked and task not in running.values():
+                            running[workers.submit(self._carry_out, task)] = task
+                if not running:
+                    return report
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    task = running.pop(future)
+                    try:
+                        future.result()
+                        report.done += 1
+                    except TaperigError as error:
+                        blocked.add(task)
+                        report.failures.append(error)
+
+    def serve(self, stop: threading.Event, retry_s: float = RETRY_S) -> None:
+        """Work until told to stop; what failed is tried again every `retry_s` seconds."""
+        while not stop.is_set():
+            self._wake.clear()
+            self.work()
+            if stop.is_set():
+                return
+            self._wake.wait(retry_s)
+
+    def wake(self) -> None:
+        """Let `serve` look for work (or for its stop) at once."""
+        self._wake.set()
+
+    def _tasks(self) -> list[Task]:
+        """What is ordered now: copies to pools, cartridges to fill up, moves."""
+        with self.catalogue.reading() as session:
+            pools = select(PremigrationRow.pool).distinct().order_by(PremigrationRow.pool)
+            tasks = [Task("premigrate", None, pool) for pool in session.scalars(pools)]
+            free = PhysicalRow.writing_pool.is_(None)
+            closing = select(PhysicalRow.volser).where(PhysicalRow.close_wanted, free)
+            tasks += [Task("close", volser) for volser in session.scalars(closing)]
+            moving = select(PhysicalRow.volser, PhysicalRow.move_pool).where(
+                PhysicalRow.move_pool.is_not(None), PhysicalRow.move_when_eligible.is_(False), free
+            )
+            tasks += [Task("move", volser, pool or 0) for volser, pool in session.execute(moving)]
+        return tasks
+
+    def _carry_out(self, task: Task) -> None:
+        with self._drive() as work, self._telling_key_manager():
+            task.run(work)
+
+    @contextmanager
+    def _drive(self) -> Iterator[TapeWork]:
+        """A drive, once one is free."""
+        if not self._drives:
+            raise NodeError("The node was opened without drives.")
+        work = self._idle.get()
+        try:
+            yield work
+        finally:
+            self._idle.put(work)
+
+    @contextmanager
+    def _telling_key_manager(self) -> Iterator[None]:
+        """Keep an intervention open for as long as no key manager is there when one is needed."""
+        try:
+            yield
+        except EkmUnavailable as error:
+            with self.catalogue.transaction() as session:
+                journal.raise_intervention(
+                    session,
+                    NO_KEY_MANAGER,
+                    f"No key manager can be reached: {error} What is bound for encrypted pools "
+                    f"stays in the cache.",
+                    self.clock.now(),
+                )
+            raise
+
+    def _key_manager_answers(self) -> None:
+        with self.catalogue.transaction() as session:
+            journal.clear_intervention(session, NO_KEY_MANAGER, self.clock.now())
+
+    # Looking
+
+    def check(self, *, deep: bool = False) -> CheckReport:
+        """Whether catalogue, cache and cartridges agree."""
+        return check(self.catalogue, self.parts.cache, self.parts.shelf, deep=deep)
+
+
+class _OneAtATime:
+    """A relay for several drives: one exchange after the other."""
+
+    def __init__(self, relay: Relay, answered: Callable[[], None]) -> None:
+        self._relay = relay
+        self._answered = answered
+        self._lock = threading.Lock()
+
+    def exchange(self, session: RelayedSession) -> None:
+        """Relay a drive's exchange."""
+        with self._lock:
+            self._relay.exchange(session)
+            self._answered()
+
+
+class _NoKeyManager:
+    """A node without key managers."""
+
+    def exchange(self, session: RelayedSession) -> None:
+        """Refuse."""
+        raise EkmUnavailable("No key manager is configured for this node.")
+
+
+def _kept(given: str | None, before: str) -> str:
+    return before if given is None else given
+
+
+def _evictable(keep: Sequence[str]) -> Select[LogicalRow]:
+    """Volumes that may leave the cache, the least recently used first."""
+    ordered = select(PremigrationRow.name)
+    on_tape = select(CopyRow.name).where(CopyRow.active)
+    return (
+        select(LogicalRow)
+        .where(
+            LogicalRow.in_cache,
+            LogicalRow.mounted.is_(False),
+            LogicalRow.name.not_in(keep),
+            LogicalRow.name.not_in(ordered),
+            LogicalRow.name.in_(on_tape),
+        )
+        .order_by(LogicalRow.accessed, LogicalRow.name)
+    )

@@ -1,0 +1,501 @@
+"""A node at work: host, cache, catalogue, and the real drive with its gates and key manager."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from hsm.eedk import KeyLabel
+from hsm.ekm.errors import EkmUnavailable
+from hsm.ekm.process import spawn_ekm
+from rig.drive.cartridge import Cartridge
+from rig.drive.media import TapeFormat
+from rig.ve import ledger
+from rig.ve.cache import CacheFullError
+from rig.ve.catalogue import CatalogueError
+from rig.ve.ekm_proxy import EkmProxy
+from rig.ve.node import NO_KEY_MANAGER, Node, NodeError, NodeSettings
+from rig.ve.records import (
+    ManagementClass,
+    PhysicalVolume,
+    PoolSettings,
+    StackedCopy,
+    StorageGroup,
+    TapeEncryption,
+    VolumeState,
+)
+from rig.ve.schema import CopyRow, EventRow, PhysicalRow, PremigrationRow
+from rig.ve.volumes import FolderSink
+from tests.rig.tape_site import Site, ekm_settings
+
+KEK_1 = KeyLabel("KEK 1")
+CLEAR = PoolSettings(1)
+ENCRYPTED = PoolSettings(2, True, (KEK_1,))
+
+
+def content(seed: int, size: int = 3000) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def put(
+    node: Node,
+    name: str,
+    data: bytes,
+    group: str | None = None,
+    management_class: str | None = None,
+) -> None:
+    """Write a volume and unload it."""
+    node.write(name, [data], len(data), storage_group=group, management_class=management_class)
+    node.unload(name)
+
+
+def work(node: Node) -> None:
+    """Carry out all that is ordered; nothing may fail."""
+    report = node.work()
+    assert not report.failures, report.failures
+
+
+def copies(node: Node, name: str) -> list[StackedCopy]:
+    with node.catalogue.reading() as session:
+        return [row.record() for row in ledger.active_copies(session, name)]
+
+
+def tape(node: Node, volser: str) -> PhysicalVolume:
+    with node.catalogue.reading() as session:
+        return ledger.physical(session, volser).record()
+
+
+def evict(node: Node) -> None:
+    """Let everything leave the cache that may."""
+    node._make_room(node.settings.cache_bytes)
+
+
+def assert_agrees(node: Node) -> None:
+    assert node.check(deep=True).findings == ()
+
+
+class Places:
+    """Opens nodes in a folder of the test's own."""
+
+    def __init__(self, site: Site, folder: Path, stack: ExitStack) -> None:
+        self.site = site
+        self.folder = folder
+        self.stack = stack
+        self.opened: list[Node] = []
+
+    def node(
+        self,
+        *pools: PoolSettings,
+        cartridges: int = 6,
+        cache_bytes: int = 1_000_000,
+        cartridge_bytes: int = 20_000,
+    ) -> Node:
+        """A new node with these pools, and a storage group SGn for each pool n."""
+        node = self.open(cache_bytes=cache_bytes, cartridge_bytes=cartridge_bytes)
+        with node.change() as session:
+            for pool in pools or (CLEAR, ENCRYPTED):
+                ledger.set_pool(session, pool)
+                ledger.set_storage_group(session, StorageGroup(f"SG{pool.number}", pool.number))
+        node.insert(f"TAP{number:03}" for number in range(1, cartridges + 1))
+        return node
+
+    def open(
+        self,
+        proxy: EkmProxy | None = None,
+        cache_bytes: int = 1_000_000,
+        cartridge_bytes: int = 20_000,
+    ) -> Node:
+        """Open the node, as a new process would."""
+        settings = NodeSettings("main", cache_bytes, cartridge_bytes)
+        drive = self.site.drive()
+        node = Node(self.folder / "node", [drive], proxy or self.site.proxy, settings=settings)
+        self.stack.callback(node.close)
+        return node
+
+
+@pytest.fixture
+def places(site: Site, tmp_path: Path) -> Iterator[Places]:
+    with ExitStack() as stack:
+        yield Places(site, tmp_path, stack)
+
+
+@pytest.mark.rule("POOL-1", "POOL-4", "BOT-1", "READ-1")
+def test_a_volume_goes_from_host_to_cache_to_tape_and_back(places: Places) -> None:
+    node = places.node()
+    data = content(1)
+    put(node, "L00001", data, "SG2")
+    assert copies(node, "L00001") == []
+    work(node)
+    (copy,) = copies(node, "L00001")
+    assert (copy.volser, copy.first_block, copy.blocks, copy.size) == ("TAP001", 0, 3, 3000)
+    volume = tape(node, "TAP001")
+    assert (volume.pool, volume.state, volume.borrowed) == (2, VolumeState.FILLING, True)
+    assert (volume.encryption, volume.keys) == (TapeEncryption.ENCRYPTED, (KEK_1,))
+    assert (volume.active_bytes, volume.active_volumes, volume.written_bytes) == (3000, 1, 3000)
+    assert data[:16] not in node.parts.shelf.path("TAP001").read_bytes()
+    evict(node)
+    assert node.parts.cache.files() == []
+    assert_agrees(node)
+    assert node.read("L00001").read_bytes() == data
+    assert tape(node, "TAP001").last_accessed is not None
+    node.unload("L00001")
+    assert node.work().done == 0  # nothing changed, so nothing is copied
+    assert_agrees(node)
+
+
+def test_rewriting_takes_the_old_contents_place(places: Places) -> None:
+    node = places.node()
+    put(node, "L00001", content(1))
+    put(node, "L00002", content(2))
+    work(node)
+    put(node, "L00001", content(3, 5000))
+    assert copies(node, "L00001") == []
+    assert tape(node, "TAP001").active_volumes == 1
+    work(node)
+    (copy,) = copies(node, "L00001")
+    assert (copy.generation, copy.size, copy.first_block) == (2, 5000, 6)
+    assert_agrees(node)
+    evict(node)
+    assert node.read("L00001").read_bytes() == content(3, 5000)
+    assert node.read("L00002").read_bytes() == content(2)
+    assert [path.name for path in node.parts.cache.files()] == ["L00001.2", "L00002.1"]
+
+
+@pytest.mark.rule("POOL-5")
+def test_without_constructs_pool_1_and_no_copy(places: Places) -> None:
+    node = places.node()
+    put(node, "L00001", content(1))
+    work(node)
+    assert [tape(node, copy.volser).pool for copy in copies(node, "L00001")] == [1]
+    with node.change() as session:
+        ledger.set_defaults(session, 2, 1)
+    put(node, "L00002", content(2))
+    work(node)
+    found = [(copy.role, tape(node, copy.volser).pool) for copy in copies(node, "L00002")]
+    assert found == [("primary", 2), ("secondary", 1)]
+    assert_agrees(node)
+
+
+@pytest.mark.rule("POOL-4")
+def test_constructs_map_to_pools_several_to_one(places: Places) -> None:
+    node = places.node(CLEAR, ENCRYPTED, PoolSettings(3))
+    with node.change() as session:
+        ledger.set_storage_group(session, StorageGroup("PAYROLL", 2))
+        ledger.set_storage_group(session, StorageGroup("LEDGER", 2))
+        ledger.set_management_class(session, ManagementClass("TWICE", 3))
+        ledger.set_management_class(session, ManagementClass("TWO", 3))
+        ledger.set_management_class(session, ManagementClass("ONCE", 0))
+    for name, group, chosen in (
+        ("L00001", "PAYROLL", "TWICE"),
+        ("L00002", "LEDGER", "TWO"),
+        ("L00003", "LEDGER", "ONCE"),
+    ):
+        put(node, name, content(1), group, management_class=chosen)
+    work(node)
+    found = {
+        name: [tape(node, copy.volser).pool for copy in copies(node, name)]
+        for name in ("L00001", "L00002", "L00003")
+    }
+    assert found == {"L00001": [2, 3], "L00002": [2, 3], "L00003": [2]}
+    assert_agrees(node)
+    # The second copy serves when the first cannot be read.
+    evict(node)
+    node.parts.shelf.path(copies(node, "L00001")[0].volser).write_bytes(b"burnt")
+    assert node.read("L00001").read_bytes() == content(1)
+    with pytest.raises(CatalogueError, match="no storage group 'NONE'; known: LEDGER, PAYROLL"):
+        node.write("L00009", [b""], 0, storage_group="NONE")
+    with pytest.raises(CatalogueError, match="no management class 'NONE'"):
+        node.write("L00009", [b""], 0, management_class="NONE")
+    with (
+        pytest.raises(CatalogueError, match="Pool 9 is not configured; configured: 1, 2, 3"),
+        node.change() as session,
+    ):
+        ledger.set_storage_group(session, StorageGroup("X", 9))
+
+
+@pytest.mark.rule("MIG-2")
+def test_a_recalled_volume_goes_at_unload_to_the_pool_that_its_group_names_then(
+    places: Places,
+) -> None:
+    node = places.node()
+    put(node, "L00001", content(1), "SG1")
+    put(node, "L00002", content(2), "SG1")
+    put(node, "L00003", content(3), "SG1")
+    work(node)
+    with node.change() as session:
+        ledger.set_storage_group(session, StorageGroup("SG1", 2))
+    assert node.work().done == 0
+    # In cache at the change: not affected until it is next unloaded.
+    pools = {name: tape(node, copies(node, name)[0].volser).pool for name in ("L00001", "L00002")}
+    assert pools == {"L00001": 1, "L00002": 1}
+    node.read("L00001")
+    assert node.work().done == 0
+    node.unload("L00001")
+    work(node)
+    assert tape(node, copies(node, "L00001")[0].volser).pool == 2
+    assert tape(node, copies(node, "L00002")[0].volser).pool == 1
+    # Recalled from tape: the same.
+    evict(node)
+    node.recall_job(["L00002"])
+    assert tape(node, copies(node, "L00002")[0].volser).pool == 2
+    assert tape(node, "TAP001").active_volumes == 1
+    assert_agrees(node)
+
+
+@pytest.mark.rule("MIG-3")
+def test_recalls_are_ordered_by_position_on_tape(places: Places) -> None:
+    node = places.node(cartridge_bytes=9000)
+    names = [f"L{number:05}" for number in (5, 3, 4, 1, 2)]
+    for number, name in enumerate(names):
+        put(node, name, content(number))
+        work(node)
+    evict(node)
+    node.events.events.clear()
+    node.recall(sorted(names))
+    # Two cartridges, each mounted once and read from front to back.
+    read = [event for event in node.events.events if event.step == "READ-3"]
+    assert [(event.volume, event.detail["positions"]) for event in read] == [
+        ("TAP001", [0, 3, 6]),
+        ("TAP002", [0, 3]),
+    ]
+    for number, name in enumerate(names):
+        assert node.read(name).read_bytes() == content(number)
+
+
+@pytest.mark.rule("MSG-1")
+@pytest.mark.parametrize(("group", "kind"), [("SG1", ""), ("SG2", "Encrypted ")])
+def test_a_filled_tape_gets_its_database_backup_and_the_hosts_are_told(
+    places: Places, group: str, kind: str
+) -> None:
+    node = places.node(cartridge_bytes=7000)
+    for number in range(3):
+        put(node, f"L{number:05}", content(number), group)
+    work(node)
+    first, second = tape(node, "TAP001"), tape(node, "TAP002")
+    assert (first.state, first.active_volumes) == (VolumeState.FULL, 2)
+    assert (second.state, second.active_volumes) == (VolumeState.FILLING, 1)
+    with node.catalogue.reading() as session:
+        texts = [row.text for row in session.scalars(select(EventRow))]
+    assert texts == [f"Database Backup written to {kind}Physical Tape TAP001"]
+    assert_agrees(node)
+    # The backup is on the tape, and is the catalogue as it was then.
+    sink = FolderSink(places.folder / "back")
+    node._idle.queue[0].engine.read("TAP001", sink, ["DBBKUP"])
+    backup = (places.folder / "back" / "DBBKUP").read_bytes()
+    assert backup.startswith(b"SQLite format 3")
+    assert b"L00001" in backup
+
+
+@pytest.mark.rule("MIG-12")
+def test_data_is_inactivated_when_rewritten_or_expired_and_empty_tapes_are_scratch(
+    places: Places,
+) -> None:
+    node = places.node(PoolSettings(1, return_borrowed=True), PoolSettings(2, True, (KEK_1,)))
+    put(node, "L00001", content(1))
+    put(node, "L00002", content(2))
+    work(node)
+    assert tape(node, "TAP001").last_inactivated is None
+    put(node, "L00001", content(3))
+    assert (tape(node, "TAP001").active_volumes, tape(node, "TAP001").active_bytes) == (1, 3000)
+    assert tape(node, "TAP001").last_inactivated is not None
+    node.expire("L00001")
+    assert tape(node, "TAP001").active_volumes == 1
+    node.expire("L00002")
+    volume = tape(node, "TAP001")
+    assert (volume.state, volume.pool, volume.borrowed) == (VolumeState.SCRATCH, 0, False)
+    # Without returning, it stays in the pool that borrowed it.
+    put(node, "L00003", content(1), "SG2")
+    work(node)
+    (copy,) = copies(node, "L00003")
+    node.expire("L00003")
+    volume = tape(node, copy.volser)
+    assert (volume.state, volume.pool, volume.borrowed) == (VolumeState.SCRATCH, 2, True)
+    assert_agrees(node)
+    # Told to return borrowed volumes, the pool returns the empty ones at once.
+    with node.change() as session:
+        ledger.set_pool(session, PoolSettings(2, True, (KEK_1,), return_borrowed=True))
+    assert (tape(node, copy.volser).pool, tape(node, copy.volser).borrowed) == (0, False)
+
+
+@pytest.mark.rule("POOL-2", "BOT-5")
+def test_pool_settings_apply_at_the_next_bot_only(places: Places) -> None:
+    node = places.node(CLEAR, cartridge_bytes=7000)
+    put(node, "L00001", content(1))
+    work(node)
+    with node.change() as session:
+        ledger.set_pool(session, PoolSettings(1, True, (KEK_1,)))
+    put(node, "L00002", content(2))
+    work(node)
+    assert {copies(node, name)[0].volser for name in ("L00001", "L00002")} == {"TAP001"}
+    assert tape(node, "TAP001").encryption is TapeEncryption.CLEAR
+    put(node, "L00003", content(3))
+    work(node)
+    assert tape(node, "TAP002").encryption is TapeEncryption.ENCRYPTED
+    with Cartridge.open(node.parts.shelf.path("TAP002")) as cartridge:
+        assert cartridge.format is TapeFormat.ENCRYPTED
+    assert tape(node, "TAP001").encryption is TapeEncryption.CLEAR
+    assert_agrees(node)
+
+
+def test_borrowing_can_be_forbidden_and_running_out_is_told(places: Places) -> None:
+    node = places.node(PoolSettings(1, borrow=False), cartridges=1)
+    put(node, "L00001", content(1))
+    (failure,) = node.work().failures
+    assert "Pool 1 is out of scratch volumes" in str(failure)
+    assert open_interventions(node) == ["scratch pool 1"]
+    assert_agrees(node)
+    with node.change() as session:
+        ledger.set_pool(session, PoolSettings(1, borrow=True))
+    work(node)
+    assert open_interventions(node) == []
+    assert copies(node, "L00001")[0].volser == "TAP001"
+
+
+def open_interventions(node: Node) -> list[str]:
+    with node.catalogue.reading() as session:
+        query = select(EventRow.subject).where(
+            EventRow.kind == "intervention", EventRow.cleared.is_(None)
+        )
+        return list(session.scalars(query))
+
+
+def test_the_least_recently_used_leaves_the_cache_and_nothing_that_is_not_on_tape(
+    places: Places,
+) -> None:
+    node = places.node(cache_bytes=10_000)
+    for number in (1, 2, 3):
+        put(node, f"L0000{number}", content(number))
+    with pytest.raises(CacheFullError, match="3000 bytes are needed, 1000 can be had"):
+        node.write("L00004", [content(4)], 3000)
+    work(node)
+    node.read("L00001")
+    node.unload("L00001")
+    put(node, "L00004", content(4))
+    assert [path.name for path in node.parts.cache.files()] == ["L00001.1", "L00003.1", "L00004.1"]
+    node.read("L00001")
+    node.read("L00003")
+    with pytest.raises(CacheFullError):
+        node.recall(["L00002"])
+    assert_agrees(node)
+    node.unload("L00003")
+    assert node.read("L00002").read_bytes() == content(2)
+    assert [path.name for path in node.parts.cache.files()] == ["L00001.1", "L00002.1", "L00004.1"]
+    assert_agrees(node)
+
+
+@pytest.mark.rule("EKM-9")
+def test_without_a_key_manager_work_waits_and_resumes_by_itself(
+    places: Places, site: Site, tmp_path: Path
+) -> None:
+    settings = ekm_settings(site.lab, tmp_path)
+    node = places.node()
+    put(node, "L00001", content(1), "SG2")
+    put(node, "L00002", content(2), "SG2")
+    work(node)
+    evict(node)
+    node.read("L00002")
+    node.unload("L00002")
+    node.close()
+    with spawn_ekm(settings) as ekm:
+        port, endpoint = ekm.port, site.endpoint(ekm)
+    proxy = EkmProxy([endpoint])
+    node = places.open(proxy=proxy)
+    stop = threading.Event()
+    serving = threading.Thread(target=node.serve, args=(stop, 0.05))
+    serving.start()
+    try:
+        # No key manager: migrated volumes cannot be read, those in the cache can.
+        with pytest.raises(EkmUnavailable):
+            node.read("L00001")
+        assert node.read("L00002").read_bytes() == content(2)
+        # Bound for an encrypted pool: it stays in the cache. For a clear one: it goes on.
+        put(node, "L00003", content(3), "SG2")
+        put(node, "L00004", content(4), "SG1")
+        until(lambda: copies(node, "L00004") != [])
+        until(lambda: open_interventions(node) == [NO_KEY_MANAGER])
+        assert copies(node, "L00003") == []
+        assert node.read("L00003").read_bytes() == content(3)
+        node.unload("L00003")
+        with spawn_ekm(replace(settings, port=port)):
+            until(lambda: copies(node, "L00003") != [])
+            assert open_interventions(node) == []
+            assert node.read("L00001").read_bytes() == content(1)
+    finally:
+        stop.set()
+        node.wake()
+        serving.join()
+        proxy.close()
+    assert_agrees(node)
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_one_process_has_a_node_at_a_time(places: Places) -> None:
+    node = places.node()
+    with pytest.raises(NodeError, match="Another process works with the node"):
+        places.open()
+    node.close()
+    places.open()
+
+
+def test_what_cannot_be_is_refused(places: Places) -> None:
+    node = places.node()
+    with pytest.raises(NodeError, match="name of database backups"):
+        node.write("DBBKUP", [b""], 0)
+    with pytest.raises(NodeError, match="a cartridge holds 20000; divide it"):
+        node.write("L00001", [b""], 20_001)
+    with pytest.raises(CatalogueError, match="no logical volume 'L00001'"):
+        node.read("L00001")
+    with pytest.raises(CatalogueError, match="no logical volume"):
+        node.expire("L00001")
+    node.write("L00001", [b"x"], 1)
+    with pytest.raises(NodeError, match="is mounted; unload it first"):
+        node.expire("L00001")
+    node.unload("L00001")
+    with pytest.raises(NodeError, match="is not mounted"):
+        node.unload("L00001")
+    with pytest.raises(NodeError, match="a cartridge TAP001 already"):
+        node.insert(["TAP001"])
+    assert_agrees(node)
+
+
+def test_the_clock_is_set_ahead_for_good(places: Places) -> None:
+    node = places.node()
+    before = node.clock.now()
+    node.advance(30)
+    assert node.clock.now() - before >= 30 * 86400
+    node.close()
+    assert places.open().clock.now() - before >= 30 * 86400
+
+
+def test_orders_and_copies_outlive_the_process(places: Places) -> None:
+    node = places.node()
+    put(node, "L00001", content(1))
+    node.write("L00002", [content(2)], 3000)  # still mounted: unloaded at the next start
+    node.close()
+    node = places.open()
+    assert node.healed == ["L00002: unloaded, its host is gone"]
+    with node.catalogue.reading() as session:
+        assert len(session.scalars(select(PremigrationRow)).all()) == 2
+    work(node)
+    node.close()
+    node = places.open()
+    assert node.healed == []
+    for number in (1, 2):
+        assert len(copies(node, f"L0000{number}")) == 1
+    with node.catalogue.reading() as session:
+        assert len(session.scalars(select(CopyRow)).all()) == 2
+        assert session.get_one(PhysicalRow, "TAP001").active_volumes == 2
