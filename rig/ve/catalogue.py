@@ -16,7 +16,6 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import NullPool
 
 from hsm.errors import TaperigError
 
@@ -128,7 +127,6 @@ def upgrade(link: Connection, revision: str) -> None:
 def _engine(path: Path) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}",
-        poolclass=NullPool,
         connect_args={"timeout": _BUSY_S, "check_same_thread": False, "isolation_level": None},
     )
 

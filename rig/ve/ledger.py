@@ -11,41 +11,30 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from hsm.eedk import KeyLabel
+from rig.ve import panel
 from rig.ve.catalogue import CatalogueError
 from rig.ve.records import (
-    NO_COPY,
     SCRATCH_POOL,
     CopyRole,
-    ManagementClass,
-    PoolSettings,
-    StorageGroup,
     TapeEncryption,
     VolumeState,
 )
 from rig.ve.schema import (
     CopyRow,
     LogicalRow,
-    ManagementClassRow,
     PhysicalRow,
-    PoolRow,
     PremigrationRow,
     RetiredName,
-    SettingRow,
-    StorageGroupRow,
     TrafficRow,
     keys_json,
 )
 
 HOUR_S = 3600
-
-DEFAULTS = "defaults"
-_DEFAULTS = {"primary_pool": 1, "secondary_pool": NO_COPY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,105 +54,6 @@ class TapeFacts:
         return [
             (first, last - first + 1) for first, last in zip(labels[::2], labels[1::2], strict=True)
         ]
-
-
-# Settings
-
-
-def setting(session: Session, name: str, default: dict[str, Any]) -> dict[str, Any]:
-    """A node-wide setting, or its default."""
-    row = session.get(SettingRow, name)
-    return {**default, **(row.value if row else {})}
-
-
-def set_setting(session: Session, name: str, value: dict[str, Any]) -> None:
-    """Set a node-wide setting."""
-    session.merge(SettingRow(name=name, value=value))
-
-
-def pool(session: Session, number: int) -> PoolSettings:
-    """A pool's settings; raises CatalogueError for a pool that is not configured."""
-    row = session.get(PoolRow, number)
-    if row is None:
-        known = ", ".join(map(str, session.scalars(select(PoolRow.number)))) or "none"
-        raise CatalogueError(
-            f"Pool {number} is not configured; configured: {known}. Set it up with: "
-            f"rig ve pools --set {number}"
-        )
-    return row.record()
-
-
-def set_pool(session: Session, settings: PoolSettings) -> None:
-    """Set a pool's panel; cartridges keep what they are until written from BOT (POOL-2)."""
-    if settings.reclaim_target != settings.number:
-        pool(session, settings.reclaim_target)
-    session.merge(PoolRow.of(settings))
-    session.flush()
-    for row in session.scalars(
-        select(PhysicalRow).where(
-            PhysicalRow.pool == settings.number, PhysicalRow.state == VolumeState.SCRATCH.value
-        )
-    ):
-        _return_borrowed(row, settings)
-
-
-def set_storage_group(session: Session, construct: StorageGroup) -> None:
-    """Map a storage group to a primary pool (POOL-4)."""
-    pool(session, construct.pool)
-    session.merge(StorageGroupRow(name=construct.name, pool=construct.pool))
-
-
-def set_management_class(session: Session, construct: ManagementClass) -> None:
-    """Map a management class to a secondary pool, or to none (POOL-4)."""
-    if construct.secondary_pool != NO_COPY:
-        pool(session, construct.secondary_pool)
-    session.merge(ManagementClassRow(name=construct.name, secondary_pool=construct.secondary_pool))
-
-
-def defaults(session: Session) -> tuple[int, int]:
-    """Primary and secondary pool of a volume without constructs (POOL-5)."""
-    found = setting(session, DEFAULTS, _DEFAULTS)
-    return found["primary_pool"], found["secondary_pool"]
-
-
-def set_defaults(session: Session, primary_pool: int, secondary_pool: int = NO_COPY) -> None:
-    """Change the pools of volumes without constructs (POOL-5)."""
-    pool(session, primary_pool)
-    if secondary_pool != NO_COPY:
-        pool(session, secondary_pool)
-    value = {"primary_pool": primary_pool, "secondary_pool": secondary_pool}
-    set_setting(session, DEFAULTS, value)
-
-
-def pools_of(session: Session, storage_group: str, management_class: str) -> dict[CopyRole, int]:
-    """The pools that these constructs name now; raises CatalogueError for unknown ones."""
-    primary, secondary = defaults(session)
-    if storage_group:
-        group = session.get(StorageGroupRow, storage_group)
-        if group is None:
-            raise _no_construct("storage group", storage_group, session, StorageGroupRow)
-        primary = group.pool
-    if management_class:
-        chosen = session.get(ManagementClassRow, management_class)
-        if chosen is None:
-            raise _no_construct("management class", management_class, session, ManagementClassRow)
-        secondary = chosen.secondary_pool
-    found = {CopyRole.PRIMARY: primary}
-    if secondary != NO_COPY:
-        found[CopyRole.SECONDARY] = secondary
-    return found
-
-
-def _no_construct(
-    what: str,
-    name: str,
-    session: Session,
-    table: type[StorageGroupRow] | type[ManagementClassRow],
-) -> CatalogueError:
-    known = ", ".join(sorted(session.scalars(select(table.name)))) or "none"
-    return CatalogueError(
-        f"There is no {what} '{name[:40]}'; known: {known}. Make it with: rig ve constructs"
-    )
 
 
 # The host's side
@@ -213,7 +103,7 @@ def unload(session: Session, name: str, now: float) -> None:
     if not row.in_cache:
         return
     active = {CopyRole(copy.role): copy for copy in active_copies(session, name)}
-    for role, number in pools_of(session, row.storage_group, row.management_class).items():
+    for role, number in panel.pools_of(session, row.storage_group, row.management_class).items():
         copy = active.get(role)
         if copy is not None and session.get_one(PhysicalRow, copy.volser).pool == number:
             _drop_order(session, name, role)
@@ -272,13 +162,7 @@ def release_if_empty(session: Session, row: PhysicalRow) -> None:
     row.backup_block = None
     row.move_pool = None
     row.move_when_eligible = False
-    _return_borrowed(row, pool(session, row.pool))
-
-
-def _return_borrowed(row: PhysicalRow, settings: PoolSettings) -> None:
-    if row.borrowed and settings.return_borrowed and row.writing_pool is None:
-        row.pool = SCRATCH_POOL
-        row.borrowed = False
+    panel.return_borrowed(row, panel.pool(session, row.pool))
 
 
 # Cartridges
@@ -311,7 +195,7 @@ def reserve(session: Session, number: int, size: int, busy: Collection[str]) -> 
     one borrowed from the common scratch pool. None when there is none. A filling one without room
     is to be closed.
     """
-    settings = pool(session, number)
+    settings = panel.pool(session, number)
     filling = select(PhysicalRow).where(
         PhysicalRow.pool == number,
         PhysicalRow.state == VolumeState.FILLING.value,
@@ -339,6 +223,16 @@ def reserve(session: Session, number: int, size: int, busy: Collection[str]) -> 
                 row.writing_pool = number
                 return Reservation(row.volser, True, row.capacity_bytes)
     return None
+
+
+def order_move(session: Session, volser: str, number: int, *, when_eligible: bool) -> None:
+    """Order that the volumes of a cartridge move to a pool: now, or once it may be reclaimed."""
+    panel.pool(session, number)
+    row = physical(session, volser)
+    if row.state == VolumeState.SCRATCH.value:
+        raise CatalogueError(f"Cartridge {volser} is scratch; there is nothing on it to move.")
+    row.move_pool = number
+    row.move_when_eligible = when_eligible
 
 
 def enter_bot(

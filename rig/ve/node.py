@@ -10,43 +10,39 @@ from __future__ import annotations
 import fcntl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from queue import LifoQueue
 from types import TracebackType
 from typing import Self
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from hsm.ekm.errors import EkmUnavailable
 from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
 from rig.drive.drive import Drive
 from rig.drive.media import check_volser
 from rig.events import EventLog
-from rig.ve import journal, ledger
+from rig.ve import ledger, panel
 from rig.ve.cache import Cache, CacheFullError, pieces_of
 from rig.ve.catalogue import FILE, Catalogue, CatalogueError
 from rig.ve.checking import CheckReport, check
 from rig.ve.claims import Claims
 from rig.ve.clock import Clock
-from rig.ve.ekm_proxy import RelayedSession
+from rig.ve.crew import Crew, WorkReport
 from rig.ve.healing import heal, insert
 from rig.ve.records import LogicalVolume
-from rig.ve.schema import CopyRow, DriveRow, LogicalRow, PhysicalRow, PremigrationRow
+from rig.ve.schema import CopyRow, LogicalRow, PhysicalRow, PremigrationRow
 from rig.ve.shelf import Shelf
-from rig.ve.tape_work import BACKUP_NAME, NodeParts, TapeWork
-from rig.ve.virtualization_engine import Relay, VirtualizationEngine
+from rig.ve.tape_work import BACKUP_NAME, NodeParts
+from rig.ve.virtualization_engine import Relay
 from rig.ve.volumes import LogicalVolume as HostVolume
 
 RETRY_S = 2.0
 """How long `serve` waits before it tries again what failed, seconds."""
 
 CLOCK = "clock"
-NO_KEY_MANAGER = "no key manager"
 
 
 class NodeError(TaperigError):
@@ -62,36 +58,6 @@ class NodeSettings:
     """Data that the cache holds."""
     cartridge_bytes: int = 500_000_000_000
     """Data that a cartridge inserted from now on holds; a 3592 JA cartridge in a TS1120 drive."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A piece of work for one drive."""
-
-    kind: str
-    """`premigrate`, `close` or `move`."""
-    volser: str | None = None
-    pool: int = 0
-
-    def run(self, work: TapeWork) -> None:
-        """Let a drive carry it out."""
-        match self.kind, self.volser:
-            case "premigrate", None:
-                work.premigrate(self.pool)
-            case "close", str(volser):
-                work.close(volser)
-            case "move", str(volser):
-                work.move(volser, self.pool)
-            case _:
-                raise AssertionError(self)
-
-
-@dataclass(slots=True)
-class WorkReport:
-    """What `work` did: tasks carried out, and what failed and stays ordered."""
-
-    done: int = 0
-    failures: list[TaperigError] = field(default_factory=list)
 
 
 class Node:
@@ -126,7 +92,7 @@ class Node:
         try:
             self.catalogue = Catalogue(folder / FILE)
             with self.catalogue.reading() as session:
-                ahead = ledger.setting(session, CLOCK, {"offset_s": 0.0})["offset_s"]
+                ahead = panel.setting(session, CLOCK, {"offset_s": 0.0})["offset_s"]
             self.clock = Clock(ahead) if real_time is None else Clock(ahead, real_time)
             self.parts = NodeParts(
                 name=self.settings.name,
@@ -138,31 +104,12 @@ class Node:
                 clock=self.clock,
             )
             self.healed = heal(self.parts, self.settings.cartridge_bytes)
-            self._idle: LifoQueue[TapeWork] = LifoQueue()
-            self._drives = len(drives)
-            relay = None if proxy is None else _OneAtATime(proxy, self._key_manager_answers)
-            for drive in reversed(drives):
-                self._idle.put(TapeWork(self.parts, self._engine(drive, relay)))
-            self._enter_drives(drives)
+            self.crew = Crew(self.parts, drives, proxy, self.events)
         except BaseException:
             self._lock_file.close()
             raise
         self._host = threading.Lock()
         self._wake = threading.Event()
-
-    def _engine(self, drive: Drive, relay: Relay | None) -> VirtualizationEngine:
-        return VirtualizationEngine(
-            drive, relay or _NoKeyManager(), self.parts.shelf, {}, self.events
-        )
-
-    def _enter_drives(self, drives: Sequence[Drive]) -> None:
-        with self.catalogue.transaction() as session:
-            for drive in drives:
-                row = session.get(DriveRow, drive.serial)
-                if row is None:
-                    session.add(DriveRow(serial=drive.serial, model=drive.model, mounts=0))
-                else:
-                    row.model = drive.model
 
     def close(self) -> None:
         """Let go of the node's files; drives and key managers are the caller's."""
@@ -195,7 +142,7 @@ class Node:
         """Set the node's clock ahead; it stays so."""
         self.clock.advance(days=days)
         with self.catalogue.transaction() as session:
-            ledger.set_setting(session, CLOCK, {"offset_s": self.clock.offset_s})
+            panel.set_setting(session, CLOCK, {"offset_s": self.clock.offset_s})
 
     def insert(self, volsers: Iterable[str]) -> None:
         """Insert blank cartridges into the common scratch pool."""
@@ -244,7 +191,7 @@ class Node:
                 before = session.get(LogicalRow, name)
                 group = _kept(storage_group, before.storage_group if before else "")
                 chosen = _kept(management_class, before.management_class if before else "")
-                ledger.pools_of(session, group, chosen)
+                panel.pools_of(session, group, chosen)
                 generation = ledger.next_generation(session, name)
             self._make_room(size or 0)
             stored = self.parts.cache.store(name, generation, pieces)
@@ -320,17 +267,13 @@ class Node:
         self._make_room(total, keep=names)
         for volser, copies in sorted(by_cartridge.items()):
             try:
-                self._recall(volser, copies)
+                self.crew.recall(volser, copies)
             except TaperigError:
                 instead = [second[copy.name] for copy in copies if copy.name in second]
                 if len(instead) < len(copies):
                     raise
                 for copy in instead:
-                    self._recall(copy.volser, [copy])
-
-    def _recall(self, volser: str, copies: Sequence[CopyRow]) -> None:
-        with self._drive() as work, self._telling_key_manager():
-            work.recall(volser, copies)
+                    self.crew.recall(copy.volser, [copy])
 
     def recall_job(self, names: Iterable[str]) -> None:
         """Recall volumes and unload each, as a job that forces data to its new pool (MIG-2)."""
@@ -389,36 +332,15 @@ class Node:
 
     # The drives' side
 
-    def work(self) -> WorkReport:
-        """Carry out with all drives what is ordered, until nothing is left that can be done."""
-        report = WorkReport()
-        blocked: set[Task] = set()
-        running: dict[Future[None], Task] = {}
-        with ThreadPoolExecutor(max(1, self._drives), "drive") as workers:
-            while True:
-                if self._drives:
-                    for task in self._tasks():
-                        if len(running) >= self._drives:
-                            break
-                        if task not in blocked and task not in running.values():
-                            running[workers.submit(self._carry_out, task)] = task
-                if not running:
-                    return report
-                ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    task = running.pop(future)
-                    try:
-                        future.result()
-                        report.done += 1
-                    except TaperigError as error:
-                        blocked.add(task)
-                        report.failures.append(error)
+    def work(self, *, reclaim: bool = False) -> WorkReport:
+        """Carry out with all drives what is ordered; see `Crew.work`."""
+        return self.crew.work(reclaim=reclaim)
 
     def serve(self, stop: threading.Event, retry_s: float = RETRY_S) -> None:
         """Work until told to stop; what failed is tried again every `retry_s` seconds."""
         while not stop.is_set():
             self._wake.clear()
-            self.work()
+            self.work(reclaim=True)
             if stop.is_set():
                 return
             self._wake.wait(retry_s)
@@ -427,54 +349,14 @@ class Node:
         """Let `serve` look for work (or for its stop) at once."""
         self._wake.set()
 
-    def _tasks(self) -> list[Task]:
-        """What is ordered now: copies to pools, cartridges to fill up, moves."""
-        with self.catalogue.reading() as session:
-            pools = select(PremigrationRow.pool).distinct().order_by(PremigrationRow.pool)
-            tasks = [Task("premigrate", None, pool) for pool in session.scalars(pools)]
-            free = PhysicalRow.writing_pool.is_(None)
-            closing = select(PhysicalRow.volser).where(PhysicalRow.close_wanted, free)
-            tasks += [Task("close", volser) for volser in session.scalars(closing)]
-            moving = select(PhysicalRow.volser, PhysicalRow.move_pool).where(
-                PhysicalRow.move_pool.is_not(None), PhysicalRow.move_when_eligible.is_(False), free
-            )
-            tasks += [Task("move", volser, pool or 0) for volser, pool in session.execute(moving)]
-        return tasks
-
-    def _carry_out(self, task: Task) -> None:
-        with self._drive() as work, self._telling_key_manager():
-            task.run(work)
-
-    @contextmanager
-    def _drive(self) -> Iterator[TapeWork]:
-        """A drive, once one is free."""
-        if not self._drives:
-            raise NodeError("The node was opened without drives.")
-        work = self._idle.get()
-        try:
-            yield work
-        finally:
-            self._idle.put(work)
-
-    @contextmanager
-    def _telling_key_manager(self) -> Iterator[None]:
-        """Keep an intervention open for as long as no key manager is there when one is needed."""
-        try:
-            yield
-        except EkmUnavailable as error:
-            with self.catalogue.transaction() as session:
-                journal.raise_intervention(
-                    session,
-                    NO_KEY_MANAGER,
-                    f"No key manager can be reached: {error} What is bound for encrypted pools "
-                    f"stays in the cache.",
-                    self.clock.now(),
-                )
-            raise
-
-    def _key_manager_answers(self) -> None:
+    def move_stacked(
+        self, volsers: Iterable[str], pool: int, *, when_eligible: bool = False
+    ) -> None:
+        """Order that the volumes on these cartridges move to a pool (MIG-4); `work` does it."""
         with self.catalogue.transaction() as session:
-            journal.clear_intervention(session, NO_KEY_MANAGER, self.clock.now())
+            for volser in volsers:
+                ledger.order_move(session, volser, pool, when_eligible=when_eligible)
+        self._wake.set()
 
     # Looking
 
@@ -482,28 +364,12 @@ class Node:
         """Whether catalogue, cache and cartridges agree."""
         return check(self.catalogue, self.parts.cache, self.parts.shelf, deep=deep)
 
-
-class _OneAtATime:
-    """A relay for several drives: one exchange after the other."""
-
-    def __init__(self, relay: Relay, answered: Callable[[], None]) -> None:
-        self._relay = relay
-        self._answered = answered
-        self._lock = threading.Lock()
-
-    def exchange(self, session: RelayedSession) -> None:
-        """Relay a drive's exchange."""
-        with self._lock:
-            self._relay.exchange(session)
-            self._answered()
-
-
-class _NoKeyManager:
-    """A node without key managers."""
-
-    def exchange(self, session: RelayedSession) -> None:
-        """Refuse."""
-        raise EkmUnavailable("No key manager is configured for this node.")
+    def verify_tapes(self) -> list[str]:
+        """Read every active copy on every cartridge, and say what is not as it was written."""
+        with self.catalogue.reading() as session:
+            query = select(PhysicalRow.volser).where(PhysicalRow.active_volumes > 0)
+            volsers = list(session.scalars(query.order_by(PhysicalRow.volser)))
+        return [finding for volser in volsers for finding in self.crew.verify(volser)]
 
 
 def _kept(given: str | None, before: str) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hsm.errors import TaperigError
-from rig.ve import journal, ledger
+from rig.ve import journal, ledger, panel
 from rig.ve.cache import Cache, Recall
 from rig.ve.catalogue import Catalogue
 from rig.ve.claims import Claims
@@ -121,7 +121,7 @@ class TapeWork:
         with self._reserved(pool, volumes[0].size) as target:
             fitting = _fitting(volumes, target.room)
             with parts.catalogue.reading() as session:
-                settings = ledger.pool(session, pool).encryption()
+                settings = panel.pool(session, pool).encryption()
             files = [
                 LogicalVolume(each.name, each.path, each.size, each.sha256, each.origin)
                 for each in fitting
@@ -244,6 +244,26 @@ class TapeWork:
                 f"run `rig ve check`."
             )
         return sink.stored
+
+    def verify(self, volser: str) -> list[str]:
+        """Read every active copy on a cartridge to its end; say what is not as written."""
+        with self.parts.claims.claimed(volser):
+            with self.parts.catalogue.reading() as session:
+                copies = ledger.copies_on(session, volser)
+                expected = {copy.first_block: copy for copy in copies}
+                sha256 = {copy.name: ledger.logical(session, copy.name).sha256 for copy in copies}
+            found = []
+            for first, copy in expected.items():
+                run = range(first, first + copy.blocks)
+                try:
+                    report = self.engine.read(volser, at=[run])
+                except TaperigError as error:
+                    found.append(f"{copy.name} on {volser} cannot be read: {error}")
+                    continue
+                there = [(header.name, header.sha256) for header in report.volumes]
+                if there != [(copy.name, sha256[copy.name])]:
+                    found.append(f"{copy.name} on {volser} is not what was written")
+            return found
 
     # Tape to tape
 

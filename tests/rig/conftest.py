@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from rig.board.sim import SimBoard
 from rig.engine import Engine
 from tests.rig.boards import StartBoard, write_transport_key
+from tests.rig.nodes import Places
 from tests.rig.tape_site import Site, open_site
 
 
@@ -56,3 +58,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Gates, secure element, key manager and token together, for tests of the sequences."""
     with open_site(tmp_path_factory.mktemp("site")) as opened:
         yield opened
+
+
+@pytest.fixture
+def places(site: Site, tmp_path: Path) -> Iterator[Places]:
+    """Opens nodes in a folder of the test's own."""
+    with ExitStack() as stack:
+        yield Places(site, tmp_path, stack)

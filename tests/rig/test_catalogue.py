@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from rig.ve import catalogue as module
-from rig.ve import ledger
+from rig.ve import panel
 from rig.ve.catalogue import HEAD, Catalogue, CatalogueError
 from rig.ve.records import PoolSettings
 from rig.ve.schema import Base
@@ -37,32 +37,32 @@ def test_a_transaction_is_whole_or_not_at_all(tmp_path: Path) -> None:
 
     def fail() -> None:
         with catalogue.transaction() as session:
-            ledger.set_pool(session, PoolSettings(1))
+            panel.set_pool(session, PoolSettings(1))
             session.flush()
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     with catalogue.transaction() as session:
-        ledger.set_pool(session, PoolSettings(2))
+        panel.set_pool(session, PoolSettings(2))
     catalogue.close()
     with Catalogue(tmp_path / "catalogue.db").reading() as session:
-        assert ledger.pool(session, 2) == PoolSettings(2)
+        assert panel.pool(session, 2) == PoolSettings(2)
         with pytest.raises(CatalogueError, match="Pool 1 is not configured; configured: 2"):
-            ledger.pool(session, 1)
+            panel.pool(session, 1)
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from rig.ve import ledger
+from rig.ve import ledger, panel
 from rig.ve.catalogue import Catalogue
 from rig.ve.records import PoolSettings
 catalogue = Catalogue(Path(sys.argv[1]))
 with catalogue.transaction() as session:
-    ledger.set_pool(session, PoolSettings(1))
+    panel.set_pool(session, PoolSettings(1))
 with catalogue.transaction() as session:
-    ledger.set_pool(session, PoolSettings(2))
+    panel.set_pool(session, PoolSettings(2))
     session.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -73,18 +73,18 @@ def test_a_kill_within_a_transaction_leaves_what_was_before(tmp_path: Path) -> N
     done = subprocess.run([sys.executable, "-c", KILLED, path], check=False, env=os.environ)
     assert done.returncode == -signal.SIGKILL
     with Catalogue(path).reading() as session:
-        assert ledger.pool(session, 1) == PoolSettings(1)
+        assert panel.pool(session, 1) == PoolSettings(1)
         with pytest.raises(CatalogueError):
-            ledger.pool(session, 2)
+            panel.pool(session, 2)
 
 
 def test_a_backup_is_a_whole_catalogue(tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path / "catalogue.db")
     with catalogue.transaction() as session:
-        ledger.set_pool(session, PoolSettings(5))
+        panel.set_pool(session, PoolSettings(5))
     catalogue.backup(tmp_path / "copy.db")
     with Catalogue(tmp_path / "copy.db").reading() as session:
-        assert ledger.pool(session, 5) == PoolSettings(5)
+        assert panel.pool(session, 5) == PoolSettings(5)
     with pytest.raises(CatalogueError, match="already exists"):
         catalogue.backup(tmp_path / "copy.db")
 

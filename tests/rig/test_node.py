@@ -2,129 +2,48 @@
 
 from __future__ import annotations
 
-import random
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
-from hsm.eedk import KeyLabel
 from hsm.ekm.errors import EkmUnavailable
 from hsm.ekm.process import spawn_ekm
 from rig.drive.cartridge import Cartridge
 from rig.drive.media import TapeFormat
-from rig.ve import ledger
+from rig.ve import panel
 from rig.ve.cache import CacheFullError
 from rig.ve.catalogue import CatalogueError
+from rig.ve.crew import NO_KEY_MANAGER
 from rig.ve.ekm_proxy import EkmProxy
-from rig.ve.node import NO_KEY_MANAGER, Node, NodeError, NodeSettings
+from rig.ve.node import NodeError
 from rig.ve.records import (
     ManagementClass,
-    PhysicalVolume,
     PoolSettings,
-    StackedCopy,
     StorageGroup,
     TapeEncryption,
     VolumeState,
 )
 from rig.ve.schema import CopyRow, EventRow, PhysicalRow, PremigrationRow
 from rig.ve.volumes import FolderSink
+from tests.rig.nodes import (
+    CLEAR,
+    ENCRYPTED,
+    KEK_1,
+    Places,
+    assert_agrees,
+    content,
+    copies,
+    evict,
+    open_interventions,
+    put,
+    tape,
+    until,
+    work,
+)
 from tests.rig.tape_site import Site, ekm_settings
-
-KEK_1 = KeyLabel("KEK 1")
-CLEAR = PoolSettings(1)
-ENCRYPTED = PoolSettings(2, True, (KEK_1,))
-
-
-def content(seed: int, size: int = 3000) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-def put(
-    node: Node,
-    name: str,
-    data: bytes,
-    group: str | None = None,
-    management_class: str | None = None,
-) -> None:
-    """Write a volume and unload it."""
-    node.write(name, [data], len(data), storage_group=group, management_class=management_class)
-    node.unload(name)
-
-
-def work(node: Node) -> None:
-    """Carry out all that is ordered; nothing may fail."""
-    report = node.work()
-    assert not report.failures, report.failures
-
-
-def copies(node: Node, name: str) -> list[StackedCopy]:
-    with node.catalogue.reading() as session:
-        return [row.record() for row in ledger.active_copies(session, name)]
-
-
-def tape(node: Node, volser: str) -> PhysicalVolume:
-    with node.catalogue.reading() as session:
-        return ledger.physical(session, volser).record()
-
-
-def evict(node: Node) -> None:
-    """Let everything leave the cache that may."""
-    node._make_room(node.settings.cache_bytes)
-
-
-def assert_agrees(node: Node) -> None:
-    assert node.check(deep=True).findings == ()
-
-
-class Places:
-    """Opens nodes in a folder of the test's own."""
-
-    def __init__(self, site: Site, folder: Path, stack: ExitStack) -> None:
-        self.site = site
-        self.folder = folder
-        self.stack = stack
-        self.opened: list[Node] = []
-
-    def node(
-        self,
-        *pools: PoolSettings,
-        cartridges: int = 6,
-        cache_bytes: int = 1_000_000,
-        cartridge_bytes: int = 20_000,
-    ) -> Node:
-        """A new node with these pools, and a storage group SGn for each pool n."""
-        node = self.open(cache_bytes=cache_bytes, cartridge_bytes=cartridge_bytes)
-        with node.change() as session:
-            for pool in pools or (CLEAR, ENCRYPTED):
-                ledger.set_pool(session, pool)
-                ledger.set_storage_group(session, StorageGroup(f"SG{pool.number}", pool.number))
-        node.insert(f"TAP{number:03}" for number in range(1, cartridges + 1))
-        return node
-
-    def open(
-        self,
-        proxy: EkmProxy | None = None,
-        cache_bytes: int = 1_000_000,
-        cartridge_bytes: int = 20_000,
-    ) -> Node:
-        """Open the node, as a new process would."""
-        settings = NodeSettings("main", cache_bytes, cartridge_bytes)
-        drive = self.site.drive()
-        node = Node(self.folder / "node", [drive], proxy or self.site.proxy, settings=settings)
-        self.stack.callback(node.close)
-        return node
-
-
-@pytest.fixture
-def places(site: Site, tmp_path: Path) -> Iterator[Places]:
-    with ExitStack() as stack:
-        yield Places(site, tmp_path, stack)
 
 
 @pytest.mark.rule("POOL-1", "POOL-4", "BOT-1", "READ-1")
@@ -176,7 +95,7 @@ def test_without_constructs_pool_1_and_no_copy(places: Places) -> None:
     work(node)
     assert [tape(node, copy.volser).pool for copy in copies(node, "L00001")] == [1]
     with node.change() as session:
-        ledger.set_defaults(session, 2, 1)
+        panel.set_defaults(session, 2, 1)
     put(node, "L00002", content(2))
     work(node)
     found = [(copy.role, tape(node, copy.volser).pool) for copy in copies(node, "L00002")]
@@ -188,11 +107,11 @@ def test_without_constructs_pool_1_and_no_copy(places: Places) -> None:
 def test_constructs_map_to_pools_several_to_one(places: Places) -> None:
     node = places.node(CLEAR, ENCRYPTED, PoolSettings(3))
     with node.change() as session:
-        ledger.set_storage_group(session, StorageGroup("PAYROLL", 2))
-        ledger.set_storage_group(session, StorageGroup("LEDGER", 2))
-        ledger.set_management_class(session, ManagementClass("TWICE", 3))
-        ledger.set_management_class(session, ManagementClass("TWO", 3))
-        ledger.set_management_class(session, ManagementClass("ONCE", 0))
+        panel.set_storage_group(session, StorageGroup("PAYROLL", 2))
+        panel.set_storage_group(session, StorageGroup("LEDGER", 2))
+        panel.set_management_class(session, ManagementClass("TWICE", 3))
+        panel.set_management_class(session, ManagementClass("TWO", 3))
+        panel.set_management_class(session, ManagementClass("ONCE", 0))
     for name, group, chosen in (
         ("L00001", "PAYROLL", "TWICE"),
         ("L00002", "LEDGER", "TWO"),
@@ -218,7 +137,7 @@ def test_constructs_map_to_pools_several_to_one(places: Places) -> None:
         pytest.raises(CatalogueError, match="Pool 9 is not configured; configured: 1, 2, 3"),
         node.change() as session,
     ):
-        ledger.set_storage_group(session, StorageGroup("X", 9))
+        panel.set_storage_group(session, StorageGroup("X", 9))
 
 
 @pytest.mark.rule("MIG-2")
@@ -231,7 +150,7 @@ def test_a_recalled_volume_goes_at_unload_to_the_pool_that_its_group_names_then(
     put(node, "L00003", content(3), "SG1")
     work(node)
     with node.change() as session:
-        ledger.set_storage_group(session, StorageGroup("SG1", 2))
+        panel.set_storage_group(session, StorageGroup("SG1", 2))
     assert node.work().done == 0
     # In cache at the change: not affected until it is next unloaded.
     pools = {name: tape(node, copies(node, name)[0].volser).pool for name in ("L00001", "L00002")}
@@ -288,7 +207,7 @@ def test_a_filled_tape_gets_its_database_backup_and_the_hosts_are_told(
     assert_agrees(node)
     # The backup is on the tape, and is the catalogue as it was then.
     sink = FolderSink(places.folder / "back")
-    node._idle.queue[0].engine.read("TAP001", sink, ["DBBKUP"])
+    node.crew._idle.queue[0].engine.read("TAP001", sink, ["DBBKUP"])
     backup = (places.folder / "back" / "DBBKUP").read_bytes()
     assert backup.startswith(b"SQLite format 3")
     assert b"L00001" in backup
@@ -321,7 +240,7 @@ def test_data_is_inactivated_when_rewritten_or_expired_and_empty_tapes_are_scrat
     assert_agrees(node)
     # Told to return borrowed volumes, the pool returns the empty ones at once.
     with node.change() as session:
-        ledger.set_pool(session, PoolSettings(2, True, (KEK_1,), return_borrowed=True))
+        panel.set_pool(session, PoolSettings(2, True, (KEK_1,), return_borrowed=True))
     assert (tape(node, copy.volser).pool, tape(node, copy.volser).borrowed) == (0, False)
 
 
@@ -331,7 +250,7 @@ def test_pool_settings_apply_at_the_next_bot_only(places: Places) -> None:
     put(node, "L00001", content(1))
     work(node)
     with node.change() as session:
-        ledger.set_pool(session, PoolSettings(1, True, (KEK_1,)))
+        panel.set_pool(session, PoolSettings(1, True, (KEK_1,)))
     put(node, "L00002", content(2))
     work(node)
     assert {copies(node, name)[0].volser for name in ("L00001", "L00002")} == {"TAP001"}
@@ -353,18 +272,10 @@ def test_borrowing_can_be_forbidden_and_running_out_is_told(places: Places) -> N
     assert open_interventions(node) == ["scratch pool 1"]
     assert_agrees(node)
     with node.change() as session:
-        ledger.set_pool(session, PoolSettings(1, borrow=True))
+        panel.set_pool(session, PoolSettings(1, borrow=True))
     work(node)
     assert open_interventions(node) == []
     assert copies(node, "L00001")[0].volser == "TAP001"
-
-
-def open_interventions(node: Node) -> list[str]:
-    with node.catalogue.reading() as session:
-        query = select(EventRow.subject).where(
-            EventRow.kind == "intervention", EventRow.cleared.is_(None)
-        )
-        return list(session.scalars(query))
 
 
 def test_the_least_recently_used_leaves_the_cache_and_nothing_that_is_not_on_tape(
@@ -434,13 +345,6 @@ def test_without_a_key_manager_work_waits_and_resumes_by_itself(
         serving.join()
         proxy.close()
     assert_agrees(node)
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_one_process_has_a_node_at_a_time(places: Places) -> None:

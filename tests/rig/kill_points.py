@@ -1,0 +1,49 @@
+"""Kills a process by itself at a chosen one of the calls that change what is on disk."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.engine.default import DefaultDialect
+
+CALLS = ("pwrite", "ftruncate", "fsync", "replace", "unlink", "link")
+
+
+class KillPoints:
+    """Counts calls that change the disk; at one of them the process is gone, before or after it."""
+
+    def __init__(self, at: int, *, after: bool, note: Callable[[str], None]) -> None:
+        """Kill at call number `at`; `note` is told which it is, before."""
+        self._left = at
+        self._after = after
+        self._note = note
+
+    def install(self) -> None:
+        """Watch this process's calls from now on."""
+        for name in CALLS:
+            setattr(os, name, self._watched(name, getattr(os, name)))
+        commit = DefaultDialect.do_commit
+        DefaultDialect.do_commit = self._watched("commit", commit)  # type: ignore[method-assign]
+
+    def _watched(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def watched(*arguments: Any, **options: Any) -> Any:
+            self._left -= 1
+            if self._left != 0:
+                return call(*arguments, **options)
+            when = ("in" if name == "pwrite" else "after") if self._after else "before"
+            self._note(f"{when} {name}")
+            if self._after:
+                if name == "pwrite":  # torn: half of it, as in a power cut
+                    fd, data, offset = arguments
+                    call(fd, bytes(data)[: len(data) // 2], offset)
+                else:
+                    call(*arguments, **options)
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise AssertionError
+
+        return watched
