@@ -36,7 +36,8 @@ module record_in_window #(
   localparam int unsigned IndexBits = $clog2(Words);
   localparam int unsigned CountBits = IndexBits + 1;
 
-  logic [CountBits-1:0] head_q, committed_q, staged_q;
+  // Differences have a name of their own: in a cast, Yosys would take them with its width.
+  logic [CountBits-1:0] head_q, committed_q, staged_q, held, staged;
   logic [95:0] word_q;
   logic [1:0] quarter_q;
   logic overrun_q, out_valid_q;
@@ -44,12 +45,14 @@ module record_in_window #(
   logic whole, full, good, read;
 
   assign whole    = write_i && quarter_q == 2'd3;
-  assign full     = (staged_q - head_q) == CountBits'(Words);
+  assign held     = staged_q - head_q;
+  assign staged   = staged_q - committed_q;
+  assign full     = held == CountBits'(Words);
   assign good     = match_i && quarter_q == '0 && !overrun_q;
   assign read     = head_q != committed_q && (!out_valid_q || out_ready_i);
   assign count_o  = count_q;
-  assign free_o   = 16'(Words) - 16'(staged_q - head_q);
-  assign staged_o = 16'(staged_q - committed_q);
+  assign free_o   = 16'(Words) - 16'(held);
+  assign staged_o = 16'(staged);
   assign out_valid_o = out_valid_q;
 
   window_ram #(
@@ -83,7 +86,7 @@ module record_in_window #(
       overrun_q <= 1'b0;
       if (good) begin
         committed_q <= staged_q;
-        count_q     <= count_q + 32'(CountBits'(staged_q - committed_q));
+        count_q     <= count_q + 32'(staged);
       end else begin
         staged_q <= committed_q;
       end

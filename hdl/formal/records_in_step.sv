@@ -1,0 +1,138 @@
+// Every record that is taken in ends once and is judged once, in order, whatever zeroize and key
+// loads do meanwhile; the ledger never holds more than it has places; every word that was promised
+// a place in the buffer is written or dropped with the promise.
+//
+// The whole engine with its real wiring. Cipher, GHASH, key schedule, unwrapping, self test and
+// memories are replaced by anything: they do not decide what is a record. What the other sets take
+// for granted of records and words is shown here.
+
+module records_in_step (
+    input logic         clk_i,
+    input logic         rst_ni,
+    input logic         s_apb_psel,
+    input logic         s_apb_penable,
+    input logic         s_apb_pwrite,
+    input logic [2:0]   s_apb_pprot,
+    input logic [7:0]   s_apb_paddr,
+    input logic [31:0]  s_apb_pwdata,
+    input logic [3:0]   s_apb_pstrb,
+    input logic [255:0] transport_key_i,
+    input logic         in_valid_i,
+    input logic [127:0] in_data_i,
+    input logic         out_ready_i
+);
+
+  localparam int unsigned BankBytes = 256;
+  localparam logic [5:0] RingWords = 2 * BankBytes / 16;
+  localparam int unsigned Delay = 4;  // as in abstract/slot_delay.sv
+  localparam int unsigned Beside = drive_crypto_pkg::GhashLatency;
+  localparam logic [2:0] SlotData = record_pkg::SlotData;
+  localparam logic [2:0] SlotEnd = record_pkg::SlotEnd;
+  localparam logic [2:0] SlotRefused = record_pkg::SlotRefused;
+
+  drive_crypto #(
+      .BankBytes(BankBytes)
+  ) u_dut (
+      .clk_i,
+      .rst_ni,
+      .s_apb_psel,
+      .s_apb_penable,
+      .s_apb_pwrite,
+      .s_apb_pprot,
+      .s_apb_paddr,
+      .s_apb_pwdata,
+      .s_apb_pstrb,
+      .transport_key_i,
+      .in_valid_i,
+      .in_data_i,
+      .out_ready_i
+  );
+
+  (* hierconn *) wire [1:0] \u_dut.u_issue.state_q ;
+  (* hierconn *) wire \u_dut.u_issue.refused_q ;
+  (* hierconn *) wire [2:0] \u_dut.u_issue.kind_q ;
+  (* hierconn *) wire [Delay-1:0][2:0] \u_dut.u_slot_delay.kinds_q ;
+  (* hierconn *) wire \u_dut.u_exit.write_q ;
+  (* hierconn *) wire \u_dut.u_exit.end_q ;
+  (* hierconn *) wire [4:0] \u_dut.u_ledger.tail_q ;
+  (* hierconn *) wire [4:0] \u_dut.u_ledger.exit_q ;
+  (* hierconn *) wire [4:0] \u_dut.u_ledger.judged_q ;
+  (* hierconn *) wire [4:0] \u_dut.u_ledger.head_q ;
+  (* hierconn *) wire [Beside-1:0] \u_dut.u_ledger.ends_q ;
+  (* hierconn *) wire \u_dut.u_ledger.sum_valid_q ;
+  (* hierconn *) wire [5:0] \u_dut.u_buffer.promised_q ;
+  (* hierconn *) wire [5:0] \u_dut.u_buffer.write_place_q ;
+  (* hierconn *) wire [5:0] \u_dut.u_buffer.read_place_q ;
+  (* hierconn *) wire \u_dut.u_buffer.leaves ;
+  (* hierconn *) wire [2:0] \u_dut.u_key_control.state_q ;
+  (* hierconn *) wire [1:0] \u_dut.u_key_control.load_q ;
+
+  wire [1:0] state = \u_dut.u_issue.state_q ;
+  wire [4:0] tail = \u_dut.u_ledger.tail_q ;
+  wire [4:0] exits = \u_dut.u_ledger.exit_q ;
+  wire [4:0] judged = \u_dut.u_ledger.judged_q ;
+  wire [4:0] head = \u_dut.u_ledger.head_q ;
+  wire [4:0] known = tail - head;
+  wire [4:0] unjudged = tail - judged;
+  wire [2:0] key_state = \u_dut.u_key_control.state_q ;
+  localparam logic [1:0] StHeader = 2'd0;
+  localparam logic [2:0] StClear = 3'd0;
+  localparam logic [2:0] StEmpty = 3'd1;
+  localparam logic [2:0] StValid = 3'd7;
+  wire inside = state != StHeader;
+
+  // Slots between issue and exit, and records between exit and judgement.
+  wire [Delay:0][2:0] kinds = {\u_dut.u_slot_delay.kinds_q , \u_dut.u_issue.kind_q };
+  logic [5:0] data_slots;
+  logic [4:0] last_slots, beside;
+
+  always_comb begin
+    data_slots = '0;
+    last_slots = '0;
+    for (int i = 0; i <= Delay; i++) begin
+      data_slots = data_slots + 6'(kinds[i] == SlotData);
+      last_slots = last_slots + 5'(kinds[i] == SlotEnd || kinds[i] == SlotRefused);
+    end
+    beside = 5'(\u_dut.u_ledger.sum_valid_q );
+    for (int i = 0; i < Beside; i++) begin
+      beside = beside + 5'(\u_dut.u_ledger.ends_q [i]);
+    end
+  end
+
+  wire [5:0] coming = data_slots + 6'(\u_dut.u_exit.write_q );
+  wire [5:0] lying = \u_dut.u_buffer.write_place_q - \u_dut.u_buffer.read_place_q ;
+  wire [5:0] promised = \u_dut.u_buffer.promised_q ;
+
+  // The output stage reads no word that is not there: it knows the length of the record.
+  always_comb begin
+    assume (!\u_dut.u_buffer.leaves || lying != '0);
+  end
+
+  logic started_q;
+  initial started_q = 1'b0;
+
+  always_ff @(posedge clk_i) begin
+    started_q <= 1'b1;
+    if (!started_q) begin
+      assume (!rst_ni);
+    end
+    if (rst_ni && started_q) begin
+      // Of the records that were opened and are not through the exit stage, one may still be taken
+      // in, and each other has one last slot on its way.
+      a_ends_once: assert (tail - exits == 5'(inside) + last_slots);
+      // Each that is through it is on its way to its verdict.
+      a_judged_once: assert (exits - judged == 5'(\u_dut.u_exit.end_q ) + beside);
+      a_places: assert (known <= 5'd16 && unjudged <= known);
+      // Words that were promised a place are on their way to it or lie there.
+      a_words: assert (promised == coming + lying);
+      a_room: assert (promised <= RingWords && coming <= promised);
+      // None of these sums wraps.
+      i_sum: assert (6'(unjudged) == 6'(inside) + 6'(last_slots) +
+                     6'(\u_dut.u_exit.end_q ) + 6'(beside));
+      // While a key is made, only a refused record may still be taken in.
+      i_keys: assert (key_state == StClear || key_state == StEmpty || key_state == StValid ||
+                      (\u_dut.u_key_control.load_q != 2'd0 && (!inside || \u_dut.u_issue.refused_q )));
+    end
+  end
+
+endmodule
