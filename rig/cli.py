@@ -23,6 +23,7 @@ from rig.commands.ekm import ekm_app
 from rig.commands.hsm import hsm_app
 from rig.commands.options import BoardOption, JsonOption, LabOption, lab_of, print_json
 from rig.commands.rekey import cartridge_rekey
+from rig.commands.ve import ve_app
 
 if TYPE_CHECKING:
     from rig.kat import KatReport
@@ -37,6 +38,7 @@ Examples:
   rig run --waves                      with a waveform (FST), on little data
   rig kat gcmEncryptExtIV256.rsp       known answers through the gates
   rig hsm list                         the keys in the token
+  rig ve write FILE...; rig ve work    volumes through cache and pools to tape
   rig cartridge show TAP002.tape       what is on a cartridge
   rig cartridge rekey TAP002           the pool's keys of now for a cartridge; data as it is
   rig board build ulx3s                a bitstream, and how fast it is
@@ -58,6 +60,7 @@ app = typer.Typer(
 cartridge_app = typer.Typer(no_args_is_help=True, help="Cartridge files.")
 app.add_typer(hsm_app, name="hsm")
 app.add_typer(ekm_app, name="ekm")
+app.add_typer(ve_app, name="ve")
 app.add_typer(cartridge_app, name="cartridge")
 app.add_typer(board_app, name="board")
 board_app.command("serve")(board_serve)

@@ -44,6 +44,8 @@ def _number_key(value: object) -> object:
 
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
 Label = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+PoolNumber = Annotated[int, BeforeValidator(_number_key), Field(ge=1, le=32)]
+SecondaryPool = Annotated[int, Field(ge=0, le=32)]
 LABEL_RULE = "a key label of 1 to 64 printable characters"
 RESOURCE_RULE = "a VISA resource, 'ASRL/dev/ttyUSB0::INSTR' or 'TCPIP::HOST::PORT::SOCKET'"
 NAME_RULE = "a name of letters, digits, '.', '_' and '-'"
@@ -157,6 +159,37 @@ class PoolUnit(_Part):
     allow_public_only: bool = Field(default=False, description="true or false")
 
 
+class NodeUnit(_Part):
+    """A node: a virtualization engine with drives, key managers and pools of its own (EKM-10)."""
+
+    drives: tuple[str, ...] | None = Field(
+        default=None, strict=False, min_length=1, description="a list of serial numbers of drives"
+    )
+    ekms: tuple[Name, ...] | None = Field(
+        default=None,
+        strict=False,
+        min_length=1,
+        max_length=2,
+        description="a list of one or two names of key managers, the primary first",
+    )
+    pools: dict[PoolNumber, PoolUnit] | None = Field(
+        default=None, strict=False, min_length=1, description="a map of pools by number, 1 to 32"
+    )
+    storage_groups: dict[Name, PoolNumber] = Field(
+        default={}, strict=False, description="a map of pool numbers by storage group"
+    )
+    management_classes: dict[Name, SecondaryPool] = Field(
+        default={},
+        strict=False,
+        description="a map of secondary pools by management class, 0 for no copy",
+    )
+    cache_mb: float = Field(default=1000.0, gt=0, description="a number of megabytes above 0")
+    cartridge_mb: float = Field(default=100.0, gt=0, description="a number of megabytes above 0")
+    cartridges: int = Field(
+        default=10, ge=0, le=10_000, description="a number of cartridges from 0 to 10000"
+    )
+
+
 class ScenarioPart(_Part):
     """What ``rig run`` writes and reads."""
 
@@ -166,9 +199,6 @@ class ScenarioPart(_Part):
     cap_mb: float = Field(
         default=8.0, gt=0, le=100_000, description="a number of megabytes above 0, at most 100000"
     )
-
-
-PoolNumber = Annotated[int, BeforeValidator(_number_key), Field(ge=1, le=32)]
 
 
 class Lab(_Part):
@@ -188,6 +218,12 @@ class Lab(_Part):
     )
     pools: dict[PoolNumber, PoolUnit] = Field(
         min_length=1, strict=False, description="a map of pools by number, 1 to 32"
+    )
+    nodes: dict[Name, NodeUnit] = Field(
+        default={"main": NodeUnit()},
+        strict=False,
+        min_length=1,
+        description="a map of nodes by name",
     )
     scenario: ScenarioPart = Field(
         default_factory=ScenarioPart, description="a map with data and cap_mb"
@@ -509,6 +545,7 @@ def _cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
                 ("tokens", name),
                 f"tokens.{name} has no pin; for a token of your own write {PIN_RULE}.",
             )
+    yield from _node_mistakes(lab)
     labels: set[str] = set()
     for index, kek in enumerate(lab.keks):
         if kek.label.casefold() in labels:
@@ -521,14 +558,56 @@ def _cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
         if pool.encrypt and not pool.keys:
             yield (
                 ("pools", number),
-                f"pool {number} encrypts but has no keys; "
-                "add keys: a list of one or two of {label: ..., mode: clear or hash}.",
+                _no_keys(number),
             )
         if pool.encrypt and lab.installation is not None:
             try:
                 require_encryption_settings(lab.installation.record(ekms=len(lab.ekms)))
             except PrerequisiteError as error:
                 yield ("pools", number, "encrypt"), f"pool {number} cannot encrypt: {error}"
+
+
+def _node_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
+    """A drive belongs to one node; drives and key managers exist; constructs name pools."""
+    owner: dict[str, str] = {}
+    serials = [drive.serial for drive in lab.drives]
+    names = [ekm.name for ekm in lab.ekms]
+    for name, node in lab.nodes.items():
+        for index, serial in enumerate(node.drives or serials):
+            where: Location = ("nodes", name, "drives", index)
+            if serial not in serials:
+                yield where, _no_such("drive", serial, serials)
+            elif serial in owner:
+                yield (
+                    where,
+                    f"drive {serial} belongs to node {owner[serial]} already; list the drives of "
+                    "each node.",
+                )
+            owner[serial] = name
+        for index, ekm in enumerate(node.ekms or ()):
+            if ekm not in names:
+                yield ("nodes", name, "ekms", index), _no_such("key manager", ekm, names)
+        pools = lab.pools if node.pools is None else node.pools
+        for kind, constructs in (
+            ("storage_groups", node.storage_groups),
+            ("management_classes", node.management_classes),
+        ):
+            for construct, number in constructs.items():
+                if number != 0 and number not in pools:
+                    yield (
+                        ("nodes", name, kind, construct),
+                        f"pool {number} of '{construct}' is not among the pools of node {name}.",
+                    )
+        for number, pool in (node.pools or {}).items():
+            if pool.encrypt and not pool.keys:
+                yield ("nodes", name, "pools", number), _no_keys(number)
+
+
+def _no_keys(number: int) -> str:
+    return (
+        f"pool {number} encrypts but has no keys; "
+        "add keys: a list of one or two of {label: ..., mode: clear or hash}."
+    )
 
 
 def _no_such(what: str, name: str, known: typing.Collection[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from rig.drive.drive import Drive
 from rig.drive.secure_element import SecureElement, SecureElementConfig
 from rig.engine import Engine
 from rig.events import EventLog
-from rig.lab import DriveUnit, Lab
+from rig.lab import DriveUnit, EkmUnit, Lab
 from rig.report.console import ConsoleReport
 from rig.traffic import TrafficGenerator
 from rig.ve.ekm_proxy import EkmProxy
@@ -67,10 +67,7 @@ def open_station(
         with phase("keys"), report.task("preparing tokens, keys and certificates"):
             provisioned = keyside.provision(lab, state, [unit.serial])
         with phase("key managers"), report.task("starting the key manager"):
-            endpoints = [
-                _endpoint(stack, lab, index, provisioned) for index in range(len(lab.ekms))
-            ]
-            proxy = stack.enter_context(EkmProxy(endpoints))
+            proxy = stack.enter_context(open_proxy(lab, lab.ekms, provisioned))
             proxy.connect()
         with phase("simulation"):
             board = stack.enter_context(
@@ -106,8 +103,17 @@ def open_station(
         )
 
 
-def _endpoint(stack: ExitStack, lab: Lab, index: int, provisioned: ProvisionedLab) -> EkmEndpoint:
-    ekm = lab.ekms[index]
+@contextmanager
+def open_proxy(
+    lab: Lab, ekms: Sequence[EkmUnit], provisioned: ProvisionedLab
+) -> Iterator[EkmProxy]:
+    """Start these key managers where the lab says so; the first is the primary."""
+    with ExitStack() as stack:
+        endpoints = [_endpoint(stack, lab, ekm, provisioned) for ekm in ekms]
+        yield stack.enter_context(EkmProxy(endpoints))
+
+
+def _endpoint(stack: ExitStack, lab: Lab, ekm: EkmUnit, provisioned: ProvisionedLab) -> EkmEndpoint:
     if not ekm.start:
         return keyside.endpoint(ekm, provisioned)
     process = stack.enter_context(spawn_ekm(keyside.ekm_config(lab, ekm, provisioned)))

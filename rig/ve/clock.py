@@ -5,7 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from sqlalchemy.orm import Session
+
+from rig.ve import panel
 from rig.ve.records import DAY_S
+
+CLOCK = "clock"
 
 
 class Clock:
@@ -26,3 +31,14 @@ class Clock:
         if ahead < 0:
             raise ValueError("time does not go back")
         self.offset_s += ahead
+
+
+def offset(session: Session) -> float:
+    """How far a node's clock is ahead, seconds."""
+    ahead: float = panel.setting(session, CLOCK, {"offset_s": 0.0})["offset_s"]
+    return ahead
+
+
+def set_offset(session: Session, offset_s: float) -> None:
+    """Keep how far a node's clock is ahead, seconds."""
+    panel.set_setting(session, CLOCK, {"offset_s": offset_s})

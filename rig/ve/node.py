@@ -29,7 +29,7 @@ from rig.ve.cache import Cache, CacheFullError, pieces_of
 from rig.ve.catalogue import FILE, Catalogue, CatalogueError
 from rig.ve.checking import CheckReport, check
 from rig.ve.claims import Claims
-from rig.ve.clock import Clock
+from rig.ve.clock import Clock, offset, set_offset
 from rig.ve.crew import Crew, WorkReport
 from rig.ve.healing import heal, insert
 from rig.ve.records import LogicalVolume
@@ -41,8 +41,6 @@ from rig.ve.volumes import LogicalVolume as HostVolume
 
 RETRY_S = 2.0
 """How long `serve` waits before it tries again what failed, seconds."""
-
-CLOCK = "clock"
 
 
 class NodeError(TaperigError):
@@ -92,7 +90,7 @@ class Node:
         try:
             self.catalogue = Catalogue(folder / FILE)
             with self.catalogue.reading() as session:
-                ahead = panel.setting(session, CLOCK, {"offset_s": 0.0})["offset_s"]
+                ahead = offset(session)
             self.clock = Clock(ahead) if real_time is None else Clock(ahead, real_time)
             self.parts = NodeParts(
                 name=self.settings.name,
@@ -142,7 +140,7 @@ class Node:
         """Set the node's clock ahead; it stays so."""
         self.clock.advance(days=days)
         with self.catalogue.transaction() as session:
-            panel.set_setting(session, CLOCK, {"offset_s": self.clock.offset_s})
+            set_offset(session, self.clock.offset_s)
 
     def insert(self, volsers: Iterable[str]) -> None:
         """Insert blank cartridges into the common scratch pool."""
@@ -215,6 +213,15 @@ class Node:
             if before is not None:
                 self.parts.cache.remove(name, before.generation)
         return record
+
+    def free_name(self) -> str:
+        """The first of L00001 and on that no volume has."""
+        with self.catalogue.reading() as session:
+            taken = set(session.scalars(select(LogicalRow.name).where(LogicalRow.name.like("L%"))))
+        for number in range(1, 100_000):
+            if (name := f"L{number:05}") not in taken:
+                return name
+        raise NodeError("All names L00001 to L99999 are taken; name the volume.")
 
     def read(self, name: str) -> Path:
         """Mount a volume for the host, recalled if it must be; return its file in the cache."""

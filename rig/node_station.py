@@ -1,0 +1,152 @@
+"""A lab's node, opened for work: its key managers, its drives with their gates, its catalogue.
+
+A node is under `ve/NAME` in the state folder. What the lab file says of its pools and constructs is
+entered when the node does not know them yet; after that, `rig ve pools` and `rig ve constructs`
+change them, and the lab file does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy import select
+
+from hsm.eedk import KeyLabel, KeyMode
+from hsm.lab import ProvisionedLab
+from hsm.pki import load_certificate
+from rig import keyside
+from rig.boards import open_board
+from rig.drive.drive import Drive
+from rig.drive.secure_element import SecureElement, SecureElementConfig
+from rig.engine import Engine
+from rig.events import EventLog
+from rig.lab import DriveUnit, Lab, LabError, NodeUnit, PoolUnit
+from rig.report.console import ConsoleReport
+from rig.station import open_proxy
+from rig.ve import panel
+from rig.ve.catalogue import FILE, Catalogue
+from rig.ve.node import Node, NodeSettings
+from rig.ve.records import ManagementClass, PoolSettings, StorageGroup
+from rig.ve.schema import ManagementClassRow, PoolRow, StorageGroupRow
+
+
+def choose_node(lab: Lab, asked: str | None) -> str:
+    """The node asked for, else the first of the lab."""
+    if asked is None:
+        return next(iter(lab.nodes))
+    if asked not in lab.nodes:
+        raise LabError(f"There is no node '{asked}' in the lab; known: {', '.join(lab.nodes)}.")
+    return asked
+
+
+def node_folder(state: Path, name: str) -> Path:
+    """Where a node keeps what it has."""
+    return state / "ve" / name
+
+
+def node_settings(lab: Lab, name: str) -> NodeSettings:
+    """What the lab file says of a node."""
+    unit = lab.nodes[name]
+    return NodeSettings(name, int(unit.cache_mb * 1e6), int(unit.cartridge_mb * 1e6))
+
+
+@contextmanager
+def open_node(
+    lab: Lab,
+    name: str,
+    state: Path,
+    report: ConsoleReport,
+    events: EventLog | None = None,
+    *,
+    drives: bool = True,
+) -> Iterator[Node]:
+    """Open a node; without `drives` nothing goes to tape or comes from there."""
+    events = EventLog() if events is None else events
+    unit = lab.nodes[name]
+    with ExitStack() as stack:
+        opened: list[Drive] = []
+        proxy = None
+        if drives:
+            units = [
+                each for each in lab.drives if unit.drives is None or each.serial in unit.drives
+            ]
+            with report.task("preparing tokens, keys and certificates"):
+                provisioned = keyside.provision(lab, state, [each.serial for each in units])
+            with report.task("starting the key managers"):
+                ekms = [each for each in lab.ekms if unit.ekms is None or each.name in unit.ekms]
+                ekms.sort(key=lambda each: (unit.ekms or (each.name,)).index(each.name))
+                proxy = stack.enter_context(open_proxy(lab, ekms, provisioned))
+            opened = [_drive(stack, lab, each, provisioned, report) for each in units]
+        node = stack.enter_context(
+            Node(
+                node_folder(state, name),
+                opened,
+                proxy,
+                settings=node_settings(lab, name),
+                events=events,
+            )
+        )
+        _seed(node, lab, unit)
+        yield node
+
+
+@contextmanager
+def open_catalogue(state: Path, lab: Lab, name: str) -> Iterator[Catalogue]:
+    """The catalogue of a node, to look at; made by opening the node once when it is not there."""
+    path = node_folder(state, name) / FILE
+    if not path.exists():
+        with open_node(lab, name, state, ConsoleReport(error_stream=True), drives=False):
+            pass
+    catalogue = Catalogue(path)
+    try:
+        yield catalogue
+    finally:
+        catalogue.close()
+
+
+def _drive(
+    stack: ExitStack, lab: Lab, unit: DriveUnit, provisioned: ProvisionedLab, report: ConsoleReport
+) -> Drive:
+    mine = provisioned.drive(unit.serial)
+    board = stack.enter_context(
+        open_board(lab, unit.board, report, transport_key=mine.transport_key)
+    )
+    engine = Engine(board)
+    engine.lock_plain_key()
+    element = stack.enter_context(SecureElement.start(SecureElementConfig.of(mine)))
+    authority = load_certificate(provisioned.ca).public_bytes(Encoding.DER)
+    return Drive(engine, element, unit.serial, unit.model, ekm_ca_der=authority)
+
+
+def _seed(node: Node, lab: Lab, unit: NodeUnit) -> None:
+    """Enter pools and constructs that the node does not know, and its first cartridges."""
+    with node.change() as session:
+        fresh = session.scalar(select(PoolRow.number).limit(1)) is None
+        for number, pool in sorted((lab.pools if unit.pools is None else unit.pools).items()):
+            if session.get(PoolRow, number) is None:
+                panel.set_pool(session, _settings(number, pool))
+        for name, number in unit.storage_groups.items():
+            if session.get(StorageGroupRow, name) is None:
+                panel.set_storage_group(session, StorageGroup(name, number))
+        for name, number in unit.management_classes.items():
+            if session.get(ManagementClassRow, name) is None:
+                panel.set_management_class(session, ManagementClass(name, number))
+    if fresh and not node.parts.shelf.volsers():
+        node.insert(next_volsers(node, unit.cartridges))
+
+
+def next_volsers(node: Node, count: int) -> Sequence[str]:
+    """TAP001 to TAP999, then T01000 and on: so many that the node does not have."""
+    taken = set(node.parts.shelf.volsers())
+    numbers = range(1, 100_000)
+    names = (f"TAP{each:03}" if each < 1000 else f"T{each:05}" for each in numbers)
+    free = (name for name in names if name not in taken)
+    return [name for _, name in zip(range(count), free, strict=False)]
+
+
+def _settings(number: int, unit: PoolUnit) -> PoolSettings:
+    keys = tuple(KeyLabel(key.label, KeyMode(key.mode)) for key in unit.keys)
+    return PoolSettings(number, unit.encrypt, keys, unit.allow_public_only)
