@@ -38,6 +38,9 @@ _VARIANT_FLAGS: dict[Variant, tuple[str, ...]] = {
     "coverage": ("--coverage-line", "--coverage-toggle", "--coverage-user"),
 }
 
+# The main loop that the runner compiles into every simulation.
+COCOTB_MAIN = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
+
 # The runner makes every signal of the design reachable, which takes minutes to compile for a
 # pipelined engine.  What is to be reached below the top is asked for by name in a .vlt file.
 _RUNNER_REACH = "--public-flat-rw"
@@ -89,6 +92,7 @@ def verilate(
     includes: Sequence[Path] = (),
     flags: Sequence[str] = (),
     reach_top: bool = True,
+    main: Path | None = None,
     jobs: int = 2,
     on_build: Callable[[str], None] | None = None,
 ) -> BuiltSim:
@@ -96,7 +100,8 @@ def verilate(
 
     `on_build` is called with one line for the user when, and only when, something has to be
     compiled.  Packages come before the modules that import them.  Python reaches the signals of
-    the top module when `reach_top`, and else only what .vlt files among the sources name.
+    the top module when `reach_top`, and else only what .vlt files among the sources name.  `main`
+    is a C++ file with a main loop to take in place of cocotb's.
     """
     missing = [str(source) for source in sources if not Path(source).is_file()]
     if missing:
@@ -113,6 +118,7 @@ def verilate(
         parameters=dict(parameters or {}),
         defines=dict(defines or {}),
         includes=tuple(Path(i).resolve() for i in includes),
+        main=main.resolve() if main is not None else COCOTB_MAIN,
         flags=(
             *simulation_flags(variant),
             *(_TOP_REACH if reach_top else ()),
@@ -145,15 +151,15 @@ class _Recipe:
     parameters: dict[str, int | str]
     defines: dict[str, str]
     includes: tuple[Path, ...]
+    main: Path
     flags: tuple[str, ...]
 
     def digest(self, toolchain: Toolchain) -> str:
         """Hash everything that the executable depends on."""
-        included = [f for d in self.includes for f in sorted(d.iterdir()) if f.is_file()]
         return _hash(
             {
                 "toplevel": self.toplevel,
-                "sources": [(s.name, _file_hash(s)) for s in (*self.hdl, *self.cpp, *included)],
+                "sources": [(s.name, _file_hash(s)) for s in self._files()],
                 "parameters": self.parameters,
                 "defines": self.defines,
                 "tools": self._tools(toolchain),
@@ -161,6 +167,10 @@ class _Recipe:
                 "python": sys.version,
             }
         )
+
+    def _files(self) -> list[Path]:
+        included = [f for d in self.includes for f in sorted(d.iterdir()) if f.is_file()]
+        return [*self.hdl, *self.cpp, self.main, *included]
 
     def runtime_digest(self, toolchain: Toolchain) -> str:
         """Hash everything that the objects of Verilator's run-time library depend on."""
@@ -203,7 +213,8 @@ class _Runner(Verilator):
 
     def _build_command(self) -> list[list[str]]:
         verilate, _make = super()._build_command()
-        command = [word for word in verilate if word != _RUNNER_REACH]
+        main = {str(COCOTB_MAIN): str(self._recipe.main)}
+        command = [main.get(word, word) for word in verilate if word != _RUNNER_REACH]
         command += [str(source) for source in self._recipe.cpp]
         trace = str(int(self._recipe.variant == "waves"))
         make = ["make", "-j", str(self._jobs), "-C", str(self.build_dir), "-f", "Vtop.mk"]

@@ -3,6 +3,7 @@
 import math
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
@@ -26,6 +27,9 @@ _PACE_UNIT = 1 << regs.PACE_RATE.width
 
 # Loading and wiping take thousands of clocks at most; a link may take longer than the engine.
 _STATUS_LIMIT_S = 30.0
+
+# How many batches of records a board takes before results are read.
+_BATCHES = 4
 
 _HEADER = struct.Struct(">I12s")
 
@@ -204,13 +208,25 @@ class Engine:
     # ---- records ----
 
     def process(self, records: Sequence[Record]) -> list[Result]:
-        """Pass records through, back to back, and return their results in order."""
+        """Pass records through, back to back, and return their results in order.
+
+        While the board works on one batch, the next is made and the results of the last are taken.
+        """
         for number, record in enumerate(records):
             self._check(number, record)
         results: list[Result] = []
+        inside: deque[tuple[int, list[Record]]] = deque()
+        free = self._board.in_flight_bytes
         for batch in self._batches(records):
-            self._board.write(regs.RECORD_IN, _WORD_BYTES, b"".join(map(_frame, batch)))
-            results.extend(self._result(record) for record in batch)
+            frames = b"".join(map(_frame, batch))
+            while inside and len(frames) > free:
+                size, oldest = inside.popleft()
+                results.extend(map(self._result, oldest))
+                free += size
+            self._board.write(regs.RECORD_IN, _WORD_BYTES, frames)
+            inside.append((len(frames), batch))
+            free -= len(frames)
+        results.extend(self._result(record) for _, batch in inside for record in batch)
         return results
 
     # ---- measuring ----
@@ -311,13 +327,14 @@ class Engine:
             raise RecordError(f"Record {number} of the batch has {wrong}")
 
     def _batches(self, records: Iterable[Record]) -> Iterator[list[Record]]:
-        """Cut into runs that the board holds before results are read."""
+        """Cut into runs of which the board holds some before results are read."""
+        most = self._board.in_flight_bytes // _BATCHES
         batch: list[Record] = []
         size = 0
         for record in records:
             # Header, tag and the padding of AAD and data are four words at most.
             frame = 4 * _WORD_BYTES + len(record.aad) + len(record.data)
-            if batch and size + frame > self._board.in_flight_bytes:
+            if batch and size + frame > most:
                 yield batch
                 batch, size = [], 0
             batch.append(record)

@@ -10,6 +10,7 @@ from hdl.sim.wire import SOCKET_VARIABLE
 from hdl.sources import GENERATED_DIRECTORY, RTL_DIRECTORY, SIM_DIRECTORY, rtl_packages
 
 TOP = "sim_top"
+MAIN = SIM_DIRECTORY / "main.cpp"
 
 
 def build_simulation(
@@ -22,7 +23,8 @@ def build_simulation(
 
     `probes` are Verilator control files that make inner signals visible, for tests only.
     """
-    own = [*sorted(SIM_DIRECTORY.glob("*.sv")), *sorted(SIM_DIRECTORY.glob("*.cpp"))]
+    code = [file for file in sorted(SIM_DIRECTORY.glob("*.cpp")) if file != MAIN]
+    own = [*sorted(SIM_DIRECTORY.glob("*.sv")), *code]
     control = [SIM_DIRECTORY / "server_signals.vlt"]
     if variant == "waves":
         control.append(SIM_DIRECTORY / "waves.vlt")
@@ -31,6 +33,7 @@ def build_simulation(
         [*control, *probes, *rtl_packages(), *own],
         variant=variant,
         reach_top=False,
+        main=MAIN,
         includes=(RTL_DIRECTORY, GENERATED_DIRECTORY),
         flags=("-LDFLAGS", "-rdynamic", "-Wno-DECLFILENAME"),
         on_build=on_build,
@@ -53,7 +56,7 @@ def start_simulation(
     if transport_key is not None:
         command.append(f"+transport_key={transport_key.absolute()}")
     if waves is not None:
-        command += ["--trace", "--trace-file", str(waves.absolute())]
+        command += ["--trace-file", str(waves.absolute())]
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("COCOTB_")},
         **simulation_environment(),

@@ -1,10 +1,12 @@
 // The host side of record_port.sv: two queues of 16-byte words.
 //
-// The simulation calls record_port_next and record_port_take (DPI); the Python server, which lives
-// in the same process, calls the rest through ctypes.  One thread runs both, so nothing is locked.
+// The simulation calls record_port_next and record_port_take (DPI), its main loop
+// record_port_is_called; the Python server, which lives in the same process, calls the rest through
+// ctypes.  One thread runs all, so nothing is locked.
 //
 // Byte 0 of a word is bits [127:120].
 
+#include <poll.h>
 #include <svdpi.h>
 
 #include <cstddef>
@@ -18,7 +20,7 @@ constexpr size_t kWordBytes = 16;
 constexpr uint32_t kOpDecrypt = 2;
 
 // A host that waits is woken early when this much waits for it, however much more is to come.
-constexpr size_t kWakeBytes = 1 << 20;
+constexpr size_t kWakeBytes = 1 << 19;
 
 std::vector<uint8_t> to_engine;
 size_t to_engine_used = 0;      // bytes of to_engine that the engine has taken
@@ -29,6 +31,8 @@ uint64_t frames_answered = 0;   // output frames whose last word came
 std::vector<uint8_t> from_engine;
 size_t from_engine_used = 0;    // bytes of from_engine that the host has taken
 size_t wanted = 0;              // bytes that the host waits for; 0: it does not wait
+
+int caller = -1;                // descriptor whose readiness to be read ends a run ahead; -1: none
 
 size_t words(size_t bytes) { return (bytes + kWordBytes - 1) / kWordBytes; }
 
@@ -62,17 +66,24 @@ svBit record_port_next(svBitVecVal* word) {
 }
 
 svBit record_port_take(const svBitVecVal* word, svBit last) {
-    const size_t end = from_engine.size();
-    from_engine.resize(end + kWordBytes);
-    for (int lane = 0; lane < 4; ++lane) {
-        const uint32_t value = __builtin_bswap32(word[3 - lane]);
-        std::memcpy(&from_engine[end + 4 * lane], &value, sizeof value);
-    }
+    uint32_t values[4];
+    for (int lane = 0; lane < 4; ++lane) values[lane] = __builtin_bswap32(word[3 - lane]);
+    const auto* bytes = reinterpret_cast<const uint8_t*>(values);
+    from_engine.insert(from_engine.end(), bytes, bytes + kWordBytes);
     if (!last) return 0;
     ++frames_answered;
+    const bool all = frames_answered == frames_entered;
+    if (caller >= 0) return all;
     if (wanted == 0 || available() < wanted) return 0;
     // Whole results only, and as many as the host has asked for: one wake-up a batch.
-    return frames_answered == frames_entered || available() >= kWakeBytes;
+    return all || available() >= kWakeBytes;
+}
+
+// Whether the host has something to ask while the simulation runs ahead.
+bool record_port_is_called(void) {
+    if (caller < 0) return false;
+    pollfd one = {caller, POLLIN, 0};
+    return poll(&one, 1, 0) != 0;
 }
 
 // ---- called by the server ----
@@ -96,6 +107,13 @@ void record_port_push(const uint8_t* data, size_t size) {
         to_engine_used = 0;
     }
     to_engine.insert(to_engine.end(), data, data + size);
+}
+
+// Run ahead until all frames are answered or `descriptor` can be read (-1: no more); return how many
+// frames are not answered.
+size_t record_port_run_ahead(int descriptor) {
+    caller = descriptor;
+    return frames_entered - frames_answered;
 }
 
 // Say how many bytes the host waits for (0: none); return how many are there now.

@@ -2,8 +2,9 @@
 // word a clock each way, without waking Python on every clock.
 //
 // Words come from and go to queues in record_port.cpp.  `wake_o` pulses for one clock when what
-// the host waits for has come, or when, while `watch_i` is set, no word moved for CycleLimit
-// clocks: then the engine hangs, and the host says so.
+// the host waits for has come, when `call_i` says that the host has something else to ask, or when,
+// while `watch_i` is set, no word moved for CycleLimit clocks: then the engine hangs, and the host
+// says so.
 //
 // Ports: clk_i, rst_ni; in_* to the engine, out_* from it, both valid/ready.
 // Latency: one clock each way.  Throughput: one word a clock each way.
@@ -14,6 +15,7 @@ module record_port #(
     input  logic         clk_i,
     input  logic         rst_ni,
     input  logic         watch_i,
+    input  logic         call_i,
     output logic         wake_o,
     output logic         in_valid_o,
     input  logic         in_ready_i,
@@ -47,13 +49,13 @@ module record_port #(
       wake_o     <= 1'b0;
       idle_q     <= '0;
     end else begin
-      wake = 1'b0;
+      wake = call_i;
       if (!in_valid_o || in_ready_i) begin
         next_valid = record_port_next(next_word);
         in_valid_o <= next_valid;
         in_data_o  <= next_word;
       end
-      if (out_valid_i) wake = record_port_take(out_data_i, out_last_i);
+      if (out_valid_i && record_port_take(out_data_i, out_last_i)) wake = 1'b1;
       if (!watch_i || out_valid_i || (in_valid_o && in_ready_i)) begin
         idle_q <= '0;
       end else if (idle_q == CycleLimit) begin

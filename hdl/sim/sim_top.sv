@@ -1,18 +1,17 @@
-// The engine as a board in simulation: clock and reset, register bus, record port, transport key.
+// The engine as a board in simulation: register bus, record port, transport key.
 //
-// Time stands still while the host thinks: the server (serve.py) blocks inside the simulator until
-// the next command comes.
+// Clock and reset come from main.cpp. Time stands still while the host thinks: the server (serve.py)
+// blocks inside the simulator until the next command comes.
 //
 // Plusargs: transport_key=FILE (mode 0600), parent=PID (the simulation ends with it).
-// Ports: APB to the engine's registers; record_watch_i and record_wake_o as in record_port.sv;
-// clk_o and rst_no for whoever drives the bus.
+// Ports: APB to the engine's registers; record_* as in record_port.sv.
 
 module sim_top #(
     parameter int unsigned BankBytes  = 262144,
     parameter int unsigned CycleLimit = 1_000_000
 ) (
-    output logic        clk_o,
-    output logic        rst_no,
+    input  logic        clk_i,
+    input  logic        rst_ni,
     input  logic        psel_i,
     input  logic        penable_i,
     input  logic        pwrite_i,
@@ -22,13 +21,11 @@ module sim_top #(
     output logic [31:0] prdata_o,
     output logic        pslverr_o,
     input  logic        record_watch_i,
+    input  logic        record_call_i,
     output logic        record_wake_o
 );
 
   timeunit 1ns; timeprecision 1ps;
-
-  localparam time ClockPeriod = 16ns;  // 62.5 MHz
-  localparam int unsigned ResetClocks = 4;
 
   import "DPI-C" function void transport_key_read(
     input  string      path,
@@ -36,8 +33,6 @@ module sim_top #(
   );
   import "DPI-C" function void parent_watch_start(input int parent);
 
-  logic clk;
-  logic rst_n;
   bit [255:0] transport_key;
 
   initial begin
@@ -49,17 +44,6 @@ module sim_top #(
     void'($value$plusargs("transport_key=%s", path));
     parent_watch_start(parent);
     transport_key_read(path, transport_key);
-  end
-
-  initial begin
-    clk = 1'b0;
-    forever #(ClockPeriod / 2) clk = ~clk;
-  end
-
-  initial begin
-    rst_n = 1'b0;
-    repeat (ResetClocks) @(negedge clk);
-    rst_n = 1'b1;
   end
 
   // An address beyond the engine's would come out as one of its own.
@@ -82,9 +66,10 @@ module sim_top #(
   record_port #(
       .CycleLimit(CycleLimit)
   ) u_record_port (
-      .clk_i      (clk),
-      .rst_ni     (rst_n),
+      .clk_i      (clk_i),
+      .rst_ni     (rst_ni),
       .watch_i    (record_watch_i),
+      .call_i     (record_call_i),
       .wake_o     (record_wake_o),
       .in_valid_o (in_valid),
       .in_ready_i (in_ready),
@@ -98,8 +83,8 @@ module sim_top #(
   drive_crypto #(
       .BankBytes(BankBytes)
   ) u_drive_crypto (
-      .clk_i          (clk),
-      .rst_ni         (rst_n),
+      .clk_i          (clk_i),
+      .rst_ni         (rst_ni),
       .s_apb_psel     (psel_i && addressed),
       .s_apb_penable  (penable_i),
       .s_apb_pwrite   (pwrite_i),
@@ -119,8 +104,5 @@ module sim_top #(
       .out_data_o     (out_data),
       .out_last_o     (out_last)
   );
-
-  assign clk_o  = clk;
-  assign rst_no = rst_n;
 
 endmodule

@@ -1,6 +1,7 @@
 """What passes between the simulation's server and the process that started it.
 
-A stream socket, one answer to every request.  All numbers are big endian.
+A stream socket, one answer to every request but a write of frames, which has none.  All numbers are
+big endian.
 
     request   kind(1) item size(1) zero(2) address(4) count(4), then the data of a write
     answer    outcome(1) zero(3) length(4), then `length` bytes: data, or the text of an error
@@ -13,10 +14,15 @@ import socket
 import struct
 from enum import IntEnum
 
+from hdl.register_map import RECORD_IN
+
 # Names the descriptor of the socket that the simulation inherits.
 SOCKET_VARIABLE = "TAPERIG_SIM_SOCKET"
 
 HELLO = b"taperig simulation 1"
+
+# Address and item size of a write of frames.
+UNANSWERED_WRITE = (RECORD_IN, 16)
 
 REQUEST = struct.Struct(">BBxxII")
 ANSWER = struct.Struct(">BxxxI")

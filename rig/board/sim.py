@@ -51,7 +51,7 @@ class SimBoard:
         """Build if needed, start, and wait until the simulation answers."""
         self.name = "sim"
         self.clock_hz = clock_hz
-        self.in_flight_bytes = 8 << 20
+        self.in_flight_bytes = 4 << 20
         self.generates_traffic = False
         self._surplus = bytearray()
         self._scratch: Path | None = None
@@ -125,7 +125,9 @@ class SimBoard:
         count, rest = divmod(len(data), size)
         if rest:
             raise BoardError(f"{len(data)} bytes are no whole number of items of {size} bytes")
-        self._request(Kind.WRITE, size, address, count, data)
+        self._send(Kind.WRITE, size, address, count, data)
+        if (address, size) != wire.UNANSWERED_WRITE:
+            self._answer()
 
     def peek(self, path: str) -> bytes:
         """Return an inner signal's value, big endian; only in a build with probes, for tests."""
@@ -153,6 +155,12 @@ class SimBoard:
         count: int,
         data: bytes | bytearray | memoryview = b"",
     ) -> bytearray:
+        self._send(kind, size, address, count, data)
+        return self._answer()
+
+    def _send(
+        self, kind: Kind, size: int, address: int, count: int, data: bytes | bytearray | memoryview
+    ) -> None:
         if self._connection is None:
             raise BoardError("The simulated board is closed")
         try:
@@ -161,7 +169,6 @@ class SimBoard:
                 self._connection.sendall(data)
         except OSError:
             raise self._crash() from None
-        return self._answer()
 
     def _answer(self) -> bytearray:
         assert self._connection is not None
