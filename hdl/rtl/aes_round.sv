@@ -52,7 +52,7 @@ module aes_round #(
 
   // Stage 1: SubBytes. Byte 4c+r of the block is row r of column c.
   logic [15:0][15:0] subbed;
-  logic [1:0] drift[16];  // what the ROM says of the parity, byte by byte
+  logic [15:0][1:0] drift;  // what the ROM says of the parity, byte by byte
 
   for (genvar b = 0; b < 16; b += 2) begin : gen_sub
     aes_sbox_rom u_sbox_rom (
