@@ -20,6 +20,7 @@ The signature covers the text `taperig EEDK 1`, a zero byte and the same map wit
 import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, TypeVar
 
 import cbor2
@@ -149,42 +150,48 @@ class Eedk:
         """Return the EEDK that `data` encodes.
 
         Strict: the one deterministic encoding of exactly the fields of the mode, no byte more.
-        Raises EedkMalformedError and nothing else, whatever the bytes.
+        Raises EedkMalformedError and nothing else, whatever the bytes. The EEDKs of late are
+        remembered, since one exchange looks at the same ones several times.
         """
-        if len(data) > MAX_EEDK_BYTES:
-            raise EedkMalformedError(
-                f"An EEDK has at most {MAX_EEDK_BYTES} bytes; this has {len(data)}."
-            )
-        try:
-            fields = cbor2.loads(
-                data,
-                max_depth=2,
-                allow_indefinite=False,
-                allow_duplicate_keys=False,
-                strict_hashable_types=True,
-            )
-        except Exception as error:  # the decoder raises many kinds; all mean the same here
-            raise EedkMalformedError(f"The EEDK is not CBOR ({type(error).__name__}).") from None
-        if type(fields) is not dict:
-            raise EedkMalformedError("The EEDK is not a CBOR map.")
-        named = {"label"} if fields.get("mode") == KeyMode.CLEAR else {"kek_sha256"}
-        expected = _COMMON_FIELDS | named
-        if fields.keys() != expected:
-            raise EedkMalformedError("The EEDK has not exactly the fields that its mode requires.")
-        eedk = Eedk(
-            version=fields["version"],
-            algorithm=fields["algorithm"],
-            oaep_hash=fields["oaep_hash"],
-            mode=fields["mode"],
-            label=fields.get("label"),
-            kek_hash=fields.get("kek_sha256"),
-            wrapped=fields["wrapped_dk"],
-            volume=fields["volume"],
-            signature=fields["signature"],
+        return _decoded(bytes(data))
+
+
+@lru_cache(256)
+def _decoded(data: bytes) -> Eedk:
+    if len(data) > MAX_EEDK_BYTES:
+        raise EedkMalformedError(
+            f"An EEDK has at most {MAX_EEDK_BYTES} bytes; this has {len(data)}."
         )
-        if eedk.encode() != data:
-            raise EedkMalformedError("The EEDK is not in the deterministic encoding.")
-        return eedk
+    try:
+        fields = cbor2.loads(
+            data,
+            max_depth=2,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+        )
+    except Exception as error:  # the decoder raises many kinds; all mean the same here
+        raise EedkMalformedError(f"The EEDK is not CBOR ({type(error).__name__}).") from None
+    if type(fields) is not dict:
+        raise EedkMalformedError("The EEDK is not a CBOR map.")
+    named = {"label"} if fields.get("mode") == KeyMode.CLEAR else {"kek_sha256"}
+    expected = _COMMON_FIELDS | named
+    if fields.keys() != expected:
+        raise EedkMalformedError("The EEDK has not exactly the fields that its mode requires.")
+    eedk = Eedk(
+        version=fields["version"],
+        algorithm=fields["algorithm"],
+        oaep_hash=fields["oaep_hash"],
+        mode=fields["mode"],
+        label=fields.get("label"),
+        kek_hash=fields.get("kek_sha256"),
+        wrapped=fields["wrapped_dk"],
+        volume=fields["volume"],
+        signature=fields["signature"],
+    )
+    if eedk.encode() != data:
+        raise EedkMalformedError("The EEDK is not in the deterministic encoding.")
+    return eedk
 
 
 _COMMON_FIELDS: Final = frozenset(

@@ -57,6 +57,14 @@ def _hash(content: dict[str, Any]) -> str:
     return hashlib.sha256(_line(content)).hexdigest()
 
 
+def _hashed_line(content: dict[str, Any]) -> tuple[bytes, str]:
+    """Return a record's line with its newline, and its hash; encodes each member once."""
+    before = _line({key: value for key, value in content.items() if key < "hash"})[:-1]
+    after = _line({key: value for key, value in content.items() if key > "hash"})[1:]
+    head = hashlib.sha256(before + b"," + after).hexdigest()
+    return b'%b,"hash":"%b",%b\n' % (before, head.encode(), after), head
+
+
 def records(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records in order, verifying as it goes; a torn last line is left out.
 
@@ -265,8 +273,7 @@ class AuditLog:
             "previous": self._head,
             **details,
         }
-        head = _hash(content)
-        line = _line(content | {"hash": head}) + b"\n"
+        line, head = _hashed_line(content)
         self._unsynced = True
         try:
             written = os.write(self._file, line)

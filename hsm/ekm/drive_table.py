@@ -20,7 +20,9 @@ from hsm.ekm.errors import EkmError, ErrorCode, ExchangeError
 from hsm.oaep import OaepHash
 
 NONCES_KEPT = 1024
-"""Nonces remembered for each drive. Older ones are covered by the sequence number."""
+"""Nonces remembered for each drive, at least. Older ones are covered by the sequence number."""
+NONCES_DROPPED_EVERY = 64
+"""How many requests are taken before the old nonces of a drive, the last one, are dropped."""
 
 _SCHEMA_VERSION = 1
 _BUSY_SECONDS = 5.0
@@ -80,6 +82,7 @@ class DriveTable:
         log tells it too: a power cut is made good by ``catch_up``.
         """
         self.path = path
+        self._taken = 0
         self._synchronous = "NORMAL" if logged else "FULL"
         try:
             path.touch(mode=0o600, exist_ok=True)
@@ -215,10 +218,14 @@ class DriveTable:
 
         Raises ExchangeError with STALE_SEQUENCE or REPLAYED_NONCE, changing nothing.
         """
+        run = self._database.execute
         with self._reported(), self._transaction():
-            run = self._database.execute
-            last = run("SELECT sequence FROM drives WHERE serial = ?", (serial,)).fetchone()[0]
-            if sequence <= last:
+            grown = run(
+                "UPDATE drives SET sequence = ?1 WHERE serial = ?2 AND sequence < ?1",
+                (sequence, serial),
+            ).rowcount
+            if not grown:
+                last = run("SELECT sequence FROM drives WHERE serial = ?", (serial,)).fetchone()[0]
                 raise ExchangeError(
                     ErrorCode.STALE_SEQUENCE,
                     f"Drive {serial} sent sequence number {sequence}, but {last} was used already: "
@@ -230,9 +237,13 @@ class DriveTable:
                 raise ExchangeError(
                     ErrorCode.REPLAYED_NONCE, f"Drive {serial} used a nonce a second time."
                 ) from None
-            run("UPDATE drives SET sequence = ? WHERE serial = ?", (sequence, serial))
-            run(
-                "DELETE FROM nonces WHERE serial = ?1 AND sequence <= (SELECT sequence FROM nonces "
-                "WHERE serial = ?1 ORDER BY sequence DESC LIMIT 1 OFFSET ?2)",
-                (serial, NONCES_KEPT),
-            )
+            self._taken += 1
+            if self._taken % NONCES_DROPPED_EVERY == 0:
+                self._drop_old_nonces(serial)
+
+    def _drop_old_nonces(self, serial: str) -> None:
+        self._database.execute(
+            "DELETE FROM nonces WHERE serial = ?1 AND sequence <= (SELECT sequence FROM nonces "
+            "WHERE serial = ?1 ORDER BY sequence DESC LIMIT 1 OFFSET ?2)",
+            (serial, NONCES_KEPT),
+        )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from types import MappingProxyType
@@ -210,18 +210,23 @@ class Message:
 
     def encode(self) -> bytes:
         """Return the message's bytes; raise MessageError for a field a peer would refuse."""
-        return strict_cbor.encode(self._to_map(self.FIELDS))
+        return strict_cbor.encode(
+            {
+                "type": self.TYPE,
+                **{
+                    name: field.write(_checked(self.TYPE, name, field, getattr(self, name)))
+                    for name, field in self.FIELDS.items()
+                },
+            }
+        )
 
     def signed_part(self) -> bytes:
         """Return the message's bytes as they are without its signature."""
-        return strict_cbor.encode(self._to_map(self.FIELDS.keys() - {"signature"}))
-
-    def _to_map(self, names: Iterable[str]) -> dict[str, Any]:
         content: dict[str, Any] = {"type": self.TYPE}
-        for name in names:
-            field = self.FIELDS[name]
-            content[name] = field.write(_checked(self.TYPE, name, field, getattr(self, name)))
-        return content
+        for name, field in self.FIELDS.items():
+            if name != "signature":
+                content[name] = field.write(getattr(self, name))
+        return strict_cbor.encode(content)
 
 
 @dataclass(frozen=True, slots=True)

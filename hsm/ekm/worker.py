@@ -12,6 +12,7 @@ each exchange.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import os
@@ -347,6 +348,9 @@ def main() -> int:
             drives = held.enter_context(DriveTable(config.drive_table, logged=True))
             token = held.enter_context(open_token(config.token))
             manager = manager_of(config, token, drives, audit)
+
+            gc.collect()
+            gc.freeze()  # what is there now stays: no need to walk through it again and again
 
             async def run() -> None:
                 await Worker(config, manager, front, token.try_out).run()

@@ -124,6 +124,7 @@ def test_a_nonce_is_taken_once(table: DriveTable) -> None:
 
 def test_old_nonces_are_dropped(table: DriveTable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drive_table, "NONCES_KEPT", 3)
+    monkeypatch.setattr(drive_table, "NONCES_DROPPED_EVERY", 7)
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     for number in range(1, 8):
         table.take("D1", number, bytes([number]) * 32)
