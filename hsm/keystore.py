@@ -163,12 +163,29 @@ class Keystore:
         trust_public_key(self._token, public_key, label)
         return self._finish(label, certificate, public_key)
 
+    def remove_kek(self, kek: Kek) -> None:
+        """Remove a KEK, its private half included, for good.
+
+        Whether a cartridge still needs it is for the caller to know (POOL-3). The private half goes
+        first, so what an interruption leaves is a public-only KEK, to be removed again.
+        """
+        private = self._token.rsa_private_key(kek.spki_hash)
+        with self._token.asking("remove a KEK"):
+            for found in (
+                *([private] if private is not None else []),
+                *self._token.find(
+                    {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: kek.spki_hash}
+                ),
+                *self._certificates({Attribute.ID: kek.spki_hash}),
+            ):
+                found.destroy()
+
     def enroll_drive_key(self, serial: str, public_der: bytes) -> None:
         """Have the security officer trust a drive's RSA key (SPKI, DER) to receive data keys.
 
         Doing it again changes nothing. Raises KekInvalidError when the key is not RSA 2048..4096.
         """
-        trust_public_key(self._token, _drive_key(serial, public_der), f"drive {serial}")
+        trust_public_key(self._token, check_drive_key(serial, public_der), f"drive {serial}")
 
     def signing_key(self, label: str) -> SignMixin:
         """Return the token's P-256 private key `label`; raises KeyAbsentError."""
@@ -180,7 +197,7 @@ class Keystore:
 
     def drive_key(self, public_der: bytes) -> WrapMixin:
         """Return the enrolled public key of a drive; raises DriveKeyUnknownError."""
-        public_key = _drive_key("", public_der)
+        public_key = check_drive_key("", public_der)
         found = self._token.trusted_public_key(spki_hash(public_key))
         if found is None:
             raise DriveKeyUnknownError(
@@ -308,7 +325,8 @@ def _rsa_private_key(pem: bytes, password: bytes | None) -> rsa.RSAPrivateKey:
     return key
 
 
-def _drive_key(serial: str, public_der: bytes) -> rsa.RSAPublicKey:
+def check_drive_key(serial: str, public_der: bytes) -> rsa.RSAPublicKey:
+    """Return a drive's wrapping key (SPKI, DER); raises KekInvalidError unless RSA 2048..4096."""
     whose = f"drive {serial}" if serial else "the drive"
     try:
         public_key = serialization.load_der_public_key(public_der)

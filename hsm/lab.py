@@ -6,6 +6,7 @@ All of it lives under one state directory, with access for its owner only:
 | --- | --- |
 | `softhsm2.conf`, `tokens/` | SoftHSM's configuration and tokens |
 | `pins/<token label>`, `pins/<token label>.so` | the user's and the security officer's PIN |
+| `pins/ekm-admin`, `ekm/admin.scrypt` | the key managers' admin secret, and its hash |
 | `pki/` | the lab CA, TLS identities, `ekm-signing.pem`, `drive-<serial>.pem` |
 | `transport/<serial>.hex` | the transport key that the gates of this drive's engine are given |
 
@@ -30,6 +31,7 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from hsm.admin_secret import ensure_admin_secret
 from hsm.datakeys import EKM_SIGNING_LABEL
 from hsm.errors import LabelUnknownError, ProvisioningError, TaperigError
 from hsm.files import private_directory, write_private
@@ -56,6 +58,7 @@ from hsm.softhsm import (
 )
 from hsm.token import Token, TokenConfig, open_token
 
+ADMIN_SECRET: Final = "ekm-admin"
 DRIVE_IDENTITY_LABEL: Final = "taperig drive identity"
 DRIVE_WRAP_LABEL: Final = "taperig drive wrap"
 TRANSPORT_LABEL: Final = "taperig transport"
@@ -98,6 +101,16 @@ class ProvisionedLab:
     drives: tuple[ProvisionedDrive, ...]
     keks: Mapping[str, x509.Certificate]
     """The KEKs asked for, by the labels they have: what other sites may have of them."""
+
+    @property
+    def admin_secret(self) -> Path:
+        """File of the key managers' admin secret (0600); its owner may have taken it away."""
+        return self.state_dir / "pins" / ADMIN_SECRET
+
+    @property
+    def admin_secret_hash(self) -> Path:
+        """File of the admin secret's hash, which the key managers have."""
+        return self.state_dir / "ekm" / "admin.scrypt"
 
     def drive(self, serial: str) -> ProvisionedDrive:
         """Return the drive `serial`; raises ProvisioningError."""
@@ -261,6 +274,7 @@ def _provision(state_dir: Path, request: dict[str, Any]) -> dict[str, Any]:
     authority = CertificateAuthority(state_dir / "pki")
     ekm_tls = authority.issue_tls("ekm-tls", tuple(request["ekm_hosts"]), server=True)
     rig_tls = authority.issue_tls("rig-tls", server=False)
+    ensure_admin_secret(state_dir / "pins" / ADMIN_SECRET, state_dir / "ekm" / "admin.scrypt")
     _tell(step="key manager's token")
     with open_token(provision(state_dir)) as token:
         ensure_gauges(token)

@@ -201,4 +201,6 @@ def _read(connection: ssl.SSLSocket, size: int) -> bytes:
 
 def _is_quiet(connection: ssl.SSLSocket) -> bool:
     """Return whether nothing has arrived unasked: neither the connection's end nor stray bytes."""
-    return not connection.pending() and not select.select([connection], [], [], 0)[0]
+    arrived = select.poll()  # not select(), which knows no descriptor above 1023
+    arrived.register(connection, select.POLLIN)
+    return not connection.pending() and not arrived.poll(0)

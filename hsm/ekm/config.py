@@ -20,6 +20,8 @@
     metrics_port: 9801                  # Prometheus, health; loopback only; absent: none
     log_format: text                    # or json; to standard error
     log_level: info                     # debug, info, warning, error
+    admin_secret: admin.scrypt          # hash of the admin secret; absent: no administration
+    admin_socket: audit.jsonl.admin     # where administrators reach it; this is the default
 
 Paths are relative to the file's folder.
 """
@@ -52,7 +54,8 @@ class EkmConfig:
     of the drives' certificates; ``handshake_seconds`` and ``frame_seconds`` are how long a TLS
     handshake and a message once begun may take; ``workers`` is how many processes serve;
     ``connections`` is how many there may be at a time; ``metrics_port`` is on the loopback
-    interface, 0 for any, None for no metrics.
+    interface, 0 for any, None for no metrics; ``admin_secret`` is the file with the admin secret's
+    hash, without which nobody administers it, at the Unix socket ``admin_path``.
     """
 
     token: TokenConfig
@@ -71,6 +74,13 @@ class EkmConfig:
     metrics_port: int | None = None
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
+    admin_secret: Path | None = None
+    admin_socket: Path | None = None
+
+    @property
+    def admin_path(self) -> Path:
+        """Where administrators reach the running key manager: beside its audit log by default."""
+        return self.admin_socket or self.audit.with_name(self.audit.name + ".admin")
 
 
 class _Part(BaseModel):
@@ -114,6 +124,8 @@ class _File(_Part):
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
+    admin_secret: Path | None = None
+    admin_socket: Path | None = None
 
 
 def load_config(path: Path) -> EkmConfig:
@@ -167,6 +179,8 @@ def parse_config(text: str, folder: Path = Path(), name: str = "configuration") 
         metrics_port=content.metrics_port,
         log_format=content.log_format,
         log_level=content.log_level,
+        admin_secret=folder / content.admin_secret if content.admin_secret else None,
+        admin_socket=folder / content.admin_socket if content.admin_socket else None,
     )
 
 
@@ -188,6 +202,7 @@ def lab_config(lab: ProvisionedLab, host: str = "127.0.0.1", port: int = DEFAULT
         port=port,
         workers=1,
         log_level="warning",
+        admin_secret=lab.admin_secret_hash,
     )
 
 
@@ -228,6 +243,8 @@ def dump_config(config: EkmConfig) -> str:
         "metrics_port": config.metrics_port,
         "log_format": config.log_format,
         "log_level": config.log_level,
+        "admin_secret": _absolute(config.admin_secret) if config.admin_secret else None,
+        "admin_socket": _absolute(config.admin_socket) if config.admin_socket else None,
     }
     return yaml.safe_dump(content, sort_keys=False)
 

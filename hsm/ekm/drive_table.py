@@ -22,9 +22,9 @@ from hsm.oaep import OaepHash
 NONCES_KEPT = 1024
 """Nonces remembered for each drive, at least. Older ones are covered by the sequence number."""
 NONCES_DROPPED_EVERY = 64
-"""How many requests are taken before the old nonces of a drive, the last one, are dropped."""
+"""After so many requests of a drive its old nonces are dropped."""
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _BUSY_SECONDS = 5.0
 _SCHEMA = """
 CREATE TABLE drives (
@@ -42,8 +42,14 @@ CREATE TABLE nonces (
     PRIMARY KEY (serial, nonce)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX nonces_in_order ON nonces (serial, sequence);
-PRAGMA user_version = 1;
 """
+_SCHEMA_2 = """
+CREATE TABLE retiring (
+    kek_hash BLOB PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 2;
+"""
+"""KEKs that get no new EEDKs any more, by SHA-256 of their SubjectPublicKeyInfo."""
 
 
 class DriveTableError(EkmError):
@@ -82,7 +88,7 @@ class DriveTable:
         log tells it too: a power cut is made good by ``catch_up``.
         """
         self.path = path
-        self._taken = 0
+        self._taken: dict[str, int] = {}
         self._synchronous = "NORMAL" if logged else "FULL"
         try:
             path.touch(mode=0o600, exist_ok=True)
@@ -106,8 +112,9 @@ class DriveTable:
         with self._transaction():
             version = run("PRAGMA user_version").fetchone()[0]
             tables = run("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-            if version == 0 and tables == 0:
-                for statement in filter(str.strip, _SCHEMA.split(";")):
+            new = version == 0 and tables == 0
+            if new or version == 1:
+                for statement in filter(str.strip, (new * _SCHEMA + _SCHEMA_2).split(";")):
                     run(statement)
             elif version != _SCHEMA_VERSION:
                 raise sqlite3.DatabaseError(
@@ -177,6 +184,22 @@ class DriveTable:
                 f"Drive {serial} is not in the drive table {self.path}; enrol it first."
             )
 
+    def set_retiring(self, kek_hash: bytes, retiring: bool) -> None:
+        """Say whether a KEK gets no new EEDKs any more, because it is about to be removed."""
+        with self._reported(), self._transaction():
+            if retiring:
+                self._database.execute("INSERT OR IGNORE INTO retiring VALUES (?)", (kek_hash,))
+            else:
+                self._database.execute("DELETE FROM retiring WHERE kek_hash = ?", (kek_hash,))
+
+    def is_retiring(self, kek_hash: bytes) -> bool:
+        """Return whether this KEK gets no new EEDKs any more."""
+        with self._reported():
+            row = self._database.execute(
+                "SELECT 1 FROM retiring WHERE kek_hash = ?", (kek_hash,)
+            ).fetchone()
+        return row is not None
+
     def find(self, serial: str) -> EnrolledDrive | None:
         """Return the drive, or None when it was never enrolled."""
         return next(iter(self._select("WHERE serial = ?", serial)), None)
@@ -237,8 +260,8 @@ class DriveTable:
                 raise ExchangeError(
                     ErrorCode.REPLAYED_NONCE, f"Drive {serial} used a nonce a second time."
                 ) from None
-            self._taken += 1
-            if self._taken % NONCES_DROPPED_EVERY == 0:
+            self._taken[serial] = self._taken.get(serial, 0) + 1
+            if self._taken[serial] % NONCES_DROPPED_EVERY == 0:
                 self._drop_old_nonces(serial)
 
     def _drop_old_nonces(self, serial: str) -> None:

@@ -90,6 +90,8 @@ class KeyManager:
     drives: DriveTable
     audit: AuditLog
     keys: KeyService
+    observe: Callable[[str, str, str], None] = lambda event, operation, cause: None
+    """Told of each record: the event, the operation asked for and the cause, if there are any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,6 +363,7 @@ class Exchange:
                 "keys": [*map(_label_name, request.labels), *map(_eedk_name, request.eedks)],
             }
         self._manager.audit.note(event, **details)
+        self._manager.observe(event, request.operation if request else "", _cause(code))
 
 
 def _same_session(begun: _Begun, session: bytes) -> None:

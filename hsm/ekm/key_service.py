@@ -50,9 +50,15 @@ _TOKEN_CODES = (ErrorCode.KEYSTORE_FAILURE, ErrorCode.WRONG_KEK)
 class TokenKeyService:
     """Data keys in a token, as ``hsm.ekm.exchange.KeyService`` wants them (EKM-3)."""
 
-    def __init__(self, data_keys: DataKeys) -> None:
-        """Use the data keys of an open token."""
+    def __init__(
+        self, data_keys: DataKeys, is_retiring: Callable[[bytes], bool] = lambda kek_hash: False
+    ) -> None:
+        """Use the data keys of an open token.
+
+        ``is_retiring`` says of a KEK, by its hash, that no new EEDK may be made with it.
+        """
         self._data_keys = data_keys
+        self._is_retiring = is_retiring
 
     def generate(
         self,
@@ -88,13 +94,22 @@ class TokenKeyService:
         allow_public_only: bool,
     ) -> WrappedKey:
         with _coded(_GENERATE_CODES):
-            self._data_keys.check_labels(labels, allow_public_only=allow_public_only)
+            self._check_labels(labels, allow_public_only)
             with self._data_keys.generate() as data_key:
                 pair = self._data_keys.make_pair(
                     data_key, labels, volume, allow_public_only=allow_public_only
                 )
                 sedk = self._sedk(data_key, drive)
+            self._check_labels(labels, allow_public_only)  # it may have begun to retire meanwhile
         return WrappedKey(sedk, (pair[0].encode(), pair[1].encode()))
+
+    def _check_labels(self, labels: Sequence[KeyLabel], allow_public_only: bool) -> None:
+        for kek in self._data_keys.check_labels(labels, allow_public_only=allow_public_only):
+            if self._is_retiring(kek.spki_hash):
+                raise LabelUnknownError(
+                    f"The key labelled {kek.label!r} is being retired, so nothing new is written "
+                    "under it; give the pool another label."
+                )
 
     def _translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
         with self._opened(eedks, volume) as data_key, _coded({}):
@@ -113,12 +128,13 @@ class TokenKeyService:
         The new labels are looked up before any EEDK is opened (KEY-9).
         """
         with _coded(_GENERATE_CODES):
-            self._data_keys.check_labels(labels, allow_public_only=allow_public_only)
+            self._check_labels(labels, allow_public_only)
         with self._opened(eedks, volume) as data_key, _coded(_GENERATE_CODES):
             pair = self._data_keys.make_pair(
                 data_key, labels, volume, allow_public_only=allow_public_only
             )
             sedk = self._sedk(data_key, drive)
+            self._check_labels(labels, allow_public_only)
         return WrappedKey(sedk, (pair[0].encode(), pair[1].encode()))
 
     def label_states(self, labels: Sequence[str]) -> tuple[LabelState, ...]:

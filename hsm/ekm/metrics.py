@@ -37,6 +37,15 @@ class WorkerMetrics:
         )
         self.flushes = Counter("taperig_ekm_audit_flushes", "Times the audit log was flushed")
 
+    def observe(self, event: str, operation: str, cause: str) -> None:
+        """Count what an exchange records."""
+        if event == "key-reply":
+            self.exchanges.labels(operation, "ok").inc()
+        elif event == "refusal":
+            self.refusals.labels(cause).inc()
+            if operation:
+                self.exchanges.labels(operation, "refused").inc()
+
 
 def prepare_folder(folder: Path) -> None:
     """Make the folder of the workers' counts, empty."""

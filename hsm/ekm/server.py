@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hsm.ekm import logs, messages
+from hsm.ekm.admin_channel import AdminServer
 from hsm.ekm.audit import AuditLog
 from hsm.ekm.config import EkmConfig, load_config, parse_config
 from hsm.ekm.drive_table import DriveTable
@@ -55,7 +56,7 @@ class EkmServer:
         listener = _bind(self._config)
         crew = Crew(self._config, self._audit)
         try:
-            async with StatusServer(self._config, crew):
+            async with StatusServer(self._config, crew), AdminServer(self._config):
                 await crew.start(self._stop)
                 if self._stop.is_set():
                     return

@@ -72,6 +72,7 @@ class Worker:
         self,
         config: EkmConfig,
         manager: KeyManager,
+        metrics: WorkerMetrics,
         front: socket.socket,
         try_token: Callable[[], object],
     ) -> None:
@@ -84,7 +85,7 @@ class Worker:
         self._manager = manager
         self._front = front
         self._tls = tls_context(config.tls, ssl.Purpose.CLIENT_AUTH)
-        self._metrics = WorkerMetrics()
+        self._metrics = metrics
         self._connections: set[Connection] = set()
         self._handshakes: dict[asyncio.Task[None], None] = {}
         self._queue: deque[Connection] = deque()
@@ -309,7 +310,13 @@ def _tell_kind(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None
     _LOG.error("unforeseen", kind=type(error).__name__, where=str(context.get("message", "")))
 
 
-def manager_of(config: EkmConfig, token: Token, drives: DriveTable, audit: AuditLog) -> KeyManager:
+def manager_of(
+    config: EkmConfig,
+    token: Token,
+    drives: DriveTable,
+    audit: AuditLog,
+    observe: Callable[[str, str, str], None],
+) -> KeyManager:
     """Return what all connections share; raises EkmError when certificate and token disagree."""
     certificate = load_certificate(config.certificate)
     if certificate.public_key() != token.p256_public_key(EKM_SIGNING_LABEL):
@@ -325,7 +332,8 @@ def manager_of(config: EkmConfig, token: Token, drives: DriveTable, audit: Audit
         drive_ca=load_certificate(config.drive_ca),
         drives=drives,
         audit=audit,
-        keys=TokenKeyService(data_keys),
+        keys=TokenKeyService(data_keys, drives.is_retiring),
+        observe=observe,
     )
 
 
@@ -347,13 +355,14 @@ def main() -> int:
             audit = held.enter_context(AuditLog(config.audit, joined=True))
             drives = held.enter_context(DriveTable(config.drive_table, logged=True))
             token = held.enter_context(open_token(config.token))
-            manager = manager_of(config, token, drives, audit)
+            metrics = WorkerMetrics()
+            manager = manager_of(config, token, drives, audit, metrics.observe)
 
             gc.collect()
             gc.freeze()  # what is there now stays: no need to walk through it again and again
 
             async def run() -> None:
-                await Worker(config, manager, front, token.try_out).run()
+                await Worker(config, manager, metrics, front, token.try_out).run()
 
             asyncio.run(run())
     except TaperigError as error:

@@ -7,9 +7,14 @@ from typing import Annotated
 
 import typer
 
+from rig.commands.ekm_admin import audit_app, cartridge_app, drive_app, key_app
 from rig.commands.options import LabOption, lab_of
 
 ekm_app = typer.Typer(no_args_is_help=True, help="The key manager (EKM).")
+ekm_app.add_typer(drive_app, name="drive")
+ekm_app.add_typer(key_app, name="key")
+ekm_app.add_typer(cartridge_app, name="cartridge")
+ekm_app.add_typer(audit_app, name="audit")
 
 
 @ekm_app.command("serve")
@@ -29,6 +34,9 @@ def ekm_serve(
     ] = None,
 ) -> None:
     """Serve data keys until interrupted (TLS 1.3, client certificates)."""
+    import os
+
+    from hsm.ekm import logs
     from hsm.ekm.config import load_config
     from hsm.ekm.server import serve
     from rig.keyside import ekm_config, provision
@@ -44,4 +52,5 @@ def ekm_serve(
             known = ", ".join(ekm.name for ekm in checked.ekms)
             raise LabError(f"There is no key manager '{name}' in the lab file; known: {known}.")
         serving = ekm_config(checked, chosen[0], provision(checked, state_dir()))
+    logs.configure(serving.log_format, serving.log_level, f"front {os.getpid()}")
     serve(serving)

@@ -1,0 +1,346 @@
+"""The key manager as a service: workers that die, crowds that idle, a watchdog, logs."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import json
+import os
+import resource
+import signal
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from hsm.eedk import KeyLabel
+from hsm.ekm import audit, messages
+from hsm.ekm.client import EkmClient, EkmEndpoint, tls_context
+from hsm.ekm.config import EkmConfig, enrol_drives, lab_config
+from hsm.ekm.drive_table import DriveTable
+from hsm.ekm.errors import EkmError, ErrorCode
+from hsm.ekm.messages import Hello, Ping
+from hsm.ekm.process import EkmProcess, spawn_ekm
+from hsm.keystore import Keystore
+from hsm.lab import ProvisionedLab
+from hsm.pki import load_certificate
+from hsm.token import open_token
+from rig.drive.key_exchange import DriveSession, Generate
+from rig.ve.ekm_proxy import EkmProxy
+from tests.ekm_lab import MAIN_KEY, der
+from tests.hsm.ekm.ekm_bench import Outsiders
+
+ASK = Generate("VOL001", (KeyLabel(MAIN_KEY),))
+PING = messages.frame(Ping().encode())
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def config(lab: ProvisionedLab, outsiders: Outsiders, tmp_path: Path) -> EkmConfig:
+    drive = outsiders.drive
+    with open_token(lab.ekm_token) as token:
+        Keystore(token).enroll_drive_key(drive.serial, drive.wrap_spki)
+    config = dataclasses.replace(
+        lab_config(lab, port=0),
+        drive_table=tmp_path / "drives.sqlite",
+        audit=tmp_path / "audit.jsonl",
+        workers=2,
+        metrics_port=free_port(),
+        log_format="json",
+        log_level="info",
+    )
+    enrol_drives(config, lab)
+    with DriveTable(config.drive_table) as table:
+        table.enrol(drive.serial, drive.certificate_der, drive.wrap_spki, drive.oaep_hash)
+    return config
+
+
+@pytest.fixture
+def ekm(config: EkmConfig) -> Iterator[EkmProcess]:
+    with spawn_ekm(config) as process:
+        yield process
+
+
+@pytest.fixture
+def endpoint(ekm: EkmProcess, lab: ProvisionedLab) -> EkmEndpoint:
+    return EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)
+
+
+@pytest.fixture
+def session(lab: ProvisionedLab, outsiders: Outsiders) -> DriveSession:
+    return DriveSession(outsiders.drive, der(load_certificate(lab.ca)), outsiders.drive.serial, ASK)
+
+
+def page(config: EkmConfig, path: str, method: str = "GET") -> tuple[int, str]:
+    assert config.metrics_port is not None
+    asking = http.client.HTTPConnection("127.0.0.1", config.metrics_port, timeout=10)
+    asking.request(method, path)
+    answer = asking.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def workers_of(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+def await_workers(config: EkmConfig, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if page(config, "/readyz") == (200, f"ready, workers: {count}\n"):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"not {count} workers")
+
+
+# Watching it
+
+
+def test_health_readiness_and_metrics(
+    ekm: EkmProcess, config: EkmConfig, endpoint: EkmEndpoint, session: DriveSession
+) -> None:
+    with EkmProxy([endpoint]) as proxy:
+        proxy.exchange(session)
+        assert page(config, "/healthz") == (200, "ok\n")
+        assert page(config, "/readyz") == (200, "ready, workers: 2\n")
+        status, metrics = page(config, "/metrics")
+    assert status == 200
+    lines = metrics.splitlines()
+    assert 'taperig_ekm_exchanges_total{operation="generate",outcome="ok"} 1.0' in lines
+    assert 'taperig_ekm_handshakes_total{outcome="ok"} 1.0' in lines
+    assert "taperig_ekm_connections 1.0" in lines
+    assert "taperig_ekm_workers 2.0" in lines
+    assert "VOL001" not in metrics
+    assert page(config, "/elsewhere")[0] == 404
+    assert page(config, "/metrics", "POST")[0] == 405
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"GET", b"\r\n\r\n", b"GET  \r\n\r\n", b"x" * 100_000, b"\xff" * 50 + b"\r\n\r\n"]
+)
+def test_garbage_at_the_metrics_port_is_survived(
+    ekm: EkmProcess, config: EkmConfig, data: bytes
+) -> None:
+    with (
+        socket.create_connection(("127.0.0.1", config.metrics_port or 0), 5) as connection,
+        suppress(OSError),
+    ):
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1000)
+    assert page(config, "/healthz")[0] == 200
+
+
+def test_a_metrics_port_in_use_is_one_sentence(config: EkmConfig) -> None:
+    with (
+        socket.create_server(("127.0.0.1", config.metrics_port or 0)),
+        pytest.raises(EkmError, match=r"cannot listen for metrics on 127\.0\.0\.1"),
+    ):
+        spawn_ekm(config)
+
+
+def test_logs_are_json_and_hold_no_secret(
+    config: EkmConfig, lab: ProvisionedLab, session: DriveSession
+) -> None:
+    with spawn_ekm(config) as ekm:
+        with EkmProxy([EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)]) as proxy:
+            proxy.exchange(session)
+        with socket.create_connection((ekm.host, ekm.port)) as stranger:
+            stranger.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            stranger.recv(100)
+        ekm.stop()
+        words = ekm.last_words()
+    events = [json.loads(line) for line in words.splitlines()]
+    assert {"listening", "connection refused", "stopping"} <= {event["event"] for event in events}
+    assert all({"timestamp", "level", "process"} <= event.keys() for event in events)
+    for secret in (lab.state_dir / "pins").iterdir():
+        assert secret.read_text().strip() not in words
+
+
+# Workers
+
+
+def test_a_killed_worker_is_replaced_and_told_of(
+    ekm: EkmProcess, config: EkmConfig, endpoint: EkmEndpoint, session: DriveSession
+) -> None:
+    killed = workers_of(ekm.pid)
+    assert len(killed) == 2
+    with EkmProxy([endpoint]) as proxy:
+        proxy.exchange(session)
+        os.kill(killed[0], signal.SIGKILL)
+        os.kill(killed[1], signal.SIGKILL)
+        proxy.exchange(session)  # over a new connection, once a worker is there
+        await_workers(config, 2)
+    assert not set(killed) & set(workers_of(ekm.pid))
+    lost = [r for r in audit.records(config.audit) if r["event"] == "worker-lost"]
+    assert {record["pid"] for record in lost} == set(killed)
+    assert "taperig_ekm_workers_lost_total 2.0" in page(config, "/metrics")[1]
+
+
+def test_connections_are_spread_over_the_workers(ekm: EkmProcess, endpoint: EkmEndpoint) -> None:
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(EkmClient(endpoint)).ping()
+        held = [
+            sum(
+                str(link.readlink()).startswith("socket:")
+                for link in Path(f"/proc/{pid}/fd").iterdir()
+            )
+            for pid in workers_of(ekm.pid)
+        ]
+    assert held[0] == held[1]
+
+
+def test_a_nonce_used_at_one_worker_is_refused_by_the_other(
+    endpoint: EkmEndpoint, outsiders: Outsiders, lab: ProvisionedLab
+) -> None:
+    """And so is a sequence number: the drive table is one."""
+    hellos: list[bytes] = []
+
+    class Watched(DriveSession):
+        def hello(self) -> bytes:
+            hellos.append(super().hello())
+            return hellos[-1]
+
+    drive = outsiders.drive
+    trust = der(load_certificate(lab.ca))
+    with EkmClient(endpoint) as one, EkmClient(endpoint) as two:
+        two.ping()  # so that each has a worker of its own
+        first = Watched(drive, trust, drive.serial, ASK, next_sequence=lambda: 2**62)
+        request = first.on_message(one.request(first.hello()))
+        assert request is not None
+        first.on_message(one.request(request))
+        assert first.grant
+        replayed = messages.decode(two.request(hellos[0]))
+        assert isinstance(replayed, messages.Error)
+        assert replayed.code == ErrorCode.REPLAYED_NONCE
+        stale = DriveSession(drive, trust, drive.serial, ASK, next_sequence=lambda: 2**62)
+        request = stale.on_message(two.request(stale.hello()))
+        assert request is not None
+        stale.on_message(two.request(request))
+        assert stale.failure is not None
+        assert stale.failure.code == ErrorCode.STALE_SEQUENCE
+
+
+def test_an_exchange_under_way_ends_before_the_key_manager_does(
+    ekm: EkmProcess, config: EkmConfig, endpoint: EkmEndpoint, session: DriveSession
+) -> None:
+    with EkmClient(endpoint) as client:
+        request = session.on_message(client.request(session.hello()))
+        assert request is not None
+        os.kill(ekm.pid, signal.SIGTERM)
+        time.sleep(0.2)
+        ack = session.on_message(client.request(request))
+        assert ack is not None
+        client.send(ack)
+    assert ekm.stop() == 0
+    events = [record["event"] for record in audit.records(config.audit)]
+    assert events == ["start", "key-reply", "ack", "stop"]
+
+
+def test_sequence_numbers_are_taken_from_the_log_when_the_table_lost_them(
+    config: EkmConfig, lab: ProvisionedLab, outsiders: Outsiders, session: DriveSession
+) -> None:
+    """As after a power cut: the log was flushed, the table was not."""
+    kept = config.drive_table.read_bytes()
+    with (
+        spawn_ekm(config) as ekm,
+        EkmProxy([EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)]) as proxy,
+    ):
+        proxy.exchange(session)
+    (reply,) = [r for r in audit.records(config.audit) if r["event"] == "key-reply"]
+    config.drive_table.write_bytes(kept)
+    with spawn_ekm(config), DriveTable(config.drive_table) as table:
+        drive = table.find(outsiders.drive.serial)
+        assert drive is not None
+        assert drive.sequence == reply["sequence"] > 0
+
+
+# Crowds
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.rule("EKM-5")
+@pytest.mark.usefixtures("many_descriptors")
+def test_a_good_drive_is_served_beside_a_thousand_idle_connections(
+    endpoint: EkmEndpoint, config: EkmConfig, session: DriveSession
+) -> None:
+    """A thousand with certificates that say nothing, 400 that never shake hands, 20 that drip."""
+    context = tls_context(endpoint.tls, ssl.Purpose.SERVER_AUTH)
+    done = threading.Event()
+    with ExitStack() as stack:
+
+        def plain() -> socket.socket:
+            return stack.enter_context(socket.create_connection((endpoint.host, endpoint.port), 20))
+
+        def idle() -> ssl.SSLSocket:
+            return stack.enter_context(context.wrap_socket(plain(), server_hostname=endpoint.host))
+
+        crowd = [idle() for _ in range(1000)]
+        half_open = [plain() for _ in range(400)]
+        for each in half_open[::2]:
+            each.sendall(b"\x16\x03\x01")
+        slow = [idle() for _ in range(20)]
+
+        def drip() -> None:
+            frame = messages.frame(Hello(b"c" * 2000, bytes(32)).encode())
+            for byte in frame:
+                if done.wait(0.01):
+                    return
+                for each in slow:
+                    with suppress(OSError):
+                        each.sendall(bytes([byte]))
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        began = time.monotonic()
+        with EkmProxy([endpoint]) as proxy:
+            for _ in range(3):
+                proxy.exchange(session)
+        took = time.monotonic() - began
+        done.set()
+        dripping.join()
+        assert took < 15, "while nobody is served the time of a frame, 10 s, would pass each time"
+        for each in (crowd[0], crowd[-1]):
+            each.sendall(PING)
+            assert each.recv(100) == PING
+        assert "taperig_ekm_connections 10" in page(config, "/metrics")[1]
+
+
+def test_over_the_limit_new_connections_are_turned_away(
+    config: EkmConfig, lab: ProvisionedLab
+) -> None:
+    with spawn_ekm(dataclasses.replace(config, connections=4, workers=1)) as ekm:
+        endpoint = EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)
+        with ExitStack() as stack:
+            held = [stack.enter_context(EkmClient(endpoint)) for _ in range(4)]
+            for client in held:
+                client.ping()
+            with socket.create_connection((ekm.host, ekm.port), 5) as fifth:
+                assert fifth.recv(10) == b""
+            held[0].ping()
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            with suppress(Exception), EkmClient(endpoint) as later:
+                later.ping()
+                break
+            time.sleep(0.1)
+        else:
+            raise AssertionError("nobody is served after the others have gone")
