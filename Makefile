@@ -4,12 +4,13 @@
 # make lock    resolve requirements.lock anew from pyproject.toml
 # make formal  prove all that hdl/formal claims, and refuse its broken copies (ARGS=key_lock: one set)
 # make coverage  run the benches of the gates with coverage (ARGS=tests/hdl/test_ghash.py: some)
+# make fuzz    feed what parses bytes from the network, guided by coverage (ARGS="--seconds 600")
 # make format  let ruff rewrite the Python sources
 
 BIN := .venv/bin
 PYTHON_SOURCES := rig hsm hdl tests
 
-.PHONY: run test setup formal coverage lint lock format
+.PHONY: run test setup formal coverage fuzz lint lock format
 
 run: setup
 	@$(BIN)/rig run $(ARGS)
@@ -22,6 +23,9 @@ formal: setup
 
 coverage: setup
 	@$(BIN)/python -m hdl.coverage $(ARGS)
+
+fuzz: setup
+	@$(BIN)/python tests/fuzz/run.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check

@@ -1,0 +1,242 @@
+"""What parses bytes from outside on the key side, as functions that fuzzing calls.
+
+Each takes any bytes and returns; it raises only when something is wrong: an exception that nobody
+catches in service, an answer that is none, a value that was accepted and does not come back as the
+bytes it came from. ``tests/fuzz/run.py`` drives them by coverage, ``test_targets.py`` by
+hypothesis.
+"""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from hsm.eedk import Eedk, KeyLabel
+from hsm.ekm import admin_channel, messages, status
+from hsm.ekm.audit import AuditLog
+from hsm.ekm.connection import Connection
+from hsm.ekm.drive_table import DriveTable
+from hsm.ekm.errors import EkmError, ErrorCode, ExchangeError, MessageError
+from hsm.ekm.exchange import Answer, Exchange, KeyManager, WrappedKey
+from hsm.ekm.messages import LabelState
+from hsm.errors import EedkMalformedError
+from hsm.oaep import OaepHash
+from hsm.pki import Role
+from rig.drive.key_exchange import DriveSession, Generate
+
+SERIAL = "FUZZ000001"
+
+
+def message(data: bytes) -> None:
+    """One message of the key exchange."""
+    try:
+        decoded = messages.decode(data)
+    except MessageError:
+        return
+    assert decoded.encode() == data
+
+
+def eedk(data: bytes) -> None:
+    """One EEDK, as a drive sends it."""
+    try:
+        decoded = Eedk.decode(data)
+    except EedkMalformedError:
+        return
+    assert decoded.encode() == data
+
+
+def stream(data: bytes) -> None:
+    """What a relay sends over a connection: frames, to an exchange without a token."""
+    _site().serve(data)
+
+
+def reply(data: bytes) -> None:
+    """Two answers of a key manager, as a drive has them; the first byte says where to part them."""
+    site = _site()
+    session = DriveSession(
+        site.drive, site.authority_der, SERIAL, Generate("VOL001", (KeyLabel("label"),))
+    )
+    session.hello()
+    length = data[0] * 4 + 1 if data else 0
+    for part in (data[1 : 1 + length], data[1 + length :]):
+        if not session.finished:
+            session.on_message(part)
+    assert not session.finished or session.failure is not None
+
+
+def admin(data: bytes) -> None:
+    """A request at the administrators' socket."""
+    try:
+        secret, command, arguments = admin_channel._parsed(data)
+    except EkmError:
+        return
+    assert isinstance(secret, str)
+    assert isinstance(command, str)
+    assert isinstance(arguments, dict)
+
+
+def http_head(data: bytes) -> None:
+    """The head of a request at the metrics port."""
+
+    class Idle:
+        serving = 1
+
+        class metrics:  # noqa: N801 - an attribute
+            @staticmethod
+            def page() -> bytes:
+                return b"page"
+
+    server: Any = object.__new__(status.StatusServer)
+    server._crew = Idle
+    answer = server._answer(data)
+    assert answer.startswith(b"HTTP/1.0 ")
+    assert b"\r\n\r\n" in answer
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "message": message,
+    "eedk": eedk,
+    "stream": stream,
+    "reply": reply,
+    "admin": admin,
+    "http_head": http_head,
+}
+
+
+class _NoKeys:
+    """A key service that has no key: what is fuzzed lies before it."""
+
+    def generate(self, *asked: object) -> WrappedKey:
+        raise ExchangeError(ErrorCode.UNKNOWN_LABEL, "There is no key here.")
+
+    translate = rekey = generate
+
+    def label_states(self, labels: Sequence[str]) -> tuple[LabelState, ...]:
+        return tuple(LabelState(label) for label in labels)
+
+
+class _Drive:
+    """A drive with a certificate of the site's authority."""
+
+    def __init__(self, certificate_der: bytes, key: ec.EllipticCurvePrivateKey) -> None:
+        self.certificate_der = certificate_der
+        self._key = key
+
+    def sign(self, data: bytes) -> bytes:
+        return self._key.sign(data, ec.ECDSA(hashes.SHA256()))
+
+
+class Site:
+    """A key manager's front half: drive table and audit log are real, the token is not there.
+
+    Keys and certificates are the same in every run (the keys are small numbers), so that a corpus
+    stays useful.
+    """
+
+    def __init__(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="taperig-fuzz-"))
+        atexit.register(shutil.rmtree, folder, True)
+        authority_key = ec.derive_private_key(11, ec.SECP256R1())
+        authority = _certificate("CA", authority_key.public_key(), authority_key, None, "CA")
+        drive_key = ec.derive_private_key(12, ec.SECP256R1())
+        certificate = _certificate(
+            SERIAL, drive_key.public_key(), authority_key, Role.DRIVE.value, "CA"
+        )
+        ekm_key = ec.derive_private_key(13, ec.SECP256R1())
+        self.drive = _Drive(certificate.public_bytes(Encoding.DER), drive_key)
+        self.authority_der = authority.public_bytes(Encoding.DER)
+        self.table = DriveTable(folder / "drives", logged=True)
+        self.table.enrol(SERIAL, self.drive.certificate_der, b"spki", OaepHash.SHA1)
+        self.manager = KeyManager(
+            certificate_der=_certificate(
+                "EKM", ekm_key.public_key(), authority_key, Role.KEY_MANAGER.value, "CA"
+            ).public_bytes(Encoding.DER),
+            sign=_Drive(b"", ekm_key).sign,
+            drive_ca=authority,
+            drives=self.table,
+            audit=AuditLog(folder / "audit"),
+            keys=_NoKeys(),
+        )
+
+    def serve(self, data: bytes) -> list[Answer]:
+        """Feed a connection with bytes, in two parts, and answer all whole messages."""
+        answers: list[Answer] = []
+        queue: list[Connection] = []
+
+        class Owner:
+            def ready(self, connection: Connection) -> None:
+                queue.append(connection)
+
+            def opened(self, connection: Connection) -> None:
+                pass
+
+            def closed(self, connection: Connection) -> None:
+                pass
+
+        connection = _Untimed(Owner(), Exchange(self.manager), 10.0)
+        half = len(data) // 2
+        for part in (data[:half], data[half:]):
+            connection.data_received(part)
+            while queue:
+                answer = queue.pop().step()
+                assert answer is not None
+                answers.append(answer)
+                if answer.frame is not None:
+                    told = messages.decode(answer.frame)
+                    assert getattr(told, "code", 0) != ErrorCode.INTERNAL_FAILURE, told
+                if answer.close:
+                    return answers
+                connection.look()
+        connection.exchange.connection_lost()
+        return answers
+
+
+class _Untimed(Connection):
+    """A connection outside of an event loop: nothing is too slow here, and nothing is sent."""
+
+    def _limit_time(self, then: Callable[[], None]) -> None:
+        pass
+
+    def look(self) -> None:
+        self._look()
+
+
+@cache
+def _site() -> Site:
+    return Site()
+
+
+def site() -> Site:
+    """Return the one key manager of this process."""
+    return _site()
+
+
+def _certificate(
+    name: str,
+    public_key: ec.EllipticCurvePublicKey,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    usage: x509.ObjectIdentifier | None,
+    issuer: str,
+) -> x509.Certificate:
+    builder = x509.CertificateBuilder(
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]),
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]),
+        public_key,
+        1000,
+        datetime(2020, 1, 1, tzinfo=UTC),
+        datetime(2120, 1, 1, tzinfo=UTC),
+    )
+    if usage is not None:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=True)
+    return builder.sign(issuer_key, hashes.SHA256(), ecdsa_deterministic=True)
