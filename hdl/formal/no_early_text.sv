@@ -89,11 +89,20 @@ module no_early_text (
   (* hierconn *) wire [2:0] \u_ledger.head_q ;
   (* hierconn *) wire [4:0] \u_ledger.ends_q ;
   (* hierconn *) wire \u_ledger.sum_valid_q ;
+  (* hierconn *) wire \u_ledger.judge_q ;
+  (* hierconn *) wire \u_ledger.fetch ;
+  (* hierconn *) wire \u_ledger.next_ok_q ;
   (* hierconn *) wire [3:0] \u_ledger.failed_q ;
   (* hierconn *) wire [3:0] \u_ledger.cut_q ;
   (* hierconn *) wire \u_output.fetched_valid_q ;
   (* hierconn *) wire \u_output.fetched_data_q ;
+  (* hierconn *) wire \u_output.held_valid_q ;
+  (* hierconn *) wire \u_output.spare_valid_q ;
+  (* hierconn *) wire [127:0] \u_output.held_q ;
+  (* hierconn *) wire [127:0] \u_output.spare_q ;
   (* hierconn *) wire \u_output.step_2 ;
+  (* hierconn *) wire \u_output.step_3 ;
+  (* hierconn *) wire \u_output.leaves ;
   (* hierconn *) wire \u_output.cut ;
   (* hierconn *) wire \u_output.read_o ;
   (* hierconn *) wire [127:0] \u_output.out_q ;
@@ -109,7 +118,7 @@ module no_early_text (
 
   // Records that were begun and have not ended: from judgement on, less those beside GHASH.
   wire [2:0] beside = 3'(ends[0]) + 3'(ends[1]) + 3'(ends[2]) + 3'(ends[3]) + 3'(ends[4]) +
-                      3'(\u_ledger.sum_valid_q );
+                      3'(\u_ledger.sum_valid_q ) + 3'(\u_ledger.judge_q );
   wire [2:0] known = tail - head;
   wire [2:0] unjudged = tail - judged;
   wire [2:0] unended = unjudged - beside;
@@ -125,14 +134,16 @@ module no_early_text (
 
   // What the ledger may count on: places are opened when free, records end once and in order.
   always_comb begin
-    assume (!open_i || (free && !clear_i && !inside_i));
+    assume (!open_i || (free && !inside_i));
     assume (!end_valid_i || unended != '0);
     assume (!inside_i || unended != '0);
+    assume (rst_ni || clear_i);  // reset comes with it
   end
 
   // The verdict as the wrapper reaches it, beside the ledger.
   logic [Latency-1:0][127:0] seeds_q;
   logic [127:0] sum_q;
+  logic sum_zero_q, next_good_q;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
@@ -140,11 +151,17 @@ module no_early_text (
       good_q  <= '0;
       seeds_q <= '0;
       sum_q   <= '0;
+      sum_zero_q  <= 1'b0;
+      next_good_q <= 1'b0;
     end else begin
       seeds_q <= {seeds_q[Latency-2:0], end_seed_i};
       sum_q   <= seeds_q[Latency-1] ^ digest_i;
-      if (\u_ledger.sum_valid_q ) begin
-        good_q[judged[1:0]] <= op_q[judged[1:0]] != OpDecrypt || sum_q == '0;
+      sum_zero_q <= sum_q == '0;
+      if (\u_ledger.judge_q ) begin
+        good_q[judged[1:0]] <= op_q[judged[1:0]] != OpDecrypt || sum_zero_q;
+      end
+      if (\u_ledger.fetch ) begin
+        next_good_q <= good_q[head[1:0]];
       end
       if (open_i) begin
         op_q[tail[1:0]]   <= open_op_i;
@@ -153,22 +170,29 @@ module no_early_text (
     end
   end
 
-  // Of the record on its way out: whether its words may leave; and whether the output holds text.
-  logic may_leave_q, out_text_q;
+  // Of the record on its way out: whether its words may leave; and which stages of the output hold
+  // text.
+  logic may_leave_q, held_text_q, spare_text_q, out_text_q;
   wire text_comes = \u_output.fetched_valid_q && \u_output.fetched_data_q ;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       may_leave_q <= 1'b0;
-      out_text_q  <= 1'b0;
+      held_text_q  <= 1'b0;
+      spare_text_q <= 1'b0;
+      out_text_q   <= 1'b0;
     end else begin
       if (taken) begin
-        may_leave_q <= result_status == Ok && good_q[head[1:0]];
+        may_leave_q <= result_status == Ok && next_good_q;
       end
       if (\u_output.cut ) begin
-        out_text_q <= 1'b0;
-      end else if (\u_output.step_2 ) begin
-        out_text_q <= text_comes;
+        held_text_q  <= 1'b0;
+        spare_text_q <= 1'b0;
+        out_text_q   <= 1'b0;
+      end else begin
+        if (\u_output.step_2 ) held_text_q <= text_comes;
+        if (\u_output.step_3 ) spare_text_q <= held_text_q;
+        if (\u_output.leaves ) out_text_q <= \u_output.spare_valid_q ? spare_text_q : held_text_q;
       end
     end
   end
@@ -183,16 +207,21 @@ module no_early_text (
     end
     if (rst_ni) begin
       // A result that says OK had its tag matched, or needed none.
-      a_verdict: assert (!result_valid || result_status != Ok || good_q[head[1:0]]);
+      a_verdict: assert (!result_valid || result_status != Ok || next_good_q);
       // The buffer is read, and a word of it is on its way, for such a record only.
       a_read: assert (!\u_output.read_o || may_leave_q);
       a_fetched: assert (!text_comes || may_leave_q);
+      a_held: assert (!held_text_q || may_leave_q || \u_output.held_q == '0);
+      a_spare: assert (!spare_text_q || may_leave_q || \u_output.spare_q == '0);
+      i_held: assert (!held_text_q || \u_output.held_valid_q );
       a_out: assert (!out_text_q || may_leave_q || \u_output.out_q == '0);
       // Why: the header and data states are for records whose verdict was seen when taken.
       i_sends: assert (!(output_state == StHeader || output_state == StData) || \u_output.status_q != Ok || may_leave_q);
       i_data: assert (output_state != StData || \u_output.status_q == Ok);
       // Pointers: never more records than places, none judged that is not there.
       i_places: assert (known <= 3'd4);
+      i_full: assert (free == (known != 3'd4));
+      i_next: assert (!result_valid || \u_ledger.next_ok_q == (result_status == Ok));
       i_judged: assert (unjudged <= known);
       i_beside: assert (beside <= unjudged);
       i_good: assert (i_good_place[0] && i_good_place[1] && i_good_place[2] && i_good_place[3]);

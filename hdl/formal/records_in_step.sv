@@ -50,6 +50,7 @@ module records_in_step (
 
   (* hierconn *) wire [1:0] \u_dut.u_issue.state_q ;
   (* hierconn *) wire \u_dut.u_issue.refused_q ;
+  (* hierconn *) wire \u_dut.u_issue.fresh_q ;
   (* hierconn *) wire [2:0] \u_dut.u_issue.kind_q ;
   (* hierconn *) wire [Delay-1:0][2:0] \u_dut.u_slot_delay.kinds_q ;
   (* hierconn *) wire \u_dut.u_exit.write_q ;
@@ -60,12 +61,17 @@ module records_in_step (
   (* hierconn *) wire [4:0] \u_dut.u_ledger.head_q ;
   (* hierconn *) wire [Beside-1:0] \u_dut.u_ledger.ends_q ;
   (* hierconn *) wire \u_dut.u_ledger.sum_valid_q ;
+  (* hierconn *) wire \u_dut.u_ledger.judge_q ;
+  (* hierconn *) wire \u_dut.u_ledger.full_q ;
   (* hierconn *) wire [5:0] \u_dut.u_buffer.promised_q ;
   (* hierconn *) wire [5:0] \u_dut.u_buffer.write_place_q ;
   (* hierconn *) wire [5:0] \u_dut.u_buffer.read_place_q ;
   (* hierconn *) wire \u_dut.u_buffer.leaves ;
   (* hierconn *) wire [2:0] \u_dut.u_key_control.state_q ;
   (* hierconn *) wire [1:0] \u_dut.u_key_control.load_q ;
+  (* hierconn *) wire [7:0] \u_dut.u_key_control.clear_q ;
+  (* hierconn *) wire \u_dut.u_key_control.key_loading_q ;
+  (* hierconn *) wire \u_dut.u_key_control.hash_key_q ;
 
   wire [1:0] state = \u_dut.u_issue.state_q ;
   wire [4:0] tail = \u_dut.u_ledger.tail_q ;
@@ -78,8 +84,11 @@ module records_in_step (
   localparam logic [1:0] StHeader = 2'd0;
   localparam logic [2:0] StClear = 3'd0;
   localparam logic [2:0] StEmpty = 3'd1;
+  localparam logic [2:0] StHash = 3'd5;
   localparam logic [2:0] StValid = 3'd7;
-  wire inside = state != StHeader;
+  // It is opened in the clock after its header.
+  wire fresh = \u_dut.u_issue.fresh_q ;
+  wire inside = state != StHeader && !fresh;
 
   // Slots between issue and exit, and records between exit and judgement.
   wire [Delay:0][2:0] kinds = {\u_dut.u_slot_delay.kinds_q , \u_dut.u_issue.kind_q };
@@ -93,7 +102,7 @@ module records_in_step (
       data_slots = data_slots + 6'(kinds[i] == SlotData);
       last_slots = last_slots + 5'(kinds[i] == SlotEnd || kinds[i] == SlotRefused);
     end
-    beside = 5'(\u_dut.u_ledger.sum_valid_q );
+    beside = 5'(\u_dut.u_ledger.sum_valid_q ) + 5'(\u_dut.u_ledger.judge_q );
     for (int i = 0; i < Beside; i++) begin
       beside = beside + 5'(\u_dut.u_ledger.ends_q [i]);
     end
@@ -126,12 +135,20 @@ module records_in_step (
       // Words that were promised a place are on their way to it or lie there.
       a_words: assert (promised == coming + lying);
       a_room: assert (promised <= RingWords && coming <= promised);
+      // Registers that follow what they are made from.
+      i_full: assert (\u_dut.u_ledger.full_q == (known == 5'd16));
+      i_clear: assert (\u_dut.u_key_control.clear_q == {8{key_state == StClear}});
+      i_loading: assert (\u_dut.u_key_control.key_loading_q ==
+                         (\u_dut.u_key_control.load_q != 2'd0 && key_state != StValid));
+      i_hash: assert (\u_dut.u_key_control.hash_key_q == (key_state == StHash));
+      i_fresh: assert (!fresh || (state != StHeader && !\u_dut.u_issue.refused_q ));
+      i_opens: assert (!fresh || known < 5'd16);
       // None of these sums wraps.
       i_sum: assert (6'(unjudged) == 6'(inside) + 6'(last_slots) +
                      6'(\u_dut.u_exit.end_q ) + 6'(beside));
       // While a key is made, only a refused record may still be taken in.
       i_keys: assert (key_state == StClear || key_state == StEmpty || key_state == StValid ||
-                      (\u_dut.u_key_control.load_q != 2'd0 && (!inside || \u_dut.u_issue.refused_q )));
+                      (\u_dut.u_key_control.load_q != 2'd0 && (state == StHeader || \u_dut.u_issue.refused_q )));
     end
   end
 

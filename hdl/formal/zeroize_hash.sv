@@ -30,13 +30,18 @@ module zeroize_hash (
 
   `include "zeroize_hash.svh"
 
-  logic was_cleared_q;
+  logic was_cleared_q, was_reset_q, first_clock_q;
   initial was_cleared_q = 1'b0;
+  initial was_reset_q = 1'b0;
+  initial first_clock_q = 1'b0;
 
   always_ff @(posedge clk_i) begin
     was_cleared_q <= clear_i;
+    was_reset_q   <= !rst_ni;
+    first_clock_q <= rst_ni && was_reset_q;
     a_clear: assert (!was_cleared_q || all_zero);
-    a_reset: assert (rst_ni || all_zero);
+    // Reset leaves a clear to be done at the first clock.
+    a_reset: assert (!first_clock_q || all_zero);
   end
 
 endmodule

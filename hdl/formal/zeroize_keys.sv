@@ -24,7 +24,10 @@ module zeroize_keys (
     input logic         hash_ready_i
 );
 
+  localparam int unsigned Clears = 2;
+
   logic entry_clear, plain_locked, clear;
+  logic [Clears-1:0] clears;
   logic zeroize, load_sealed, load_plain, lock_plain;
   logic [255:0] plain_key;
   logic [319:0] sealed_key;
@@ -65,7 +68,9 @@ module zeroize_keys (
       .hwif_out_plain_key_7_value (plain_key[31:0])
   );
 
-  key_control u_dut (
+  key_control #(
+      .Clears(Clears)
+  ) u_dut (
       .clk_i,
       .rst_ni,
       .zeroize_i           (zeroize),
@@ -82,7 +87,7 @@ module zeroize_keys (
       .test_load_i,
       .test_sealed_key_i,
       .test_transport_key_i,
-      .clear_o             (clear),
+      .clear_o             (clears),
       .wiping_i,
       .hash_ready_i,
       .plain_locked_o      (plain_locked)
@@ -95,6 +100,9 @@ module zeroize_keys (
   (* hierconn *) wire [1:0] \u_dut.load_q ;
   (* hierconn *) wire [5:0] \u_dut.clear_count_q ;
   (* hierconn *) wire \u_dut.fault_q ;
+  (* hierconn *) wire \u_dut.expand_clear_q ;
+  (* hierconn *) wire \u_dut.clear_starts_q ;
+  (* hierconn *) wire \u_dut.unwrap_clear_q ;
   (* hierconn *) wire \u_dut.u_key_unwrap.done_q ;
   (* hierconn *) wire \u_dut.u_key_unwrap.ok_q ;
   (* hierconn *) wire \u_regs.cpuif_req ;
@@ -104,6 +112,7 @@ module zeroize_keys (
   localparam logic [2:0] StClear = 3'd0;
   localparam logic [2:0] StEmpty = 3'd1;
   localparam logic [2:0] StUnwrap = 3'd2;
+  localparam logic [2:0] StTake = 3'd3;
   localparam logic [5:0] ClearClocks = 6'd31;
 
   wire [2:0] state = \u_dut.state_q ;
@@ -115,6 +124,16 @@ module zeroize_keys (
                (load_plain && usable_i && !plain_locked && !lock_plain);
   // A key word written at the very clock of the wipe is a new one and stays.
   wire entry_written = \u_regs.cpuif_req && \u_regs.cpuif_req_is_wr && \u_regs.cpuif_addr [7];
+
+  // Registers of their own follow the state, so that no wire has thousands of loads: from reset on
+  // they say the same as it does. Any state means any in which they do and the count is in its range.
+  wire starts = state == StClear && clear_count == '0;
+  wire clears_follow = clear_count <= ClearClocks && clears == {Clears{state == StClear}} &&
+                       \u_dut.expand_clear_q == (state == StClear) &&
+                       \u_dut.clear_starts_q == starts &&
+                       \u_dut.unwrap_clear_q ==
+                       (starts || !(state == StClear || state == StUnwrap || state == StTake));
+  assign clear = clears[0];
 
   logic caused_q, caused_2_q, forgot_q, forgot_2_q, entry_written_q;
   logic was_reset_q, first_clock_q;
@@ -128,6 +147,17 @@ module zeroize_keys (
     was_reset_q = 1'b0;
     known_q = 1'b0;
     first_clock_q = 1'b0;
+  end
+
+  logic started_q;  // there is a past to look at
+  initial started_q = 1'b0;
+
+  always_ff @(posedge clk_i) begin
+    started_q <= 1'b1;
+    if (!started_q) begin
+      assume (clears_follow);
+    end
+    a_follow: assert (clears_follow);
   end
 
   always_ff @(posedge clk_i) begin
@@ -151,13 +181,6 @@ module zeroize_keys (
     a_empty: assert (!rst_ni || !known_q || state != StEmpty || all_zero);
     // Reset cannot reach the S-box outputs: the first clock after it does.
     a_reset: assert (!first_clock_q || all_zero);
-  end
-
-  logic started_q;  // there is a past to look at
-  initial started_q = 1'b0;
-
-  always_ff @(posedge clk_i) begin
-    started_q <= 1'b1;
   end
 
   // The wipe ends when its clocks are over and the banks are wiped, not earlier and not later.

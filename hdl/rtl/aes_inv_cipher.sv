@@ -1,7 +1,7 @@
 // AES-256 inverse cipher, one block at a time, with its own key expansion.
 //
-// FIPS 197 section 5.3, key length 256. Each round takes two clocks: InvShiftRows and InvSubBytes
-// (S-box ROMs); AddRoundKey and InvMixColumns. Time depends on neither key nor block.
+// FIPS 197 section 5.3, key length 256. Each round takes three clocks: InvShiftRows and
+// InvSubBytes (S-box ROMs); AddRoundKey; InvMixColumns, but in the last. Time depends on neither key nor block.
 //
 // Ports
 //   clear_i        stops and zeroes everything, round keys included, at one edge
@@ -10,8 +10,8 @@
 //   start_i        takes block_i; not while busy
 //   done_o         one clock: block_o is the block deciphered, and stays until the next start
 //
-// Latency 29 clocks from start_i to done_o, 105 from key_start_i to key_done_o. Throughput one
-// block in 29 clocks.
+// Latency 42 clocks from start_i to done_o, 105 from key_start_i to key_done_o. Throughput one
+// block in 42 clocks.
 
 module aes_inv_cipher (
     input  logic         clk_i,
@@ -44,7 +44,7 @@ module aes_inv_cipher (
       .rk_parity_o(unused_parity)
   );
 
-  logic busy_q, combine_q, done_q, wipe_q, wipe;
+  logic busy_q, add_q, mix_q, done_q, wipe_q, wipe;
   logic [3:0] round_q;  // the round key to be added next
   logic [127:0] state_q, round_key_q;
 
@@ -61,7 +61,7 @@ module aes_inv_cipher (
       aes_inv_sbox_rom u_inv_sbox_rom (
           .clk_i,
           .clear_i (wipe),
-          .en_i    (busy_q & ~combine_q),
+          .en_i    (busy_q & ~add_q & ~mix_q),
           .addr_a_i(state_q[127-8*FromA-:8]),
           .addr_b_i(state_q[127-8*FromB-:8]),
           .data_a_o(subbed[4*c+r]),
@@ -70,61 +70,64 @@ module aes_inv_cipher (
     end
   end
 
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
+  always_ff @(posedge clk_i) begin
+    if (wipe) begin
       round_key_q <= '0;
-    end else if (clear_i) begin
-      round_key_q <= '0;
-    end else if (busy_q && !combine_q) begin
+    end else if (busy_q && !add_q && !mix_q) begin
       round_key_q <= rk[round_q];
     end
   end
 
-  // Second clock: AddRoundKey, and InvMixColumns but in the last round.
+  // Second clock: AddRoundKey; third clock: InvMixColumns, but in the last round.
   logic [127:0] added;
 
   for (genvar b = 0; b < 16; b++) begin : gen_add
     assign added[127-8*b-:8] = subbed[b] ^ round_key_q[127-8*b-:8];
   end
 
+  // No asynchronous reset on data: it leaves a clear to be done at the first edge.
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      busy_q    <= 1'b0;
-      combine_q <= 1'b0;
-      done_q    <= 1'b0;
-      wipe_q    <= 1'b1;
-      round_q   <= '0;
-      state_q   <= '0;
-    end else if (clear_i) begin
-      busy_q    <= 1'b0;
-      combine_q <= 1'b0;
-      done_q    <= 1'b0;
-      wipe_q    <= 1'b0;
-      round_q   <= '0;
-      state_q   <= '0;
+      wipe_q <= 1'b1;
     end else begin
       wipe_q <= 1'b0;
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (wipe) begin
+      busy_q  <= 1'b0;
+      add_q   <= 1'b0;
+      mix_q   <= 1'b0;
+      done_q  <= 1'b0;
+      round_q <= '0;
+      state_q <= '0;
+    end else begin
       done_q <= 1'b0;
       if (start_i) begin
-        busy_q    <= 1'b1;
-        combine_q <= 1'b0;
-        round_q   <= LastRoundKey - 4'd1;
-        state_q   <= block_i ^ rk[LastRoundKey];
+        busy_q  <= 1'b1;
+        add_q   <= 1'b0;
+        mix_q   <= 1'b0;
+        round_q <= LastRoundKey - 4'd1;
+        state_q <= block_i ^ rk[LastRoundKey];
       end else if (busy_q) begin
-        combine_q <= ~combine_q;
-        if (combine_q) begin
-          round_q <= round_q - 4'd1;
+        add_q <= ~add_q & ~mix_q;
+        mix_q <= add_q;
+        if (add_q) begin
+          state_q <= added;
           if (round_q == 4'd0) begin
-            round_q <= '0;
-            state_q <= added;
-            busy_q  <= 1'b0;
-            done_q  <= 1'b1;
+            mix_q  <= 1'b0;
+            busy_q <= 1'b0;
+            done_q <= 1'b1;
           end else begin
-            state_q[127:96] <= aes_pkg::inv_mix_column(added[127:96]);
-            state_q[95:64]  <= aes_pkg::inv_mix_column(added[95:64]);
-            state_q[63:32]  <= aes_pkg::inv_mix_column(added[63:32]);
-            state_q[31:0]   <= aes_pkg::inv_mix_column(added[31:0]);
+            round_q <= round_q - 4'd1;
           end
+        end
+        if (mix_q) begin
+          state_q[127:96] <= aes_pkg::inv_mix_column(state_q[127:96]);
+          state_q[95:64]  <= aes_pkg::inv_mix_column(state_q[95:64]);
+          state_q[63:32]  <= aes_pkg::inv_mix_column(state_q[63:32]);
+          state_q[31:0]   <= aes_pkg::inv_mix_column(state_q[31:0]);
         end
       end
     end

@@ -107,27 +107,25 @@ module aes_key_expand (
     assign key_parity[i] = aes_pkg::row_parity(key_i[255-32*i-:32]);
   end
 
+  // No asynchronous reset on data: it leaves a clear to be done at the first edge.
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      w_q       <= '0;
-      parity_q  <= '0;
-      index_q   <= '0;
-      rcon_q    <= '0;
-      busy_q    <= 1'b0;
-      combine_q <= 1'b0;
-      done_q    <= 1'b0;
-      wipe_q    <= 1'b1;
-    end else if (clear_i) begin
-      w_q       <= '0;
-      parity_q  <= '0;
-      index_q   <= '0;
-      rcon_q    <= '0;
-      busy_q    <= 1'b0;
-      combine_q <= 1'b0;
-      done_q    <= 1'b0;
-      wipe_q    <= 1'b0;
+      wipe_q <= 1'b1;
     end else begin
       wipe_q <= 1'b0;
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (wipe) begin
+      w_q       <= '0;
+      parity_q  <= '0;
+      index_q   <= '0;
+      rcon_q    <= '0;
+      busy_q    <= 1'b0;
+      combine_q <= 1'b0;
+      done_q    <= 1'b0;
+    end else begin
       done_q <= 1'b0;
       if (start_i) begin
         // Written whole: a write to a part of it costs the simulation a copy at every clock.

@@ -1,7 +1,7 @@
 // Carry-less product of two 32-bit words, registered.
 //
 // Ports
-//   clear_i    zeroes the product
+//   clear_i    zeroes the product; there is no other reset
 //   en_i       multiply at this edge; else p_o stays
 //   p_o        product of a_i and b_i as polynomials over GF(2), degree 62 at most
 //
@@ -9,7 +9,6 @@
 
 module clmul_32 (
     input  logic        clk_i,
-    input  logic        rst_ni,
     input  logic        clear_i,
     input  logic        en_i,
     input  logic [31:0] a_i,
@@ -38,10 +37,8 @@ module clmul_32 (
 
   logic [63:0] p_q;
 
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
-      p_q <= '0;
-    end else if (clear_i) begin
+  always_ff @(posedge clk_i) begin
+    if (clear_i) begin
       p_q <= '0;
     end else if (en_i) begin
       p_q <= product;

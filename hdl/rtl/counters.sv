@@ -2,7 +2,7 @@
 //
 // Ports
 //   clear_i, snapshot_i  one clock each: all counters and the snapshot to zero; copy all at once
-//   busy_i, stall_source_i, stall_sink_i  counted in clocks
+//   busy_i, stall_source_i, stall_sink_i  counted in clocks, one clock later: so are all
 //   record_i, bytes_i    a record ended well, with so many data bytes
 //   tag_failed_i         a tag did not match
 //   *_o                  the snapshot
@@ -28,22 +28,31 @@ module counters (
 
   localparam int unsigned Count = 6;
 
-  logic [Count-1:0] event_d;
+  logic [Count-1:0] event_q;
+  logic [18:0] bytes_q;
   logic [Count-1:0][63:0] value;
 
-  assign event_d = {tag_failed_i, record_i, record_i, stall_sink_i, stall_source_i, busy_i};
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      event_q <= '0;
+      bytes_q <= '0;
+    end else begin
+      event_q <= {tag_failed_i, record_i, record_i, stall_sink_i, stall_source_i, busy_i};
+      bytes_q <= bytes_i;
+    end
+  end
 
   for (genvar c = 0; c < Count; c++) begin : gen_counter
     logic [63:0] live_q, snapshot_q, step;
 
-    assign step = c == 4 ? 64'(bytes_i) : 64'd1;
+    assign step = c == 4 ? 64'(bytes_q) : 64'd1;
 
     always_ff @(posedge clk_i or negedge rst_ni) begin
       if (!rst_ni) begin
         live_q <= '0;
       end else if (clear_i) begin
         live_q <= '0;
-      end else if (event_d[c]) begin
+      end else if (event_q[c]) begin
         live_q <= live_q + step;
       end
     end

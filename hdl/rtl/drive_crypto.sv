@@ -8,8 +8,8 @@
 //   in_*             record frames in, one 16-byte word a clock
 //   out_*            result frames, one for each frame in, in order; last marks their end
 //
-// Latency 41 clocks from the last of a frame to the header of its result. Throughput one
-// data word a clock; a record takes two clocks in beside its data and AAD, at most four out.
+// Latency 44 clocks from the last of a frame to the header of its result. Throughput one
+// data word a clock; a record takes two clocks in beside its data and AAD, at most five out.
 
 module drive_crypto #(
     parameter int unsigned BankBytes = 262144,  // longest record; a power of two, 256 or more
@@ -39,6 +39,17 @@ module drive_crypto #(
 
   localparam int unsigned BankWords = BankBytes / 16;
 
+  // Parts of the engine with a clear wire each.
+  localparam int unsigned Clears = 8;
+  localparam int unsigned ClearControl = 0;
+  localparam int unsigned ClearIssue = 1;
+  localparam int unsigned ClearCipher = 2;
+  localparam int unsigned ClearDelay = 3;
+  localparam int unsigned ClearExit = 4;
+  localparam int unsigned ClearHash = 5;
+  localparam int unsigned ClearLedger = 6;
+  localparam int unsigned ClearOutput = 7;  // and the buffer
+
   // ---- Registers -------------------------------------------------------------------------------
 
   logic command_zeroize, command_load_sealed, command_load_plain, command_lock_plain;
@@ -47,7 +58,8 @@ module drive_crypto #(
   logic [255:0] plain_key;
   logic [15:0] pace_rate;
   logic ready, test_active, test_done, test_ok, test_broken, key_valid, key_loading, plain_locked;
-  logic clear, fault_q, unwrap_failed, idle, entry_clear;
+  logic [Clears-1:0] clear;
+  logic fault_q, unwrap_failed, idle, entry_clear;
   logic [63:0] cycles_busy, cycles_stall_source, cycles_stall_sink;
   logic [63:0] records, bytes, tag_failures;
 
@@ -80,7 +92,7 @@ module drive_crypto #(
       .hwif_in_status_key_valid           (key_valid),
       .hwif_in_status_key_loading         (key_loading),
       .hwif_in_status_plain_locked        (plain_locked),
-      .hwif_in_status_zeroizing           (clear),
+      .hwif_in_status_zeroizing           (clear[ClearControl]),
       .hwif_in_status_fault               (fault_q),
       .hwif_in_status_unwrap_failed       (unwrap_failed),
       .hwif_in_status_idle                (idle),
@@ -134,7 +146,7 @@ module drive_crypto #(
       .done_o         (test_done),
       .ok_o           (test_ok),
       .broken_o       (test_broken),
-      .zeroizing_i    (clear),
+      .zeroizing_i    (clear[ClearControl]),
       .key_valid_i    (key_valid),
       .unwrap_failed_i(unwrap_failed),
       .load_o         (test_load),
@@ -160,13 +172,26 @@ module drive_crypto #(
 
   assign usable = test_ok & ~fault_q;
 
+  // The self test's records are let in before it has passed.
+  logic issue_usable_q;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      issue_usable_q <= 1'b0;
+    end else begin
+      issue_usable_q <= (test_ok | test_active) & ~fault_q;
+    end
+  end
+
   // ---- Keys ------------------------------------------------------------------------------------
 
   drive_crypto_pkg::round_keys_t round_keys;
   drive_crypto_pkg::key_parities_t key_parities;
   logic wipe, wiping, hash_key, hash_ready;
 
-  key_control u_key_control (
+  key_control #(
+      .Clears(Clears)
+  ) u_key_control (
       .clk_i,
       .rst_ni,
       .zeroize_i           (command_zeroize),
@@ -198,8 +223,9 @@ module drive_crypto #(
 
   // ---- Records in ------------------------------------------------------------------------------
 
-  logic issue_active, issue_waiting, ledger_free, room, pace_open, data_taken, starved, blocked;
-  logic opens, closes;
+  logic issue_active, issue_inside, issue_waiting, ledger_free, room, pace_open, data_taken;
+  logic starved, blocked;
+  logic opens;
   logic [7:0] header_status, header_aad_len;
   logic [3:0] header_op;
   logic [18:0] header_data_len;
@@ -215,9 +241,9 @@ module drive_crypto #(
   ) u_issue (
       .clk_i,
       .rst_ni,
-      .clear_i          (clear),
-      .accept_i         (~clear & ~key_loading),
-      .usable_i         (usable | (test_active & ~fault_q)),
+      .clear_i          (clear[ClearIssue]),
+      .accept_i         (~clear[ClearIssue] & ~key_loading),
+      .usable_i         (issue_usable_q),
       .key_valid_i      (key_valid),
       .hash_key_i       (hash_key),
       .in_valid_i       (in_valid),
@@ -232,8 +258,8 @@ module drive_crypto #(
       .header_aad_len_o (header_aad_len),
       .header_data_len_o(header_data_len),
       .header_words_o   (header_words),
-      .close_o          (closes),
       .active_o         (issue_active),
+      .inside_o         (issue_inside),
       .waiting_o        (issue_waiting),
       .data_taken_o     (data_taken),
       .starved_o        (starved),
@@ -258,7 +284,7 @@ module drive_crypto #(
   aes_pipe u_aes_pipe (
       .clk_i,
       .rst_ni,
-      .clear_i(clear),
+      .clear_i    (clear[ClearCipher]),
       .rk_i       (round_keys),
       .rk_parity_i(key_parities),
       .valid_i    (aes_in_valid),
@@ -274,7 +300,7 @@ module drive_crypto #(
   ) u_slot_delay (
       .clk_i,
       .rst_ni,
-      .clear_i(clear),
+      .clear_i(clear[ClearDelay]),
       .kind_i (issued_kind),
       .slot_i (issued_slot),
       .kind_o (exit_kind),
@@ -295,7 +321,7 @@ module drive_crypto #(
   record_exit u_exit (
       .clk_i,
       .rst_ni,
-      .clear_i         (clear),
+      .clear_i         (clear[ClearExit]),
       .kind_i          (exit_kind),
       .slot_i          (exit_slot),
       .keystream_i     (aes_out),
@@ -322,7 +348,7 @@ module drive_crypto #(
   ghash u_ghash (
       .clk_i,
       .rst_ni,
-      .clear_i       (clear),
+      .clear_i       (clear[ClearHash]),
       .h_load_i      (hash_key_valid),
       .h_i           (hash_key_block),
       .h_ready_o     (hash_ready),
@@ -345,14 +371,14 @@ module drive_crypto #(
   record_ledger u_ledger (
       .clk_i,
       .rst_ni,
-      .clear_i          (clear),
+      .clear_i          (clear[ClearLedger]),
       .open_i           (opens),
       .open_status_i    (header_status),
       .open_op_i        (header_op),
       .open_aad_len_i   (header_aad_len),
       .open_data_len_i  (header_data_len),
       .open_words_i     (header_words),
-      .inside_i         (issue_active & ~closes),
+      .inside_i         (issue_inside),
       .exit_last_i      (exit_last),
       .exit_gcm_o       (exit_gcm),
       .exit_decrypt_o   (exit_decrypt),
@@ -388,7 +414,7 @@ module drive_crypto #(
   ) u_buffer (
       .clk_i,
       .rst_ni,
-      .clear_i     (clear),
+      .clear_i     (clear[ClearOutput]),
       .wipe_i      (wipe),
       .wiping_o    (wiping),
       .promise_i   (data_taken),
@@ -405,7 +431,7 @@ module drive_crypto #(
   record_output u_output (
       .clk_i,
       .rst_ni,
-      .clear_i          (clear),
+      .clear_i          (clear[ClearOutput]),
       .result_valid_i   (result_valid),
       .result_status_i  (result_status),
       .result_op_i      (result_op),
@@ -427,17 +453,21 @@ module drive_crypto #(
   // ---- Inner checks, counters, state -------------------------------------------------------------
 
   // The cipher and the delay line beside it must agree on where a text block is.
-  logic lost_step;
-  assign lost_step = !clear && aes_out_valid !=
+  logic lost_step, lost_step_q;
+  assign lost_step = !clear[ClearControl] && aes_out_valid !=
                      (exit_kind == record_pkg::SlotHashKey ||
                       (exit_gcm && (exit_kind == record_pkg::SlotData ||
                                     exit_kind == record_pkg::SlotEnd)));
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      fault_q <= 1'b0;
-    end else if (test_broken || ledger_fault || buffer_fault || lost_step || aes_wrong) begin
-      fault_q <= 1'b1;
+      lost_step_q <= 1'b0;
+      fault_q     <= 1'b0;
+    end else begin
+      lost_step_q <= lost_step;
+      if (test_broken || ledger_fault || buffer_fault || lost_step_q || aes_wrong) begin
+        fault_q <= 1'b1;
+      end
     end
   end
 
@@ -460,7 +490,7 @@ module drive_crypto #(
       .tag_failures_o       (tag_failures)
   );
 
-  assign ready = usable & ~clear & ~key_loading;
+  assign ready = usable & ~clear[ClearControl] & ~key_loading;
   assign idle  = ready & ~issue_active & ledger_empty & ~output_busy;
 
 endmodule

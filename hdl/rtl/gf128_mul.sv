@@ -4,7 +4,7 @@
 // x^7 + x^2 + x + 1. Two levels of Karatsuba over nine 32-bit products.
 //
 // Ports
-//   clear_i    zeroes all registers, at one edge
+//   clear_i    zeroes all registers, at one edge; there is no other reset
 //   valid_i    a_i, b_i are factors, from registers
 //   p_o        their product two clocks later, still to be registered (the third stage)
 //
@@ -12,7 +12,6 @@
 
 module gf128_mul (
     input  logic         clk_i,
-    input  logic         rst_ni,
     input  logic         clear_i,
     input  logic         valid_i,
     input  logic [127:0] a_i,
@@ -55,7 +54,6 @@ module gf128_mul (
   for (genvar k = 0; k < 9; k++) begin : gen_product
     clmul_32 u_clmul_32 (
         .clk_i,
-        .rst_ni,
         .clear_i,
         .en_i(valid_i),
         .a_i (a[k]),
@@ -81,11 +79,8 @@ module gf128_mul (
   assign low    = combine(product[2], product[1], product[0]);
   assign inner  = middle ^ high ^ low;
 
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
-      valid_q <= 1'b0;
-      wide_q  <= '0;
-    end else if (clear_i) begin
+  always_ff @(posedge clk_i) begin
+    if (clear_i) begin
       valid_q <= 1'b0;
       wide_q  <= '0;
     end else begin

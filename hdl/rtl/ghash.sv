@@ -33,6 +33,19 @@ module ghash (
     output logic [127:0] digest_o
 );
 
+  // No asynchronous reset on data: it leaves a clear to be done at the first edge.
+  logic wipe_q, wipe;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      wipe_q <= 1'b1;
+    end else begin
+      wipe_q <= 1'b0;
+    end
+  end
+
+  assign wipe = clear_i | wipe_q;
+
   // What has to be done with a product, travelling beside its factors.
   typedef struct packed {
     logic       valid;
@@ -78,13 +91,8 @@ module ghash (
     endcase
   end
 
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
-      h_q           <= '0;
-      h_ready_q     <= 1'b0;
-      power_q       <= '0;
-      power_start_q <= 1'b0;
-    end else if (clear_i) begin
+  always_ff @(posedge clk_i) begin
+    if (wipe) begin
       h_q           <= '0;
       h_ready_q     <= 1'b0;
       power_q       <= '0;
@@ -138,21 +146,8 @@ module ghash (
     endcase
   end
 
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
-      in_q            <= '0;
-      x_q             <= '0;
-      power_sel_q     <= '0;
-      fresh_q         <= 1'b0;
-      remaining_q     <= '0;
-      lane_q          <= '0;
-      next_fresh_q    <= 1'b0;
-      a_q             <= '0;
-      b_q             <= '0;
-      factors_slot_q  <= '0;
-      products_slot_q <= '0;
-      wide_slot_q     <= '0;
-    end else if (clear_i || h_load_i) begin
+  always_ff @(posedge clk_i) begin
+    if (wipe || h_load_i) begin
       in_q            <= '0;
       x_q             <= '0;
       power_sel_q     <= '0;
@@ -198,8 +193,7 @@ module ghash (
 
   gf128_mul u_gf128_mul (
       .clk_i,
-      .rst_ni,
-      .clear_i,
+      .clear_i(wipe),
       .valid_i(factors_slot_q.valid),
       .a_i    (a_q),
       .b_i    (b_q),
@@ -208,12 +202,8 @@ module ghash (
 
   assign power_done = wide_slot_q.valid && wide_slot_q.power;
 
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
-      lanes_q        <= '0;
-      digest_q       <= '0;
-      digest_valid_q <= 1'b0;
-    end else if (clear_i) begin
+  always_ff @(posedge clk_i) begin
+    if (wipe) begin
       lanes_q        <= '0;
       digest_q       <= '0;
       digest_valid_q <= 1'b0;

@@ -5,7 +5,7 @@
 // zeroizes again. No key leaves this module but as round keys for the cipher.
 //
 // Zeroize holds clear_o until the delay line was overwritten and both halves of the buffer were
-// wiped: at most BankWords + 3 clocks and no less than AesLatency + 3, plus one from the command.
+// wiped: at most BankWords + 4 clocks and no less than AesLatency + 3, plus one from the command.
 //
 // Ports
 //   zeroize_i, load_*_i, lock_plain_i   commands, one clock each
@@ -14,14 +14,18 @@
 //   usable_i          self test passed and no fault: loads are taken
 //   fault_i           its rise zeroizes
 //   test_*_i          the self test's commands, sealed key and the key it is wrapped under
-//   clear_o           everything drops what it holds;  wipe_o  the buffer starts to wipe
+//   clear_o           everything drops what it holds: the same in every bit, each for a part of
+//                     the engine, so that no wire has thousands of loads
+//   wipe_o            the buffer starts to wipe
 //   wiping_i          it is not wiped yet
 //   hash_key_o        one clock: encrypt the zero block;  hash_ready_i  its powers are there
 //
 // Latency, beside zeroize: plain 108 clocks to the last round key, sealed in addition what
 // key_unwrap takes, then AesLatency + 20 for the hash key and its powers.
 
-module key_control (
+module key_control #(
+    parameter int unsigned Clears = 8  // bits of clear_o
+) (
     input  logic                                  clk_i,
     input  logic                                  rst_ni,
     input  logic                                  zeroize_i,
@@ -38,7 +42,7 @@ module key_control (
     input  logic                                  test_load_i,
     input  logic                          [319:0] test_sealed_key_i,
     input  logic                          [255:0] test_transport_key_i,
-    output logic                                  clear_o,
+    output logic                     [Clears-1:0] clear_o,
     output logic                                  wipe_o,
     input  logic                                  wiping_i,
     output logic                                  hash_key_o,
@@ -75,7 +79,8 @@ module key_control (
   state_e state_q, state_d;
   load_e load_q, load_d;
   logic [5:0] clear_count_q;
-  logic fault_q, plain_locked_q, unwrap_failed_q, taken_q;
+  logic clears, clear_ends;
+  logic fault_q, plain_locked_q, unwrap_failed_q, take_q, taken_q;
   logic forget, replace, unwrap_start, unwrap_done, unwrap_ok, expand_done, refused;
   logic [255:0] unwrapped;
 
@@ -112,7 +117,7 @@ module key_control (
     end else begin
       load_q  <= load_d;
       fault_q <= fault_i;
-      taken_q <= state_q == StTake;
+      taken_q <= take_q;
       if (lock_plain_i) begin
         plain_locked_q <= 1'b1;
       end
@@ -126,10 +131,8 @@ module key_control (
 
   // ---- Steps ---------------------------------------------------------------------------------
 
-  logic clear_starts, clear_ends;
-
-  assign clear_starts = state_q == StClear && clear_count_q == '0;
-  assign clear_ends   = clear_count_q == ClearClocks && !wiping_i;
+  assign clears     = state_q == StClear;
+  assign clear_ends = clear_count_q == ClearClocks && !wiping_i;
 
   always_comb begin
     state_d      = state_q;
@@ -179,38 +182,77 @@ module key_control (
       state_q <= state_d;
       if (forget || replace) begin
         clear_count_q <= '0;
-      end else if (state_q == StClear && clear_count_q != ClearClocks) begin
+      end else if (clears && clear_count_q != ClearClocks) begin
         clear_count_q <= clear_count_q + 6'd1;
       end
+    end
+  end
+
+  // ---- What follows the state, in registers: each of these wires moves hundreds of others ------
+
+  logic [Clears-1:0] clear_q;
+  logic expand_clear_q, clear_starts_q, unwrap_clear_q, unwrap_start_q;
+  logic sealed_test_q, plain_q, hash_key_q, key_valid_q, key_loading_q;
+
+  // Kept apart by synthesis, which would make one register of equal ones.
+  for (genvar c = 0; c < Clears; c++) begin : gen_clear
+    (* keep *)
+    always_ff @(posedge clk_i or negedge rst_ni) begin
+      if (!rst_ni) begin
+        clear_q[c] <= 1'b1;
+      end else begin
+        clear_q[c] <= state_d == StClear;
+      end
+    end
+  end
+
+  (* keep *)
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      expand_clear_q <= 1'b1;
+    end else begin
+      expand_clear_q <= state_d == StClear;
+    end
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      clear_starts_q <= 1'b1;
+      unwrap_clear_q <= 1'b1;
+      unwrap_start_q <= 1'b0;
+      take_q         <= 1'b0;
+      sealed_test_q  <= 1'b0;
+      plain_q        <= 1'b0;
+      hash_key_q     <= 1'b0;
+      key_valid_q    <= 1'b0;
+      key_loading_q  <= 1'b0;
+    end else begin
+      clear_starts_q <= forget || replace;
+      unwrap_clear_q <= forget || replace ||
+                        !(state_d == StClear || state_d == StUnwrap || state_d == StTake);
+      unwrap_start_q <= unwrap_start;
+      take_q         <= state_d == StTake;
+      sealed_test_q  <= load_d == LoadTest;
+      plain_q        <= load_d == LoadPlain;
+      hash_key_q     <= state_d == StHash;
+      key_valid_q    <= state_d == StValid;
+      key_loading_q  <= load_d != LoadNothing && state_d != StValid;
     end
   end
 
   // ---- Unwrap and expand ---------------------------------------------------------------------
 
   // Round keys must not move while a block is in flight: they are cleared with the cipher.
-  logic unwrap_clear, unwrap_busy, expand_busy, unused_busy;
+  logic unwrap_busy, expand_busy, unused_busy;
   assign unused_busy = unwrap_busy ^ expand_busy;
-
-  // Registered, since it moves a thousand registers at once.
-  logic unwrap_start_q;
-
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
-      unwrap_start_q <= 1'b0;
-    end else begin
-      unwrap_start_q <= unwrap_start;
-    end
-  end
-
-  assign unwrap_clear = state_q != StClear && state_q != StUnwrap && state_q != StTake;
 
   key_unwrap u_key_unwrap (
       .clk_i,
       .rst_ni,
-      .clear_i(unwrap_clear || clear_starts),
+      .clear_i(unwrap_clear_q),
       .start_i(unwrap_start_q),
-      .kek_i  (load_q == LoadTest ? test_transport_key_i : transport_key_i),
-      .blob_i (load_q == LoadTest ? test_sealed_key_i : sealed_key_i),
+      .kek_i  (sealed_test_q ? test_transport_key_i : transport_key_i),
+      .blob_i (sealed_test_q ? test_sealed_key_i : sealed_key_i),
       .busy_o (unwrap_busy),
       .done_o (unwrap_done),
       .ok_o   (unwrap_ok),
@@ -220,9 +262,9 @@ module key_control (
   aes_key_expand u_aes_key_expand (
       .clk_i,
       .rst_ni,
-      .clear_i(state_q == StClear),
-      .start_i(state_q == StTake),
-      .key_i  (load_q == LoadPlain ? plain_key_i : unwrapped),
+      .clear_i(expand_clear_q),
+      .start_i(take_q),
+      .key_i  (plain_q ? plain_key_i : unwrapped),
       .busy_o (expand_busy),
       .done_o (expand_done),
       .rk_o   (round_keys_o),
@@ -231,12 +273,12 @@ module key_control (
 
   // ---- Outputs -------------------------------------------------------------------------------
 
-  assign clear_o         = state_q == StClear;
-  assign wipe_o          = clear_starts;
-  assign entry_clear_o   = taken_q || (clear_starts && load_q == LoadNothing);
-  assign hash_key_o      = state_q == StHash;
-  assign key_valid_o     = state_q == StValid;
-  assign key_loading_o   = load_q != LoadNothing && state_q != StValid;
+  assign clear_o         = clear_q;
+  assign wipe_o          = clear_starts_q;
+  assign entry_clear_o   = taken_q || (clear_starts_q && load_q == LoadNothing);
+  assign hash_key_o      = hash_key_q;
+  assign key_valid_o     = key_valid_q;
+  assign key_loading_o   = key_loading_q;
   assign plain_locked_o  = plain_locked_q;
   assign unwrap_failed_o = unwrap_failed_q;
 

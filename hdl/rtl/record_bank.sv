@@ -3,13 +3,16 @@
 // Words below the high-water mark may hold text; a wipe zeroes them from the mark down, then the
 // read register. Reset cannot reach inside a memory, so after it the mark is at the top.
 //
+// A write stands in a register for one clock before it reaches the memory, so the word is there to
+// be read two clocks after write_i.
+//
 // Ports
 //   wipe_i    start a wipe (ignored while one is under way)
 //   wiping_o  writes are ignored, reads give nothing useful
 //   write_*   one word a clock
 //   read_*    one word a clock, read_data_o one clock after read_i and steady until the next
 //
-// Latency 1 clock to read; a wipe takes one clock a word below the mark, and two more.
+// Latency 1 clock to read; a wipe takes one clock a word below the mark, and three more.
 
 module record_bank #(
     parameter int unsigned Words = 16384  // a power of two
@@ -34,25 +37,38 @@ module record_bank #(
   logic [127:0] memory[Words];
   logic [127:0] read_q;
   logic [IndexBits:0] mark_q, mark_after_write;
-  logic wiping_q, wipe_write, wipe_end;
-  logic write, read;
-  logic [IndexBits-1:0] write_index, read_index;
-  logic [127:0] write_data;
+  logic wiping_q, wiped_q, wipe_write;
+  logic write_q, read;
+  logic [IndexBits-1:0] write_index_q, read_index;
+  logic [127:0] write_data_q;
 
   assign wipe_write = wiping_q & (mark_q != '0);
-  assign wipe_end = wiping_q & (mark_q == '0);
-
-  // While wiping the mark comes down, and each step zeroes the word it passes.
-  assign write = wipe_write | (write_i & ~wiping_q);
-  assign write_index = wiping_q ? mark_q[IndexBits-1:0] - 1'b1 : write_index_i;
-  assign write_data = wiping_q ? '0 : write_data_i;
-  assign read = read_i | wipe_end;
+  assign read = read_i | wiping_q;
   assign read_index = wiping_q ? '0 : read_index_i;
   assign mark_after_write = (IndexBits + 1)'(write_index_i) + 1'b1;
 
+  // While wiping the mark comes down, and each step zeroes the word it passes.
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      write_q <= 1'b0;
+    end else begin
+      write_q <= wiping_q ? wipe_write : write_i;
+    end
+  end
+
   always_ff @(posedge clk_i) begin
-    if (write) begin
-      memory[write_index] <= write_data;
+    if (wiping_q) begin
+      write_index_q <= mark_q[IndexBits-1:0] - 1'b1;
+      write_data_q  <= '0;
+    end else if (write_i) begin
+      write_index_q <= write_index_i;
+      write_data_q  <= write_data_i;
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (write_q) begin
+      memory[write_index_q] <= write_data_q;
     end
   end
 
@@ -65,10 +81,13 @@ module record_bank #(
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       wiping_q <= 1'b0;
+      wiped_q  <= 1'b0;
       mark_q   <= Full;
     end else begin
+      // The last zero is in the memory when wiped_q says so, and is read then.
+      wiped_q <= wiping_q & ~wipe_write & ~wiped_q;
       if (wiping_q) begin
-        wiping_q <= ~wipe_end;
+        wiping_q <= ~wiped_q;
         if (wipe_write) begin
           mark_q <= mark_q - 1'b1;
         end

@@ -10,7 +10,7 @@
 //   write_*     the next word promised a place
 //   read_i      the oldest word leaves; read_data_o one clock later, steady until the next
 //   discard_i   zero the oldest word; discarded_o  done: not while that memory is being written
-//   fault_o     a word read that is not there, or written over one that is
+//   fault_o     a clock ago: a word read that is not there, or written over one that is
 //
 // Latency 1 clock to read, throughput one word a clock each way.
 
@@ -38,7 +38,7 @@ module record_buffer #(
   // Places: {round, half, index}. Round tells a full ring from an empty one.
   logic [IndexBits+1:0] write_place_q, read_place_q;
   logic [IndexBits+1:0] promised_q;  // words let in that have not left: its top bit says full
-  logic write_half, read_half, read_half_q, leaves, same_place, same_round;
+  logic write_half, read_half, read_half_q, leaves, same_place, same_round, fault_q;
   logic [1:0] wiping;
   logic [1:0][127:0] read_data;
 
@@ -103,10 +103,18 @@ module record_buffer #(
   assign same_place = write_place_q[IndexBits:0] == read_place_q[IndexBits:0];
   assign same_round = write_place_q[IndexBits+1] == read_place_q[IndexBits+1];
 
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      fault_q <= 1'b0;
+    end else begin
+      fault_q <= same_place & ((leaves & same_round) | (write_i & ~same_round));
+    end
+  end
+
   assign wiping_o    = |wiping;
   assign room_o      = ~promised_q[IndexBits+1];
   assign discarded_o = discard_i & ~(write_i & (write_half == read_half));
   assign read_data_o = read_data[read_half_q];
-  assign fault_o     = same_place & ((leaves & same_round) | (write_i & ~same_round));
+  assign fault_o     = fault_q;
 
 endmodule

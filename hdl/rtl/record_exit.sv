@@ -70,6 +70,7 @@ module record_exit (
     endcase
   end
 
+  // Data has no asynchronous reset: clear_i comes with it.
   // The text register serves the buffer, the tag and the hash key: one of them at a time.
   logic write_q, hash_q, hash_first_q, hash_last_q, end_q, decrypt_q, hash_key_q;
   logic [127:0] text_q, hashed_q;
@@ -97,14 +98,8 @@ module record_exit (
     end
   end
 
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
-      text_q       <= '0;
-      hashed_q     <= '0;
-      count_q      <= '0;
-      hash_first_q <= 1'b0;
-      decrypt_q    <= 1'b0;
-    end else if (clear_i) begin
+  always_ff @(posedge clk_i) begin
+    if (clear_i) begin
       text_q       <= '0;
       hashed_q     <= '0;
       count_q      <= '0;

@@ -14,9 +14,10 @@
 //   free_i       the ledger can take a new record
 //   room_i       the buffer has a place for a data word
 //   pace_i       the pace limit lets a data word in
-//   open_o       one clock: a record begins; the header_* outputs describe it
-//   close_o      one clock: it was taken in whole
+//   open_o       one clock, the next after its header was taken: a record begins; the header_*
+//                outputs describe it
 //   active_o     a record is being taken in
+//   inside_o     the same, from the clock after open_o on
 //   waiting_o    a record is offered and kept waiting
 //   data_taken_o a data word was taken in, of a record that is not refused
 //   starved_o    a word could be taken and none came
@@ -47,8 +48,8 @@ module record_issue #(
     output logic                    [  7:0] header_aad_len_o,
     output logic                    [ 18:0] header_data_len_o,
     output logic                    [ 14:0] header_words_o,
-    output logic                            close_o,
     output logic                            active_o,
+    output logic                            inside_o,
     output logic                            waiting_o,
     output logic                            data_taken_o,
     output logic                            starved_o,
@@ -69,32 +70,21 @@ module record_issue #(
 
   state_e state_q, state_d;
 
-  // ---- Header: what it asks for, and whether it is refused ----------------------------------
+  // ---- Header: what it asks for --------------------------------------------------------------
 
   drive_crypto_pkg::record_header_t header;
-  logic header_is_gcm, header_is_bypass, header_bad;
-  logic [7:0] header_status;
+  logic header_is_gcm, header_is_bypass, header_bad, header_has_aad, header_has_data;
 
   assign header = in_data_i;
   assign header_is_gcm = header.op == drive_crypto_pkg::OpEncrypt ||
                          header.op == drive_crypto_pkg::OpDecrypt;
   assign header_is_bypass = header.op == drive_crypto_pkg::OpBypass;
+  assign header_has_aad = header.aad_len != 8'd0;
+  assign header_has_data = header.data_len != 19'd0;
   assign header_bad = !(header_is_gcm || header_is_bypass) || header.rsvd ||
                       header.aad_len > 8'(drive_crypto_pkg::MaxAadBytes) ||
                       header.data_len > 19'(BankBytes) ||
-                      (header_is_bypass && (header.aad_len != 8'd0 || header.data_len == 19'd0));
-
-  always_comb begin
-    if (!usable_i) begin
-      header_status = drive_crypto_pkg::StatusNotReady;
-    end else if (header_bad) begin
-      header_status = drive_crypto_pkg::StatusBadFrame;
-    end else if (header_is_gcm && !key_valid_i) begin
-      header_status = drive_crypto_pkg::StatusNoKey;
-    end else begin
-      header_status = drive_crypto_pkg::StatusOk;
-    end
-  end
+                      (header_is_bypass && (header_has_aad || !header_has_data));
 
   logic [4:0] header_aad_words;
   logic [15:0] header_data_words;
@@ -104,29 +94,54 @@ module record_issue #(
 
   // ---- The record being taken in -------------------------------------------------------------
 
-  logic is_gcm_q, is_decrypt_q, refused_q, first_q;
+  logic is_gcm_q, is_decrypt_q, bad_q, refused_q, first_q;
+  logic fresh_q;  // its header was taken one clock ago
+  logic [3:0] op_q;
+  logic [7:0] aad_len_q;
+  logic [18:0] data_len_q;
   logic [95:0] iv_q;
   logic [1:0] iv_parity_q;
+  logic has_data_q;
   logic [4:0] aad_words_q;    // left to take
   logic [15:0] data_words_q;  // left to take
-  logic [3:0] aad_bytes_q, data_bytes_q;  // in the last word, 0 means 16
-  logic [14:0] index_q;  // data words taken
-  logic refused, take, in_header, in_aad, in_data, in_end, last_aad, last_data;
+  logic [31:0] block_q;  // counter of the next data word
+  logic last_aad_q, last_data_q;  // one word of them is left
+  logic refused, take, in_header, in_aad, in_data, in_end;
 
   assign in_header = state_q == StHeader;
   assign in_aad = state_q == StAad;
   assign in_data = state_q == StData;
   assign in_end = state_q == StEnd;
-  assign last_aad = aad_words_q == 5'd1;
-  assign last_data = data_words_q == 16'd1;
-  assign refused = refused_q | clear_i;
+
+  // Whether it is refused, a clock after its header.
+  logic [7:0] status;
+
+  always_comb begin
+    if (!usable_i) begin
+      status = drive_crypto_pkg::StatusNotReady;
+    end else if (bad_q) begin
+      status = drive_crypto_pkg::StatusBadFrame;
+    end else if (is_gcm_q && !key_valid_i) begin
+      status = drive_crypto_pkg::StatusNoKey;
+    end else begin
+      status = drive_crypto_pkg::StatusOk;
+    end
+  end
+
+  logic refused_now;
+  assign refused_now = fresh_q ? !usable_i || bad_q || (is_gcm_q && !key_valid_i) : refused_q;
+  assign refused = refused_now | clear_i;
+
+  // A record ends when it is known whether it is refused, and nothing else needs the slot.
+  logic ends;
+  assign ends = ~hash_key_i & ~fresh_q;
 
   always_comb begin
     unique case (state_q)
       StHeader: in_ready_o = accept_i & free_i;
       StAad:    in_ready_o = 1'b1;
-      StData:   in_ready_o = refused | (room_i & pace_i);
-      StEnd:    in_ready_o = is_decrypt_q & ~hash_key_i;
+      StData:   in_ready_o = refused_q | clear_i | (room_i & pace_i);
+      StEnd:    in_ready_o = is_decrypt_q & ends;
       default:  in_ready_o = 1'b0;
     endcase
   end
@@ -134,16 +149,16 @@ module record_issue #(
   assign take = in_valid_i & in_ready_o;
 
   logic end_done;
-  assign end_done = in_end & (take | ~is_decrypt_q) & ~hash_key_i;
+  assign end_done = in_end & ends & (in_valid_i | ~is_decrypt_q);
 
   always_comb begin
     state_d = state_q;
     unique case (state_q)
       StHeader: begin
         if (take) begin
-          if (header_aad_words != 5'd0) begin
+          if (header_has_aad) begin
             state_d = StAad;
-          end else if (header_data_words != 16'd0) begin
+          end else if (header_has_data) begin
             state_d = StData;
           end else begin
             state_d = StEnd;
@@ -151,12 +166,12 @@ module record_issue #(
         end
       end
       StAad: begin
-        if (take && last_aad) begin
-          state_d = data_words_q != 16'd0 ? StData : StEnd;
+        if (take && last_aad_q) begin
+          state_d = has_data_q ? StData : StEnd;
         end
       end
       StData: begin
-        if (take && last_data) begin
+        if (take && last_data_q) begin
           state_d = StEnd;
         end
       end
@@ -172,60 +187,56 @@ module record_issue #(
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       state_q   <= StHeader;
+      fresh_q   <= 1'b0;
       refused_q <= 1'b0;
       first_q   <= 1'b0;
     end else begin
-      state_q <= state_d;
+      state_q   <= state_d;
+      fresh_q   <= in_header & take;
+      refused_q <= refused & ~in_header;
       if (in_header) begin
-        refused_q <= header_status != drive_crypto_pkg::StatusOk;
-        first_q   <= 1'b1;
-      end else begin
-        refused_q <= refused;
-        if (take) begin
-          first_q <= 1'b0;
-        end
+        first_q <= 1'b1;
+      end else if (take) begin
+        first_q <= 1'b0;
       end
     end
   end
 
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
-      is_gcm_q     <= 1'b0;
-      is_decrypt_q <= 1'b0;
-      aad_words_q  <= '0;
-      data_words_q <= '0;
-      aad_bytes_q  <= '0;
-      data_bytes_q <= '0;
-      index_q      <= '0;
-    end else if (in_header) begin
+  // Lengths and what they say: of no use before a header was taken, so without a reset.
+  always_ff @(posedge clk_i) begin
+    if (in_header) begin
       if (take) begin
+        op_q         <= header.op;
+        bad_q        <= header_bad;
         is_gcm_q     <= header_is_gcm;
         is_decrypt_q <= header.op == drive_crypto_pkg::OpDecrypt;
+        aad_len_q    <= header.aad_len;
+        data_len_q   <= header.data_len;
         aad_words_q  <= header_aad_words;
         data_words_q <= header_data_words;
-        aad_bytes_q  <= header.aad_len[3:0];
-        data_bytes_q <= header.data_len[3:0];
+        last_aad_q   <= header_aad_words == 5'd1;
+        last_data_q  <= header_data_words == 16'd1;
+        has_data_q   <= header_has_data;
       end
-      index_q <= '0;
+      block_q <= 32'd2;
     end else if (take) begin
       if (in_aad) begin
         aad_words_q <= aad_words_q - 5'd1;
+        last_aad_q  <= aad_words_q == 5'd2;
       end
       if (in_data) begin
         data_words_q <= data_words_q - 16'd1;
-        index_q      <= index_q + 15'd1;
+        last_data_q  <= data_words_q == 16'd2;
+        block_q      <= block_q + 32'd1;
       end
     end
   end
 
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
+  always_ff @(posedge clk_i) begin
+    if (clear_i || (fresh_q && refused)) begin
       iv_q        <= '0;
       iv_parity_q <= '0;
-    end else if (clear_i) begin
-      iv_q        <= '0;
-      iv_parity_q <= '0;
-    end else if (open_o && header_status == drive_crypto_pkg::StatusOk) begin
+    end else if (in_header && take) begin
       iv_q        <= header.iv;
       iv_parity_q <= aes_pkg::block_parity({header.iv, 32'd0});
     end
@@ -235,13 +246,13 @@ module record_issue #(
 
   logic [2:0] kind_d, kind_q;
   record_pkg::slot_t slot_q;
-  logic [3:0] bytes;
+  logic [3:0] bytes;  // of the word that may be taken, 0 means 16
   logic aes_valid_d, aes_valid_q;
   logic [127:0] aes_block_q;
   logic [1:0] aes_parity_q;
   logic [31:0] counter;
 
-  assign counter = in_end ? 32'd1 : 32'(index_q) + 32'd2;
+  assign counter = in_end ? 32'd1 : block_q;
 
   always_comb begin
     kind_d = record_pkg::SlotNone;
@@ -251,7 +262,7 @@ module record_issue #(
       kind_d = record_pkg::SlotHashKey;
     end else if (end_done) begin
       kind_d = refused_q ? record_pkg::SlotRefused : record_pkg::SlotEnd;
-    end else if (take && !refused_q) begin
+    end else if (take && !refused_now) begin
       if (in_aad) begin
         kind_d = record_pkg::SlotAad;
       end else if (in_data) begin
@@ -262,10 +273,10 @@ module record_issue #(
 
   always_comb begin
     bytes = 4'd0;
-    if (in_aad && last_aad) begin
-      bytes = aad_bytes_q;
-    end else if (in_data && last_data) begin
-      bytes = data_bytes_q;
+    if (in_aad && last_aad_q) begin
+      bytes = aad_len_q[3:0];
+    end else if (in_data && last_data_q) begin
+      bytes = data_len_q[3:0];
     end
   end
 
@@ -283,26 +294,23 @@ module record_issue #(
     end
   end
 
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
+  // What a slot holds matters only with its kind, which comes late: so it is taken in any case, but
+  // not kept of a record that is refused.
+  always_ff @(posedge clk_i) begin
+    if (clear_i || hash_key_i || in_header || refused_now) begin
       slot_q <= '0;
-    end else if (clear_i || hash_key_i || refused_q) begin
-      slot_q <= '0;
-    end else if (kind_d != record_pkg::SlotNone) begin
+    end else begin
       slot_q.first <= first_q;
       slot_q.bytes <= bytes;
-      slot_q.data  <= take ? in_data_i & record_pkg::byte_mask(bytes) : '0;
+      slot_q.data  <= in_end && !is_decrypt_q ? '0 : in_data_i & record_pkg::byte_mask(bytes);
     end
   end
 
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
+  always_ff @(posedge clk_i) begin
+    if (clear_i || hash_key_i || in_header || refused_now) begin
       aes_block_q  <= '0;
       aes_parity_q <= '0;
-    end else if (clear_i || hash_key_i) begin
-      aes_block_q  <= '0;
-      aes_parity_q <= '0;
-    end else if (aes_valid_d) begin
+    end else begin
       aes_block_q  <= {iv_q, counter};
       aes_parity_q <= iv_parity_q ^ aes_pkg::row_parity(counter);
     end
@@ -310,14 +318,14 @@ module record_issue #(
 
   // ---- Outputs -------------------------------------------------------------------------------
 
-  assign open_o            = in_header & take;
-  assign header_status_o   = header_status;
-  assign header_op_o       = header.op;
-  assign header_aad_len_o  = header.aad_len;
-  assign header_data_len_o = header.data_len;
-  assign header_words_o    = header_data_words[14:0];
-  assign close_o           = end_done;
+  assign open_o            = fresh_q;
+  assign header_status_o   = status;
+  assign header_op_o       = op_q;
+  assign header_aad_len_o  = aad_len_q;
+  assign header_data_len_o = data_len_q;
+  assign header_words_o    = data_words_q[14:0];
   assign active_o          = ~in_header;
+  assign inside_o          = ~in_header & ~fresh_q & ~end_done;
   assign waiting_o         = in_header & in_valid_i;
   assign data_taken_o      = in_data & take & ~refused;
   assign starved_o         = active_o & in_ready_o & ~in_valid_i;

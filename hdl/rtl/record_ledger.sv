@@ -10,18 +10,19 @@
 // Ports
 //   clear_i    zeroize: every record inside is refused with StatusZeroized, if not refused or
 //              failed before. Hold it Entries clocks: it wipes one tag a clock
-//   open_*     a record begins; with a status other than OK it is refused. Words are of its data
+//   open_*     a record begins; with a status other than OK it is refused. Words are of its data.
+//              Only when it was free a clock ago
 //   inside_i   the last one opened is still being taken in
 //   exit_last_i        the last slot of a record is at the exit stage
 //   exit_*_o   the record that is there, from two clocks after the last slot of the one before
 //   end_*      a record is through the exit stage;  digest_*  of the one GhashLatency before
 //   free_o     a record can be opened;  empty_o  none is inside
-//   result_*   the oldest record once it was judged;  taken_i  it was taken.
+//   result_*   the oldest record once it was judged, out of a register;  taken_i  it was taken.
 //              result_words_o places of the buffer are its own
 //   counted_o, tag_failed_o   one clock: the record taken went well; its tag did not match
-//   fault_o    a digest that nobody waits for, or none where one is due
+//   fault_o    a clock ago: a digest that nobody waits for, or none where one is due
 //
-// Latency GhashLatency + 2 clocks from end to result.
+// Latency GhashLatency + 4 clocks from end to result.
 
 module record_ledger #(
     parameter int unsigned Entries = 16  // a power of two
@@ -67,14 +68,17 @@ module record_ledger #(
 
   // ---- Places: one bit more than an index, which tells a full ring from an empty one ---------
 
-  logic [PlaceBits:0] tail_q, exit_q, judged_q, head_q, cut_place;
+  logic [PlaceBits:0] tail_q, exit_q, judged_q, head_q, tail_d, head_d, cut_place;
   logic [PlaceBits-1:0] tail, at_exit, at_judge, head;
-  logic judge;
+  logic judge, fetch, full_q;
 
   assign tail = tail_q[PlaceBits-1:0];
   assign at_exit = exit_q[PlaceBits-1:0];
   assign at_judge = judged_q[PlaceBits-1:0];
   assign head = head_q[PlaceBits-1:0];
+
+  assign tail_d = tail_q + (PlaceBits + 1)'(open_i);
+  assign head_d = head_q + (PlaceBits + 1)'(fetch);
 
   // Zeroize leaves nothing between issue and judgement but the record being taken in.
   assign cut_place = inside_i ? tail_q - 1'b1 : tail_q;
@@ -85,10 +89,11 @@ module record_ledger #(
       exit_q   <= '0;
       judged_q <= '0;
       head_q   <= '0;
+      full_q   <= 1'b0;
     end else begin
-      if (open_i) begin
-        tail_q <= tail_q + 1'b1;
-      end
+      tail_q <= tail_d;
+      head_q <= head_d;
+      full_q <= tail_d - head_d == (PlaceBits + 1)'(Entries);
       if (clear_i) begin
         exit_q <= cut_place;
       end else if (exit_last_i) begin
@@ -98,9 +103,6 @@ module record_ledger #(
         judged_q <= cut_place;
       end else if (judge) begin
         judged_q <= judged_q + 1'b1;
-      end
-      if (taken_i) begin
-        head_q <= head_q + 1'b1;
       end
     end
   end
@@ -147,12 +149,8 @@ module record_ledger #(
   end
 
   // Registered: records are two clocks apart at the exit stage, for their headers make no slots.
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
-      exit_record_q <= '0;
-    end else begin
-      exit_record_q <= exits[at_exit];
-    end
+  always_ff @(posedge clk_i) begin
+    exit_record_q <= exits[at_exit];
   end
 
   assign result = results[head];
@@ -161,13 +159,15 @@ module record_ledger #(
 
   logic [Latency-1:0] ends_q, gcm_q, decrypt_q;  // [0] is the youngest
   logic [Latency-1:0][127:0] seeds_q;
-  logic sum_valid_q, sum_decrypt_q, mismatch, due;
+  logic sum_valid_q, sum_decrypt_q, mismatch, due, judge_q, fault_q;
   logic [127:0] sum_q;  // not zero after decrypt it would tell a forger the right tag
+  logic [7:0] some_q;  // one bit for each 16 of that
+  logic [127:0] sealed_q;  // the tag, on encrypt
 
   assign due = ends_q[Latency-1] & gcm_q[Latency-1];
 
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
+  always_ff @(posedge clk_i) begin
+    if (clear_i) begin
       ends_q        <= '0;
       gcm_q         <= '0;
       decrypt_q     <= '0;
@@ -175,14 +175,9 @@ module record_ledger #(
       sum_valid_q   <= 1'b0;
       sum_decrypt_q <= 1'b0;
       sum_q         <= '0;
-    end else if (clear_i) begin
-      ends_q        <= '0;
-      gcm_q         <= '0;
-      decrypt_q     <= '0;
-      seeds_q       <= '0;
-      sum_valid_q   <= 1'b0;
-      sum_decrypt_q <= 1'b0;
-      sum_q         <= '0;
+      some_q        <= '0;
+      judge_q       <= 1'b0;
+      sealed_q      <= '0;
     end else begin
       ends_q        <= {ends_q[Latency-2:0], end_valid_i};
       gcm_q         <= {gcm_q[Latency-2:0], end_gcm_i};
@@ -191,11 +186,24 @@ module record_ledger #(
       sum_valid_q   <= ends_q[Latency-1];
       sum_decrypt_q <= due & decrypt_q[Latency-1];
       sum_q         <= due ? seeds_q[Latency-1] ^ digest_i : '0;
+      for (int b = 0; b < 8; b++) begin
+        some_q[b] <= sum_decrypt_q && sum_q[16*b+:16] != '0;
+      end
+      judge_q  <= sum_valid_q;
+      sealed_q <= sum_decrypt_q ? '0 : sum_q;
     end
   end
 
-  assign judge = sum_valid_q;
-  assign mismatch = sum_decrypt_q && sum_q != '0;
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      fault_q <= 1'b0;
+    end else begin
+      fault_q <= digest_valid_i != due;
+    end
+  end
+
+  assign judge = judge_q;
+  assign mismatch = some_q != '0;
 
   // ---- Verdicts and tags -----------------------------------------------------------------------
 
@@ -236,39 +244,76 @@ module record_ledger #(
 
   always_ff @(posedge clk_i) begin
     if (clear_i || judge) begin
-      tags[tag_place] <= clear_i || sum_decrypt_q ? '0 : sum_q;
+      tags[tag_place] <= clear_i ? '0 : sealed_q;
     end
   end
 
   // ---- The oldest ------------------------------------------------------------------------------
 
+  logic [7:0] status;
+  logic next_valid_q, next_ok_q, next_failed_q;
+  result_t next_q;
+  logic [127:0] next_tag_q;
+
   always_comb begin
     if (result.status != Ok) begin
-      result_status_o = result.status;
+      status = result.status;
     end else if (failed_q[head]) begin
-      result_status_o = drive_crypto_pkg::StatusTagMismatch;
+      status = drive_crypto_pkg::StatusTagMismatch;
     end else if (cut_q[head]) begin
-      result_status_o = drive_crypto_pkg::StatusZeroized;
+      status = drive_crypto_pkg::StatusZeroized;
     end else begin
-      result_status_o = Ok;
+      status = Ok;
     end
   end
 
-  assign result_valid_o    = head_q != judged_q;
-  assign result_op_o       = result.op;
-  assign result_data_len_o = result.data_len;
-  assign result_words_o    = cut_q[head] ? '0 : result.words;
-  assign result_tag_o      = tags[head];
+  assign fetch = !next_valid_q && head_q != judged_q && !clear_i;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      next_valid_q <= 1'b0;
+    end else if (fetch) begin
+      next_valid_q <= 1'b1;
+    end else if (taken_i) begin
+      next_valid_q <= 1'b0;
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (clear_i) begin
+      if (next_ok_q) begin
+        next_q.status <= drive_crypto_pkg::StatusZeroized;
+      end
+      next_q.words <= '0;
+      next_tag_q   <= '0;
+      next_ok_q    <= 1'b0;
+    end else if (fetch) begin
+      next_q.status   <= status;
+      next_q.op       <= result.op;
+      next_q.data_len <= result.data_len;
+      next_q.words    <= cut_q[head] ? '0 : result.words;
+      next_tag_q      <= tags[head];
+      next_ok_q       <= status == Ok;
+      next_failed_q   <= status == drive_crypto_pkg::StatusTagMismatch;
+    end
+  end
+
+  assign result_valid_o    = next_valid_q;
+  assign result_status_o   = next_q.status;
+  assign result_op_o       = next_q.op;
+  assign result_data_len_o = next_q.data_len;
+  assign result_words_o    = next_q.words;
+  assign result_tag_o      = next_tag_q;
 
   assign exit_gcm_o      = exit_record_q.gcm;
   assign exit_decrypt_o  = exit_record_q.decrypt;
   assign exit_aad_len_o  = exit_record_q.aad_len;
   assign exit_data_len_o = exit_record_q.data_len;
 
-  assign free_o       = tail != head || tail_q == head_q;
-  assign empty_o      = tail_q == head_q;
-  assign counted_o    = taken_i && result_status_o == Ok;
-  assign tag_failed_o = taken_i && result_status_o == drive_crypto_pkg::StatusTagMismatch;
-  assign fault_o      = digest_valid_i != due;
+  assign free_o       = ~full_q;
+  assign empty_o      = tail_q == head_q && !next_valid_q;
+  assign counted_o    = taken_i && next_ok_q;
+  assign tag_failed_o = taken_i && next_failed_q;
+  assign fault_o      = fault_q;
 
 endmodule

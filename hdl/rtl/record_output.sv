@@ -1,8 +1,12 @@
 // Output stage: sends the result frame of each judged record.
 //
 // A frame is its header; after status OK the data words from the buffer, and on encrypt the tag.
-// The words of a record that failed are zeroed unread before the next result is taken. Zeroize cuts a frame that is on its way out: it ends with a header word of StatusZeroized, and
-// never has the number of words that its first header promised.
+// The words of a record that failed are zeroed unread before the next result is taken. Zeroize cuts
+// a frame that is on its way out: it ends with a header word of StatusZeroized, and never has the
+// number of words that its first header promised.
+//
+// Whether the sink is ready decides, in the same clock, about the two registers at the end and
+// about taking the next result, but not about the reading of the buffer.
 //
 // Ports
 //   clear_i    zeroize
@@ -11,7 +15,7 @@
 //   discard_o  zero the oldest word of the buffer;  discarded_i  done
 //   out_*      result frames
 //
-// Latency 3 clocks from result to its header on out_*, throughput one word a clock, and two
+// Latency 4 clocks from result to its header on out_*, throughput one word a clock, and three
 // clocks more a record.
 
 module record_output (
@@ -62,21 +66,29 @@ module record_output (
   assign has_data  = has_words && status_q == Ok;
   assign has_tag   = status_q == Ok && op_q == OpEncrypt;
 
-  // Stage 1 is the buffer's read register, or a word made here; stage 2 is the output register.
+  // Stage 1 is the buffer's read register, or a word made here; stage 2 takes either; stage 3 is the
+  // output register, and a spare for what comes in the clock in which the sink is found not ready.
   logic fetched_valid_q, fetched_data_q, fetched_last_q;
   logic [127:0] made_q;
+  logic held_valid_q, held_last_q;
+  logic [127:0] held_q;
+  logic spare_valid_q, spare_last_q;
+  logic [127:0] spare_q;
   logic out_valid_q, out_last_q;
   logic [127:0] out_q;
   logic begun_q;  // the header of the record was taken by the sink
-  logic step_1, step_2, send, send_last, last_word, goes, cut, cut_pads, next_is_last;
+  logic step_1, step_2, step_3, leaves, send, send_last, last_word, goes, cut, cut_pads;
+  logic next_is_last;
 
-  assign step_2 = ~out_valid_q | out_ready_i;
+  assign leaves = ~out_valid_q | out_ready_i;
+  assign step_3 = ~spare_valid_q;
+  assign step_2 = ~held_valid_q | step_3;
   assign step_1 = ~fetched_valid_q | step_2;
   assign last_word = words_q == 15'd1;
   assign goes = out_valid_q & out_ready_i;
 
-  assign taken_o = state_q == StIdle && !fetched_valid_q && step_2 && result_valid_i &&
-                   (!clear_i || result_status_i != Ok);
+  assign taken_o = state_q == StIdle && !fetched_valid_q && !held_valid_q && !spare_valid_q &&
+                   leaves && result_valid_i && !clear_i;
 
   // A frame of another status is a header only and holds no secret: zeroize lets it go.
   assign cut = clear_i && status_q == Ok && busy_o && !(goes && out_last_q);
@@ -85,6 +97,10 @@ module record_output (
   always_comb begin
     if (out_valid_q && !out_ready_i) begin
       next_is_last = out_last_q;
+    end else if (spare_valid_q) begin
+      next_is_last = spare_last_q;
+    end else if (held_valid_q) begin
+      next_is_last = held_last_q;
     end else if (fetched_valid_q) begin
       next_is_last = fetched_last_q;
     end else begin
@@ -159,10 +175,8 @@ module record_output (
     end
   end
 
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
-      tag_q <= '0;
-    end else if (clear_i) begin
+  always_ff @(posedge clk_i) begin
+    if (clear_i) begin
       tag_q <= '0;
     end else if (taken_o) begin
       tag_q <= result_tag_i;
@@ -193,22 +207,44 @@ module record_output (
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       fetched_valid_q <= 1'b0;
-      fetched_data_q  <= 1'b0;
-      fetched_last_q  <= 1'b0;
-      made_q          <= '0;
+      held_valid_q    <= 1'b0;
+      spare_valid_q   <= 1'b0;
+      out_valid_q     <= 1'b0;
     end else if (cut) begin
       fetched_valid_q <= 1'b0;
-      made_q          <= '0;
-    end else if (step_1) begin
-      fetched_valid_q <= send;
-      fetched_data_q  <= state_q == StData;
-      fetched_last_q  <= send_last;
-      made_q          <= state_q == StTag ? tag_q : send ? header : '0;
+      held_valid_q    <= 1'b0;
+      spare_valid_q   <= 1'b0;
+      out_valid_q     <= cut_pads;
+    end else begin
+      if (step_1) begin
+        fetched_valid_q <= send;
+      end
+      if (step_2) begin
+        held_valid_q <= fetched_valid_q;
+      end
+      if (leaves) begin
+        spare_valid_q <= 1'b0;
+        out_valid_q   <= spare_valid_q | held_valid_q;
+      end else if (step_3) begin
+        spare_valid_q <= held_valid_q;
+      end
     end
   end
 
-  // Both stages are zero when they hold nothing: what was sent does not stay.
+  // What the stages hold. They are zero when they hold nothing: what was sent does not stay.
   logic [127:0] fetched;
+
+  always_ff @(posedge clk_i) begin
+    if (cut) begin
+      fetched_data_q <= 1'b0;
+      fetched_last_q <= 1'b0;
+      made_q         <= '0;
+    end else if (step_1) begin
+      fetched_data_q <= state_q == StData;
+      fetched_last_q <= send_last;
+      made_q         <= state_q == StTag ? tag_q : send ? header : '0;
+    end
+  end
 
   always_comb begin
     unique case ({
@@ -220,19 +256,27 @@ module record_output (
     endcase
   end
 
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
-      out_valid_q <= 1'b0;
-      out_last_q  <= 1'b0;
-      out_q       <= '0;
-    end else if (cut) begin
-      out_valid_q <= cut_pads;
-      out_last_q  <= 1'b0;
-      out_q       <= '0;
-    end else if (step_2) begin
-      out_valid_q <= fetched_valid_q;
-      out_last_q  <= fetched_last_q;
-      out_q       <= fetched;
+  always_ff @(posedge clk_i) begin
+    if (cut) begin
+      held_last_q  <= 1'b0;
+      held_q       <= '0;
+      spare_last_q <= 1'b0;
+      spare_q      <= '0;
+      out_last_q   <= 1'b0;
+      out_q        <= '0;
+    end else begin
+      if (step_2) begin
+        held_last_q <= fetched_last_q;
+        held_q      <= fetched;
+      end
+      if (step_3) begin
+        spare_last_q <= held_last_q;
+        spare_q      <= held_q;
+      end
+      if (leaves) begin
+        out_last_q <= spare_valid_q ? spare_last_q : held_last_q;
+        out_q      <= spare_valid_q ? spare_q : held_q;
+      end
     end
   end
 
@@ -246,7 +290,8 @@ module record_output (
 
   assign read_o      = state_q == StData && step_1;
   assign discard_o   = state_q == StDiscard && has_words;
-  assign busy_o      = state_q != StIdle || fetched_valid_q || out_valid_q;
+  assign busy_o      = state_q != StIdle || fetched_valid_q || held_valid_q || spare_valid_q ||
+                       out_valid_q;
   assign out_valid_o = out_valid_q;
   assign out_data_o  = out_q;
   assign out_last_o  = out_last_q;

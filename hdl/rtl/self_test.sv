@@ -15,6 +15,8 @@
 //   load_o, zeroize_o   key commands;  sealed_key_o, transport_key_o   go with load_o, steady
 //   in_*, out_* the record streams of the engine
 //
+// All outputs are registers, and an answer is judged two clocks after it came: nothing here is fast.
+//
 // Latency about 1,000 clocks after the first zeroize, when all is well.
 
 module self_test (
@@ -90,10 +92,11 @@ module self_test (
   state_e state_q, state_d;
   logic [3:0] sent_q, seen_q;  // words of the frame in, of the frame out
   logic [13:0] silence_q;  // clocks since something happened
-  logic in_frame, encrypts, sees, frame_ends, wrong, silent;
+  logic in_frame, encrypts, sees_q, looks_q, frame_ends, wrong, silent;
+  logic active_q, ok_q, broken_q, encrypts_q, rejects_q, in_frame_q, sends;
 
-  assign encrypts = state_q == StEncrypt;
-  assign in_frame = state_q == StEncrypt || state_q == StDecrypt || state_q == StReject;
+  assign encrypts = encrypts_q;
+  assign in_frame = in_frame_q;
 
   // ---- Frames in -----------------------------------------------------------------------------
 
@@ -106,10 +109,13 @@ module self_test (
   assign seen_word = 2'(seen_q - 4'd1);
   assign text_in = encrypts ? Clear[128*sent_word+:128] : Cipher[128*sent_word+:128];
 
+  logic in_valid_q;
+  logic [127:0] in_word, in_data_q;
+
   always_comb begin
     unique case (sent_q)
       4'd0: begin
-        in_data_o = {
+        in_word = {
           encrypts ? drive_crypto_pkg::OpEncrypt : drive_crypto_pkg::OpDecrypt,
           Lengths[26:19],
           1'b0,
@@ -117,13 +123,14 @@ module self_test (
           Iv
         };
       end
-      4'd1, 4'd2: in_data_o = Aad[128*sent_q[1]+:128];
-      4'd7:    in_data_o = Tag ^ 128'(state_q == StReject);
-      default: in_data_o = text_in;
+      4'd1, 4'd2: in_word = Aad[128*sent_q[1]+:128];
+      4'd7:    in_word = Tag ^ 128'(rejects_q);
+      default: in_word = text_in;
     endcase
   end
 
-  assign in_valid_o = in_frame && sent_q < frame_words;
+  assign in_valid_o = in_valid_q;
+  assign in_data_o = in_data_q;
 
   // ---- Frames out ----------------------------------------------------------------------------
 
@@ -136,11 +143,11 @@ module self_test (
     unique case (seen_q)
       4'd0: begin
         wanted = {
-          state_q == StReject ? drive_crypto_pkg::StatusTagMismatch : drive_crypto_pkg::StatusOk,
+          rejects_q ? drive_crypto_pkg::StatusTagMismatch : drive_crypto_pkg::StatusOk,
           encrypts ? drive_crypto_pkg::OpEncrypt : drive_crypto_pkg::OpDecrypt,
           1'b0, Lengths[18:0], 96'd0
         };
-        wanted_last = state_q == StReject;
+        wanted_last = rejects_q;
       end
       4'd5: begin
         wanted      = Tag;
@@ -153,10 +160,14 @@ module self_test (
     endcase
   end
 
-  assign out_ready_o = in_frame || state_q == StBroken;
-  assign sees        = in_frame && out_valid_i;
-  assign wrong       = sees && (out_data_i != wanted || out_last_i != wanted_last);
-  assign frame_ends  = sees && wanted_last;
+  // A word comes into a register, is compared in eight pieces, and then counts.
+  logic [127:0] seen_data_q;
+  logic seen_last_q, wanted_last_q, last_differs_q;
+  logic [7:0] differs_q;
+
+  assign out_ready_o = 1'b1;
+  assign wrong       = looks_q && (differs_q != '0 || last_differs_q);
+  assign frame_ends  = looks_q && wanted_last_q;
 
   // ---- Steps ---------------------------------------------------------------------------------
 
@@ -214,7 +225,7 @@ module self_test (
       end
       default: state_d = state_q;
     endcase
-    if (state_q != StBroken && !done_o && (wrong || silent)) begin
+    if (state_q != StBroken && active_q && (wrong || silent)) begin
       state_d = StBroken;
     end
   end
@@ -231,10 +242,10 @@ module self_test (
         sent_q <= '0;
         seen_q <= '0;
       end else begin
-        if (in_valid_o && in_ready_i) begin
+        if (sends && sent_q != frame_words) begin
           sent_q <= sent_q + 4'd1;
         end
-        if (sees) begin
+        if (sees_q) begin
           seen_q <= seen_q + 4'd1;
         end
       end
@@ -246,10 +257,58 @@ module self_test (
     end
   end
 
-  assign done_o          = state_q == StPassed || state_q == StFailed;
-  assign ok_o            = state_q == StPassed;
-  assign broken_o        = state_q == StBroken || state_q == StFailed;
-  assign active_o        = !done_o;
+  // What goes in: a register that takes the next word when its own was taken.
+  assign sends = in_frame && (!in_valid_q || in_ready_i);
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      in_valid_q <= 1'b0;
+      sees_q     <= 1'b0;
+      looks_q    <= 1'b0;
+      active_q   <= 1'b1;
+      ok_q       <= 1'b0;
+      broken_q   <= 1'b0;
+      encrypts_q <= 1'b0;
+      rejects_q  <= 1'b0;
+      in_frame_q <= 1'b0;
+    end else begin
+      if (state_q != state_d) begin
+        in_valid_q <= 1'b0;
+      end else if (sends) begin
+        in_valid_q <= sent_q != frame_words;
+      end
+      sees_q   <= in_frame && out_valid_i;
+      looks_q  <= in_frame && sees_q;
+      active_q <= state_d != StPassed && state_d != StFailed;
+      ok_q     <= state_d == StPassed;
+      broken_q <= state_d == StBroken || state_d == StFailed;
+      encrypts_q <= state_d == StEncrypt;
+      rejects_q  <= state_d == StReject;
+      in_frame_q <= state_d == StEncrypt || state_d == StDecrypt || state_d == StReject;
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (sends) begin
+      in_data_q <= in_word;
+    end
+    if (in_frame && out_valid_i) begin
+      seen_data_q <= out_data_i;
+      seen_last_q <= out_last_i;
+    end
+    if (sees_q) begin
+      for (int b = 0; b < 8; b++) begin
+        differs_q[b] <= seen_data_q[16*b+:16] != wanted[16*b+:16];
+      end
+      last_differs_q <= seen_last_q != wanted_last;
+      wanted_last_q  <= wanted_last;
+    end
+  end
+
+  assign done_o          = ~active_q;
+  assign ok_o            = ok_q;
+  assign broken_o        = broken_q;
+  assign active_o        = active_q;
   assign load_o          = state_q == StBadKey || state_q == StKey;
   assign zeroize_o       = state_q == StForget;
   assign sealed_key_o    = state_q == StBadKey || state_q == StBadKeyWait ? SealedKey ^ OneBit

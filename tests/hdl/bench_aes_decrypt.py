@@ -9,7 +9,7 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from nist_vectors import ecb_vectors
 
-LATENCY = 29
+LATENCY = 42
 KEY_LATENCY = 105
 REGISTERS = 16 + 6
 IDLE = {"clear_i": 0, "key_start_i": 0, "key_i": 0, "start_i": 0, "block_i": 0, "repeats_i": 0}

@@ -141,20 +141,25 @@ async def a_full_ledger_takes_no_record_more(dut: Any) -> None:
 
 
 async def watch_wipes(dut: Any, failed: set[int], total: int) -> int:
-    """Until `total` words have left: a word of a failed record was zeroed before its place was.
+    """Until `total` words have left: one of a failed one is zero a clock after its place is free.
 
-    `failed` counts words from the first one behind place 0. Returns how many it has looked at.
+    So long the zero stands in the write register; a new word cannot come sooner. `failed` counts
+    words from the first one behind place 0. Returns how many it has looked at.
     """
     left_words = seen = 0
     at = oldest_place(dut)
-    while left_words < total:
+    freed: int | None = None
+    while left_words < total or freed is not None:
         await FallingEdge(dut.clk_o)
+        if freed is not None:
+            assert place(dut, freed) == 0, "a free place holds text of a failed record"
+            seen += 1
+            freed = None
         now = oldest_place(dut)
         if now != at:
             assert (now - at) % RING_WORDS == 1
             if left_words in failed:
-                assert place(dut, at) == 0, "a place was released with text of a failed record"
-                seen += 1
+                freed = at
             at = now
             left_words += 1
     return seen

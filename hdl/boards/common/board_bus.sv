@@ -7,7 +7,7 @@
 //   psel_o            one hot: [0] engine, [1] board; the other apb signals are shared
 //   in_*, out_*       the record windows
 //
-// Latency: one clock for a write to a window, two for everything else.
+// Latency: two clocks for a write to a window, three for everything else.
 
 module board_bus (
     input  logic        clk_i,
@@ -45,7 +45,8 @@ module board_bus (
   localparam logic [31:0] OutAck = board_pkg::OutAck;
 
   logic to_engine, to_board, to_in, to_commit, to_out, to_ack, to_apb, nowhere;
-  logic penable_q, pready, pslverr;
+  logic penable_q, pready, pslverr, begun, ready, error, ready_q, error_q;
+  logic [31:0] rdata, rdata_q;
 
   assign to_engine = bus_address_i[31:8] == EngineBase[31:8];
   assign to_board  = bus_address_i[31:7] == BoardBase[31:7];
@@ -56,7 +57,10 @@ module board_bus (
   assign to_apb    = to_engine | to_board;
   assign nowhere   = ~(to_apb | to_in | to_commit | to_out | to_ack);
 
-  assign psel_o    = {bus_valid_i & to_board, bus_valid_i & to_engine};
+  // The answer goes back out of registers: in its clock nothing more is asked for.
+  assign begun = bus_valid_i & ~ready_q;
+
+  assign psel_o    = {begun & to_board, begun & to_engine};
   assign penable_o = penable_q;
   assign pwrite_o  = bus_write_i;
   assign paddr_o   = bus_address_i[7:0];
@@ -64,31 +68,41 @@ module board_bus (
   assign pready    = penable_q & (to_engine ? pready_i[0] : pready_i[1]);
   assign pslverr   = to_engine ? pslverr_i[0] : pslverr_i[1];
 
-  assign in_write_o  = bus_valid_i & to_in;
-  assign in_commit_o = bus_valid_i & to_commit;
-  assign out_read_o  = bus_valid_i & to_out;
-  assign out_ack_o   = bus_valid_i & to_ack;
+  assign in_write_o  = begun & to_in;
+  assign in_commit_o = begun & to_commit;
+  assign out_read_o  = begun & to_out;
+  assign out_ack_o   = begun & to_ack;
 
   always_comb begin
-    bus_ready_o = bus_valid_i;
-    bus_rdata_o = '0;
-    error_o     = bus_valid_i & nowhere;
+    ready = begun;
+    rdata = '0;
+    error = begun & nowhere;
     if (to_apb) begin
-      bus_ready_o = pready;
-      error_o     = pready & pslverr;
-      bus_rdata_o = to_engine ? engine_rdata_i : board_rdata_i;
+      ready = pready;
+      error = pready & pslverr;
+      rdata = to_engine ? engine_rdata_i : board_rdata_i;
     end else if (to_out) begin
-      bus_ready_o = out_ready_i;
-      bus_rdata_o = out_rdata_i;
+      ready = begun & out_ready_i;
+      rdata = out_rdata_i;
     end
   end
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       penable_q <= 1'b0;
+      ready_q   <= 1'b0;
+      error_q   <= 1'b0;
+      rdata_q   <= '0;
     end else begin
-      penable_q <= bus_valid_i & to_apb & ~pready;
+      penable_q <= begun & to_apb & ~pready;
+      ready_q   <= ready;
+      error_q   <= error;
+      rdata_q   <= rdata;
     end
   end
+
+  assign bus_ready_o = ready_q;
+  assign bus_rdata_o = rdata_q;
+  assign error_o     = error_q;
 
 endmodule
