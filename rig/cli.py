@@ -90,7 +90,11 @@ def run(
     ] = False,
     scenario: Annotated[
         list[str] | None,
-        typer.Option("--scenario", metavar="NAME", help="round_trip or rates; by default both."),
+        typer.Option(
+            "--scenario",
+            metavar="NAME",
+            help="round_trip, rates (both by default), pool_over_time or migration.",
+        ),
     ] = None,
 ) -> None:
     """Write real files to tape through the gates, append, read back, compare; measure the rates.

@@ -18,6 +18,8 @@ from rig.report.junit import write_junit
 from rig.report.results import RunResult, write_results
 from rig.scenarios.base import Scenario
 from rig.scenarios.data import capped, files_of, machine_files
+from rig.scenarios.migration import Migration
+from rig.scenarios.pool_over_time import PoolOverTime
 from rig.scenarios.rates import Rates
 from rig.scenarios.round_trip import RoundTrip
 from rig.state import new_run_dir, used_alone
@@ -43,15 +45,15 @@ class ScenarioChoiceError(TaperigError):
 
 
 def choose_scenarios(asked: Sequence[str]) -> list[Scenario]:
-    """What a run judges, in its own order: what was asked for, else everything."""
-    known = [RoundTrip(), Rates()]
+    """What a run judges, in its own order: what was asked for, else what runs by default."""
+    known = [RoundTrip(), Rates(), PoolOverTime(), Migration()]
     names = [scenario.name for scenario in known]
     for name in asked:
         if name not in names:
             raise ScenarioChoiceError(
-                f"There is no scenario '{name}'; there are {' and '.join(names)}."
+                f"There is no scenario '{name}'; there are {', '.join(names)}."
             )
-    return [scenario for scenario in known if not asked or scenario.name in asked]
+    return [each for each in known if (each.name in asked if asked else each.default)]
 
 
 def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:

@@ -133,6 +133,12 @@ def active_copies(session: Session, name: str) -> list[CopyRow]:
     )
 
 
+def holders(session: Session, name: str, role: str) -> frozenset[str]:
+    """The cartridges that have the other copy of a volume; this one goes to none of them."""
+    copies = active_copies(session, name)
+    return frozenset(copy.volser for copy in copies if copy.role != role)
+
+
 def inactivate_all(session: Session, name: str, now: float) -> None:
     """Inactivate every copy of a logical volume."""
     for copy in active_copies(session, name):

@@ -315,6 +315,10 @@ class Node:
 
     # The cache
 
+    def let_go(self, size: int) -> None:
+        """Let volumes leave the cache until so many bytes are free; raises CacheFullError."""
+        self._make_room(size)
+
     def _make_room(self, size: int, keep: Sequence[str] = ()) -> None:
         """Let the least recently used volumes leave the cache that are safe on tape."""
         with self.catalogue.transaction() as session:

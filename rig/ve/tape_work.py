@@ -8,7 +8,7 @@ the process was killed, at the next start.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,8 +118,13 @@ class TapeWork:
         if not volumes:
             return 0
         parts = self.parts
-        with self._reserved(pool, volumes[0].size) as target:
-            fitting = _fitting(volumes, target.room)
+        with parts.catalogue.reading() as session:
+            elsewhere = {
+                each.name: ledger.holders(session, each.name, each.role) for each in volumes
+            }
+        leading = volumes[0]
+        with self._reserved(pool, leading.size, elsewhere[leading.name]) as target:
+            fitting = _fitting(volumes, target, elsewhere)
             with parts.catalogue.reading() as session:
                 settings = panel.pool(session, pool).encryption()
             files = [
@@ -315,12 +320,12 @@ class TapeWork:
     # Parts
 
     @contextmanager
-    def _reserved(self, pool: int, size: int) -> Iterator[Reservation]:
+    def _reserved(self, pool: int, size: int, avoid: Set[str]) -> Iterator[Reservation]:
         """A cartridge to write to; whatever happens, the catalogue agrees with it afterwards."""
         parts = self.parts
         with parts.claims.choosing() as busy:
             with parts.catalogue.transaction() as session:
-                target = ledger.reserve(session, pool, size, busy)
+                target = ledger.reserve(session, pool, size, busy | avoid)
             if target is not None:
                 busy.add(target.volser)
         if target is None:
@@ -377,13 +382,17 @@ def _settle_move(session: Session, volume: Outgoing, copy: CopyRow) -> None:
         copy.active = False
 
 
-def _fitting(volumes: Sequence[Outgoing], room: int) -> list[Outgoing]:
+def _fitting(
+    volumes: Sequence[Outgoing], target: Reservation, elsewhere: Mapping[str, Set[str]]
+) -> list[Outgoing]:
+    """The first of the volumes, as many as the cartridge takes; not a volume's second copy."""
     fitting: list[Outgoing] = []
+    room = target.room
     for volume in volumes:
-        if volume.size > room:
+        room -= volume.size
+        if room < 0 or target.volser in elsewhere[volume.name]:
             break
         fitting.append(volume)
-        room -= volume.size
     return fitting
 
 

@@ -15,7 +15,6 @@ from rig.ve import journal, ledger, panel
 from rig.ve.reclaim_planner import ReclaimPlan
 from rig.ve.records import DAY_S, SCRATCH_POOL, TapeEncryption, VolumeState
 from rig.ve.schema import (
-    CopyRow,
     DriveRow,
     EventRow,
     LogicalRow,
@@ -324,32 +323,10 @@ def plan(found: ReclaimPlan) -> Row:
     }
 
 
-def old_pool_left(session: Session, number: int) -> int:
-    """Cartridges with data that are still in a pool."""
-    query = select(func.count()).select_from(PhysicalRow)
-    return (
-        session.scalar(
-            query.where(PhysicalRow.pool == number, PhysicalRow.state != VolumeState.SCRATCH.value)
-        )
-        or 0
-    )
-
-
 def scratch_left(session: Session) -> int:
     """Cartridges in the common scratch pool."""
     query = select(func.count()).select_from(PhysicalRow)
     return session.scalar(query.where(PhysicalRow.pool == SCRATCH_POOL)) or 0
-
-
-def copies_in_pool(session: Session, number: int) -> int:
-    """Active copies on cartridges of a pool."""
-    query = (
-        select(func.count())
-        .select_from(CopyRow)
-        .join(PhysicalRow, PhysicalRow.volser == CopyRow.volser)
-        .where(CopyRow.active, PhysicalRow.pool == number)
-    )
-    return session.scalar(query) or 0
 
 
 def _keys(stored: list[Any]) -> list[str]:

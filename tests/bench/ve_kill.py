@@ -3,8 +3,8 @@
 Run as `python tests/bench/ve_kill.py [KILLS] [--engine soft|keys|gates] [--seed N] [--json FILE]`.
 What is real in each: `soft` (default) has two drives with the engine in software and clear pools;
 `keys` one drive with the engine in software, secure element, token and key manager real, and an
-encrypted pool; `gates` the same on the simulated gates, which live in a process of their own that
-no kill ends. Catalogue, cache, cartridges and the whole virtualization engine are real in all.
+encrypted pool; `gates` the same on the simulated gates, which lose power with each kill. Catalogue,
+cache, cartridges and the whole virtualization engine are real in all.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +13,7 @@ from hsm.ekm.client import EkmEndpoint
 from hsm.ekm.process import spawn_ekm
 from hsm.lab import ProvisionedLab, provision_lab
 from hsm.pki import load_certificate
+from rig.board.sim import SimBoard
 from rig.drive.drive import Drive
 from rig.drive.secure_element import SecureElement, SecureElementConfig
 from rig.engine import Engine
@@ -71,6 +72,18 @@ class Keyed:
         yield SoftEngine(self.lab.drive(SERIAL).transport_key)
 
 
+class Gated(Keyed):
+    """The same on the simulated gates, powered on with each process."""
+
+    @contextmanager
+    def engine(self) -> Iterator[Engine]:
+        """Power the gates on."""
+        with SimBoard(transport_key=self.lab.drive(SERIAL).transport_key) as board:
+            engine = Engine(board)
+            engine.lock_plain_key()
+            yield engine
+
+
 @contextmanager
 def equipment(engine: str, folder: Path) -> Iterator[Equipment]:
     """What a campaign needs that outlives its kills: token, key manager, gates."""
@@ -81,12 +94,4 @@ def equipment(engine: str, folder: Path) -> Iterator[Equipment]:
         lab = provision_lab(folder / "state", ["KEK 1"], [SERIAL])
         ekm = stack.enter_context(spawn_ekm(ekm_settings(lab, folder)))
         endpoint = EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)
-        keyed = Keyed(lab, endpoint)
-        if engine == "gates":
-            keyed = stack.enter_context(gates(lab, endpoint))
-        yield keyed
-
-
-def gates(lab: ProvisionedLab, endpoint: EkmEndpoint) -> AbstractContextManager[Keyed]:
-    """The simulated gates in a process of their own."""
-    raise NotImplementedError
+        yield Gated(lab, endpoint) if engine == "gates" else Keyed(lab, endpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ class KillPoints:
     def __init__(self, at: int, *, after: bool, note: Callable[[str], None]) -> None:
         """Kill at call number `at`; `note` is told which it is, before."""
         self._left = at
+        self._lock = threading.Lock()
         self._after = after
         self._note = note
 
@@ -32,8 +34,10 @@ class KillPoints:
     def _watched(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
         def watched(*arguments: Any, **options: Any) -> Any:
-            self._left -= 1
-            if self._left != 0:
+            with self._lock:
+                self._left -= 1
+                chosen = self._left == 0
+            if not chosen:
                 return call(*arguments, **options)
             when = ("in" if name == "pwrite" else "after") if self._after else "before"
             self._note(f"{when} {name}")

@@ -57,7 +57,7 @@ def tape(node: Node, volser: str) -> PhysicalVolume:
 
 def evict(node: Node) -> None:
     """Let everything leave the cache that may."""
-    node._make_room(node.settings.cache_bytes)
+    node.let_go(node.settings.cache_bytes)
 
 
 def assert_agrees(node: Node) -> None:

@@ -140,6 +140,23 @@ def test_constructs_map_to_pools_several_to_one(places: Places) -> None:
         panel.set_storage_group(session, StorageGroup("X", 9))
 
 
+@pytest.mark.rule("POOL-4")
+def test_both_copies_in_one_pool_are_on_two_cartridges(places: Places) -> None:
+    node = places.node()
+    with node.change() as session:
+        panel.set_management_class(session, ManagementClass("TWICE", 1))
+    for number in range(3):
+        put(node, f"L0000{number}", content(number), "SG1", "TWICE")
+        work(node)
+    for number in range(3):
+        assert len({copy.volser for copy in copies(node, f"L0000{number}")}) == 2
+    node.move_stacked(["TAP001", "TAP002"], 2)
+    work(node)
+    for number in range(3):
+        assert len({copy.volser for copy in copies(node, f"L0000{number}")}) == 2
+    assert_agrees(node)
+
+
 @pytest.mark.rule("MIG-2")
 def test_a_recalled_volume_goes_at_unload_to_the_pool_that_its_group_names_then(
     places: Places,

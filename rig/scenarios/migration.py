@@ -1,0 +1,127 @@
+"""A site moves to encryption, by each of the source's three methods: recall, move, reclamation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rig.scenarios.base import Scenario, Stage
+from rig.scenarios.story import VOLUMES, Story, pieces, told, two_keys
+from rig.ve import panel, views
+from rig.ve.records import PoolSettings, VolumeState
+from rig.ve.views import Search
+
+OLD, NEW = 1, 2
+DAYS = 30
+
+
+class Migration(Scenario):
+    """Data in a clear pool moves to an encrypted one, until the old pool is empty."""
+
+    name = "migration"
+    title = "Moving to encryption by recall, by move stacked volumes, by reclamation"
+    default = False
+
+    def run(self, stage: Stage) -> None:
+        """Tell it three times, a method each."""
+        for method in ("recall", "move", "reclamation"):
+            self._tell(stage, method)
+
+    def _tell(self, stage: Stage, method: str) -> None:
+        key, _ = two_keys(stage)
+        pools = [PoolSettings(OLD), PoolSettings(NEW, True, (key,))]
+        data = pieces(stage, VOLUMES + 1)
+        stage.report.title(f"by {method}")
+        rows: list[tuple[str, ...]] = [
+            ("day", "what happened", "old pool", "new pool", "scratch", "on encrypted tape")
+        ]
+        with told(stage, f"migration by {method}", pools) as story:
+            for number in range(VOLUMES - 1):
+                story.write(f"V{number:05}", data[number])
+            story.work()
+            rows.append(_row(story, 0, "volumes were written in the clear"))
+            with story.node.change() as session:
+                changes = panel.begin_migration(session, OLD, NEW)
+            rows.append(_row(story, 0, "the three changes were made"))
+            story.write("VNEW01", data[-1])
+            story.work()
+            rows.append(_row(story, 0, "a new volume was written"))
+            getattr(self, f"_{method}")(story, rows)
+            stage.report.table(rows)
+            for line in changes:
+                stage.report.line(f"  {line}")
+            self._judge(stage, story, method)
+
+    def _recall(self, story: Story, rows: list[tuple[str, ...]]) -> None:
+        """Recall in the order of the map; each goes to the new pool at its unload."""
+        story.node.let_go(story.node.settings.cache_bytes)
+        names = list(story.contents)
+        half = len(names) // 2
+        story.node.recall_job(names[:half])
+        rows.append(_row(story, 0, f"{half} volumes were recalled and unloaded"))
+        story.node.recall_job(names[half:])
+        rows.append(_row(story, 0, "the others too"))
+
+    def _move(self, story: Story, rows: list[tuple[str, ...]]) -> None:
+        """Move the volumes stacked on every tape of the old pool."""
+        story.node.move_stacked(_volsers(story), NEW)
+        story.work()
+        rows.append(_row(story, 0, "the stacked volumes were moved"))
+
+    def _reclamation(self, story: Story, rows: list[tuple[str, ...]]) -> None:
+        """Let tapes be reclaimed by age; what was never filled is moved at the end."""
+        with story.node.change() as session:
+            pool = panel.pool(session, OLD)
+            policy = replace(pool.reclaim, days_since_write=DAYS)
+            panel.set_pool(session, replace(pool, reclaim=policy))
+        story.node.advance(DAYS - 1)
+        story.work(reclaim=True)
+        rows.append(_row(story, DAYS - 1, "nothing is old enough for reclaim"))
+        story.node.advance(1)
+        story.work(reclaim=True)
+        rows.append(_row(story, DAYS, f"filled tapes of {DAYS} days were reclaimed"))
+        story.stage.check(
+            "by reclamation: tapes that were not filled are left",
+            story.tapes(OLD) == {"none": 1},
+            rules=("MIG-10",),
+        )
+        story.node.move_stacked(_volsers(story), NEW)
+        story.work()
+        rows.append(_row(story, DAYS, "clean-up: the tape not filled was moved"))
+
+    def _judge(self, stage: Stage, story: Story, method: str) -> None:
+        rules = {"recall": "MIG-2", "move": "MIG-4", "reclamation": "MIG-7"}[method]
+        with story.node.catalogue.reading() as session:
+            left = list(views.search(session, Search(pool=OLD), story.node.clock.now()))
+        stage.check(
+            f"by {method}: the old pool is empty, its tapes are back in the scratch pool",
+            not left,
+            rules=("MIG-1", rules),
+        )
+        encrypted = story.on_encrypted()
+        stage.check(
+            f"by {method}: every volume is on encrypted tape",
+            encrypted == len(story.contents),
+            f"{encrypted} of {len(story.contents)}",
+            rules=("MIG-1", rules),
+        )
+        story.judge(f"by {method}", (rules,))
+
+
+def _volsers(story: Story) -> list[str]:
+    """The tapes of the old pool that hold data."""
+    with story.node.catalogue.reading() as session:
+        rows = list(views.search(session, Search(pool=OLD), story.node.clock.now()))
+    return [row["volser"] for row in rows if row["state"] != VolumeState.SCRATCH.value]
+
+
+def _row(story: Story, day: int, words: str) -> tuple[str, ...]:
+    with story.node.catalogue.reading() as session:
+        scratch = views.scratch_left(session)
+    return (
+        str(day),
+        words,
+        str(sum(story.tapes(OLD).values())),
+        str(sum(story.tapes(NEW).values())),
+        str(scratch),
+        f"{story.on_encrypted()} of {len(story.contents)}",
+    )

@@ -1,0 +1,106 @@
+"""The source's figure as a story: a pool is in the clear, then under one KEK, then under another.
+
+Every month a part of the volumes is rewritten, so tapes become scratch and are written from BOT
+anew, with the settings of that day. The clock is set ahead; nothing waits.
+"""
+
+from __future__ import annotations
+
+from rig.scenarios.base import Scenario, Stage
+from rig.scenarios.story import PER_CARTRIDGE, VOLUMES, Story, pieces, told, two_keys
+from rig.ve import panel, views
+from rig.ve.records import PoolSettings
+
+MONTH_DAYS = 30
+MONTHS = 9
+POOL = 1
+
+
+class PoolOverTime(Scenario):
+    """None, then the first KEK, then the second."""
+
+    name = "pool_over_time"
+    title = "A pool over time: in the clear, under one KEK, under another"
+    default = False
+
+    def run(self, stage: Stage) -> None:
+        """Tell it month by month, as a table of tapes by the key that they are under."""
+        first, second = two_keys(stage)
+        data = pieces(stage, VOLUMES * 2)
+        settings = {
+            0: PoolSettings(POOL),
+            3: PoolSettings(POOL, True, (first,)),
+            6: PoolSettings(POOL, True, (second,)),
+        }
+        words = {0: "no encryption", 3: first.label, 6: second.label}
+        rows: list[tuple[str, ...]] = [
+            ("day", "the pool is set to", "none", first.label, second.label)
+        ]
+        seen: list[dict[str, int]] = []
+        with told(stage, self.name, [settings[0]]) as story:
+            for month in range(MONTHS + 1):
+                if month in settings:
+                    with story.node.change() as session:
+                        panel.set_pool(session, settings[month])
+                before = story.tapes(POOL) if month in settings else None
+                _rewrite(story, month, data)
+                tapes = story.tapes(POOL)
+                seen.append(tapes)
+                now = words[max(each for each in words if each <= month)]
+                counts = (str(tapes.get(key, 0)) for key in ("none", first.label, second.label))
+                rows.append((str(month * MONTH_DAYS), now, *counts))
+                if month and before is not None:
+                    self._unchanged(stage, story, month, before, seen[-2])
+                story.node.advance(MONTH_DAYS)
+            stage.report.table(rows)
+            self._judge(stage, story, seen, first.label, second.label)
+            story.judge("pool over time", ("POOL-2",))
+
+    def _unchanged(
+        self,
+        stage: Stage,
+        story: Story,
+        month: int,
+        before: dict[str, int],
+        last: dict[str, int],
+    ) -> None:
+        stage.check(
+            f"day {month * MONTH_DAYS}: changing the pool changed no tape",
+            before == last,
+            rules=("POOL-2", "BOT-5"),
+        )
+
+    def _judge(
+        self, stage: Stage, story: Story, seen: list[dict[str, int]], first: str, second: str
+    ) -> None:
+        stage.check(
+            "at first all tapes are in the clear, then the pool is a mix, then all are encrypted",
+            set(seen[2]) == {"none"}
+            and set(seen[3]) == {"none", first}
+            and set(seen[5]) == {first},
+            rules=("POOL-2",),
+        )
+        stage.check(
+            "after the change of KEK the pool is a mix again, and at last all under the second",
+            [set(seen[month]) for month in (6, MONTHS)] == [{first, second}, {second}],
+            rules=("POOL-2",),
+        )
+        with story.node.catalogue.reading() as session:
+            old, new = views.key_users(session, first), views.key_users(session, second)
+        stage.check(
+            "no volume needs the first KEK any more, so it may go",
+            not old and bool(new),
+            f"{len(new)} volumes need the second",
+            rules=("POOL-3",),
+        )
+
+
+def _rewrite(story: Story, month: int, data: list[bytes]) -> None:
+    """At first everything; then a half every month, a tape's volumes together."""
+    half = VOLUMES // 2
+    numbers = range(VOLUMES) if month == 0 else range(half * (month % 2), half * (month % 2 + 1))
+    for number in numbers:
+        story.write(f"V{number:05}", data[(number + month * 5) % len(data)])
+        if number % PER_CARTRIDGE == PER_CARTRIDGE - 1:
+            story.work()
+    story.work()
