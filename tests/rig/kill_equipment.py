@@ -92,6 +92,6 @@ def equipment(engine: str, folder: Path) -> Iterator[Equipment]:
         return
     with ExitStack() as stack:
         lab = provision_lab(folder / "state", ["KEK 1"], [SERIAL])
-        ekm = stack.enter_context(spawn_ekm(ekm_settings(lab, folder)))
+        ekm = stack.enter_context(spawn_ekm(ekm_settings(lab, folder), ready_seconds=120))
         endpoint = EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)
         yield Gated(lab, endpoint) if engine == "gates" else Keyed(lab, endpoint)
