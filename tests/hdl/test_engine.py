@@ -56,3 +56,14 @@ def test_self_test() -> None:
         vlt=[HERE / "engine_visible.vlt"],
         flags=FLAGS,
     )
+
+
+def test_registers() -> None:
+    run_bench(
+        "engine_top",
+        SOURCES,
+        "bench_engine_registers",
+        parameters=SMALL_BANKS,
+        vlt=[HERE / "engine_visible.vlt"],
+        flags=FLAGS,
+    )
