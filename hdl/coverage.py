@@ -2,7 +2,8 @@
 
 Runs the benches of tests/hdl in builds that count lines, branches and toggles, adds up what every
 one of them counted in every instance of a module, and writes build/coverage/index.html and
-summary.json.  What cannot be covered is named, with its reason, in coverage_exclusions.toml.
+summary.json.  What cannot be covered is named, with its reason, in coverage_exclusions.toml;
+`--again` instead of pytest's arguments applies it anew to what the last run counted.
 """
 
 import html
@@ -140,9 +141,20 @@ def write_html(summary: Mapping[str, Mapping[str, float]], kept: Mapping[Point, 
     )
 
 
+def benches() -> list[str]:
+    """Return the files of tests that simulate modules of hdl/rtl."""
+    return [
+        str(file)
+        for file in sorted(BENCHES.glob("test_*.py"))
+        if file.name != "test_build.py"  # its modules are its own
+        and "run_bench(" in (text := file.read_text())
+        and re.search(r"\brtl\(|rtl_sources\(|\bSOURCES\b", text)
+    ]
+
+
 def run_benches(folder: Path, arguments: list[str]) -> int:
     """Run the benches so that each leaves its coverage.dat in `folder`; return pytest's verdict."""
-    command = [sys.executable, "-m", "pytest", *(arguments or [str(BENCHES), "-n", "2"])]
+    command = [sys.executable, "-m", "pytest", *(arguments or [*benches(), "-n", "2"])]
     return subprocess.run(
         command, env={**os.environ, COVERAGE_VARIABLE: str(folder)}, check=False
     ).returncode
@@ -151,9 +163,11 @@ def run_benches(folder: Path, arguments: list[str]) -> int:
 def main() -> int:
     """Run, merge, write; return 1 when a bench failed or a target was missed."""
     data = OUTPUT / "data"
-    shutil.rmtree(data, ignore_errors=True)
-    data.mkdir(parents=True)
-    failed = run_benches(data, sys.argv[1:]) != 0
+    failed = False
+    if sys.argv[1:] != ["--again"]:
+        shutil.rmtree(data, ignore_errors=True)
+        data.mkdir(parents=True)
+        failed = run_benches(data, sys.argv[1:]) != 0
     counts: Counter[Point] = Counter()
     for file in sorted(data.glob("*.dat")):
         # Not `update`: points met zero times must stay.
