@@ -7,7 +7,7 @@ change them, and the lab file does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -26,11 +26,18 @@ from rig.events import EventLog
 from rig.lab import DriveUnit, Lab, LabError, NodeUnit, PoolUnit
 from rig.report.console import ConsoleReport
 from rig.station import open_proxy
-from rig.ve import panel
+from rig.ve import journal, panel
 from rig.ve.catalogue import FILE, Catalogue
 from rig.ve.node import Node, NodeSettings
-from rig.ve.records import ManagementClass, PoolSettings, StorageGroup
-from rig.ve.schema import ManagementClassRow, PoolRow, StorageGroupRow
+from rig.ve.prerequisites import drives_in_use
+from rig.ve.records import (
+    ManagementClass,
+    PoolSettings,
+    StorageGroup,
+    TapeEncryption,
+    VolumeState,
+)
+from rig.ve.schema import DriveRow, ManagementClassRow, PhysicalRow, PoolRow, StorageGroupRow
 
 
 def choose_node(lab: Lab, asked: str | None) -> str:
@@ -68,6 +75,7 @@ def open_node(
     unit = lab.nodes[name]
     with ExitStack() as stack:
         opened: list[Drive] = []
+        offline: dict[str, str] = {}
         proxy = None
         if drives:
             units = [
@@ -79,6 +87,8 @@ def open_node(
                 ekms = [each for each in lab.ekms if unit.ekms is None or each.name in unit.ekms]
                 ekms.sort(key=lambda each: (unit.ekms or (each.name,)).index(each.name))
                 proxy = stack.enter_context(open_proxy(lab, ekms, provisioned))
+            offline = _offline(lab, node_folder(state, name))
+            units = [each for each in units if each.serial not in offline]
             opened = [_drive(stack, lab, each, provisioned, report) for each in units]
         node = stack.enter_context(
             Node(
@@ -90,6 +100,8 @@ def open_node(
             )
         )
         _seed(node, lab, unit)
+        if drives:
+            _tell_offline(node, offline)
         yield node
 
 
@@ -105,6 +117,36 @@ def open_catalogue(state: Path, lab: Lab, name: str) -> Iterator[Catalogue]:
         yield catalogue
     finally:
         catalogue.close()
+
+
+def _offline(lab: Lab, folder: Path) -> dict[str, str]:
+    """Drives that the node may not use, and why (PRE-1, PRE-2, PRE-5)."""
+    if lab.installation is None:
+        return {}
+    encrypted = False
+    if (folder / FILE).exists():
+        catalogue = Catalogue(folder / FILE)
+        with catalogue.reading() as session:
+            query = select(PhysicalRow.volser).where(
+                PhysicalRow.encryption == TapeEncryption.ENCRYPTED.value,
+                PhysicalRow.state != VolumeState.SCRATCH.value,
+            )
+            encrypted = session.scalar(query.limit(1)) is not None
+        catalogue.close()
+    installation = lab.installation.record(ekms=len(lab.ekms))
+    uses = drives_in_use(installation, encrypted_volumes=encrypted)
+    return {use.drive.serial: use.message for use in uses if not use.online}
+
+
+def _tell_offline(node: Node, offline: Mapping[str, str]) -> None:
+    """An intervention for each drive that is offline, for as long as it is."""
+    now = node.clock.now()
+    with node.change() as session:
+        for row in session.scalars(select(DriveRow.serial)):
+            if row not in offline:
+                journal.clear_intervention(session, f"drive {row}", now)
+        for serial, why in offline.items():
+            journal.raise_intervention(session, f"drive {serial}", why, now)
 
 
 def _drive(

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from rig.commands.options import lab_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from rig.lab import Lab
+    from rig.report.console import ConsoleReport
+    from rig.ve.node import Node
 
 ve_app = typer.Typer(
     no_args_is_help=True,
@@ -39,3 +44,38 @@ def looking(lab: Lab, node: str | None) -> Iterator[tuple[Session, float, str]]:
         catalogue.reading() as session,
     ):
         yield session, Clock(offset(session)).now(), name
+
+
+@contextmanager
+def working(
+    lab: Path | None, node: str | None, *, drives: bool, quiet: bool = False
+) -> Iterator[tuple[Node, ConsoleReport]]:
+    """A node, opened to change it; with `drives`, its gates and key managers are started."""
+    from rig.events import EventLog
+    from rig.node_station import choose_node, open_node
+    from rig.report.console import ConsoleReport
+    from rig.state import state_dir, used_alone
+
+    checked, state = lab_of(lab), state_dir()
+    report, events = ConsoleReport(error_stream=quiet), EventLog()
+    name = choose_node(checked, node)
+    if not drives:
+        with open_node(checked, name, state, report, events, drives=False) as opened:
+            yield opened, report
+        return
+    with (
+        used_alone(state),
+        open_node(checked, name, state, report, events) as opened,
+    ):
+        for line in opened.healed:
+            report.line(f"healed  {line}")
+        events.listeners.append(report.step)
+        yield opened, report
+
+
+def in_cache(lab: Lab, node: str | None, names: list[str]) -> bool:
+    """Whether all these volumes are in the cache, so that no drive is needed to read them."""
+    from rig.ve import views
+
+    with looking(lab, node) as (session, _, _):
+        return all(row["in_cache"] for row in views.volumes(session, names))

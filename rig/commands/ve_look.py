@@ -192,6 +192,40 @@ def stats(
     _show(rows, (*columns, "clear_bytes"), "nothing was written yet", as_json)
 
 
+@ve_app.command("prerequisites")
+def prerequisites(lab: LabOption = None, as_json: JsonOption = False) -> None:
+    """Say what keeps the installation from encrypting, which drives are used, what comes next.
+
+    Exits 1 when something does.
+    """
+    from dataclasses import asdict
+
+    from hsm.errors import TaperigError
+    from rig.commands.tables import print_table
+    from rig.ve.prerequisites import drives_in_use, findings, next_step
+
+    checked = lab_of(lab)
+    if checked.installation is None:
+        raise TaperigError(
+            "The lab file does not say what is installed; add installation: with its drives."
+        )
+    installation = checked.installation.record(ekms=len(checked.ekms))
+    wrong, step = findings(installation), next_step(installation)
+    drives = [
+        {"drive": use.drive.serial, "used": use.online, "why": use.message}
+        for use in drives_in_use(installation, encrypted_volumes=True)
+    ]
+    if as_json:
+        rows = [asdict(each) for each in wrong]
+        print_json({"findings": rows, "drives": drives, "next_step": step})
+    else:
+        print_table([asdict(each) for each in wrong], ("rule", "message"), "nothing is missing")
+        print()
+        print_table(drives, ("drive", "used", "why"), "no drives")
+        print(f"\nnext step: {step or 'none, all are done'}")
+    raise typer.Exit(1 if wrong else 0)
+
+
 @reclaim_app.command("plan")
 def reclaim_plan(
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,

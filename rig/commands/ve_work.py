@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rig.commands.options import JsonOption, LabOption, lab_of, print_json
-from rig.commands.ve_base import NodeOption, looking, reclaim_app, ve_app
+from rig.commands.ve_base import NodeOption, in_cache, looking, reclaim_app, ve_app, working
 
 if TYPE_CHECKING:
     from hsm.eedk import KeyLabel
+    from rig.lab import Lab
     from rig.report.console import ConsoleReport
     from rig.ve.node import Node
     from rig.ve.records import InhibitPeriod
-
-
-@contextmanager
-def working(
-    lab: Path | None, node: str | None, *, drives: bool, quiet: bool = False
-) -> Iterator[tuple[Node, ConsoleReport]]:
-    """A node, opened to change it; with `drives`, its gates and key managers are started."""
-    from rig.events import EventLog
-    from rig.node_station import choose_node, open_node
-    from rig.report.console import ConsoleReport
-    from rig.state import state_dir, used_alone
-
-    checked, state = lab_of(lab), state_dir()
-    report, events = ConsoleReport(error_stream=quiet), EventLog()
-    name = choose_node(checked, node)
-    if not drives:
-        with open_node(checked, name, state, report, events, drives=False) as opened:
-            yield opened, report
-        return
-    with (
-        used_alone(state),
-        open_node(checked, name, state, report, events) as opened,
-    ):
-        for line in opened.healed:
-            report.line(f"healed  {line}")
-        events.listeners.append(report.step)
-        yield opened, report
 
 
 def _work(node: Node, report: ConsoleReport, *, reclaim: bool = False) -> None:
@@ -108,6 +80,8 @@ def pools(
     from rig.ve.schema import PoolRow
 
     if number is not None:
+        if encrypt:
+            _license(lab_of(lab))
         with working(lab, node, drives=False) as (opened, _), opened.change() as session:
             row = session.get(PoolRow, number)
             before = PoolSettings(number) if row is None else row.record()
@@ -295,12 +269,10 @@ def read(
     import shutil
 
     from hsm.errors import TaperigError
-    from rig.ve import views
 
-    with looking(lab_of(lab), node) as (session, _, _):
-        drives = not all(row["in_cache"] for row in views.volumes(session, names))
     found = []
-    with working(lab, node, drives=drives, quiet=as_json) as (opened, _):
+    cached = in_cache(lab_of(lab), node, names)
+    with working(lab, node, drives=not cached, quiet=as_json) as (opened, _):
         for name in names:
             source, target = opened.read(name), out / name
             try:
@@ -311,7 +283,7 @@ def read(
                     f"{name} cannot be put at {target} ({error.strerror}); choose another --out."
                 ) from None
             finally:
-                opened.unload(name)
+                opened.release(name)
             found.append({"volume": name, "file": str(target)})
             if not as_json:
                 print(f"{name}  {target}")
@@ -450,6 +422,14 @@ def check(
             f"{len(found['findings']) or 'nothing'} wrong"
         )
     raise typer.Exit(1 if found["findings"] else 0)
+
+
+def _license(lab: Lab) -> None:
+    """Refuse encryption settings where the installation has no license for them (PRE-4)."""
+    from rig.ve.prerequisites import require_encryption_settings
+
+    if lab.installation is not None:
+        require_encryption_settings(lab.installation.record(ekms=len(lab.ekms)))
 
 
 def _given(**options: Any) -> dict[str, Any]:

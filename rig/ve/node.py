@@ -243,6 +243,13 @@ class Node:
             ledger.unload(session, name, self.clock.now())
         self._wake.set()
 
+    def release(self, name: str) -> None:
+        """Unload a volume if it is mounted."""
+        with self.catalogue.reading() as session:
+            mounted = ledger.logical(session, name).mounted
+        if mounted:
+            self.unload(name)
+
     def expire(self, name: str) -> None:
         """Let a volume expire: it is gone, and its data inactive (MIG-12)."""
         with self._host:

@@ -41,13 +41,14 @@ class KillPoints:
                 return call(*arguments, **options)
             when = ("in" if name == "pwrite" else "after") if self._after else "before"
             self._note(f"{when} {name}")
-            if self._after:
-                if name == "pwrite":  # torn: half of it, as in a power cut
+            try:
+                if self._after and name == "pwrite":  # torn: half of it, as in a power cut
                     fd, data, offset = arguments
                     call(fd, bytes(data)[: len(data) // 2], offset)
-                else:
+                elif self._after:
                     call(*arguments, **options)
-            os.kill(os.getpid(), signal.SIGKILL)
+            finally:  # also when there was nothing to unlink
+                os.kill(os.getpid(), signal.SIGKILL)
             raise AssertionError
 
         return watched

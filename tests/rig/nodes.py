@@ -19,6 +19,7 @@ from rig.ve.schema import EventRow
 from tests.rig.tape_site import Site
 
 KEK_1 = KeyLabel("KEK 1")
+KEK_2 = KeyLabel("KEK 2")
 CLEAR = PoolSettings(1)
 ENCRYPTED = PoolSettings(2, True, (KEK_1,))
 
@@ -79,9 +80,10 @@ class Places:
         cartridges: int = 6,
         cache_bytes: int = 1_000_000,
         cartridge_bytes: int = 20_000,
+        proxy: EkmProxy | None = None,
     ) -> Node:
         """A new node with these pools, and a storage group SGn for each pool n."""
-        node = self.open(cache_bytes=cache_bytes, cartridge_bytes=cartridge_bytes)
+        node = self.open(proxy, cache_bytes, cartridge_bytes)
         with node.change() as session:
             for pool in sorted(
                 pools or (CLEAR, ENCRYPTED), key=lambda each: each.reclaim_pool or 0

@@ -7,18 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import select
 
 from hsm.ekm.errors import EkmUnavailable
 from hsm.ekm.process import spawn_ekm
+from hsm.pki import load_certificate
 from rig.drive.cartridge import Cartridge
+from rig.drive.drive import Drive
 from rig.drive.media import TapeFormat
+from rig.engine import Engine
 from rig.ve import panel
 from rig.ve.cache import CacheFullError
 from rig.ve.catalogue import CatalogueError
 from rig.ve.crew import NO_KEY_MANAGER
 from rig.ve.ekm_proxy import EkmProxy
-from rig.ve.node import NodeError
+from rig.ve.node import Node, NodeError, NodeSettings
 from rig.ve.records import (
     ManagementClass,
     PoolSettings,
@@ -26,12 +30,14 @@ from rig.ve.records import (
     TapeEncryption,
     VolumeState,
 )
-from rig.ve.schema import CopyRow, EventRow, PhysicalRow, PremigrationRow
+from rig.ve.schema import CopyRow, DriveRow, EventRow, PhysicalRow, PremigrationRow
 from rig.ve.volumes import FolderSink
+from tests.rig.boards import StartBoard
 from tests.rig.nodes import (
     CLEAR,
     ENCRYPTED,
     KEK_1,
+    KEK_2,
     Places,
     assert_agrees,
     content,
@@ -332,7 +338,7 @@ def test_without_a_key_manager_work_waits_and_resumes_by_itself(
     node.read("L00002")
     node.unload("L00002")
     node.close()
-    with spawn_ekm(settings) as ekm:
+    with spawn_ekm(settings, ready_seconds=120) as ekm:
         port, endpoint = ekm.port, site.endpoint(ekm)
     proxy = EkmProxy([endpoint])
     node = places.open(proxy=proxy)
@@ -352,8 +358,8 @@ def test_without_a_key_manager_work_waits_and_resumes_by_itself(
         assert copies(node, "L00003") == []
         assert node.read("L00003").read_bytes() == content(3)
         node.unload("L00003")
-        with spawn_ekm(replace(settings, port=port)):
-            until(lambda: copies(node, "L00003") != [])
+        with spawn_ekm(replace(settings, port=port), ready_seconds=120):
+            until(lambda: copies(node, "L00003") != [], 120)
             assert open_interventions(node) == []
             assert node.read("L00001").read_bytes() == content(1)
     finally:
@@ -420,3 +426,59 @@ def test_orders_and_copies_outlive_the_process(places: Places) -> None:
     with node.catalogue.reading() as session:
         assert len(session.scalars(select(CopyRow)).all()) == 2
         assert session.get_one(PhysicalRow, "TAP001").active_volumes == 2
+
+
+@pytest.mark.rule("EKM-10")
+def test_two_nodes_have_pools_and_key_managers_of_their_own(
+    places: Places, site: Site, tmp_path: Path
+) -> None:
+    with spawn_ekm(ekm_settings(site.lab, tmp_path), ready_seconds=120) as ekm:
+        gone = site.endpoint(ekm)
+    one = places.node(PoolSettings(1, True, (KEK_1,)))
+    elsewhere = Places(site, tmp_path / "elsewhere", places.stack)
+    two = elsewhere.node(PoolSettings(1), PoolSettings(7, True, (KEK_2,)), proxy=EkmProxy([gone]))
+    for node in (one, two):
+        put(node, "L00001", content(1), "SG1")
+    put(two, "L00007", content(7), "SG7")
+    work(one)
+    assert [type(failure) for failure in two.work().failures] == [EkmUnavailable]
+    assert tape(one, "TAP001").keys == (KEK_1,)
+    assert tape(two, "TAP001").encryption is TapeEncryption.CLEAR
+    assert copies(two, "L00007") == []
+    assert (open_interventions(one), open_interventions(two)) == ([], [NO_KEY_MANAGER])
+    with pytest.raises(CatalogueError, match="Pool 7 is not configured"), one.change() as session:
+        panel.set_defaults(session, 7)
+    for node in (one, two):
+        assert_agrees(node)
+
+
+def test_drives_work_in_parallel(site: Site, tmp_path: Path, start_board: StartBoard) -> None:
+    """Two drives, each with gates of its own, are in the middle of writing at the same time."""
+    ca = load_certificate(site.lab.ca).public_bytes(Encoding.DER)
+    other = Drive(Engine(start_board()), site.element, "TAPE000002", "TS1120", ekm_ca_der=ca)
+    both = threading.Barrier(2, timeout=120)
+    settings = NodeSettings("main", 1_000_000, 20_000)
+    with Node(tmp_path / "node", [site.drive(), other], site.proxy, settings=settings) as node:
+        with node.change() as session:
+            for number in (1, 2):
+                panel.set_pool(session, PoolSettings(number))
+                panel.set_storage_group(session, StorageGroup(f"SG{number}", number))
+        node.insert(["TAP001", "TAP002"])
+        for number in (1, 2):
+            put(node, f"L0000{number}", content(number), f"SG{number}")
+
+        def meet(_done: int, _total: int) -> None:
+            both.wait()
+
+        for each in node.crew._idle.queue:
+            each.engine.progress = meet
+        work(node)
+        assert both.n_waiting == 0
+        assert not both.broken
+        assert {copies(node, f"L0000{number}")[0].volser for number in (1, 2)} == {
+            "TAP001",
+            "TAP002",
+        }
+        assert_agrees(node)
+        with node.catalogue.reading() as session:
+            assert [row.mounts for row in session.scalars(select(DriveRow))] == [1, 1]

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 from hsm.errors import TaperigError
 from rig.cli import app
+from rig.ve.tape_images import inspect_image
 from tests.rig.rig_command import DEFAULT_LAB, rig
+from tests.rig.ve_tapes import labelled, write_tape
 
 NODES = """
 nodes:
@@ -114,6 +116,50 @@ def test_a_day_of_an_operator(tmp_path: Path, state: Path, lab: Path) -> None:
     before = ve_json(lab, "clock")["time"]
     assert ve_json(lab, "clock", "--advance", "30")["time"] > before
     assert "no intervention" in ve(lab, "interventions")
+
+
+def test_tape_images_come_under_their_names_and_go_as_they_came(
+    tmp_path: Path, state: Path, lab: Path
+) -> None:
+    image = write_tape(tmp_path / "any.aws", *labelled("PAY001", "PAY.ROLL", b"payroll" * 100))
+    assert ve(lab, "import", image, "--storage-group", "PLAIN").startswith("PAY001  ")
+    assert ve_json(lab, "volumes", "PAY001")[0]["waiting_for_pools"] == [1]
+    (tmp_path / "plain").write_bytes(b"a file")
+    ve(lab, "write", tmp_path / "plain", "--name", "PLAIN1")
+    ve(lab, "export", "PAY001", "PLAIN1", "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "PAY001.aws").read_bytes() == image.read_bytes()
+    exported = inspect_image(tmp_path / "out" / "PLAIN1.aws")
+    assert (exported.volser, exported.data_sets[0].bytes) == ("PLAIN1", 6)
+    assert "nothing wrong" in ve(lab, "check", "--deep")
+
+
+INSTALLATION = """
+installation:
+  drives:
+    - {serial: TR0000000001, features: [9592]}
+    - {serial: TR0000000003, features: [9592], method: library-managed}
+"""
+
+
+@pytest.mark.rule("PRE-4", "PRE-5", "PRE-6")
+def test_prerequisites_are_listed_and_hold_for_the_panel(
+    tmp_path: Path, state: Path, lab: Path
+) -> None:
+    assert "does not say what is installed" in refusal(lab, "prerequisites")
+    lab.write_text(lab.read_text() + INSTALLATION)
+    found = ve_json(lab, "prerequisites", code=1)
+    assert [each["rule"] for each in found["findings"]] == ["PRE-5"]
+    assert [each["used"] for each in found["drives"]] == [True, False]
+    assert "set them to system-managed" in ve(lab, "prerequisites", code=1)
+    key = ("--key", "June 2007 Key")
+    ve(lab, "pools", "--set", "4", "--encrypt", *key)
+    # Without the license, the lab file's own encrypted pool is refused, and so is the panel's.
+    lab.write_text(
+        lab.read_text()
+        .replace("installation:\n", "installation:\n  features: [1000]\n")
+        .replace("  2:\n    encrypt: true", "  2:\n    encrypt: false")
+    )
+    assert "9900" in refusal(lab, "pools", "--set", "5", "--encrypt", *key)
 
 
 def test_what_is_wrong_is_one_sentence(lab: Path, state: Path) -> None:
