@@ -23,8 +23,9 @@ from hsm.errors import (
     TokenRefusedError,
     WrongPinError,
 )
+from hsm.limits import Limit
 from hsm.oaep import OaepHash
-from hsm.pins import PinSource
+from hsm.pins import PinSource, pin_as_plain, pin_from_plain
 
 OAEP: Final[dict[OaepHash, Any]] = {  # typed as bytes by the library, which takes tuples
     OaepHash.SHA256: (Mechanism.SHA256, MGF.SHA256, None),
@@ -40,7 +41,7 @@ NO_USE: Final = {
     Attribute.UNWRAP: False,
     Attribute.DERIVE: False,
 }
-DATA_KEY: Final = {
+DATA_KEY: Final[dict[Attribute, Any]] = {
     **NO_USE,
     Attribute.TOKEN: False,
     Attribute.PRIVATE: True,  # SoftHSM keeps the value of private objects encrypted in memory
@@ -49,6 +50,10 @@ DATA_KEY: Final = {
     Attribute.WRAP_WITH_TRUSTED: True,
     Attribute.MODIFIABLE: False,
 }
+BARE_DATA_KEY: Final[dict[Attribute, Any]] = {
+    name: value for name, value in DATA_KEY.items() if name is not Attribute.WRAP_WITH_TRUSTED
+}
+"""A data key of a token that does not enforce WRAP_WITH_TRUSTED."""
 PRIVATE_HALF: Final = {
     Attribute.TOKEN: True,
     Attribute.PRIVATE: True,
@@ -69,6 +74,10 @@ WRAPPING_PUBLIC: Final = {
     Attribute.ENCRYPT: False,
     Attribute.VERIFY: False,
 }
+UNTRUSTED_PUBLIC: Final[dict[Attribute, Any]] = {
+    name: value for name, value in WRAPPING_PUBLIC.items() if name is not Attribute.TRUSTED
+}
+"""A wrapping key of a token that does not enforce WRAP_WITH_TRUSTED; the user makes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,7 @@ class TokenConfig:
     """Which token, through which module, with whose PINs.
 
     `so_pin` is needed only to enrol keys. `softhsm_conf` is set for SoftHSM and no other module.
+    `accept` are the limits with which the token is taken.
     """
 
     module: Path
@@ -83,6 +93,32 @@ class TokenConfig:
     pin: PinSource
     so_pin: PinSource | None = None
     softhsm_conf: Path | None = None
+    accept: frozenset[Limit] = frozenset()
+
+
+def token_as_plain(config: TokenConfig) -> dict[str, Any]:
+    """Return a configuration as plain values: where the PINs are, never the PINs."""
+    return {
+        "module": str(config.module.absolute()),
+        "label": config.label,
+        "pin": pin_as_plain(config.pin),
+        "so_pin": None if config.so_pin is None else pin_as_plain(config.so_pin),
+        "softhsm_conf": None if config.softhsm_conf is None else str(config.softhsm_conf),
+        "accept": sorted(limit.value for limit in config.accept),
+    }
+
+
+def token_from_plain(plain: dict[str, Any]) -> TokenConfig:
+    """Return the configuration that token_as_plain gave."""
+    so_pin, conf = plain["so_pin"], plain["softhsm_conf"]
+    return TokenConfig(
+        module=Path(plain["module"]),
+        label=plain["label"],
+        pin=pin_from_plain(plain["pin"]),
+        so_pin=None if so_pin is None else pin_from_plain(so_pin),
+        softhsm_conf=None if conf is None else Path(conf),
+        accept=frozenset(Limit(word) for word in plain["accept"]),
+    )
 
 
 class Module:

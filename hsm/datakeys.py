@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hsm.eedk import ALGORITHM, EEDK_VERSION, Eedk, KeyLabel, KeyMode, check_volume
@@ -37,22 +38,32 @@ class DataKeys:
     """The data keys of one key manager (EKM): its keystore, its signing key, its partners."""
 
     def __init__(
-        self, keystore: Keystore, partners: Sequence[ec.EllipticCurvePublicKey] = ()
+        self,
+        keystore: Keystore,
+        partners: Sequence[ec.EllipticCurvePublicKey] = (),
+        signing_key: ec.EllipticCurvePrivateKey | None = None,
     ) -> None:
-        """Use the EKM's signing key in the keystore's token.
+        """Use the EKM's signing key in the keystore's token, or the one given.
 
-        `partners` are the P-256 keys of other EKMs whose EEDKs are opened too. Raises
-        KeyAbsentError.
+        `partners` are the P-256 keys of other EKMs whose EEDKs are opened too; `signing_key` is for
+        a token that makes no P-256 keys. Raises KeyAbsentError.
         """
         self._keystore = keystore
         self._token = keystore.token
-        keystore.signing_key(EKM_SIGNING_LABEL)
-        self._signers = (self._token.p256_public_key(EKM_SIGNING_LABEL), *partners)
-
+        self._signing_key = signing_key
+        if signing_key is None:
+            keystore.signing_key(EKM_SIGNING_LABEL)
+            self.public_key = self._token.p256_public_key(EKM_SIGNING_LABEL)
+            """The P-256 key that the signatures of this EKM hold under."""
+        else:
+            self.public_key = signing_key.public_key()
+        self._signers = (self.public_key, *partners)
         self._signer = lru_cache(VERIFIED_EEDKS)(self._find_signer)
 
     def sign(self, data: bytes) -> bytes:
         """Return the EKM's ECDSA P-256 signature over SHA-256 of `data`, DER."""
+        if self._signing_key is not None:
+            return self._signing_key.sign(data, ec.ECDSA(hashes.SHA256()))
         return self._token.sign_p256(self._keystore.signing_key(EKM_SIGNING_LABEL), data)
 
     def forget(self) -> bool:

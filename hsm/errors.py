@@ -61,6 +61,10 @@ class MechanismAbsentError(TokenError):
     """The token lacks a mechanism or a mechanism parameter that the rig needs."""
 
 
+class LimitNotAcceptedError(TokenError):
+    """The token does less for its keys than the rig wants, and nobody said that this will do."""
+
+
 class KeyAbsentError(TokenError):
     """The token lacks a key of the rig's own (signing, transport, length check)."""
 

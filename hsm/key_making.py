@@ -3,17 +3,20 @@
 TRUSTED keys need the security officer's PIN (TokenConfig.so_pin) and no data key in use.
 """
 
+import os
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
+from pkcs11.types import UnwrapMixin
 
-from hsm.cryptoki import NO_USE, PRIVATE_HALF, WRAPPING_PUBLIC
+from hsm.cryptoki import NO_USE, PRIVATE_HALF, UNTRUSTED_PUBLIC, WRAPPING_PUBLIC
 from hsm.errors import KeyAbsentError, TokenRefusedError
 from hsm.gauge import GAUGES, gauge_template
+from hsm.oaep import oaep_padding
 from hsm.public_keys import big_integer, p256_public, rsa_public, spki_hash
-from hsm.token import Token
+from hsm.token import DATA_KEY_BYTES, Token
 
 _P256: Final = bytes.fromhex("06082a8648ce3d030107")  # OBJECT IDENTIFIER prime256v1, DER
 
@@ -103,23 +106,40 @@ def import_rsa(token: Token, private_key: rsa.RSAPrivateKey, label: str) -> None
 
 
 def trust_public_key(token: Token, public_key: rsa.RSAPublicKey, label: str) -> None:
-    """Have the security officer put a TRUSTED wrapping key into the token, if it lacks it.
+    """Put a key that data keys may be wrapped to into the token, if it lacks it.
 
-    Its CKA_ID is spki_hash of the key.
+    Its CKA_ID is spki_hash of the key. The security officer makes it TRUSTED; where the token knows
+    no such thing, the user makes it, and its bytes are compared with its CKA_ID when it is used.
     """
     if token.trusted_public_key(spki_hash(public_key)) is not None:
         return
     numbers = public_key.public_numbers()
-    with token.officer() as session, token.asking("take in a trusted public key"):
-        session.create_object(
-            {
-                **WRAPPING_PUBLIC,
-                Attribute.LABEL: label,
-                Attribute.ID: spki_hash(public_key),
-                Attribute.MODULUS: big_integer(numbers.n),
-                Attribute.PUBLIC_EXPONENT: big_integer(numbers.e),
-            }
-        )
+    _put_wrapping_key(
+        token,
+        {
+            Attribute.LABEL: label,
+            Attribute.ID: spki_hash(public_key),
+            Attribute.MODULUS: big_integer(numbers.n),
+            Attribute.PUBLIC_EXPONENT: big_integer(numbers.e),
+        },
+    )
+
+
+def _put_wrapping_key(token: Token, template: dict[Attribute, Any]) -> None:
+    if token.abilities.trusts:
+        with token.officer() as session, token.asking("take in a trusted public key"):
+            session.create_object({**WRAPPING_PUBLIC, **template})
+    else:
+        with token.asking("take in a public key"):
+            token.session.create_object({**UNTRUSTED_PUBLIC, **template})
+
+
+def tells_length(token: Token, private_key: UnwrapMixin, public_key: rsa.RSAPublicKey) -> bool:
+    """Say whether the token tells how long a key is that it has unwrapped, by unwrapping one."""
+    wrapped = public_key.encrypt(os.urandom(32), oaep_padding(token.oaep_hash))
+    with token.unwrap_data_key(wrapped, private_key, token.oaep_hash, measure=False) as key:
+        told: int = key.handle[Attribute.VALUE_LEN]
+        return told == DATA_KEY_BYTES
 
 
 def ensure_gauges(token: Token) -> None:

@@ -30,7 +30,7 @@ from hsm.errors import (
 from hsm.key_making import generate_rsa, import_rsa, trust_public_key
 from hsm.labels import label_key, normalize_label
 from hsm.pki import CertificateAuthority
-from hsm.public_keys import spki_hash
+from hsm.public_keys import der_integer, spki_hash
 from hsm.token import Token
 
 MIN_KEK_BITS: Final = 2048
@@ -49,6 +49,11 @@ class Kek:
     certificate: x509.Certificate
     has_private: bool
     bits: int
+
+    @property
+    def public_key(self) -> rsa.RSAPublicKey:
+        """The public half, as the certificate has it."""
+        return _rsa_public_key(self.certificate)
 
 
 class Keystore:
@@ -277,6 +282,8 @@ class Keystore:
                         Attribute.LABEL: label,
                         Attribute.ID: identity,
                         Attribute.SUBJECT: certificate.subject.public_bytes(),
+                        Attribute.ISSUER: certificate.issuer.public_bytes(),
+                        Attribute.SERIAL_NUMBER: der_integer(certificate.serial_number),
                         Attribute.VALUE: certificate.public_bytes(serialization.Encoding.DER),
                     }
                 )

@@ -29,11 +29,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsm.admin_secret import ensure_admin_secret
+from hsm.cryptoki import TokenConfig, token_as_plain, token_from_plain
 from hsm.datakeys import EKM_SIGNING_LABEL
-from hsm.errors import LabelUnknownError, ProvisioningError, TaperigError
+from hsm.errors import (
+    LabelUnknownError,
+    LimitNotAcceptedError,
+    ProvisioningError,
+    TaperigError,
+)
 from hsm.files import private_directory, write_private
 from hsm.key_making import (
     ensure_gauges,
@@ -41,12 +48,20 @@ from hsm.key_making import (
     ensure_rsa,
     import_transport_key,
     random_bytes,
+    tells_length,
     transport_key_is,
 )
 from hsm.keystore import MIN_KEK_BITS, Keystore
 from hsm.labels import normalize_label
+from hsm.limits import Limit, limit_sentence
 from hsm.oaep import OaepHash
-from hsm.pki import CertificateAuthority, Role, TlsFiles, load_certificate
+from hsm.pki import (
+    CertificateAuthority,
+    Role,
+    TlsFiles,
+    ensure_p256_file,
+    load_certificate,
+)
 from hsm.public_keys import spki_der
 from hsm.softhsm import (
     EKM_TOKEN_LABEL,
@@ -56,7 +71,7 @@ from hsm.softhsm import (
     token_config,
     write_configuration,
 )
-from hsm.token import Token, TokenConfig, open_token
+from hsm.token import Token, open_token
 
 ADMIN_SECRET: Final = "ekm-admin"
 DRIVE_IDENTITY_LABEL: Final = "taperig drive identity"
@@ -95,7 +110,9 @@ class ProvisionedLab:
     ca: Path
     """The lab CA's certificate (PEM)."""
     ekm_certificate: Path
-    """The EKM's signing certificate (P-256, PEM); its key is in the EKM's token."""
+    """The EKM's signing certificate (P-256, PEM); its key is in the EKM's token or a file."""
+    ekm_signing_key: Path | None
+    """The file of that key, where the token makes no P-256 keys and the lab accepts this."""
     ekm_tls: TlsFiles
     rig_tls: TlsFiles
     drives: tuple[ProvisionedDrive, ...]
@@ -127,15 +144,17 @@ def provision_lab(
     *,
     ekm_hosts: Sequence[str] = EKM_HOSTS,
     kek_bits: int = MIN_KEK_BITS,
+    ekm_token: TokenConfig | None = None,
     partner_keks: Mapping[str, x509.Certificate] | None = None,
     partner_drives: Mapping[str, bytes] | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> ProvisionedLab:
     """Make what is missing of tokens, PINs, KEKs, CA, certificates and drives; return it all.
 
-    `partner_keks` are other sites' KEKs by the label that they get here: certificates, so they are
-    public-only (KEY-4). `partner_drives` are drives that are not provisioned here and shall get
-    data keys all the same: by serial, the RSA key that theirs are wrapped to (SPKI, DER).
+    `ekm_token` is a token of the user's own that shall hold the KEKs; by default the rig makes one
+    in SoftHSM. `partner_keks` are other sites' KEKs by the label that they get here: certificates,
+    so they are public-only (KEY-4). `partner_drives` are drives that are not provisioned here and
+    shall get data keys all the same: by serial, the RSA key that theirs are wrapped to (SPKI, DER).
     `progress` is called with a few words as each part begins. Raises TaperigError subclasses: bad
     labels and serials as such, whatever fails in the child process as ProvisioningError.
     """
@@ -150,6 +169,7 @@ def provision_lab(
         "kek_bits": kek_bits,
         "drive_serials": list(drive_serials),
         "ekm_hosts": list(ekm_hosts),
+        "ekm_token": None if ekm_token is None else token_as_plain(ekm_token),
         "partner_keks": {
             label: certificate.public_bytes(Encoding.DER).hex()
             for label, certificate in (partner_keks or {}).items()
@@ -164,9 +184,10 @@ def provision_lab(
     }
     return ProvisionedLab(
         state_dir=state_dir,
-        ekm_token=token_config(state_dir, EKM_TOKEN_LABEL),
+        ekm_token=ekm_token or token_config(state_dir, EKM_TOKEN_LABEL),
         ca=Path(answer["ca"]),
         ekm_certificate=Path(answer["ekm_certificate"]),
+        ekm_signing_key=Path(answer["ekm_signing_key"]) if answer["ekm_signing_key"] else None,
         ekm_tls=tls["ekm_tls"],
         rig_tls=tls["rig_tls"],
         drives=tuple(_drive(state_dir, drive) for drive in answer["drives"]),
@@ -276,10 +297,14 @@ def _provision(state_dir: Path, request: dict[str, Any]) -> dict[str, Any]:
     rig_tls = authority.issue_tls("rig-tls", server=False)
     ensure_admin_secret(state_dir / "pins" / ADMIN_SECRET, state_dir / "ekm" / "admin.scrypt")
     _tell(step="key manager's token")
-    with open_token(provision(state_dir)) as token:
-        ensure_gauges(token)
+    named = request.get("ekm_token")
+    ekm_token = provision(state_dir) if named is None else token_from_plain(named)
+    with open_token(ekm_token) as token:
+        if named is None:
+            ensure_gauges(token)
+        signing_public, signing_key = _ensure_signing_key(token, ekm_token, state_dir)
         ekm_certificate = authority.identity_file(
-            "ekm-signing", "EKM", ensure_p256(token, EKM_SIGNING_LABEL), Role.KEY_MANAGER
+            "ekm-signing", "EKM", signing_public, Role.KEY_MANAGER
         )
         keystore = Keystore(token)
         keks = {}
@@ -294,13 +319,15 @@ def _provision(state_dir: Path, request: dict[str, Any]) -> dict[str, Any]:
             keystore.import_certificate(label, x509.load_der_x509_certificate(bytes.fromhex(der)))
         for serial, public_der in request.get("partner_drives", {}).items():
             keystore.enroll_drive_key(serial, bytes.fromhex(public_der))
+        if named is not None and not _tells_length(keystore):
+            ensure_gauges(token)
     drives = []
     for serial in request["drive_serials"]:
         _tell(step=f"secure element of drive {serial}")
         drives.append(_provision_drive(state_dir, serial, authority))
     if drives:
         _tell(step="drive enrolment")
-        with open_token(token_config(state_dir, EKM_TOKEN_LABEL)) as token:
+        with open_token(ekm_token) as token:
             for drive in drives:
                 Keystore(token).enroll_drive_key(
                     drive["serial"], bytes.fromhex(drive["wrap_public_der"])
@@ -308,11 +335,33 @@ def _provision(state_dir: Path, request: dict[str, Any]) -> dict[str, Any]:
     return {
         "ca": str(authority.certificate_path),
         "ekm_certificate": str(ekm_certificate),
+        "ekm_signing_key": None if signing_key is None else str(signing_key),
         "ekm_tls": _paths(ekm_tls),
         "rig_tls": _paths(rig_tls),
         "drives": drives,
         "keks": keks,
     }
+
+
+def _ensure_signing_key(
+    token: Token, config: TokenConfig, state_dir: Path
+) -> tuple[ec.EllipticCurvePublicKey, Path | None]:
+    """Return the public half of the EKM's signing key, and its file if it is not in the token."""
+    if token.makes_p256:
+        return ensure_p256(token, EKM_SIGNING_LABEL), None
+    if Limit.SIGNING_KEY_IN_FILE not in config.accept:
+        raise LimitNotAcceptedError(limit_sentence(config.label, [Limit.SIGNING_KEY_IN_FILE]))
+    path = state_dir / "pki" / "ekm-signing.key"
+    return ensure_p256_file(path), path
+
+
+def _tells_length(keystore: Keystore) -> bool:
+    """Say whether the token tells how long what it unwraps is; tried with one of its KEKs."""
+    for kek in keystore.list():
+        if kek.has_private:
+            private_key = keystore.private_key(kek)
+            return tells_length(keystore.token, private_key, kek.public_key)
+    return True  # nothing is unwrapped here
 
 
 def _paths(files: TlsFiles) -> list[str]:

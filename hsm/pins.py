@@ -63,6 +63,18 @@ class PinFromFile:
 PinSource = PinFromEnv | PinFromFile
 
 
+def pin_as_plain(source: PinSource) -> dict[str, str]:
+    """Return where a PIN is, as plain values."""
+    if isinstance(source, PinFromEnv):
+        return {"env": source.name}
+    return {"file": str(source.path.absolute())}
+
+
+def pin_from_plain(plain: dict[str, str]) -> PinSource:
+    """Return the source that pin_as_plain gave."""
+    return PinFromEnv(plain["env"]) if "env" in plain else PinFromFile(Path(plain["file"]))
+
+
 def ensure_pin_file(path: Path) -> PinFromFile:
     """Return the PIN file at `path`, making it (mode 0600, random digits) when it is not there.
 

@@ -58,7 +58,7 @@ class CertificateAuthority:
         key_path = directory / "ca.key"
         if not self.certificate_path.exists():
             self._make(key_path)
-        self._key = _load_key(key_path)
+        self._key = load_p256_key(key_path)
         self.certificate = load_certificate(self.certificate_path)
         if self.certificate.public_key() != self._key.public_key():
             raise PkiError(
@@ -126,7 +126,7 @@ class CertificateAuthority:
         if not (files.certificate.exists() and files.key.exists()):
             return False
         certificate = load_certificate(files.certificate)
-        if not self._vouches(certificate, _load_key(files.key).public_key()):
+        if not self._vouches(certificate, load_p256_key(files.key).public_key()):
             return False
         try:
             names = set(
@@ -190,7 +190,15 @@ def load_certificate(path: Path) -> x509.Certificate:
         raise PkiError(f"The file {path} holds no certificate.") from None
 
 
-def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+def ensure_p256_file(path: Path) -> ec.EllipticCurvePublicKey:
+    """Return the public half of the P-256 key in a file, made (mode 0600) if it is not there."""
+    if not path.exists():
+        write_private(path, _pem_key(ec.generate_private_key(ec.SECP256R1())))
+    return load_p256_key(path).public_key()
+
+
+def load_p256_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Return the P-256 private key in a PEM file; raises PkiError."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except OSError as error:

@@ -23,12 +23,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 from pkcs11 import exceptions as refusals
+from pkcs11.constants import DEFAULT
 from pkcs11.types import Key, SignMixin, UnwrapMixin, WrapMixin
 
+from hsm.abilities import NO_SUCH_ATTRIBUTE, Abilities, try_out
 from hsm.cryptoki import (
+    BARE_DATA_KEY,
     DATA_KEY,
     OAEP,
-    WRAPPING_PUBLIC,
     Module,
     TokenConfig,
     login_error,
@@ -36,6 +38,7 @@ from hsm.cryptoki import (
 )
 from hsm.errors import (
     KeyAbsentError,
+    LimitNotAcceptedError,
     MechanismAbsentError,
     NotADataKeyError,
     TokenBusyError,
@@ -44,8 +47,9 @@ from hsm.errors import (
     UnwrapRefusedError,
 )
 from hsm.gauge import REFUSES_32_BYTES, TAKES_32_BYTES, has_32_bytes
+from hsm.limits import limit_sentence
 from hsm.oaep import OaepHash
-from hsm.public_keys import p256_public, rsa_public
+from hsm.public_keys import p256_public, rsa_public, spki_hash
 
 __all__ = ["DataKey", "Token", "TokenConfig", "open_token"]
 
@@ -53,7 +57,7 @@ DATA_KEY_BYTES: Final = 32
 SEALED_KEY_BYTES: Final = 40
 """A data key under AES key wrap: RFC 3394 adds one 64-bit block."""
 
-_DATA_KEY_KEEPS: Final = {
+_DATA_KEY_KEEPS: Final[dict[Attribute, Any]] = {
     Attribute.KEY_TYPE: KeyType.AES,
     **{
         name: DATA_KEY[name]
@@ -69,14 +73,13 @@ _DATA_KEY_KEEPS: Final = {
     },
 }
 """What an unwrapped key must say of itself."""
-_DATA_KEY_TELLS: Final = [*_DATA_KEY_KEEPS, Attribute.VALUE_LEN]
-_NO_SUCH_HASH: Final = (
-    refusals.ArgumentsBad,
-    refusals.MechanismParamInvalid,
-    refusals.MechanismInvalid,
-)
-"""What a token answers to an OAEP hash it lacks; any other refusal is a fault and no reason for a
-lesser hash."""
+_BARE_DATA_KEY_KEEPS: Final[dict[Attribute, Any]] = {
+    name: value
+    for name, value in _DATA_KEY_KEEPS.items()
+    if name is not Attribute.WRAP_WITH_TRUSTED
+}
+_SET_AFTERWARDS: Final = (Attribute.SENSITIVE, Attribute.EXTRACTABLE, Attribute.MODIFIABLE)
+"""Left out of an unwrap template that a token does not honour."""
 
 
 class DataKey:
@@ -129,7 +132,8 @@ def open_token(config: TokenConfig) -> "Token":
 
     Sets SOFTHSM2_CONF for this process and forbids it core files. Raises ModuleAbsentError,
     TokenAbsentError, TokenNotUniqueError, WrongPinError, PinLockedError, PinError, TokenBusyError
-    (a token is open in this process already), MechanismAbsentError (no RSA-OAEP).
+    (a token is open in this process already), MechanismAbsentError (no RSA-OAEP),
+    LimitNotAcceptedError.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     module = Module(config)
@@ -151,17 +155,38 @@ class Token:
         self._data_keys: set[DataKey] = set()
         self._session: pkcs11.Session | None = self._log_in()
         try:
-            self.oaep_hash: OaepHash = self._probe_oaep_hash()
+            self.abilities: Abilities = self._try_out()
         except BaseException:
             self._session.close()
             raise
+        if self.abilities.trusts:
+            self._template, self._keeps = DATA_KEY, _DATA_KEY_KEEPS
+        else:
+            self._template, self._keeps = BARE_DATA_KEY, _BARE_DATA_KEY_KEEPS
+        self._unwraps_protected: bool | None = None
+        """Whether an unwrap template protects; None until the first unwrap shows it."""
 
     # Life
+
+    @property
+    def oaep_hash(self) -> OaepHash:
+        """The best OAEP hash that the token can do."""
+        if self.abilities.oaep_hash is None:
+            raise MechanismAbsentError(
+                f"The token {self.label} wraps keys with RSA-OAEP neither with SHA-256 nor with "
+                "SHA-1; the rig cannot use it."
+            )
+        return self.abilities.oaep_hash
 
     @property
     def label(self) -> str:
         """The token's label."""
         return self._config.label
+
+    @property
+    def makes_p256(self) -> bool:
+        """Whether the token declares P-256 keys and their signatures."""
+        return {Mechanism.EC_KEY_PAIR_GEN, Mechanism.ECDSA} <= self._token.slot.get_mechanisms()
 
     def open_session(self) -> pkcs11.Session:
         """Return a further session that shares the login of the moment; the caller closes it."""
@@ -203,6 +228,16 @@ class Token:
     ) -> None:
         """Close the token."""
         self.close()
+
+    def _try_out(self) -> Abilities:
+        """See what the token can do; refuse what it does that the configuration does not accept."""
+        with self.asking("show what it can do"):
+            self.abilities = try_out(self.session)
+        _ = self.oaep_hash
+        unaccepted = self.abilities.limits - self._config.accept
+        if unaccepted:
+            raise LimitNotAcceptedError(limit_sentence(self.label, unaccepted))
+        return self.abilities
 
     def _log_in(self, *, officer: bool = False) -> pkcs11.Session:
         source = self._config.so_pin if officer else self._config.pin
@@ -247,13 +282,13 @@ class Token:
     def generate_data_key(self) -> DataKey:
         """Make a fresh random AES-256 data key in the token (KEY-1)."""
         with self.asking("make a data key"):
-            key = self.session.generate_key(KeyType.AES, 256, template=DATA_KEY)
+            key = self.session.generate_key(KeyType.AES, 256, template=self._template)
         return self._keep(key)
 
     def wrap_data_key(
         self, data_key: DataKey, public_key: WrapMixin, oaep_hash: OaepHash | None = None
     ) -> bytes:
-        """Return the data key wrapped by RSA-OAEP under a TRUSTED public key of this token.
+        """Return the data key wrapped by RSA-OAEP under a public key of trusted_public_key().
 
         `oaep_hash` is the token's own unless the receiver can do another only.
         """
@@ -286,14 +321,7 @@ class Token:
                 f"{modulus_bytes} bytes; this has {len(wrapped)}."
             )
         try:
-            key = private_key.unwrap_key(
-                ObjectClass.SECRET_KEY,
-                KeyType.AES,
-                wrapped,
-                mechanism=Mechanism.RSA_PKCS_OAEP,
-                mechanism_param=OAEP[oaep_hash],
-                template=DATA_KEY,
-            )
+            key = self._unwrap(wrapped, private_key, oaep_hash)
         except refusals.PKCS11Error as error:
             raise UnwrapRefusedError(
                 f"The token {self.label} could not unwrap the key ({refusal_name(error)}): it is "
@@ -306,6 +334,42 @@ class Token:
             data_key.destroy()
             raise
         return data_key
+
+    def _unwrap(self, wrapped: bytes, private_key: UnwrapMixin, oaep_hash: OaepHash) -> Key:
+        """Unwrap to a protected key, by template or, where that does not do it, afterwards.
+
+        A token that refuses or drops SENSITIVE and EXTRACTABLE in a template gives a key without
+        them; SENSITIVE is then set before anything else is done, and EXTRACTABLE is its default.
+        The caller reads back what the key has. Raises PKCS11Error.
+        """
+
+        def unwrap(template: dict[Attribute, Any]) -> Key:
+            return private_key.unwrap_key(
+                ObjectClass.SECRET_KEY,
+                KeyType.AES,
+                wrapped,
+                mechanism=Mechanism.RSA_PKCS_OAEP,
+                mechanism_param=OAEP[oaep_hash],
+                template=template,
+            )
+
+        if self._unwraps_protected:
+            return unwrap(self._template)
+        if self._unwraps_protected is None:
+            with suppress(*NO_SUCH_ATTRIBUTE):
+                key = unwrap(self._template)
+                if key[Attribute.SENSITIVE] and key[Attribute.EXTRACTABLE]:
+                    self._unwraps_protected = True
+                    return key
+                key.destroy()
+        key = unwrap(self._template | dict.fromkeys(_SET_AFTERWARDS, DEFAULT))
+        try:
+            key[Attribute.SENSITIVE] = True
+        except BaseException:
+            key.destroy()
+            raise
+        self._unwraps_protected = False
+        return key
 
     def seal_data_key(self, data_key: DataKey, wrapping_key: WrapMixin) -> bytes:
         """Return the data key under AES key wrap (RFC 3394): 40 bytes."""
@@ -327,8 +391,8 @@ class Token:
     def _check_data_key(self, data_key: DataKey, *, measure: bool) -> None:
         key = data_key.handle
         with self.asking("describe an unwrapped key"):
-            told_all = key.get_attributes(_DATA_KEY_TELLS)
-        if any(told_all.get(name) != value for name, value in _DATA_KEY_KEEPS.items()):
+            told_all = key.get_attributes([*self._keeps, Attribute.VALUE_LEN])
+        if any(told_all.get(name) != value for name, value in self._keeps.items()):
             raise NotADataKeyError(
                 f"The token {self.label} did not give an unwrapped key the protection asked for."
             )
@@ -353,36 +417,6 @@ class Token:
             }
         )
         return found
-
-    def _probe_oaep_hash(self) -> OaepHash:
-        """Wrap a throw-away key with each hash, the best first, and return the first that works."""
-        session = self.session
-        with self.asking("try RSA-OAEP"):
-            public_key: Any = session.create_object(
-                {
-                    **WRAPPING_PUBLIC,
-                    Attribute.TOKEN: False,
-                    Attribute.TRUSTED: False,
-                    Attribute.MODULUS: _PROBE_MODULUS,
-                    Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01",
-                }
-            )
-            template = {**DATA_KEY, Attribute.WRAP_WITH_TRUSTED: False}
-            key = session.generate_key(KeyType.AES, 256, template=template)
-        try:
-            for oaep_hash, parameters in OAEP.items():
-                with self.asking("try RSA-OAEP"), suppress(*_NO_SUCH_HASH):
-                    public_key.wrap_key(
-                        key, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=parameters
-                    )
-                    return oaep_hash
-        finally:
-            key.destroy()
-            public_key.destroy()
-        raise MechanismAbsentError(
-            f"The token {self.label} wraps keys with RSA-OAEP neither with SHA-256 nor with SHA-1; "
-            "the rig cannot use it."
-        )
 
     # Keys of the rig's own
 
@@ -436,16 +470,25 @@ class Token:
     # Finding
 
     def trusted_public_key(self, identity: bytes) -> WrapMixin | None:
-        """Return the TRUSTED RSA public key whose CKA_ID is `identity` (spki_hash), if any."""
-        found: WrapMixin | None = self.find_one(
-            {
-                Attribute.CLASS: ObjectClass.PUBLIC_KEY,
-                Attribute.KEY_TYPE: KeyType.RSA,
-                Attribute.TRUSTED: True,
-                Attribute.ID: identity,
-            }
-        )
-        return found
+        """Return the RSA public key `identity` (CKA_ID, spki_hash) that data keys may go to.
+
+        The officer made it TRUSTED; where the token knows no such thing, it is a key that really
+        has this hash, whatever its CKA_ID says.
+        """
+        wanted = {
+            Attribute.CLASS: ObjectClass.PUBLIC_KEY,
+            Attribute.KEY_TYPE: KeyType.RSA,
+            Attribute.ID: identity,
+        }
+        if self.abilities.trusts:
+            found: WrapMixin | None = self.find_one({**wanted, Attribute.TRUSTED: True})
+            return found
+        for key in self.find(wanted):
+            with self.asking("describe a public key"):
+                if spki_hash(rsa_public(key)) == identity:
+                    named: WrapMixin = key
+                    return named
+        return None
 
     def rsa_private_key(self, identity: bytes) -> UnwrapMixin | None:
         """Return the RSA private key whose CKA_ID is `identity` (spki_hash), if any."""
@@ -495,14 +538,3 @@ class Token:
         return KeyAbsentError(
             f"The token {self.label} lacks the key {label!r}; run `rig hsm init`."
         )
-
-
-def _probe_modulus() -> bytes:
-    """Return a 2048-bit number that nobody has the factors of: OAEP can be tried without a key."""
-    modulus = bytearray(hashlib.shake_256(b"taperig OAEP probe").digest(256))
-    modulus[0] |= 0x80
-    modulus[-1] |= 0x01
-    return bytes(modulus)
-
-
-_PROBE_MODULUS: Final = _probe_modulus()

@@ -33,14 +33,33 @@ def provision(
     by_bits: dict[int, list[str]] = {}
     for kek in lab.keks:
         by_bits.setdefault(kek.bits, []).append(kek.label)
+    ekm_token = _own_token(lab, state)
     *others, (bits, labels) = by_bits.items() or [(MIN_KEK_BITS, [])]
     for other_bits, other_labels in others:
         provisioning.provision_lab(
-            state, other_labels, (), ekm_hosts=tuple(hosts), kek_bits=other_bits, progress=progress
+            state,
+            other_labels,
+            (),
+            ekm_hosts=tuple(hosts),
+            kek_bits=other_bits,
+            ekm_token=ekm_token,
+            progress=progress,
         )
     return provisioning.provision_lab(
-        state, labels, serials, ekm_hosts=tuple(hosts), kek_bits=bits, progress=progress
+        state,
+        labels,
+        serials,
+        ekm_hosts=tuple(hosts),
+        kek_bits=bits,
+        ekm_token=ekm_token,
+        progress=progress,
     )
+
+
+def _own_token(lab: Lab, state: Path) -> TokenConfig | None:
+    """The token of the user's own that the first key manager uses; None for the rig's SoftHSM."""
+    name = lab.ekms[0].token
+    return None if lab.tokens[name].module == "softhsm" else token_config(lab, name, state)
 
 
 def token_config(lab: Lab, name: str, state: Path) -> TokenConfig:
@@ -50,7 +69,13 @@ def token_config(lab: Lab, name: str, state: Path) -> TokenConfig:
     if token.module == "softhsm":
         config = softhsm.token_config(state, token.label)
         return config if pin is None else dataclasses.replace(config, pin=pin)
-    return TokenConfig(Path(token.module), token.label, _required(token, pin))
+    return TokenConfig(
+        Path(token.module),
+        token.label,
+        _required(token, pin),
+        so_pin=None if token.so_pin is None else _pin(token.so_pin),
+        accept=frozenset(token.accept),
+    )
 
 
 def _required(token: TokenUnit, pin: PinSource | None) -> PinSource:

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from hdl.errors import HdlError
 from hdl.targets import find_target, last_build
 from hsm.errors import TaperigError
+from hsm.limits import Limit
 from rig.lab_installation import InstallationPart
 from rig.lab_part import Part as _Part
 from rig.ve.prerequisites import PrerequisiteError, require_encryption_settings
@@ -118,6 +119,10 @@ class TokenUnit(_Part):
     module: str = Field(min_length=1, description="'softhsm' or the path of a PKCS#11 library")
     label: str = Field(min_length=1, max_length=32, description="a token label of 1 to 32 letters")
     pin: PinSource | None = Field(default=None, description=PIN_RULE)
+    so_pin: PinSource | None = Field(default=None, description=PIN_RULE)
+    accept: tuple[Annotated[Limit, Field(strict=False)], ...] = Field(
+        default=(), strict=False, description=f"a list of {', '.join(Limit)}"
+    )
 
 
 class EkmUnit(_Part):
@@ -267,13 +272,14 @@ def _with_absolute_paths(lab: Lab, folder: Path) -> Lab:
 
     tokens = {}
     for name, token in lab.tokens.items():
-        pin = token.pin
-        if pin is not None and pin.file is not None:
-            pin = PinSource(file=absolute(pin.file))
+        pins = {
+            name: PinSource(file=absolute(pin.file)) if pin and pin.file else pin
+            for name, pin in (("pin", token.pin), ("so_pin", token.so_pin))
+        }
         module = token.module
         if module != "softhsm":
             module = str(absolute(Path(module)))
-        tokens[name] = token.model_copy(update={"pin": pin, "module": module})
+        tokens[name] = token.model_copy(update={**pins, "module": module})
     scenario = lab.scenario
     if scenario.data is not None:
         scenario = scenario.model_copy(update={"data": tuple(map(absolute, scenario.data))})
@@ -407,7 +413,7 @@ def _real_location(loc: tuple[str | int, ...], data: object) -> Location:
 def _describe(where: Location, kind: str, is_key: bool, data: object) -> str:
     model, rule = _walk(where)
     name = _spell(where)
-    if "pin" in where and kind not in ("extra_forbidden", "missing"):
+    if {"pin", "so_pin"} & set(where) and kind not in ("extra_forbidden", "missing"):
         return (
             f"{_spell(where[: where.index('pin') + 1])}: a PIN is never written into a lab file; "
             f"write {PIN_RULE}."

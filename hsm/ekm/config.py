@@ -8,7 +8,9 @@
     host: 127.0.0.1
     port: 3801                          # 0 takes any free one
     tls: {certificate: ekm-tls.pem, key: ekm-tls.key, ca: ca.pem}
+      accept: []                        # limits of the token that will do, see hsm/README.md
     certificate: ekm.pem                # its signing certificate; the key is in the token
+    signing_key: ekm.key                # only where the token makes no P-256 keys
     drive_ca: ca.pem                    # issues the drives' certificates
     drive_table: drives.sqlite
     audit: audit.jsonl
@@ -35,22 +37,24 @@ from typing import Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from hsm.cryptoki import TokenConfig
 from hsm.ekm.client import DEFAULT_PORT
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.errors import EkmError
 from hsm.ekm.logs import LogFormat, LogLevel
 from hsm.files import private_directory
 from hsm.lab import ProvisionedLab
+from hsm.limits import Limit
 from hsm.pins import PinFromEnv, PinFromFile, PinSource
 from hsm.pki import TlsFiles
-from hsm.token import TokenConfig
 
 
 @dataclass(frozen=True, slots=True)
 class EkmConfig:
     """A key manager's configuration.
 
-    ``certificate`` is its signing certificate, its key in the token; ``drive_ca`` is the authority
+    ``certificate`` is its signing certificate, its key in the token or, where that makes no such
+    keys, in the file ``signing_key``; ``drive_ca`` is the authority
     of the drives' certificates; ``handshake_seconds`` and ``frame_seconds`` are how long a TLS
     handshake and a message once begun may take; ``workers`` is how many processes serve;
     ``connections`` is how many there may be at a time; ``metrics_port`` is on the loopback
@@ -74,6 +78,7 @@ class EkmConfig:
     metrics_port: int | None = None
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
+    signing_key: Path | None = None
     admin_secret: Path | None = None
     admin_socket: Path | None = None
 
@@ -93,6 +98,7 @@ class _Token(_Part):
     pin_env: str | None = None
     pin_file: Path | None = None
     softhsm_conf: Path | None = None
+    accept: list[Limit] = []
 
     @model_validator(mode="after")
     def _one_pin(self) -> Self:
@@ -111,6 +117,7 @@ class _File(_Part):
     token: _Token
     tls: _Tls
     certificate: Path
+    signing_key: Path | None = None
     drive_ca: Path
     drive_table: Path
     audit: Path
@@ -161,11 +168,13 @@ def parse_config(text: str, folder: Path = Path(), name: str = "configuration") 
             label=token.label,
             pin=pin,
             softhsm_conf=folder / token.softhsm_conf if token.softhsm_conf else None,
+            accept=frozenset(token.accept),
         ),
         tls=TlsFiles(
             folder / content.tls.certificate, folder / content.tls.key, folder / content.tls.ca
         ),
         certificate=folder / content.certificate,
+        signing_key=folder / content.signing_key if content.signing_key else None,
         drive_ca=folder / content.drive_ca,
         drive_table=folder / content.drive_table,
         audit=folder / content.audit,
@@ -195,6 +204,7 @@ def lab_config(lab: ProvisionedLab, host: str = "127.0.0.1", port: int = DEFAULT
         token=lab.ekm_token,
         tls=lab.ekm_tls,
         certificate=lab.ekm_certificate,
+        signing_key=lab.ekm_signing_key,
         drive_ca=lab.ca,
         drive_table=folder / "drives.sqlite",
         audit=folder / "audit.jsonl",
@@ -222,14 +232,17 @@ def dump_config(config: EkmConfig) -> str:
         else {"pin_file": _absolute(token.pin.path)}
     )
     conf = {"softhsm_conf": _absolute(token.softhsm_conf)} if token.softhsm_conf else {}
+    accept = {"accept": sorted(limit.value for limit in token.accept)} if token.accept else {}
+    signing = {"signing_key": _absolute(config.signing_key)} if config.signing_key else {}
     content = {
-        "token": {"module": _absolute(token.module), "label": token.label, **pin, **conf},
+        "token": {"module": _absolute(token.module), "label": token.label, **pin, **conf, **accept},
         "tls": {
             "certificate": _absolute(config.tls.certificate),
             "key": _absolute(config.tls.key),
             "ca": _absolute(config.tls.ca),
         },
         "certificate": _absolute(config.certificate),
+        **signing,
         "drive_ca": _absolute(config.drive_ca),
         "drive_table": _absolute(config.drive_table),
         "audit": _absolute(config.audit),

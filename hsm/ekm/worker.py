@@ -28,7 +28,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hsm.datakeys import EKM_SIGNING_LABEL, DataKeys
+from hsm.datakeys import DataKeys
 from hsm.ekm import logs
 from hsm.ekm.audit import AuditError, AuditLog
 from hsm.ekm.certificates import PublicKey
@@ -43,7 +43,7 @@ from hsm.ekm.metrics import WorkerMetrics
 from hsm.errors import TaperigError, TokenError
 from hsm.key_cache import RememberingKeystore
 from hsm.parentage import die_with
-from hsm.pki import load_certificate
+from hsm.pki import load_certificate, load_p256_key
 from hsm.token import Token, open_token
 
 CONNECTION = b"connection"
@@ -319,13 +319,15 @@ def manager_of(
 ) -> KeyManager:
     """Return what all connections share; raises EkmError when certificate and token disagree."""
     certificate = load_certificate(config.certificate)
-    if certificate.public_key() != token.p256_public_key(EKM_SIGNING_LABEL):
-        raise EkmError(
-            f"The certificate {config.certificate} does not belong to the signing key in the token "
-            f"{token.label}; configure the one that was issued for it."
-        )
     partners = [_partner_key(path) for path in config.partners]
-    data_keys = DataKeys(RememberingKeystore(token), partners)
+    signing_key = None if config.signing_key is None else load_p256_key(config.signing_key)
+    data_keys = DataKeys(RememberingKeystore(token), partners, signing_key)
+    if certificate.public_key() != data_keys.public_key:
+        where = f"the token {token.label}" if signing_key is None else f"{config.signing_key}"
+        raise EkmError(
+            f"The certificate {config.certificate} does not belong to the signing key in {where}; "
+            "configure the one that was issued for it."
+        )
     return KeyManager(
         certificate_der=certificate.public_bytes(Encoding.DER),
         sign=data_keys.sign,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from hsm.limits import Limit
 from hsm.validate.probing import Finding, Status
 
 Found = dict[str, Finding]
@@ -34,6 +35,8 @@ class Consequence:
     """What the rig or its user does about it; empty where nothing can be done."""
     because: tuple[str, ...]
     """The probes that show it."""
+    accept: Limit | None = None
+    """The word in a lab file with which the rig works on the token all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,11 @@ class Verdict:
     limits: tuple[Consequence, ...]
     secure_element: tuple[Consequence, ...]
     """Why the token cannot be a drive's secure element; empty when it can."""
+
+    @property
+    def accept(self) -> tuple[Limit, ...]:
+        """What a lab file has to accept for the rig to work on this token."""
+        return tuple(sorted({limit.accept for limit in self.limits if limit.accept}))
 
     @property
     def sentence(self) -> str:
@@ -62,11 +70,14 @@ class Rule:
     lost: str
     around: str = ""
     when: Callable[[Finding], bool] = lambda finding: finding.status is not Status.GOOD
+    accept: Limit | None = None
 
     def apply(self, found: Found) -> Consequence | None:
         """Return the consequence if the findings bring it about."""
         because = tuple(name for name in self.probes if name in found and self.when(found[name]))
-        return Consequence(self.name, self.lost, self.around, because) if because else None
+        if not because:
+            return None
+        return Consequence(self.name, self.lost, self.around, because, self.accept)
 
 
 def _risk(finding: Finding) -> bool:
@@ -99,7 +110,6 @@ UNFIT: Final = (
         ("rsa_keys.public_only",),
         "no EEDK can be made, and no SEDK for a drive (KEY-4)",
     ),
-    Rule("no signing key", ("rsa_keys.p256",), "the key manager cannot sign EEDKs and replies"),
     Rule(
         "values in the clear",
         (
@@ -134,6 +144,13 @@ UNFIT: Final = (
 
 LIMITS: Final = (
     Rule(
+        "no signing key",
+        ("rsa_keys.p256",),
+        "the token makes no P-256 keys, so the key that signs EEDKs and replies is not in it",
+        "the key manager's signing key is in a file of mode 0600",
+        accept=Limit.SIGNING_KEY_IN_FILE,
+    ),
+    Rule(
         "SHA-1",
         ("oaep.sha256_wrap", "oaep.sha256_unwrap"),
         "data keys are wrapped with OAEP SHA-1, which is not broken, but is not wanted either",
@@ -145,6 +162,7 @@ LIMITS: Final = (
         "the token wraps a data key to any key: whoever has the user's PIN can take it out",
         "the keystore wraps only to public keys that hash to the identity enrolled; keep the PIN "
         "from everybody else",
+        accept=Limit.UNTRUSTED_WRAPPING,
     ),
     Rule(
         "unwraps weakly",
@@ -164,6 +182,7 @@ LIMITS: Final = (
         "whoever has the user's PIN can take the KEKs themselves out",
         "for a lab only; the PIN is all that protects the KEKs",
         when=_risk,
+        accept=Limit.HANDS_OUT_KEYS,
     ),
     Rule(
         "KEKs decrypt",

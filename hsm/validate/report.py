@@ -40,6 +40,7 @@ class Validation:
                 "fitness": self.verdict.fitness.value,
                 "unfit": [_consequence(each) for each in self.verdict.unfit],
                 "limits": [_consequence(each) for each in self.verdict.limits],
+                "accept": [limit.value for limit in self.verdict.accept],
                 "secure_element": {
                     "fit": not self.verdict.secure_element,
                     "because": [_consequence(each) for each in self.verdict.secure_element],

@@ -59,6 +59,9 @@ class ValidationReport:
                 report.title(title)
             for consequence in consequences:
                 self._consequence(consequence)
+        if verdict.accept and not verdict.unfit:
+            report.title("To run the rig on it, its token in lab.yaml says")
+            report.line(f"accept: [{', '.join(verdict.accept)}]")
         report.line()
         report.line(
             f"{validation.leftovers_removed} objects of earlier validations removed, "

@@ -1,0 +1,154 @@
+"""Tokens of other makers, really there: opencryptoki and NSS softokn, each alone in the world.
+
+Both have one place on a system (opencryptoki a daemon and /var/lib, p11-kit its folder of modules),
+so each command runs in namespaces of its own, in which these places are a test's own folder.
+Nothing of the system's set-up is read or written, and tests may run side by side.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+PIN = "12345678"
+PIN_VARIABLE = "TAPERIG_TEST_PIN"
+SO_PIN = "76543210"
+SO_PIN_VARIABLE = "TAPERIG_TEST_SO_PIN"
+
+_OPENCRYPTOKI = r"""
+set -e
+folder=$1; shift
+mount --make-rprivate /
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /run
+mkdir -p "$folder/lib/swtok/TOK_OBJ" "$folder/lock/swtok" /run/lock/opencryptoki
+mount --bind "$folder/lib" /var/lib/opencryptoki
+mount --bind "$folder/lock" /run/lock/opencryptoki
+printf 'version opencryptoki-3.8\nslot 3\n{\nstdll = libpkcs11_sw.so\n}\n' >"$folder/conf"
+mount --bind "$folder/conf" /etc/opencryptoki/opencryptoki.conf
+chgrp -R pkcs11 /run/lock/opencryptoki /var/lib/opencryptoki
+chmod -R 770 /run/lock/opencryptoki /var/lib/opencryptoki
+pkcsslotd >/dev/null 2>&1
+for _ in $(seq 100); do [ -S /run/pkcsslotd.socket ] && break; sleep 0.05; done
+exec "$@"
+"""
+_OPENCRYPTOKI_MAKE = rf"""
+set -e
+printf '87654321\ntaperig-ock\n' | pkcsconf -I -c 3
+printf '87654321\n{SO_PIN}\n{SO_PIN}\n' | pkcsconf -P -c 3
+printf '{SO_PIN}\n{PIN}\n{PIN}\n' | pkcsconf -u -c 3
+"""
+_NSS = r"""
+set -e
+folder=$1; shift
+mount --make-rprivate /
+mount --bind "$folder/modules" /usr/share/p11-kit/modules
+export NSS_MAX_MP_PBE_ITERATION_COUNT=2
+exec "$@"
+"""
+_NSS_MAKE = f"""
+import sys
+import pkcs11
+slots = pkcs11.lib(sys.argv[1]).get_slots(token_present=True)
+(token,) = (slot.get_token() for slot in slots if slot.get_token().label == "taperig-nss")
+with token.open(rw=True, so_pin="") as session:
+    session.init_pin("{PIN}")
+"""
+_ALONE = ["unshare", "--mount", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+
+@dataclass(frozen=True)
+class ForeignToken:
+    """A token that is not SoftHSM, its user's PIN in the variable PIN_VARIABLE."""
+
+    name: str
+    module: Path
+    label: str
+    folder: Path
+    script: str
+    accept: tuple[str, ...]
+    """What a lab has to accept of it."""
+    pins: dict[str, str] = field(default_factory=lambda: {PIN_VARIABLE: PIN})
+
+    def run(
+        self, *command: str | Path, timeout: float = 300, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command where the token is, to its end."""
+        entered = [*_ALONE, "bash", "-c", self.script, "bash", str(self.folder)]
+        return subprocess.run(
+            [*entered, *map(str, command)],
+            env={**os.environ, **self.pins, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+
+def opencryptoki(folder: Path) -> ForeignToken:
+    """Make an opencryptoki software token; skips, naming what is missing."""
+    _need_namespaces()
+    module = _library("opencryptoki/libopencryptoki.so.0", "opencryptoki")
+    _library("opencryptoki/stdll/libpkcs11_sw.so", "opencryptoki")
+    for program in ("pkcsslotd", "pkcsconf"):
+        if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
+            pytest.skip(f"{program} is missing: install the Debian package opencryptoki")
+    token = ForeignToken(
+        "opencryptoki",
+        module,
+        "taperig-ock",
+        folder,
+        _OPENCRYPTOKI,
+        ("signing-key-in-file", "untrusted-wrapping"),
+        {PIN_VARIABLE: PIN, SO_PIN_VARIABLE: SO_PIN},
+    )
+    made = token.run("bash", "-c", _OPENCRYPTOKI_MAKE)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return token
+
+
+def nss(folder: Path) -> ForeignToken:
+    """Make an NSS database with a PIN, behind p11-kit's proxy; skips, naming what is missing."""
+    _need_namespaces()
+    softokn = _library("libsoftokn3.so", "libnss3")
+    module = _library("p11-kit-proxy.so", "libp11-kit0")
+    if not Path("/usr/share/p11-kit/modules").is_dir():
+        pytest.skip("p11-kit has no modules: install the Debian package p11-kit-modules")
+    for name in ("modules", "db"):
+        (folder / name).mkdir()
+    (folder / "modules" / "softokn.module").write_text(
+        f"module: {softokn}\n"
+        f"x-init-reserved: configDir='sql:{folder / 'db'}' certPrefix='' keyPrefix='' "
+        "secmod='secmod.db' flags= dbTokenDescription='taperig-nss'\n"
+    )
+    token = ForeignToken(
+        "nss", module, "taperig-nss", folder, _NSS, ("hands-out-keys", "untrusted-wrapping")
+    )
+    made = token.run(sys.executable, "-c", _NSS_MAKE, module)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return token
+
+
+MAKERS: dict[str, Callable[[Path], ForeignToken]] = {"opencryptoki": opencryptoki, "nss": nss}
+
+
+def _library(name: str, package: str) -> Path:
+    found = next(iter(sorted(Path("/usr/lib").glob(f"*/{name}"))), None)
+    if found is None:
+        pytest.skip(f"{name} is missing: install the Debian package {package}")
+    return found
+
+
+def _need_namespaces() -> None:
+    tried = subprocess.run(
+        [*_ALONE, "true"], capture_output=True, text=True, check=False, timeout=30
+    )
+    if tried.returncode:
+        pytest.skip(f"namespaces are missing, which root may make: {tried.stderr.strip()}")

@@ -1,0 +1,124 @@
+"""opencryptoki and NSS softokn validated: each known peculiarity is found, with its code."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from hsm.validate.probes import AREAS, PROBES
+from hsm.validate.report import SCHEMA
+from tests.hsm.foreign_tokens import (
+    MAKERS,
+    PIN_VARIABLE,
+    SO_PIN_VARIABLE,
+    ForeignToken,
+)
+from tests.rig.rig_command import RIG
+
+NOT_ASKED = {"rates"}
+KNOWN: dict[str, dict[str, tuple[str, str]]] = {
+    "opencryptoki": {
+        "oaep.sha256_unwrap": ("good", "C_UnwrapKey: CKR_OK"),
+        "key_wrap.key_wrap_wrap": ("lacks", "C_WrapKey: CKR_MECHANISM_INVALID"),
+        "key_wrap.cbc_pad_wrap": ("good", "C_WrapKey: CKR_OK"),
+        "rsa_keys.p256": ("lacks", "C_GenerateKeyPair: CKR_MECHANISM_INVALID"),
+        "rsa_keys.default_extractable": ("note", "C_GetAttributeValue: CKR_OK"),
+        "attributes.wrap_with_trusted": ("lacks", "C_GenerateKey: CKR_ATTRIBUTE_TYPE_INVALID"),
+        "attributes.unwrap_honours": ("lacks", "C_UnwrapKey: CKR_ATTRIBUTE_READ_ONLY"),
+        "attributes.set_afterwards": ("good", "C_GetAttributeValue: CKR_ATTRIBUTE_SENSITIVE"),
+        "attacks.own_public_key": ("risk", "C_WrapKey: CKR_OK"),
+        "attacks.wrap_kek": ("good", "C_WrapKey: CKR_KEY_UNEXTRACTABLE"),
+        "attacks.raw_rsa": ("risk", "C_UnwrapKey: CKR_OK"),
+        "faults.damaged": ("good", "C_UnwrapKey: CKR_FUNCTION_FAILED"),
+        "faults.tells_length": ("good", "C_GetAttributeValue: CKR_OK"),
+        "life.threads": ("good", "C_UnwrapKey: CKR_OK"),
+    },
+    "nss": {
+        "oaep.sha256_unwrap": ("good", "C_UnwrapKey: CKR_OK"),
+        "key_wrap.key_wrap_wrap": ("good", "C_WrapKey: CKR_OK"),
+        "rsa_keys.p256": ("good", "C_Sign: CKR_OK"),
+        "attributes.extractable": ("risk", "C_WrapKey: CKR_OK"),
+        "attributes.wrap_with_trusted": ("risk", "C_WrapKey: CKR_OK"),
+        "attributes.unwrap_honours": ("good", "C_UnwrapKey: CKR_OK"),
+        "attacks.wrap_kek": ("risk", "C_WrapKey: CKR_OK"),
+        "attacks.known_key": ("risk", "C_WrapKey: CKR_OK"),
+        "attacks.copy_extractable": ("risk", "C_CopyObject: CKR_OK"),
+        "attacks.trusted_create": ("risk", "C_CreateObject: CKR_OK"),
+        "attacks.pkcs1_oracle": ("note", "C_UnwrapKey: CKR_OK"),
+        "faults.damaged": ("good", "C_UnwrapKey: CKR_WRAPPED_KEY_INVALID"),
+        "life.threads": ("good", "C_UnwrapKey: CKR_OK"),
+    },
+}
+LIMITS: dict[str, set[str]] = {
+    "opencryptoki": {
+        "no signing key",
+        "untrusted wrapping",
+        "unwraps weakly",
+        "KEKs decrypt",
+        "PKCS#1 v1.5",
+        "protection can be changed",
+        "unwrap template dropped",
+    },
+    "nss": {
+        "untrusted wrapping",
+        "unwraps weakly",
+        "hands out keys not extractable",
+        "KEKs decrypt",
+        "the user makes keys trusted",
+        "protection can be changed",
+    },
+}
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def token(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ForeignToken:
+    return MAKERS[request.param](tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def told(token: ForeignToken) -> dict[str, Any]:
+    """What `rig hsm validate --json` says of the token."""
+    areas = [option for area in AREAS if area not in NOT_ASKED for option in ("--area", area)]
+    pins = ["--pin-env", PIN_VARIABLE]
+    if SO_PIN_VARIABLE in token.pins:
+        pins += ["--so-pin-env", SO_PIN_VARIABLE]
+    ended = token.run(
+        RIG,
+        "hsm",
+        "validate",
+        "--json",
+        "--module",
+        token.module,
+        "--token",
+        token.label,
+        *pins,
+        *areas,
+    )
+    assert ended.returncode == 0, ended.stderr
+    result: dict[str, Any] = json.loads(ended.stdout)
+    return result
+
+
+def test_known_of_the_token(token: ForeignToken, told: dict[str, Any]) -> None:
+    found = {each["probe"]: (each["status"], each["code"]) for each in told["findings"]}
+    known = KNOWN[token.name]
+    assert {name: found[name] for name in known} == known
+
+
+def test_verdict(token: ForeignToken, told: dict[str, Any]) -> None:
+    verdict = told["verdict"]
+    assert verdict["fitness"] == "fit with limits"
+    assert {limit["name"] for limit in verdict["limits"]} == LIMITS[token.name]
+    assert verdict["accept"] == list(token.accept)
+    assert verdict["secure_element"]["fit"] is (token.name == "nss")
+
+
+def test_all_was_asked_and_nothing_left(told: dict[str, Any]) -> None:
+    asked = [name for name, probe in PROBES.items() if probe.area not in NOT_ASKED]
+    assert [each["probe"] for each in told["findings"]] == asked
+    assert not [each for each in told["findings"] if "itself failed" in each["does"]]
+    assert told["left_behind"] == 0
+    jsonschema.validate(told, json.loads(SCHEMA.read_text()))
