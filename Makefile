@@ -16,6 +16,7 @@ run: setup
 	@$(BIN)/rig run $(ARGS)
 
 test: lint
+	@.ci/setup --tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 formal: setup

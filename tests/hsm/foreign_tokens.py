@@ -118,9 +118,9 @@ def nss(folder: Path) -> ForeignToken:
     """Make an NSS database with a PIN, behind p11-kit's proxy; skips, naming what is missing."""
     _need_namespaces()
     softokn = _library("libsoftokn3.so", "libnss3")
-    module = _library("p11-kit-proxy.so", "libp11-kit0")
+    module = _library("p11-kit-proxy.so", "p11-kit-modules")
     if not Path("/usr/share/p11-kit/modules").is_dir():
-        pytest.skip("p11-kit has no modules: install the Debian package p11-kit-modules")
+        pytest.skip("p11-kit's folder of modules is missing: install the Debian package p11-kit")
     for name in ("modules", "db"):
         (folder / name).mkdir()
     (folder / "modules" / "softokn.module").write_text(
