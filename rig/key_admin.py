@@ -16,10 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from hsm.admin_secret import SECRET_VARIABLE
-from hsm.datakeys import DataKeys
 from hsm.ekm.admin_channel import administer
 from hsm.ekm.config import EkmConfig
-from hsm.errors import LabelUnknownError, TaperigError
+from hsm.errors import TaperigError
 from hsm.keystore import Kek, Keystore
 from hsm.oaep import OaepHash
 from hsm.pins import PinFromEnv, PinFromFile
@@ -134,13 +133,7 @@ class Administrator:
 
     def _find(self, label: str) -> Kek:
         with open_token(self.config.token) as token:
-            found = DataKeys(Keystore(token)).known([label])[0]
-        if found is None:
-            raise LabelUnknownError(
-                f"The token {self.config.token.label} has no key labelled {label!r}; "
-                "`rig hsm list` tells which there are."
-            )
-        return found
+            return Keystore(token).find(label)
 
 
 def admin_secret(file: Path | None, usual: Path | None = None) -> str:
