@@ -21,7 +21,7 @@ module frames_in_step (
     input logic         pace_i
 );
 
-  logic flushing, valid, ready, begins;
+  logic flushing, valid, ready;
   logic [127:0] data;
 
   frame_tracker u_tracker (
@@ -54,8 +54,7 @@ module frames_in_step (
       .in_data_i (data),
       .free_i,
       .room_i,
-      .pace_i,
-      .open_o    (begins)
+      .pace_i
   );
 
   (* hierconn *) wire [15:0] \u_tracker.left_q ;
@@ -63,6 +62,9 @@ module frames_in_step (
   (* hierconn *) wire [4:0] \u_issue.aad_words_q ;
   (* hierconn *) wire [15:0] \u_issue.data_words_q ;
   (* hierconn *) wire \u_issue.is_decrypt_q ;
+  (* hierconn *) wire \u_issue.has_data_q ;
+  (* hierconn *) wire \u_issue.last_aad_q ;
+  (* hierconn *) wire \u_issue.last_data_q ;
   localparam logic [1:0] StHeader = 2'd0;
   localparam logic [1:0] StAad = 2'd1;
   localparam logic [1:0] StData = 2'd2;
@@ -83,11 +85,15 @@ module frames_in_step (
       a_left: assert (left == (state == StHeader ? 16'd0 : 16'(aad_words) + data_words +
                                16'(\u_issue.is_decrypt_q )));
       // So no header is ever made of a flush, nor a record begun in the middle of one.
-      a_no_header: assert (!flushing || !begins);
+      a_no_header: assert (!flushing || state != StHeader || !valid || !ready);
       i_aad: assert (state == StAad ? aad_words != '0 : state == StHeader || aad_words == '0);
       i_data: assert (state == StData ? data_words != '0 : state == StHeader || state == StAad ||
                       data_words == '0);
-      i_range: assert (aad_words <= 5'd16 && data_words <= 16'd32768);
+      i_last: assert (state == StHeader || (\u_issue.last_aad_q == (aad_words == 5'd1) &&
+                                            \u_issue.last_data_q == (data_words == 16'd1)));
+      i_has_data: assert (state != StAad || \u_issue.has_data_q == (data_words != '0));
+      // A header sets the lengths; no reset does.
+      i_range: assert (state == StHeader || (aad_words <= 5'd16 && data_words <= 16'd32768));
     end
   end
 

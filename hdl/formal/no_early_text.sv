@@ -8,6 +8,7 @@ module no_early_text (
     input logic         clk_i,
     input logic         rst_ni,
     input logic         clear_i,
+    input logic         fault_i,
     input logic         open_i,
     input logic [7:0]   open_status_i,
     input logic [3:0]   open_op_i,
@@ -21,6 +22,7 @@ module no_early_text (
     input logic         digest_valid_i,
     input logic [127:0] digest_i,
     input logic [127:0] read_data_i,
+    input logic [3:0]   read_parity_i,
     input logic         discarded_i,
     input logic         out_ready_i
 );
@@ -72,6 +74,7 @@ module no_early_text (
       .clk_i,
       .rst_ni,
       .clear_i,
+      .fault_i,
       .result_valid_i   (result_valid),
       .result_status_i  (result_status),
       .result_op_i      (result_op),
@@ -80,6 +83,7 @@ module no_early_text (
       .result_tag_i     (result_tag),
       .taken_o          (taken),
       .read_data_i,
+      .read_parity_i,
       .discarded_i,
       .out_ready_i
   );

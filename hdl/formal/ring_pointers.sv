@@ -11,6 +11,7 @@ module ring_pointers (
     input logic         promise_i,
     input logic         write_i,
     input logic [127:0] write_data_i,
+    input logic [3:0]   write_parity_i,
     input logic         read_i,
     input logic         discard_i
 );
@@ -30,6 +31,7 @@ module ring_pointers (
       .room_o     (room),
       .write_i,
       .write_data_i,
+      .write_parity_i,
       .read_i,
       .discard_i,
       .discarded_o(discarded),

@@ -8,7 +8,7 @@ module slot_delay_order (
     input logic              rst_ni,
     input logic              clear_i,
     input logic [2:0]        kind_i,
-    input logic [132:0]      slot_i
+    input logic [137:0]      slot_i
 );
 
   localparam int unsigned Latency = 7;
@@ -16,7 +16,7 @@ module slot_delay_order (
   localparam logic [2:0] None = record_pkg::SlotNone;
 
   logic [2:0] kind;
-  logic [132:0] slot;
+  logic [137:0] slot;
 
   slot_delay #(
       .Latency(Latency)
@@ -32,14 +32,14 @@ module slot_delay_order (
 
   (* hierconn *) wire [2:0] \u_dut.place_q ;
   (* hierconn *) wire [Latency-1:0][2:0] \u_dut.kinds_q ;
-  (* hierconn *) wire [132:0] \u_dut.slot_q ;
-  (* hierconn *) wire [132:0] \u_dut.memory[0] ;
-  (* hierconn *) wire [132:0] \u_dut.memory[1] ;
-  (* hierconn *) wire [132:0] \u_dut.memory[2] ;
-  (* hierconn *) wire [132:0] \u_dut.memory[3] ;
-  (* hierconn *) wire [132:0] \u_dut.memory[4] ;
-  (* hierconn *) wire [132:0] \u_dut.memory[5] ;
-  wire [Depth-1:0][132:0] memory = {
+  (* hierconn *) wire [137:0] \u_dut.slot_q ;
+  (* hierconn *) wire [137:0] \u_dut.memory[0] ;
+  (* hierconn *) wire [137:0] \u_dut.memory[1] ;
+  (* hierconn *) wire [137:0] \u_dut.memory[2] ;
+  (* hierconn *) wire [137:0] \u_dut.memory[3] ;
+  (* hierconn *) wire [137:0] \u_dut.memory[4] ;
+  (* hierconn *) wire [137:0] \u_dut.memory[5] ;
+  wire [Depth-1:0][137:0] memory = {
     \u_dut.memory[5] , \u_dut.memory[4] , \u_dut.memory[3] , \u_dut.memory[2] ,
     \u_dut.memory[1] , \u_dut.memory[0]
   };
@@ -49,7 +49,7 @@ module slot_delay_order (
   logic watching_q;
   logic [2:0] age_q;  // clocks since the watched slot came in
   logic [2:0] kind_q, at_q;
-  logic [132:0] slot_q;
+  logic [137:0] slot_q;
   logic [2:0] clears_q;  // clocks that clear has been held, Latency at most
 
   // Clocks since a place was written, if it was: the last place is one clock old.

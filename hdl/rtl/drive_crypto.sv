@@ -188,6 +188,7 @@ module drive_crypto #(
   drive_crypto_pkg::round_keys_t round_keys;
   drive_crypto_pkg::key_parities_t key_parities;
   logic wipe, wiping, hash_key, hash_ready;
+  logic keys_wrong, issue_wrong, delay_wrong, exit_wrong, output_wrong;
 
   key_control #(
       .Clears(Clears)
@@ -218,7 +219,8 @@ module drive_crypto #(
       .key_valid_o         (key_valid),
       .key_loading_o       (key_loading),
       .plain_locked_o      (plain_locked),
-      .unwrap_failed_o     (unwrap_failed)
+      .unwrap_failed_o     (unwrap_failed),
+      .wrong_o             (keys_wrong)
   );
 
   // ---- Records in ------------------------------------------------------------------------------
@@ -268,7 +270,8 @@ module drive_crypto #(
       .slot_o           (issued_slot),
       .aes_valid_o      (aes_in_valid),
       .aes_block_o      (aes_in),
-      .aes_parity_o     (aes_in_parity)
+      .aes_parity_o     (aes_in_parity),
+      .wrong_o          (issue_wrong)
   );
 
   pace_limiter u_pace_limiter (
@@ -304,7 +307,8 @@ module drive_crypto #(
       .kind_i (issued_kind),
       .slot_i (issued_slot),
       .kind_o (exit_kind),
-      .slot_o (exit_slot)
+      .slot_o (exit_slot),
+      .wrong_o(delay_wrong)
   );
 
   // ---- Exit, authentication, judgement -----------------------------------------------------------
@@ -315,6 +319,7 @@ module drive_crypto #(
   logic write, hash_valid, hash_first, hash_last, hash_key_valid, digest_valid;
   logic end_valid, end_gcm, end_decrypt;
   logic [127:0] write_data;
+  logic [3:0] write_parity;
   logic [127:0] hash_block, hash_key_block, digest, end_seed;
   logic [17:0] hash_count;
 
@@ -332,6 +337,7 @@ module drive_crypto #(
       .last_o          (exit_last),
       .write_valid_o   (write),
       .write_data_o    (write_data),
+      .write_parity_o  (write_parity),
       .hash_valid_o    (hash_valid),
       .hash_block_o    (hash_block),
       .hash_count_o    (hash_count),
@@ -342,7 +348,8 @@ module drive_crypto #(
       .end_valid_o     (end_valid),
       .end_gcm_o       (end_gcm),
       .end_decrypt_o   (end_decrypt),
-      .end_seed_o      (end_seed)
+      .end_seed_o      (end_seed),
+      .wrong_o         (exit_wrong)
   );
 
   ghash u_ghash (
@@ -408,6 +415,7 @@ module drive_crypto #(
 
   logic read, discard, discarded, buffer_fault, output_busy;
   logic [127:0] read_data;
+  logic [3:0] read_parity;
 
   record_buffer #(
       .BankWords(BankWords)
@@ -421,10 +429,12 @@ module drive_crypto #(
       .room_o      (room),
       .write_i     (write),
       .write_data_i(write_data),
+      .write_parity_i(write_parity),
       .read_i      (read),
       .discard_i   (discard),
       .discarded_o (discarded),
       .read_data_o (read_data),
+      .read_parity_o(read_parity),
       .fault_o     (buffer_fault)
   );
 
@@ -432,6 +442,7 @@ module drive_crypto #(
       .clk_i,
       .rst_ni,
       .clear_i          (clear[ClearOutput]),
+      .fault_i          (fault_q),
       .result_valid_i   (result_valid),
       .result_status_i  (result_status),
       .result_op_i      (result_op),
@@ -441,13 +452,15 @@ module drive_crypto #(
       .taken_o          (taken),
       .read_o           (read),
       .read_data_i      (read_data),
+      .read_parity_i    (read_parity),
       .discard_o        (discard),
       .discarded_i      (discarded),
       .busy_o           (output_busy),
       .out_valid_o      (out_valid),
       .out_ready_i      (out_ready),
       .out_data_o       (out_data),
-      .out_last_o       (out_last)
+      .out_last_o       (out_last),
+      .wrong_o          (output_wrong)
   );
 
   // ---- Inner checks, counters, state -------------------------------------------------------------
@@ -465,7 +478,8 @@ module drive_crypto #(
       fault_q     <= 1'b0;
     end else begin
       lost_step_q <= lost_step;
-      if (test_broken || ledger_fault || buffer_fault || lost_step_q || aes_wrong) begin
+      if (test_broken || ledger_fault || buffer_fault || lost_step_q || aes_wrong || keys_wrong ||
+          issue_wrong || delay_wrong || exit_wrong || output_wrong) begin
         fault_q <= 1'b1;
       end
     end

@@ -18,6 +18,7 @@
 //                     the engine, so that no wire has thousands of loads
 //   wipe_o            the buffer starts to wipe
 //   wiping_i          it is not wiped yet
+//   wrong_o           a register of control is not what it was set to
 //   hash_key_o        one clock: encrypt the zero block;  hash_ready_i  its powers are there
 //
 // Latency, beside zeroize: plain 108 clocks to the last round key, sealed in addition what
@@ -52,7 +53,8 @@ module key_control #(
     output logic                                  key_valid_o,
     output logic                                  key_loading_o,
     output logic                                  plain_locked_o,
-    output logic                                  unwrap_failed_o
+    output logic                                  unwrap_failed_o,
+    output logic                                  wrong_o
 );
 
   typedef enum logic [2:0] {
@@ -78,7 +80,7 @@ module key_control #(
 
   state_e state_q, state_d;
   load_e load_q, load_d;
-  logic [5:0] clear_count_q;
+  logic [5:0] clear_count_q, clear_count_d;
   logic clears, clear_ends;
   logic fault_q, plain_locked_q, unwrap_failed_q, take_q, taken_q;
   logic forget, replace, unwrap_start, unwrap_done, unwrap_ok, expand_done, refused;
@@ -107,6 +109,17 @@ module key_control #(
     end
   end
 
+  logic plain_locked_d, unwrap_failed_d;
+
+  assign unwrap_failed_d = refused | (unwrap_failed_q & ~replace);
+
+  always_comb begin
+    plain_locked_d = plain_locked_q;
+    if (lock_plain_i) begin
+      plain_locked_d = 1'b1;
+    end
+  end
+
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       load_q          <= LoadNothing;
@@ -115,17 +128,11 @@ module key_control #(
       unwrap_failed_q <= 1'b0;
       taken_q         <= 1'b0;
     end else begin
-      load_q  <= load_d;
-      fault_q <= fault_i;
-      taken_q <= take_q;
-      if (lock_plain_i) begin
-        plain_locked_q <= 1'b1;
-      end
-      if (refused) begin
-        unwrap_failed_q <= 1'b1;
-      end else if (replace) begin
-        unwrap_failed_q <= 1'b0;
-      end
+      load_q          <= load_d;
+      fault_q         <= fault_i;
+      plain_locked_q  <= plain_locked_d;
+      unwrap_failed_q <= unwrap_failed_d;
+      taken_q         <= take_q;
     end
   end
 
@@ -179,12 +186,17 @@ module key_control #(
       state_q       <= StClear;
       clear_count_q <= '0;
     end else begin
-      state_q <= state_d;
-      if (forget || replace) begin
-        clear_count_q <= '0;
-      end else if (clears && clear_count_q != ClearClocks) begin
-        clear_count_q <= clear_count_q + 6'd1;
-      end
+      state_q       <= state_d;
+      clear_count_q <= clear_count_d;
+    end
+  end
+
+  always_comb begin
+    clear_count_d = clear_count_q;
+    if (forget || replace) begin
+      clear_count_d = '0;
+    end else if (clears && clear_count_q != ClearClocks) begin
+      clear_count_d = clear_count_q + 6'd1;
     end
   end
 
@@ -271,6 +283,32 @@ module key_control #(
       .rk_parity_o(key_parities_o)
   );
 
+  // ---- Twins -----------------------------------------------------------------------------------
+
+  logic wrong_state, wrong_follows_q;
+
+  control_twin #(
+      .Width(15)
+  ) u_twin (
+      .clk_i,
+      .rst_ni,
+      .next_i ({state_d, load_d, clear_count_d, fault_i, plain_locked_d, unwrap_failed_d, take_q}),
+      .held_i ({state_q, load_q, clear_count_q, fault_q, plain_locked_q, unwrap_failed_q, taken_q}),
+      .wrong_o(wrong_state)
+  );
+
+  // What follows the state says what the state says: no second copy is needed.
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      wrong_follows_q <= 1'b0;
+    end else begin
+      wrong_follows_q <= clear_q != {Clears{clears}} || expand_clear_q != clears ||
+                         take_q != (state_q == StTake) || hash_key_q != (state_q == StHash) ||
+                         key_valid_q != (state_q == StValid) ||
+                         key_loading_q != (load_q != LoadNothing && state_q != StValid);
+    end
+  end
+
   // ---- Outputs -------------------------------------------------------------------------------
 
   assign clear_o         = clear_q;
@@ -281,5 +319,6 @@ module key_control #(
   assign key_loading_o   = key_loading_q;
   assign plain_locked_o  = plain_locked_q;
   assign unwrap_failed_o = unwrap_failed_q;
+  assign wrong_o         = wrong_state | wrong_follows_q;
 
 endmodule

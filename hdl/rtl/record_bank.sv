@@ -11,11 +11,13 @@
 //   wiping_o  writes are ignored, reads give nothing useful
 //   write_*   one word a clock
 //   read_*    one word a clock, read_data_o one clock after read_i and steady until the next
+//   wrong_o   a register of control is not what it was set to
 //
 // Latency 1 clock to read; a wipe takes one clock a word below the mark, and three more.
 
 module record_bank #(
-    parameter int unsigned Words = 16384  // a power of two
+    parameter int unsigned Words = 16384,  // a power of two
+    parameter int unsigned Width = 132
 ) (
     input  logic                      clk_i,
     input  logic                      rst_ni,
@@ -23,10 +25,11 @@ module record_bank #(
     output logic                      wiping_o,
     input  logic                      write_i,
     input  logic [$clog2(Words)-1:0]  write_index_i,
-    input  logic [127:0]              write_data_i,
+    input  logic [Width-1:0]          write_data_i,
     input  logic                      read_i,
     input  logic [$clog2(Words)-1:0]  read_index_i,
-    output logic [127:0]              read_data_o
+    output logic [Width-1:0]          read_data_o,
+    output logic                      wrong_o
 );
 
   localparam int unsigned IndexBits = $clog2(Words);
@@ -34,13 +37,13 @@ module record_bank #(
 
   // The ring never reads the word that it writes: no logic for that case.
   (* no_rw_check *)
-  logic [127:0] memory[Words];
-  logic [127:0] read_q;
-  logic [IndexBits:0] mark_q, mark_after_write;
-  logic wiping_q, wiped_q, wipe_write;
-  logic write_q, read;
-  logic [IndexBits-1:0] write_index_q, read_index;
-  logic [127:0] write_data_q;
+  logic [Width-1:0] memory[Words];
+  logic [Width-1:0] read_q;
+  logic [IndexBits:0] mark_q, mark_d, mark_after_write;
+  logic wiping_q, wiping_d, wiped_q, wiped_d, wipe_write;
+  logic write_q, write_d, read;
+  logic [IndexBits-1:0] write_index_q, write_index_d, read_index;
+  logic [Width-1:0] write_data_q;
 
   assign wipe_write = wiping_q & (mark_q != '0);
   assign read = read_i | wiping_q;
@@ -48,21 +51,23 @@ module record_bank #(
   assign mark_after_write = (IndexBits + 1)'(write_index_i) + 1'b1;
 
   // While wiping the mark comes down, and each step zeroes the word it passes.
+  assign write_d = wiping_q ? wipe_write : write_i;
+  assign write_index_d = wiping_q ? mark_q[IndexBits-1:0] - 1'b1 : write_index_i;
+
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       write_q <= 1'b0;
     end else begin
-      write_q <= wiping_q ? wipe_write : write_i;
+      write_q <= write_d;
     end
   end
 
   always_ff @(posedge clk_i) begin
+    write_index_q <= write_index_d;
     if (wiping_q) begin
-      write_index_q <= mark_q[IndexBits-1:0] - 1'b1;
-      write_data_q  <= '0;
+      write_data_q <= '0;
     end else if (write_i) begin
-      write_index_q <= write_index_i;
-      write_data_q  <= write_data_i;
+      write_data_q <= write_data_i;
     end
   end
 
@@ -78,27 +83,40 @@ module record_bank #(
     end
   end
 
+  // The last zero is in the memory when wiped_q says so, and is read then.
+  assign wiped_d = wiping_q & ~wipe_write & ~wiped_q;
+  assign wiping_d = wiping_q ? ~wiped_q : wipe_i;
+
+  always_comb begin
+    mark_d = mark_q;
+    if (wipe_write) begin
+      mark_d = mark_q - 1'b1;
+    end else if (!wiping_q && write_i && mark_after_write > mark_q) begin
+      mark_d = mark_after_write;
+    end
+  end
+
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       wiping_q <= 1'b0;
       wiped_q  <= 1'b0;
       mark_q   <= Full;
     end else begin
-      // The last zero is in the memory when wiped_q says so, and is read then.
-      wiped_q <= wiping_q & ~wipe_write & ~wiped_q;
-      if (wiping_q) begin
-        wiping_q <= ~wiped_q;
-        if (wipe_write) begin
-          mark_q <= mark_q - 1'b1;
-        end
-      end else begin
-        wiping_q <= wipe_i;
-        if (write_i && mark_after_write > mark_q) begin
-          mark_q <= mark_after_write;
-        end
-      end
+      wiping_q <= wiping_d;
+      wiped_q  <= wiped_d;
+      mark_q   <= mark_d;
     end
   end
+
+  control_twin #(
+      .Width(2 * IndexBits + 4)
+  ) u_twin (
+      .clk_i,
+      .rst_ni,
+      .next_i({write_d, write_index_d, wiping_d, wiped_d, mark_d}),
+      .held_i({write_q, write_index_q, wiping_q, wiped_q, mark_q}),
+      .wrong_o
+  );
 
   assign wiping_o = wiping_q;
   assign read_data_o = read_q;

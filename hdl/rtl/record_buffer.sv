@@ -10,6 +10,7 @@
 //   write_*     the next word promised a place
 //   read_i      the oldest word leaves; read_data_o one clock later, steady until the next
 //   discard_i   zero the oldest word; discarded_o  done: not while that memory is being written
+//   *_parity_*  travel with the words, and lie in bits that the block RAM has to spare
 //   fault_o     a clock ago: a word read that is not there, or written over one that is
 //
 // Latency 1 clock to read, throughput one word a clock each way.
@@ -26,49 +27,77 @@ module record_buffer #(
     output logic         room_o,
     input  logic         write_i,
     input  logic [127:0] write_data_i,
+    input  logic [  3:0] write_parity_i,
     input  logic         read_i,
     input  logic         discard_i,
     output logic         discarded_o,
     output logic [127:0] read_data_o,
+    output logic [  3:0] read_parity_o,
     output logic         fault_o
 );
 
   localparam int unsigned IndexBits = $clog2(BankWords);
 
   // Places: {round, half, index}. Round tells a full ring from an empty one.
-  logic [IndexBits+1:0] write_place_q, read_place_q;
-  logic [IndexBits+1:0] promised_q;  // words let in that have not left: its top bit says full
-  logic write_half, read_half, read_half_q, leaves, same_place, same_round, fault_q;
-  logic [1:0] wiping;
-  logic [1:0][127:0] read_data;
+  logic [IndexBits+1:0] write_place_q, read_place_q, write_place_d, read_place_d;
+  // Words let in that have not left: its top bit says full.
+  logic [IndexBits+1:0] promised_q, promised_d;
+  logic write_half, read_half, read_half_q, read_half_d, leaves, same_place, same_round, fault_q;
+  logic [1:0] wiping, wrong_bank;
+  logic [131:0] read_data[2];
+  logic wrong_places;
 
   assign write_half = write_place_q[IndexBits];
   assign read_half = read_place_q[IndexBits];
   assign leaves = read_i | discarded_o;
+
+  always_comb begin
+    write_place_d = write_place_q;
+    read_place_d  = read_place_q;
+    promised_d    = promised_q;
+    if (write_i) begin
+      write_place_d = write_place_q + 1'b1;
+    end
+    if (leaves) begin
+      read_place_d = read_place_q + 1'b1;
+    end
+    if (promise_i && !leaves) begin
+      promised_d = promised_q + 1'b1;
+    end else if (leaves && !promise_i) begin
+      promised_d = promised_q - 1'b1;
+    end
+    if (clear_i) begin
+      write_place_d = '0;
+      read_place_d  = '0;
+      promised_d    = '0;
+    end
+  end
+
+  assign read_half_d = read_i ? read_half : read_half_q;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       write_place_q <= '0;
       read_place_q  <= '0;
       promised_q    <= '0;
-    end else if (clear_i) begin
-      write_place_q <= '0;
-      read_place_q  <= '0;
-      promised_q    <= '0;
+      read_half_q   <= 1'b0;
     end else begin
-      if (write_i) begin
-        write_place_q <= write_place_q + 1'b1;
-      end
-      if (leaves) begin
-        read_place_q <= read_place_q + 1'b1;
-      end
-      if (promise_i && !leaves) begin
-        promised_q <= promised_q + 1'b1;
-      end else if (leaves && !promise_i) begin
-        promised_q <= promised_q - 1'b1;
-      end
+      write_place_q <= write_place_d;
+      read_place_q  <= read_place_d;
+      promised_q    <= promised_d;
+      read_half_q   <= read_half_d;
     end
   end
+
+  control_twin #(
+      .Width(3 * (IndexBits + 2) + 1)
+  ) u_twin (
+      .clk_i,
+      .rst_ni,
+      .next_i ({write_place_d, read_place_d, promised_d, read_half_d}),
+      .held_i ({write_place_q, read_place_q, promised_q, read_half_q}),
+      .wrong_o(wrong_places)
+  );
 
   for (genvar b = 0; b < 2; b++) begin : gen_bank
     logic written, zeroed;
@@ -85,19 +114,12 @@ module record_buffer #(
         .wiping_o(wiping[b]),
         .write_i(written || zeroed),
         .write_index_i(written ? write_place_q[IndexBits-1:0] : read_place_q[IndexBits-1:0]),
-        .write_data_i(written ? write_data_i : '0),
+        .write_data_i(written ? {write_parity_i, write_data_i} : '0),
         .read_i(read_i && read_half == 1'(b)),
         .read_index_i(read_place_q[IndexBits-1:0]),
-        .read_data_o(read_data[b])
+        .read_data_o(read_data[b]),
+        .wrong_o(wrong_bank[b])
     );
-  end
-
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
-      read_half_q <= 1'b0;
-    end else if (read_i) begin
-      read_half_q <= read_half;
-    end
   end
 
   assign same_place = write_place_q[IndexBits:0] == read_place_q[IndexBits:0];
@@ -114,7 +136,7 @@ module record_buffer #(
   assign wiping_o    = |wiping;
   assign room_o      = ~promised_q[IndexBits+1];
   assign discarded_o = discard_i & ~(write_i & (write_half == read_half));
-  assign read_data_o = read_data[read_half_q];
-  assign fault_o     = fault_q;
+  assign {read_parity_o, read_data_o} = read_data[read_half_q];
+  assign fault_o     = fault_q | wrong_places | (|wrong_bank);
 
 endmodule

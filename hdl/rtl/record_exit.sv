@@ -10,11 +10,14 @@
 //   kind_i, slot_i      the slot, and keystream_i its encrypted counter block
 //   gcm_i, decrypt_i, aad_len_i, data_len_i   the record it is of
 //   last_o        it is the last of its record
-//   write_*_o     text out, to the buffer
+//   write_*_o     text out, to the buffer; its parities are those that came with the slot, and the
+//                 keystream's, whose own is checked in aes_pipe
 //   hash_*_o      to GHASH; hash_count_o goes with hash_first_o
 //   hash_key_*_o  to GHASH
 //   end_*_o       a record is through. With end_gcm_o a digest follows, and end_seed_o is the tag
 //                 but for it
+//   wrong_o       a register of control is not what it was set to, or first and bytes of a slot are
+//                 not what they were
 //
 // Latency 1 clock, throughput one slot a clock.
 
@@ -32,6 +35,7 @@ module record_exit (
     output logic                           last_o,
     output logic                           write_valid_o,
     output logic                   [127:0] write_data_o,
+    output logic                   [  3:0] write_parity_o,
     output logic                           hash_valid_o,
     output logic                   [127:0] hash_block_o,
     output logic                   [ 17:0] hash_count_o,
@@ -42,7 +46,8 @@ module record_exit (
     output logic                           end_valid_o,
     output logic                           end_gcm_o,
     output logic                           end_decrypt_o,
-    output logic                   [127:0] end_seed_o
+    output logic                   [127:0] end_seed_o,
+    output logic                           wrong_o
 );
 
   logic is_aad, is_data, is_end, is_refused, is_hash_key;
@@ -53,11 +58,15 @@ module record_exit (
   assign is_refused = kind_i == record_pkg::SlotRefused;
   assign is_hash_key = kind_i == record_pkg::SlotHashKey;
 
-  logic [127:0] summed, text, lengths, hashed;
+  logic [127:0] summed, mask, text, lengths, hashed;
+  logic [3:0] parity;
   logic [17:0] count;
 
   assign summed = slot_i.data ^ (gcm_i || is_hash_key ? keystream_i : 128'd0);
-  assign text = summed & record_pkg::byte_mask(slot_i.bytes);
+  assign mask = record_pkg::byte_mask(slot_i.bytes);
+  assign text = summed & mask;
+  assign parity = slot_i.parity ^
+      (gcm_i || is_hash_key ? record_pkg::masked_parity(keystream_i, mask) : 4'd0);
   assign lengths = {53'd0, aad_len_i, 3'd0, 42'd0, data_len_i, 3'd0};
   assign count = 18'(aad_len_i[7:4]) + 18'(|aad_len_i[3:0]) +
                  18'(data_len_i[18:4]) + 18'(|data_len_i[3:0]) + 18'd1;
@@ -74,53 +83,78 @@ module record_exit (
   // The text register serves the buffer, the tag and the hash key: one of them at a time.
   logic write_q, hash_q, hash_first_q, hash_last_q, end_q, decrypt_q, hash_key_q;
   logic [127:0] text_q, hashed_q;
-  logic [17:0] count_q;
+  logic [3:0] parity_q;
+  logic [17:0] count_q, count_d;
+
+  logic hash_first_d, decrypt_d, wrong_control, wrong_slot_q;
+  logic [4:0] flags_d, flags_q;
+
+  assign flags_d = clear_i ? '0 : {is_data, gcm_i & (is_aad | is_data | is_end), gcm_i & is_end,
+                                   last_o, is_hash_key};
+  assign {write_q, hash_q, hash_last_q, end_q, hash_key_q} = flags_q;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      write_q     <= 1'b0;
-      hash_q      <= 1'b0;
-      hash_last_q <= 1'b0;
-      end_q       <= 1'b0;
-      hash_key_q  <= 1'b0;
-    end else if (clear_i) begin
-      write_q     <= 1'b0;
-      hash_q      <= 1'b0;
-      hash_last_q <= 1'b0;
-      end_q       <= 1'b0;
-      hash_key_q  <= 1'b0;
+      flags_q      <= '0;
+      wrong_slot_q <= 1'b0;
     end else begin
-      write_q     <= is_data;
-      hash_q      <= gcm_i & (is_aad | is_data | is_end);
-      hash_last_q <= gcm_i & is_end;
-      end_q       <= last_o;
-      hash_key_q  <= is_hash_key;
+      flags_q      <= flags_d;
+      wrong_slot_q <= (is_aad | is_data | is_end) & (^{slot_i.check, slot_i.first, slot_i.bytes});
+    end
+  end
+
+  always_comb begin
+    hash_first_d = hash_first_q;
+    decrypt_d    = decrypt_q;
+    count_d      = count_q;
+    if (clear_i) begin
+      hash_first_d = 1'b0;
+      decrypt_d    = 1'b0;
+      count_d      = '0;
+    end else if (is_aad || is_data || is_end) begin
+      hash_first_d = slot_i.first;
+      decrypt_d    = decrypt_i;
+      count_d      = count;
     end
   end
 
   always_ff @(posedge clk_i) begin
+    hash_first_q <= hash_first_d;
+    decrypt_q    <= decrypt_d;
+    count_q      <= count_d;
+  end
+
+  always_ff @(posedge clk_i) begin
     if (clear_i) begin
-      text_q       <= '0;
-      hashed_q     <= '0;
-      count_q      <= '0;
-      hash_first_q <= 1'b0;
-      decrypt_q    <= 1'b0;
+      text_q   <= '0;
+      parity_q <= '0;
+      hashed_q <= '0;
     end else begin
       if (is_data || is_end || is_hash_key) begin
-        text_q <= text;
+        text_q   <= text;
+        parity_q <= parity;
       end
       if (is_aad || is_data || is_end) begin
-        hashed_q     <= hashed;
-        hash_first_q <= slot_i.first;
-        decrypt_q    <= decrypt_i;
-        count_q      <= count;
+        hashed_q <= hashed;
       end
     end
   end
 
+  control_twin #(
+      .Width(25)
+  ) u_twin (
+      .clk_i,
+      .rst_ni,
+      .next_i ({flags_d, hash_first_d, decrypt_d, count_d}),
+      .held_i ({flags_q, hash_first_q, decrypt_q, count_q}),
+      .wrong_o(wrong_control)
+  );
+
   assign last_o           = is_end | is_refused;
   assign write_valid_o    = write_q;
   assign write_data_o     = text_q;
+  assign write_parity_o   = parity_q;
+  assign wrong_o          = wrong_control | wrong_slot_q;
   assign hash_valid_o     = hash_q;
   assign hash_block_o     = hashed_q;
   assign hash_count_o     = count_q;

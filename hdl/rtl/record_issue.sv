@@ -22,6 +22,7 @@
 //   data_taken_o a data word was taken in, of a record that is not refused
 //   starved_o    a word could be taken and none came
 //   blocked_o    a word or a record waits for room
+//   wrong_o      a register of control is not what it was set to
 //   slot_*       slots, aes_*: counter blocks, both one clock after the word was taken
 //
 // Latency 1 clock, throughput one word a clock; one clock more a record for encrypt and bypass.
@@ -58,7 +59,8 @@ module record_issue #(
     output record_pkg::slot_t               slot_o,
     output logic                            aes_valid_o,
     output logic                    [127:0] aes_block_o,
-    output logic                    [  1:0] aes_parity_o
+    output logic                    [  1:0] aes_parity_o,
+    output logic                            wrong_o
 );
 
   typedef enum logic [1:0] {
@@ -94,18 +96,27 @@ module record_issue #(
 
   // ---- The record being taken in -------------------------------------------------------------
 
-  logic is_gcm_q, is_decrypt_q, bad_q, refused_q, first_q;
-  logic fresh_q;  // its header was taken one clock ago
-  logic [3:0] op_q;
-  logic [7:0] aad_len_q;
-  logic [18:0] data_len_q;
+  // What the header said, in one register.
+  logic [36:0] said_q, said_d;
+  logic [3:0] op_q, op_d;
+  logic [7:0] aad_len_q, aad_len_d;
+  logic [18:0] data_len_q, data_len_d;
+  logic bad_q, is_gcm_q, is_decrypt_q, has_data_q, bad_d, is_gcm_d, is_decrypt_d, has_data_d;
+  logic last_aad_q, last_data_q, last_aad_d, last_data_d;  // one word of them is left
+
+  assign {op_q, aad_len_q, data_len_q, bad_q, is_gcm_q, is_decrypt_q, has_data_q, last_aad_q,
+          last_data_q} = said_q;
+  assign said_d = {
+    op_d, aad_len_d, data_len_d, bad_d, is_gcm_d, is_decrypt_d, has_data_d, last_aad_d, last_data_d
+  };
+
+  logic refused_q, refused_d, first_q, first_d;
+  logic fresh_q, fresh_d;  // its header was taken one clock ago
   logic [95:0] iv_q;
   logic [1:0] iv_parity_q;
-  logic has_data_q;
-  logic [4:0] aad_words_q;    // left to take
-  logic [15:0] data_words_q;  // left to take
-  logic [31:0] block_q;  // counter of the next data word
-  logic last_aad_q, last_data_q;  // one word of them is left
+  logic [4:0] aad_words_q, aad_words_d;  // left to take
+  logic [15:0] data_words_q, data_words_d;  // left to take
+  logic [31:0] block_q, block_d;  // counter of the next data word
   logic refused, take, in_header, in_aad, in_data, in_end;
 
   assign in_header = state_q == StHeader;
@@ -192,44 +203,56 @@ module record_issue #(
       first_q   <= 1'b0;
     end else begin
       state_q   <= state_d;
-      fresh_q   <= in_header & take;
-      refused_q <= refused & ~in_header;
-      if (in_header) begin
-        first_q <= 1'b1;
-      end else if (take) begin
-        first_q <= 1'b0;
+      fresh_q   <= fresh_d;
+      refused_q <= refused_d;
+      first_q   <= first_d;
+    end
+  end
+
+  assign fresh_d = in_header & take;
+  assign refused_d = refused & ~in_header;
+  assign first_d = in_header | (first_q & ~take);
+
+  // Lengths and what they say: of no use before a header was taken, so without a reset.
+  always_comb begin
+    {op_d, aad_len_d, data_len_d, bad_d, is_gcm_d, is_decrypt_d, has_data_d, last_aad_d,
+     last_data_d} = said_q;
+    aad_words_d  = aad_words_q;
+    data_words_d = data_words_q;
+    block_d      = block_q;
+    if (in_header) begin
+      if (take) begin
+        op_d         = header.op;
+        aad_len_d    = header.aad_len;
+        data_len_d   = header.data_len;
+        bad_d        = header_bad;
+        is_gcm_d     = header_is_gcm;
+        is_decrypt_d = header.op == drive_crypto_pkg::OpDecrypt;
+        has_data_d   = header_has_data;
+        last_aad_d   = header_aad_words == 5'd1;
+        last_data_d  = header_data_words == 16'd1;
+        aad_words_d       = header_aad_words;
+        data_words_d      = header_data_words;
+      end
+      block_d = 32'd2;
+    end else if (take) begin
+      if (in_aad) begin
+        aad_words_d     = aad_words_q - 5'd1;
+        last_aad_d = aad_words_q == 5'd2;
+      end
+      if (in_data) begin
+        data_words_d     = data_words_q - 16'd1;
+        last_data_d = data_words_q == 16'd2;
+        block_d          = block_q + 32'd1;
       end
     end
   end
 
-  // Lengths and what they say: of no use before a header was taken, so without a reset.
   always_ff @(posedge clk_i) begin
-    if (in_header) begin
-      if (take) begin
-        op_q         <= header.op;
-        bad_q        <= header_bad;
-        is_gcm_q     <= header_is_gcm;
-        is_decrypt_q <= header.op == drive_crypto_pkg::OpDecrypt;
-        aad_len_q    <= header.aad_len;
-        data_len_q   <= header.data_len;
-        aad_words_q  <= header_aad_words;
-        data_words_q <= header_data_words;
-        last_aad_q   <= header_aad_words == 5'd1;
-        last_data_q  <= header_data_words == 16'd1;
-        has_data_q   <= header_has_data;
-      end
-      block_q <= 32'd2;
-    end else if (take) begin
-      if (in_aad) begin
-        aad_words_q <= aad_words_q - 5'd1;
-        last_aad_q  <= aad_words_q == 5'd2;
-      end
-      if (in_data) begin
-        data_words_q <= data_words_q - 16'd1;
-        last_data_q  <= data_words_q == 16'd2;
-        block_q      <= block_q + 32'd1;
-      end
-    end
+    said_q       <= said_d;
+    aad_words_q  <= aad_words_d;
+    data_words_q <= data_words_d;
+    block_q      <= block_d;
   end
 
   always_ff @(posedge clk_i) begin
@@ -247,6 +270,7 @@ module record_issue #(
   logic [2:0] kind_d, kind_q;
   record_pkg::slot_t slot_q;
   logic [3:0] bytes;  // of the word that may be taken, 0 means 16
+  logic [127:0] mask;
   logic aes_valid_d, aes_valid_q;
   logic [127:0] aes_block_q;
   logic [1:0] aes_parity_q;
@@ -280,6 +304,8 @@ module record_issue #(
     end
   end
 
+  assign mask = record_pkg::byte_mask(bytes);
+
   assign aes_valid_d = kind_d == record_pkg::SlotHashKey ||
                        (is_gcm_q && (kind_d == record_pkg::SlotData ||
                                      kind_d == record_pkg::SlotEnd));
@@ -300,9 +326,12 @@ module record_issue #(
     if (clear_i || hash_key_i || in_header || refused_now) begin
       slot_q <= '0;
     end else begin
-      slot_q.first <= first_q;
-      slot_q.bytes <= bytes;
-      slot_q.data  <= in_end && !is_decrypt_q ? '0 : in_data_i & record_pkg::byte_mask(bytes);
+      slot_q.check  <= ^{first_q, bytes};
+      slot_q.parity <= in_end && !is_decrypt_q ? '0 :
+                       record_pkg::masked_parity(in_data_i, mask);
+      slot_q.first  <= first_q;
+      slot_q.bytes  <= bytes;
+      slot_q.data   <= in_end && !is_decrypt_q ? '0 : in_data_i & mask;
     end
   end
 
@@ -316,8 +345,33 @@ module record_issue #(
     end
   end
 
+  // ---- Twins -----------------------------------------------------------------------------------
+
+  logic wrong_said, wrong_counts;
+
+  control_twin #(
+      .Width(46)
+  ) u_twin_said (
+      .clk_i,
+      .rst_ni,
+      .next_i ({state_d, fresh_d, refused_d, first_d, kind_d, aes_valid_d, said_d}),
+      .held_i ({state_q, fresh_q, refused_q, first_q, kind_q, aes_valid_q, said_q}),
+      .wrong_o(wrong_said)
+  );
+
+  control_twin #(
+      .Width(53)
+  ) u_twin_counts (
+      .clk_i,
+      .rst_ni,
+      .next_i ({aad_words_d, data_words_d, block_d}),
+      .held_i ({aad_words_q, data_words_q, block_q}),
+      .wrong_o(wrong_counts)
+  );
+
   // ---- Outputs -------------------------------------------------------------------------------
 
+  assign wrong_o           = wrong_said | wrong_counts;
   assign open_o            = fresh_q;
   assign header_status_o   = status;
   assign header_op_o       = op_q;

@@ -20,7 +20,8 @@
 //   result_*   the oldest record once it was judged, out of a register;  taken_i  it was taken.
 //              result_words_o places of the buffer are its own
 //   counted_o, tag_failed_o   one clock: the record taken went well; its tag did not match
-//   fault_o    a clock ago: a digest that nobody waits for, or none where one is due
+//   fault_o    a clock ago: a digest that nobody waits for, or none where one is due; a register of
+//              control is not what it was set to; what a header said is not what was written down
 //
 // Latency GhashLatency + 4 clocks from end to result.
 
@@ -68,9 +69,9 @@ module record_ledger #(
 
   // ---- Places: one bit more than an index, which tells a full ring from an empty one ---------
 
-  logic [PlaceBits:0] tail_q, exit_q, judged_q, head_q, tail_d, head_d, cut_place;
+  logic [PlaceBits:0] tail_q, exit_q, judged_q, head_q, tail_d, exit_d, judged_d, head_d, cut_place;
   logic [PlaceBits-1:0] tail, at_exit, at_judge, head;
-  logic judge, fetch, full_q;
+  logic judge, fetch, full_q, full_d;
 
   assign tail = tail_q[PlaceBits-1:0];
   assign at_exit = exit_q[PlaceBits-1:0];
@@ -83,6 +84,17 @@ module record_ledger #(
   // Zeroize leaves nothing between issue and judgement but the record being taken in.
   assign cut_place = inside_i ? tail_q - 1'b1 : tail_q;
 
+  always_comb begin
+    exit_d   = exit_q + (PlaceBits + 1)'(exit_last_i);
+    judged_d = judged_q + (PlaceBits + 1)'(judge);
+    if (clear_i) begin
+      exit_d   = cut_place;
+      judged_d = cut_place;
+    end
+  end
+
+  assign full_d = tail_d - head_d == (PlaceBits + 1)'(Entries);
+
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       tail_q   <= '0;
@@ -91,25 +103,17 @@ module record_ledger #(
       head_q   <= '0;
       full_q   <= 1'b0;
     end else begin
-      tail_q <= tail_d;
-      head_q <= head_d;
-      full_q <= tail_d - head_d == (PlaceBits + 1)'(Entries);
-      if (clear_i) begin
-        exit_q <= cut_place;
-      end else if (exit_last_i) begin
-        exit_q <= exit_q + 1'b1;
-      end
-      if (clear_i) begin
-        judged_q <= cut_place;
-      end else if (judge) begin
-        judged_q <= judged_q + 1'b1;
-      end
+      tail_q   <= tail_d;
+      exit_q   <= exit_d;
+      judged_q <= judged_d;
+      head_q   <= head_d;
+      full_q   <= full_d;
     end
   end
 
   // ---- What the headers said -------------------------------------------------------------------
 
-  // For the exit stage, and for the result: each has one reader.
+  // For the exit stage, and for the result: each has one reader. Each carries its parity.
   typedef struct packed {
     logic        gcm;
     logic        decrypt;
@@ -124,13 +128,14 @@ module record_ledger #(
     logic [14:0] words;
   } result_t;
 
-  localparam int unsigned ExitBits = 29;
-  localparam int unsigned ResultBits = 46;
+  localparam int unsigned ExitBits = 30;
+  localparam int unsigned ResultBits = 47;
 
   logic [ExitBits-1:0] exits[Entries];
   logic [ResultBits-1:0] results[Entries];
   exit_t opened_exit, exit_record_q;
   result_t opened_result, result;
+  logic exit_parity_q, result_parity, wrong_exit_q, wrong_next_q;
 
   assign opened_exit.gcm = open_op_i != drive_crypto_pkg::OpBypass;
   assign opened_exit.decrypt = open_op_i == drive_crypto_pkg::OpDecrypt;
@@ -143,17 +148,17 @@ module record_ledger #(
 
   always_ff @(posedge clk_i) begin
     if (open_i) begin
-      exits[tail]   <= opened_exit;
-      results[tail] <= opened_result;
+      exits[tail]   <= {^opened_exit, opened_exit};
+      results[tail] <= {^opened_result, opened_result};
     end
   end
 
   // Registered: records are two clocks apart at the exit stage, for their headers make no slots.
   always_ff @(posedge clk_i) begin
-    exit_record_q <= exits[at_exit];
+    {exit_parity_q, exit_record_q} <= exits[at_exit];
   end
 
-  assign result = results[head];
+  assign {result_parity, result} = results[head];
 
   // ---- Beside GHASH, then judgement ------------------------------------------------------------
 
@@ -166,39 +171,55 @@ module record_ledger #(
 
   assign due = ends_q[Latency-1] & gcm_q[Latency-1];
 
-  always_ff @(posedge clk_i) begin
+  // What decides about a record, beside the numbers that it decides with.
+  logic [3*Latency+10:0] verdict_q, verdict_d;
+  logic [7:0] some_d;
+
+  assign {ends_q, gcm_q, decrypt_q, sum_valid_q, sum_decrypt_q, judge_q, some_q} = verdict_q;
+
+  always_comb begin
+    for (int b = 0; b < 8; b++) begin
+      some_d[b] = sum_decrypt_q && sum_q[16*b+:16] != '0;
+    end
+    verdict_d = {
+      ends_q[Latency-2:0],
+      end_valid_i,
+      gcm_q[Latency-2:0],
+      end_gcm_i,
+      decrypt_q[Latency-2:0],
+      end_decrypt_i,
+      ends_q[Latency-1],
+      due & decrypt_q[Latency-1],
+      sum_valid_q,
+      some_d
+    };
     if (clear_i) begin
-      ends_q        <= '0;
-      gcm_q         <= '0;
-      decrypt_q     <= '0;
-      seeds_q       <= '0;
-      sum_valid_q   <= 1'b0;
-      sum_decrypt_q <= 1'b0;
-      sum_q         <= '0;
-      some_q        <= '0;
-      judge_q       <= 1'b0;
-      sealed_q      <= '0;
+      verdict_d = '0;
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    verdict_q <= verdict_d;
+    if (clear_i) begin
+      seeds_q  <= '0;
+      sum_q    <= '0;
+      sealed_q <= '0;
     end else begin
-      ends_q        <= {ends_q[Latency-2:0], end_valid_i};
-      gcm_q         <= {gcm_q[Latency-2:0], end_gcm_i};
-      decrypt_q     <= {decrypt_q[Latency-2:0], end_decrypt_i};
-      seeds_q       <= {seeds_q[Latency-2:0], end_gcm_i ? end_seed_i : 128'd0};
-      sum_valid_q   <= ends_q[Latency-1];
-      sum_decrypt_q <= due & decrypt_q[Latency-1];
-      sum_q         <= due ? seeds_q[Latency-1] ^ digest_i : '0;
-      for (int b = 0; b < 8; b++) begin
-        some_q[b] <= sum_decrypt_q && sum_q[16*b+:16] != '0;
-      end
-      judge_q  <= sum_valid_q;
+      seeds_q  <= {seeds_q[Latency-2:0], end_gcm_i ? end_seed_i : 128'd0};
+      sum_q    <= due ? seeds_q[Latency-1] ^ digest_i : '0;
       sealed_q <= sum_decrypt_q ? '0 : sum_q;
     end
   end
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      fault_q <= 1'b0;
+      fault_q      <= 1'b0;
+      wrong_exit_q <= 1'b0;
+      wrong_next_q <= 1'b0;
     end else begin
-      fault_q <= digest_valid_i != due;
+      fault_q      <= digest_valid_i != due;
+      wrong_exit_q <= ^{exit_parity_q, exit_record_q};
+      wrong_next_q <= fetch & (^{result_parity, result});
     end
   end
 
@@ -207,25 +228,32 @@ module record_ledger #(
 
   // ---- Verdicts and tags -----------------------------------------------------------------------
 
-  logic [Entries-1:0] failed_q, cut_q;
+  logic [Entries-1:0] failed_q, failed_d, cut_q, cut_d;
+
+  always_comb begin
+    failed_d = failed_q;
+    cut_d    = cut_q;
+    for (int e = 0; e < Entries; e++) begin
+      if (open_i && tail == PlaceBits'(e)) begin
+        failed_d[e] = 1'b0;
+      end else if (judge && mismatch && at_judge == PlaceBits'(e)) begin
+        failed_d[e] = 1'b1;
+      end
+      if (clear_i) begin
+        cut_d[e] = 1'b1;
+      end else if (open_i && tail == PlaceBits'(e)) begin
+        cut_d[e] = 1'b0;
+      end
+    end
+  end
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       failed_q <= '0;
       cut_q    <= '0;
     end else begin
-      for (int e = 0; e < Entries; e++) begin
-        if (open_i && tail == PlaceBits'(e)) begin
-          failed_q[e] <= 1'b0;
-        end else if (judge && mismatch && at_judge == PlaceBits'(e)) begin
-          failed_q[e] <= 1'b1;
-        end
-        if (clear_i) begin
-          cut_q[e] <= 1'b1;
-        end else if (open_i && tail == PlaceBits'(e)) begin
-          cut_q[e] <= 1'b0;
-        end
-      end
+      failed_q <= failed_d;
+      cut_q    <= cut_d;
     end
   end
 
@@ -251,8 +279,8 @@ module record_ledger #(
   // ---- The oldest ------------------------------------------------------------------------------
 
   logic [7:0] status;
-  logic next_valid_q, next_ok_q, next_failed_q;
-  result_t next_q;
+  logic next_valid_q, next_ok_q, next_failed_q, next_valid_d, next_ok_d, next_failed_d;
+  result_t next_q, next_d;
   logic [127:0] next_tag_q;
 
   always_comb begin
@@ -269,34 +297,80 @@ module record_ledger #(
 
   assign fetch = !next_valid_q && head_q != judged_q && !clear_i;
 
+  assign next_valid_d = fetch | (next_valid_q & ~taken_i);
+
+  always_comb begin
+    next_d        = next_q;
+    next_ok_d     = next_ok_q;
+    next_failed_d = next_failed_q;
+    if (clear_i) begin
+      if (next_ok_q) begin
+        next_d.status = drive_crypto_pkg::StatusZeroized;
+      end
+      next_d.words = '0;
+      next_ok_d    = 1'b0;
+    end else if (fetch) begin
+      next_d.status   = status;
+      next_d.op       = result.op;
+      next_d.data_len = result.data_len;
+      next_d.words    = cut_q[head] ? '0 : result.words;
+      next_ok_d       = status == Ok;
+      next_failed_d   = status == drive_crypto_pkg::StatusTagMismatch;
+    end
+  end
+
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       next_valid_q <= 1'b0;
-    end else if (fetch) begin
-      next_valid_q <= 1'b1;
-    end else if (taken_i) begin
-      next_valid_q <= 1'b0;
+    end else begin
+      next_valid_q <= next_valid_d;
     end
   end
 
   always_ff @(posedge clk_i) begin
+    next_q        <= next_d;
+    next_ok_q     <= next_ok_d;
+    next_failed_q <= next_failed_d;
     if (clear_i) begin
-      if (next_ok_q) begin
-        next_q.status <= drive_crypto_pkg::StatusZeroized;
-      end
-      next_q.words <= '0;
-      next_tag_q   <= '0;
-      next_ok_q    <= 1'b0;
+      next_tag_q <= '0;
     end else if (fetch) begin
-      next_q.status   <= status;
-      next_q.op       <= result.op;
-      next_q.data_len <= result.data_len;
-      next_q.words    <= cut_q[head] ? '0 : result.words;
-      next_tag_q      <= tags[head];
-      next_ok_q       <= status == Ok;
-      next_failed_q   <= status == drive_crypto_pkg::StatusTagMismatch;
+      next_tag_q <= tags[head];
     end
   end
+
+  // ---- Twins -----------------------------------------------------------------------------------
+
+  logic wrong_places, wrong_verdict, wrong_next;
+
+  control_twin #(
+      .Width(4 * (PlaceBits + 1) + 1 + 2 * Entries)
+  ) u_twin_places (
+      .clk_i,
+      .rst_ni,
+      .next_i ({tail_d, exit_d, judged_d, head_d, full_d, failed_d, cut_d}),
+      .held_i ({tail_q, exit_q, judged_q, head_q, full_q, failed_q, cut_q}),
+      .wrong_o(wrong_places)
+  );
+
+  control_twin #(
+      .Width(3 * Latency + 11)
+  ) u_twin_verdict (
+      .clk_i,
+      .rst_ni,
+      .next_i (verdict_d),
+      .held_i (verdict_q),
+      .wrong_o(wrong_verdict)
+  );
+
+  control_twin #(
+      .Width(49)
+  ) u_twin_next (
+      .clk_i,
+      .rst_ni,
+      .next_i ({next_valid_d, next_ok_d, next_failed_d, next_d}),
+      .held_i ({next_valid_q, next_ok_q, next_failed_q, next_q}),
+      .wrong_o(wrong_next)
+  );
 
   assign result_valid_o    = next_valid_q;
   assign result_status_o   = next_q.status;
@@ -314,6 +388,7 @@ module record_ledger #(
   assign empty_o      = tail_q == head_q && !next_valid_q;
   assign counted_o    = taken_i && next_ok_q;
   assign tag_failed_o = taken_i && next_failed_q;
-  assign fault_o      = fault_q;
+  assign fault_o      = fault_q | wrong_exit_q | wrong_next_q | wrong_places | wrong_verdict |
+                        wrong_next;
 
 endmodule

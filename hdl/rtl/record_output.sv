@@ -9,11 +9,12 @@
 // about taking the next result, but not about the reading of the buffer.
 //
 // Ports
-//   clear_i    zeroize
+//   clear_i    zeroize;  fault_i  comes before it when a check failed: nothing leaves until then
 //   result_*   the oldest judged record;  taken_o  it was taken from the ledger
 //   read_*     the oldest word of the buffer, one clock after read_o and steady until the next
 //   discard_o  zero the oldest word of the buffer;  discarded_i  done
 //   out_*      result frames
+//   wrong_o    a word is not what was written, or a register of control not what it was set to
 //
 // Latency 4 clocks from result to its header on out_*, throughput one word a clock, and three
 // clocks more a record.
@@ -22,6 +23,7 @@ module record_output (
     input  logic         clk_i,
     input  logic         rst_ni,
     input  logic         clear_i,
+    input  logic         fault_i,
     input  logic         result_valid_i,
     input  logic [  7:0] result_status_i,
     input  logic [  3:0] result_op_i,
@@ -31,13 +33,15 @@ module record_output (
     output logic         taken_o,
     output logic         read_o,
     input  logic [127:0] read_data_i,
+    input  logic [  3:0] read_parity_i,
     output logic         discard_o,
     input  logic         discarded_i,
     output logic         busy_o,
     output logic         out_valid_o,
     input  logic         out_ready_i,
     output logic [127:0] out_data_o,
-    output logic         out_last_o
+    output logic         out_last_o,
+    output logic         wrong_o
 );
 
   localparam logic [7:0] Ok = drive_crypto_pkg::StatusOk;
@@ -78,14 +82,16 @@ module record_output (
   logic [127:0] out_q;
   logic begun_q;  // the header of the record was taken by the sink
   logic step_1, step_2, step_3, leaves, send, send_last, last_word, goes, cut, cut_pads;
-  logic next_is_last;
+  logic next_is_last, accepted;
+  logic hold;  // what is about to leave may be wrong
 
-  assign leaves = ~out_valid_q | out_ready_i;
+  assign accepted = out_ready_i & ~hold;
+  assign leaves = ~out_valid_q | accepted;
   assign step_3 = ~spare_valid_q;
   assign step_2 = ~held_valid_q | step_3;
   assign step_1 = ~fetched_valid_q | step_2;
   assign last_word = words_q == 15'd1;
-  assign goes = out_valid_q & out_ready_i;
+  assign goes = out_valid_q & accepted;
 
   assign taken_o = state_q == StIdle && !fetched_valid_q && !held_valid_q && !spare_valid_q &&
                    leaves && result_valid_i && !clear_i;
@@ -95,7 +101,7 @@ module record_output (
 
   // Where only the last word is missing, a zero word before the closing one spoils the count.
   always_comb begin
-    if (out_valid_q && !out_ready_i) begin
+    if (out_valid_q && !accepted) begin
       next_is_last = out_last_q;
     end else if (spare_valid_q) begin
       next_is_last = spare_last_q;
@@ -161,17 +167,43 @@ module record_output (
     end
   end
 
+  logic [7:0] status_d;
+  logic [3:0] op_d;
+  logic [18:0] data_len_d;
+  logic [14:0] words_d;
+
+  always_comb begin
+    status_d   = status_q;
+    op_d       = op_q;
+    data_len_d = data_len_q;
+    words_d    = words_q;
+    if (cut) begin
+      status_d = drive_crypto_pkg::StatusZeroized;
+    end else if (taken_o) begin
+      status_d   = result_status_i;
+      op_d       = result_op_i;
+      data_len_d = result_data_len_i;
+    end
+    if (clear_i) begin
+      words_d = '0;
+    end else if (taken_o) begin
+      words_d = result_words_i;
+    end else if (read_o || discarded_i) begin
+      words_d = words_q - 15'd1;
+    end
+  end
+
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       status_q   <= '0;
       op_q       <= '0;
       data_len_q <= '0;
-    end else if (cut) begin
-      status_q <= drive_crypto_pkg::StatusZeroized;
-    end else if (taken_o) begin
-      status_q   <= result_status_i;
-      op_q       <= result_op_i;
-      data_len_q <= result_data_len_i;
+      words_q    <= '0;
+    end else begin
+      status_q   <= status_d;
+      op_q       <= op_d;
+      data_len_q <= data_len_d;
+      words_q    <= words_d;
     end
   end
 
@@ -180,18 +212,6 @@ module record_output (
       tag_q <= '0;
     end else if (taken_o) begin
       tag_q <= result_tag_i;
-    end
-  end
-
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
-      words_q <= '0;
-    end else if (clear_i) begin
-      words_q <= '0;
-    end else if (taken_o) begin
-      words_q <= result_words_i;
-    end else if (read_o || discarded_i) begin
-      words_q <= words_q - 15'd1;
     end
   end
 
@@ -204,45 +224,86 @@ module record_output (
     header.data_len = data_len_q;
   end
 
+  logic fetched_valid_d, fetched_data_d, fetched_last_d, held_valid_d, held_last_d;
+  logic spare_valid_d, spare_last_d, out_valid_d, out_last_d, begun_d;
+
+  always_comb begin
+    fetched_valid_d = fetched_valid_q;
+    fetched_data_d  = fetched_data_q;
+    fetched_last_d  = fetched_last_q;
+    held_valid_d    = held_valid_q;
+    held_last_d     = held_last_q;
+    spare_valid_d   = spare_valid_q;
+    spare_last_d    = spare_last_q;
+    out_valid_d     = out_valid_q;
+    out_last_d      = out_last_q;
+    if (step_1) begin
+      fetched_valid_d = send;
+      fetched_data_d  = state_q == StData;
+      fetched_last_d  = send_last;
+    end
+    if (step_2) begin
+      held_valid_d = fetched_valid_q;
+      held_last_d  = fetched_last_q;
+    end
+    if (step_3) begin
+      spare_last_d = held_last_q;
+    end
+    if (leaves) begin
+      spare_valid_d = 1'b0;
+      out_valid_d   = spare_valid_q | held_valid_q;
+      out_last_d    = spare_valid_q ? spare_last_q : held_last_q;
+    end else if (step_3) begin
+      spare_valid_d = held_valid_q;
+    end
+    if (cut) begin
+      {fetched_valid_d, fetched_data_d, fetched_last_d} = '0;
+      {held_valid_d, held_last_d, spare_valid_d, spare_last_d} = '0;
+      out_valid_d = cut_pads;
+      out_last_d  = 1'b0;
+    end
+  end
+
+  assign begun_d = goes ? ~out_last_q : begun_q;
+
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       fetched_valid_q <= 1'b0;
       held_valid_q    <= 1'b0;
       spare_valid_q   <= 1'b0;
       out_valid_q     <= 1'b0;
-    end else if (cut) begin
-      fetched_valid_q <= 1'b0;
-      held_valid_q    <= 1'b0;
-      spare_valid_q   <= 1'b0;
-      out_valid_q     <= cut_pads;
+      begun_q         <= 1'b0;
     end else begin
-      if (step_1) begin
-        fetched_valid_q <= send;
-      end
-      if (step_2) begin
-        held_valid_q <= fetched_valid_q;
-      end
-      if (leaves) begin
-        spare_valid_q <= 1'b0;
-        out_valid_q   <= spare_valid_q | held_valid_q;
-      end else if (step_3) begin
-        spare_valid_q <= held_valid_q;
-      end
+      fetched_valid_q <= fetched_valid_d;
+      held_valid_q    <= held_valid_d;
+      spare_valid_q   <= spare_valid_d;
+      out_valid_q     <= out_valid_d;
+      begun_q         <= begun_d;
     end
   end
 
-  // What the stages hold. They are zero when they hold nothing: what was sent does not stay.
-  logic [127:0] fetched;
+  always_ff @(posedge clk_i) begin
+    fetched_data_q <= fetched_data_d;
+    fetched_last_q <= fetched_last_d;
+    held_last_q    <= held_last_d;
+    spare_last_q   <= spare_last_d;
+    out_last_q     <= out_last_d;
+  end
+
+  // What the stages hold, and its parity. They are zero when they hold nothing: what was sent does
+  // not stay.
+  logic [127:0] made, fetched;
+  logic [3:0] fetched_parity, made_parity_q, held_parity_q, spare_parity_q, out_parity_q;
+
+  assign made = state_q == StTag ? tag_q : send ? header : '0;
 
   always_ff @(posedge clk_i) begin
     if (cut) begin
-      fetched_data_q <= 1'b0;
-      fetched_last_q <= 1'b0;
-      made_q         <= '0;
+      made_q        <= '0;
+      made_parity_q <= '0;
     end else if (step_1) begin
-      fetched_data_q <= state_q == StData;
-      fetched_last_q <= send_last;
-      made_q         <= state_q == StTag ? tag_q : send ? header : '0;
+      made_q        <= made;
+      made_parity_q <= record_pkg::block_parities(made);
     end
   end
 
@@ -250,50 +311,95 @@ module record_output (
     unique case ({
       fetched_valid_q, fetched_data_q
     })
-      2'b11:   fetched = read_data_i;
-      2'b10:   fetched = made_q;
-      default: fetched = '0;
+      2'b11: begin
+        fetched        = read_data_i;
+        fetched_parity = read_parity_i;
+      end
+      2'b10: begin
+        fetched        = made_q;
+        fetched_parity = made_parity_q;
+      end
+      default: begin
+        fetched        = '0;
+        fetched_parity = '0;
+      end
     endcase
   end
 
   always_ff @(posedge clk_i) begin
     if (cut) begin
-      held_last_q  <= 1'b0;
-      held_q       <= '0;
-      spare_last_q <= 1'b0;
-      spare_q      <= '0;
-      out_last_q   <= 1'b0;
-      out_q        <= '0;
+      held_q         <= '0;
+      held_parity_q  <= '0;
+      spare_q        <= '0;
+      spare_parity_q <= '0;
+      out_q          <= '0;
+      out_parity_q   <= '0;
     end else begin
       if (step_2) begin
-        held_last_q <= fetched_last_q;
-        held_q      <= fetched;
+        held_q        <= fetched;
+        held_parity_q <= fetched_parity;
       end
       if (step_3) begin
-        spare_last_q <= held_last_q;
-        spare_q      <= held_q;
+        spare_q        <= held_q;
+        spare_parity_q <= held_parity_q;
       end
       if (leaves) begin
-        out_last_q <= spare_valid_q ? spare_last_q : held_last_q;
-        out_q      <= spare_valid_q ? spare_q : held_q;
+        out_q        <= spare_valid_q ? spare_q : held_q;
+        out_parity_q <= spare_valid_q ? spare_parity_q : held_parity_q;
       end
     end
   end
 
+  // ---- Checks ----------------------------------------------------------------------------------
+
+  // A word that is not what its parities say, and what comes with a register that is not what it was
+  // set to, is kept back until the fault that this raises has cut the frame: a wrong one does not
+  // leave whole. A bit that turns over in the last register is told, too late to keep it.
+  logic wrong_held_q, wrong_out_q, wrong_record, wrong_stages, forgotten_q;
+
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      begun_q <= 1'b0;
-    end else if (goes) begin
-      begun_q <= ~out_last_q;
+      wrong_held_q <= 1'b0;
+      wrong_out_q  <= 1'b0;
+      forgotten_q  <= 1'b0;
+    end else begin
+      wrong_held_q <= held_valid_q & record_pkg::parity_wrong(held_q, held_parity_q);
+      wrong_out_q  <= out_valid_q & record_pkg::parity_wrong(out_q, out_parity_q);
+      forgotten_q  <= fault_i & (forgotten_q | clear_i);
     end
   end
+
+  assign hold = wrong_held_q | wrong_record | wrong_stages | (fault_i & ~forgotten_q);
+
+  control_twin #(
+      .Width(49)
+  ) u_twin_record (
+      .clk_i,
+      .rst_ni,
+      .next_i ({state_d, status_d, op_d, data_len_d, words_d}),
+      .held_i ({state_q, status_q, op_q, data_len_q, words_q}),
+      .wrong_o(wrong_record)
+  );
+
+  control_twin #(
+      .Width(10)
+  ) u_twin_stages (
+      .clk_i,
+      .rst_ni,
+      .next_i ({fetched_valid_d, fetched_data_d, fetched_last_d, held_valid_d, held_last_d,
+                spare_valid_d, spare_last_d, out_valid_d, out_last_d, begun_d}),
+      .held_i ({fetched_valid_q, fetched_data_q, fetched_last_q, held_valid_q, held_last_q,
+                spare_valid_q, spare_last_q, out_valid_q, out_last_q, begun_q}),
+      .wrong_o(wrong_stages)
+  );
 
   assign read_o      = state_q == StData && step_1;
   assign discard_o   = state_q == StDiscard && has_words;
   assign busy_o      = state_q != StIdle || fetched_valid_q || held_valid_q || spare_valid_q ||
                        out_valid_q;
-  assign out_valid_o = out_valid_q;
+  assign out_valid_o = out_valid_q & ~hold;
   assign out_data_o  = out_q;
   assign out_last_o  = out_last_q;
+  assign wrong_o     = wrong_held_q | wrong_out_q | wrong_record | wrong_stages;
 
 endmodule

@@ -18,8 +18,10 @@ package record_pkg;
   } slot_kind_e;
 
   typedef struct packed {
-    logic         first;  // first slot of its record
-    logic [3:0]   bytes;  // valid bytes of a data word, 0 means 16
+    logic         check;   // parity of first and bytes
+    logic [3:0]   parity;  // of each 32-bit word of data, [3] of the first
+    logic         first;   // first slot of its record
+    logic [3:0]   bytes;   // valid bytes of a data word, 0 means 16
     logic [127:0] data;
   } slot_t;
 
@@ -29,6 +31,35 @@ package record_pkg;
   // would take its variable for a latch.
   function automatic logic [127:0] byte_mask(input logic [3:0] bytes);
     byte_mask = bytes == 4'd0 ? '1 : ~({128{1'b1}} >> {bytes, 3'b000});
+  endfunction
+
+  // Parity of those bits of a word whose bytes `mask` lets through, made from the parities of its
+  // bytes: neither waits for the other.
+  function automatic logic word_parity(input logic [31:0] word, input logic [31:0] mask);
+    logic [31:0] folded;
+    folded = word ^ (word >> 4);
+    folded = folded ^ (folded >> 2);
+    folded = folded ^ (folded >> 1);
+    word_parity = ^(folded & mask & 32'h01010101);
+  endfunction
+
+  // The same of the four words of a block.
+  function automatic logic [3:0] masked_parity(input logic [127:0] block, input logic [127:0] mask);
+    masked_parity = {
+      word_parity(block[127:96], mask[127:96]),
+      word_parity(block[95:64], mask[95:64]),
+      word_parity(block[63:32], mask[63:32]),
+      word_parity(block[31:0], mask[31:0])
+    };
+  endfunction
+
+  // Parities of the four words of a block, and whether it is not what its parities say.
+  function automatic logic [3:0] block_parities(input logic [127:0] block);
+    block_parities = {^block[127:96], ^block[95:64], ^block[63:32], ^block[31:0]};
+  endfunction
+
+  function automatic logic parity_wrong(input logic [127:0] block, input logic [3:0] parity);
+    parity_wrong = block_parities(block) != parity;
   endfunction
 
 endpackage

@@ -1,7 +1,8 @@
 """Flip single bits inside the simulated engine and print what noticed them, target by target.
 
-Run as `python tests/bench/fault_injection.py [TRIALS] [--seed N] [--json FILE]`; TRIALS is for each
-target and operation.  tests/hdl/bench_engine_faults.py says what the outcomes mean.
+Run as `python tests/bench/fault_injection.py [TRIALS] [--seed N] [--target NAME] [--json FILE]`;
+TRIALS is for each target and operation.  tests/hdl/bench_engine_faults.py says what the outcomes
+mean.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from test_engine import FLAGS, SMALL_BANKS, SOURCES  # noqa: E402  (found by the
 from hdl.bench import run_bench  # noqa: E402
 from hdl.errors import BenchError  # noqa: E402
 
-OUTCOMES = ("benign", "tag", "self check", "framing", "silent")
+OUTCOMES = ("benign", "tag", "self check", "late", "framing", "silent")
 
 
 def main() -> None:
@@ -26,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("trials", nargs="?", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--target", help="one target alone, by its name in the table")
     parser.add_argument("--json", type=Path, help="file for the counts")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="taperig-faults-") as scratch:
@@ -43,7 +45,9 @@ def main() -> None:
                     "FAULT_TRIALS": str(options.trials),
                     "FAULT_SEED": str(options.seed),
                     "FAULT_REPORT": str(report),
+                    **({"FAULT_TARGET": options.target} if options.target else {}),
                 },
+                testcase="single_bit_flips",
                 module_directory=BENCHES,
             )
         except BenchError as error:

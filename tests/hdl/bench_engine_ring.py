@@ -38,9 +38,10 @@ def oldest_place(dut: Any) -> int:
 
 
 def place(dut: Any, number: int) -> int:
-    """The word at a place of the ring."""
+    """The word at a place of the ring, without its parity bits."""
     half, index = divmod(number % RING_WORDS, BANK_WORDS)
-    return int(dut.u_engine.u_buffer.gen_bank[half].u_bank.memory[index].value)
+    word = int(dut.u_engine.u_buffer.gen_bank[half].u_bank.memory[index].value)
+    return word & ((1 << 128) - 1)
 
 
 def spoiled(record: Record) -> Record:

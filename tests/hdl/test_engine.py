@@ -47,6 +47,17 @@ def test_ring() -> None:
     )
 
 
+def test_timing() -> None:
+    run_bench(
+        "engine_top",
+        SOURCES,
+        "bench_engine_timing",
+        parameters=SMALL_BANKS,
+        vlt=[HERE / "engine_visible.vlt"],
+        flags=FLAGS,
+    )
+
+
 def test_self_test() -> None:
     run_bench(
         "engine_top",

@@ -1,5 +1,5 @@
 // Stands for slot_delay where its length and what is in the slots do not matter: kinds come out
-// after four clocks, with any data.
+// after four clocks, with any data whose parity is right.
 
 module slot_delay #(
     parameter int unsigned Latency = 29
@@ -10,7 +10,8 @@ module slot_delay #(
     input  logic [2:0]             kind_i,
     input  record_pkg::slot_t      slot_i,
     output logic [2:0]             kind_o,
-    output record_pkg::slot_t      slot_o
+    output record_pkg::slot_t      slot_o,
+    output logic                   wrong_o
 );
 
   logic [3:0][2:0] kinds_q;  // [0] is the youngest
@@ -27,6 +28,9 @@ module slot_delay #(
   end
 
   assign kind_o = kinds_q[3];
-  assign slot_o = slot;
+  assign slot_o = {
+    ^slot[132:128], ^slot[127:96], ^slot[95:64], ^slot[63:32], ^slot[31:0], slot
+  };
+  assign wrong_o = 1'b0;
 
 endmodule
