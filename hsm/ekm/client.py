@@ -19,7 +19,6 @@ from hsm.ekm import messages
 from hsm.ekm.errors import EkmError, EkmUnavailable, MessageError
 from hsm.pki import TlsFiles
 
-DEFAULT_PORT = 3801
 ANSWER_SECONDS = 30.0
 """A token that needs longer than this for one exchange counts as lost."""
 CONNECT_SECONDS = 5.0
