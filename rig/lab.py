@@ -20,6 +20,7 @@ from hdl.errors import HdlError
 from hdl.targets import find_target, last_build
 from hsm.errors import TaperigError
 from hsm.limits import Limit
+from rig.hosts import is_address, is_host
 from rig.lab_installation import InstallationPart
 from rig.lab_part import Part as _Part
 from rig.ve.prerequisites import PrerequisiteError, require_encryption_settings
@@ -137,6 +138,13 @@ class EkmUnit(_Part):
     token: Name = Field(description="the name of one of the tokens")
 
 
+class DnsUnit(_Part):
+    """A DNS server at which host names of key managers are looked up."""
+
+    address: str = Field(min_length=1, max_length=64, description="an IP address")
+    port: int = Field(default=53, ge=1, le=65535, description="a port from 1 to 65535")
+
+
 class KekUnit(_Part):
     """A key-encryption key that is made in the token when it is absent."""
 
@@ -216,7 +224,13 @@ class Lab(_Part):
     )
     tokens: dict[Name, TokenUnit] = Field(min_length=1, description="a map of tokens by name")
     ekms: tuple[EkmUnit, ...] = Field(
-        min_length=1, max_length=2, strict=False, description="a list of one or two key managers"
+        min_length=1, max_length=16, strict=False, description="a list of one or two key managers"
+    )
+    dns: tuple[DnsUnit, ...] = Field(
+        default=(),
+        max_length=2,
+        strict=False,
+        description="a list of one or two DNS servers, primary and alternate, each {address: ...}",
     )
     keks: tuple[KekUnit, ...] = Field(
         default=(), strict=False, description="a list of keys, each {label: ...}"
@@ -237,6 +251,24 @@ class Lab(_Part):
     installation: InstallationPart | None = Field(
         default=None, description="a map with library, microcode, features and drives"
     )
+
+    def ekms_of(self, node: str) -> tuple[EkmUnit, ...]:
+        """The key managers of a node, the primary first (EKM-10)."""
+        names = self.nodes[node].ekms
+        if names is None:
+            return self.ekms
+        known = {ekm.name: ekm for ekm in self.ekms}
+        return tuple(known[name] for name in names)
+
+    def pools_of(self, node: str) -> dict[int, PoolUnit]:
+        """The pools of a node by number (EKM-10)."""
+        pools = self.nodes[node].pools
+        return self.pools if pools is None else pools
+
+    def labels_of(self, node: str) -> tuple[str, ...]:
+        """Every key label configured on a node, once, in the order of its pools (EKM-11)."""
+        pools = sorted(self.pools_of(node).items())
+        return tuple(dict.fromkeys(key.label for _, pool in pools for key in pool.keys))
 
     @property
     def fastest_rate(self) -> float:
@@ -536,7 +568,19 @@ def _cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
                 f"two drives have the serial number {drive.serial}; each has its own.",
             )
         serials.add(drive.serial)
+    names: set[str] = set()
     for index, ekm in enumerate(lab.ekms):
+        if ekm.name in names:
+            yield (
+                ("ekms", index, "name"),
+                f"two key managers have the name '{ekm.name}'; each has its own.",
+            )
+        names.add(ekm.name)
+        if not is_host(ekm.host):
+            yield (
+                ("ekms", index, "host"),
+                f"ekms[{index}].host is {ekm.host!r}; it must be an address or a host name.",
+            )
         if ekm.token not in lab.tokens:
             yield ("ekms", index, "token"), _no_such("token", ekm.token, lab.tokens)
         if ekm.port == 0 and not ekm.start:
@@ -544,6 +588,13 @@ def _cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
                 ("ekms", index, "port"),
                 "port 0 is for a key manager that the rig starts; "
                 "name the port of this one, or set start: true.",
+            )
+    for index, server in enumerate(lab.dns):
+        if not is_address(server.address):
+            yield (
+                ("dns", index, "address"),
+                f"dns[{index}].address is {server.address!r}; it must be an IP address, since a "
+                "name could only be looked up there.",
             )
     for name, token in lab.tokens.items():
         if token.module != "softhsm" and token.pin is None:
@@ -590,6 +641,12 @@ def _node_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
                     "each node.",
                 )
             owner[serial] = name
+        if node.ekms is None and len(lab.ekms) > 2:
+            yield (
+                ("nodes", name) if ("nodes" in lab.model_fields_set) else ("ekms",),
+                f"node {name} would have {len(lab.ekms)} key managers; a node has one or two, so "
+                "name them: ekms: [PRIMARY, SECONDARY].",
+            )
         for index, ekm in enumerate(node.ekms or ()):
             if ekm not in names:
                 yield ("nodes", name, "ekms", index), _no_such("key manager", ekm, names)

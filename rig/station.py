@@ -23,6 +23,7 @@ from rig.lab import DriveUnit, EkmUnit, Lab
 from rig.report.console import ConsoleReport
 from rig.traffic import TrafficGenerator
 from rig.ve.ekm_proxy import EkmProxy
+from rig.ve.names import resolver
 
 Phase = Callable[[str], AbstractContextManager[None]]
 """Times one part of the opening, by its name."""
@@ -60,15 +61,23 @@ def open_station(
     phase: Phase,
     *,
     waves: bool = False,
+    events: EventLog | None = None,
 ) -> Iterator[Station]:
-    """Provision what is missing, start simulation, key managers and secure element; open all."""
+    """Provision what is missing, start simulation, key managers and secure element; open all.
+
+    ``events`` is told what happens from the beginning on; without it, a log is made.
+    """
+    events = EventLog() if events is None else events
     unit = choose_drive(lab, board_name)
     with ExitStack() as stack:
         with phase("keys"), report.task("preparing tokens, keys and certificates"):
             provisioned = keyside.provision(lab, state, [unit.serial])
         with phase("key managers"), report.task("starting the key manager"):
-            proxy = stack.enter_context(open_proxy(lab, lab.ekms, provisioned))
+            proxy = stack.enter_context(
+                open_proxy(lab, lab.ekms_of(next(iter(lab.nodes))), provisioned, events)
+            )
             proxy.connect()
+            proxy.watch()
         with phase("simulation"):
             board = stack.enter_context(
                 open_board(
@@ -97,7 +106,7 @@ def open_station(
             element=element,
             drive=drive,
             proxy=proxy,
-            events=EventLog(),
+            events=events,
             cartridges=cartridges,
             traffic=TrafficGenerator(board) if board.generates_traffic else None,
         )
@@ -105,12 +114,15 @@ def open_station(
 
 @contextmanager
 def open_proxy(
-    lab: Lab, ekms: Sequence[EkmUnit], provisioned: ProvisionedLab
+    lab: Lab, ekms: Sequence[EkmUnit], provisioned: ProvisionedLab, events: EventLog | None = None
 ) -> Iterator[EkmProxy]:
-    """Start these key managers where the lab says so; the first is the primary."""
+    """Start these key managers where the lab says so; the first is the primary.
+
+    ``events`` is told of those that are lost and come back.
+    """
     with ExitStack() as stack:
         endpoints = [_endpoint(stack, lab, ekm, provisioned) for ekm in ekms]
-        yield stack.enter_context(EkmProxy(endpoints))
+        yield stack.enter_context(EkmProxy(endpoints, events=events, resolve=resolver(lab.dns)))
 
 
 def _endpoint(stack: ExitStack, lab: Lab, ekm: EkmUnit, provisioned: ProvisionedLab) -> EkmEndpoint:
