@@ -211,6 +211,7 @@ class Engine:
         """Pass records through, back to back, and return their results in order.
 
         While the board works on one batch, the next is made and the results of the last are taken.
+        Raises SelfTestError when a check inside the engine failed meanwhile, whatever came out.
         """
         for number, record in enumerate(records):
             self._check(number, record)
@@ -227,6 +228,11 @@ class Engine:
             inside.append((len(frames), batch))
             free -= len(frames)
         results.extend(self._result(record) for _, batch in inside for record in batch)
+        if records and self._has(regs.STATUS_FAULT):
+            raise SelfTestError(
+                f"A check inside the engine of board {self._board.name} failed while records "
+                "passed: their results are thrown away; reset the board to have it tested again"
+            )
         return results
 
     # ---- measuring ----
