@@ -72,13 +72,8 @@ def open_station(
     with ExitStack() as stack:
         with phase("keys"), report.task("preparing tokens, keys and certificates"):
             provisioned = keyside.provision(lab, state, [unit.serial])
-        with phase("key managers"), report.task("starting the key manager"):
-            proxy = stack.enter_context(
-                open_proxy(lab, lab.ekms_of(next(iter(lab.nodes))), provisioned, events)
-            )
-            proxy.connect()
-            proxy.watch()
-        with phase("simulation"):
+        # Started first, a simulation and the key managers start at the same time.
+        with phase("board"):
             board = stack.enter_context(
                 open_board(
                     lab,
@@ -89,6 +84,13 @@ def open_station(
                     log=run_folder / "simulation.log",
                 )
             )
+        with phase("key managers"), report.task("starting the key manager"):
+            proxy = stack.enter_context(
+                open_proxy(lab, lab.ekms_of(next(iter(lab.nodes))), provisioned, events)
+            )
+            proxy.connect()
+            proxy.watch()
+        with phase("self test"):
             engine = Engine(board)
             engine.lock_plain_key()
         with phase("drive"):
