@@ -128,6 +128,7 @@ class Engine:
     def __init__(self, board: Board) -> None:
         """Prove that the board carries a working engine of this register map."""
         self._board = board
+        self.build_hash = self._read(regs.BUILD_HASH)
         self.check_identity()
         features = self._read(regs.FEATURES)
         self.max_data_bytes = 1 << regs.FEATURES_BANK_LOG2.get(features)
@@ -159,9 +160,10 @@ class Engine:
         map_hash = self._read(regs.MAP_HASH)
         if major != _VERSION_MAJOR or map_hash != regs.MAP_HASH_EXPECTED:
             raise IdentityError(
-                f"Board {self._board.name} has another register map (version {major}, hash "
-                f"{map_hash:#010x}) than this driver (version {_VERSION_MAJOR}, hash "
-                f"{regs.MAP_HASH_EXPECTED:#010x}): build both from the same sources"
+                f"Board {self._board.name} (build {self.build_hash:#010x}) has another register "
+                f"map (version {major}, hash {map_hash:#010x}) than this driver (version "
+                f"{_VERSION_MAJOR}, hash {regs.MAP_HASH_EXPECTED:#010x}): build both from the "
+                "same sources"
             )
 
     # ---- keys ----

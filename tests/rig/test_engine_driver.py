@@ -326,7 +326,7 @@ class TestIdentity:
         [
             (regs.ID, "no Taperig engine"),
             (regs.SCRATCH, "not sound"),
-            (regs.MAP_HASH, "another register map"),
+            (regs.MAP_HASH, r"build 0x[0-9a-f]{8}\) has another register map"),
         ],
     )
     def test_what_differs_is_named(
@@ -334,6 +334,10 @@ class TestIdentity:
     ) -> None:
         with pytest.raises(IdentityError, match=complaint):
             Engine(DisturbedLink(sim_board, register.address))
+
+    def test_the_build_is_read_at_open(self, sim_board: SimBoard) -> None:
+        there = Engine(sim_board).build_hash
+        assert Engine(DisturbedLink(sim_board, regs.BUILD_HASH.address)).build_hash == there ^ 1
 
     def test_results_out_of_step_are_an_error(self, sim_board: SimBoard) -> None:
         engine = Engine(sim_board)

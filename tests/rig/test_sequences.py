@@ -59,6 +59,23 @@ def eedks(room: Room, volser: str) -> list[Eedk]:
 # Encrypted
 
 
+def test_blocks_are_no_longer_than_the_gates_say(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer files are split by the drive's limit, which is the engine's, and come back whole."""
+    most = 65536
+    monkeypatch.setattr(site.engine, "max_data_bytes", most)
+    room = site.room(tmp_path, CLEAR, ENCRYPTED)
+    volumes = room.volumes(most - 1, most, most + 1, 200_000)
+    volser = room.ve.write_from_bot(2, volumes)
+    with Cartridge.open(room.library.path(volser)) as cartridge:
+        blocks = cartridge.read(0, cartridge.block_count)
+    sizes = [block.header.length for block in blocks]
+    assert max(sizes) == most
+    assert sizes.count(most) == 2 + 200_000 // most
+    assert_reads(room, volser, *volumes)
+
+
 @pytest.mark.rule("BOT-1", "BOT-2a", "BOT-2b", "BOT-2c", "BOT-2d", "BOT-2e", "BOT-4")
 @pytest.mark.rule("READ-1", "READ-2a", "READ-2b", "READ-2c", "READ-2d", "READ-2e", "READ-4")
 def test_encrypted_from_bot_and_back(site: Site, tmp_path: Path) -> None:
