@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hdl import floorplan
 from hdl.errors import BuildError
 from hdl.fpga_report import Routed, read_instances, read_report
 from hdl.fpga_tools import PACKER, PLACER, SYNTHESIS, find_tool, require, version
@@ -83,6 +84,8 @@ def build(
     say(f"synthesizing {target.top} for {target.title}")
     synthesize(target, folder, sources, build_hash=int(whole_hash[:8], 16))
     instances = read_instances(folder / _NETLIST, target.top)
+    if target.chip in floorplan.CHIPS:
+        floorplan.fix_sboxes(folder / _NETLIST, target.top)
 
     tried: dict[int, Routed] = {}
     for seed in dict.fromkeys(seeds):

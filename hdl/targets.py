@@ -67,7 +67,7 @@ class Target:
 
 
 # What the PLLs make. hdl/boards/ulx3s/README.md says what keeps it there.
-_ULX3S_MHZ = 40
+_ULX3S_MHZ = 80
 _EVALUATION_MHZ = 40
 
 TARGETS: dict[str, Target] = {
@@ -83,7 +83,7 @@ TARGETS: dict[str, Target] = {
             clock_hz=_ULX3S_MHZ * 1_000_000,
             ebr=208,
             loader="ulx3s",
-            parameters={"ClockMhz": _ULX3S_MHZ, "BankBytes": 65536},
+            parameters={"ClockMhz": _ULX3S_MHZ, "BankBytes": 32768},
         ),
         Target(
             name="ecp5_evn",

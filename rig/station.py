@@ -23,7 +23,6 @@ from rig.lab import DriveUnit, EkmUnit, Lab
 from rig.report.console import ConsoleReport
 from rig.traffic import TrafficGenerator
 from rig.ve.ekm_proxy import EkmProxy
-from rig.ve.names import resolver
 
 Phase = Callable[[str], AbstractContextManager[None]]
 """Times one part of the opening, by its name."""
@@ -61,19 +60,16 @@ def open_station(
     phase: Phase,
     *,
     waves: bool = False,
-    events: EventLog | None = None,
 ) -> Iterator[Station]:
-    """Provision what is missing, start simulation, key managers and secure element; open all.
-
-    ``events`` is told what happens from the beginning on; without it, a log is made.
-    """
-    events = EventLog() if events is None else events
+    """Provision what is missing, start simulation, key managers and secure element; open all."""
     unit = choose_drive(lab, board_name)
     with ExitStack() as stack:
         with phase("keys"), report.task("preparing tokens, keys and certificates"):
             provisioned = keyside.provision(lab, state, [unit.serial])
-        # Started first, a simulation and the key managers start at the same time.
-        with phase("board"):
+        with phase("key managers"), report.task("starting the key manager"):
+            proxy = stack.enter_context(open_proxy(lab, lab.ekms, provisioned))
+            proxy.connect()
+        with phase("simulation"):
             board = stack.enter_context(
                 open_board(
                     lab,
@@ -84,13 +80,6 @@ def open_station(
                     log=run_folder / "simulation.log",
                 )
             )
-        with phase("key managers"), report.task("starting the key manager"):
-            proxy = stack.enter_context(
-                open_proxy(lab, lab.ekms_of(next(iter(lab.nodes))), provisioned, events)
-            )
-            proxy.connect()
-            proxy.watch()
-        with phase("self test"):
             engine = Engine(board)
             engine.lock_plain_key()
         with phase("drive"):
@@ -108,7 +97,7 @@ def open_station(
             element=element,
             drive=drive,
             proxy=proxy,
-            events=events,
+            events=EventLog(),
             cartridges=cartridges,
             traffic=TrafficGenerator(board) if board.generates_traffic else None,
         )
@@ -116,15 +105,12 @@ def open_station(
 
 @contextmanager
 def open_proxy(
-    lab: Lab, ekms: Sequence[EkmUnit], provisioned: ProvisionedLab, events: EventLog | None = None
+    lab: Lab, ekms: Sequence[EkmUnit], provisioned: ProvisionedLab
 ) -> Iterator[EkmProxy]:
-    """Start these key managers where the lab says so; the first is the primary.
-
-    ``events`` is told of those that are lost and come back.
-    """
+    """Start these key managers where the lab says so; the first is the primary."""
     with ExitStack() as stack:
         endpoints = [_endpoint(stack, lab, ekm, provisioned) for ekm in ekms]
-        yield stack.enter_context(EkmProxy(endpoints, events=events, resolve=resolver(lab.dns)))
+        yield stack.enter_context(EkmProxy(endpoints))
 
 
 def _endpoint(stack: ExitStack, lab: Lab, ekm: EkmUnit, provisioned: ProvisionedLab) -> EkmEndpoint:

@@ -50,6 +50,7 @@ module bridge_idle (
   (* hierconn *) wire [9:0] \u_dut.u_uart_tx.shift_q ;
   (* hierconn *) wire \u_dut.u_board_bus.penable_q ;
   (* hierconn *) wire \u_dut.u_board_bus.ready_q ;
+  (* hierconn *) wire \u_dut.u_board_bus.out_ready_q ;
   (* hierconn *) wire \u_dut.u_board_bus.to_engine ;
   (* hierconn *) wire \u_dut.u_board_bus.to_board ;
   (* hierconn *) wire \u_dut.u_board_bus.to_out ;
@@ -88,6 +89,7 @@ module bridge_idle (
   wire to_board = \u_dut.u_board_bus.to_board ;
   wire penable = \u_dut.u_board_bus.penable_q ;
   wire ready = \u_dut.u_board_bus.ready_q ;
+  wire out_ready = \u_dut.u_board_bus.out_ready_q ;
   wire fetched = \u_dut.u_record_out.fetched_q ;
   wire engine_active = \u_dut.u_drive_crypto.u_regs.is_active ;
   wire board_active = \u_dut.u_board_regs.is_active ;
@@ -101,7 +103,7 @@ module bridge_idle (
   // ---- How long each thing that is under way may still take, in clocks -----------------------------
 
   localparam logic [16:0] ByteOut = 10 * ClocksPerBit + 1;
-  localparam logic [16:0] WordOut = 3 + 4 * ByteOut;  // an access of three clocks, then its answer
+  localparam logic [16:0] WordOut = 4 + 4 * ByteOut;  // an access of four clocks, then its answer
 
   // A byte on its way in, until it is there.
   wire rx_busy = rx_state == RxData || rx_state == RxStop;
@@ -112,7 +114,7 @@ module bridge_idle (
 
   // An access, with the accesses and answers that follow it without another byte.
   wire [16:0] access_clocks = ready ? 1 : to_engine || to_board ? 3 - 17'(penable) :
-                              \u_dut.u_board_bus.to_out ? 3 - 17'(fetched) : 2;
+                              \u_dut.u_board_bus.to_out ? (out_ready ? 2 : 4 - 17'(fetched)) : 2;
   wire answering = state == Access || state == Answer;
   wire [16:0] answer_clocks =
       state == Access && writes ? access_clocks :
@@ -184,7 +186,9 @@ module bridge_idle (
       i_engine_regs: assert (engine_active == \u_dut.u_drive_crypto.u_regs.cpuif_req );
       i_board_asked: assert (!board_active || (state == Access && to_board));
       i_engine_asked: assert (!engine_active || (state == Access && to_engine));
-      i_ready: assert (!ready || (state == Access && !penable && !fetched));
+      i_ready: assert (!ready || (state == Access && !penable && !fetched && !out_ready));
+      i_out_ready: assert (!out_ready || (state == Access && !fetched &&
+                                          \u_dut.u_board_bus.to_out ));
       i_penable: assert (penable == (board_active || engine_active));
     end
   end

@@ -1,4 +1,4 @@
-"""The byte FIFO, the register slice and the error counters of a board."""
+"""The byte FIFO, the register slices and the error counters of a board."""
 
 import random
 from collections import deque
@@ -6,6 +6,7 @@ from typing import Any
 
 import cocotb
 from clocked import clocks, start
+from cocotb.triggers import Timer
 
 DEPTH = 16
 IDLE = {
@@ -15,6 +16,10 @@ IDLE = {
     "skid_valid_i": 0,
     "skid_data_i": 0,
     "skid_ready_i": 0,
+    "stage_clear_i": 0,
+    "stage_valid_i": 0,
+    "stage_data_i": 0,
+    "stage_ready_i": 0,
     "event_i": 0,
 }
 
@@ -77,6 +82,37 @@ async def slice_passes_every_word_once_in_order(dut: Any) -> None:
         assert seen == sent
         if come == go == 1:
             assert len(sent) == 390  # no bubble
+
+
+@cocotb.test()
+async def stage_passes_every_word_once_in_order_and_forgets_when_told(dut: Any) -> None:
+    await start(dut, **IDLE)
+    choice = random.Random(6)
+    for come, go, clear in ((1, 1, 0), (0.9, 0.2, 0), (0.2, 0.9, 0.05), (0.6, 0.6, 0.1)):
+        due: deque[int] = deque()
+        passed = 0
+        for clock in range(400):
+            word = choice.getrandbits(32)
+            offers = choice.random() < come and clock < 390
+            ready = choice.random() < go or clock >= 390
+            clears = choice.random() < clear
+            dut.stage_valid_i.value = int(offers)
+            dut.stage_data_i.value = word
+            dut.stage_ready_i.value = int(ready)
+            dut.stage_clear_i.value = int(clears)
+            await Timer(1, unit="ns")  # ready goes through
+            assert bool(dut.stage_valid_o.value) == bool(due)
+            if due and ready:
+                assert int(dut.stage_data_o.value) == due.popleft()
+                passed += 1
+            if offers and dut.stage_ready_o.value:
+                due.append(word)
+            if clears:
+                due.clear()
+            await clocks(dut)
+        assert not due
+        if come == go == 1:
+            assert passed == 390  # no bubble
 
 
 @cocotb.test()

@@ -18,6 +18,13 @@ module queues_top #(
     output logic             skid_valid_o,
     input  logic             skid_ready_i,
     output logic [Width-1:0] skid_data_o,
+    input  logic             stage_clear_i,
+    input  logic             stage_valid_i,
+    output logic             stage_ready_o,
+    input  logic [Width-1:0] stage_data_i,
+    output logic             stage_valid_o,
+    input  logic             stage_ready_i,
+    output logic [Width-1:0] stage_data_o,
     input  logic [3:0]       event_i,
     output logic [3:0][7:0]  count_o
 );
@@ -46,6 +53,20 @@ module queues_top #(
       .out_valid_o(skid_valid_o),
       .out_ready_i(skid_ready_i),
       .out_data_o (skid_data_o)
+  );
+
+  stream_stage #(
+      .Width(Width)
+  ) u_stage (
+      .clk_i,
+      .rst_ni,
+      .clear_i    (stage_clear_i),
+      .in_valid_i (stage_valid_i),
+      .in_ready_o (stage_ready_o),
+      .in_data_i  (stage_data_i),
+      .out_valid_o(stage_valid_o),
+      .out_ready_i(stage_ready_i),
+      .out_data_o (stage_data_o)
   );
 
   link_errors u_link_errors (

@@ -40,7 +40,8 @@ def test_uart_bone() -> None:
 
 
 def test_queues() -> None:
-    sources = [*parts("byte_fifo.sv", "stream_skid.sv", "link_errors.sv"), HERE / "queues_top.sv"]
+    names = ("byte_fifo.sv", "stream_skid.sv", "stream_stage.sv", "link_errors.sv")
+    sources = [*parts(*names), HERE / "queues_top.sv"]
     run_bench("queues_top", sources, "bench_queues")
 
 

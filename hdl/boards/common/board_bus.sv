@@ -7,7 +7,7 @@
 //   psel_o            one hot: [0] engine, [1] board; the other apb signals are shared
 //   in_*, out_*       the record windows
 //
-// Latency: two clocks for a write to a window, three for everything else.
+// Latency: two clocks for a write to a window, four for a read of one, three for everything else.
 
 module board_bus (
     input  logic        clk_i,
@@ -46,7 +46,8 @@ module board_bus (
 
   logic to_engine, to_board, to_in, to_commit, to_out, to_ack, to_apb, nowhere;
   logic penable_q, pready, pslverr, begun, ready, error, ready_q, error_q;
-  logic [31:0] rdata, rdata_q;
+  logic out_ready_q;
+  logic [31:0] rdata, rdata_q, out_rdata_q;
 
   assign to_engine = bus_address_i[31:8] == EngineBase[31:8];
   assign to_board  = bus_address_i[31:7] == BoardBase[31:7];
@@ -70,7 +71,7 @@ module board_bus (
 
   assign in_write_o  = begun & to_in;
   assign in_commit_o = begun & to_commit;
-  assign out_read_o  = begun & to_out;
+  assign out_read_o  = begun & to_out & ~out_ready_q;
   assign out_ack_o   = begun & to_ack;
 
   always_comb begin
@@ -82,22 +83,26 @@ module board_bus (
       error = pready & pslverr;
       rdata = to_engine ? engine_rdata_i : board_rdata_i;
     end else if (to_out) begin
-      ready = begun & out_ready_i;
-      rdata = out_rdata_i;
+      ready = out_ready_q;
+      rdata = out_rdata_q;
     end
   end
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      penable_q <= 1'b0;
-      ready_q   <= 1'b0;
-      error_q   <= 1'b0;
-      rdata_q   <= '0;
+      penable_q   <= 1'b0;
+      ready_q     <= 1'b0;
+      error_q     <= 1'b0;
+      rdata_q     <= '0;
+      out_ready_q <= 1'b0;
+      out_rdata_q <= '0;
     end else begin
-      penable_q <= begun & to_apb & ~pready;
-      ready_q   <= ready;
-      error_q   <= error;
-      rdata_q   <= rdata;
+      penable_q   <= begun & to_apb & ~pready;
+      ready_q     <= ready;
+      error_q     <= error;
+      rdata_q     <= rdata;
+      out_ready_q <= out_read_o & out_ready_i;
+      out_rdata_q <= out_rdata_i;
     end
   end
 
