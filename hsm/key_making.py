@@ -18,6 +18,7 @@ from hsm.oaep import oaep_padding
 from hsm.public_keys import big_integer, p256_public, rsa_public, spki_hash
 from hsm.token import DATA_KEY_BYTES, Token
 
+_KEPT_PRIVATE: Final[dict[Attribute, Any]] = {Attribute.TOKEN: True, Attribute.PRIVATE: True}
 _P256: Final = bytes.fromhex("06082a8648ce3d030107")  # OBJECT IDENTIFIER prime256v1, DER
 
 
@@ -158,41 +159,57 @@ def ensure_gauges(token: Token) -> None:
 def import_transport_key(token: Token, label: str, value: bytes) -> None:
     """Put an AES-256 key (32 bytes) into the token that may wrap data keys and do nothing else.
 
-    The officer alone can make a TRUSTED key and cannot make a private one; so the officer makes a
-    session object, which outlives the officer's login, and the user keeps a private copy of it.
+    Where data keys go to TRUSTED keys only, the officer alone can make such a key and cannot make a
+    private one; so the officer makes a session object, which outlives the officer's login, and the
+    user keeps a private copy of it. Elsewhere the user makes it.
     """
+    template = {
+        **NO_USE,
+        Attribute.CLASS: ObjectClass.SECRET_KEY,
+        Attribute.KEY_TYPE: KeyType.AES,
+        Attribute.VALUE: value,
+        Attribute.LABEL: label,
+        Attribute.SENSITIVE: True,
+        Attribute.EXTRACTABLE: False,
+        Attribute.WRAP: True,
+    }
+    if token.abilities.trusts:
+        kept = _trusted_by_officer(token, template)
+    else:
+        with token.asking("make a transport key"):
+            kept = token.session.create_object({**template, **_KEPT_PRIVATE})
+    with token.asking("keep a transport key"):
+        sound = (
+            (not token.abilities.trusts or kept[Attribute.TRUSTED])
+            and kept[Attribute.PRIVATE]
+            and kept[Attribute.SENSITIVE]
+            and not kept[Attribute.EXTRACTABLE]
+        )
+        if not sound:
+            kept.destroy()
+            raise TokenRefusedError(
+                f"The token {token.label} did not keep {label!r} private and trusted."
+            )
+
+
+def _trusted_by_officer(token: Token, template: dict[Attribute, Any]) -> Any:
+    """Return a private copy on the token of a TRUSTED key that the officer makes."""
     carrier = token.open_session()
     try:
         with token.officer(), token.asking("make a transport key"):
             key: Any = carrier.create_object(
                 {
-                    **NO_USE,
-                    Attribute.CLASS: ObjectClass.SECRET_KEY,
-                    Attribute.KEY_TYPE: KeyType.AES,
-                    Attribute.VALUE: value,
-                    Attribute.LABEL: label,
+                    **template,
                     Attribute.TOKEN: False,
                     Attribute.PRIVATE: False,
-                    Attribute.SENSITIVE: True,
-                    Attribute.EXTRACTABLE: False,
                     Attribute.TRUSTED: True,
-                    Attribute.WRAP: True,
                 }
             )
         with token.asking("keep a transport key"):
-            kept = key.copy({Attribute.TOKEN: True, Attribute.PRIVATE: True})
+            kept = key.copy(_KEPT_PRIVATE)
             key.destroy()
-            sound = (
-                kept[Attribute.TRUSTED]
-                and kept[Attribute.PRIVATE]
-                and kept[Attribute.SENSITIVE]
-                and not kept[Attribute.EXTRACTABLE]
-            )
-            if not sound:
-                kept.destroy()
-                raise TokenRefusedError(
-                    f"The token {token.label} did not keep {label!r} private and trusted."
-                )
+            label = kept[Attribute.LABEL]
+        return token.find_secret(label)  # the handle of the copy ends with the carrier
     finally:
         carrier.close()
 

@@ -64,12 +64,23 @@ class Pins:
 class Bench:
     """A token under validation, with its user logged in."""
 
-    def __init__(self, library: Library, slot: int, pins: Pins, label: str) -> None:
-        """Open a session and log in; raises RefusedCallError."""
+    def __init__(
+        self,
+        library: Library,
+        slot: int,
+        pins: Pins,
+        label: str,
+        removal: tuple[str, str] | None = None,
+    ) -> None:
+        """Open a session and log in; raises RefusedCallError.
+
+        `removal` are the shell commands that take the token away and bring it back.
+        """
         self.library = library
         self.slot = slot
         self.pins = pins
         self.label = label
+        self.removal = removal
         self.owner = Owner.this()
         self.session: Session = library.open_session(slot)
         self.session.login(pins.user)

@@ -136,7 +136,7 @@ UNFIT: Final = (
     ),
     Rule(
         "no work after a new login",
-        ("life.close_all", "life.restart", "life.relogin"),
+        ("life.close_all", "life.restart", "life.relogin", "life.removal"),
         "the key manager cannot go on after the token was away",
         when=_bad,
     ),

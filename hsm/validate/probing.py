@@ -112,6 +112,7 @@ _FUNCTION_OF: Final = {
     "sign": "C_Sign",
     "random": "C_GenerateRandom",
     "login": "C_Login",
+    "renew": "C_Login",
     "logout": "C_Logout",
     "close": "C_CloseSession",
     "open_session": "C_OpenSession",

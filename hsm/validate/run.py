@@ -57,12 +57,15 @@ def validate(
     pins: Pins,
     *,
     softhsm_conf: Path | None = None,
+    removal: tuple[str, str] | None = None,
     probes: Sequence[str] = tuple(PROBES),
     progress: Progress = lambda finding: None,
 ) -> Validation:
     """Make the probes at the token `label` and judge what they find; return everything.
 
-    `softhsm_conf` is for SoftHSM only; `probes` are names of PROBES, made in the order given.
+    `softhsm_conf` is for SoftHSM only; `removal` are the shell commands that take the token away
+    and bring it back, for the probe that needs them; `probes` are names of PROBES, made in the
+    order given.
     Raises, for what is wrong before the first probe: ModuleAbsentError, WrongPinError,
     PinLockedError, TokenRefusedError, ModuleCrashedError, and TokenError with the worker's words.
     """
@@ -74,6 +77,7 @@ def validate(
         "label": label,
         "user_pin": pins.user,
         "officer_pin": pins.officer,
+        "removal": removal,
     }
     environment = dict(os.environ)
     if softhsm_conf is not None:

@@ -67,7 +67,14 @@ def main() -> int:
 def _open(request: dict[str, Any]) -> Bench:
     library = Library(Path(request["module"]), locking=request["locking"])
     pins = Pins(request["user_pin"], request["officer_pin"])
-    return Bench(library, library.slot_of(request["label"]), pins, request["label"])
+    removal = request["removal"]
+    return Bench(
+        library,
+        library.slot_of(request["label"]),
+        pins,
+        request["label"],
+        None if removal is None else (removal[0], removal[1]),
+    )
 
 
 if __name__ == "__main__":

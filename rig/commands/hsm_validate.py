@@ -48,6 +48,18 @@ def hsm_validate(
         Path | None,
         typer.Option("--so-pin-file", metavar="FILE", help="File with the officer's PIN."),
     ] = None,
+    away_with: Annotated[
+        str | None,
+        typer.Option(
+            "--away-with",
+            metavar="COMMAND",
+            help="Shell command that takes the token away (a switch, a port, a cable).",
+        ),
+    ] = None,
+    back_with: Annotated[
+        str | None,
+        typer.Option("--back-with", metavar="COMMAND", help="Shell command that brings it back."),
+    ] = None,
     area: Annotated[
         list[str] | None,
         typer.Option(
@@ -83,6 +95,7 @@ def hsm_validate(
         token,
         _read(pin, so_pin, token),
         softhsm_conf=softhsm_conf,
+        removal=_removal(away_with, back_with),
         probes=_probes(area or []),
         progress=report.finding,
     )
@@ -102,6 +115,12 @@ def _source(env: str | None, file: Path | None, option: str) -> PinSource | None
     if env is not None:
         return PinFromEnv(env)
     return None if file is None else PinFromFile(file)
+
+
+def _removal(away: str | None, back: str | None) -> tuple[str, str] | None:
+    if (away is None) != (back is None):
+        raise ValidateOptionError("Give both --away-with and --back-with, or neither.")
+    return None if away is None or back is None else (away, back)
 
 
 def _read(pin: PinSource | None, so_pin: PinSource | None, token: str) -> Pins:

@@ -76,12 +76,21 @@ class ForeignToken:
     accept: tuple[str, ...]
     """What a lab has to accept of it."""
     pins: dict[str, str] = field(default_factory=lambda: {PIN_VARIABLE: PIN})
+    alone: bool = True
+    """Whether it needs namespaces of its own."""
 
     def run(
         self, *command: str | Path, timeout: float = 300, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command where the token is, to its end."""
-        entered = [*_ALONE, "bash", "-c", self.script, "bash", str(self.folder)]
+        entered = [
+            *(_ALONE if self.alone else []),
+            "bash",
+            "-c",
+            self.script,
+            "bash",
+            str(self.folder),
+        ]
         return subprocess.run(
             [*entered, *map(str, command)],
             env={**os.environ, **self.pins, **environment},

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -11,7 +12,14 @@ from pkcs11 import Attribute
 
 from hsm.validate.bench import AES_256, Bench, outside_decrypt
 from hsm.validate.cryptoki_calls import RefusedCallError, Session
-from hsm.validate.probing import Answer, Probe, Status, attempt, good_if
+from hsm.validate.probing import (
+    Answer,
+    NotTriedError,
+    Probe,
+    Status,
+    attempt,
+    good_if,
+)
 
 SESSIONS: Final = 64
 THREADS: Final = 4
@@ -87,6 +95,41 @@ def _restart(bench: Bench) -> Answer:
     stale = attempt(bench.session.is_set, key, Attribute.SENSITIVE)
     bench.library.initialize()
     return _reopened(bench, stale.code, stale.refused)
+
+
+def _removal(bench: Bench) -> Answer:
+    """The token itself taken away and brought back, by commands of the user's."""
+    if bench.removal is None:
+        raise NotTriedError("no commands that take the token away and bring it back were given")
+    take_away, bring_back = bench.removal
+    key, _ = bench.known_data_key()
+    _command(take_away)
+    try:
+        away = attempt(bench.known_data_key)
+    finally:
+        _command(bring_back)
+    stale = attempt(bench.session.is_set, key, Attribute.SENSITIVE)
+    how = "its sessions live on"
+    if stale.refused or attempt(bench.known_data_key).refused:
+        how = "works after a new login"
+        if attempt(bench.renew).refused:
+            how = "works after C_Initialize and a login"
+            with suppress(RefusedCallError):
+                bench.library.finalize()
+            bench.library.initialize()
+            bench.slot = bench.library.slot_of(bench.label)
+            bench.renew()
+    back = attempt(bench.known_data_key)
+    if back.refused:
+        return Answer(Status.LACKS, "no unwrap when the token is back", back.code)
+    gone = "refused while it is away" if away.refused else "unwraps on while it is away"
+    return Answer(Status.GOOD, f"{gone}; {how} when it is back", away.code)
+
+
+def _command(words: str) -> None:
+    ended = subprocess.run(words, shell=True, capture_output=True, timeout=60, check=False)
+    if ended.returncode:
+        raise NotTriedError(f"the command {words!r} ended with {ended.returncode}")
 
 
 def _reopened(bench: Bench, code: str, refused: bool) -> Answer:
@@ -190,6 +233,9 @@ PROBES: Final = (
     Probe("life.relogin", "Logout and login", _relogin, alone=True),
     Probe("life.close_all", "All sessions closed", _close_all, alone=True),
     Probe("life.restart", "C_Finalize and C_Initialize", _restart, alone=True),
+    Probe(
+        "life.removal", "The token taken away and brought back", _removal, alone=True, seconds=180.0
+    ),
     Probe("life.processes", "Two processes", _processes),
     Probe(
         "life.threads",

@@ -11,9 +11,11 @@ from pkcs11 import exceptions as refusals
 
 from hsm.lab import ProvisionedLab
 from hsm.token import open_token
+from hsm.validate.bench import Pins
 from hsm.validate.judge import Fitness
 from hsm.validate.probing import Status
 from hsm.validate.report import SCHEMA, Validation
+from hsm.validate.run import validate
 from tests.hsm.validate.conftest import QUICK, Validate
 
 KNOWN = {  # SoftHSM 2.6, as section 9 of the design has it
@@ -96,3 +98,38 @@ def test_objects_of_others_stay_as_they_are(
     assert validation.left_behind == 0
     assert len(before) > 4
     assert _objects(lab_state) == before
+
+
+def test_the_token_taken_away(lab_state: ProvisionedLab) -> None:
+    """Its folder moved away under the module, and back."""
+    config = lab_state.ekm_token
+    tokens = lab_state.state_dir / "tokens"
+    away = tokens.with_name("tokens.away")
+    removal = (f"mv {tokens} {away}", f"mv {away} {tokens}")
+    validation = validate(
+        config.module,
+        config.label,
+        Pins(config.pin.read(), None),
+        softhsm_conf=config.softhsm_conf,
+        removal=removal,
+        probes=("life.removal",),
+    )
+    (finding,) = validation.findings
+    assert finding.status is Status.GOOD, finding
+    assert "when it is back" in finding.answer.does
+    assert validation.left_behind == 0
+
+
+def test_a_removal_that_fails_is_not_tried(lab_state: ProvisionedLab) -> None:
+    config = lab_state.ekm_token
+    validation = validate(
+        config.module,
+        config.label,
+        Pins(config.pin.read(), None),
+        softhsm_conf=config.softhsm_conf,
+        removal=("exit 3", "true"),
+        probes=("life.removal",),
+    )
+    (finding,) = validation.findings
+    assert finding.status is Status.UNTRIED
+    assert "'exit 3' ended with 3" in finding.answer.does
