@@ -205,6 +205,16 @@ def provision_drive(
     return provision_lab(state_dir, (), (serial,), progress=progress).drive(serial)
 
 
+def remove_keks(state_dir: Path, labels: Sequence[str]) -> dict[str, str]:
+    """Remove KEKs of a provisioned token for good, whoever still needs them.
+
+    Returns SHA-256 of each one's SubjectPublicKeyInfo, hexadecimal, by its label.
+    """
+    request = {"state_dir": str(state_dir.absolute()), "remove_keks": list(labels)}
+    removed: dict[str, str] = _in_child(request, lambda step: None)["removed"]
+    return removed
+
+
 def check_serial(serial: str) -> None:
     """Raise ProvisioningError unless the drive serial is 1 to 18 letters, digits and hyphens."""
     if not _SERIAL.fullmatch(serial):
@@ -249,7 +259,7 @@ def _in_child(request: dict[str, Any], progress: Callable[[str], None]) -> dict[
             raise
     if "error" in answer:
         raise ProvisioningError(answer["error"])
-    if child.returncode or "drives" not in answer:
+    if child.returncode or not answer or "step" in answer:
         raise ProvisioningError(
             f"The provisioning process ended with code {child.returncode}; run it again."
         )
@@ -270,7 +280,10 @@ def main() -> int:
     try:
         private_directory(state_dir)
         with _alone(state_dir):
-            _tell(**_provision(state_dir, request))
+            if "remove_keks" in request:
+                _tell(removed=_remove_keks(state_dir, request["remove_keks"]))
+            else:
+                _tell(**_provision(state_dir, request))
     except TaperigError as error:
         _tell(error=str(error))
         return 2
@@ -362,6 +375,15 @@ def _tells_length(keystore: Keystore) -> bool:
             private_key = keystore.private_key(kek)
             return tells_length(keystore.token, private_key, kek.public_key)
     return True  # nothing is unwrapped here
+
+
+def _remove_keks(state_dir: Path, labels: Sequence[str]) -> dict[str, str]:
+    with open_token(token_config(state_dir, EKM_TOKEN_LABEL)) as token:
+        keystore = Keystore(token)
+        keks = {label: keystore.find(label) for label in labels}
+        for kek in keks.values():
+            keystore.remove_kek(kek)
+        return {label: kek.spki_hash.hex() for label, kek in keks.items()}
 
 
 def _paths(files: TlsFiles) -> list[str]:

@@ -43,6 +43,8 @@ def open_board(
 ) -> Iterator[Board]:
     """A board, opened and answering; a simulation is built first when its sources are new.
 
+    A simulation may be starting still: the first access waits for it.
+
     `transport_key`, `waves` and `log` are for a simulation, which is started here. Whoever made or
     started another board gave it its key.
     """
@@ -63,6 +65,7 @@ def open_board(
             waves=waves,
             log=log,
             clock_hz=unit.clock_hz,
+            wait=False,
             on_build=report.begin,
         )
     with simulation:

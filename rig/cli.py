@@ -20,6 +20,7 @@ from hsm.errors import TaperigError
 from rig.board_build import board_app
 from rig.board_serve import board_serve
 from rig.commands.ekm import ekm_app
+from rig.commands.ekm_verify import ekm_verify
 from rig.commands.hsm import hsm_app
 from rig.commands.options import BoardOption, JsonOption, LabOption, lab_of, print_json
 from rig.commands.rekey import cartridge_rekey
@@ -38,6 +39,7 @@ Examples:
   rig run --waves                      with a waveform (FST), on little data
   rig kat gcmEncryptExtIV256.rsp       known answers through the gates
   rig hsm list                         the keys in the token
+  rig ekm verify                       do all key managers answer, and know every label
   rig ve write FILE...; rig ve work    volumes through cache and pools to tape
   rig cartridge show TAP002.tape       what is on a cartridge
   rig cartridge rekey TAP002           the pool's keys of now for a cartridge; data as it is
@@ -65,6 +67,7 @@ app.add_typer(cartridge_app, name="cartridge")
 app.add_typer(board_app, name="board")
 board_app.command("serve")(board_serve)
 cartridge_app.command("rekey")(cartridge_rekey)
+ekm_app.command("verify")(ekm_verify)
 
 
 @app.command(short_help="Write files to tape and back through the gates, judged.")
@@ -93,7 +96,7 @@ def run(
         typer.Option(
             "--scenario",
             metavar="NAME",
-            help="round_trip, rates (both by default), pool_over_time or migration.",
+            help="round_trip, rates (both by default), pool_over_time, migration or two_sites.",
         ),
     ] = None,
 ) -> None:

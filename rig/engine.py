@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 import hdl.register_map as regs
-from hdl.register_types import Counter, Field, Register
+from hdl.register_types import Field, Register
 from hsm.errors import TaperigError
 from rig.board.protocol import Board
 
@@ -27,6 +27,16 @@ _PACE_UNIT = 1 << regs.PACE_RATE.width
 
 # Loading and wiping take thousands of clocks at most; a link may take longer than the engine.
 _STATUS_LIMIT_S = 30.0
+
+# One behind the other, so that one read takes them all; in the order of Counters.
+_COUNTERS = (
+    regs.CYCLES_BUSY,
+    regs.CYCLES_STALL_SOURCE,
+    regs.CYCLES_STALL_SINK,
+    regs.RECORDS,
+    regs.BYTES,
+    regs.TAG_FAILURES,
+)
 
 # How many batches of records a board takes before results are read.
 _BATCHES = 4
@@ -213,6 +223,7 @@ class Engine:
         """Pass records through, back to back, and return their results in order.
 
         While the board works on one batch, the next is made and the results of the last are taken.
+        Raises SelfTestError when a check inside the engine failed meanwhile, whatever came out.
         """
         for number, record in enumerate(records):
             self._check(number, record)
@@ -229,6 +240,11 @@ class Engine:
             inside.append((len(frames), batch))
             free -= len(frames)
         results.extend(self._result(record) for _, batch in inside for record in batch)
+        if records and self._has(regs.STATUS_FAULT):
+            raise SelfTestError(
+                f"A check inside the engine of board {self._board.name} failed while records "
+                "passed: their results are thrown away; reset the board to have it tested again"
+            )
         return results
 
     # ---- measuring ----
@@ -236,14 +252,15 @@ class Engine:
     def counters(self) -> Counters:
         """Return all counters as they stood at one clock."""
         self._command(regs.CTRL_COUNTERS_SNAPSHOT)
-        return Counters(
-            cycles_busy=self._read_counter(regs.CYCLES_BUSY),
-            stall_source=self._read_counter(regs.CYCLES_STALL_SOURCE),
-            stall_sink=self._read_counter(regs.CYCLES_STALL_SINK),
-            records=self._read_counter(regs.RECORDS),
-            bytes=self._read_counter(regs.BYTES),
-            tag_failures=self._read_counter(regs.TAG_FAILURES),
-        )
+        first = _COUNTERS[0].low.address
+        count = (_COUNTERS[-1].high.address - first) // _REGISTER_BYTES + 1
+        data = self._board.read(first, _REGISTER_BYTES, count)
+        words: tuple[int, ...] = struct.unpack(f">{count}I", data)
+
+        def word(register: Register) -> int:
+            return words[(register.address - first) // _REGISTER_BYTES]
+
+        return Counters(*(word(one.high) << 32 | word(one.low) for one in _COUNTERS))
 
     def clear_counters(self) -> None:
         """Set all counters to zero."""
@@ -274,9 +291,6 @@ class Engine:
     def _write(self, register: Register, value: int) -> None:
         data = value.to_bytes(_REGISTER_BYTES, "big")
         self._board.write(register.address, _REGISTER_BYTES, data)
-
-    def _read_counter(self, counter: Counter) -> int:
-        return self._read(counter.high) << 32 | self._read(counter.low)
 
     def _command(self, field: Field) -> None:
         self._write(regs.CTRL, field.put(1))

@@ -1,4 +1,8 @@
-"""The steps of the modelled sequences as they happen: what, when, for how long, how it ended."""
+"""What happens: steps of the modelled sequences as they end, and notices to those who operate.
+
+A step has a duration and an outcome. A notice is a moment: an intervention raised or cleared at the
+library manager, a word to the hosts, a call home.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Literal
 
-Outcome = Literal["ok", "failed", "skipped"]
+Outcome = Literal["ok", "failed", "expected", "skipped"]
+"""``expected``: it failed, as it had to for what is judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +30,35 @@ class Event:
     detail: dict[str, Any] = field(default_factory=dict)
 
 
+class NoticeKind(StrEnum):
+    """Who is told of a notice, and what of."""
+
+    INTERVENTION = "intervention raised"
+    """The operator at the library manager has something to do."""
+    CLEARED = "intervention cleared"
+    """It has been done, or was settled by itself."""
+    HOSTS = "host notice"
+    """The attached hosts are told."""
+    CALL_HOME = "call home"
+    """The service is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that operators, hosts or the service are told; ``time`` is seconds since 1970, UTC.
+
+    ``about`` names what it concerns: an intervention is cleared under the name it was raised under.
+    """
+
+    kind: NoticeKind
+    about: str
+    text: str
+    time: float
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
 Listener = Callable[[Event], None]
+NoticeListener = Callable[[Notice], None]
 
 
 class EventLog:
@@ -34,13 +68,32 @@ class EventLog:
         """Begin empty."""
         self.events: list[Event] = []
         self.listeners: list[Listener] = []
+        self.notices: list[Notice] = []
+        self.notice_listeners: list[NoticeListener] = []
+        self._failure: Outcome = "failed"
+
+    def notice(self, kind: NoticeKind, about: str, text: str, **detail: Any) -> None:
+        """Record a notice of this moment and tell it; may come from any thread."""
+        notice = Notice(kind, about, text, time.time(), detail)
+        self.notices.append(notice)
+        for listener in self.notice_listeners:
+            listener(notice)
+
+    @contextmanager
+    def expecting_failure(self) -> Iterator[None]:
+        """Steps that fail within are recorded as expected: that they fail is what is judged."""
+        self._failure = "expected"
+        try:
+            yield
+        finally:
+            self._failure = "failed"
 
     @contextmanager
     def step(self, step: str, text: str, volume: str | None = None) -> Iterator[dict[str, Any]]:
         """Time a step; what is put into the dictionary becomes the event's detail."""
         detail: dict[str, Any] = {}
         started, began = time.time(), time.monotonic()
-        outcome: Outcome = "failed"
+        outcome = self._failure
         try:
             yield detail
             outcome = "ok"

@@ -13,6 +13,7 @@ from hsm import lab as provisioning
 from hsm import softhsm
 from hsm.ekm.client import EkmEndpoint
 from hsm.ekm.config import EkmConfig, enrol_drives, lab_config
+from hsm.files import private_directory
 from hsm.keystore import MIN_KEK_BITS
 from hsm.lab import ProvisionedLab
 from hsm.pins import PinFromEnv, PinFromFile, PinSource
@@ -89,13 +90,23 @@ def _pin(pin: LabPin) -> PinSource:
 
 
 def ekm_config(lab: Lab, ekm: EkmUnit, provisioned: ProvisionedLab) -> EkmConfig:
-    """The configuration of a key manager that the rig starts; its drives are in its table."""
+    """The configuration of a key manager that the rig starts; its drives are in its table.
+
+    Its drive table and audit log are its own: the two of a pair share the token and nothing else.
+    """
     config = lab_config(provisioned, ekm.host, ekm.port)
-    config = dataclasses.replace(config, token=token_config(lab, ekm.token, provisioned.state_dir))
+    folder = config.audit.parent / ekm.name
+    private_directory(folder)
+    config = dataclasses.replace(
+        config,
+        token=token_config(lab, ekm.token, provisioned.state_dir),
+        drive_table=folder / config.drive_table.name,
+        audit=folder / config.audit.name,
+    )
     enrol_drives(config, provisioned)
     return config
 
 
 def endpoint(ekm: EkmUnit, provisioned: ProvisionedLab, port: int | None = None) -> EkmEndpoint:
     """Where the rig finds a key manager; ``port`` is the real one when the lab says any (0)."""
-    return EkmEndpoint(ekm.host, port or ekm.port, provisioned.rig_tls)
+    return EkmEndpoint(ekm.host, port or ekm.port, provisioned.rig_tls, ekm.name)

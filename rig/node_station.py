@@ -84,9 +84,9 @@ def open_node(
             with report.task("preparing tokens, keys and certificates"):
                 provisioned = keyside.provision(lab, state, [each.serial for each in units])
             with report.task("starting the key managers"):
-                ekms = [each for each in lab.ekms if unit.ekms is None or each.name in unit.ekms]
-                ekms.sort(key=lambda each: (unit.ekms or (each.name,)).index(each.name))
-                proxy = stack.enter_context(open_proxy(lab, ekms, provisioned))
+                ekms = lab.ekms_of(name)
+                proxy = stack.enter_context(open_proxy(lab, ekms, provisioned, events))
+                proxy.watch()
             offline = _offline(lab, node_folder(state, name))
             units = [each for each in units if each.serial not in offline]
             opened = [_drive(stack, lab, each, provisioned, report) for each in units]

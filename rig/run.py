@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hsm.errors import TaperigError
 from rig.boards import choose_board
+from rig.events import EventLog
 from rig.lab import Lab
 from rig.report import text
 from rig.report.console import ConsoleReport
@@ -22,6 +23,7 @@ from rig.scenarios.migration import Migration
 from rig.scenarios.pool_over_time import PoolOverTime
 from rig.scenarios.rates import Rates
 from rig.scenarios.round_trip import RoundTrip
+from rig.scenarios.two_sites import TwoSites
 from rig.state import new_run_dir, used_alone
 from rig.station import choose_drive, open_station
 
@@ -46,7 +48,7 @@ class ScenarioChoiceError(TaperigError):
 
 def choose_scenarios(asked: Sequence[str]) -> list[Scenario]:
     """What a run judges, in its own order: what was asked for, else what runs by default."""
-    known = [RoundTrip(), Rates(), PoolOverTime(), Migration()]
+    known = [RoundTrip(), Rates(), PoolOverTime(), Migration(), TwoSites()]
     names = [scenario.name for scenario in known]
     for name in asked:
         if name not in names:
@@ -118,11 +120,16 @@ def _run_all(
     run: RunResult,
     waves: bool,
 ) -> None:
+    events = EventLog()
+    events.listeners.append(report.step)
+    events.notice_listeners.append(report.notice)
+    run.notices = events.notices
     with (
         used_alone(state),
-        open_station(lab, board, state, folder, report, run.phase, waves=waves) as station,
+        open_station(
+            lab, board, state, folder, report, run.phase, waves=waves, events=events
+        ) as station,
     ):
-        station.events.listeners.append(report.step)
         for scenario in scenarios:
             with run.phase(scenario.name):
                 result = scenario.execute(station, files, report)

@@ -23,6 +23,7 @@ from rig.lab import DriveUnit, EkmUnit, Lab
 from rig.report.console import ConsoleReport
 from rig.traffic import TrafficGenerator
 from rig.ve.ekm_proxy import EkmProxy
+from rig.ve.names import resolver
 
 Phase = Callable[[str], AbstractContextManager[None]]
 """Times one part of the opening, by its name."""
@@ -60,16 +61,19 @@ def open_station(
     phase: Phase,
     *,
     waves: bool = False,
+    events: EventLog | None = None,
 ) -> Iterator[Station]:
-    """Provision what is missing, start simulation, key managers and secure element; open all."""
+    """Provision what is missing, start simulation, key managers and secure element; open all.
+
+    ``events`` is told what happens from the beginning on; without it, a log is made.
+    """
+    events = EventLog() if events is None else events
     unit = choose_drive(lab, board_name)
     with ExitStack() as stack:
         with phase("keys"), report.task("preparing tokens, keys and certificates"):
             provisioned = keyside.provision(lab, state, [unit.serial])
-        with phase("key managers"), report.task("starting the key manager"):
-            proxy = stack.enter_context(open_proxy(lab, lab.ekms, provisioned))
-            proxy.connect()
-        with phase("simulation"):
+        # Started first, a simulation and the key managers start at the same time.
+        with phase("board"):
             board = stack.enter_context(
                 open_board(
                     lab,
@@ -80,6 +84,13 @@ def open_station(
                     log=run_folder / "simulation.log",
                 )
             )
+        with phase("key managers"), report.task("starting the key manager"):
+            proxy = stack.enter_context(
+                open_proxy(lab, lab.ekms_of(next(iter(lab.nodes))), provisioned, events)
+            )
+            proxy.connect()
+            proxy.watch()
+        with phase("self test"):
             engine = Engine(board)
             engine.lock_plain_key()
         with phase("drive"):
@@ -97,7 +108,7 @@ def open_station(
             element=element,
             drive=drive,
             proxy=proxy,
-            events=EventLog(),
+            events=events,
             cartridges=cartridges,
             traffic=TrafficGenerator(board) if board.generates_traffic else None,
         )
@@ -105,12 +116,15 @@ def open_station(
 
 @contextmanager
 def open_proxy(
-    lab: Lab, ekms: Sequence[EkmUnit], provisioned: ProvisionedLab
+    lab: Lab, ekms: Sequence[EkmUnit], provisioned: ProvisionedLab, events: EventLog | None = None
 ) -> Iterator[EkmProxy]:
-    """Start these key managers where the lab says so; the first is the primary."""
+    """Start these key managers where the lab says so; the first is the primary.
+
+    ``events`` is told of those that are lost and come back.
+    """
     with ExitStack() as stack:
         endpoints = [_endpoint(stack, lab, ekm, provisioned) for ekm in ekms]
-        yield stack.enter_context(EkmProxy(endpoints))
+        yield stack.enter_context(EkmProxy(endpoints, events=events, resolve=resolver(lab.dns)))
 
 
 def _endpoint(stack: ExitStack, lab: Lab, ekm: EkmUnit, provisioned: ProvisionedLab) -> EkmEndpoint:

@@ -22,15 +22,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from hsm.admin_secret import AdminSecretError, secret_matches
-from hsm.ekm import logs
-from hsm.ekm.administration import Administration
 from hsm.ekm.audit import AuditLog
-from hsm.ekm.config import EkmConfig
 from hsm.ekm.errors import EkmError
+from hsm.ekm.logs import LOG
+from hsm.ekm.settings import EkmConfig
 from hsm.errors import TaperigError
+
+if TYPE_CHECKING:
+    from hsm.ekm.administration import Administration
 
 REQUEST_LIMIT = 64 * 1024
 ANSWER_LIMIT = 64 * 1024 * 1024
@@ -39,7 +41,6 @@ ANSWER_SECONDS = 600.0
 WRONG_SECRET_SECONDS = 1.0
 _LENGTH = 4
 _AT_ONCE = 16
-_LOG = logs.logger()
 
 
 @contextmanager
@@ -60,10 +61,19 @@ class AdminServer:
         self._config = config
         # A writer of its own, since commands run beside the event loop.
         self._log = AuditLog(config.audit, joined=True)
-        self._administration = Administration(config, self._log)
+        self._made: Administration | None = None
         self._turn = asyncio.Lock()
         self._open = 0
         self._server: asyncio.Server | None = None
+
+    @property
+    def _administration(self) -> Administration:
+        """Made when first needed, since it takes its time to import."""
+        if self._made is None:
+            from hsm.ekm.administration import Administration
+
+            self._made = Administration(self._config, self._log)
+        return self._made
 
     async def __aenter__(self) -> Self:
         """Listen, in place of a socket that a killed key manager left behind."""
@@ -127,13 +137,13 @@ class AdminServer:
             async with self._turn:
                 await self._admit(secret, who)
                 result = await asyncio.to_thread(self._administration.run, command, arguments, who)
-            _LOG.info("administration", command=command, who=who)
+            LOG.info("administration", command=command, who=who)
             return {"result": result}
         except TaperigError as error:
-            _LOG.warning("administration refused", who=who, cause=str(error))
+            LOG.warning("administration refused", who=who, cause=str(error))
             return {"error": str(error)}
         except Exception as error:
-            _LOG.error("administration failed in an unforeseen way", kind=type(error).__name__)
+            LOG.error("administration failed in an unforeseen way", kind=type(error).__name__)
             return {
                 "error": f"The key manager failed in an unforeseen way ({type(error).__name__})."
             }
@@ -221,6 +231,8 @@ def _asked(path: Path, request: bytes) -> dict[str, Any]:
 
 def _done_here(config: EkmConfig, secret: str, command: str, arguments: dict[str, Any]) -> Any:
     assert config.admin_secret is not None
+    from hsm.ekm.administration import Administration
+
     with AuditLog(config.audit) as log:
         administration = Administration(config, log)
         who = _user_name(os.getuid())

@@ -16,9 +16,9 @@ from hsm.eedk import check_volume
 from hsm.ekm import audit, certificates
 from hsm.ekm.audit import AuditLog
 from hsm.ekm.cartridges import FORGOTTEN, KnownCartridge, known_cartridges, needs
-from hsm.ekm.config import EkmConfig
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.errors import EkmError
+from hsm.ekm.settings import EkmConfig
 from hsm.errors import TaperigError
 from hsm.keystore import check_drive_key
 from hsm.lab import check_serial

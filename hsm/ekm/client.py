@@ -9,7 +9,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,19 +19,23 @@ from hsm.ekm import messages
 from hsm.ekm.errors import EkmError, EkmUnavailable, MessageError
 from hsm.pki import TlsFiles
 
-DEFAULT_PORT = 3801
 ANSWER_SECONDS = 30.0
 """A token that needs longer than this for one exchange counts as lost."""
 CONNECT_SECONDS = 5.0
+PING_SECONDS = 5.0
+
+Resolve = Callable[[str], Sequence[str]]
+"""Returns the addresses of a host name, the best first; raises EkmUnavailable. Addresses pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class EkmEndpoint:
-    """Where a key manager is, and with which certificate to go there."""
+    """Where a key manager is, and with which certificate to go there; ``name`` is the lab's."""
 
     host: str
     port: int
     tls: TlsFiles
+    name: str = ""
 
     def __str__(self) -> str:
         """Return ``host:port``, as messages name it."""
@@ -63,10 +67,20 @@ def tls_context(files: TlsFiles, purpose: ssl.Purpose) -> ssl.SSLContext:
 class EkmClient:
     """A connection to one key manager, opened when first needed and kept open."""
 
-    def __init__(self, endpoint: EkmEndpoint, answer_seconds: float = ANSWER_SECONDS) -> None:
-        """Read the TLS files; ``answer_seconds`` is how long to wait for an answer."""
+    def __init__(
+        self,
+        endpoint: EkmEndpoint,
+        answer_seconds: float = ANSWER_SECONDS,
+        resolve: Resolve | None = None,
+    ) -> None:
+        """Read the TLS files; ``answer_seconds`` is how long to wait for an answer.
+
+        ``resolve`` finds the addresses of the endpoint's host whenever a connection is opened; by
+        default the system does.
+        """
         self.endpoint = endpoint
         self._answer_seconds = answer_seconds
+        self._resolve: Resolve = resolve or (lambda host: (host,))
         self._context = tls_context(endpoint.tls, ssl.Purpose.SERVER_AUTH)
         self._connection: ssl.SSLSocket | None = None
         self._heard = False
@@ -76,63 +90,82 @@ class EkmClient:
         """Whether the connection is open as far as is known here; ``ping`` proves it."""
         return self._connection is not None
 
-    def connect(self) -> None:
-        """Open the connection unless a usable one is open."""
+    def connect(self, seconds: float = CONNECT_SECONDS) -> None:
+        """Open the connection, each step of it within ``seconds``, unless a usable one is open."""
         if self._connection is not None and _is_quiet(self._connection):
             return
         self.close()
         with self._failures("Cannot reach"):
-            plain = socket.create_connection(
-                (self.endpoint.host, self.endpoint.port), CONNECT_SECONDS
-            )
+            plain = self._reach(seconds)
             try:
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 self._connection = self._context.wrap_socket(
                     plain, server_hostname=self.endpoint.host
                 )
-                self._connection.settimeout(self._answer_seconds)
                 self._heard = False
             except BaseException:
                 plain.close()
                 raise
 
-    def revive(self) -> None:
+    def _reach(self, seconds: float) -> socket.socket:
+        """Return a connection to the first address of the host that takes one."""
+        failure: OSError | None = None
+        for address in self._resolve(self.endpoint.host):
+            try:
+                return socket.create_connection((address, self.endpoint.port), seconds)
+            except OSError as error:
+                failure = failure or error
+        raise failure or OSError("its name has no address")
+
+    def revive(self, seconds: float = PING_SECONDS) -> None:
         """See that the connection works, by a ping, and open another one if it does not.
 
-        A permanent connection may have died unnoticed since it was used last.
+        A permanent connection may have died unnoticed since it was used last. ``seconds`` limits
+        each wait; raises EkmUnavailable.
         """
         if self.connected:
             try:
-                self.ping()
+                self.ping(seconds)
+                return
             except EkmUnavailable:
                 self.close()
-        self.connect()
+        self.connect(min(seconds, CONNECT_SECONDS))
 
-    def request(self, frame: bytes) -> bytes:
+    def request(self, frame: bytes, *, begins: bool = True) -> bytes:
         """Send a message and return the one that answers it; both unopened."""
-        self.send(frame)
+        self.send(frame, begins=begins)
         return self.receive()
 
-    def send(self, frame: bytes) -> None:
-        """Send a message that gets no answer."""
-        self.connect()
+    def send(self, frame: bytes, *, begins: bool = True) -> None:
+        """Send a message that gets no answer.
+
+        One that begins something opens the connection when it must. One that goes on with what was
+        begun does not: on another connection it would mean nothing.
+        """
+        if begins:
+            self.connect()
         with self._failures("Lost contact with") as connection:
+            if connection is None:
+                raise ConnectionError("the connection was lost before")
+            connection.settimeout(self._answer_seconds)
             connection.sendall(messages.frame(frame))
 
-    def receive(self) -> bytes:
-        """Return the next message of the key manager."""
+    def receive(self, seconds: float | None = None) -> bytes:
+        """Return the next message of the key manager, whole within ``seconds`` from now."""
+        deadline = time.monotonic() + (self._answer_seconds if seconds is None else seconds)
         with self._failures("Lost contact with") as connection:
-            length = messages.frame_length(_read(connection, messages.LENGTH_BYTES))
-            data = _read(connection, length)
+            length = messages.frame_length(_read(connection, messages.LENGTH_BYTES, deadline))
+            data = _read(connection, length, deadline)
             self._heard = True
             return data
 
-    def ping(self) -> float:
+    def ping(self, seconds: float | None = None) -> float:
         """Ask for a sign of life; return how long it took, in seconds."""
         started = time.perf_counter()
         ping = messages.Ping().encode()
-        answer = self.request(ping)
+        self.send(ping)
+        answer = self.receive(seconds)
         if answer != ping:
             self.close()
             raise EkmUnavailable(
@@ -189,9 +222,13 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _read(connection: ssl.SSLSocket, size: int) -> bytes:
+def _read(connection: ssl.SSLSocket, size: int, deadline: float) -> bytes:
     received = bytearray()
     while len(received) < size:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
         part = connection.recv(size - len(received))
         if not part:
             raise ConnectionError("it closed the connection")

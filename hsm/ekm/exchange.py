@@ -304,7 +304,7 @@ class Exchange:
         """Tell which labels are known; what is under way with a drive goes on."""
         states = self._manager.keys.label_states(query.labels)
         unknown = [state.label for state in states if not state.known]
-        self._manager.audit.append(
+        self._manager.audit.note(
             "label-query", outcome="ok", keys=list(query.labels), unknown=unknown
         )
         return Answer(LabelAnswer(states).encode())

@@ -16,7 +16,7 @@ from typing import IO, Self
 from hsm.ekm.config import EkmConfig, dump_config
 from hsm.ekm.errors import EkmError
 
-READY_SECONDS = 20.0
+READY_SECONDS = 60.0
 STOP_SECONDS = 10.0
 _READY = re.compile(rb"listening (\S+):(\d+)\n")
 

@@ -19,12 +19,14 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from hsm.ekm import logs, messages
+from hsm.ekm import messages
 from hsm.ekm.admin_channel import AdminServer
 from hsm.ekm.audit import AuditLog
-from hsm.ekm.config import EkmConfig, load_config, parse_config
+from hsm.ekm.config import load_config, parse_config
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.errors import EkmError
+from hsm.ekm.logs import LOG
+from hsm.ekm.settings import EkmConfig
 from hsm.ekm.status import StatusServer
 from hsm.ekm.workers import Crew
 from hsm.errors import TaperigError
@@ -36,7 +38,6 @@ _BACKLOG = 1024
 _ACCEPTED_AT_ONCE = 64
 _SEND_BUFFER = 2 * messages.FRAME_LIMIT
 """Bytes of unread answers that the kernel keeps for a peer."""
-_LOG = logs.logger()
 
 
 class EkmServer:
@@ -64,10 +65,10 @@ class EkmServer:
                 crew.on_serving = lambda serving: self._take_or_wait(listener, crew, serving)
                 self._take_or_wait(listener, crew, True)
                 host, port = listener.getsockname()[:2]
-                _LOG.info("listening", host=host, port=port, workers=self._config.workers)
+                LOG.info("listening", host=host, port=port, workers=self._config.workers)
                 on_ready(host, port)
                 await self._stop.wait()
-                _LOG.info("stopping")
+                LOG.info("stopping")
                 crew.on_serving = lambda serving: None
                 loop.remove_reader(listener)
         finally:
@@ -89,7 +90,7 @@ class EkmServer:
             except BlockingIOError:
                 return
             except OSError as error:  # the peer is gone already, or descriptors are short
-                _LOG.warning("connection not taken", cause=error.strerror)
+                LOG.warning("connection not taken", cause=error.strerror)
                 return
             with connection:
                 crew.hand_over(connection)
@@ -172,7 +173,7 @@ def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:
             return USER_ERROR
     try:
         config = parse_config(sys.stdin.read()) if path == "-" else load_config(Path(path))
-        logs.configure(config.log_format, config.log_level, f"front {os.getpid()}")
+        LOG.configure(config.log_format, config.log_level, f"front {os.getpid()}")
         with suppress(KeyboardInterrupt):
             serve(config)
     except TaperigError as error:

@@ -17,8 +17,8 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from hsm.ekm.config import EkmConfig
 from hsm.ekm.errors import EkmError
+from hsm.ekm.settings import EkmConfig
 from hsm.ekm.workers import Crew
 
 REQUEST_LIMIT = 8192

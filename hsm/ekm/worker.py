@@ -1,8 +1,8 @@
 """A worker process of the key manager: one PKCS#11 context, many connections, one thread.
 
-The front process hands over connections (``python -m hsm.ekm.worker SOCKET``, configuration on
-standard input); the worker shakes hands, serves them, and tells the front how it is. Token
-operations run on the event loop itself, because two threads in one context break SoftHSM.
+The front process hands over connections (``python -m hsm.ekm.worker SOCKET``, configuration
+pickled on standard input); the worker shakes hands, serves them, and tells the front how it is.
+Token operations run on the event loop itself, because two threads in one context break SoftHSM.
 
 Messages that have arrived are answered in rounds. What a round noted in the audit log is flushed to
 the disk once, before its answers go out: the more there is to do, the less the disk costs
@@ -16,6 +16,7 @@ import gc
 import itertools
 import json
 import os
+import pickle
 import signal
 import socket
 import ssl
@@ -29,28 +30,24 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsm.datakeys import DataKeys
-from hsm.ekm import logs
 from hsm.ekm.audit import AuditError, AuditLog
 from hsm.ekm.certificates import PublicKey
 from hsm.ekm.client import tls_context
-from hsm.ekm.config import EkmConfig, parse_config
 from hsm.ekm.connection import Connection
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.errors import EkmError
 from hsm.ekm.exchange import Answer, Exchange, KeyManager
 from hsm.ekm.key_service import TokenKeyService
+from hsm.ekm.link import CONNECTION, MESSAGE_LIMIT
+from hsm.ekm.logs import LOG
 from hsm.ekm.metrics import WorkerMetrics
+from hsm.ekm.settings import EkmConfig
 from hsm.errors import TaperigError, TokenError
 from hsm.key_cache import RememberingKeystore
 from hsm.parentage import die_with
 from hsm.pki import load_certificate, load_p256_key
 from hsm.token import Token, open_token
 
-CONNECTION = b"connection"
-"""What the front sends with a connection's descriptor."""
-STOP = b"stop"
-MESSAGE_LIMIT = 4096
-"""Longest message between front and worker, in bytes."""
 HANDSHAKES = 256
 """TLS handshakes at a time; one more ends the oldest, which a good peer is not."""
 _ROUND = 64
@@ -62,7 +59,6 @@ _LAZY_FLUSH_SECONDS = 0.05
 """Records that nobody waits for are on the disk after this long."""
 _DRAIN_SECONDS = 2.0
 """How long an exchange that is under way may take to end when the key manager stops."""
-_LOG = logs.logger()
 
 
 class Worker:
@@ -156,7 +152,7 @@ class Worker:
     def _shaken(self, task: asyncio.Task[None]) -> None:
         self._handshakes.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _LOG.error("handshake failed in an unforeseen way", kind=type(error).__name__)
+            LOG.error("handshake failed in an unforeseen way", kind=type(error).__name__)
 
     async def _secure(self, plain: socket.socket) -> None:
         """Shake hands; a peer that is not one of ours is told of in the audit log."""
@@ -185,7 +181,7 @@ class Worker:
 
     def _refused_peer(self, cause: str) -> None:
         self._metrics.handshakes.labels("refused").inc()
-        _LOG.info("connection refused", cause=cause)
+        LOG.info("connection refused", cause=cause)
         self._note_lazily("connection", outcome="refused", cause=cause)
 
     def _connection(self) -> Connection:
@@ -307,7 +303,7 @@ def _keep_alive(connection: socket.socket) -> None:
 def _tell_kind(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log what the event loop could not tell anybody; its text may hold a peer's bytes."""
     error = context.get("exception")
-    _LOG.error("unforeseen", kind=type(error).__name__, where=str(context.get("message", "")))
+    LOG.error("unforeseen", kind=type(error).__name__, where=str(context.get("message", "")))
 
 
 def manager_of(
@@ -351,8 +347,8 @@ def main() -> int:
     front = socket.socket(fileno=int(sys.argv[1]))
     die_with(int(sys.argv[2]))
     try:
-        config = parse_config(sys.stdin.read())
-        logs.configure(config.log_format, config.log_level, f"worker {os.getpid()}")
+        config: EkmConfig = pickle.load(sys.stdin.buffer)  # from the front, nobody else
+        LOG.configure(config.log_format, config.log_level, f"worker {os.getpid()}")
         with ExitStack() as held:
             audit = held.enter_context(AuditLog(config.audit, joined=True))
             drives = held.enter_context(DriveTable(config.drive_table, logged=True))

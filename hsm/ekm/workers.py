@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from hsm.ekm import logs, metrics
+from hsm.ekm import metrics
 from hsm.ekm.audit import AuditLog
-from hsm.ekm.config import EkmConfig, dump_config
 from hsm.ekm.errors import EkmError
-from hsm.ekm.worker import CONNECTION, MESSAGE_LIMIT, STOP
+from hsm.ekm.link import CONNECTION, MESSAGE_LIMIT, STOP
+from hsm.ekm.logs import LOG
+from hsm.ekm.settings import EkmConfig
 
 READY_SECONDS = 60.0
 SILENT_SECONDS = 30.0
@@ -28,7 +30,6 @@ _STEADY_SECONDS = 10.0
 """A worker that lived this long is replaced at once; others after a pause that doubles."""
 _LONGEST_PAUSE = 30.0
 _END_SECONDS = 6.0
-_LOG = logs.logger()
 
 
 @dataclass(eq=False)
@@ -114,7 +115,7 @@ class Crew:
         )
         if self.connections >= self._config.connections:
             self.metrics.turned_away.inc()
-            _LOG.warning("connection turned away", limit=self._config.connections)
+            LOG.warning("connection turned away", limit=self._config.connections)
             return
         for worker in ready:
             with suppress(OSError):  # it is about to be found dead
@@ -136,7 +137,7 @@ class Crew:
             )
         assert process.stdin is not None
         with suppress(BrokenPipeError), process.stdin as pipe:
-            pipe.write(dump_config(self._config).encode())
+            pipe.write(pickle.dumps(self._config))
         near.setblocking(False)
         now = time.monotonic()
         worker = _Worker(process, near, now, now)
@@ -183,7 +184,7 @@ class Crew:
         status = worker.process.wait()
         self._remove(worker)
         self.metrics.workers_lost.inc()
-        _LOG.error("worker lost", pid=worker.process.pid, status=status, cause=worker.failure)
+        LOG.error("worker lost", pid=worker.process.pid, status=status, cause=worker.failure)
         self._audit.append(
             "worker-lost", outcome="failed", pid=worker.process.pid, cause=worker.failure
         )
@@ -212,7 +213,7 @@ class Crew:
                 silent = now - worker.heard > (SILENT_SECONDS if worker.ready else READY_SECONDS)
                 if silent or worker.process.poll() is not None:
                     if silent:
-                        _LOG.error("worker hangs", pid=worker.process.pid)
+                        LOG.error("worker hangs", pid=worker.process.pid)
                     self._lost(worker)
 
     def _background(self, work: Any) -> None:

@@ -35,7 +35,8 @@ class SimBoard:
     """The simulated board: built when needed, started at once, gone at close.
 
     `transport_key` is a file of mode 0600 that only the gates read.  `waves` is where an FST of the
-    run goes; it is complete after `close`.  `log` keeps the simulator's output.
+    run goes; it is complete after `close`.  `log` keeps the simulator's output.  With `wait` false
+    it may be starting still when the constructor returns; what fails then fails the first access.
     """
 
     def __init__(
@@ -46,9 +47,10 @@ class SimBoard:
         log: Path | None = None,
         probes: Sequence[Path] = (),
         clock_hz: float = CLOCK_HZ,
+        wait: bool = True,
         on_build: Callable[[str], None] | None = announce,
     ) -> None:
-        """Build if needed, start, and wait until the simulation answers."""
+        """Build if needed, start, and wait until the simulation answers unless told otherwise."""
         self.name = "sim"
         self.clock_hz = clock_hz
         self.in_flight_bytes = 4 << 20
@@ -80,15 +82,9 @@ class SimBoard:
             ours.close()
             self._remove_scratch()
             raise BoardError(f"The simulation cannot be started: {error}") from error
-        try:
-            ours.settimeout(_START_LIMIT_S)
-            greeting = self._answer()
-            if greeting != wire.HELLO:
-                raise BoardError(f"{built.executable} is not a simulation of this version")
-            ours.settimeout(None)
-        except BaseException:
-            self._kill()
-            raise
+        self._answers = False
+        if wait:
+            self._await_start(ours)
 
     @property
     def pid(self) -> int:
@@ -147,6 +143,17 @@ class SimBoard:
             self._process.wait()
         self._remove_scratch()
 
+    def _await_start(self, connection: socket.socket) -> None:
+        try:
+            connection.settimeout(_START_LIMIT_S)
+            if self._answer() != wire.HELLO:
+                raise BoardError("What was started is not a simulation of this version")
+            connection.settimeout(None)
+        except BaseException:
+            self._kill()
+            raise
+        self._answers = True
+
     def _request(
         self,
         kind: Kind,
@@ -163,6 +170,8 @@ class SimBoard:
     ) -> None:
         if self._connection is None:
             raise BoardError("The simulated board is closed")
+        if not self._answers:
+            self._await_start(self._connection)
         try:
             self._connection.sendall(wire.REQUEST.pack(kind, size, address, count))
             if data:

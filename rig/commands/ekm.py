@@ -36,8 +36,8 @@ def ekm_serve(
     """Serve data keys until interrupted (TLS 1.3, client certificates)."""
     import os
 
-    from hsm.ekm import logs
     from hsm.ekm.config import load_config
+    from hsm.ekm.logs import LOG
     from hsm.ekm.server import serve
     from rig.keyside import ekm_config, provision
     from rig.lab import LabError
@@ -52,5 +52,5 @@ def ekm_serve(
             known = ", ".join(ekm.name for ekm in checked.ekms)
             raise LabError(f"There is no key manager '{name}' in the lab file; known: {known}.")
         serving = ekm_config(checked, chosen[0], provision(checked, state_dir()))
-    logs.configure(serving.log_format, serving.log_level, f"front {os.getpid()}")
+    LOG.configure(serving.log_format, serving.log_level, f"front {os.getpid()}")
     serve(serving)

@@ -44,6 +44,7 @@ def cartridge_rekey(
     from tempfile import TemporaryDirectory
 
     from rig.boards import choose_board
+    from rig.events import EventLog
     from rig.report.console import ConsoleReport
     from rig.report.results import untimed
     from rig.state import state_dir, used_alone
@@ -56,21 +57,21 @@ def cartridge_rekey(
     number = library[volser].pool
     keys = _keys(checked, number, key or [], hash_key or [])
     unit = checked.pools.get(number)
-    report = ConsoleReport(error_stream=as_json)
+    report, events = ConsoleReport(error_stream=as_json), EventLog()
+    events.notice_listeners.append(report.notice)
+    name = choose_board(checked, board)
     with (
         used_alone(state),
         TemporaryDirectory(prefix="taperig-rekey-") as folder,
-        open_station(
-            checked, choose_board(checked, board), state, Path(folder), report, untimed
-        ) as station,
+        open_station(checked, name, state, Path(folder), report, untimed, events=events) as station,
     ):
-        station.events.listeners.append(report.step)
+        events.listeners.append(report.step)
         report.step_heading()
         done = rekey(
             station.drive,
             station.proxy,
             library,
-            station.events,
+            events,
             volser,
             keys,
             allow_public_only=unit is not None and unit.allow_public_only,

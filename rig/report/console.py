@@ -24,7 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from rig.events import Event
+from rig.events import Event, Notice, NoticeKind
 from rig.measure import Measurement
 from rig.report import text
 from rig.report.results import Check, RunResult, ScenarioResult
@@ -33,6 +33,11 @@ PLAIN_NOTICE_S = 2.0
 """Without a terminal, a task that took longer than this is reported when it ends."""
 
 _STYLE = {"ok": "green", "pass": "green", "failed": "red", "fail": "red", "error": "red"}
+_NOTICE_STYLE = {
+    NoticeKind.INTERVENTION: "yellow",
+    NoticeKind.CLEARED: "green",
+    NoticeKind.CALL_HOME: "bold red",
+}
 _STEP_COLUMNS = "{step:<8} {volume:<7} {text:<58} {time:>9}  {outcome}"
 
 
@@ -116,6 +121,13 @@ class ConsoleReport:
                 outcome=event.outcome,
             ),
             _STYLE.get(event.outcome, "") if event.outcome != "ok" else "",
+        )
+
+    def notice(self, notice: Notice) -> None:
+        """A word to operators, hosts or the service, with the time of day."""
+        clock = time.strftime("%H:%M:%S", time.localtime(notice.time))
+        self.line(
+            f"{clock} {notice.kind.upper()}  {notice.text}", _NOTICE_STYLE.get(notice.kind, "")
         )
 
     def check(self, check: Check) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rig.events import Event
+from rig.events import Event, Notice
 from rig.measure import Measurement
 
 FORMAT = "taperig-results-1"
@@ -75,6 +75,7 @@ class RunResult:
     phases: dict[str, float] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     scenarios: list[ScenarioResult] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
     error: str | None = None
 
     @property
@@ -120,6 +121,16 @@ def as_json(run: RunResult) -> dict[str, Any]:
         "phases_s": run.phases,
         "data": run.data,
         "scenarios": [_scenario(scenario) for scenario in run.scenarios],
+        "notices": [
+            {
+                "kind": notice.kind.value,
+                "about": notice.about,
+                "text": notice.text,
+                "time": notice.time,
+                "detail": notice.detail,
+            }
+            for notice in run.notices
+        ],
     }
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from hsm.ekm.client import ANSWER_SECONDS, EkmClient, EkmEndpoint
+from hsm.ekm.client import ANSWER_SECONDS, EkmClient, EkmEndpoint, Resolve
 from hsm.ekm.errors import EkmUnavailable, ExchangeError
+from rig.events import EventLog
+from rig.ve.ekm_connections import EkmConnection, EkmConnections, Pace
+from rig.ve.ekm_notices import EkmNotices
 
 
 class RelayedSession(Protocol):
@@ -33,91 +37,133 @@ Observer = Callable[[str, bytes], None]
 
 
 class EkmProxy:
-    """Permanent connections to all configured key managers, the first of which is the primary."""
+    """Permanent connections to all configured key managers, the first of which is the primary.
+
+    The primary serves every exchange while it can be reached, else the secondary (EKM-6). So an
+    exchange always tries the primary first, shortly when it was lost before.
+    """
 
     def __init__(
         self,
         endpoints: Sequence[EkmEndpoint],
         answer_seconds: float = ANSWER_SECONDS,
         observer: Observer | None = None,
+        *,
+        events: EventLog | None = None,
+        resolve: Resolve | None = None,
+        pace: Pace | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare; ``connect`` or the first exchange opens the connections."""
+        """Prepare; ``connect`` or the first exchange opens the connections.
+
+        ``events`` is told of key managers that are lost and come back; ``resolve`` looks up host
+        names; ``pace`` and ``clock`` say when connections are tried.
+        """
         if not endpoints:
             raise EkmUnavailable("No key manager is configured; name one in the lab file.")
-        self._clients = [EkmClient(endpoint, answer_seconds) for endpoint in endpoints]
+        self._notices = EkmNotices(events)
+        clients = [EkmClient(endpoint, answer_seconds, resolve) for endpoint in endpoints]
+        self.connections = EkmConnections(clients, self._notices, pace, clock)
         self._observer = observer or (lambda direction, data: None)
 
     @property
     def endpoints(self) -> tuple[EkmEndpoint, ...]:
         """The configured key managers in their order."""
-        return tuple(client.endpoint for client in self._clients)
+        return tuple(each.client.endpoint for each in self.connections.all)
 
     def connect(self) -> None:
         """Open the connections to all key managers; raise EkmUnavailable when none answers."""
         self.ping()
+
+    def watch(self) -> None:
+        """Keep the connections alive from now on: pings, and new attempts at what was lost."""
+        self.connections.watch()
 
     def ping(self) -> dict[EkmEndpoint, float]:
         """Return how long each key manager that answers took, in seconds.
 
         Raises EkmUnavailable when none answers.
         """
-        answered: dict[EkmEndpoint, float] = {}
-        failures: list[EkmUnavailable] = []
-        for client in self._clients:
-            try:
-                answered[client.endpoint] = client.ping()
-            except EkmUnavailable as error:
-                failures.append(error)
+        found = self.connections.check()
+        answered = {
+            each.client.endpoint: seconds
+            for each, seconds in found.items()
+            if isinstance(seconds, float)
+        }
         if not answered:
-            raise _all_failed(failures)
+            raise _all_failed([f for f in found.values() if isinstance(f, EkmUnavailable)])
         return answered
 
     def exchange(self, session: RelayedSession) -> None:
         """Relay a drive's exchange, with the first key manager that can be reached.
 
-        Contact lost before the drive has its key: the exchange goes, whole, to the next one.
-        Raises EkmUnavailable when there is none left, ExchangeError when the exchange was refused.
+        Contact lost before the drive has its key: the exchange goes, once and whole, to the other
+        one. Raises EkmUnavailable when there is none left, ExchangeError when it was refused.
         """
         failures: list[EkmUnavailable] = []
-        for client in self._clients:
+        left = list(self.connections.all)
+        was_cut = False
+        while left:
+            each = left.pop(0)
             try:
-                self._relay(client, session)
-            except EkmUnavailable as error:
-                failures.append(error)
-                continue
-            if session.failure is not None:
-                raise session.failure
-            return
-        raise _all_failed(failures)
+                self._attempt(each, session)
+            except _Cut as failure:
+                failures.append(failure)
+                # The other one, whichever it is: one that was out of reach may be back.
+                left = [] if was_cut else [o for o in self.connections.all if o is not each]
+                was_cut = True
+            except EkmUnavailable as failure:
+                failures.append(failure)
+            else:
+                if session.failure is not None:
+                    raise session.failure
+                return
+        none_left = _all_failed(failures)
+        self._notices.call_home(str(none_left).removesuffix("."))
+        raise none_left
 
-    def _relay(self, client: EkmClient, session: RelayedSession) -> None:
-        client.revive()
+    def _attempt(self, each: EkmConnection, session: RelayedSession) -> None:
+        """Relay the whole exchange with one key manager; raises _Cut once it has begun."""
+        with each.held() as client:
+            try:
+                each.revive()
+            except EkmUnavailable as failure:
+                self.connections.settle({each: failure})
+                raise
+            try:
+                lost_after = self._relay(client, session)
+            except EkmUnavailable as failure:
+                self.connections.settle({each: failure})
+                raise _Cut(str(failure)) from failure
+        self.connections.settle({each: lost_after})
+
+    def _relay(self, client: EkmClient, session: RelayedSession) -> EkmUnavailable | None:
         outgoing: bytes | None = session.hello()
         while outgoing is not None and not session.finished:
             self._observer("to-ekm", outgoing)
-            answer = client.request(outgoing)
+            answer = client.request(outgoing, begins=False)
             self._observer("to-drive", answer)
             outgoing = session.on_message(answer)
-        if outgoing is not None:
-            self._send_last_word(client, outgoing)
+        return None if outgoing is None else self._send_last_word(client, outgoing)
 
-    def _send_last_word(self, client: EkmClient, outgoing: bytes) -> None:
+    def _send_last_word(self, client: EkmClient, outgoing: bytes) -> EkmUnavailable | None:
         """Deliver what gets no answer; the ping shows that it was taken.
 
-        The drive has what it needs by now, so lost contact here fails nothing: the key manager
-        records that it never heard from the drive.
+        The drive has what it needs by now, so lost contact here fails nothing and is returned: the
+        key manager records that it never heard from the drive.
         """
         self._observer("to-ekm", outgoing)
         try:
-            client.send(outgoing)
+            client.send(outgoing, begins=False)
             client.ping()
-        except EkmUnavailable:
+        except EkmUnavailable as failure:
             client.close()
+            return failure
+        return None
 
     def close(self) -> None:
-        """Close all connections."""
-        for client in self._clients:
-            client.close()
+        """End the watch and close all connections."""
+        self.connections.close()
 
     def __enter__(self) -> Self:
         """Return the proxy."""
@@ -131,6 +177,10 @@ class EkmProxy:
     ) -> None:
         """Close all connections."""
         self.close()
+
+
+class _Cut(EkmUnavailable):
+    """Contact was lost in the middle of an exchange."""
 
 
 def _all_failed(failures: Sequence[EkmUnavailable]) -> EkmUnavailable:

@@ -17,6 +17,7 @@ from rig.drive.drive import READ_AHEAD_BYTES, Block, Direction, Drive
 from rig.drive.media import Flags, TapeFormat
 from rig.drive.sense import KeyRequired, sense_of
 from rig.events import EventLog
+from rig.ve.ahead import ahead
 from rig.ve.ekm_proxy import RelayedSession
 from rig.ve.pools import Pool
 from rig.ve.sequences import STEPS
@@ -240,11 +241,13 @@ class VirtualizationEngine:
     ) -> None:
         total = sum(header.size for header in headers)
         detail.update(volumes=len(headers), bytes=0, blocks=0)
-        batch: list[Block] | None = first
-        while batch:
-            self.drive.write(batch)
-            self._moved(detail, batch, total)
-            batch = next(batches, None)
+        self.drive.write(first)
+        self._moved(detail, first, total)
+        # While the drive writes, the next batch is read from its file.
+        with ahead(batches) as ready:
+            for batch in ready:
+                self.drive.write(batch)
+                self._moved(detail, batch, total)
         self._add_figures(detail, Direction.WRITE)
 
     def _read(
@@ -268,10 +271,12 @@ class VirtualizationEngine:
             for run in runs:
                 if at is not None:
                     self.drive.locate(run.start)
-                for blocks in self._blocks_of(cartridge, None if at is None else run):
-                    for block in blocks:
-                        reader.take(block)
-                    self._moved(detail, blocks, total)
+                # While blocks are checked and passed on, the drive reads the next.
+                with ahead(self._blocks_of(cartridge, None if at is None else run)) as ready:
+                    for blocks in ready:
+                        for block in blocks:
+                            reader.take(block)
+                        self._moved(detail, blocks, total)
         finally:
             reader.finish()
         detail["volumes"] = len(reader.whole)

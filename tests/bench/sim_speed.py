@@ -1,4 +1,4 @@
-"""Measure how fast the engine is simulated, in MB of payload a second of wall time (10^6 bytes).
+"""Measure how fast the engine is simulated, in MB of payload a second (10^6 bytes).
 
     axi_mb_s   one agent of cocotbext-axi on each stream of the bare engine, awake on every clock
     rig_mb_s   the rig's own path: Engine on a SimBoard
@@ -9,8 +9,16 @@
 
 The first three encrypt the same kind of records; every result is compared with that of
 `cryptography`.  Their figures are medians over turns in which each comes once, so that what else
-the machine does hurts all alike; the ratios are medians of each turn's ratio.  `--json FILE` writes
-the figures; those of 2 KiB records are named `..._2k`, the others are of 256 KiB records.
+the machine does hurts all alike; the ratios are medians of each turn's ratio.
+
+These are by the clock on the wall, and mean something on a machine that is otherwise idle.  The
+same with `_cpu` are by processor time, for a machine that is not: of all processes on the path
+together, the rig's and the simulation's, and for the run of everything that the command starts.
+They give no credit for what is done at the same time on two cores, so on an idle machine rig and
+run are better than they say.
+
+`--json FILE` writes the figures; those of 2 KiB records are named `..._2k`, the others are of
+256 KiB records.
 
 Run as `python tests/bench/sim_speed.py [--turns N] [--run-mb N] [--json FILE]`.
 """
@@ -18,12 +26,13 @@ Run as `python tests/bench/sim_speed.py [--turns N] [--run-mb N] [--json FILE]`.
 import argparse
 import json
 import os
+import resource
 import secrets
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +104,26 @@ def make_work(key: bytes, size: int, total: int) -> Work:
     return Work(key, records, b"".join(frames), b"".join(results))
 
 
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """How long something took by the clock on the wall, and how much processor time."""
+
+    wall: float
+    processor: float
+
+    @classmethod
+    def of(cls, text: str) -> "Seconds":
+        """Read what a child process says: the two numbers."""
+        wall, processor = map(float, text.split())
+        return cls(wall, processor)
+
+
+KINDS: dict[str, Callable[[Seconds], float]] = {
+    "": lambda seconds: seconds.wall,
+    "_cpu": lambda seconds: seconds.processor,
+}
+
+
 class WrongResultError(Exception):
     """What came out is not what `cryptography` makes of the same records."""
 
@@ -124,13 +153,13 @@ class CppLoop:
         self._write(regs.CTRL, regs.CTRL_LOAD_PLAIN.put(1))
         self._wait(regs.STATUS_KEY_VALID.mask)
 
-    def turn(self, work: Work) -> float:
-        """Encrypt; return MB a second."""
+    def turn(self, work: Work) -> Seconds:
+        """Encrypt; return how long it took."""
         frames, results = self._folder / "frames", self._folder / "results"
         frames.write_bytes(work.frames)
-        seconds = float(self._ask("run", frames, results, len(work.records)))
+        seconds = Seconds.of(self._ask("run", frames, results, len(work.records)))
         compare("The C++ loop", results.read_bytes(), work)
-        return work.megabytes / seconds
+        return seconds
 
     def close(self) -> None:
         """End the program."""
@@ -180,19 +209,26 @@ class RigPath:
 
     def __init__(self, board: SimBoard, key: bytes) -> None:
         """Load the key."""
+        self._pid = board.pid
         self._engine = Engine(board)
         self._engine.load_plain_key(key)
 
-    def turn(self, work: Work) -> float:
-        """Encrypt; return MB a second."""
-        begin = time.perf_counter()
+    def turn(self, work: Work) -> Seconds:
+        """Encrypt; return how long it took."""
+        begin, processor_begin = time.perf_counter(), self._processor_time()
         results = self._engine.process(work.records)
-        seconds = time.perf_counter() - begin
+        processor = self._processor_time() - processor_begin
+        seconds = Seconds(time.perf_counter() - begin, processor)
         size = len(work.records[0].data)
         top = Status.OK << 24 | Operation.ENCRYPT.value << 20 | size
         frames = [top.to_bytes(4, "big") + bytes(12) + r.data + r.tag for r in results]
         compare("The rig's path", b"".join(frames), work)
-        return work.megabytes / seconds
+        return seconds
+
+    def _processor_time(self) -> float:
+        """What this process and the simulation have used."""
+        # Linux names the processor clock of a process so: see clock_getcpuclockid(3).
+        return time.process_time() + time.clock_gettime((~self._pid << 3) | 2)
 
 
 class AxiAgents:
@@ -202,8 +238,8 @@ class AxiAgents:
         """Remember where its files go."""
         self._folder = folder
 
-    def turn(self, work: Work) -> float:
-        """Encrypt; return MB a second."""
+    def turn(self, work: Work) -> Seconds:
+        """Encrypt; return how long it took."""
         names = ("AXI_FRAMES", "AXI_RESULTS", "AXI_SECONDS")
         files = {name: self._folder / name.lower() for name in names}
         files["AXI_FRAMES"].write_bytes(work.frames)
@@ -220,7 +256,7 @@ class AxiAgents:
             },
         )
         compare("The AXI bench", files["AXI_RESULTS"].read_bytes(), work)
-        return work.megabytes / float(files["AXI_SECONDS"].read_text())
+        return Seconds.of(files["AXI_SECONDS"].read_text())
 
 
 @contextmanager
@@ -240,34 +276,45 @@ def measure_paths(folder: Path, turns: int, figures: dict[str, float]) -> None:
         for suffix, size in SIZES.items():
             work = make_work(key, size, TURN_BYTES)
             little = make_work(key, size, AXI_TURN_BYTES)
-            rates: dict[str, list[float]] = {name: [] for name in paths}
+            took: dict[str, list[Seconds]] = {name: [] for name in paths}
             for turn in range(turns):
                 # Each goes first as often as last.
                 for name in list(paths) if turn % 2 else list(reversed(paths)):
-                    rates[name].append(paths[name].turn(little if name == "axi" else work))
-            for name, values in rates.items():
-                figures[f"{name}_mb_s{suffix}"] = median(values)
-            for over, under in (("rig", "cpp"), ("rig", "axi")):
-                pairs = zip(rates[over], rates[under], strict=True)
-                figures[f"{over}_over_{under}{suffix}"] = median(a / b for a, b in pairs)
+                    took[name].append(paths[name].turn(little if name == "axi" else work))
+            for kind, of in KINDS.items():
+                rates = {
+                    name: [
+                        (little if name == "axi" else work).megabytes / of(seconds)
+                        for seconds in values
+                    ]
+                    for name, values in took.items()
+                }
+                for name, values in rates.items():
+                    figures[f"{name}{kind}_mb_s{suffix}"] = median(values)
+                for over, under in (("rig", "cpp"), ("rig", "axi")):
+                    pairs = zip(rates[over], rates[under], strict=True)
+                    figures[f"{over}_over_{under}{kind}{suffix}"] = median(a / b for a, b in pairs)
 
 
-def measure_run(folder: Path, megabytes: float) -> float:
-    """Time a whole `rig run` on so much random data; return MB of payload a second."""
+def measure_run(folder: Path, megabytes: float, figures: dict[str, float]) -> None:
+    """Time a whole `rig run` on so much random data."""
     (folder / "lab.yaml").write_text(RUN_LAB)
     rig_run(folder, "first", 1 << 20)
     size = int(megabytes * 1e6) // RUN_FILES
-    return 2 * size * RUN_FILES / 1e6 / rig_run(folder, "measured", size)
+    took = rig_run(folder, "measured", size)
+    for kind, of in KINDS.items():
+        figures[f"run{kind}_mb_s"] = 2 * size * RUN_FILES / 1e6 / of(took)
+        figures[f"run_over_rig{kind}"] = figures[f"run{kind}_mb_s"] / figures[f"rig{kind}_mb_s"]
 
 
-def rig_run(folder: Path, name: str, size: int) -> float:
-    """Run the rig on files of `size` bytes; return how many seconds the command took."""
+def rig_run(folder: Path, name: str, size: int) -> Seconds:
+    """Run the rig on files of `size` bytes; return how long the command took."""
     data = folder / f"{name}-data"
     data.mkdir()
     for number in range(RUN_FILES):
         (data / f"volume{number}").write_bytes(os.urandom(size))
     options = ["--lab", str(folder / "lab.yaml"), "--data", str(data), "--out", str(folder / name)]
-    begin = time.perf_counter()
+    begin, processor_begin = time.perf_counter(), children_processor_time()
     answer = subprocess.run(
         [sys.executable, "-m", "rig.cli", "run", "--scenario", "round_trip", *options],
         env={**os.environ, "TAPERIG_STATE": str(folder / "state")},
@@ -275,10 +322,17 @@ def rig_run(folder: Path, name: str, size: int) -> float:
         text=True,
         check=False,
     )
-    seconds = time.perf_counter() - begin
+    processor = children_processor_time() - processor_begin
+    seconds = Seconds(time.perf_counter() - begin, processor)
     if answer.returncode != 0:
         raise ChildProcessError(f"rig run failed:\n{answer.stdout}{answer.stderr}")
     return seconds
+
+
+def children_processor_time() -> float:
+    """What all children that have ended used, and theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -295,8 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(scratch)
         measure_paths(folder, options.turns, figures)
         if options.run_mb > 0:
-            figures["run_mb_s"] = measure_run(folder, options.run_mb)
-            figures["run_over_rig"] = figures["run_mb_s"] / figures["rig_mb_s"]
+            measure_run(folder, options.run_mb, figures)
     for name, value in figures.items():
         print(f"{name:20} {value:8.3f}")
     if options.json is not None:

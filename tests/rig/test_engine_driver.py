@@ -21,6 +21,7 @@ from rig.engine import (
     Record,
     RecordError,
     Result,
+    SelfTestError,
     Status,
     UnwrapFailed,
 )
@@ -300,6 +301,25 @@ class DisturbedLink(Passage):
         return data
 
 
+class FaultWhileRecordsPass(Passage):
+    """The real board, which tells of a fault from the first record on."""
+
+    def __init__(self, board: SimBoard) -> None:
+        super().__init__(board)
+        self._fault = 0
+
+    def read(self, address: int, size: int, count: int) -> bytes:
+        data = super().read(address, size, count)
+        if address == regs.STATUS.address:
+            return (int.from_bytes(data, "big") | self._fault).to_bytes(len(data), "big")
+        return data
+
+    def write(self, address: int, size: int, data: bytes | bytearray | memoryview) -> None:
+        if address == regs.RECORD_IN:
+            self._fault = regs.STATUS_FAULT.mask
+        super().write(address, size, data)
+
+
 class TestIdentity:
     @pytest.mark.parametrize(
         ("register", "complaint"),
@@ -325,3 +345,8 @@ class TestIdentity:
         with pytest.raises(EngineError, match="out of step"):
             engine.process([Record(Operation.ENCRYPT, b"x")])
         assert len(sim_board.read(regs.RECORD_OUT, 16, 2)) == 32  # back in step
+
+    def test_results_are_not_believed_when_a_check_failed(self, sim_board: SimBoard) -> None:
+        engine = Engine(FaultWhileRecordsPass(sim_board))
+        with pytest.raises(SelfTestError, match=r"check inside the engine .* thrown away"):
+            engine.process([Record(Operation.BYPASS, b"x")])

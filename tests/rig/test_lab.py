@@ -209,3 +209,63 @@ def test_default_lab_is_found_from_anywhere(
     assert default_lab_path() == PROJECT / "lab.yaml"
     (tmp_path / "lab.yaml").write_text("name: x")
     assert default_lab_path() == Path("lab.yaml")
+
+
+DNS = "dns:\n  - {address: 10.0.0.53}\n  - {address: '::1', port: 5353}\n"
+
+
+@pytest.mark.rule("EKM-4")
+def test_one_or_two_key_managers_and_dns_servers(tmp_path: Path) -> None:
+    pair = DEFAULT.replace(
+        "ekms:\n", "ekms:\n  - {name: backup, host: ekm-b.example.com, port: 3802, token: ekm}\n"
+    )
+    lab = load(tmp_path, DNS + pair)
+    assert [(ekm.name, ekm.host) for ekm in lab.ekms] == [
+        ("backup", "ekm-b.example.com"),
+        ("main", "127.0.0.1"),
+    ]
+    assert [(server.address, server.port) for server in lab.dns] == [
+        ("10.0.0.53", 53),
+        ("::1", 5353),
+    ]
+    assert load(tmp_path, DEFAULT).dns == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        (
+            "address: 10.0.0.53",
+            "address: dns.example.com",
+            "lab.yaml:2: dns[0].address is 'dns.example.com'; it must be an IP address, since a "
+            "name could only be looked up there.",
+        ),
+        (
+            "port: 5353",
+            "port: 0",
+            "lab.yaml:3: dns[1].port is 0; it must be a port from 1 to 65535.",
+        ),
+        (
+            "dns:\n",
+            "dns:\n  - {address: 10.0.0.54}\n",
+            "lab.yaml:1: dns is a list of 3; it must be a list of one or two DNS servers, primary "
+            "and alternate, each {address: ...}.",
+        ),
+        (
+            "host: 127.0.0.1",
+            "host: ekm main",
+            "lab.yaml:30: ekms[0].host is 'ekm main'; it must be an address or a host name.",
+        ),
+        (
+            "ekms:\n",
+            "ekms:\n  - {name: main, port: 3802, token: ekm}\n",
+            "lab.yaml:30: two key managers have the name 'main'; each has its own.",
+        ),
+    ],
+)
+def test_a_mistake_about_key_managers_and_names(
+    tmp_path: Path, before: str, after: str, sentence: str
+) -> None:
+    text = DNS + DEFAULT
+    assert before in text
+    assert refusal(tmp_path, text.replace(before, after, 1)) == sentence

@@ -150,6 +150,25 @@ def test_key_manager_down(tmp_path: Path, own_state: Path, data: Path) -> None:
     assert cartridges(own_state) == before
 
 
+@pytest.mark.rule("EKM-6", "EKM-7")
+def test_primary_key_manager_down(tmp_path: Path, own_state: Path, data: Path) -> None:
+    """The secondary serves the run; console and results tell of the loss, with the time."""
+    nobody = f"- {{name: gone, port: {free_port()}, start: false, token: ekm}}"
+    lab = lab_file(tmp_path, ("ekms:\n", f"ekms:\n  {nobody}\n"))
+    ended = run(tmp_path, data, *ROUND_TRIP, lab=lab)
+    assert (ended.code, ended.err) == (0, "")
+    found = results(tmp_path / "out")
+    assert [(n["kind"], n["about"]) for n in found["notices"]] == [
+        ("intervention raised", "gone"),
+        ("host notice", "no key manager"),
+    ]
+    assert found["notices"][1]["detail"] == {"mode": "degraded", "up": ["main"], "down": ["gone"]}
+    for notice in found["notices"]:
+        assert found["started"] <= notice["time"] <= found["started"] + found["duration_s"]
+        clock = time.strftime("%H:%M:%S", time.localtime(notice["time"]))
+        assert f"{clock} {notice['kind'].upper()}  {notice['text']}" in ended.out
+
+
 def test_port_in_use(tmp_path: Path, own_state: Path, data: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

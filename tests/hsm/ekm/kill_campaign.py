@@ -68,11 +68,11 @@ class Forwarder:
             except OSError:
                 near.close()
                 continue
+            far.settimeout(None)
             pair = (near, far)
             with self._lock:
                 self._pairs.append(pair)
             for source, sink in (pair, pair[::-1]):
-                source.settimeout(None)
                 threading.Thread(target=self._copy, args=(source, sink, pair), daemon=True).start()
 
     def _copy(

@@ -23,7 +23,7 @@ from hsm.ekm import audit, messages
 from hsm.ekm.client import EkmClient, EkmEndpoint, tls_context
 from hsm.ekm.config import EkmConfig, enrol_drives, lab_config
 from hsm.ekm.drive_table import DriveTable
-from hsm.ekm.errors import EkmError, ErrorCode
+from hsm.ekm.errors import EkmError, EkmUnavailable, ErrorCode
 from hsm.ekm.messages import Hello, Ping
 from hsm.ekm.process import EkmProcess, spawn_ekm
 from hsm.keystore import Keystore
@@ -103,6 +103,17 @@ def await_workers(config: EkmConfig, count: int) -> None:
     raise AssertionError(f"not {count} workers")
 
 
+def until_served(proxy: EkmProxy, session: DriveSession) -> None:
+    """Ask again while connections still go to a worker that is not yet known to be dead."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return proxy.exchange(session)
+        except EkmUnavailable:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
 # Watching it
 
 
@@ -179,7 +190,7 @@ def test_a_killed_worker_is_replaced_and_told_of(
         proxy.exchange(session)
         os.kill(killed[0], signal.SIGKILL)
         os.kill(killed[1], signal.SIGKILL)
-        proxy.exchange(session)  # over a new connection, once a worker is there
+        until_served(proxy, session)
         await_workers(config, 2)
     assert not set(killed) & set(workers_of(ekm.pid))
     lost = [r for r in audit.records(config.audit) if r["event"] == "worker-lost"]

@@ -1,0 +1,13 @@
+"""What front and workers of a key manager say to each other, over a pair of sockets.
+
+The front sends a connection, with its descriptor, or a word; a worker sends JSON objects: that it
+is ``ready``, ``closed`` connections, how many ``connections`` there are, why it ``failed``.
+"""
+
+from typing import Final
+
+CONNECTION: Final = b"connection"
+"""What the front sends with a connection's descriptor."""
+STOP: Final = b"stop"
+MESSAGE_LIMIT: Final = 4096
+"""Longest message, in bytes."""

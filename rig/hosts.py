@@ -1,0 +1,25 @@
+"""Hosts as they are written: addresses and names."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address rather than a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_host(host: str) -> bool:
+    """Whether a text is an IP address or a host name (RFC 1123, 2.1)."""
+    labels = host.removesuffix(".").split(".")
+    return is_address(host) or (
+        len(host) <= 253
+        and all(re.fullmatch(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", label) for label in labels)
+        and not labels[-1].isdecimal()
+    )

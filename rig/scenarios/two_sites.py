@@ -1,0 +1,258 @@
+"""A cartridge that goes from the main site to the disaster-recovery (DR) site, and a lost KEK.
+
+Each site has a token and a pair of key managers of its own, and of the other nothing but
+certificates. The labels are the source's (KEY-7): main has "June 2007 Key" and "June 2007 DR Site
+Key"; the DR site calls the same two "June 2007 Main Site Key" and "June 2007 Key".
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from hsm.eedk import KeyLabel, KeyMode
+from hsm.ekm import messages
+from hsm.ekm.errors import ErrorCode, ExchangeError
+from hsm.ekm.messages import KeyRequest
+from hsm.errors import TaperigError
+from hsm.lab import remove_keks
+from rig.drive.drive import Drive
+from rig.events import NoticeKind
+from rig.key_site import KeySite, serving
+from rig.scenarios.base import Scenario, Stage
+from rig.scenarios.data import capped
+from rig.ve.ekm_proxy import EkmProxy, Observer
+from rig.ve.library import Library
+from rig.ve.pools import Pool, Pools
+from rig.ve.verify_connection import verify_connection
+from rig.ve.virtualization_engine import VirtualizationEngine
+from rig.ve.volumes import CompareSink, LogicalVolume, number_volumes
+
+KEY = "June 2007 Key"
+DR_KEY_AT_MAIN = "June 2007 DR Site Key"
+MAIN_KEY_AT_DR = "June 2007 Main Site Key"
+LOST_KEY = "May 2007 Key"
+DATA_BYTES = 400_000
+"""Each tape gets no more than this: what is judged here is keys, not rates."""
+
+POOLS = {
+    1: (KeyLabel(KEY), KeyLabel(DR_KEY_AT_MAIN)),
+    2: (KeyLabel(KEY, KeyMode.HASH), KeyLabel(DR_KEY_AT_MAIN, KeyMode.HASH)),
+    3: (KeyLabel(LOST_KEY),),
+    4: (KeyLabel(LOST_KEY, KeyMode.HASH),),
+}
+
+
+class TwoSites(Scenario):
+    """Clear mode does not read at the other site, hash mode does; what a lost KEK's errors say."""
+
+    name = "two_sites"
+    title = "Two sites: a tape of the main site at the DR site, a key manager lost, a KEK lost"
+    default = False
+
+    def run(self, stage: Stage) -> None:
+        """Write at main, read at DR, lose a key manager at DR, append there, lose a KEK at main."""
+        station = stage.station
+        drive = station.provisioned.drive(station.drive_unit.serial)
+        folder = station.provisioned.state_dir / "sites"
+        with stage.report.task("preparing both sites"):
+            main = KeySite("main", folder / "main", (KEY, LOST_KEY), drive, station.provisioned.ca)
+            dr = KeySite("dr", folder / "dr", (KEY,), drive, station.provisioned.ca)
+            main.take_in(dr, {DR_KEY_AT_MAIN: KEY})
+            dr.take_in(main, {MAIN_KEY_AT_DR: KEY})
+        library = Library(folder / "cartridges")
+        for volume in library.volumes():
+            library.return_to_scratch(volume.volser)
+        _Story(stage, main, dr, library).run()
+
+
+class _Cutter:
+    """Kills a site's primary key manager, when told to, in the middle of an exchange."""
+
+    def __init__(self, site: KeySite) -> None:
+        self._site = site
+        self.armed = False
+
+    def __call__(self, direction: str, data: bytes) -> None:
+        if self.armed and isinstance(messages.decode(data), KeyRequest):
+            self.armed = False
+            os.kill(self._site.running["primary"].pid, signal.SIGKILL)
+            self._site.running["primary"].stop()
+
+
+@dataclass
+class _Place:
+    """A site with the drive standing there."""
+
+    stage: Stage
+    site: KeySite
+    proxy: EkmProxy
+    library: Library
+
+    def engine(self) -> VirtualizationEngine:
+        """A VE at this site; the drive believes this site's key managers."""
+        station = self.stage.station
+        unit = station.drive_unit
+        drive = Drive(
+            station.engine, station.element, unit.serial, unit.model, ekm_ca_der=self.site.ca_der
+        )
+        pools = Pools(Pool(number, True, keys) for number, keys in POOLS.items())
+        return VirtualizationEngine(drive, self.proxy, self.library, pools, station.events)
+
+    def reads(self, volser: str, volumes: Sequence[LogicalVolume]) -> bool:
+        """Read a tape and compare it."""
+        sink = CompareSink(volumes)
+        self.engine().read(volser, sink)
+        return sink.all_equal
+
+    def refusal(self, volser: str) -> ExchangeError | None:
+        """Read a tape that cannot be read; return the key manager's refusal, None if it came."""
+        with self.stage.station.events.expecting_failure():
+            try:
+                self.engine().read(volser)
+            except ExchangeError as refusal:
+                self.stage.report.line(f"refused: {refusal}")
+                return refusal
+        return None
+
+
+@dataclass
+class _Story:
+    stage: Stage
+    main: KeySite
+    dr: KeySite
+    library: Library
+
+    def run(self) -> None:
+        """Tell it in its order."""
+        files = capped(self.stage.files, DATA_BYTES)
+        if len(files) < 2:
+            raise TaperigError(
+                f"The scenario two_sites needs two files that have {DATA_BYTES:,} bytes together "
+                "at most; name such with --data."
+            )
+        volumes = number_volumes(files)
+        written, appended = volumes[:-1], volumes[-1:]
+        with self._at(self.main) as main:
+            self._labels(main, KEY, DR_KEY_AT_MAIN)
+            tapes = {pool: main.engine().write_from_bot(pool, written) for pool in POOLS}
+        cutter = _Cutter(self.dr)
+        with self._at(self.dr, cutter) as dr:
+            self._labels(dr, KEY, MAIN_KEY_AT_DR)
+            self._taken_to_dr(dr, tapes[1], tapes[2], written)
+            self._key_manager_lost(dr, cutter, tapes[2], written)
+            dr.engine().append(tapes[2], appended)
+        kek_hash = remove_keks(self.main.folder, [LOST_KEY])[LOST_KEY]
+        with self._at(self.main) as main:
+            self._back_at_main(main, tapes[1], tapes[2], written, appended)
+            self._kek_lost(main, tapes[3], tapes[4], kek_hash)
+
+    @contextmanager
+    def _at(self, site: KeySite, observer: Observer | None = None) -> Iterator[_Place]:
+        events = self.stage.station.events
+        self.stage.report.line(f"at site {site.name}")
+        with serving(site, events, observer) as proxy:
+            yield _Place(self.stage, site, proxy, self.library)
+
+    def _labels(self, place: _Place, mine: str, other: str) -> None:
+        """The site knows both keys, under labels of its own, and has the private half of one."""
+        found = verify_connection(place.proxy.connections, (mine, other))
+        private = [[state.has_private for state in ekm.states] for ekm in found.ekms]
+        self.stage.check(
+            f"{place.site.name}: both key managers know both keys, {other!r} by certificate alone",
+            found.good and private == [[True, False]] * 2,
+            rules=("KEY-4", "EKM-11"),
+        )
+
+    def _taken_to_dr(
+        self, dr: _Place, clear: str, hashed: str, volumes: Sequence[LogicalVolume]
+    ) -> None:
+        refusal = dr.refusal(clear)
+        named = refusal is not None and DR_KEY_AT_MAIN in str(refusal) and KEY in str(refusal)
+        self.stage.check(
+            f"{clear}, clear mode, is refused at the DR site, and the error names the labels",
+            refusal is not None
+            and refusal.code in (ErrorCode.KEK_ABSENT, ErrorCode.WRONG_KEK)
+            and named,
+            "" if refusal is None else refusal.code.name,
+            rules=("KEY-7",),
+        )
+        self.stage.check(
+            f"{hashed}, hash mode, reads at the DR site with its own private half",
+            dr.reads(hashed, volumes),
+            f"{len(volumes)} logical volumes",
+            rules=("KEY-4", "KEY-7", "READ-2d"),
+        )
+
+    def _key_manager_lost(
+        self, dr: _Place, cutter: _Cutter, hashed: str, volumes: Sequence[LogicalVolume]
+    ) -> None:
+        notices = self.stage.station.events.notices
+        before = len(notices)
+        cutter.armed = True
+        self.stage.check(
+            "dr: the primary is killed in the middle of an exchange, and the tape reads",
+            dr.reads(hashed, volumes) and not cutter.armed,
+            "repeated whole on the secondary",
+            rules=("EKM-6",),
+        )
+        self._told("loss", before, (NoticeKind.INTERVENTION, NoticeKind.HOSTS))
+        before = len(notices)
+        dr.site.start("primary")
+        reads = dr.reads(hashed, volumes)
+        self.stage.check(
+            "dr: the first exchange after its return is the primary's",
+            reads and bool(dr.proxy.connections.all[0].up),
+            rules=("EKM-6",),
+        )
+        self._told("return", before, (NoticeKind.CLEARED, NoticeKind.HOSTS))
+
+    def _told(self, what: str, before: int, kinds: tuple[NoticeKind, ...]) -> None:
+        notices = self.stage.station.events.notices[before:]
+        told = [notice.kind for notice in notices]
+        self.stage.check(
+            f"dr: its {what} was told to the operator and to the hosts",
+            [kind for kind in told if kind in kinds] == list(kinds),
+            ", ".join(told),
+            rules=("EKM-7",),
+        )
+
+    def _back_at_main(
+        self,
+        main: _Place,
+        clear: str,
+        hashed: str,
+        written: Sequence[LogicalVolume],
+        appended: Sequence[LogicalVolume],
+    ) -> None:
+        self.stage.check(
+            f"{hashed}, appended to at the DR site, reads at main whole",
+            main.reads(hashed, [*written, *appended]),
+            f"{len(written)} and {len(appended)} logical volumes",
+            rules=("KEY-4", "APP-2e"),
+        )
+        self.stage.check(
+            f"{clear}, clear mode, reads at main as ever",
+            main.reads(clear, written),
+            rules=("KEY-6",),
+        )
+
+    def _kek_lost(self, main: _Place, clear: str, hashed: str, kek_hash: str) -> None:
+        """The errors of both modes once the key is gone from the keystore."""
+        refusals = {volser: main.refusal(volser) for volser in (clear, hashed)}
+        for volser, mode in ((clear, "clear"), (hashed, "hash")):
+            refusal = refusals[volser]
+            says = "" if refusal is None else str(refusal)
+            right = (
+                LOST_KEY in says if mode == "clear" else LOST_KEY not in says and kek_hash in says
+            )
+            self.stage.check(
+                f"{volser}, {mode} mode: with its KEK gone the error "
+                + ("names it" if mode == "clear" else "has its hash and cannot name it"),
+                refusal is not None and refusal.code is ErrorCode.KEK_ABSENT and right,
+                "" if refusal is None else refusal.code.name,
+                rules=("KEY-8",),
+            )

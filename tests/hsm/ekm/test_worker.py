@@ -1,0 +1,116 @@
+"""Rounds of a worker: what was noted is on the disk before its answers go out, and once for all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hsm.ekm.audit import AuditError, AuditLog
+from hsm.ekm.exchange import Answer
+from hsm.ekm.worker import Worker
+
+REPLY, NONE = Answer(b"reply"), Answer(None)
+
+
+class Flushes(AuditLog):
+    """A log that tells when it was flushed, or fails to be."""
+
+    def __init__(self, path: Path, told: list[str]) -> None:
+        self._told = told
+        self.broken = False
+        super().__init__(path)
+
+    def sync(self) -> None:
+        if self.broken:
+            raise AuditError("The disk is gone.")
+        if self.unsynced:
+            self._told.append("flush")
+        super().sync()
+
+
+class Peer:
+    """A connection with one message, which may leave a record."""
+
+    def __init__(self, name: str, log: AuditLog, answer: Answer | None, *, notes: bool) -> None:
+        self.name, self.log, self.answer, self.notes = name, log, answer, notes
+
+    def step(self) -> Answer | None:
+        if self.notes:
+            self.log.note("key-reply", drive=self.name)
+        return self.answer
+
+    def send(self, answer: Answer) -> None:
+        told(self.log).append(self.name)
+
+
+def told(log: Any) -> list[str]:
+    words: list[str] = log._told
+    return words
+
+
+class Counts:
+    """Metrics that nobody reads."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def inc(self) -> None: ...
+
+    def observe(self, value: float) -> None: ...
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Any:
+    return Flushes(tmp_path / "audit", [])
+
+
+async def rounds(log: Flushes, *peers: Peer) -> Worker:
+    """Let a worker answer these peers."""
+    worker: Any = object.__new__(Worker)
+
+    class Manager:
+        audit = log
+
+    worker._manager, worker._metrics = Manager, Counts()
+    worker._queue, worker._lazy_flush = deque(), None
+    worker._failure, worker._stop = None, asyncio.Event()
+    for peer in peers:
+        worker.ready(peer)
+    await asyncio.sleep(0.2)
+    answered: Worker = worker
+    return answered
+
+
+def test_answers_wait_for_one_flush(log: Flushes) -> None:
+    peers = [Peer(name, log, REPLY, notes=True) for name in "abc"]
+    asyncio.run(rounds(log, *peers))
+    assert told(log) == ["flush", "a", "b", "c"]
+
+
+def test_what_leaves_no_record_does_not_wait(log: Flushes) -> None:
+    asyncio.run(
+        rounds(log, Peer("ping", log, REPLY, notes=False), Peer("key", log, REPLY, notes=True))
+    )
+    assert told(log) == ["ping", "flush", "key"]
+
+
+def test_records_that_nobody_waits_for_are_flushed_soon(log: Flushes) -> None:
+    asyncio.run(rounds(log, Peer("ack", log, NONE, notes=True)))
+    assert told(log) == ["ack", "flush"]
+
+
+def test_without_the_disk_no_answer_goes_out(log: Flushes) -> None:
+    log.broken = True
+    worker: Any = asyncio.run(rounds(log, Peer("key", log, REPLY, notes=True)))
+    assert told(log) == []
+    assert worker._stop.is_set()
+    assert isinstance(worker._failure, AuditError)
+
+
+def test_a_connection_that_ended_meanwhile_is_passed_over(log: Flushes) -> None:
+    asyncio.run(rounds(log, Peer("gone", log, None, notes=False)))
+    assert told(log) == []
