@@ -25,6 +25,7 @@ class WorkerMetrics:
         self.exchanges = Counter(
             "taperig_ekm_exchanges", "Key requests answered", ["operation", "outcome"]
         )
+        self._served: dict[str, Counter] = {}
         self.refusals = Counter("taperig_ekm_refusals", "Refusals by cause", ["cause"])
         self.handshakes = Counter("taperig_ekm_handshakes", "TLS handshakes", ["outcome"])
         self.connections = Gauge(
@@ -40,7 +41,10 @@ class WorkerMetrics:
     def observe(self, event: str, operation: str, cause: str) -> None:
         """Count what an exchange records."""
         if event == "key-reply":
-            self.exchanges.labels(operation, "ok").inc()
+            served = self._served.get(operation)
+            if served is None:
+                served = self._served[operation] = self.exchanges.labels(operation, "ok")
+            served.inc()
         elif event == "refusal":
             self.refusals.labels(cause).inc()
             if operation:

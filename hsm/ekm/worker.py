@@ -55,7 +55,7 @@ _ROUND = 64
 _BEAT_SECONDS = 1.0
 _TOKEN_BEATS = 10
 """The token is tried at every tenth beat."""
-_LAZY_FLUSH_SECONDS = 0.05
+LAZY_FLUSH_SECONDS = 0.5
 """Records that nobody waits for are on the disk after this long."""
 _DRAIN_SECONDS = 2.0
 """How long an exchange that is under way may take to end when the key manager stops."""
@@ -248,7 +248,7 @@ class Worker:
     def _flush_soon(self) -> None:
         if self._manager.audit.unsynced and self._lazy_flush is None:
             self._lazy_flush = asyncio.get_running_loop().call_later(
-                _LAZY_FLUSH_SECONDS, self._flush_lazily
+                LAZY_FLUSH_SECONDS, self._flush_lazily
             )
 
     def _flush_lazily(self) -> None:

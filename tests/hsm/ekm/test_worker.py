@@ -11,7 +11,7 @@ import pytest
 
 from hsm.ekm.audit import AuditError, AuditLog
 from hsm.ekm.exchange import Answer
-from hsm.ekm.worker import Worker
+from hsm.ekm.worker import LAZY_FLUSH_SECONDS, Worker
 
 REPLY, NONE = Answer(b"reply"), Answer(None)
 
@@ -80,7 +80,7 @@ async def rounds(log: Flushes, *peers: Peer) -> Worker:
     worker._failure, worker._stop = None, asyncio.Event()
     for peer in peers:
         worker.ready(peer)
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(LAZY_FLUSH_SECONDS + 0.2)
     answered: Worker = worker
     return answered
 
