@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from rig.ve.records import InhibitPeriod
 
 
-def _work(node: Node, report: ConsoleReport, *, reclaim: bool = False) -> None:
+def _work(
+    node: Node, report: ConsoleReport, *, reclaim: bool = False, as_json: bool = False
+) -> None:
     """Let the drives do what is ordered; what has to wait is said, and is an error."""
     done = node.work(reclaim=reclaim)
-    for failure in done.failures:
-        report.error(str(failure))
+    if as_json:
+        print_json({"done": done.done, "waiting": [str(each) for each in done.failures]})
+    else:
+        for failure in done.failures:
+            report.error(str(failure))
     if done.failures:
         raise typer.Exit(2)
 
@@ -310,10 +315,11 @@ def work(
     reclaim: Annotated[bool, typer.Option("--reclaim", help="Reclaim too.")] = False,
     lab: LabOption = None,
     node: NodeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Do what is ordered: copies to pools, database backups, moves."""
-    with working(lab, node, drives=True) as (opened, report):
-        _work(opened, report, reclaim=reclaim)
+    with working(lab, node, drives=True, quiet=as_json) as (opened, report):
+        _work(opened, report, reclaim=reclaim, as_json=as_json)
 
 
 @ve_app.command("serve")
@@ -337,17 +343,20 @@ def recall(
     ] = None,
     lab: LabOption = None,
     node: NodeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Recall volumes by position on tape and unload each: they go to the pool named now."""
     from rig.ve import ledger
 
-    with working(lab, node, drives=True) as (opened, _):
+    with working(lab, node, drives=True, quiet=as_json) as (opened, _):
         wanted = list(names or ())
         with opened.catalogue.reading() as session:
             for each in volser or ():
                 ledger.physical(session, each)
                 wanted += [copy.name for copy in ledger.copies_on(session, each)]
         opened.recall_job(dict.fromkeys(wanted))
+    if as_json:
+        print_json(list(dict.fromkeys(wanted)))
 
 
 @ve_app.command("move")
@@ -359,21 +368,26 @@ def move(
     ] = False,
     lab: LabOption = None,
     node: NodeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Move the volumes stacked on physical volumes to a pool, tape to tape."""
-    with working(lab, node, drives=not when_eligible) as (opened, report):
+    with working(lab, node, drives=not when_eligible, quiet=as_json) as (opened, report):
         opened.move_stacked(_range(opened, volsers), to, when_eligible=when_eligible)
         if not when_eligible:
-            _work(opened, report)
+            _work(opened, report, as_json=as_json)
+        elif as_json:
+            print_json({"done": 0, "waiting": []})
         else:
             report.line("ordered; `rig ve work` moves each once it is eligible for reclaim")
 
 
 @reclaim_app.command("run")
-def reclaim_run(lab: LabOption = None, node: NodeOption = None) -> None:
+def reclaim_run(
+    lab: LabOption = None, node: NodeOption = None, as_json: JsonOption = False
+) -> None:
     """Reclaim what is eligible, in the planner's order, and do what else is ordered."""
-    with working(lab, node, drives=True) as (opened, report):
-        _work(opened, report, reclaim=True)
+    with working(lab, node, drives=True, quiet=as_json) as (opened, report):
+        _work(opened, report, reclaim=True, as_json=as_json)
 
 
 @reclaim_app.command("inhibit")
@@ -384,6 +398,7 @@ def reclaim_inhibit(
     ] = None,
     lab: LabOption = None,
     node: NodeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Set the weekly periods in which no reclaim begins."""
     from rig.ve import panel
@@ -391,7 +406,7 @@ def reclaim_inhibit(
     chosen = [_period(word) for word in periods or ()]
     with working(lab, node, drives=False) as (opened, _), opened.change() as session:
         panel.set_inhibit_periods(session, chosen)
-    print(f"{len(chosen)} periods")
+    print_json(periods or []) if as_json else print(f"{len(chosen)} periods")
 
 
 @ve_app.command("check")

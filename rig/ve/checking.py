@@ -1,7 +1,7 @@
 """`rig ve check`: do catalogue, cache and cartridges agree, and is every volume there?
 
 Without `deep`, files are looked at and cartridges' headers; no key is needed. With `deep`, every
-content in the cache is hashed too; `Node.verify` reads what is on tape.
+content in the cache is hashed too; `Node.verify_tapes` reads what is on tape.
 """
 
 from __future__ import annotations

@@ -257,18 +257,27 @@ class TapeWork:
                 copies = ledger.copies_on(session, volser)
                 expected = {copy.first_block: copy for copy in copies}
                 sha256 = {copy.name: ledger.logical(session, copy.name).sha256 for copy in copies}
-            found = []
-            for first, copy in expected.items():
-                run = range(first, first + copy.blocks)
-                try:
-                    report = self.engine.read(volser, at=[run])
-                except TaperigError as error:
-                    found.append(f"{copy.name} on {volser} cannot be read: {error}")
-                    continue
-                there = [(header.name, header.sha256) for header in report.volumes]
-                if there != [(copy.name, sha256[copy.name])]:
-                    found.append(f"{copy.name} on {volser} is not what was written")
+            runs = [range(first, first + copy.blocks) for first, copy in expected.items()]
+            wanted = [(copy.name, sha256[copy.name]) for copy in copies]
+            if self._holds(volser, runs, wanted) is None:
+                return []
+            found = []  # something is wrong: copy by copy
+            for copy, run, want in zip(copies, runs, wanted, strict=True):
+                wrong = self._holds(volser, [run], [want])
+                if wrong is not None:
+                    found.append(f"{copy.name} on {volser}: {wrong}")
             return found
+
+    def _holds(
+        self, volser: str, runs: Sequence[range], wanted: Sequence[tuple[str, str]]
+    ) -> str | None:
+        """What is wrong with these runs of blocks, which are to hold these names and SHA-256s."""
+        try:
+            report = self.engine.read(volser, at=runs)
+        except TaperigError as error:
+            return str(error)
+        there = [(header.name, header.sha256) for header in report.volumes]
+        return None if there == list(wanted) else "it is not what was written"
 
     # Tape to tape
 
