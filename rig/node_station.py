@@ -87,6 +87,7 @@ def open_node(
                 ekms = lab.ekms_of(name)
                 proxy = stack.enter_context(open_proxy(lab, ekms, provisioned, events))
                 proxy.watch()
+                proxy.watch()
             offline = _offline(lab, node_folder(state, name))
             units = [each for each in units if each.serial not in offline]
             opened = [_drive(stack, lab, each, provisioned, report) for each in units]

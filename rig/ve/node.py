@@ -23,8 +23,8 @@ from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
 from rig.drive.drive import Drive
 from rig.drive.media import check_volser
-from rig.events import EventLog
-from rig.ve import ledger, panel
+from rig.events import EventLog, Notice, NoticeKind
+from rig.ve import journal, ledger, panel
 from rig.ve.cache import Cache, CacheFullError, pieces_of
 from rig.ve.catalogue import FILE, Catalogue, CatalogueError
 from rig.ve.checking import CheckReport, check
@@ -108,9 +108,14 @@ class Node:
             raise
         self._host = threading.Lock()
         self._wake = threading.Event()
+        for notice in self.events.notices:
+            self._keep(notice)
+        self.events.notice_listeners.append(self._keep)
 
     def close(self) -> None:
         """Let go of the node's files; drives and key managers are the caller's."""
+        if self._keep in self.events.notice_listeners:
+            self.events.notice_listeners.remove(self._keep)
         self.catalogue.close()
         self._lock_file.close()
 
@@ -126,6 +131,21 @@ class Node:
     ) -> None:
         """Close it."""
         self.close()
+
+    def _keep(self, notice: Notice) -> None:
+        """Keep what operators, hosts and service are told of key managers."""
+        subject = f"key manager {notice.about}"
+        now = self.clock.now()
+        with self.catalogue.transaction() as session:
+            match notice.kind:
+                case NoticeKind.INTERVENTION:
+                    journal.raise_intervention(session, subject, notice.text, now)
+                case NoticeKind.CLEARED:
+                    journal.clear_intervention(session, subject, now)
+                case NoticeKind.HOSTS:
+                    journal.tell_hosts(session, notice.text, now, subject)
+                case NoticeKind.CALL_HOME:
+                    journal.call_home(session, notice.text, now, subject)
 
     # Settings
 

@@ -17,7 +17,8 @@ from rig.drive.cartridge import Cartridge
 from rig.drive.drive import Drive
 from rig.drive.media import TapeFormat
 from rig.engine import Engine
-from rig.ve import panel
+from rig.events import NoticeKind
+from rig.ve import panel, views
 from rig.ve.cache import CacheFullError
 from rig.ve.catalogue import CatalogueError
 from rig.ve.crew import NO_KEY_MANAGER
@@ -368,6 +369,27 @@ def test_without_a_key_manager_work_waits_and_resumes_by_itself(
         serving.join()
         proxy.close()
     assert_agrees(node)
+
+
+@pytest.mark.rule("EKM-7", "EKM-8")
+def test_notices_of_key_managers_are_kept_for_the_operator(places: Places) -> None:
+    node = places.node()
+    node.events.notice(NoticeKind.INTERVENTION, "main", "Key manager main is lost")
+    node.events.notice(NoticeKind.HOSTS, "main", "Degraded mode")
+    node.events.notice(NoticeKind.CALL_HOME, "main", "A data key was needed")
+    assert open_interventions(node) == ["key manager main"]
+    node.close()
+    node.events.notice(NoticeKind.CLEARED, "main", "told to nobody: the node is closed")
+    node = places.open()
+    assert open_interventions(node) == ["key manager main"]
+    node.events.notice(NoticeKind.CLEARED, "main", "Key manager main answers again")
+    assert open_interventions(node) == []
+    with node.catalogue.reading() as session:
+        rows = views.events(session, "message", "call-home")
+    assert [(row["kind"], row["text"]) for row in rows] == [
+        ("message", "Degraded mode"),
+        ("call-home", "A data key was needed"),
+    ]
 
 
 def test_one_process_has_a_node_at_a_time(places: Places) -> None:
