@@ -169,6 +169,31 @@ def test_primary_key_manager_down(tmp_path: Path, own_state: Path, data: Path) -
         assert f"{clock} {notice['kind'].upper()}  {notice['text']}" in ended.out
 
 
+@pytest.mark.rule("EKM-4", "EKM-6", "EKM-7", "KEY-4", "KEY-6", "KEY-7", "KEY-8")
+def test_two_sites_scenario(tmp_path: Path, own_state: Path, data: Path) -> None:
+    """Everything at two sites is judged good, and what must fail is told from what fails."""
+    ended = run(tmp_path, data, "--scenario", "two_sites")
+    assert (ended.code, ended.err) == (0, "")
+    found = results(tmp_path / "out")
+    (scenario,) = found["scenarios"]
+    assert scenario["verdict"] == "pass"
+    assert len(scenario["checks"]) == 12
+    failed = [step for step in scenario["steps"] if step["outcome"] != "ok"]
+    assert [(step["step"], step["outcome"]) for step in failed] == [("READ-2c", "expected")] * 3
+    assert "June 2007 DR Site Key" in failed[0]["detail"]["error"]
+    assert "May 2007 Key" in failed[1]["detail"]["error"]
+    assert "May 2007 Key" not in failed[2]["detail"]["error"]
+    assert [notice["kind"] for notice in found["notices"]] == [
+        "intervention raised",
+        "host notice",
+        "intervention cleared",
+        "host notice",
+    ]
+    # The DR site was never given main's private half, nor main the DR site's.
+    for here, there in (("main", "dr"), ("dr", "main")):
+        assert (own_state / "sites" / here / "partners" / f"{there}-ekm.pem").exists()
+
+
 def test_port_in_use(tmp_path: Path, own_state: Path, data: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
