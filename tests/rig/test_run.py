@@ -172,7 +172,8 @@ def test_primary_key_manager_down(tmp_path: Path, own_state: Path, data: Path) -
 @pytest.mark.rule("EKM-4", "EKM-6", "EKM-7", "KEY-4", "KEY-6", "KEY-7", "KEY-8")
 def test_two_sites_scenario(tmp_path: Path, own_state: Path, data: Path) -> None:
     """Everything at two sites is judged good, and what must fail is told from what fails."""
-    ended = run(tmp_path, data, "--scenario", "two_sites")
+    arguments = ("--lab", lab_file(tmp_path), "--data", data, "--out", tmp_path / "out")
+    ended = rig("run", *arguments, "--scenario", "two_sites", timeout=900)
     assert (ended.code, ended.err) == (0, "")
     found = results(tmp_path / "out")
     (scenario,) = found["scenarios"]
