@@ -48,6 +48,8 @@ class Verdict:
     limits: tuple[Consequence, ...]
     secure_element: tuple[Consequence, ...]
     """Why the token cannot be a drive's secure element; empty when it can."""
+    complete: bool = True
+    """Whether every probe that the verdict stands on was made."""
 
     @property
     def accept(self) -> tuple[Limit, ...]:
@@ -58,7 +60,8 @@ class Verdict:
     def sentence(self) -> str:
         """The verdict in a line."""
         named = self.unfit or self.limits
-        return f"{self.fitness.value}{': ' if named else ''}{', '.join(c.name for c in named)}"
+        words = f"{self.fitness.value}{': ' if named else ''}{', '.join(c.name for c in named)}"
+        return words if self.complete else f"as far as was tried, {words}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +297,10 @@ def judge(findings: Sequence[Finding]) -> Verdict:
     limits += _crashes(found)
     element = [consequence for rule in _SECURE_ELEMENT if (consequence := rule.apply(found))]
     fitness = Fitness.UNFIT if unfit else Fitness.LIMITED if limits else Fitness.FIT
-    return Verdict(fitness, tuple(unfit), tuple(limits), tuple(element))
+    complete = all(
+        name in found for rule in (*UNFIT, *LIMITS, *_SECURE_ELEMENT) for name in rule.probes
+    )
+    return Verdict(fitness, tuple(unfit), tuple(limits), tuple(element), complete)
 
 
 def _good(found: Found, *names: str) -> bool:

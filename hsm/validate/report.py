@@ -38,6 +38,7 @@ class Validation:
             "seconds": round(self.seconds, 3),
             "verdict": {
                 "fitness": self.verdict.fitness.value,
+                "complete": self.verdict.complete,
                 "unfit": [_consequence(each) for each in self.verdict.unfit],
                 "limits": [_consequence(each) for each in self.verdict.limits],
                 "accept": [limit.value for limit in self.verdict.accept],

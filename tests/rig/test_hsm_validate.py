@@ -43,8 +43,11 @@ def test_console_json_and_page(state: Path, tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     told = json.loads(ended.out)
     assert told["verdict"]["fitness"] == "fit with limits"
+    assert not told["verdict"]["complete"]
     assert "Wrap, SHA-256: refused  [C_WrapKey: CKR_ARGUMENTS_BAD]" in ended.err
-    assert ended.err.strip().endswith(f"{EKM_TOKEN_LABEL}: fit with limits: SHA-1")
+    assert ended.err.strip().endswith(
+        f"{EKM_TOKEN_LABEL}: as far as was tried, fit with limits: SHA-1"
+    )
     html = page.read_text()
     for finding in told["findings"]:
         assert f'id="{finding["probe"]}"' in html

@@ -16,10 +16,10 @@ NEEDED: Final = {
     "EC_KEY_PAIR_GEN": (Mechanism.EC_KEY_PAIR_GEN, "the key manager's signing key", True),
     "ECDSA": (Mechanism.ECDSA, "the key manager's signatures", True),
     "AES_KEY_WRAP": (Mechanism.AES_KEY_WRAP, "a drive's secure element", False),
-    "AES_KEY_WRAP_PAD": (Mechanism.AES_KEY_WRAP_PAD, "nothing; asked for completeness", False),
-    "AES_CBC_PAD": (Mechanism.AES_CBC_PAD, "nothing; asked for completeness", False),
-    "RSA_PKCS": (Mechanism.RSA_PKCS, "nothing; a padding oracle on KEKs", False),
-    "RSA_X_509": (Mechanism.RSA_X_509, "nothing; raw RSA on KEKs", False),
+    "AES_KEY_WRAP_PAD": (Mechanism.AES_KEY_WRAP_PAD, "nothing here", False),
+    "AES_CBC_PAD": (Mechanism.AES_CBC_PAD, "nothing here", False),
+    "RSA_PKCS": (Mechanism.RSA_PKCS, "nothing here; on KEKs a padding oracle", False),
+    "RSA_X_509": (Mechanism.RSA_X_509, "nothing here; on KEKs raw RSA", False),
 }
 """Mechanism, what the rig needs it for, and whether a key manager's token must have it."""
 
@@ -107,7 +107,7 @@ PROBES: Final = (
     *(
         Probe(
             f"declared.{name.lower()}",
-            f"{name} declared, for {purpose}",
+            f"{name}, needed for {purpose}",
             partial(_mechanism, mechanism, must),
         )
         for name, (mechanism, purpose, must) in NEEDED.items()

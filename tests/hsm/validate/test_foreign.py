@@ -111,6 +111,7 @@ def test_known_of_the_token(token: ForeignToken, told: dict[str, Any]) -> None:
 def test_verdict(token: ForeignToken, told: dict[str, Any]) -> None:
     verdict = told["verdict"]
     assert verdict["fitness"] == "fit with limits"
+    assert verdict["complete"]
     assert {limit["name"] for limit in verdict["limits"]} == LIMITS[token.name]
     assert verdict["accept"] == list(token.accept)
     assert verdict["secure_element"]["fit"] is (token.name == "nss")

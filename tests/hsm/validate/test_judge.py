@@ -24,7 +24,13 @@ def test_fit() -> None:
 
 
 def test_nothing_tried_is_nothing_held_against_it() -> None:
-    assert judge([]).fitness is Fitness.FIT
+    assert judge([]).sentence == "as far as was tried, fit"
+
+
+def test_a_verdict_without_one_probe_says_so() -> None:
+    findings = [each for each in _findings({}) if each.probe != "objects.label_long"]
+    assert not judge(findings).complete
+    assert judge(_findings({})).complete
 
 
 @pytest.mark.parametrize("rule", [*UNFIT, *LIMITS], ids=lambda rule: rule.name)
