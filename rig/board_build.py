@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,16 +116,72 @@ def board_program(
     print(f"{target.title} runs {file}")
 
 
+@board_app.command("provision")
+def board_provision(
+    board: TargetArgument,
+    drive: Annotated[
+        str | None,
+        typer.Option(
+            "--drive", metavar="SERIAL", help="Drive whose gates these are; by default the first."
+        ),
+    ] = None,
+    lab: Annotated[Path | None, typer.Option("--lab", metavar="FILE", help="Lab file.")] = None,
+) -> None:
+    """Put a drive's transport key into the bitstream of the last build: that drive's own bitstream.
+
+    The key goes from its file into the bitstream in a process of its own.
+    """
+    from hdl.targets import find_target
+    from rig.keyside import provision
+    from rig.lab import LabError, default_lab_path, load_lab
+    from rig.report.console import ConsoleReport
+    from rig.state import state_dir
+
+    with _as_sentence():
+        target = find_target(board)
+    checked = load_lab(lab if lab is not None else default_lab_path())
+    serial = drive if drive is not None else checked.drives[0].serial
+    if serial not in [unit.serial for unit in checked.drives]:
+        known = ", ".join(unit.serial for unit in checked.drives)
+        raise LabError(f"There is no drive '{serial}' in the lab file; known: {known}.")
+    folder = build_folder(target.name)
+    try:
+        seed = json.loads((folder / "report.json").read_text(encoding="utf-8"))["seed"]
+    except (OSError, ValueError, KeyError):
+        raise BoardBuildError(
+            f"There is no build of {board} in {folder}; make it with: rig board build {board}"
+        ) from None
+    with ConsoleReport(error_stream=True).task("preparing tokens, keys and certificates"):
+        made = provision(checked, state_dir(), [serial])
+    out = folder / f"{target.name}-{serial}.bit"
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "hdl.transport_key"),
+            *(str(made.drive(serial).transport_key), str(folder / f"seed{seed}.config"), str(out)),
+        ],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if ended.returncode != 0:
+        raise BoardBuildError(ended.stderr.strip())
+    print(f"bitstream {out}")
+
+
 @board_app.command("list")
 def board_list() -> None:
     """List the boards that can be built for, and the programming cables on USB."""
     from hdl.programming import list_cables
+    from hdl.synthesis import source_hash
     from hdl.targets import TARGETS, last_build
 
     with _as_sentence():
         for target in TARGETS.values():
             last = last_build(target)
             speed = f"last good build {last.fmax_mhz:g} MHz" if last else "no good build yet"
+            if last and last.source_hash != source_hash(target):
+                speed += f", of other sources than these ({last.source_hash[:8]})"
             print(f"{target.name:<10} {target.title}; {speed}")
         cables = list_cables()
     for cable in cables:

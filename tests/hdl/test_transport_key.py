@@ -1,0 +1,117 @@
+"""The transport key in a finished bitstream: exchanged, nothing else with it, and nowhere shown."""
+
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hdl import targets
+from hdl.fpga_tools import run_tool
+from hdl.synthesis import copy_sources, place_and_route, synthesize
+from hdl.targets import Target
+from hdl.transport_key import TransportKeyError, exchange, pattern, read_key
+
+TOP = """
+module keyed (input logic clk_i, input logic rst_ni, output logic bit_o);
+  logic ready;
+  logic [255:0] key, key_q;
+  transport_key_rom u_rom (.clk_i, .rst_ni, .ready_o(ready), .key_o(key));
+  always_ff @(posedge clk_i) key_q <= ready ? {key_q[254:0], key_q[255]} : key;
+  assign bit_o = key_q[255];
+endmodule
+"""
+PINS = 'FREQUENCY PORT "clk_i" 50 MHZ ;\n' + "".join(
+    f'LOCATE COMP "{port}" SITE "{site}" ;\nIOBUF PORT "{port}" IO_TYPE=LVCMOS33 ;\n'
+    for port, site in (("clk_i", "G2"), ("rst_ni", "B2"), ("bit_o", "J1"))
+)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What place and route writes for the block RAM of the key and a register behind it."""
+    source = tmp_path_factory.mktemp("keyed")
+    shutil.copy(targets.ECP5_DIRECTORY / "transport_key_rom.sv", source)
+    (source / "keyed.sv").write_text(TOP)
+    (source / "keyed.lpf").write_text(PINS)
+    target = Target(
+        name="keyed",
+        title="A key",
+        chip="25k",
+        package="CABGA381",
+        speed_grade=6,
+        top="keyed",
+        clock_hz=50_000_000,
+        ebr=56,
+        loader="ulx3s",
+        folder=source,
+    )
+    folder = tmp_path_factory.mktemp("build")
+    synthesize(target, folder, copy_sources(target, folder), build_hash=None)
+    place_and_route(target, folder, 1, {"": "keyed"})
+    return folder / "seed1.config"
+
+
+def contents(config: str) -> list[bytes]:
+    """What block RAMs hold, by the text of a design."""
+    return [
+        bytes(int(word, 16) & 0xFF for word in found.split())
+        for found in re.findall(r"^\.bram_init \d+\n((?:[0-9a-f ]+\n)+)", config, re.MULTILINE)
+    ]
+
+
+def test_the_bitstream_has_the_key_and_nothing_says_it(config: Path, tmp_path: Path) -> None:
+    key = secrets.token_bytes(32)
+    key_file = tmp_path / "drive.hex"
+    key_file.write_text(key.hex() + "\n")
+    bitstream = tmp_path / "own.bit"
+    bitstream.write_text("an older one, readable by all")
+    command = [sys.executable, "-m", "hdl.transport_key", str(key_file), str(config)]
+    ended = subprocess.run(
+        [*command, str(bitstream)], capture_output=True, text=True, check=False, cwd=Path.cwd()
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert bitstream.stat().st_mode & 0o777 == 0o600
+    assert key.hex() not in config.read_text()
+
+    unpacked = ["--input", bitstream.name, "--textcfg", "unpacked.config"]
+    assert run_tool("yowasp-ecpunpack", unpacked, tmp_path).code == 0
+    assert contents((tmp_path / "unpacked.config").read_text()) == [key + pattern()[32:]]
+
+
+def test_nothing_else_is_changed(config: Path) -> None:
+    text = config.read_text()
+    key = secrets.token_bytes(32)
+    changed = [
+        (old, new)
+        for old, new in zip(text.splitlines(), exchange(text, key).splitlines(), strict=True)
+        if old != new
+    ]
+    assert len(changed) <= 4  # eight bytes on a line
+    assert contents(text) == [pattern()]
+    with pytest.raises(TransportKeyError, match="the key is in it already"):
+        exchange(exchange(text, key), secrets.token_bytes(32))
+
+
+@pytest.mark.parametrize("text", ["", "12" * 31, "zz" * 32, "12" * 33])
+def test_what_is_no_key_is_refused_and_not_shown(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "some.hex"
+    file.write_text(text)
+    with pytest.raises(TransportKeyError, match="should hold 64 hexadecimal digits") as caught:
+        read_key(file)
+    assert not text or text not in str(caught.value)
+
+
+def test_a_build_that_is_not_there_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "some.hex"
+    file.write_text("12" * 32)
+    command = [sys.executable, "-m", "hdl.transport_key", str(file), str(tmp_path / "none.config")]
+    ended = subprocess.run(
+        [*command, str(tmp_path / "out.bit")], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert "make it with `rig board build`" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
