@@ -82,6 +82,12 @@ async def it_sends_the_records_that_the_host_computes(dut: Any) -> None:
                 await run.tick(1)
             assert run.sent == wanted
             assert dut.busy_o.value  # the results are still to come
+            dut.start_i.value = 1  # and no other run begins before
+            await run.tick(1)
+            dut.start_i.value = 0
+            await run.tick(1)
+            assert run.sent == wanted
+            assert not dut.out_valid_o.value
             for left in range(count, 0, -1):
                 assert dut.busy_o.value, left
                 await run.tick(1, (0, True))
