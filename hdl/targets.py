@@ -67,7 +67,7 @@ class Target:
 
 
 # What the PLLs make. hdl/boards/ulx3s/README.md says what keeps it there.
-_ULX3S_MHZ = 80
+_ULX3S_MHZ = 60
 _EVALUATION_MHZ = 40
 
 TARGETS: dict[str, Target] = {
