@@ -23,7 +23,7 @@ def ekm_verify(
     """Check that every key manager of a node answers and knows every key label of its pools.
 
     One that the rig starts itself is started for this when nothing listens at its address. Exits 0
-    only if all is well, 1 if not.
+    only if all is well, 1 if not. The last step of an installation: refused before the others.
     """
     from contextlib import ExitStack
 
@@ -34,6 +34,7 @@ def ekm_verify(
     from rig.state import state_dir
     from rig.ve.ekm_proxy import EkmProxy
     from rig.ve.names import resolver
+    from rig.ve.prerequisites import Step, require_step
     from rig.ve.verify_connection import verify_connection
 
     checked = lab_of(lab)
@@ -42,6 +43,9 @@ def ekm_verify(
         known = ", ".join(checked.nodes)
         raise LabError(f"There is no node '{name}' in the lab file; known: {known}.")
     labels = checked.labels_of(name)
+    if checked.installation is not None:
+        installed = checked.installation.record(ekms=len(checked.ekms_of(name)))
+        require_step(installed, Step.VERIFY_CONNECTION)
     report = ConsoleReport(error_stream=as_json)
     with ExitStack() as stack:
         with report.task("preparing tokens, keys and certificates"):

@@ -101,6 +101,10 @@ class Finding:
     subject: str
     message: str
 
+    def __str__(self) -> str:
+        """Return the sentence with its rule."""
+        return f"{self.message} ({self.rule})"
+
 
 # What is wrong
 
@@ -212,7 +216,7 @@ def _methods(installation: Installation) -> Iterable[Finding]:
 def require_encryption_settings(installation: Installation) -> None:
     """Raise PrerequisiteError unless the encryption settings of pools may be used (PRE-4)."""
     for finding in _license(installation):
-        raise PrerequisiteError(finding.message)
+        raise PrerequisiteError(str(finding))
 
 
 # Which drives are used
@@ -246,18 +250,19 @@ def _use(
         return DriveUse(
             drive,
             False,
-            f"Drive {drive.serial} is a J1A and is not used beside native E05 drives; detach it.",
+            f"Drive {drive.serial} is a J1A and is not used beside native E05 drives; detach it. "
+            f"(PRE-1)",
         )
     if encrypted_volumes:
         checks = (_features_in_3494, _methods, _drive_models)
         wrong = [
-            finding.message
+            str(finding)
             for check in checks
             for finding in check(installation)
             if finding.subject == drive.serial
         ]
         if wrong or not drive.capable:
-            why = wrong[0] if wrong else f"Drive {drive.serial} cannot encrypt; detach it."
+            why = wrong[0] if wrong else f"Drive {drive.serial} cannot encrypt; detach it. (PRE-1)"
             return DriveUse(
                 drive, False, f"Encrypted volumes are in use, so this is offline: {why}"
             )
@@ -303,7 +308,8 @@ def require_step(installation: Installation, step: Step) -> None:
             return
         if not done:
             raise PrerequisiteError(
-                f"It is too early to {step}: first {earlier}. `rig ve prerequisites` lists all."
+                f"It is too early to {step}: first {earlier}. `rig ve prerequisites` lists all. "
+                f"(PRE-6)"
             )
 
 

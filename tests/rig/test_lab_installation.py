@@ -6,6 +6,7 @@ import pytest
 
 from rig.lab import LabError, load_lab
 from rig.ve.prerequisites import EncryptionMethod, LibraryType, findings
+from tests.rig.rig_command import rig
 
 DEFAULT = (Path(__file__).parents[2] / "lab.yaml").read_text(encoding="utf-8")
 
@@ -62,3 +63,13 @@ def test_a_mistake_is_named(tmp_path: Path, line: str, what: str) -> None:
     path = lab(tmp_path, f"  {line}\n  drives: [{{serial: TR0000000001}}]\n")
     with pytest.raises(LabError, match=what):
         load_lab(path)
+
+
+@pytest.mark.rule("PRE-6")
+def test_verify_connection_is_refused_before_its_time(tmp_path: Path) -> None:
+    drive = "{serial: TR0000000001, features: [9592], verified: false}"
+    path = lab(tmp_path, f"  drives: [{drive}]\n")
+    said = rig("ekm", "verify", "--lab", path, TAPERIG_STATE=str(tmp_path / "state")).sentence()
+    assert said.startswith("It is too early to verify the connection to the key managers: first")
+    assert "verify them at the drives" in said
+    assert not (tmp_path / "state").exists()
