@@ -160,6 +160,10 @@ class Module:
             ) from None
         Module._in_use = config.label
 
+    def look_again(self) -> None:
+        """Have the module look for its tokens afresh; sessions and objects of before are void."""
+        self._library.reinitialize()
+
     def close(self) -> None:
         """Give up the PKCS#11 context of this process."""
         Module._in_use = None
@@ -184,7 +188,11 @@ class Module:
         for slot in self._library.get_slots(token_present=True):
             try:
                 token = slot.get_token()
-            except (refusals.TokenNotPresent, refusals.TokenNotRecognised):
+            except (
+                refusals.TokenNotPresent,
+                refusals.TokenNotRecognised,
+                refusals.GeneralError,  # another process is writing it
+            ):
                 continue
             if bool(token.flags & TokenFlag.TOKEN_INITIALIZED) is initialized:
                 found.append(token)

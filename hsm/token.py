@@ -13,6 +13,7 @@ Facts of SoftHSM 2.6 that shape this module:
 
 import hashlib
 import resource
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -41,6 +42,7 @@ from hsm.errors import (
     LimitNotAcceptedError,
     MechanismAbsentError,
     NotADataKeyError,
+    TokenAbsentError,
     TokenBusyError,
     TokenError,
     TokenRefusedError,
@@ -56,6 +58,9 @@ __all__ = ["DataKey", "Token", "TokenConfig", "open_token"]
 DATA_KEY_BYTES: Final = 32
 SEALED_KEY_BYTES: Final = 40
 """A data key under AES key wrap: RFC 3394 adds one 64-bit block."""
+
+_OPEN_ATTEMPTS: Final = 10
+_OPEN_PAUSE_SECONDS: Final = 0.05
 
 _DATA_KEY_KEEPS: Final[dict[Attribute, Any]] = {
     Attribute.KEY_TYPE: KeyType.AES,
@@ -134,11 +139,26 @@ def open_token(config: TokenConfig) -> "Token":
     TokenAbsentError, TokenNotUniqueError, WrongPinError, PinLockedError, PinError, TokenBusyError
     (a token is open in this process already), MechanismAbsentError (no RSA-OAEP),
     LimitNotAcceptedError.
+
+    SoftHSM writes a token's file at each login; a process that reads it in that moment does not
+    find the token, or is refused with CKR_GENERAL_ERROR. So that is believed only when it lasts.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     module = Module(config)
     try:
+        for _ in range(_OPEN_ATTEMPTS - 1):
+            try:
+                return Token(config, module, module.find_token(config.label))
+            except (TokenAbsentError, refusals.GeneralError):
+                time.sleep(_OPEN_PAUSE_SECONDS)
+                module.look_again()
         return Token(config, module, module.find_token(config.label))
+    except refusals.GeneralError:
+        module.close()
+        raise TokenError(
+            f"The token {config.label} cannot be opened (CKR_GENERAL_ERROR); check its files or "
+            "device, and that this user may read them."
+        ) from None
     except BaseException:
         module.close()
         raise

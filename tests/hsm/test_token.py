@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import resource
 import subprocess
 import sys
@@ -68,6 +69,32 @@ def test_pin_from_environment(lab_state: ProvisionedLab, monkeypatch: pytest.Mon
     monkeypatch.setenv("EKM_PIN", lab_state.ekm_token.pin.read())
     with open_token(config) as token:
         assert token.label == "taperig-ekm"
+
+
+OPENED_OFTEN = """
+import pickle, sys
+from hsm.token import open_token
+config = pickle.load(sys.stdin.buffer)
+for _ in range(40):
+    with open_token(config) as token:
+        assert token.label == "taperig-ekm"
+"""
+
+
+def test_a_token_that_others_log_in_to_is_found_all_the_same(lab_state: ProvisionedLab) -> None:
+    """SoftHSM writes its token at each login, and does not find one that is being written."""
+    crowd = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPENED_OFTEN], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for _ in range(3)
+    ]
+    for process in crowd:
+        assert process.stdin is not None
+        process.stdin.write(pickle.dumps(lab_state.ekm_token))
+        process.stdin.flush()
+    said = [process.communicate()[1] for process in crowd]
+    assert [process.returncode for process in crowd] == [0, 0, 0], said
 
 
 def test_absent_token_is_named_with_those_present(lab_state: ProvisionedLab) -> None:
