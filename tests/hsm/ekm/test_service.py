@@ -137,7 +137,9 @@ def test_health_readiness_and_metrics(
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"GET", b"\r\n\r\n", b"GET  \r\n\r\n", b"x" * 100_000, b"\xff" * 50 + b"\r\n\r\n"]
+    "data",
+    [b"", b"GET", b"\r\n\r\n", b"GET  \r\n\r\n", b"x" * 100_000, b"\xff" * 50 + b"\r\n\r\n"],
+    ids=["nothing", "cut-off", "empty", "no-path", "endless", "no-ascii"],
 )
 def test_garbage_at_the_metrics_port_is_survived(
     ekm: EkmProcess, config: EkmConfig, data: bytes

@@ -82,6 +82,8 @@ def test_a_dead_validation_is_cleaned_up_by_the_next(
         (LABEL, Owner(b"dead", 1, 1).tag()),  # another host's, and not a day old
         (OTHER_CASE_LABEL, Owner(b"dead", 1, 1).tag() + b"x"),
     ],
+    # Names of their own, since a tag holds the time, and all test workers must see the same names.
+    ids=["no-id", "other-id", "zeros", "other-label", "other-host", "other-case"],
 )
 def test_what_only_looks_like_its_own_is_left_alone(
     lab_state: ProvisionedLab, validate_softhsm: Validate, label: str, identity: bytes
