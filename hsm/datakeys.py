@@ -70,6 +70,10 @@ class DataKeys:
         """Look at the token afresh from now on; say whether anything of it was remembered."""
         return self._keystore.forget()
 
+    def try_out(self) -> None:
+        """See that the token is still there; raises TokenGoneError when not."""
+        self._token.try_out()
+
     def generate(self) -> DataKey:
         """Make a fresh random AES-256 data key (KEY-1). Destroy it after use."""
         return self._token.generate_data_key()

@@ -37,6 +37,10 @@ class TokenAbsentError(TokenError):
     """No token bears the configured label."""
 
 
+class TokenGoneError(TokenError):
+    """An open token has lost its keys: it was taken away, and this process must open it anew."""
+
+
 class TokenNotUniqueError(TokenError):
     """Several tokens bear the configured label."""
 

@@ -45,6 +45,7 @@ from hsm.errors import (
     TokenAbsentError,
     TokenBusyError,
     TokenError,
+    TokenGoneError,
     TokenRefusedError,
     UnwrapRefusedError,
 )
@@ -176,6 +177,7 @@ class Token:
         self._session: pkcs11.Session | None = self._log_in()
         try:
             self.abilities: Abilities = self._try_out()
+            self._held_objects = self._holds_objects()
         except BaseException:
             self._session.close()
             raise
@@ -220,9 +222,25 @@ class Token:
         return self._session
 
     def try_out(self) -> None:
-        """See that the token still answers; raises TokenError when it does not."""
-        with self.asking("give random bytes"):
-            self.session.generate_random(64)
+        """See that the token still answers and has its keys; raises TokenGoneError when not so.
+
+        SoftHSM goes on giving random bytes and making session keys when its token is gone; it finds
+        no object any more, also when the token is back. So the process has to open it anew.
+        """
+        try:
+            with self.asking("give random bytes"):
+                self.session.generate_random(64)
+            gone = self._held_objects and not self._holds_objects()
+        except TokenRefusedError as error:
+            raise TokenGoneError(str(error)) from None
+        if gone:
+            raise TokenGoneError(
+                f"The token {self.label} has lost all its keys since it was opened: it was taken "
+                "away, or its files were; bring it back."
+            )
+
+    def _holds_objects(self) -> bool:
+        return self.find_one({Attribute.TOKEN: True}) is not None
 
     def close(self) -> None:
         """Destroy what is left of data keys, log out, and give up the PKCS#11 context."""

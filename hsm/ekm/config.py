@@ -17,6 +17,7 @@
     partners: []                        # certificates of key managers whose EEDKs are opened too
     handshake_seconds: 10
     frame_seconds: 10
+    worker_seconds: 30                  # a worker that is silent for so long hangs and is replaced
     workers: 2                          # processes that serve, each with its own PKCS#11 context
     connections: 4096                   # at most, over all workers
     metrics_port: 9801                  # Prometheus, health; loopback only; absent: none
@@ -90,6 +91,7 @@ class _File(_Part):
     partners: list[Path] = []
     handshake_seconds: float = Field(default=10.0, gt=0, le=3600)
     frame_seconds: float = Field(default=10.0, gt=0, le=3600)
+    worker_seconds: float = Field(default=30.0, ge=0.5, le=3600)
     workers: int = Field(default=2, ge=1, le=64)
     connections: int = Field(default=4096, ge=1, le=100_000)
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
@@ -147,6 +149,7 @@ def parse_config(text: str, folder: Path = Path(), name: str = "configuration") 
         partners=tuple(folder / partner for partner in content.partners),
         handshake_seconds=content.handshake_seconds,
         frame_seconds=content.frame_seconds,
+        worker_seconds=content.worker_seconds,
         workers=content.workers,
         connections=content.connections,
         metrics_port=content.metrics_port,
@@ -215,6 +218,7 @@ def dump_config(config: EkmConfig) -> str:
         "partners": [_absolute(partner) for partner in config.partners],
         "handshake_seconds": config.handshake_seconds,
         "frame_seconds": config.frame_seconds,
+        "worker_seconds": config.worker_seconds,
         "workers": config.workers,
         "connections": config.connections,
         "metrics_port": config.metrics_port,

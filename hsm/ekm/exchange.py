@@ -36,7 +36,7 @@ from hsm.ekm.messages import (
     Ping,
     Transcript,
 )
-from hsm.errors import TaperigError
+from hsm.errors import TaperigError, TokenGoneError
 from hsm.pki import Role
 
 _LOG = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class Exchange:
 
         Hello, KeyRequest, LabelQuery and Ping get one answer each; Ack and Error none. A peer
         whose bytes are no message, or whose Ack is bad, gets an Error and the connection ends,
-        because it would take that Error for the answer to its next message.
+        because it would take that Error for the answer to its next message. Raises TokenGoneError.
         """
         message: AnyMessage | None = None
         try:
@@ -139,6 +139,8 @@ class Exchange:
             return self._refuse(ErrorCode.MALFORMED_MESSAGE, str(error), close=True)
         except ExchangeError as error:
             return self._refuse(error.code, str(error), close=isinstance(message, Ack))
+        except TokenGoneError:
+            raise  # the connection ends, so that the drive is served elsewhere
         except TaperigError as error:
             return self._refuse(ErrorCode.INTERNAL_FAILURE, str(error))
         except Exception as error:

@@ -45,10 +45,23 @@ _COMMON_CODES: dict[type[TaperigError], ErrorCode] = {
     TaperigError: ErrorCode.INTERNAL_FAILURE,
 }
 _TOKEN_CODES = (ErrorCode.KEYSTORE_FAILURE, ErrorCode.WRONG_KEK)
+_CODES_OF_ABSENCE = (
+    *_TOKEN_CODES,
+    ErrorCode.UNKNOWN_LABEL,
+    ErrorCode.KEK_ABSENT,
+    ErrorCode.KEK_PUBLIC_ONLY,
+    ErrorCode.PUBLIC_ONLY_PAIR,
+    ErrorCode.DRIVE_KEY_ABSENT,
+)
+"""What a token that is gone looks like: nothing is found in it."""
 
 
 class TokenKeyService:
-    """Data keys in a token, as ``hsm.ekm.exchange.KeyService`` wants them (EKM-3)."""
+    """Data keys in a token, as ``hsm.ekm.exchange.KeyService`` wants them (EKM-3).
+
+    A key is told to be absent only while the token is there; else TokenGoneError is raised, which
+    no drive is told.
+    """
 
     def __init__(
         self, data_keys: DataKeys, is_retiring: Callable[[bytes], bool] = lambda kek_hash: False
@@ -71,11 +84,23 @@ class TokenKeyService:
 
         Labels are looked up before any key is made (KEY-9).
         """
-        return self._twice(lambda: self._generate(drive, volume, labels, allow_public_only))
+        with self._present():
+            return self._twice(lambda: self._generate(drive, volume, labels, allow_public_only))
 
     def translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
         """Take the data key out of the first EEDK that opens; return it wrapped for the drive."""
-        return self._twice(lambda: self._translate(drive, volume, eedks))
+        with self._present():
+            return self._twice(lambda: self._translate(drive, volume, eedks))
+
+    @contextmanager
+    def _present(self) -> Iterator[None]:
+        """See, before a refusal is told, whether the token is there at all."""
+        try:
+            yield
+        except ExchangeError as error:
+            if error.code in _CODES_OF_ABSENCE:
+                self._data_keys.try_out()
+            raise
 
     def _twice(self, work: Callable[[], WrappedKey]) -> WrappedKey:
         """Do the work; when the token refuses, once more without what is remembered of it."""
@@ -127,6 +152,17 @@ class TokenKeyService:
 
         The new labels are looked up before any EEDK is opened (KEY-9).
         """
+        with self._present():
+            return self._rekey(drive, volume, eedks, labels, allow_public_only)
+
+    def _rekey(
+        self,
+        drive: EnrolledDrive,
+        volume: str,
+        eedks: Sequence[bytes],
+        labels: Sequence[KeyLabel],
+        allow_public_only: bool,
+    ) -> WrappedKey:
         with _coded(_GENERATE_CODES):
             self._check_labels(labels, allow_public_only)
         with self._opened(eedks, volume) as data_key, _coded(_GENERATE_CODES):
@@ -140,10 +176,13 @@ class TokenKeyService:
     def label_states(self, labels: Sequence[str]) -> tuple[LabelState, ...]:
         """Tell of each label whether its key is known, in the order of the labels (EKM-11)."""
         with _coded({}):
-            return tuple(
-                LabelState(label, kek.spki_hash, kek.has_private) if kek else LabelState(label)
-                for label, kek in zip(labels, self._data_keys.known(labels), strict=True)
-            )
+            known = self._data_keys.known(labels)
+        if None in known:
+            self._data_keys.try_out()
+        return tuple(
+            LabelState(label, kek.spki_hash, kek.has_private) if kek else LabelState(label)
+            for label, kek in zip(labels, known, strict=True)
+        )
 
     def _sedk(self, data_key: DataKey, drive: EnrolledDrive) -> bytes:
         return self._data_keys.wrap_for_drive(data_key, drive.wrap_spki, drive.oaep_hash)

@@ -11,3 +11,8 @@ CONNECTION: Final = b"connection"
 STOP: Final = b"stop"
 MESSAGE_LIMIT: Final = 4096
 """Longest message, in bytes."""
+
+
+def beat_seconds(worker_seconds: float) -> float:
+    """Return how often a worker gives a sign of life that is ended after so long a silence."""
+    return min(1.0, worker_seconds / 8)

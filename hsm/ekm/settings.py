@@ -20,7 +20,8 @@ class EkmConfig:
     ``certificate`` is its signing certificate, its key in the token or, where that makes no such
     keys, in the file ``signing_key``; ``drive_ca`` is the authority of the drives' certificates;
     ``handshake_seconds`` and ``frame_seconds`` are how long a TLS handshake and a message once
-    begun may take; ``workers`` is how many processes serve; ``connections`` is how many there may
+    begun may take; a worker process that gives no sign of life for ``worker_seconds`` hangs;
+    ``workers`` is how many processes serve; ``connections`` is how many there may
     be at a time; ``metrics_port`` is on the loopback interface, 0 for any, None for no metrics;
     ``admin_secret`` is the file with the admin secret's hash, without which nobody administers it,
     at the Unix socket ``admin_path``.
@@ -37,6 +38,7 @@ class EkmConfig:
     partners: tuple[Path, ...] = ()
     handshake_seconds: float = 10.0
     frame_seconds: float = 10.0
+    worker_seconds: float = 30.0
     workers: int = 2
     connections: int = 4096
     metrics_port: int | None = None

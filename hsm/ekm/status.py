@@ -86,7 +86,7 @@ class StatusServer:
         match words[1].split(b"?", 1)[0]:
             case b"/metrics":
                 kind = "text/plain; version=0.0.4; charset=utf-8"
-                return _page(200, "OK", self._crew.metrics.page(), kind)
+                return _page(200, "OK", self._crew.metrics_page(), kind)
             case b"/healthz":
                 return _page(200, "OK", b"ok\n")
             case b"/readyz" if self._crew.serving:

@@ -38,11 +38,11 @@ from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.errors import EkmError
 from hsm.ekm.exchange import Answer, Exchange, KeyManager
 from hsm.ekm.key_service import TokenKeyService
-from hsm.ekm.link import CONNECTION, MESSAGE_LIMIT
+from hsm.ekm.link import CONNECTION, MESSAGE_LIMIT, beat_seconds
 from hsm.ekm.logs import LOG
 from hsm.ekm.metrics import WorkerMetrics
 from hsm.ekm.settings import EkmConfig
-from hsm.errors import TaperigError, TokenError
+from hsm.errors import TaperigError, TokenError, TokenGoneError
 from hsm.key_cache import RememberingKeystore
 from hsm.parentage import die_with
 from hsm.pki import load_certificate, load_p256_key
@@ -52,9 +52,8 @@ HANDSHAKES = 256
 """TLS handshakes at a time; one more ends the oldest, which a good peer is not."""
 _ROUND = 64
 """Messages answered between two looks at the sockets."""
-_BEAT_SECONDS = 1.0
-_TOKEN_BEATS = 10
-"""The token is tried at every tenth beat."""
+_TOKEN_SECONDS = 10.0
+"""The token is tried so often, at least."""
 LAZY_FLUSH_SECONDS = 0.5
 """Records that nobody waits for are on the disk after this long."""
 _DRAIN_SECONDS = 2.0
@@ -128,15 +127,17 @@ class Worker:
             self._front.send(json.dumps(content).encode())
 
     async def _beat(self) -> None:
+        pause = beat_seconds(self._config.worker_seconds)
+        each = max(1, int(min(_TOKEN_SECONDS, self._config.worker_seconds) / pause))
         for beat in itertools.count():
-            if beat % _TOKEN_BEATS == 0:
+            if beat % each == 0:
                 try:
                     self._try_token()
                 except TokenError as error:
                     self._give_up(error)  # another worker logs in afresh
                     return
             self._tell(connections=len(self._connections) + len(self._handshakes))
-            await asyncio.sleep(_BEAT_SECONDS)
+            await asyncio.sleep(pause)
 
     # Connections
 
@@ -220,7 +221,11 @@ class Worker:
         for _ in range(min(_ROUND, len(self._queue))):
             connection = self._queue.popleft()
             clean = not audit.unsynced
-            answer = connection.step()
+            try:
+                answer = connection.step()
+            except TokenGoneError as error:
+                self._give_up(error)  # once the answers that there are have gone out
+                break
             if answer is None:
                 continue
             if clean and not audit.unsynced:
@@ -237,7 +242,7 @@ class Worker:
             connection.send(answer)
             self._metrics.frame_seconds.observe(loop.time() - began)
         self._flush_soon()
-        if self._queue:
+        if self._queue and self._failure is None:
             loop.call_soon(self._round)
 
     def _flush(self) -> None:

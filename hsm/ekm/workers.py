@@ -11,21 +11,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from hsm.ekm import metrics
-from hsm.ekm.audit import AuditLog
+from hsm.ekm.audit import AuditError, AuditLog
 from hsm.ekm.errors import EkmError
-from hsm.ekm.link import CONNECTION, MESSAGE_LIMIT, STOP
+from hsm.ekm.link import CONNECTION, MESSAGE_LIMIT, STOP, beat_seconds
 from hsm.ekm.logs import LOG
 from hsm.ekm.settings import EkmConfig
 
 READY_SECONDS = 60.0
-SILENT_SECONDS = 30.0
-"""A worker that tells nothing for this long hangs (in its token, on its disk) and is ended."""
-_WATCH_SECONDS = 1.0
+_REAP_SECONDS = 1.0
+"""How long a killed process is waited for; one that the kernel holds is not waited for longer."""
 _STEADY_SECONDS = 10.0
 """A worker that lived this long is replaced at once; others after a pause that doubles."""
 _LONGEST_PAUSE = 30.0
@@ -41,6 +41,7 @@ class _Worker:
     ready: bool = False
     connections: int = 0
     failure: str = ""
+    hangs: bool = False
 
 
 class Crew:
@@ -54,6 +55,8 @@ class Crew:
         self._stopping = False
         self._pause = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
+        # Beside the event loop: a worker that hangs may hold the log's lock until it is killed.
+        self._recorder = ThreadPoolExecutor(1)
         self._folder = config.audit.parent / f"{config.audit.name}.counts"
         metrics.prepare_folder(self._folder)
         self.metrics = metrics.FrontMetrics(self._folder)
@@ -61,8 +64,8 @@ class Crew:
 
     @property
     def serving(self) -> int:
-        """How many workers serve."""
-        return sum(worker.ready for worker in self._workers)
+        """How many workers serve: they are ready, and heard of."""
+        return sum(worker.ready and not self._overdue(worker) for worker in self._workers)
 
     @property
     def connections(self) -> int:
@@ -81,7 +84,7 @@ class Crew:
         for _ in range(self._config.workers):
             self._spawn()
         until = time.monotonic() + READY_SECONDS
-        while not stop.is_set() and self.serving < self._config.workers:
+        while not stop.is_set() and not all(worker.ready for worker in self._workers):
             for worker in self._workers:
                 if worker.failure or worker.process.poll() is not None:
                     self._hear(worker)
@@ -104,14 +107,16 @@ class Crew:
             await asyncio.sleep(0.01)
         for worker in list(self._workers):
             worker.process.kill()
-            worker.process.wait()
+            _reap(worker)
             self._remove(worker)
+        self._recorder.shutdown()
 
     def hand_over(self, connection: socket.socket) -> None:
         """Give a connection to the worker that has the fewest; over the limit, to none."""
         self.metrics.accepted.inc()
         ready = sorted(
-            (worker for worker in self._workers if worker.ready), key=lambda w: w.connections
+            (worker for worker in self._workers if worker.ready),
+            key=lambda w: (self._overdue(w), w.connections),
         )
         if self.connections >= self._config.connections:
             self.metrics.turned_away.inc()
@@ -170,28 +175,40 @@ class Crew:
             worker.connections = int(content["connections"])
         if content.get("ready"):
             worker.ready = True
-            self._count_serving()
+            self._tell_serving()
 
-    def _count_serving(self) -> None:
+    def metrics_page(self) -> bytes:
+        """Return all counters as of now, in Prometheus' text format."""
         self.metrics.workers.set(self.serving)
         self.metrics.ready.set(bool(self.serving))
+        return self.metrics.page()
+
+    def _tell_serving(self) -> None:
         self.on_serving(bool(self.serving))
 
     def _lost(self, worker: _Worker) -> None:
         """Replace a worker that ended unasked."""
         worker.ready = False
         worker.process.kill()
-        status = worker.process.wait()
+        status = _reap(worker)
         self._remove(worker)
         self.metrics.workers_lost.inc()
         LOG.error("worker lost", pid=worker.process.pid, status=status, cause=worker.failure)
-        self._audit.append(
-            "worker-lost", outcome="failed", pid=worker.process.pid, cause=worker.failure
-        )
-        self._count_serving()
+        self._recorder.submit(self._record_loss, worker.process.pid, worker.failure)
+        self._tell_serving()
         lived = time.monotonic() - worker.began
         self._pause = 0.0 if lived > _STEADY_SECONDS else min(_LONGEST_PAUSE, 2 * self._pause + 0.1)
         self._background(self._replace(self._pause))
+
+    def _record_loss(self, pid: int, cause: str) -> None:
+        try:
+            self._audit.append("worker-lost", outcome="failed", pid=pid, cause=cause)
+        except AuditError as error:
+            LOG.error("loss not recorded", pid=pid, cause=str(error))
+
+    def _overdue(self, worker: _Worker) -> bool:
+        """Say whether a worker is silent for so long that others are preferred."""
+        return time.monotonic() - worker.heard > self._config.worker_seconds / 3
 
     async def _replace(self, pause: float) -> None:
         await asyncio.sleep(pause)
@@ -205,18 +222,32 @@ class Crew:
         metrics.forget_worker(self._folder, worker.process.pid)
 
     async def _watch(self) -> None:
-        """End workers that hang, and those that never became ready."""
+        """End workers that hang (in the token, on the disk), and those that never became ready."""
+        silence = self._config.worker_seconds
         while True:
-            await asyncio.sleep(_WATCH_SECONDS)
+            await asyncio.sleep(beat_seconds(silence))
             now = time.monotonic()
+            for worker in self._workers:
+                if now - worker.heard > (silence if worker.ready else READY_SECONDS):
+                    LOG.error("worker hangs", pid=worker.process.pid)
+                    worker.failure = f"no sign of life for {now - worker.heard:.1f} s"
+                    worker.process.kill()  # all of them, before any is waited for
+                    worker.hangs = True
             for worker in list(self._workers):
-                silent = now - worker.heard > (SILENT_SECONDS if worker.ready else READY_SECONDS)
-                if silent or worker.process.poll() is not None:
-                    if silent:
-                        LOG.error("worker hangs", pid=worker.process.pid)
+                if worker.hangs or worker.process.poll() is not None:
                     self._lost(worker)
+            self._tell_serving()
 
     def _background(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _reap(worker: _Worker) -> int | None:
+    """Return the exit status of a worker that was killed; None when the kernel does not end it."""
+    try:
+        return worker.process.wait(_REAP_SECONDS)
+    except subprocess.TimeoutExpired:
+        LOG.error("worker cannot be ended", pid=worker.process.pid)
+        return None

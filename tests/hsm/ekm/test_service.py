@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import http.client
 import json
 import os
 import resource
@@ -18,51 +17,28 @@ from pathlib import Path
 
 import pytest
 
-from hsm.eedk import KeyLabel
 from hsm.ekm import audit, messages
 from hsm.ekm.client import EkmClient, EkmEndpoint, tls_context
-from hsm.ekm.config import EkmConfig, enrol_drives, lab_config
+from hsm.ekm.config import EkmConfig
 from hsm.ekm.drive_table import DriveTable
-from hsm.ekm.errors import EkmError, EkmUnavailable, ErrorCode
+from hsm.ekm.errors import EkmError, ErrorCode
 from hsm.ekm.messages import Hello, Ping
 from hsm.ekm.process import EkmProcess, spawn_ekm
-from hsm.keystore import Keystore
 from hsm.lab import ProvisionedLab
 from hsm.pki import load_certificate
-from hsm.token import open_token
-from rig.drive.key_exchange import DriveSession, Generate
+from rig.drive.key_exchange import DriveSession
 from rig.ve.ekm_proxy import EkmProxy
-from tests.ekm_lab import MAIN_KEY, der
+from tests.ekm_lab import der
 from tests.hsm.ekm.ekm_bench import Outsiders
+from tests.hsm.ekm.service_bench import (
+    ASK,
+    await_workers,
+    page,
+    until_served,
+    workers_of,
+)
 
-ASK = Generate("VOL001", (KeyLabel(MAIN_KEY),))
 PING = messages.frame(Ping().encode())
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
-
-
-@pytest.fixture
-def config(lab: ProvisionedLab, outsiders: Outsiders, tmp_path: Path) -> EkmConfig:
-    drive = outsiders.drive
-    with open_token(lab.ekm_token) as token:
-        Keystore(token).enroll_drive_key(drive.serial, drive.wrap_spki)
-    config = dataclasses.replace(
-        lab_config(lab, port=0),
-        drive_table=tmp_path / "drives.sqlite",
-        audit=tmp_path / "audit.jsonl",
-        workers=2,
-        metrics_port=free_port(),
-        log_format="json",
-        log_level="info",
-    )
-    enrol_drives(config, lab)
-    with DriveTable(config.drive_table) as table:
-        table.enrol(drive.serial, drive.certificate_der, drive.wrap_spki, drive.oaep_hash)
-    return config
 
 
 @pytest.fixture
@@ -74,44 +50,6 @@ def ekm(config: EkmConfig) -> Iterator[EkmProcess]:
 @pytest.fixture
 def endpoint(ekm: EkmProcess, lab: ProvisionedLab) -> EkmEndpoint:
     return EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)
-
-
-@pytest.fixture
-def session(lab: ProvisionedLab, outsiders: Outsiders) -> DriveSession:
-    return DriveSession(outsiders.drive, der(load_certificate(lab.ca)), outsiders.drive.serial, ASK)
-
-
-def page(config: EkmConfig, path: str, method: str = "GET") -> tuple[int, str]:
-    assert config.metrics_port is not None
-    asking = http.client.HTTPConnection("127.0.0.1", config.metrics_port, timeout=10)
-    asking.request(method, path)
-    answer = asking.getresponse()
-    return answer.status, answer.read().decode()
-
-
-def workers_of(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children]
-
-
-def await_workers(config: EkmConfig, count: int) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if page(config, "/readyz") == (200, f"ready, workers: {count}\n"):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"not {count} workers")
-
-
-def until_served(proxy: EkmProxy, session: DriveSession) -> None:
-    """Ask again while connections still go to a worker that is not yet known to be dead."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            return proxy.exchange(session)
-        except EkmUnavailable:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
 
 
 # Watching it
