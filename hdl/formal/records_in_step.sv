@@ -64,6 +64,7 @@ module records_in_step (
   (* hierconn *) wire \u_dut.u_ledger.judge_q ;
   (* hierconn *) wire \u_dut.u_ledger.full_q ;
   (* hierconn *) wire [5:0] \u_dut.u_buffer.promised_q ;
+  (* hierconn *) wire \u_dut.u_buffer.last_q ;
   (* hierconn *) wire [5:0] \u_dut.u_buffer.write_place_q ;
   (* hierconn *) wire [5:0] \u_dut.u_buffer.read_place_q ;
   (* hierconn *) wire \u_dut.u_buffer.leaves ;
@@ -99,7 +100,7 @@ module records_in_step (
     data_slots = '0;
     last_slots = '0;
     for (int i = 0; i <= Delay; i++) begin
-      data_slots = data_slots + 6'(kinds[i] == SlotData);
+      data_slots = data_slots + 6'(i != 0 && kinds[i] == SlotData);
       last_slots = last_slots + 5'(kinds[i] == SlotEnd || kinds[i] == SlotRefused);
     end
     beside = 5'(\u_dut.u_ledger.sum_valid_q ) + 5'(\u_dut.u_ledger.judge_q );
@@ -108,6 +109,8 @@ module records_in_step (
     end
   end
 
+  // One that was just let in is promised its place at the next edge.
+  wire [5:0] let_in = 6'(kinds[0] == SlotData);
   wire [5:0] coming = data_slots + 6'(\u_dut.u_exit.write_q );
   wire [5:0] lying = \u_dut.u_buffer.write_place_q - \u_dut.u_buffer.read_place_q ;
   wire [5:0] promised = \u_dut.u_buffer.promised_q ;
@@ -134,7 +137,8 @@ module records_in_step (
       a_places: assert (known <= 5'd16 && unjudged <= known);
       // Words that were promised a place are on their way to it or lie there.
       a_words: assert (promised == coming + lying);
-      a_room: assert (promised <= RingWords && coming <= promised);
+      a_room: assert (promised + let_in <= RingWords && coming <= promised);
+      i_last: assert (\u_dut.u_buffer.last_q == (promised == RingWords - 1'b1));
       // Registers that follow what they are made from.
       i_full: assert (\u_dut.u_ledger.full_q == (known == 5'd16));
       i_clear: assert (\u_dut.u_key_control.clear_q == {8{key_state == StClear}});

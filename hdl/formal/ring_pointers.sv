@@ -1,14 +1,15 @@
 // The ring of the record buffer never overruns: no word is written over one that was not read.
 //
-// Words are let in only while there is room, written only when let in, read only when written, as
-// the modules around it do. The ring is short, its memory is replaced by anything.
+// Words are let in only while there is room and promised a place a clock later, written only when
+// promised, read only when written, as the modules around it do. The ring is short, its memory is
+// replaced by anything.
 
 module ring_pointers (
     input logic         clk_i,
     input logic         rst_ni,
     input logic         clear_i,
     input logic         wipe_i,
-    input logic         promise_i,
+    input logic         take_i,
     input logic         write_i,
     input logic [127:0] write_data_i,
     input logic [3:0]   write_parity_i,
@@ -18,7 +19,7 @@ module ring_pointers (
 
   localparam int unsigned BankWords = 16;
 
-  logic room, discarded, fault;
+  logic room, discarded, fault, promise_q;
 
   record_buffer #(
       .BankWords(BankWords)
@@ -27,7 +28,7 @@ module ring_pointers (
       .rst_ni,
       .clear_i,
       .wipe_i,
-      .promise_i,
+      .promise_i  (promise_q),
       .room_o     (room),
       .write_i,
       .write_data_i,
@@ -41,13 +42,14 @@ module ring_pointers (
   (* hierconn *) wire [5:0] \u_dut.write_place_q ;
   (* hierconn *) wire [5:0] \u_dut.read_place_q ;
   (* hierconn *) wire [5:0] \u_dut.promised_q ;
+  (* hierconn *) wire \u_dut.last_q ;
 
-  // Counted by the wrapper: words let in and not yet written, words written and not yet gone.
+  // Counted by the wrapper: words promised a place and not yet written, words written and not yet gone.
   logic [6:0] coming_q, lying_q;
   wire leaves = read_i || discarded;
 
   always_comb begin
-    assume (!promise_i || room);
+    assume (!take_i || room);
     assume (!write_i || coming_q != '0);
     assume (!(read_i || discard_i) || lying_q != '0);
     assume (!(read_i && discard_i));
@@ -58,6 +60,7 @@ module ring_pointers (
 
   always_ff @(posedge clk_i) begin
     started_q <= 1'b1;
+    promise_q <= rst_ni && !clear_i && take_i;
     if (!started_q) begin
       assume (!rst_ni);
     end
@@ -65,13 +68,14 @@ module ring_pointers (
       coming_q <= '0;
       lying_q  <= '0;
     end else begin
-      coming_q <= coming_q + 7'(promise_i) - 7'(write_i);
+      coming_q <= coming_q + 7'(promise_q) - 7'(write_i);
       lying_q  <= lying_q + 7'(write_i) - 7'(leaves);
     end
     if (rst_ni && started_q) begin
-      a_fits: assert (coming_q + lying_q <= 7'(2 * BankWords));
+      a_fits: assert (coming_q + lying_q + 7'(promise_q) <= 7'(2 * BankWords));
       a_promised: assert (7'(\u_dut.promised_q ) == coming_q + lying_q);
       a_places: assert (\u_dut.write_place_q - \u_dut.read_place_q == lying_q[5:0]);
+      i_last: assert (\u_dut.last_q == (\u_dut.promised_q == 6'(2 * BankWords - 1)));
       i_range: assert (coming_q <= 7'(2 * BankWords) && lying_q <= 7'(2 * BankWords));
       a_no_fault: assert (!fault);
     end

@@ -47,7 +47,9 @@ module window_out (
   (* hierconn *) wire [2:0] \u_dut.acked_q ;
   (* hierconn *) wire [1:0] \u_dut.quarter_q ;
   (* hierconn *) wire \u_dut.fetched_q ;
+  (* hierconn *) wire \u_dut.there_q ;
   (* hierconn *) wire \u_dut.empty_q ;
+  (* hierconn *) wire [127:0] \u_dut.word_q ;
   (* hierconn *) wire [127:0] \u_dut.u_ram.read_data_q ;
   (* hierconn *) wire [127:0] \u_dut.u_ram.memory[0] ;
   (* hierconn *) wire [127:0] \u_dut.u_ram.memory[1] ;
@@ -58,6 +60,7 @@ module window_out (
     \u_dut.u_ram.memory[0]
   };
   wire fetched = \u_dut.fetched_q ;
+  wire there = \u_dut.there_q ;
 
   // The bus makes one access at a time and holds a read until it is answered.
   logic waits_q;
@@ -67,7 +70,7 @@ module window_out (
   end
 
   // Counted from outside: words since the last one acknowledged, those of them that were read.
-  logic [2:0] level_q, read_q, level_then_q;
+  logic [2:0] level_q, read_q, level_then_q, level_before_q;  // then: a clock ago; before: two
   logic [1:0] quarter_q;
   logic [15:0] count_q;
   wire takes = in_valid_i && in_ready;
@@ -87,6 +90,7 @@ module window_out (
   always_ff @(posedge clk_i) begin
     started_q    <= 1'b1;
     level_then_q <= level_q;
+    level_before_q <= level_then_q;
     if (!started_q) begin
       assume (!rst_ni);
     end
@@ -122,7 +126,7 @@ module window_out (
       a_unchanged: assert (!watching_q || !ready || empty || read_q != place_q ||
                            data == shifted[127:96]);
       a_empty: assert (!empty || data == '0);
-      a_empty_only: assert (!empty || clear_q || read_q == level_then_q);
+      a_empty_only: assert (!empty || cleared_q != '0 || read_q == level_before_q);
       // Never more words than places; the engine waits when there is none.
       a_fits: assert (level_q <= 3'd4);
       a_waits: assert (in_ready == (level_q != 3'd4));
@@ -132,18 +136,22 @@ module window_out (
       i_level: assert (\u_dut.tail_q - \u_dut.acked_q == level_q);
       i_read: assert (\u_dut.read_q - \u_dut.acked_q == read_q && read_q <= level_q);
       i_quarter: assert (\u_dut.quarter_q == quarter_q);
-      i_before: assert (quarter_q == 2'd0 || read_q < level_q);
+      i_begun: assert (quarter_q == 2'd0 || read_q < level_q);
       i_place: assert (!watching_q || place_q < level_q);
       i_lies: assert (!watching_q || memory[lies_at] == word_q);
       i_fetched: assert (!watching_q || !fetched || \u_dut.empty_q || read_q != place_q ||
                          \u_dut.u_ram.read_data_q == word_q);
-      i_there: assert (!fetched || \u_dut.empty_q || read_q < level_q);
-      i_then: assert (!fetched || !\u_dut.empty_q || clear_q || read_q == level_then_q);
-      i_waits: assert (!fetched || waits_q);
+      i_there: assert (!watching_q || !there || \u_dut.empty_q || read_q != place_q ||
+                       \u_dut.word_q == word_q);
+      i_has: assert (!(fetched || there) || \u_dut.empty_q || read_q < level_q);
+      i_then: assert (!fetched || !\u_dut.empty_q || cleared_q[0] || read_q == level_then_q);
+      i_before: assert (!there || !\u_dut.empty_q || cleared_q != '0 || read_q == level_before_q);
+      i_waits: assert (!(fetched || there) || waits_q);
+      i_one: assert (!(fetched && there));
     end
   end
 
-  logic clear_q;
-  always_ff @(posedge clk_i) clear_q <= clear_i || !rst_ni;
+  logic [1:0] cleared_q;
+  always_ff @(posedge clk_i) cleared_q <= {cleared_q[0], clear_i || !rst_ni};
 
 endmodule

@@ -1,12 +1,12 @@
 // Lets data words in at no more than a given rate: stands for the tape channel behind the engine.
 //
 // A bucket of 16 words fills at rate_i / 65536 words a clock. Nothing depends on anything at once:
-// what was taken is counted a clock later, and the gate opens a clock after that, so it stays shut
+// what was taken is told a clock later, and the gate opens two clocks after that, so it stays shut
 // until there are four words in the bucket, and none is ever taken that was not there.
 //
 // Ports
 //   rate_i   words a clock, times 65536; 0 means no limit
-//   taken_i  a data word was taken in
+//   taken_i  a data word was taken in, a clock ago
 //   open_o   a data word may be taken in
 
 module pace_limiter (
@@ -21,13 +21,13 @@ module pace_limiter (
   localparam logic [20:0] Bucket = 21'h10_0000;
 
   logic [20:0] level_q, level_d;
-  logic unlimited_q, taken_q, open_q;
+  logic unlimited_q, open_q;
 
   // The level never passes the bucket by more than one step, so 21 bits hold it.
   always_comb begin
     if (unlimited_q) begin
       level_d = Bucket;
-    end else if (taken_q) begin
+    end else if (taken_i) begin
       level_d = level_q + 21'(rate_i) - Word;
     end else if (level_q > Bucket) begin
       level_d = Bucket;
@@ -40,12 +40,10 @@ module pace_limiter (
     if (!rst_ni) begin
       level_q     <= Bucket;
       unlimited_q <= 1'b1;
-      taken_q     <= 1'b0;
       open_q      <= 1'b1;
     end else begin
       level_q     <= level_d;
       unlimited_q <= rate_i == '0;
-      taken_q     <= taken_i;
       open_q      <= unlimited_q || level_q >= 4 * Word;
     end
   end

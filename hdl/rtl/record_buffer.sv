@@ -6,7 +6,7 @@
 //
 // Ports
 //   clear_i     zeroize: hold it, all places are free again;  wipe_i  start wiping;  wiping_o
-//   promise_i   a word was let in;  room_o  there is a place for one more
+//   promise_i   a word was let in a clock ago;  room_o  there is a place for one more
 //   write_*     the next word promised a place
 //   read_i      the oldest word leaves; read_data_o one clock later, steady until the next
 //   discard_i   zero the oldest word; discarded_o  done: not while that memory is being written
@@ -37,11 +37,13 @@ module record_buffer #(
 );
 
   localparam int unsigned IndexBits = $clog2(BankWords);
+  localparam logic [IndexBits+1:0] LastPlace = (IndexBits + 2)'(2 * BankWords - 1);
 
   // Places: {round, half, index}. Round tells a full ring from an empty one.
   logic [IndexBits+1:0] write_place_q, read_place_q, write_place_d, read_place_d;
   // Words let in that have not left: its top bit says full.
-  logic [IndexBits+1:0] promised_q, promised_d;
+  logic [IndexBits+1:0] promised_q, promised_d, step;
+  logic last_q, last_d;  // one place is left
   logic write_half, read_half, read_half_q, read_half_d, leaves, same_place, same_round, fault_q;
   logic [1:0] wiping, wrong_bank;
   logic [131:0] read_data[2];
@@ -50,21 +52,19 @@ module record_buffer #(
   assign write_half = write_place_q[IndexBits];
   assign read_half = read_place_q[IndexBits];
   assign leaves = read_i | discarded_o;
+  // Up by one, down by one, or not at all.
+  assign step = {{(IndexBits + 1) {leaves & ~promise_i}}, leaves ^ promise_i};
+  assign last_d = promised_d == LastPlace;
 
   always_comb begin
     write_place_d = write_place_q;
     read_place_d  = read_place_q;
-    promised_d    = promised_q;
+    promised_d    = promised_q + step;
     if (write_i) begin
       write_place_d = write_place_q + 1'b1;
     end
     if (leaves) begin
       read_place_d = read_place_q + 1'b1;
-    end
-    if (promise_i && !leaves) begin
-      promised_d = promised_q + 1'b1;
-    end else if (leaves && !promise_i) begin
-      promised_d = promised_q - 1'b1;
     end
     if (clear_i) begin
       write_place_d = '0;
@@ -80,22 +80,24 @@ module record_buffer #(
       write_place_q <= '0;
       read_place_q  <= '0;
       promised_q    <= '0;
+      last_q        <= 1'b0;
       read_half_q   <= 1'b0;
     end else begin
       write_place_q <= write_place_d;
       read_place_q  <= read_place_d;
       promised_q    <= promised_d;
+      last_q        <= last_d;
       read_half_q   <= read_half_d;
     end
   end
 
   control_twin #(
-      .Width(3 * (IndexBits + 2) + 1)
+      .Width(3 * (IndexBits + 2) + 2)
   ) u_twin (
       .clk_i,
       .rst_ni,
-      .next_i ({write_place_d, read_place_d, promised_d, read_half_d}),
-      .held_i ({write_place_q, read_place_q, promised_q, read_half_q}),
+      .next_i ({write_place_d, read_place_d, promised_d, last_d, read_half_d}),
+      .held_i ({write_place_q, read_place_q, promised_q, last_q, read_half_q}),
       .wrong_o(wrong_places)
   );
 
@@ -134,7 +136,7 @@ module record_buffer #(
   end
 
   assign wiping_o    = |wiping;
-  assign room_o      = ~promised_q[IndexBits+1];
+  assign room_o      = ~(promised_q[IndexBits+1] | (last_q & promise_i));
   assign discarded_o = discard_i & ~(write_i & (write_half == read_half));
   assign {read_parity_o, read_data_o} = read_data[read_half_q];
   assign fault_o     = fault_q | wrong_places | (|wrong_bank);

@@ -19,7 +19,7 @@
 //   active_o     a record is being taken in
 //   inside_o     the same, from the clock after open_o on
 //   waiting_o    a record is offered and kept waiting
-//   data_taken_o a data word was taken in, of a record that is not refused
+//   data_taken_o a data word of a record that is not refused was taken in a clock ago
 //   starved_o    a word could be taken and none came
 //   blocked_o    a word or a record waits for room
 //   wrong_o      a register of control is not what it was set to
@@ -381,7 +381,7 @@ module record_issue #(
   assign active_o          = ~in_header;
   assign inside_o          = ~in_header & ~fresh_q & ~end_done;
   assign waiting_o         = in_header & in_valid_i;
-  assign data_taken_o      = in_data & take & ~refused;
+  assign data_taken_o      = kind_q == record_pkg::SlotData;
   assign starved_o         = active_o & in_ready_o & ~in_valid_i;
   assign blocked_o         = in_valid_i & ((in_header & accept_i & ~free_i) |
                                            (in_data & ~refused & ~room_i));

@@ -7,7 +7,7 @@
 //   psel_o            one hot: [0] engine, [1] board; the other apb signals are shared
 //   in_*, out_*       the record windows
 //
-// Latency: two clocks for a write to a window, four for a read of one, three for everything else.
+// Latency: two clocks for a write to a window, five for a read of one, three for everything else.
 
 module board_bus (
     input  logic        clk_i,

@@ -7,7 +7,7 @@
 //
 // Ports
 //   in_*               words from the engine, valid/ready
-//   read_i             a quarter is asked for; data_o has it when ready_o, one clock later
+//   read_i             a quarter is asked for; data_o has it when ready_o, two clocks later
 //   empty_o            with ready_o: there was none, data_o is zero
 //   ack_i, ack_data_i  the host has had so many; bad_ack_o when it cannot be
 //   clear_i            forget everything, counts too
@@ -38,10 +38,10 @@ module record_out_window #(
 
   logic [CountBits-1:0] tail_q, read_q, acked_q, level;
   logic [1:0] quarter_q;
-  logic fetched_q, empty_q;
+  logic fetched_q, there_q, empty_q;  // in the memory's register, in word_q
   logic [15:0] count_q, step;
-  logic [127:0] word;
-  logic write;
+  logic [127:0] word, word_q;
+  logic write, fetch;
 
   assign level      = tail_q - acked_q;
   assign in_ready_o = level != CountBits'(Words);
@@ -50,7 +50,8 @@ module record_out_window #(
   assign bad_ack_o  = ack_i && (ack_data_i[15:0] != ~ack_data_i[31:16] || step > 16'(level));
   assign count_o    = count_q;
   assign level_o    = 16'(level);
-  assign ready_o    = read_i & fetched_q;
+  assign fetch      = read_i & ~fetched_q & ~there_q;
+  assign ready_o    = read_i & there_q;
   assign empty_o    = ready_o & empty_q;
 
   window_ram #(
@@ -60,17 +61,22 @@ module record_out_window #(
       .write_i      (write),
       .write_index_i(tail_q[IndexBits-1:0]),
       .write_data_i (in_data_i),
-      .read_i       (read_i & ~fetched_q),
+      .read_i       (fetch),
       .read_index_i (read_q[IndexBits-1:0]),
       .read_data_o  (word)
   );
 
+  // A block RAM is slow: nothing but this register waits for it.
+  always_ff @(posedge clk_i) begin
+    word_q <= word;
+  end
+
   always_comb begin
     unique case (quarter_q)
-      2'd0:    data_o = word[127:96];
-      2'd1:    data_o = word[95:64];
-      2'd2:    data_o = word[63:32];
-      default: data_o = word[31:0];
+      2'd0:    data_o = word_q[127:96];
+      2'd1:    data_o = word_q[95:64];
+      2'd2:    data_o = word_q[63:32];
+      default: data_o = word_q[31:0];
     endcase
     if (empty_q) data_o = '0;
   end
@@ -91,18 +97,21 @@ module record_out_window #(
       acked_q   <= '0;
       quarter_q <= '0;
       fetched_q <= 1'b0;
+      there_q   <= 1'b0;
       empty_q   <= 1'b0;
       count_q   <= '0;
     end else if (clear_i) begin
       read_q    <= '0;
       acked_q   <= '0;
       quarter_q <= '0;
-      fetched_q <= read_i & ~fetched_q;  // a read is answered meanwhile, too: by nothing
+      fetched_q <= fetch;  // a read is answered meanwhile, too: by nothing
+      there_q   <= fetched_q;
       empty_q   <= 1'b1;
       count_q   <= '0;
     end else begin
-      fetched_q <= read_i & ~fetched_q;
-      if (read_i && !fetched_q) empty_q <= read_q == tail_q;
+      fetched_q <= fetch;
+      there_q   <= fetched_q;
+      if (fetch) empty_q <= read_q == tail_q;
       if (ready_o && !empty_q) begin
         quarter_q <= quarter_q + 1'b1;
         if (quarter_q == 2'd3) read_q <= read_q + 1'b1;
