@@ -18,7 +18,7 @@ import json
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +49,11 @@ class AuditSummary:
     length: int
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
 def _line(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    return _ENCODER.encode(content).encode()
 
 
 def _hash(content: dict[str, Any]) -> str:
@@ -164,7 +167,10 @@ class AuditLog:
         self.path = path
         self._clock = clock
         self._count, self._head, self._length = 0, GENESIS, 0
+        self._noted: list[dict[str, Any]] = []
         self._unsynced = False
+        self.noted = 0
+        """How many records this writer has noted."""
         flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | (0 if joined else os.O_CREAT)
         try:
             self._file = os.open(path, flags, 0o600)
@@ -208,19 +214,30 @@ class AuditLog:
         self.sync()
 
     def note(self, event: str, **details: str | int | list[str]) -> None:
-        """Write a record, which is on the disk once ``sync`` returns; a killed process loses none.
+        """Take a record, which is in the file after ``write`` and on the disk after ``sync``.
 
         Details are serial numbers, volumes, labels, key hashes, outcomes; never a key.
         """
-        with self._alone():
-            self._catch_up()
-            self._write(event, details)
+        self._noted.append({"time": round(self._clock(), 6), "event": event, **details})
+        self.noted += 1
+
+    def write(self) -> None:
+        """Write all that was noted; a process that is killed from then on loses none of it.
+
+        All of it or, with an AuditError, nothing, now or later.
+        """
+        noted, self._noted = self._noted, []
+        if noted:
+            with self._alone():
+                self._catch_up()
+                self._write(noted)
 
     def sync(self) -> None:
         """Return when all that was noted is on the disk.
 
         After a failure (AuditError) nobody knows what is on the disk; this writer must end.
         """
+        self.write()
         if self._unsynced:
             try:
                 os.fsync(self._file)
@@ -231,7 +248,7 @@ class AuditLog:
     @property
     def unsynced(self) -> bool:
         """Whether something was noted that may not be on the disk yet."""
-        return self._unsynced
+        return self._unsynced or bool(self._noted)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -263,27 +280,28 @@ class AuditLog:
         self._count, self._head, self._length = number, head, data_end
         if data_end < length:
             os.ftruncate(self._file, data_end)
-            self._write("recovery", {"torn_bytes": length - data_end})
+            torn = {"event": "recovery", "torn_bytes": length - data_end}
+            self._write([{"time": round(self._clock(), 6), **torn}])
 
-    def _write(self, event: str, details: Mapping[str, str | int | list[str]]) -> None:
-        content: dict[str, Any] = {
-            "number": self._count + 1,
-            "time": round(self._clock(), 6),
-            "event": event,
-            "previous": self._head,
-            **details,
-        }
-        line, head = _hashed_line(content)
+    def _write(self, noted: Sequence[dict[str, Any]]) -> None:
+        """Chain records to the last and write them, all or none."""
+        count, head = self._count, self._head
+        lines = []
+        for record in noted:
+            count += 1
+            line, head = _hashed_line({"number": count, "previous": head, **record})
+            lines.append(line)
+        data = b"".join(lines)
         self._unsynced = True
         try:
-            written = os.write(self._file, line)
-            if written != len(line):
-                raise OSError(f"only {written} of {len(line)} bytes were written")
+            written = os.write(self._file, data)
+            if written != len(data):
+                raise OSError(f"only {written} of {len(data)} bytes were written")
         except OSError as error:
             with suppress(OSError):  # else the torn line is found by the next writer
                 os.ftruncate(self._file, self._length)
             raise self._cannot_write(error) from error
-        self._count, self._head, self._length = self._count + 1, head, self._length + len(line)
+        self._count, self._head, self._length = count, head, self._length + len(data)
 
     def _cannot_write(self, error: OSError) -> AuditError:
         return AuditError(f"Cannot write the audit log {self.path}: {error}.")

@@ -7,13 +7,14 @@ peer; what it sends beyond waits in the kernel.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
 from hsm.ekm import messages
 from hsm.ekm.errors import ErrorCode, MessageError
 from hsm.ekm.exchange import Answer, Exchange
+from hsm.ekm.poller import Timer
+from hsm.ekm.tls_stream import TlsStream
 
 _KEPT = 2 * (messages.LENGTH_BYTES + messages.FRAME_LIMIT)
 
@@ -24,23 +25,29 @@ class ConnectionOwner(Protocol):
     def ready(self, connection: Connection) -> None:
         """Have ``connection.step`` called soon: there is something to answer."""
 
-    def opened(self, connection: Connection) -> None:
-        """A peer has shown its certificate."""
+    def later(self, seconds: float, act: Callable[[], None]) -> Timer:
+        """Call ``act`` once, in so many seconds."""
 
     def closed(self, connection: Connection) -> None:
         """The connection has ended."""
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """A peer that has shown its certificate, and its exchanges."""
 
-    def __init__(self, owner: ConnectionOwner, exchange: Exchange, frame_seconds: float) -> None:
+    def __init__(
+        self,
+        owner: ConnectionOwner,
+        stream: TlsStream,
+        exchange: Exchange,
+        frame_seconds: float,
+    ) -> None:
         """Serve ``exchange``; ``frame_seconds`` bounds a message begun and an answer not taken."""
         self._owner = owner
+        self._stream = stream
         self._frame_seconds = frame_seconds
-        self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._waiting = False  # in the owner's queue
         self._blocked = False  # the peer does not take its answers
         self._overdue = False
@@ -52,25 +59,19 @@ class Connection(asyncio.Protocol):
         """Whether an exchange is under way or a message waits for its answer."""
         return self._waiting or self.exchange.under_way
 
-    # Called by the event loop
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to serve."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._owner.opened(self)
+    # Called by the stream
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the peer."""
         self._buffer += data
-        if len(self._buffer) > _KEPT and self._transport is not None:
-            self._transport.pause_reading()
+        if len(self._buffer) > _KEPT:
+            self._stream.pause_reading()
         self._look()
 
     def pause_writing(self) -> None:
         """Stop serving a peer that does not take its answers, and end it if that lasts."""
         self._blocked = True
-        self._limit_time(self._abort)
+        self._limit_time(self._stream.abort)
 
     def resume_writing(self) -> None:
         """Go on."""
@@ -78,7 +79,7 @@ class Connection(asyncio.Protocol):
         self._stop_timer()
         self._look()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self) -> None:
         """Forget what was under way."""
         self._ending = True
         self._stop_timer()
@@ -108,23 +109,22 @@ class Connection(asyncio.Protocol):
 
     def send(self, answer: Answer) -> None:
         """Hand an answer to the peer and look for its next message."""
-        if self._transport is None or self._transport.is_closing():
+        if self._stream.closing:
             return
         if answer.frame is not None:
-            self._transport.write(messages.frame(answer.frame))
+            self._stream.send(messages.frame(answer.frame))
         if answer.close:
             self.end()
             return
         if len(self._buffer) <= _KEPT:
-            self._transport.resume_reading()
+            self._stream.resume_reading()
         self._look()
 
     def end(self) -> None:
         """Close the connection once what was sent is out."""
         self._ending = True
         self._stop_timer()
-        if self._transport is not None:
-            self._transport.close()
+        self._stream.close()
 
     # Within
 
@@ -154,14 +154,9 @@ class Connection(asyncio.Protocol):
         self._waiting = True
         self._owner.ready(self)
 
-    def _abort(self) -> None:
-        self._timer = None
-        if self._transport is not None:
-            self._transport.abort()  # closing it would wait for what the peer does not take
-
     def _limit_time(self, then: Callable[[], None]) -> None:
         self._stop_timer()
-        self._timer = asyncio.get_running_loop().call_later(self._frame_seconds, then)
+        self._timer = self._owner.later(self._frame_seconds, then)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

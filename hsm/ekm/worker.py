@@ -2,18 +2,16 @@
 
 The front process hands over connections (``python -m hsm.ekm.worker SOCKET``, configuration
 pickled on standard input); the worker shakes hands, serves them, and tells the front how it is.
-Token operations run on the event loop itself, because two threads in one context break SoftHSM.
+All of it in one thread, because two threads in one context break SoftHSM.
 
-Messages that have arrived are answered in rounds. What a round noted in the audit log is flushed to
-the disk once, before its answers go out: the more there is to do, the less the disk costs
-each exchange.
+Answers that left a record in the audit log are held while there are more messages to answer, a few
+milliseconds at most. Then the records are flushed to the disk, once, and the answers go out: the
+more there is to do, the less the disk costs each exchange.
 """
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import itertools
 import json
 import os
 import pickle
@@ -21,9 +19,10 @@ import signal
 import socket
 import ssl
 import sys
+import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,9 @@ from hsm.ekm.key_service import TokenKeyService
 from hsm.ekm.link import CONNECTION, MESSAGE_LIMIT, beat_seconds
 from hsm.ekm.logs import LOG
 from hsm.ekm.metrics import WorkerMetrics
+from hsm.ekm.poller import Poller, Timer
 from hsm.ekm.settings import EkmConfig
+from hsm.ekm.tls_stream import TlsStream
 from hsm.errors import TaperigError, TokenError, TokenGoneError
 from hsm.key_cache import RememberingKeystore
 from hsm.parentage import die_with
@@ -52,6 +53,8 @@ HANDSHAKES = 256
 """TLS handshakes at a time; one more ends the oldest, which a good peer is not."""
 _ROUND = 64
 """Messages answered between two looks at the sockets."""
+_HELD_SECONDS = 0.005
+"""An answer waits this long for others that share its flush, while there is work to do."""
 _TOKEN_SECONDS = 10.0
 """The token is tried so often, at least."""
 LAZY_FLUSH_SECONDS = 0.5
@@ -81,146 +84,137 @@ class Worker:
         self._front = front
         self._tls = tls_context(config.tls, ssl.Purpose.CLIENT_AUTH)
         self._metrics = metrics
+        self._poller = Poller(_tell_kind)
         self._connections: set[Connection] = set()
-        self._handshakes: dict[asyncio.Task[None], None] = {}
+        self._handshakes: dict[TlsStream, Timer] = {}
         self._queue: deque[Connection] = deque()
-        self._lazy_flush: asyncio.TimerHandle | None = None
-        self._stop = asyncio.Event()
+        self._held: list[tuple[Connection, Answer]] = []
+        self._held_since = 0.0
+        self._lazy_flush: Timer | None = None
+        self._beats = 0
+        self._stop = False
         self._failure: TaperigError | None = None
 
-    async def run(self) -> None:
-        """Serve until the front says stop or is gone."""
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(_tell_kind)
-        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C is the front's to obey
+    def run(self) -> None:
+        """Serve until the front says stop or is gone, or until SIGTERM."""
         self._front.setblocking(False)
-        loop.add_reader(self._front, self._on_front)
-        beating = asyncio.create_task(self._beat())
-        self._tell(ready=True)
-        await self._stop.wait()
-        beating.cancel()
-        loop.remove_reader(self._front)
-        await self._drain()
+        self._poller.watch(self._front.fileno(), self._on_front)
+        with _wake_on_signals() as woken:
+            self._poller.watch(woken.fileno(), lambda mask: self._end(woken))
+            self._tell(ready=True)
+            self._beat()
+            while not self._stop:
+                self._turn()
+            self._release()
+            self._poller.forget(self._front.fileno())
+            self._drain()
         self._manager.audit.sync()
         if self._failure is not None:
             raise self._failure
 
+    def _end(self, woken: socket.socket) -> None:
+        woken.recv(MESSAGE_LIMIT)
+        self._stop = True
+
     # The front
 
-    def _on_front(self) -> None:
+    def _on_front(self, mask: int) -> None:
         try:
             while True:
                 data, descriptors, _, _ = socket.recv_fds(self._front, MESSAGE_LIMIT, 1)
                 if data == CONNECTION:
-                    self._take(socket.socket(fileno=descriptors[0]))
+                    plain = socket.socket(fileno=descriptors[0])
+                    with suppress(OSError):  # it is gone already, and will be found so
+                        _keep_alive(plain)
+                    self._take(plain)
                 else:  # stop, or the front is gone
-                    self._stop.set()
+                    self._stop = True
                     return
         except BlockingIOError:
             return
         except OSError:
-            self._stop.set()
+            self._stop = True
 
     def _tell(self, **content: Any) -> None:
         with suppress(OSError):
             self._front.send(json.dumps(content).encode())
 
-    async def _beat(self) -> None:
+    def _beat(self) -> None:
         pause = beat_seconds(self._config.worker_seconds)
         each = max(1, int(min(_TOKEN_SECONDS, self._config.worker_seconds) / pause))
-        for beat in itertools.count():
-            if beat % each == 0:
-                try:
-                    self._try_token()
-                except TokenError as error:
-                    self._give_up(error)  # another worker logs in afresh
-                    return
-            self._tell(connections=len(self._connections) + len(self._handshakes))
-            await asyncio.sleep(pause)
+        if self._beats % each == 0:
+            try:
+                self._try_token()
+            except TokenError as error:
+                self._give_up(error)  # another worker logs in afresh
+                return
+        self._beats += 1
+        self._tell(connections=len(self._connections) + len(self._handshakes))
+        self.later(pause, self._beat)
 
     # Connections
 
     def _take(self, plain: socket.socket) -> None:
         while len(self._handshakes) >= HANDSHAKES:
-            oldest = next(iter(self._handshakes))
-            del self._handshakes[oldest]
-            oldest.cancel()
-        task = asyncio.create_task(self._secure(plain))
-        self._handshakes[task] = None
-        task.add_done_callback(self._shaken)
+            self._drop(next(iter(self._handshakes)), "too many TLS handshakes at a time")
+        stream = TlsStream(self._poller, plain, self._tls, self._config.frame_seconds)
+        self._handshakes[stream] = self.later(
+            self._config.handshake_seconds, lambda: self._drop(stream, "no TLS handshake in time")
+        )
+        stream.shake(lambda trouble: self._shaken(stream, trouble))
 
-    def _shaken(self, task: asyncio.Task[None]) -> None:
-        self._handshakes.pop(task, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            LOG.error("handshake failed in an unforeseen way", kind=type(error).__name__)
+    def _shaken(self, stream: TlsStream, trouble: str) -> None:
+        """Serve who shook hands; a peer that is not one of ours is told of in the audit log."""
+        self._handshakes.pop(stream).cancel()
+        if trouble:
+            self._refused_peer(trouble)
+            return
+        connection = Connection(self, stream, Exchange(self._manager), self._config.frame_seconds)
+        stream.serve(connection)
+        self._connections.add(connection)
+        self._metrics.connections.set(len(self._connections))
+        self._metrics.handshakes.labels("ok").inc()
 
-    async def _secure(self, plain: socket.socket) -> None:
-        """Shake hands; a peer that is not one of ours is told of in the audit log."""
-        try:
-            plain.setblocking(False)
-            _keep_alive(plain)
-            await asyncio.get_running_loop().connect_accepted_socket(
-                self._connection,
-                plain,
-                ssl=self._tls,
-                ssl_handshake_timeout=self._config.handshake_seconds,
-                ssl_shutdown_timeout=self._config.frame_seconds,
-            )
-        except (OSError, EOFError) as error:
-            # An SSLError is an OSError; its reason is OpenSSL's own word, not the peer's.
-            late = isinstance(error, ConnectionAbortedError)
-            reason = getattr(error, "reason", None) or type(error).__name__
-            self._refused_peer("no TLS handshake in time" if late else str(reason))
-            plain.close()
-        except asyncio.CancelledError:
-            self._refused_peer("too many TLS handshakes at a time")
-            plain.close()
-            raise
-        else:
-            self._metrics.handshakes.labels("ok").inc()
+    def _drop(self, stream: TlsStream, cause: str) -> None:
+        self._handshakes.pop(stream).cancel()
+        stream.abort()
+        self._refused_peer(cause)
 
     def _refused_peer(self, cause: str) -> None:
         self._metrics.handshakes.labels("refused").inc()
         LOG.info("connection refused", cause=cause)
-        self._note_lazily("connection", outcome="refused", cause=cause)
+        self._manager.audit.note("connection", outcome="refused", cause=cause)
 
-    def _connection(self) -> Connection:
-        return Connection(self, Exchange(self._manager), self._config.frame_seconds)
-
-    def opened(self, connection: Connection) -> None:
-        """A peer has shown its certificate."""
-        self._connections.add(connection)
-        self._metrics.connections.set(len(self._connections))
+    def later(self, seconds: float, act: Callable[[], None]) -> Timer:
+        """Call ``act`` once, in so many seconds."""
+        return self._poller.later(seconds, act)
 
     def closed(self, connection: Connection) -> None:
         """A connection has ended."""
         self._connections.discard(connection)
         self._metrics.connections.set(len(self._connections))
         self._tell(closed=1)
-        try:
-            connection.exchange.connection_lost()
-        except AuditError as error:
-            self._give_up(error)
-        self._flush_soon()
+        connection.exchange.connection_lost()
 
     def ready(self, connection: Connection) -> None:
-        """Answer a message of this connection in the next round."""
-        if not self._queue:
-            asyncio.get_running_loop().call_soon(self._round)
+        """Answer a message of this connection soon."""
         self._queue.append(connection)
 
     # Rounds
 
-    def _round(self) -> None:
-        """Answer what has arrived, a message of each connection; flush once; send all answers."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        answers: list[tuple[Connection, Answer]] = []
+    def _turn(self) -> None:
+        """Take what has arrived; when nothing more has, flush and send what was held; answer."""
+        self._poller.turn(wait=not (self._held or self._queue))
+        if self._held and (not self._queue or time.monotonic() > self._held_since + _HELD_SECONDS):
+            self._release()
+        self._answer()
+
+    def _answer(self) -> None:
+        """Answer messages; what left a record is held until that is on the disk."""
         audit = self._manager.audit
         for _ in range(min(_ROUND, len(self._queue))):
             connection = self._queue.popleft()
-            clean = not audit.unsynced
+            noted = audit.noted
             try:
                 answer = connection.step()
             except TokenGoneError as error:
@@ -228,72 +222,74 @@ class Worker:
                 break
             if answer is None:
                 continue
-            if clean and not audit.unsynced:
-                connection.send(answer)  # nothing was noted: a ping, a challenge
-            else:
-                answers.append((connection, answer))
+            if answer.frame is None or audit.noted == noted:
+                connection.send(answer)
+                continue
+            if not self._held:
+                self._held_since = time.monotonic()
+            self._held.append((connection, answer))
+        if not self._held:
+            self._write()
+
+    def _release(self) -> None:
+        """Flush once for all that is held, and send it."""
+        if not self._held or not self._flush():
+            return
+        held, self._held = self._held, []
+        spent = time.monotonic() - self._held_since
+        for connection, answer in held:
+            connection.send(answer)
+            self._metrics.frame_seconds.observe(spent)
+
+    def _write(self) -> None:
+        """Have what was noted written, and flushed soon, though nobody waits for it."""
+        audit = self._manager.audit
+        if not audit.unsynced:
+            return
         try:
-            if any(answer.frame is not None for _, answer in answers):
-                self._flush()
+            audit.write()
         except AuditError as error:
             self._give_up(error)
             return
-        for connection, answer in answers:
-            connection.send(answer)
-            self._metrics.frame_seconds.observe(loop.time() - began)
-        self._flush_soon()
-        if self._queue and self._failure is None:
-            loop.call_soon(self._round)
-
-    def _flush(self) -> None:
-        if self._manager.audit.unsynced:
-            self._manager.audit.sync()
-            self._metrics.flushes.inc()
-
-    def _flush_soon(self) -> None:
-        if self._manager.audit.unsynced and self._lazy_flush is None:
-            self._lazy_flush = asyncio.get_running_loop().call_later(
-                LAZY_FLUSH_SECONDS, self._flush_lazily
-            )
+        if self._lazy_flush is None:
+            self._lazy_flush = self.later(LAZY_FLUSH_SECONDS, self._flush_lazily)
 
     def _flush_lazily(self) -> None:
         self._lazy_flush = None
-        try:
-            self._flush()
-        except AuditError as error:
-            self._give_up(error)
+        self._flush()
 
-    def _note_lazily(self, event: str, **details: str | int | list[str]) -> None:
+    def _flush(self) -> bool:
+        """Have what was noted on the disk; say whether it is."""
         try:
-            self._manager.audit.note(event, **details)
+            if self._manager.audit.unsynced:
+                self._manager.audit.sync()
+                self._metrics.flushes.inc()
         except AuditError as error:
+            self._held.clear()
             self._give_up(error)
-            return
-        self._flush_soon()
+            return False
+        return True
 
     def _give_up(self, error: TaperigError) -> None:
         """End this worker: without the log no answer may go out, without the token none can."""
         self._failure = error
-        self._stop.set()
+        self._stop = True
 
-    async def _drain(self) -> None:
+    def _drain(self) -> None:
         """Let exchanges that are under way end, for a while; then close everything."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _DRAIN_SECONDS
-        for task in list(self._handshakes):
-            task.cancel()
-        while self._connections and self._failure is None:
-            busy = [connection for connection in self._connections if connection.busy]
-            for connection in self._connections - set(busy):
-                connection.end()
-            if not busy or loop.time() > until:
-                break
-            await asyncio.sleep(0.01)
-        for connection in list(self._connections):
+        for stream in list(self._handshakes):
+            self._drop(stream, "the key manager stops")
+        self._drain_until(lambda: not any(each.busy for each in self._connections))
+        for connection in self._connections:
             connection.end()
-        until = loop.time() + _DRAIN_SECONDS
-        while self._connections and loop.time() < until:
-            await asyncio.sleep(0.01)
+        self._drain_until(lambda: not self._connections)
+
+    def _drain_until(self, drained: Callable[[], bool]) -> None:
+        until = time.monotonic() + _DRAIN_SECONDS
+        alarm = self.later(_DRAIN_SECONDS, lambda: None)  # so that no turn waits for longer
+        while self._failure is None and not drained() and time.monotonic() < until:
+            self._turn()
+        alarm.cancel()
 
 
 def _keep_alive(connection: socket.socket) -> None:
@@ -305,10 +301,24 @@ def _keep_alive(connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _tell_kind(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what the event loop could not tell anybody; its text may hold a peer's bytes."""
-    error = context.get("exception")
-    LOG.error("unforeseen", kind=type(error).__name__, where=str(context.get("message", "")))
+def _tell_kind(error: Exception) -> None:
+    """Log what nobody foresaw; its text may hold a peer's bytes."""
+    LOG.error("unforeseen", kind=type(error).__name__)
+
+
+@contextmanager
+def _wake_on_signals() -> Iterator[socket.socket]:
+    """Give a socket that can be read once SIGTERM came; Ctrl-C is the front's to obey."""
+    near, far = socket.socketpair()
+    with near, far:
+        far.setblocking(False)
+        before = signal.set_wakeup_fd(far.fileno())
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            yield near
+        finally:
+            signal.set_wakeup_fd(before)
 
 
 def manager_of(
@@ -363,11 +373,7 @@ def main() -> int:
 
             gc.collect()
             gc.freeze()  # what is there now stays: no need to walk through it again and again
-
-            async def run() -> None:
-                await Worker(config, manager, metrics, front, token.try_out).run()
-
-            asyncio.run(run())
+            Worker(config, manager, metrics, front, token.try_out).run()
     except TaperigError as error:
         with suppress(OSError):
             front.setblocking(True)

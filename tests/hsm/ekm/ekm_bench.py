@@ -85,6 +85,7 @@ class Bench:
         return Error(session.failure.code, str(session.failure))
 
     def records(self) -> list[dict[str, Any]]:
+        self.manager.audit.write()
         return list(audit.records(self.manager.audit.path))
 
     def challenged(self, nonce: bytes) -> Challenged:

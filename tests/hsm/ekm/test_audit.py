@@ -175,26 +175,49 @@ def test_the_record_is_on_the_disk_before_append_returns(
 
 def test_writers_that_joined_in_make_one_chain(path: Path) -> None:
     with AuditLog(path) as owner, AuditLog(path, joined=True) as one:
-        one.note("start", writer=1)
+        one.append("start", writer=1)
         with AuditLog(path, joined=True) as two:
             for number in range(20):
                 for writer, log in enumerate((owner, one, two)):
                     log.note("key-reply", writer=writer, step=number)
+                    log.note("ack", writer=writer, step=number)
+                    log.write()
             assert two.unsynced
             two.sync()
             assert not two.unsynced
     records = list(audit.records(path))
-    assert [record["writer"] for record in records[1:]] == [0, 1, 2] * 20
+    assert [record["writer"] for record in records[1:]] == [0, 0, 1, 1, 2, 2] * 20
+
+
+def test_what_was_noted_is_written_at_once_and_in_order(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    true_write = os.write
+
+    def write(file: int, data: bytes) -> int:
+        written.append(data.count(b"\n"))
+        return true_write(file, data)
+
+    with AuditLog(path) as log:
+        monkeypatch.setattr(os, "write", write)
+        for number in range(5):
+            log.note("key-reply", step=number)
+        assert log.unsynced
+        assert not written
+        log.write()
+    assert written == [5]
+    assert [record["step"] for record in audit.records(path)] == list(range(5))
 
 
 def test_a_line_torn_by_a_killed_writer_is_cut_off_by_the_next(path: Path) -> None:
     with AuditLog(path) as owner, AuditLog(path, joined=True) as worker:
-        worker.note("key-reply", volume="VOL001")
+        worker.append("key-reply", volume="VOL001")
         whole = path.read_bytes()
         with path.open("ab") as killed:
             killed.write(whole[:40])
         owner.append("worker-lost")
-        worker.note("key-reply", volume="VOL002")
+        worker.append("key-reply", volume="VOL002")
     events = [record["event"] for record in audit.records(path)]
     assert events == ["key-reply", "recovery", "worker-lost", "key-reply"]
 
@@ -203,10 +226,10 @@ def test_a_line_torn_by_a_killed_writer_is_cut_off_by_the_next(path: Path) -> No
 def test_a_log_cut_while_it_is_written_is_not_written_on(path: Path, cut: int) -> None:
     with AuditLog(path) as log:
         for number in range(5):
-            log.note("key-reply", volume=f"VOL00{number}")
+            log.append("key-reply", volume=f"VOL00{number}")
         os.truncate(path, max(0, path.stat().st_size - cut))
         with pytest.raises(AuditError, match="was altered while it was written"):
-            log.note("key-reply", volume="VOL009")
+            log.append("key-reply", volume="VOL009")
 
 
 _JOINED = """
@@ -220,6 +243,8 @@ number = 0
 while True:
     number += 1
     log.note("key-reply", writer=sys.argv[2], step=number, filler="x" * (number * 37 % 9000))
+    if number % 3 == 0:
+        log.write()
 """
 
 

@@ -174,6 +174,7 @@ def test_the_audit_log_tells_who_got_what_and_no_key(bench: Bench) -> None:
     bench.run(bench.session(Translate(VOLUME, made.eedks)))
     hash_of_dr = bench.site.keystore.find(DR_KEY).spki_hash.hex()
     assert last_record(bench)["keys"] == [f"{MAIN_KEY} (clear)", f"{hash_of_dr} (hash)"]
+    bench.manager.audit.write()
     text = bench.manager.audit.path.read_text()
     data_key = bench.drive.data_key(made.sedk)
     for secret in (data_key, made.sedk, Eedk.decode(made.eedks[0]).wrapped):

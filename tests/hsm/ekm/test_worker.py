@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 
 from hsm.ekm.audit import AuditError, AuditLog
 from hsm.ekm.exchange import Answer
+from hsm.ekm.poller import Poller
 from hsm.ekm.worker import LAZY_FLUSH_SECONDS, Worker
 
 REPLY, NONE = Answer(b"reply"), Answer(None)
@@ -68,49 +69,59 @@ def log(tmp_path: Path) -> Any:
     return Flushes(tmp_path / "audit", [])
 
 
-async def rounds(log: Flushes, *peers: Peer) -> Worker:
+def rounds(log: Flushes, *peers: Peer) -> Worker:
     """Let a worker answer these peers."""
     worker: Any = object.__new__(Worker)
 
     class Manager:
         audit = log
 
-    worker._manager, worker._metrics = Manager, Counts()
-    worker._queue, worker._lazy_flush = deque(), None
-    worker._failure, worker._stop = None, asyncio.Event()
+    worker._manager, worker._metrics, worker._poller = Manager, Counts(), Poller(raised)
+    worker._queue, worker._held, worker._lazy_flush = deque(), [], None
+    worker._failure, worker._stop = None, False
     for peer in peers:
         worker.ready(peer)
-    await asyncio.sleep(LAZY_FLUSH_SECONDS + 0.2)
+    until = time.monotonic() + LAZY_FLUSH_SECONDS + 0.1
+    worker.later(LAZY_FLUSH_SECONDS + 0.1, lambda: None)
+    while time.monotonic() < until and not worker._stop:
+        worker._turn()
     answered: Worker = worker
     return answered
 
 
+def raised(error: Exception) -> None:
+    raise error
+
+
 def test_answers_wait_for_one_flush(log: Flushes) -> None:
     peers = [Peer(name, log, REPLY, notes=True) for name in "abc"]
-    asyncio.run(rounds(log, *peers))
+    rounds(log, *peers)
     assert told(log) == ["flush", "a", "b", "c"]
 
 
 def test_what_leaves_no_record_does_not_wait(log: Flushes) -> None:
-    asyncio.run(
-        rounds(log, Peer("ping", log, REPLY, notes=False), Peer("key", log, REPLY, notes=True))
-    )
+    rounds(log, Peer("ping", log, REPLY, notes=False), Peer("key", log, REPLY, notes=True))
     assert told(log) == ["ping", "flush", "key"]
 
 
+def test_a_challenge_does_not_wait_for_a_record_of_before(log: Flushes) -> None:
+    rounds(log, Peer("ack", log, NONE, notes=True), Peer("hello", log, REPLY, notes=False))
+    assert told(log) == ["ack", "hello", "flush"]
+
+
 def test_records_that_nobody_waits_for_are_flushed_soon(log: Flushes) -> None:
-    asyncio.run(rounds(log, Peer("ack", log, NONE, notes=True)))
+    rounds(log, Peer("ack", log, NONE, notes=True))
     assert told(log) == ["ack", "flush"]
 
 
 def test_without_the_disk_no_answer_goes_out(log: Flushes) -> None:
     log.broken = True
-    worker: Any = asyncio.run(rounds(log, Peer("key", log, REPLY, notes=True)))
+    worker: Any = rounds(log, Peer("key", log, REPLY, notes=True))
     assert told(log) == []
-    assert worker._stop.is_set()
+    assert worker._stop
     assert isinstance(worker._failure, AuditError)
 
 
 def test_a_connection_that_ended_meanwhile_is_passed_over(log: Flushes) -> None:
-    asyncio.run(rounds(log, Peer("gone", log, None, notes=False)))
+    rounds(log, Peer("gone", log, None, notes=False))
     assert told(log) == []
