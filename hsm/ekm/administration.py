@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hsm.eedk import check_volume
 from hsm.ekm import audit, certificates
 from hsm.ekm.audit import AuditLog
-from hsm.ekm.cartridges import FORGOTTEN, KnownCartridge, known_cartridges, needs
+from hsm.ekm.audit_archive import archive
+from hsm.ekm.cartridges import FORGOTTEN, KnownCartridge, known_in, needs
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.errors import EkmError
 from hsm.ekm.settings import EkmConfig
@@ -54,6 +56,8 @@ class Administration:
             "drive list": self.drive_list,
             "drive revoke": self.drive_revoke,
             "audit verify": self.audit_verify,
+            "audit rotate": self.audit_rotate,
+            "audit archive": self.audit_archive,
             "audit show": self.audit_show,
             "key add": self.key_add,
             "key added": self.key_added,
@@ -136,15 +140,36 @@ class Administration:
 
     # Audit log
 
-    def audit_verify(self) -> dict[str, Any]:
-        """Verify the whole chain; return its length and its head, to be kept elsewhere."""
-        summary = audit.verify(self._log.path)
+    def audit_verify(self, archive: str = "") -> dict[str, Any]:
+        """Verify the whole chain; return its length and its head, to be kept elsewhere.
+
+        ``archive`` is a folder with segments that were archived away.
+        """
+        summary = audit.verify(self._log.path, Path(archive) if archive else None)
         return {
             "path": str(self._log.path),
             "records": summary.records,
             "head": summary.head,
             "torn_bytes": summary.torn_bytes,
+            "first": summary.first,
+            "anchor": summary.anchor,
+            "archived": summary.archived,
+            "files": summary.files,
         }
+
+    def audit_rotate(self) -> dict[str, Any]:
+        """Close the log's file and begin a new one; return the closed one."""
+        return {"segment": str(self._log.rotate())}
+
+    def audit_archive(self, directory: str) -> dict[str, Any]:
+        """Move all closed segments to a directory; return which."""
+        sequences: dict[str, int] = {}
+        for record in audit.records(self._log.path):
+            if record["event"] == "key-reply" and "sequence" in record:
+                sequences[record["serial"]] = record["sequence"]
+        with DriveTable(self._config.drive_table) as table:
+            table.catch_up(sequences)  # and to the disk: from now on the log does not tell all
+        return archive(self._log, Path(directory))
 
     def audit_show(
         self, last: int = 50, event: str = "", serial: str = "", volume: str = ""
@@ -208,7 +233,7 @@ class Administration:
         return {"volume": volume}
 
     def _users(self, label: str, kek_hash: bytes) -> list[KnownCartridge]:
-        known = known_cartridges(audit.records(self._log.path))
+        known = known_in(self._log.path)
         return [known[volume] for volume in sorted(known) if needs(known[volume], label, kek_hash)]
 
     def _refuse_used(self, label: str, kek_hash: bytes) -> None:

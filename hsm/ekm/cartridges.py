@@ -9,19 +9,27 @@ The log has each key exchange with volume and keys. What a cartridge bears after
 
 When in doubt a cartridge needs a key, so a key is never removed too early. A cartridge that was
 scrapped, or overwritten in the clear, is known as such when an administrator says so.
+
+What segments told that were archived away is summed up in the log (``hsm.ekm.audit_archive``).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from hsm.ekm import audit_chain
+from hsm.ekm.errors import EkmError
 from hsm.errors import LabelInvalidError
 from hsm.labels import label_key
 
 FORGOTTEN = "cartridge-forgotten"
 """The event by which an administrator says that a cartridge bears nothing any more."""
+KNOWN = "cartridge-known"
+"""The event that sums up a cartridge's keys as of the record ``through``, which was archived."""
 _CLEAR, _HASH = " (clear)", " (hash)"
 
 
@@ -35,9 +43,48 @@ class KnownCartridge:
     last: float = 0.0
 
 
-def known_cartridges(records: Iterable[dict[str, Any]]) -> dict[str, KnownCartridge]:
-    """Return all cartridges by volume, from the records of an audit log in order."""
-    known: dict[str, KnownCartridge] = {}
+def known_in(path: Path, through: int | None = None) -> dict[str, KnownCartridge]:
+    """Return all cartridges by volume, from an audit log that is verified at the same time.
+
+    ``through`` is the last record that counts; all by default. Raises EkmError when the log begins
+    later than what it sums up, AuditError when its chain is broken.
+    """
+    first, summed_up, summaries = _summaries(path)
+    if first > summed_up + 1:
+        raise EkmError(
+            f"The audit log {path} begins with record {first} and does not sum up what was before, "
+            "so it cannot tell which cartridges need a key; bring the segments before it back, and "
+            "take them away with `rig ekm audit archive`."
+        )
+    last = sys.maxsize if through is None else through
+    later = (r for r in audit_chain.records(path) if summed_up < r["number"] <= last)
+    return known_cartridges(later, summaries.get(summed_up))
+
+
+def _summaries(path: Path) -> tuple[int, int, dict[int, dict[str, KnownCartridge]]]:
+    """Return the first record's number, through which the log is summed up, and the summaries."""
+    first, summed_up = 0, 0
+    summaries: dict[int, dict[str, KnownCartridge]] = {}
+    for record in audit_chain.records(path):
+        first = first or record["number"]
+        if record["event"] == KNOWN:
+            cartridge = KnownCartridge(
+                record["volume"], set(record["keys"]), last=float(record["last"])
+            )
+            summaries.setdefault(record["through"], {})[cartridge.volume] = cartridge
+        elif record["event"] == audit_chain.ARCHIVED:
+            summed_up = max(summed_up, record["through"])
+    return first or 1, summed_up, summaries
+
+
+def known_cartridges(
+    records: Iterable[dict[str, Any]], before: dict[str, KnownCartridge] | None = None
+) -> dict[str, KnownCartridge]:
+    """Return all cartridges by volume, from the records of an audit log in order.
+
+    ``before`` is what was known before the first of them.
+    """
+    known = before or {}
     for record in records:
         volume, event = record.get("volume"), record.get("event")
         if not isinstance(volume, str):

@@ -14,6 +14,7 @@
     drive_ca: ca.pem                    # issues the drives' certificates
     drive_table: drives.sqlite
     audit: audit.jsonl
+    audit_bytes: 67108864               # a file of it that is longer is closed, a new one begun
     partners: []                        # certificates of key managers whose EEDKs are opened too
     handshake_seconds: 10
     frame_seconds: 10
@@ -86,6 +87,7 @@ class _File(_Part):
     drive_ca: Path
     drive_table: Path
     audit: Path
+    audit_bytes: int = Field(default=64 * 1024 * 1024, ge=4096)
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535)
     partners: list[Path] = []
@@ -144,6 +146,7 @@ def parse_config(text: str, folder: Path = Path(), name: str = "configuration") 
         drive_ca=folder / content.drive_ca,
         drive_table=folder / content.drive_table,
         audit=folder / content.audit,
+        audit_bytes=content.audit_bytes,
         host=content.host,
         port=content.port,
         partners=tuple(folder / partner for partner in content.partners),
@@ -213,6 +216,7 @@ def dump_config(config: EkmConfig) -> str:
         "drive_ca": _absolute(config.drive_ca),
         "drive_table": _absolute(config.drive_table),
         "audit": _absolute(config.audit),
+        "audit_bytes": config.audit_bytes,
         "host": config.host,
         "port": config.port,
         "partners": [_absolute(partner) for partner in config.partners],

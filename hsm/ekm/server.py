@@ -138,7 +138,9 @@ def serve(config: EkmConfig, on_ready: Callable[[str, int], None] = _announce) -
             used[record["serial"]] = max(record["sequence"], used.get(record["serial"], 0))
 
     with ExitStack() as held:
-        audit = held.enter_context(AuditLog(config.audit, on_record=on_record))
+        audit = held.enter_context(
+            AuditLog(config.audit, on_record=on_record, rotate_bytes=config.audit_bytes)
+        )
         with DriveTable(config.drive_table) as drives:
             drives.catch_up(used)
 

@@ -23,6 +23,7 @@ class EkmConfig:
     begun may take; a worker process that gives no sign of life for ``worker_seconds`` hangs;
     ``workers`` is how many processes serve; ``connections`` is how many there may
     be at a time; ``metrics_port`` is on the loopback interface, 0 for any, None for no metrics;
+    a file of the audit log that is longer than ``audit_bytes`` is closed and a new one begun;
     ``admin_secret`` is the file with the admin secret's hash, without which nobody administers it,
     at the Unix socket ``admin_path``.
     """
@@ -46,6 +47,7 @@ class EkmConfig:
     log_level: LogLevel = "info"
     signing_key: Path | None = None
     admin_secret: Path | None = None
+    audit_bytes: int = 64 * 1024 * 1024
     admin_socket: Path | None = None
 
     @property

@@ -365,7 +365,9 @@ def main() -> int:
         config: EkmConfig = pickle.load(sys.stdin.buffer)  # from the front, nobody else
         LOG.configure(config.log_format, config.log_level, f"worker {os.getpid()}")
         with ExitStack() as held:
-            audit = held.enter_context(AuditLog(config.audit, joined=True))
+            audit = held.enter_context(
+                AuditLog(config.audit, joined=True, rotate_bytes=config.audit_bytes)
+            )
             drives = held.enter_context(DriveTable(config.drive_table, logged=True))
             token = held.enter_context(open_token(config.token))
             metrics = WorkerMetrics()

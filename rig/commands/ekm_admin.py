@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 drive_app = typer.Typer(no_args_is_help=True, help="Drives that may ask for keys.")
 key_app = typer.Typer(no_args_is_help=True, help="Key-encryption keys: add, retire, who needs one.")
 cartridge_app = typer.Typer(no_args_is_help=True, help="Cartridges that the key manager knows.")
-audit_app = typer.Typer(no_args_is_help=True, help="The audit log: verify it, show it.")
+audit_app = typer.Typer(no_args_is_help=True, help="The audit log: verify, show, rotate, archive.")
 
 NameOption = Annotated[
     str | None,
@@ -234,18 +234,58 @@ def cartridge_forget(
 
 @audit_app.command("verify")
 def audit_verify(
+    archive: Annotated[
+        Path | None,
+        typer.Option(
+            "--archive", metavar="DIR", help="Where archived segments are, to verify too."
+        ),
+    ] = None,
     lab: LabOption = None,
     name: NameOption = None,
     config: ConfigOption = None,
     secret_file: SecretOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify the audit log's chain and print its head, to be kept elsewhere."""
-    found = _administrator(lab, name, config, secret_file).ask("audit verify")
+    """Verify the audit log's chain over all its files; print its head, to be kept elsewhere."""
+    where = {} if archive is None else {"archive": str(archive.absolute())}
+    found = _administrator(lab, name, config, secret_file).ask("audit verify", **where)
     if as_json:
         print_json(found)
         return
-    print(f"log     {found['path']}\nrecords {found['records']}\nhead    {found['head']}")
+    files = f" in {found['files']} files" if found["files"] > 1 else ""
+    print(f"log     {found['path']}\nrecords {found['records']}{files}\nhead    {found['head']}")
+    if found["first"] > 1:
+        print(f"from    record {found['first']} on; the one before had the hash {found['anchor']}")
+        if not found["archived"]:
+            print("missing what was before, and the log does not say that it was archived")
+
+
+@audit_app.command("rotate")
+def audit_rotate(
+    lab: LabOption = None,
+    name: NameOption = None,
+    config: ConfigOption = None,
+    secret_file: SecretOption = None,
+) -> None:
+    """Close the audit log's file as a segment and go on in a new one; the chain goes on."""
+    closed = _administrator(lab, name, config, secret_file).ask("audit rotate")
+    print(f"closed  {closed['segment']}")
+
+
+@audit_app.command("archive")
+def audit_archive(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where they go.")],
+    lab: LabOption = None,
+    name: NameOption = None,
+    config: ConfigOption = None,
+    secret_file: SecretOption = None,
+) -> None:
+    """Move the closed segments away; which cartridges need which key stays known."""
+    admin = _administrator(lab, name, config, secret_file)
+    moved = admin.ask("audit archive", directory=str(directory.absolute()))
+    for segment in moved["segments"]:
+        print(f"moved   {segment}")
+    print(f"through record {moved['through']}, to {moved['directory']}")
 
 
 @audit_app.command("show")

@@ -64,6 +64,25 @@ def test_the_audit_log_is_verified_and_shown(config: Path) -> None:
     assert verified["command"] == "audit show"
 
 
+def test_the_audit_log_is_rotated_archived_and_verified(config: Path, tmp_path: Path) -> None:
+    assert f"closed  {tmp_path}/audit.000000000001" in rig(
+        "ekm", "audit", "rotate", "--config", config
+    )
+    assert " in 2 files\n" in rig("ekm", "audit", "verify", "--config", config)
+    moved = rig("ekm", "audit", "archive", tmp_path / "old", "--config", config)
+    assert moved == (f"moved   audit.000000000001\nthrough record 2, to {tmp_path / 'old'}\n")
+    verified = rig("ekm", "audit", "verify", "--config", config)
+    assert "from    record 3 on; the one before had the hash " in verified
+    assert "missing" not in verified
+    whole = rig("ekm", "audit", "verify", "--archive", tmp_path / "old", "--config", config)
+    assert "from" not in whole
+    rig("ekm", "audit", "rotate", "--config", config)
+    (tmp_path / "audit.000000000003").unlink()
+    assert "missing what was before, and the log does not say that it was archived" in rig(
+        "ekm", "audit", "verify", "--config", config
+    )
+
+
 def test_a_cartridge_is_forgotten(config: Path) -> None:
     assert "VOL001 forgotten" in rig("ekm", "cartridge", "forget", "VOL001", "--config", config)
     records = json.loads(rig("ekm", "audit", "show", "--json", "--config", config))

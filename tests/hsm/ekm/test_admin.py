@@ -14,7 +14,7 @@ import pytest
 
 from hsm.admin_secret import AdminSecretError, ensure_admin_secret, secret_matches, write_hash
 from hsm.eedk import KeyLabel, KeyMode
-from hsm.ekm import admin_channel, audit
+from hsm.ekm import admin_channel, audit, audit_chain
 from hsm.ekm.admin_channel import administer
 from hsm.ekm.administration import Administration
 from hsm.ekm.audit import AuditLog
@@ -321,6 +321,38 @@ def test_a_key_is_retired_only_when_no_cartridge_needs_it(
         assert label not in [kek.label for kek in keystore.list()]
         assert token.rsa_private_key(made.spki_hash) is None
         assert token.trusted_public_key(made.spki_hash) is None
+
+
+@pytest.mark.rule("POOL-3")
+def test_a_running_key_manager_rotates_its_log_and_knows_cartridges_without_the_segments(
+    config: EkmConfig, lab: ProvisionedLab, drive: SoftDrive, secret: str
+) -> None:
+    archive = config.audit.parent / "archive"
+    config = dataclasses.replace(config, workers=2, audit_bytes=10_000)
+    with spawn_ekm(config) as ekm:
+        add_drive(config, secret, drive)
+        admin = Administrator([config], secret, lab.ca.parent)
+        for number in range(20):
+            exchange(ekm, lab, drive, Generate(f"ROT{number:03}", (KeyLabel(MAIN_KEY),)))
+        assert len(audit_chain.segments(config.audit)) >= 1, "by size"
+        closed = administer(config, secret, "audit rotate")["segment"]
+        assert Path(closed).exists()
+        exchange(ekm, lab, drive, Generate("ROT020", (KeyLabel(MAIN_KEY),)))
+        before = administer(config, secret, "audit verify", archive="")
+        moved = administer(config, secret, "audit archive", directory=str(archive))
+        assert Path(closed).name in moved["segments"]
+        exchange(ekm, lab, drive, Generate("ROT021", (KeyLabel(MAIN_KEY),)))
+        after = administer(config, secret, "audit verify")
+        assert after["first"] == moved["through"] + 1
+        assert after["archived"]
+        whole = administer(config, secret, "audit verify", archive=str(archive))
+        assert (whole["first"], whole["records"] > before["records"]) == (1, True)
+        with pytest.raises(EkmError, match="22 cartridges need it"):
+            admin.retire(MAIN_KEY)
+        replies = [r for r in audit.records(config.audit, archive) if r["event"] == "key-reply"]
+        assert [r["volume"] for r in replies] == [f"ROT{number:03}" for number in range(22)]
+    with spawn_ekm(config) as ekm:
+        exchange(ekm, lab, drive, Generate("ROT022", (KeyLabel(MAIN_KEY),)))
 
 
 @pytest.mark.rule("POOL-3")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm.ekm import audit
+from hsm.ekm import audit, audit_chain
 from hsm.ekm.audit import AuditError, AuditLog
 
 
@@ -91,7 +91,7 @@ def test_a_recomputed_hash_still_breaks_the_next_line(written: Path) -> None:
     content = json.loads(lines[2])
     del content["hash"]
     content["outcome"] = "refused"
-    lines[2] = audit._line(content | {"hash": audit._hash(content)})
+    lines[2] = audit_chain.encoded(content | {"hash": audit_chain.hash_of(content)})
     written.write_bytes(b"\n".join(lines) + b"\n")
     with pytest.raises(AuditError, match="line 4 does not fit"):
         audit.verify(written)
