@@ -30,7 +30,7 @@ from hsm.token import DataKey
 
 EKM_SIGNING_LABEL: Final = "taperig ekm signing"
 VERIFIED_EEDKS: Final = 4096
-"""EEDKs whose signature is remembered to hold (or not), so that it is verified once."""
+"""EEDKs of which it is remembered who signed them, so that they are verified once."""
 _UNSIGNED: Final = bytes(8)
 
 
@@ -146,7 +146,7 @@ class DataKeys:
         KekHashUnknownError (hash mode, cannot name it, KEY-8), KekPublicOnlyError,
         EedkUnopenedError (the KEK does not open it).
         """
-        signer = self._signer(eedk.signature, eedk.signed_bytes())
+        signer = self._signer(eedk)
         if signer is None:
             raise EedkForgedError(
                 f"The EEDK of volume {eedk.volume} bears no signature of this key manager or of a "
@@ -202,8 +202,9 @@ class DataKeys:
             data_key, self._keystore.drive_key(drive_public_der), oaep_hash
         )
 
-    def _find_signer(self, signature: bytes, signed: bytes) -> int | None:
-        """Return whose signature it is: 0 for this key manager's own, a partner's number, None."""
+    def _find_signer(self, eedk: Eedk) -> int | None:
+        """Return who signed it: 0 for this key manager itself, a partner's number, None."""
+        signature, signed = eedk.signature, eedk.signed_bytes()
         for number, key in enumerate(self._signers):
             if signature_holds(key, signature, signed):
                 return number

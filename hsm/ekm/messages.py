@@ -20,8 +20,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from hsm import strict_cbor
 from hsm.eedk import KEK_HASH_BYTES, MAX_EEDK_BYTES, KeyLabel, KeyMode
-from hsm.ekm import strict_cbor
 from hsm.ekm.errors import MessageError
 from hsm.errors import LabelInvalidError
 from hsm.signature import MAX_SIGNATURE_BYTES, MIN_SIGNATURE_BYTES
@@ -207,26 +207,34 @@ class Message:
 
     TYPE: ClassVar[str]
     FIELDS: ClassVar[Mapping[str, Field]]
+    MEMBERS: ClassVar[tuple[tuple[str, Field | None], ...]]
+    """The members of its map in their order; that of the type's name has no field."""
+
+    def __init_subclass__(cls) -> None:
+        """Bring the members into the order of their encoding, once."""
+        names = sorted(("type", *cls.FIELDS), key=strict_cbor.in_order)
+        cls.MEMBERS = tuple((name, cls.FIELDS.get(name)) for name in names)
 
     def encode(self) -> bytes:
         """Return the message's bytes; raise MessageError for a field a peer would refuse."""
-        return strict_cbor.encode(
-            {
-                "type": self.TYPE,
-                **{
-                    name: field.write(_checked(self.TYPE, name, field, getattr(self, name)))
-                    for name, field in self.FIELDS.items()
-                },
-            }
-        )
+        content: dict[str, Any] = {}
+        for name, field in self.MEMBERS:
+            if field is None:
+                content[name] = self.TYPE
+            else:
+                value = _checked(self.TYPE, name, field, getattr(self, name))
+                content[name] = field.write(value)
+        return strict_cbor.encode_ordered(content)
 
     def signed_part(self) -> bytes:
         """Return the message's bytes as they are without its signature."""
-        content: dict[str, Any] = {"type": self.TYPE}
-        for name, field in self.FIELDS.items():
-            if name != "signature":
+        content: dict[str, Any] = {}
+        for name, field in self.MEMBERS:
+            if field is None:
+                content[name] = self.TYPE
+            elif name != "signature":
                 content[name] = field.write(getattr(self, name))
-        return strict_cbor.encode(content)
+        return strict_cbor.encode_ordered(content)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hsm import strict_cbor
 from hsm.eedk import KeyLabel, KeyMode
-from hsm.ekm import messages, strict_cbor
+from hsm.ekm import messages
 from hsm.ekm.errors import MessageError
 from hsm.ekm.messages import (
     Ack,
