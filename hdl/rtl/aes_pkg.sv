@@ -79,6 +79,21 @@ package aes_pkg;
     block_parity = row_parity(block[127:96] ^ block[95:64] ^ block[63:32] ^ block[31:0]);
   endfunction
 
+  // A block as a round holds it: rows 0 and 1 of each column, then rows 2 and 3 of each; and back.
+  function automatic logic [127:0] to_rows(input logic [127:0] block);
+    to_rows = {
+      {block[127:112], block[95:80], block[63:48], block[31:16]},
+      {block[111:96], block[79:64], block[47:32], block[15:0]}
+    };
+  endfunction
+
+  function automatic logic [127:0] from_rows(input logic [127:0] rows);
+    from_rows = {
+      {rows[127:112], rows[63:48], rows[111:96], rows[47:32]},
+      {rows[95:80], rows[31:16], rows[79:64], rows[15:0]}
+    };
+  endfunction
+
   // A column rotated so that each byte's place is taken by the byte `count` rows below it.
   function automatic logic [31:0] rotate_1(input logic [31:0] w);
     rotate_1 = {w[23:0], w[31:24]};
@@ -92,16 +107,17 @@ package aes_pkg;
     rotate_3 = {w[7:0], w[31:8]};
   endfunction
 
-  // FIPS 197 section 5.1.3, MixColumns of one column from its rows' {{02} * s, s}, two rows to a
-  // word: {02} this row + {03} next row + the two after that. Not inlined: in the simulation all
-  // columns of all rounds run the same code, which then stays in the processor's cache.
-  function automatic logic [31:0] mix_column(input logic [31:0] rows_0_2,
-                                             input logic [31:0] rows_1_3);
-    // verilator no_inline_task
-    logic [31:0] once, twice;
-    once = ((rows_0_2 & 32'h00ff00ff) << 8) | (rows_1_3 & 32'h00ff00ff);
-    twice = (rows_0_2 & 32'hff00ff00) | ((rows_1_3 & 32'hff00ff00) >> 8);
-    mix_column = twice ^ rotate_1(twice ^ once) ^ rotate_2(once) ^ rotate_3(once);
+  // FIPS 197 section 5.1.3, MixColumns, of all columns at once: {rows r, r+1} of each from {{02} * s, s}
+  // of its rows r, r+1, r+2, r+3. {02} this row + {03} next row + the two after that.
+  function automatic logic [63:0] mix_rows(input logic [63:0] w0, input logic [63:0] w1,
+                                           input logic [63:0] w2, input logic [63:0] w3);
+    mix_rows = ((w0 ^ w1 ^ ((w1 ^ w2 ^ w3) << 8)) & 64'hff00ff00ff00ff00) |
+               ((((w1 ^ w2) >> 8) ^ w2 ^ w3 ^ w0) & 64'h00ff00ff00ff00ff);
+  endfunction
+
+  // The same without MixColumns.
+  function automatic logic [63:0] join_rows(input logic [63:0] w0, input logic [63:0] w1);
+    join_rows = ((w0 << 8) & 64'hff00ff00ff00ff00) | (w1 & 64'h00ff00ff00ff00ff);
   endfunction
 
   // xtime of the four bytes of a word.

@@ -68,36 +68,34 @@ module aes_round #(
     );
   end
 
-  // Stage 2: row r of the shifted column c comes from column c+r.
-  logic [127:0] mixed;
+  // Stage 2. A word here holds one row, or two, of all columns, column 0 in bits [63:48]: the
+  // simulation sums all columns at once. Row r of the shifted column c comes from column c+r.
+  logic [63:0] rows_01, rows_23, rows_01_q, rows_23_q;  // rows 0 and 1, rows 2 and 3
+  logic [127:0] key;
+  logic [63:0] row_0, row_1, row_2, row_3;  // {{02} * s, s} of each column
 
-  for (genvar c = 0; c < 4; c++) begin : gen_column
-    localparam int unsigned R0 = 4 * c;
-    localparam int unsigned R1 = 4 * ((c + 1) % 4) + 1;
-    localparam int unsigned R2 = 4 * ((c + 2) % 4) + 2;
-    localparam int unsigned R3 = 4 * ((c + 3) % 4) + 3;
+  assign row_0 = {subbed[0], subbed[4], subbed[8], subbed[12]};
+  assign row_1 = {subbed[5], subbed[9], subbed[13], subbed[1]};
+  assign row_2 = {subbed[10], subbed[14], subbed[2], subbed[6]};
+  assign row_3 = {subbed[15], subbed[3], subbed[7], subbed[11]};
 
-    if (FinalRound) begin : gen_plain
-      assign mixed[127-32*c-:32] = {
-        subbed[R0][7:0], subbed[R1][7:0], subbed[R2][7:0], subbed[R3][7:0]
-      };
-      logic unused_twice;
-      assign unused_twice = ^{subbed[R0][15:8], subbed[R1][15:8],
-                              subbed[R2][15:8], subbed[R3][15:8]};
-    end else begin : gen_mix
-      assign mixed[127-32*c-:32] = aes_pkg::mix_column(
-          {subbed[R0], subbed[R2]}, {subbed[R1], subbed[R3]}
-      );
-    end
+  assign key = aes_pkg::to_rows(rk_i);
+
+  if (FinalRound) begin : gen_plain
+    assign rows_01 = aes_pkg::join_rows(row_0, row_1);
+    assign rows_23 = aes_pkg::join_rows(row_2, row_3);
+  end else begin : gen_mix
+    assign rows_01 = aes_pkg::mix_rows(row_0, row_1, row_2, row_3);
+    assign rows_23 = aes_pkg::mix_rows(row_2, row_3, row_0, row_1);
   end
-
-  logic [127:0] block_q;
 
   always_ff @(posedge clk_i) begin
     if (clear_i) begin
-      block_q <= '0;
+      rows_01_q <= '0;
+      rows_23_q <= '0;
     end else if (valid_sub_q) begin
-      block_q <= mixed ^ rk_i;
+      rows_01_q <= rows_01 ^ key[127:64];
+      rows_23_q <= rows_23 ^ key[63:0];
     end
   end
 
@@ -133,7 +131,7 @@ module aes_round #(
   end
 
   assign valid_o  = valid_mix_q;
-  assign block_o  = block_q;
+  assign block_o  = aes_pkg::from_rows({rows_01_q, rows_23_q});
   assign parity_o = parity_mix_q;
 
 endmodule

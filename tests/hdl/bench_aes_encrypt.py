@@ -165,7 +165,7 @@ async def a_new_start_replaces_the_key(dut: Any) -> None:
 ROUND = "u_pipe.gen_round[{}].u_round."
 FLIPPED = (
     *["u_pipe.whitened_q", "u_pipe.parity_in_q", "u_pipe.parity_whitened_q"],
-    *[ROUND.format(r) + "block_q" for r in range(1, 15)],
+    *[ROUND.format(r) + ("rows_01_q" if r % 2 else "rows_23_q") for r in range(1, 15)],
     *[ROUND.format(r) + "parity_mix_q" for r in (1, 8, 14)],
     *[ROUND.format(r) + "parity_sub_q" for r in (1, 8, 14)],
     *[ROUND.format(r) + "even_left_q" for r in (2, 14)],

@@ -51,7 +51,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "round state": tuple(
         each + name
         for each in ROUNDS
-        for name in ("block_q", "block_q", "gen_sub[4].u_sbox_rom.data_a_q", "parity_mix_q")
+        for name in ("rows_01_q", "rows_23_q", "gen_sub[4].u_sbox_rom.data_a_q", "parity_mix_q")
     ),
     "GHASH accumulator": ("u_ghash.lanes_q", "u_ghash.digest_q", "u_ledger.sum_q"),
     "GHASH control": below("u_ghash", "remaining", "lane", "power_sel", "fresh", "digest_valid"),
