@@ -3,15 +3,18 @@
 One process has one module initialized, for one token at a time, and calls it from one thread.
 """
 
+import ctypes
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import pkcs11
 from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass, TokenFlag
 from pkcs11 import exceptions as refusals
+from pkcs11.attributes import AttributeMapper
 
 from hsm.errors import (
     ModuleAbsentError,
@@ -78,6 +81,44 @@ UNTRUSTED_PUBLIC: Final[dict[Attribute, Any]] = {
     name: value for name, value in WRAPPING_PUBLIC.items() if name is not Attribute.TRUSTED
 }
 """A wrapping key of a token that does not enforce WRAP_WITH_TRUSTED; the user makes it."""
+
+
+class _CkAttribute(ctypes.Structure):
+    """CK_ATTRIBUTE."""
+
+    _fields_ = (("type", ctypes.c_ulong), ("value", ctypes.c_void_p), ("length", ctypes.c_ulong))
+
+
+class TemplateMapper(AttributeMapper):
+    """Packs attributes that hold templates or lists of mechanisms too, which python-pkcs11 lacks.
+
+    A packed template points to its values, so these are kept; there are but few of them.
+    """
+
+    _kept: ClassVar[dict[bytes, list[Any]]] = {}
+
+    def __init__(self) -> None:
+        """Add to what the library knows."""
+        super().__init__()
+        self.register_handler(Attribute.UNWRAP_TEMPLATE, self._pack_template, bytes)
+        self.register_handler(Attribute.ALLOWED_MECHANISMS, _pack_mechanisms, bytes)
+
+    def _pack_template(self, template: dict[Attribute, Any]) -> bytes:
+        values = {name: self.pack_attribute(name, value) for name, value in template.items()}
+        content = repr(values).encode()
+        if content not in self._kept:
+            self._kept[content] = [ctypes.create_string_buffer(v, len(v)) for v in values.values()]
+        array = (_CkAttribute * len(values))(
+            *(
+                _CkAttribute(int(name), ctypes.addressof(buffer), len(buffer))
+                for name, buffer in zip(values, self._kept[content], strict=True)
+            )
+        )
+        return bytes(array)
+
+
+def _pack_mechanisms(mechanisms: Sequence[Mechanism]) -> bytes:
+    return bytes((ctypes.c_ulong * len(mechanisms))(*map(int, mechanisms)))
 
 
 @dataclass(frozen=True, slots=True)

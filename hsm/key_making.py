@@ -14,6 +14,7 @@ from pkcs11.types import UnwrapMixin
 from hsm.cryptoki import NO_USE, PRIVATE_HALF, UNTRUSTED_PUBLIC, WRAPPING_PUBLIC
 from hsm.errors import KeyAbsentError, TokenRefusedError
 from hsm.gauge import GAUGES, gauge_template
+from hsm.guard import MadeHalf, Template
 from hsm.oaep import oaep_padding
 from hsm.public_keys import big_integer, p256_public, rsa_public, spki_hash
 from hsm.token import DATA_KEY_BYTES, Token
@@ -47,6 +48,10 @@ def ensure_p256(token: Token, label: str) -> ec.EllipticCurvePublicKey:
         return p256_public(public_key)
 
 
+MADE_ID: Final = b"taperig "
+"""What the CKA_ID of a private half begins with that cannot be changed; random bytes follow."""
+
+
 def ensure_rsa(token: Token, bits: int, label: str) -> rsa.RSAPublicKey:
     """Return the public half of the unwrapping key `label`, making the pair if it is absent."""
     try:
@@ -55,17 +60,23 @@ def ensure_rsa(token: Token, bits: int, label: str) -> rsa.RSAPublicKey:
         return generate_rsa(token, bits, label)
 
 
-def generate_rsa(token: Token, bits: int, label: str) -> rsa.RSAPublicKey:
+def generate_rsa(
+    token: Token, bits: int, label: str, pending: str | None = None
+) -> rsa.RSAPublicKey:
     """Make an RSA pair of `bits`; keep the private half (unwrap only), return the public one.
 
-    The private half's CKA_ID becomes spki_hash of the public one. The public half is not kept: it
-    wraps data keys only once trust_public_key has made it TRUSTED.
+    The private half is guarded (hsm.guard) as far as the token honours it. One that can be changed
+    bears the label `pending`, if given, and gets spki_hash of the public one for its CKA_ID; one
+    that cannot be has its label at once, and a CKA_ID that begins with MADE_ID. The public half is
+    not kept: it wraps data keys only once trust_public_key has made it TRUSTED.
     """
-    with token.asking(f"make an RSA pair of {bits} bits"):
+
+    def make(guards: Template) -> MadeHalf:
         public_object, private_object = token.session.generate_keypair(
             KeyType.RSA,
             bits,
-            label=label,
+            label=_first_label(guards, label, pending),
+            id=_made_id(),
             store=True,
             public_template={
                 Attribute.TOKEN: False,
@@ -74,26 +85,44 @@ def generate_rsa(token: Token, bits: int, label: str) -> rsa.RSAPublicKey:
                 Attribute.VERIFY: False,
                 Attribute.WRAP: True,
             },
-            private_template={**PRIVATE_HALF, Attribute.UNWRAP: True},
+            private_template={**PRIVATE_HALF, Attribute.UNWRAP: True, **guards},
         )
         public_key = rsa_public(public_object)
-        private_object[Attribute.ID] = spki_hash(public_key)
         public_object.destroy()
-    return public_key
+        if Attribute.MODIFIABLE not in guards:
+            private_object[Attribute.ID] = spki_hash(public_key)
+        return MadeHalf(private_object, public_key)
+
+    return token.make_private_half(make).public_key
 
 
-def import_rsa(token: Token, private_key: rsa.RSAPrivateKey, label: str) -> None:
-    """Bring a private key made elsewhere into the token: unwrap only, for good."""
-    numbers = private_key.private_numbers()
-    with token.asking("take in an RSA private key"):
-        token.session.create_object(
+def _made_id() -> bytes:
+    return MADE_ID + os.urandom(16)
+
+
+def _first_label(guards: Template, label: str, pending: str | None) -> str:
+    return label if pending is None or Attribute.MODIFIABLE in guards else pending
+
+
+def import_rsa(
+    token: Token, private_key: rsa.RSAPrivateKey, label: str, pending: str | None = None
+) -> None:
+    """Bring a private key made elsewhere into the token: unwrap only, for good.
+
+    It is guarded, labelled and identified as generate_rsa does it.
+    """
+    numbers, public_key = private_key.private_numbers(), private_key.public_key()
+
+    def make(guards: Template) -> MadeHalf:
+        changeable = Attribute.MODIFIABLE not in guards
+        private_object = token.session.create_object(
             {
                 Attribute.CLASS: ObjectClass.PRIVATE_KEY,
                 Attribute.KEY_TYPE: KeyType.RSA,
                 **PRIVATE_HALF,
                 Attribute.UNWRAP: True,
-                Attribute.LABEL: label,
-                Attribute.ID: spki_hash(private_key.public_key()),
+                Attribute.LABEL: _first_label(guards, label, pending),
+                Attribute.ID: spki_hash(public_key) if changeable else _made_id(),
                 Attribute.MODULUS: big_integer(numbers.public_numbers.n),
                 Attribute.PUBLIC_EXPONENT: big_integer(numbers.public_numbers.e),
                 Attribute.PRIVATE_EXPONENT: big_integer(numbers.d),
@@ -102,8 +131,12 @@ def import_rsa(token: Token, private_key: rsa.RSAPrivateKey, label: str) -> None
                 Attribute.EXPONENT_1: big_integer(numbers.dmp1),
                 Attribute.EXPONENT_2: big_integer(numbers.dmq1),
                 Attribute.COEFFICIENT: big_integer(numbers.iqmp),
+                **guards,
             }
         )
+        return MadeHalf(private_object, public_key)
+
+    token.make_private_half(make)
 
 
 def trust_public_key(token: Token, public_key: rsa.RSAPublicKey, label: str) -> None:

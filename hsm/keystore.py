@@ -1,10 +1,11 @@
 """The keystore: key-encryption keys (KEKs) as certificates in the token, found by label or hash.
 
-A KEK is up to three objects whose CKA_ID is SHA-256 of the SubjectPublicKeyInfo: its X.509
-certificate (which bears the label and makes it a KEK), its public half (TRUSTED by the security
-officer, wrap only) and, unless it is public-only (KEY-4), its private half (unwrap only, never
-extractable). The certificate is written last, so a KEK that is listed is whole. Labels are compared
-without case (KEY-5); tokens do not do that, so the keystore does.
+A KEK is up to three objects: its X.509 certificate (which bears the label and makes it a KEK), its
+public half (TRUSTED by the security officer, wrap only), both with SHA-256 of the
+SubjectPublicKeyInfo for their CKA_ID, and, unless it is public-only (KEY-4), its private half
+(unwrap only, never extractable, guarded; see hsm.guard), which has the same modulus. The
+certificate is written last, so a KEK that is listed is whole. Labels are compared without case
+(KEY-5); tokens do not do that, so the keystore does.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from pkcs11 import Attribute, CertificateType, ObjectClass
+from pkcs11 import Attribute, CertificateType, KeyType, ObjectClass
 from pkcs11.types import SignMixin, UnwrapMixin, WrapMixin
 
 from hsm.errors import (
@@ -27,10 +28,10 @@ from hsm.errors import (
     LabelDuplicateError,
     LabelUnknownError,
 )
-from hsm.key_making import generate_rsa, import_rsa, trust_public_key
+from hsm.key_making import MADE_ID, generate_rsa, import_rsa, trust_public_key
 from hsm.labels import label_key, normalize_label
 from hsm.pki import CertificateAuthority
-from hsm.public_keys import der_integer, spki_hash
+from hsm.public_keys import der_integer, rsa_public, spki_hash
 from hsm.token import Token
 
 MIN_KEK_BITS: Final = 2048
@@ -107,13 +108,19 @@ class Keystore:
 
     def private_key(self, kek: Kek) -> UnwrapMixin:
         """Return the token's private half; raises KekPublicOnlyError (KEY-4)."""
-        found = self._token.rsa_private_key(kek.spki_hash)
+        found = self._token.private_half(kek.public_key)
         if found is None:
             raise KekPublicOnlyError(
                 f"The keystore {self._token.label} holds {kek.label!r} without its private half, "
                 "so it can make EEDKs and not open them."
             )
         return found
+
+    def is_guarded(self, kek: Kek) -> bool:
+        """Return whether the private half can be given no other uses (hsm.guard)."""
+        private: Any = self._token.private_half(kek.public_key)
+        with self._token.asking("describe a private key"):
+            return private is not None and not private[Attribute.MODIFIABLE]
 
     def create_kek(
         self, label: str, bits: int = MIN_KEK_BITS, *, authority: CertificateAuthority
@@ -128,7 +135,7 @@ class Keystore:
         if bits % 256:
             raise KekInvalidError(f"A KEK is made in steps of 256 bits; {bits} is none.")
         self._remove_pending()
-        public_key = generate_rsa(self._token, bits, PENDING_LABEL)
+        public_key = generate_rsa(self._token, bits, label, PENDING_LABEL)
         certificate = authority.issue_kek(label, public_key)
         trust_public_key(self._token, public_key, label)
         return self._finish(label, certificate, public_key)
@@ -152,8 +159,8 @@ class Keystore:
                 f"The private key and the certificate offered for {label!r} do not belong together."
             )
         label = self._label_for(label, certificate)
-        if self._token.rsa_private_key(spki_hash(public_key)) is None:
-            import_rsa(self._token, private_key, PENDING_LABEL)
+        if self._token.private_half(public_key) is None:
+            import_rsa(self._token, private_key, label, PENDING_LABEL)
         trust_public_key(self._token, public_key, label)
         return self._finish(label, certificate, public_key)
 
@@ -174,7 +181,7 @@ class Keystore:
         Whether a cartridge still needs it is for the caller to know (POOL-3). The private half goes
         first, so what an interruption leaves is a public-only KEK, to be removed again.
         """
-        private = self._token.rsa_private_key(kek.spki_hash)
+        private = self._token.private_half(kek.public_key)
         with self._token.asking("remove a KEK"):
             for found in (
                 *([private] if private is not None else []),
@@ -236,7 +243,7 @@ class Keystore:
             label=found[Attribute.LABEL],
             spki_hash=identity,
             certificate=certificate,
-            has_private=self._token.rsa_private_key(identity) is not None,
+            has_private=self._token.private_half(public_key) is not None,
             bits=public_key.key_size,
         )
 
@@ -271,7 +278,7 @@ class Keystore:
         """Write the certificate if it is not there, which makes the KEK exist."""
         identity = spki_hash(public_key)
         with self._token.asking("finish a KEK"):
-            private = self._token.rsa_private_key(identity)
+            private: Any = self._token.private_half(public_key)
             if not self._certificates({Attribute.ID: identity}):
                 self._token.session.create_object(
                     {
@@ -287,17 +294,21 @@ class Keystore:
                         Attribute.VALUE: certificate.public_bytes(serialization.Encoding.DER),
                     }
                 )
-            if private is not None:
+            if private is not None and private[Attribute.LABEL] == PENDING_LABEL:
                 private[Attribute.LABEL] = label
         return self.find_by_hash(identity)
 
     def _remove_pending(self) -> None:
         """Remove private halves that an interrupted run left without a certificate."""
-        for private in self._token.find(
-            {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.LABEL: PENDING_LABEL}
-        ):
-            if not self._certificates({Attribute.ID: private[Attribute.ID]}):
-                with self._token.asking("remove an unfinished KEK"):
+        halves = self._token.find(
+            {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.KEY_TYPE: KeyType.RSA}
+        )
+        for private in halves:
+            with self._token.asking("remove an unfinished KEK"):
+                ours = private[Attribute.LABEL] == PENDING_LABEL or private[
+                    Attribute.ID
+                ].startswith(MADE_ID)
+                if ours and not self._certificates({Attribute.ID: spki_hash(rsa_public(private))}):
                     private.destroy()
 
 

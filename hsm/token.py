@@ -33,6 +33,7 @@ from hsm.cryptoki import (
     DATA_KEY,
     OAEP,
     Module,
+    TemplateMapper,
     TokenConfig,
     login_error,
     refusal_name,
@@ -50,9 +51,10 @@ from hsm.errors import (
     UnwrapRefusedError,
 )
 from hsm.gauge import REFUSES_32_BYTES, TAKES_32_BYTES, has_32_bytes
+from hsm.guard import Guard, MadeHalf, Make, guard_template, make_guarded
 from hsm.limits import limit_sentence
 from hsm.oaep import OaepHash
-from hsm.public_keys import p256_public, rsa_public, spki_hash
+from hsm.public_keys import big_integer, p256_public, rsa_public, spki_hash
 
 __all__ = ["DataKey", "Token", "TokenConfig", "open_token"]
 
@@ -185,6 +187,8 @@ class Token:
             self._template, self._keeps = DATA_KEY, _DATA_KEY_KEEPS
         else:
             self._template, self._keeps = BARE_DATA_KEY, _BARE_DATA_KEY_KEEPS
+        self._guards: frozenset[Guard] | None = None
+        """Which guards the token honours; None until the first key is made."""
         self._unwraps_protected: bool | None = None
         """Whether an unwrap template protects; None until the first unwrap shows it."""
 
@@ -212,7 +216,7 @@ class Token:
 
     def open_session(self) -> pkcs11.Session:
         """Return a further session that shares the login of the moment; the caller closes it."""
-        return self._token.open(rw=True)
+        return self._token.open(rw=True, attribute_mapper=TemplateMapper())
 
     @property
     def session(self) -> pkcs11.Session:
@@ -288,8 +292,8 @@ class Token:
         pin = source.read()
         try:
             if officer:
-                return self._token.open(rw=True, so_pin=pin)
-            return self._token.open(rw=True, user_pin=pin)
+                return self._token.open(rw=True, so_pin=pin, attribute_mapper=TemplateMapper())
+            return self._token.open(rw=True, user_pin=pin, attribute_mapper=TemplateMapper())
         except refusals.PKCS11Error as error:
             raise login_error(error, self.label, who, self._token.slot.get_token().flags) from None
         finally:
@@ -458,6 +462,17 @@ class Token:
 
     # Keys of the rig's own
 
+    def make_private_half(self, make: Make) -> MadeHalf:
+        """Make a private half that unwraps data keys, guarded as far as the token honours it.
+
+        ``make`` makes it with the attributes that it is given; raises TokenRefusedError.
+        """
+        with self.asking("make an RSA private key"):
+            if self._guards is not None:
+                return make(guard_template(self._guards, self._template))
+            made, self._guards = make_guarded(make, self._template, self.oaep_hash)
+            return made
+
     def unwrapping_key(self, label: str) -> tuple[UnwrapMixin, rsa.RSAPublicKey]:
         """Return the RSA private key `label` and its public half; raises KeyAbsentError."""
         found = self.find_one(
@@ -528,15 +543,17 @@ class Token:
                     return named
         return None
 
-    def rsa_private_key(self, identity: bytes) -> UnwrapMixin | None:
-        """Return the RSA private key whose CKA_ID is `identity` (spki_hash), if any."""
-        found: UnwrapMixin | None = self.find_one(
-            {
-                Attribute.CLASS: ObjectClass.PRIVATE_KEY,
-                Attribute.KEY_TYPE: KeyType.RSA,
-                Attribute.ID: identity,
-            }
-        )
+    def private_half(self, public_key: rsa.RSAPublicKey) -> UnwrapMixin | None:
+        """Return the private half of an RSA public key, if it is in the token.
+
+        One that cannot be changed was made before its public half was known, so its CKA_ID does not
+        tell: it is found by its modulus. Others have spki_hash of the public half.
+        """
+        wanted = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.KEY_TYPE: KeyType.RSA}
+        modulus = big_integer(public_key.public_numbers().n)
+        found: UnwrapMixin | None = self.find_one({**wanted, Attribute.MODULUS: modulus})
+        if found is None:
+            found = self.find_one({**wanted, Attribute.ID: spki_hash(public_key)})
         return found
 
     def find_secret(self, label: str) -> WrapMixin | None:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
 
 from hsm.cryptoki import DATA_KEY, NO_USE, PRIVATE_HALF, WRAPPING_PUBLIC
+from hsm.guard import ALL_GUARDS, Guard, guard_template
 from hsm.public_keys import big_integer
 from hsm.validate.cryptoki_calls import (
     CKU_SO,
@@ -97,7 +98,7 @@ class Bench:
 
     def forget(self) -> None:
         """Drop the keys that died with a session or a login; they are made anew when needed."""
-        for name in ("kek", "outside_public"):
+        for name in ("kek", "guarded_kek", "outside_public"):
             self.__dict__.pop(name, None)
 
     # Templates
@@ -254,6 +255,31 @@ class Bench:
         if made.refused:
             raise NotTriedError(f"the token takes no RSA private key ({made.code})")
         return Kek(made.value, outside.public_key())
+
+    @cached_property
+    def guarded_kek(self) -> Kek:
+        """A KEK with the guards that the token takes, as the rig makes it; for the attacks."""
+        return self.guarded_pair(2048)
+
+    def guarded_pair(self, bits: int) -> Kek:
+        """Make an RSA pair with the guards of hsm.guard, as many as the token takes."""
+        for guards in (ALL_GUARDS, self._guards_taken):
+            template = guard_template(guards, self.data_key_template)
+            with suppress(RefusedCallError):
+                return self.pair(bits, **{name.name: value for name, value in template.items()})
+        return self.kek if bits == 2048 else self.pair(bits)
+
+    @cached_property
+    def _guards_taken(self) -> frozenset[Guard]:
+        """The guards with which an RSA pair is made; whether they are honoured is another thing."""
+        taken = set()
+        for guard in Guard:
+            template = guard_template(frozenset({guard}), self.data_key_template)
+            named = {name.name: value for name, value in template.items()}
+            with suppress(RefusedCallError):
+                self.session.destroy(self.pair(2048, **named).private)
+                taken.add(guard)
+        return frozenset(taken)
 
     # OAEP
 

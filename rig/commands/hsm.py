@@ -53,7 +53,7 @@ def hsm_list(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the key-encryption keys of a token: label, size, whether the private half is there."""
+    """List the KEKs of a token: label, size, is the private half there, is it guarded."""
     from hsm.keystore import Keystore
     from hsm.token import open_token
     from rig.keyside import token_config
@@ -67,7 +67,9 @@ def hsm_list(
         raise LabError(f"There is no token '{name}' in the lab file; known: {known}.")
     with open_token(token_config(checked, name, state_dir())) as opened:
         oaep = opened.oaep_hash.value
-        keks = Keystore(opened).list()
+        keystore = Keystore(opened)
+        keks = keystore.list()
+        guarded = {kek.spki_hash for kek in keks if keystore.is_guarded(kek)}
     if as_json:
         print_json(
             {
@@ -78,6 +80,7 @@ def hsm_list(
                         "label": kek.label,
                         "bits": kek.bits,
                         "private": kek.has_private,
+                        "guarded": kek.spki_hash in guarded,
                         "sha256_of_public_key": kek.spki_hash.hex(),
                         "valid_until": kek.certificate.not_valid_after_utc.isoformat(),
                     }
@@ -90,4 +93,7 @@ def hsm_list(
     width = max((len(kek.label) for kek in keks), default=0)
     for kek in keks:
         half = "private and public" if kek.has_private else "public only"
-        print(f"{kek.label:<{width}}  RSA {kek.bits}  {half:<18}  {kek.spki_hash.hex()}")
+        guard = "guarded" if kek.spki_hash in guarded else "-"
+        print(
+            f"{kek.label:<{width}}  RSA {kek.bits}  {half:<18}  {guard:<7}  {kek.spki_hash.hex()}"
+        )

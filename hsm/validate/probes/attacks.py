@@ -2,8 +2,8 @@
 
 Each attack is carried through: a key is called out only when its very bytes are in the attacker's
 hands, outside. Data keys have a known value (wrapped outside, unwrapped as the rig does it), so
-that this can be seen. The methods are those of Clulow (2003), Delaune, Kremer and Steel (2008), and
-Bardou and others (2012).
+that this can be seen. KEKs bear the guards that the token takes, as the rig's do (hsm.guard). The
+methods are those of Clulow (2003), Delaune, Kremer and Steel (2008), and Bardou and others (2012).
 """
 
 import os
@@ -197,7 +197,7 @@ def _has(bench: Bench, key: int, name: Attribute) -> bool | None:
 
 def _give_back_extractable(how: str, bench: Bench) -> Answer:
     """Make a KEK's private half extractable."""
-    private = bench.kek.private
+    private = bench.guarded_kek.private
     change = {Attribute.EXTRACTABLE: True}
     call = bench.session.set if how == "set" else bench.session.copy
     changed = attempt(call, private, change)
@@ -216,9 +216,9 @@ def _give_back_extractable(how: str, bench: Bench) -> Answer:
 def _weaker_template(bench: Bench) -> Answer:
     """Unwrap an EEDK with a template of the attacker's own: not sensitive."""
     value = os.urandom(32)
-    wrapped = bench.wrapped_outside(value)
+    wrapped = bench.wrapped_outside(value, bench.guarded_kek)
     weak = bench.aes() if not bench.honours_protection else bench.aes(SENSITIVE=False)
-    opened = attempt(bench.session.unwrap, bench.oaep, bench.kek.private, wrapped, weak)
+    opened = attempt(bench.session.unwrap, bench.oaep, bench.guarded_kek.private, wrapped, weak)
     if opened.refused:
         return _held(opened.code)
     read = attempt(bench.session.get, opened.value, Attribute.VALUE)
@@ -229,14 +229,15 @@ def _weaker_template(bench: Bench) -> Answer:
 
 def _pkcs1_oracle(bench: Bench) -> Answer:
     """Does a KEK unwrap PKCS#1 v1.5, and does its answer tell good padding from bad?"""
-    bits = bench.kek.public_key.key_size
+    kek = bench.guarded_kek
+    bits = kek.public_key.key_size
     template = {**bench.aes(), Attribute.KEY_TYPE: KeyType.GENERIC_SECRET}
-    good = bench.kek.public_key.encrypt(os.urandom(32), padding.PKCS1v15())
-    opened = attempt(bench.session.unwrap, _PKCS1, bench.kek.private, good, template)
+    good = kek.public_key.encrypt(os.urandom(32), padding.PKCS1v15())
+    opened = attempt(bench.session.unwrap, _PKCS1, kek.private, good, template)
     codes = set()
     for _ in range(16):
         wrong = os.urandom(bits // 8 - 1).rjust(bits // 8, b"\0")
-        codes.add(attempt(bench.session.unwrap, _PKCS1, bench.kek.private, wrong, template).code)
+        codes.add(attempt(bench.session.unwrap, _PKCS1, kek.private, wrong, template).code)
     if opened.refused and opened.code in codes and len(codes) == 1:
         return _held(opened.code)
     told = ", ".join(sorted(codes))
@@ -249,18 +250,18 @@ def _pkcs1_oracle(bench: Bench) -> Answer:
 
 def _raw_rsa(bench: Bench) -> Answer:
     """Unwrap an EEDK with raw RSA as a generic secret and read the padded block."""
-    wrapped = bench.wrapped_outside(os.urandom(32))
+    wrapped = bench.wrapped_outside(os.urandom(32), bench.guarded_kek)
     template = {**bench.aes(), Attribute.KEY_TYPE: KeyType.GENERIC_SECRET}
     if bench.honours_protection:
         template |= {Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True}
-    opened = attempt(bench.session.unwrap, _RAW, bench.kek.private, wrapped, template)
+    opened = attempt(bench.session.unwrap, _RAW, bench.guarded_kek.private, wrapped, template)
     if opened.refused:
         return _held(opened.code)
     read = attempt(bench.session.get, opened.value, Attribute.VALUE)
     if read.refused:
         return _held(read.code)
     block = int.from_bytes(read.value, "big")
-    numbers = bench.kek.public_key.public_numbers()
+    numbers = bench.guarded_kek.public_key.public_numbers()
     if pow(block, numbers.e, numbers.n) == int.from_bytes(wrapped, "big"):
         return _pulled("EEDK opened with raw RSA", opened.code)
     return Answer(Status.NOTE, "unwraps something else", opened.code)
@@ -269,24 +270,30 @@ def _raw_rsa(bench: Bench) -> Answer:
 def _decrypt_with_kek(bench: Bench) -> Answer:
     """Decrypt an EEDK with a KEK that may only unwrap."""
     value = os.urandom(32)
-    wrapped = bench.wrapped_outside(value)
-    opened = attempt(bench.session.decrypt, bench.oaep, bench.kek.private, wrapped)
+    wrapped = bench.wrapped_outside(value, bench.guarded_kek)
+    opened = attempt(bench.session.decrypt, bench.oaep, bench.guarded_kek.private, wrapped)
     if opened.refused:
         return _held(opened.code)
     return _pulled("decrypted with the KEK", opened.code) if opened.value == value else _held("")
 
 
 def _let_kek_decrypt(bench: Bench) -> Answer:
-    """Give the KEK the use DECRYPT, then decrypt an EEDK with it."""
-    kek, value = bench.pair(2048), os.urandom(32)
+    """Give the KEK, or a copy of it, the use DECRYPT, then decrypt an EEDK with it."""
+    kek, value = bench.guarded_pair(2048), os.urandom(32)
     wrapped = bench.wrapped_outside(value, kek)
-    changed = attempt(bench.session.set, kek.private, {Attribute.DECRYPT: True})
-    if changed.refused:
-        return _held(changed.code)
-    opened = attempt(bench.session.decrypt, bench.oaep, kek.private, wrapped)
-    if opened.refused:
-        return _held(opened.code)
-    return _pulled("DECRYPT set on the KEK, EEDK decrypted", changed.code)
+    decrypts = {Attribute.DECRYPT: True}
+    changed = attempt(bench.session.set, kek.private, decrypts)
+    copied = attempt(bench.session.copy, kek.private, bench.mine(decrypts))
+    for gained, key, how in (
+        (changed, kek.private, "DECRYPT set on the KEK"),
+        (copied, copied.value, "the KEK copied with DECRYPT"),
+    ):
+        if gained.refused:
+            continue
+        opened = attempt(bench.session.decrypt, bench.oaep, int(key), wrapped)
+        if not opened.refused and opened.value == value:
+            return _pulled(f"{how}, EEDK decrypted", gained.code)
+    return _held(changed.code)
 
 
 def _wrap_kek(bench: Bench) -> Answer:
@@ -309,7 +316,7 @@ def _wrap_kek(bench: Bench) -> Answer:
     )
     codes = []
     for mechanism, how, open_outside in ways:
-        wrapped = attempt(bench.session.wrap, mechanism, wrapping, bench.kek.private)
+        wrapped = attempt(bench.session.wrap, mechanism, wrapping, bench.guarded_kek.private)
         codes.append(wrapped.code)
         if wrapped.refused:
             continue
@@ -336,7 +343,7 @@ def _is_kek(
         return False
     return (
         isinstance(key, rsa.RSAPrivateKey)
-        and key.public_key().public_numbers() == bench.kek.public_key.public_numbers()
+        and key.public_key().public_numbers() == bench.guarded_kek.public_key.public_numbers()
     )
 
 
@@ -365,10 +372,14 @@ def _drop_wrap_with_trusted(bench: Bench) -> Answer:
     """Unwrap an EEDK without asking for WRAP_WITH_TRUSTED, then wrap it to one's own key."""
     if not bench.knows_wrap_with_trusted:
         raise NotTriedError("WRAP_WITH_TRUSTED is unknown")
-    value = os.urandom(32)
+    value, kek = os.urandom(32), bench.guarded_kek
     template = bench.mine({**UNWRAPPED, **BARE_DATA_KEY})
     opened = attempt(
-        bench.session.unwrap, bench.oaep, bench.kek.private, bench.wrapped_outside(value), template
+        bench.session.unwrap,
+        bench.oaep,
+        kek.private,
+        bench.wrapped_outside(value, kek),
+        template,
     )
     if opened.refused:
         return _held(opened.code)

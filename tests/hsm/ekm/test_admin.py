@@ -319,7 +319,7 @@ def test_a_key_is_retired_only_when_no_cartridge_needs_it(
     with open_token(lab.ekm_token) as token:
         keystore = Keystore(token)
         assert label not in [kek.label for kek in keystore.list()]
-        assert token.rsa_private_key(made.spki_hash) is None
+        assert token.private_half(made.public_key) is None
         assert token.trusted_public_key(made.spki_hash) is None
 
 

@@ -33,7 +33,12 @@ KNOWN = {  # SoftHSM 2.6, as section 9 of the design has it
     "attributes.unwrap_honours": (Status.GOOD, "C_UnwrapKey: CKR_OK"),
     "attacks.own_public_key": (Status.GOOD, "C_WrapKey: CKR_KEY_NOT_WRAPPABLE"),
     "attacks.trusted_create": (Status.GOOD, "C_CreateObject: CKR_ATTRIBUTE_READ_ONLY"),
-    "attacks.pkcs1_oracle": (Status.RISK, "C_UnwrapKey: CKR_OK"),
+    "attacks.pkcs1_oracle": (Status.GOOD, "C_UnwrapKey: CKR_MECHANISM_INVALID"),
+    "attacks.raw_rsa": (Status.GOOD, "C_UnwrapKey: CKR_MECHANISM_INVALID"),
+    "attacks.weaker_template": (Status.GOOD, "C_UnwrapKey: CKR_TEMPLATE_INCONSISTENT"),
+    "attacks.drop_trusted": (Status.GOOD, "C_UnwrapKey: CKR_TEMPLATE_INCONSISTENT"),
+    "attacks.decrypt": (Status.GOOD, "C_DecryptInit: CKR_KEY_FUNCTION_NOT_PERMITTED"),
+    "attacks.let_decrypt": (Status.GOOD, "C_SetAttributeValue: CKR_ACTION_PROHIBITED"),
     "faults.tells_length": (Status.LACKS, "C_GetAttributeValue: CKR_OK"),
     "faults.length_31": (Status.LACKS, "C_UnwrapKey: CKR_OK"),
     "faults.damaged": (Status.GOOD, "C_UnwrapKey: CKR_GENERAL_ERROR"),
@@ -59,8 +64,9 @@ def test_verdict_on_softhsm(softhsm: Validation) -> None:
     verdict = softhsm.verdict
     limits = {limit.name for limit in verdict.limits}
     assert verdict.fitness is Fitness.LIMITED
-    assert {"SHA-1", "length untold", "PKCS#1 v1.5"} <= limits
+    assert {"SHA-1", "length untold"} <= limits
     assert not limits & {"untrusted wrapping", "hands out keys not extractable", "crashes"}
+    assert not limits & {"unwraps weakly", "KEKs decrypt", "PKCS#1 v1.5"}, "KEKs are guarded"
     assert not verdict.secure_element
 
 
