@@ -101,12 +101,6 @@ module aes_key_expand (
 
   assign parity_d = parity_q[Words-KeyWords] ^ parity_term;
 
-  logic [KeyWords-1:0][1:0] key_parity;
-
-  for (genvar i = 0; i < KeyWords; i++) begin : gen_key_parity
-    assign key_parity[i] = aes_pkg::row_parity(key_i[255-32*i-:32]);
-  end
-
   // No asynchronous reset on data: it leaves a clear to be done at the first edge.
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
@@ -134,7 +128,14 @@ module aes_key_expand (
           {key_i[159:128], key_i[191:160], key_i[223:192], key_i[255:224]},
           {(32 * (Words - KeyWords)) {1'b0}}
         };
-        parity_q  <= {key_parity, {(2 * (Words - KeyWords)) {1'b0}}};
+        // Here, so that the simulation makes them only then.
+        parity_q  <= {
+          {aes_pkg::row_parity(key_i[31:0]), aes_pkg::row_parity(key_i[63:32])},
+          {aes_pkg::row_parity(key_i[95:64]), aes_pkg::row_parity(key_i[127:96])},
+          {aes_pkg::row_parity(key_i[159:128]), aes_pkg::row_parity(key_i[191:160])},
+          {aes_pkg::row_parity(key_i[223:192]), aes_pkg::row_parity(key_i[255:224])},
+          {(2 * (Words - KeyWords)) {1'b0}}
+        };
         index_q   <= 6'(KeyWords);
         rcon_q    <= 8'h01;
         busy_q    <= 1'b1;

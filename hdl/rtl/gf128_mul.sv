@@ -62,42 +62,53 @@ module gf128_mul (
     );
   end
 
-  // Stage 2: the product, 255 bits. Its bit 254 is x^0.
-  function automatic logic [127:0] combine(input logic [63:0] high, input logic [63:0] middle,
-                                           input logic [63:0] low);
-    logic [63:0] inner;
-    inner   = middle ^ high ^ low;
-    combine = {high[63:32], high[31:0] ^ inner[63:32], low[63:32] ^ inner[31:0], low[31:0]};
-  endfunction
+  // Stage 2: the product, 255 bits, x^0 foremost, and a zero behind it. In words of 64 bits, here and in
+  // stage 3: wider ones cost the simulation far more.
+  logic [63:0] inner_high, inner_middle, inner_low;
+
+  assign inner_high   = product[8] ^ product[7] ^ product[6];
+  assign inner_middle = product[5] ^ product[4] ^ product[3];
+  assign inner_low    = product[2] ^ product[1] ^ product[0];
+
+  logic [63:0] high_1, high_0, middle_1, middle_0, low_1, low_0, word_2, word_1;
+
+  assign high_1   = product[8] ^ (inner_high >> 32);
+  assign high_0   = product[6] ^ (inner_high << 32);
+  assign middle_1 = product[5] ^ (inner_middle >> 32);
+  assign middle_0 = product[3] ^ (inner_middle << 32);
+  assign low_1    = product[2] ^ (inner_low >> 32);
+  assign low_0    = product[0] ^ (inner_low << 32);
+  assign word_2   = high_0 ^ middle_1 ^ high_1 ^ low_1;
+  assign word_1   = low_1 ^ middle_0 ^ high_0 ^ low_0;
 
   logic valid_q;
-  logic [127:0] high, middle, low, inner;
-  logic [254:0] wide_q;
-
-  assign high   = combine(product[8], product[7], product[6]);
-  assign middle = combine(product[5], product[4], product[3]);
-  assign low    = combine(product[2], product[1], product[0]);
-  assign inner  = middle ^ high ^ low;
+  logic [63:0] wide_3_q, wide_2_q, wide_1_q, wide_0_q;
 
   always_ff @(posedge clk_i) begin
     if (clear_i) begin
-      valid_q <= 1'b0;
-      wide_q  <= '0;
+      valid_q  <= 1'b0;
+      wide_3_q <= '0;
+      wide_2_q <= '0;
+      wide_1_q <= '0;
+      wide_0_q <= '0;
     end else begin
       valid_q <= valid_i;
       if (valid_q) begin
-        wide_q <= {high[126:64], high[63:0] ^ inner[127:64], low[127:64] ^ inner[63:0], low[63:0]};
+        wide_3_q <= {high_1[62:0], word_2[63]};
+        wide_2_q <= {word_2[62:0], word_1[63]};
+        wide_1_q <= {word_1[62:0], low_0[63]};
+        wide_0_q <= {low_0[62:0], 1'b0};
       end
     end
   end
 
   // Stage 3: reduction. Terms from x^128 on, as a block of their own, times x^7 + x^2 + x + 1;
   // what that pushes past x^127 again comes back in the same way, through `folded`.
-  logic [127:0] over, folded;
+  logic [63:0] folded;
 
-  assign over = {wide_q[126:0], 1'b0};
-  assign folded = over ^ {over[0], 127'h0} ^ {over[1:0], 126'h0} ^ {over[6:0], 121'h0};
-  assign p_o = wide_q[254:127] ^ folded ^ {1'b0, folded[127:1]} ^ {2'b0, folded[127:2]} ^
-      {7'b0, folded[127:7]};
+  assign folded = wide_1_q ^ (wide_0_q << 63) ^ (wide_0_q << 62) ^ (wide_0_q << 57);
+  assign p_o[127:64] = wide_3_q ^ folded ^ (folded >> 1) ^ (folded >> 2) ^ (folded >> 7);
+  assign p_o[63:0] = wide_2_q ^ wide_0_q ^ {folded[0], wide_0_q[63:1]} ^
+      {folded[1:0], wide_0_q[63:2]} ^ {folded[6:0], wide_0_q[63:7]};
 
 endmodule
