@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "Vdrive_crypto.h"
+#include "Vdrive_crypto___024root.h"
 
 namespace {
 
@@ -33,6 +34,16 @@ constexpr uint64_t kHang = 1000000;  // clocks without a word
 [[noreturn]] void fail(const std::string& why) {
     std::cerr << why << std::endl;
     std::exit(1);
+}
+
+// As in hdl/sim/main.cpp: the next rise is taken for one although no fall was evaluated.
+template <typename Root>
+bool forget_high(Root* root) {
+    if constexpr (requires { root->__Vtrigprevexpr___TOP__clk_i__0; }) {
+        root->__Vtrigprevexpr___TOP__clk_i__0 = 0;
+        return true;
+    }
+    return false;
 }
 
 double processor_seconds() {
@@ -70,7 +81,8 @@ class Loop {
         }
     }
 
-    // Frames in, as many result frames out.
+    // Frames in, as many result frames out. No output hangs on an input but through a register, so
+    // what is seen after a rise holds until the next.
     std::vector<uint8_t> run(const std::vector<uint8_t>& in, size_t frames) {
         std::vector<uint8_t> out;
         out.reserve(in.size() + frames * kWordBytes);
@@ -78,8 +90,8 @@ class Loop {
         uint64_t idle = 0;
         top_.out_ready_i = 1;
         offer(in, used);
+        low();
         while (frames) {
-            low();
             const bool takes = top_.in_valid_i && top_.in_ready_o;
             if (top_.out_valid_o) {
                 const size_t end = out.size();
@@ -93,6 +105,7 @@ class Loop {
             } else if (++idle > kHang) {
                 fail("the engine hangs");
             }
+            if (!forget_high(top_.rootp)) low();
             high();
             if (takes) offer(in, used += kWordBytes);
         }
