@@ -28,6 +28,7 @@ from hsm.ekm.errors import EkmError
 from hsm.ekm.logs import LOG
 from hsm.ekm.settings import EkmConfig
 from hsm.ekm.status import StatusServer
+from hsm.ekm.supervision import Supervisor
 from hsm.ekm.workers import Crew
 from hsm.errors import TaperigError
 from hsm.parentage import die_with
@@ -55,23 +56,33 @@ class EkmServer:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         listener = _bind(self._config)
+        supervisor = Supervisor()  # before the workers inherit what it is told by
         crew = Crew(self._config, self._audit)
+        alive = loop.create_task(supervisor.keep_alive())
         try:
             async with StatusServer(self._config, crew), AdminServer(self._config):
                 await crew.start(self._stop)
                 if self._stop.is_set():
                     return
                 listener.listen(_BACKLOG)
-                crew.on_serving = lambda serving: self._take_or_wait(listener, crew, serving)
-                self._take_or_wait(listener, crew, True)
                 host, port = listener.getsockname()[:2]
+
+                def on_serving(serving: bool) -> None:
+                    self._take_or_wait(listener, crew, serving)
+                    supervisor.status(f"serves at {host}:{port}" if serving else "no worker serves")
+
+                crew.on_serving = on_serving
+                self._take_or_wait(listener, crew, True)
                 LOG.info("listening", host=host, port=port, workers=self._config.workers)
                 on_ready(host, port)
+                supervisor.ready(f"{host}:{port}")
                 await self._stop.wait()
                 LOG.info("stopping")
+                supervisor.stopping()
                 crew.on_serving = lambda serving: None
                 loop.remove_reader(listener)
         finally:
+            alive.cancel()
             listener.close()
             await crew.stop()
 
