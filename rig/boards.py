@@ -23,7 +23,7 @@ class BoardChoiceError(TaperigError):
 def choose_board(lab: Lab, asked: str | None) -> str:
     """The board to use: the one asked for, else that of the first drive."""
     if asked is None:
-        return lab.drives[0].board
+        return lab.drives_of(lab.run_node)[0].board
     if asked not in lab.boards:
         near = difflib.get_close_matches(asked, lab.boards, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(lab.boards)}."

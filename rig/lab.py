@@ -190,7 +190,7 @@ class NodeUnit(Part):
 class ScenarioPart(Part):
     """What ``rig run`` writes and reads."""
 
-    data: tuple[Path, ...] | None = Field(
+    data: tuple[Annotated[Path, Field(strict=False)], ...] | None = Field(
         default=None, strict=False, min_length=1, description="a list of files and folders"
     )
     cap_mb: float = Field(
@@ -248,6 +248,16 @@ class Lab(Part):
         """The pools of a node by number (EKM-10)."""
         pools = self.nodes[node].pools
         return self.pools if pools is None else pools
+
+    def drives_of(self, node: str) -> tuple[DriveUnit, ...]:
+        """The drives of a node (EKM-10)."""
+        serials = self.nodes[node].drives
+        return tuple(each for each in self.drives if serials is None or each.serial in serials)
+
+    @property
+    def run_node(self) -> str:
+        """The node whose drives, key managers and pools ``rig run`` takes: the first."""
+        return next(iter(self.nodes))
 
     def labels_of(self, node: str) -> tuple[str, ...]:
         """Every key label configured on a node, once, in the order of its pools (EKM-11)."""

@@ -13,7 +13,7 @@ from rig.lab_part import PIN_RULE, RESOURCE_RULE, Location
 from rig.ve.prerequisites import PrerequisiteError, require_encryption_settings
 
 if TYPE_CHECKING:
-    from rig.lab import Board, Lab
+    from rig.lab import Board, Lab, PoolUnit
 
 
 def _fpga_mistakes(name: str, board: Board, fpga: str) -> Iterator[tuple[Location, str]]:
@@ -112,16 +112,7 @@ def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
             )
         labels.add(kek.label.casefold())
     for number, pool in lab.pools.items():
-        if pool.encrypt and not pool.keys:
-            yield (
-                ("pools", number),
-                _no_keys(number),
-            )
-        if pool.encrypt and lab.installation is not None:
-            try:
-                require_encryption_settings(lab.installation.record(ekms=len(lab.ekms)))
-            except PrerequisiteError as error:
-                yield ("pools", number, "encrypt"), f"pool {number} cannot encrypt: {error}"
+        yield from _pool_mistakes(lab, ("pools", number), number, pool)
 
 
 def _node_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
@@ -162,15 +153,24 @@ def _node_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
                         f"pool {number} of '{construct}' is not among the pools of node {name}.",
                     )
         for number, pool in (node.pools or {}).items():
-            if pool.encrypt and not pool.keys:
-                yield ("nodes", name, "pools", number), _no_keys(number)
+            yield from _pool_mistakes(lab, ("nodes", name, "pools", number), number, pool)
 
 
-def _no_keys(number: int) -> str:
-    return (
-        f"pool {number} encrypts but has no keys; "
-        "add keys: a list of one or two of {label: ..., mode: clear or hash}."
-    )
+def _pool_mistakes(
+    lab: Lab, where: Location, number: int, pool: PoolUnit
+) -> Iterator[tuple[Location, str]]:
+    """A pool that encrypts has keys, and the installation allows it."""
+    if pool.encrypt and not pool.keys:
+        yield (
+            where,
+            f"pool {number} encrypts but has no keys; "
+            "add keys: a list of one or two of {label: ..., mode: clear or hash}.",
+        )
+    if pool.encrypt and lab.installation is not None:
+        try:
+            require_encryption_settings(lab.installation.record(ekms=len(lab.ekms)))
+        except PrerequisiteError as error:
+            yield (*where, "encrypt"), f"pool {number} cannot encrypt: {error}"
 
 
 def _no_such(what: str, name: str, known: Collection[str]) -> str:

@@ -43,7 +43,7 @@ from rig.ve.schema import DriveRow, ManagementClassRow, PhysicalRow, PoolRow, St
 def choose_node(lab: Lab, asked: str | None) -> str:
     """The node asked for, else the first of the lab."""
     if asked is None:
-        return next(iter(lab.nodes))
+        return lab.run_node
     if asked not in lab.nodes:
         raise LabError(f"There is no node '{asked}' in the lab; known: {', '.join(lab.nodes)}.")
     return asked
@@ -78,9 +78,7 @@ def open_node(
         offline: dict[str, str] = {}
         proxy = None
         if drives:
-            units = [
-                each for each in lab.drives if unit.drives is None or each.serial in unit.drives
-            ]
+            units = list(lab.drives_of(name))
             with report.task("preparing tokens, keys and certificates"):
                 provisioned = keyside.provision(lab, state, [each.serial for each in units])
             with report.task("starting the key managers"):

@@ -47,8 +47,9 @@ class Station:
 
 
 def choose_drive(lab: Lab, board: str) -> DriveUnit:
-    """The first drive on a board; the first of all when the board was asked for by hand."""
-    return next((drive for drive in lab.drives if drive.board == board), lab.drives[0])
+    """The run's first drive on a board; its first when the board was asked for by hand."""
+    drives = lab.drives_of(lab.run_node)
+    return next((drive for drive in drives if drive.board == board), drives[0])
 
 
 @contextmanager
@@ -86,7 +87,7 @@ def open_station(
             )
         with phase("key managers"), report.task("starting the key manager"):
             proxy = stack.enter_context(
-                open_proxy(lab, lab.ekms_of(next(iter(lab.nodes))), provisioned, events)
+                open_proxy(lab, lab.ekms_of(lab.run_node), provisioned, events)
             )
             proxy.connect()
             proxy.watch()

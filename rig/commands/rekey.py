@@ -56,7 +56,7 @@ def cartridge_rekey(
     library = Library(state / "cartridges")
     number = library[volser].pool
     keys = _keys(checked, number, key or [], hash_key or [])
-    unit = checked.pools.get(number)
+    unit = checked.pools_of(checked.run_node).get(number)
     report, events = ConsoleReport(error_stream=as_json), EventLog()
     events.notice_listeners.append(report.notice)
     name = choose_board(checked, board)
@@ -101,7 +101,7 @@ def _keys(lab: Lab, pool_number: int, clear: list[str], hashed: list[str]) -> tu
         raise TaperigError(f"A cartridge takes one or two keys, not {len(keys)}; leave some out.")
     if keys:
         return keys
-    pool = lab.pools.get(pool_number)
+    pool = lab.pools_of(lab.run_node).get(pool_number)
     if pool is None or not pool.keys:
         raise TaperigError(
             f"Pool {pool_number} of the lab has no keys; name some with --key or --hash-key."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hsm.eedk import KeyLabel, KeyMode
 from rig.events import Event
-from rig.lab import PoolUnit
+from rig.lab import Lab, PoolUnit
 from rig.measure import Measurement
 from rig.report import text
 from rig.scenarios.base import Scenario, Stage
@@ -54,7 +54,7 @@ class RoundTrip(Scenario):
         """Run every pool, the clear ones first; a cartridge that did well becomes scratch again."""
         station = stage.station
         library = Library(station.cartridges)
-        pools = Pools(_pool(number, unit) for number, unit in station.lab.pools.items())
+        pools = run_pools(station.lab)
         engine = VirtualizationEngine(station.drive, station.proxy, library, pools, station.events)
         stage.report.step_heading()
         for pool in sorted(pools, key=lambda pool: pool.encrypt):
@@ -88,6 +88,11 @@ class RoundTrip(Scenario):
             if event.step in MOVING:
                 stage.measure(_step_rate(stage, event))
         return volser
+
+
+def run_pools(lab: Lab) -> Pools:
+    """Return the pools of the node that is run."""
+    return Pools(_pool(number, unit) for number, unit in lab.pools_of(lab.run_node).items())
 
 
 def _pool(number: int, unit: PoolUnit) -> Pool:

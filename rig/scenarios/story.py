@@ -119,8 +119,8 @@ def pieces(stage: Stage, count: int) -> list[bytes]:
 
 def two_keys(stage: Stage) -> tuple[KeyLabel, KeyLabel]:
     """Two different keys of the lab."""
-    labels = [kek.label for kek in stage.station.lab.keks]
-    labels += [key.label for pool in stage.station.lab.pools.values() for key in pool.keys]
+    lab = stage.station.lab
+    labels = [*(kek.label for kek in lab.keks), *lab.labels_of(lab.run_node)]
     distinct = list({KeyLabel(label).label: KeyLabel(label) for label in labels}.values())
     if len(distinct) < 2:
         raise TaperigError(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from rig.lab import Lab, LabError, default_lab_path, load_lab
+from rig.boards import choose_board
+from rig.lab import Lab, LabError, PinSource, default_lab_path, load_lab
+from rig.scenarios.round_trip import run_pools
+from rig.station import choose_drive
 
 PROJECT = Path(__file__).parents[2]
 DEFAULT = (PROJECT / "lab.yaml").read_text()
@@ -88,50 +92,50 @@ def test_port_is_3801_unless_configured(tmp_path: Path) -> None:
         (
             "port: 3801",
             "port: 70000",
-            "lab.yaml:28: ekms[0].port is 70000; "
+            "lab.yaml:29: ekms[0].port is 70000; "
             "it must be a TCP port from 1 to 65535, or 0 for any free.",
         ),
         (
             "start: true ",
             "start: maybe ",
-            "lab.yaml:29: ekms[0].start is 'maybe'; it must be true or false.",
+            "lab.yaml:30: ekms[0].start is 'maybe'; it must be true or false.",
         ),
         (
             "token: ekm",
             "token: ekn",
-            "lab.yaml:30: there is no token 'ekn'; did you mean 'ekm'?",
+            "lab.yaml:31: there is no token 'ekn'; did you mean 'ekm'?",
         ),
         (
             "  2:\n",
             "  33:\n",
-            "lab.yaml:39: '33' cannot be a key of pools; it must be a number from 1 to 32.",
+            "lab.yaml:42: '33' cannot be a key of pools; it must be a number from 1 to 32.",
         ),
         (
             "    encrypt: false",
             "    encrypt: false\n    encrypt: true",
-            "lab.yaml:39: pools.1.encrypt is given twice, first in line 38; keep one of them.",
+            "lab.yaml:42: pools.1.encrypt is given twice, first in line 41; keep one of them.",
         ),
         (
             "mode: hash",
             "mode: hashed",
-            "lab.yaml:43: pools.2.keys[1].mode is 'hashed'; it must be 'clear' or 'hash'.",
+            "lab.yaml:46: pools.2.keys[1].mode is 'hashed'; it must be 'clear' or 'hash'.",
         ),
         (
             "- label: June 2007 DR Site Key",
             "- label: june 2007 KEY",
-            "lab.yaml:34: the key label 'june 2007 KEY' is given twice "
+            "lab.yaml:37: the key label 'june 2007 KEY' is given twice "
             "(labels are compared without case).",
         ),
         (
             "cap_mb: 8 ",
             "cap_mb: -1 ",
-            "lab.yaml:46: scenario.cap_mb is -1; "
+            "lab.yaml:49: scenario.cap_mb is -1; "
             "it must be a number of megabytes above 0, at most 100000.",
         ),
         (
             "  cap_mb: 8 ",
             "  data: 7\n  cap_mb: 8 ",
-            "lab.yaml:46: scenario.data is 7; it must be a list of files and folders.",
+            "lab.yaml:49: scenario.data is 7; it must be a list of files and folders.",
         ),
         (
             "boards:\n  sim:",
@@ -148,14 +152,15 @@ def test_port_is_3801_unless_configured(tmp_path: Path) -> None:
         (
             "module: softhsm ",
             "module: /opt/lib.so ",
-            "lab.yaml:20: tokens.ekm has no pin; for a token of your own write "
+            "lab.yaml:21: tokens.ekm has no pin; for a token of your own write "
             "'{env: NAME}' or '{file: PATH}', the place of the PIN.",
         ),
     ],
 )
 def test_mistake_is_named(tmp_path: Path, before: str, after: str, sentence: str) -> None:
-    assert DEFAULT.count(before) == 1
-    assert refusal(tmp_path, DEFAULT.replace(before, after)) == sentence
+    rules = "\n".join(each for each in DEFAULT.splitlines() if not each.lstrip().startswith("# "))
+    assert f"{rules}\n".count(before) == 1
+    assert refusal(tmp_path, DEFAULT.replace(before, after, 1)) == sentence
 
 
 @pytest.mark.parametrize(
@@ -163,7 +168,7 @@ def test_mistake_is_named(tmp_path: Path, before: str, after: str, sentence: str
 )
 def test_pin_in_lab_file_is_refused_and_not_repeated(tmp_path: Path, written: str) -> None:
     text = refusal(tmp_path, DEFAULT.replace("# pin: {env: NAME} ", f"{written} #"))
-    assert text.startswith("lab.yaml:23: ")
+    assert text.startswith("lab.yaml:24: ")
     assert "12345678" not in text
     assert "{env: NAME}" in text or "env, file" in text
 
@@ -181,13 +186,13 @@ def test_every_mistake_at_once_in_order_of_lines(tmp_path: Path) -> None:
     text = DEFAULT.replace("port: 3801", "port: x").replace("kind: sim ", "kind: no ")
     first, second = refusal(tmp_path, text).splitlines()
     assert first.startswith("lab.yaml:8: ")
-    assert second.startswith("lab.yaml:28: ")
+    assert second.startswith("lab.yaml:29: ")
 
 
 @pytest.mark.rule("POOL-1")
 def test_encrypting_pool_needs_keys(tmp_path: Path) -> None:
     text = DEFAULT.replace("    encrypt: false", "    encrypt: true")
-    assert refusal(tmp_path, text).startswith("lab.yaml:37: pool 1 encrypts but has no keys; ")
+    assert refusal(tmp_path, text).startswith("lab.yaml:40: pool 1 encrypts but has no keys; ")
 
 
 def test_files_that_are_no_lab(tmp_path: Path) -> None:
@@ -254,12 +259,12 @@ def test_one_or_two_key_managers_and_dns_servers(tmp_path: Path) -> None:
         (
             "host: 127.0.0.1",
             "host: ekm main",
-            "lab.yaml:30: ekms[0].host is 'ekm main'; it must be an address or a host name.",
+            "lab.yaml:31: ekms[0].host is 'ekm main'; it must be an address or a host name.",
         ),
         (
             "ekms:\n",
             "ekms:\n  - {name: main, port: 3802, token: ekm}\n",
-            "lab.yaml:30: two key managers have the name 'main'; each has its own.",
+            "lab.yaml:31: two key managers have the name 'main'; each has its own.",
         ),
     ],
 )
@@ -269,3 +274,70 @@ def test_a_mistake_about_key_managers_and_names(
     text = DNS + DEFAULT
     assert before in text
     assert refusal(tmp_path, text.replace(before, after, 1)) == sentence
+
+
+def uncommented(text: str) -> str:
+    """The lab with its examples: comments that hold keys or list items, not sentences."""
+    example = re.compile(r"^(\s*)# ((?:- \{| +|[a-z_0-9]+:(?: |$)).*)$", re.MULTILINE)
+    return example.sub(r"\1\2", text)
+
+
+@pytest.mark.rule("EKM-4", "EKM-10")
+def test_the_examples_of_the_default_lab_are_right(tmp_path: Path) -> None:
+    lab = load(tmp_path, uncommented(DEFAULT))
+    assert [(ekm.name, ekm.host) for ekm in lab.ekms_of("main")] == [
+        ("main", "127.0.0.1"),
+        ("backup", "ekm-b.example.com"),
+    ]
+    assert [ekm.name for ekm in lab.ekms_of("elsewhere")] == ["elsewhere"]
+    assert [server.address for server in lab.dns] == ["192.0.2.53", "192.0.2.54"]
+    assert [drive.model for drive in lab.drives_of("elsewhere")] == ["TS1160"]
+    assert lab.labels_of("elsewhere") == ("June 2007 DR Site Key",)
+    assert lab.tokens["ekm"].pin == PinSource(env="NAME")
+    assert lab.scenario.data == (tmp_path / "PATH", tmp_path / "..."), "from the file's folder"
+
+
+def test_data_to_write_is_named_in_the_lab_file(tmp_path: Path) -> None:
+    data = DEFAULT.replace("# data: [PATH, ...]", "data: [files/a, /b] #")
+    assert load(tmp_path, data).scenario.data == (tmp_path / "files/a", Path("/b"))
+    wrong = DEFAULT.replace("# data: [PATH, ...]", "data: [5] #")
+    assert "scenario.data[0] is 5; it must be the path of a file or folder." in refusal(
+        tmp_path, wrong
+    )
+
+
+OWN = """
+nodes:
+  first:
+    drives: [TR0000000002]
+    ekms: [second]
+    pools:
+      7: {encrypt: true, keys: [{label: June 2007 Key}]}
+  main: {drives: [TR0000000001], ekms: [main]}
+"""
+
+
+@pytest.mark.rule("EKM-10")
+def test_a_run_takes_drives_key_managers_and_pools_of_one_node(tmp_path: Path) -> None:
+    """Not the first node's key managers with the pools and drives of the whole lab."""
+    text = DEFAULT.replace(
+        "drives:\n", "drives:\n  - {serial: TR0000000002, model: TS1140, board: virtual}\n", 1
+    ).replace("ekms:\n", "ekms:\n  - {name: second, port: 3802, token: ekm}\n", 1)
+    lab = load(tmp_path, text + OWN)
+    assert lab.run_node == "first"
+    assert [ekm.name for ekm in lab.ekms_of(lab.run_node)] == ["second"]
+    assert [(pool.number, pool.encrypt) for pool in run_pools(lab)] == [(7, True)]
+    assert choose_board(lab, None) == "virtual"
+    assert choose_drive(lab, "virtual").serial == "TR0000000002"
+    assert choose_drive(lab, "sim").serial == "TR0000000002", "not the other node's drive"
+    other = load(tmp_path, text + OWN.replace("first:", "zzz:").replace("nodes:\n", "nodes:\n"))
+    assert other.run_node == "zzz", "the first in the file, whatever its name"
+    alone = load(tmp_path, DEFAULT)
+    assert [pool.number for pool in run_pools(alone)] == [1, 2]
+    assert choose_drive(alone, choose_board(alone, None)).serial == "TR0000000001"
+
+
+@pytest.mark.rule("POOL-1", "PRE-4")
+def test_a_nodes_own_pools_are_checked_as_the_labs(tmp_path: Path) -> None:
+    text = DEFAULT + "\nnodes:\n  main:\n    pools:\n      4: {encrypt: true}\n"
+    assert "pool 4 encrypts but has no keys" in refusal(tmp_path, text)
