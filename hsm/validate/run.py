@@ -263,8 +263,8 @@ def _refused(function: str, code: int) -> TokenError:
     """Return what a refusal before the first probe means."""
     if function == "C_Login" and code in _WRONG_PIN:
         return WrongPinError(
-            f"The token refused the user's PIN ({code_name(code)}); correct the environment "
-            "variable or file that holds it before more attempts lock it."
+            f"The token refused the user's PIN ({code_name(code)}); correct it, where it is typed "
+            "or kept, before more attempts lock it."
         )
     if function == "C_Login" and code == ReturnCode.PIN_LOCKED:
         return PinLockedError("The token has locked the user's PIN; unlock it with its own tool.")

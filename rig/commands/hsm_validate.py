@@ -129,12 +129,25 @@ def _read(pin: PinSource | None, so_pin: PinSource | None, token: str) -> Pins:
     if pin is not None:
         user = pin.read()
     elif sys.stdin.isatty():
-        user = typer.prompt(f"PIN of {token}", hide_input=True, err=True)
+        user = _asked(token)
     else:
         raise ValidateOptionError(
             "The token's PIN is needed; name a variable with --pin-env or a file with --pin-file."
         )
     return Pins(user, None if so_pin is None else so_pin.read())
+
+
+def _asked(token: str) -> str:
+    """Ask for a PIN on the terminal, where it is not shown; Ctrl-C interrupts as ever."""
+    from getpass import getpass
+
+    try:
+        pin = getpass(f"PIN of {token}: ")
+    except EOFError:
+        pin = ""
+    if not pin:
+        raise ValidateOptionError("No PIN was given; nothing was tried at the token.")
+    return pin
 
 
 def _probes(areas: list[str]) -> list[str]:
