@@ -1,9 +1,10 @@
-"""Key exchanges while workers, key managers and connections are killed at random.
+"""Key exchanges while workers, key managers and connections are killed or stopped at random.
 
 Two key managers on one token, with logs and drive tables of their own, each reached through a
 forwarder that can cut connections. Drives ask through the relay of the virtualization engine, and
-go on asking until they have their key. Killing is SIGKILL; a key manager that was killed is
-started again, as a service manager would. At the end the two audit logs are compared with what the
+go on asking until they have their key. Killing is SIGKILL, a worker may also be stopped (SIGSTOP)
+and is to be found; a key manager that was killed is started again, as a service manager would.
+Audit logs are rotated all the while. At the end the two audit logs are compared with what the
 drives have:
 
 - lost: an exchange that a drive has and no log tells, or a volume's key that comes out different;
@@ -124,13 +125,13 @@ class Managed:
         self._process.stop()
         self._process = spawn_ekm(self.config)
 
-    def kill_worker(self, chance: random.Random) -> bool:
+    def kill_worker(self, chance: random.Random, number: signal.Signals = signal.SIGKILL) -> bool:
         pid = self._process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         if not children:
             return False
         with suppress(ProcessLookupError):
-            os.kill(int(chance.choice(children)), signal.SIGKILL)
+            os.kill(int(chance.choice(children)), number)
         return True
 
     @property
@@ -215,6 +216,7 @@ class Outcome:
     exchanges: int = 0
     retries: int = 0
     workers_killed: int = 0
+    workers_stopped: int = 0
     managers_killed: int = 0
     connections_cut: int = 0
     lost: int = 0
@@ -223,6 +225,8 @@ class Outcome:
     unheard: int = 0
     """Answered by a key manager and not received by the drive: asked again under a new number."""
     records: int = 0
+    files: int = 0
+    """Of both audit logs."""
     drives_failed: list[str] = field(default_factory=list)
 
     @property
@@ -288,6 +292,8 @@ def _config(lab: ProvisionedLab, folder: Path, drives: Sequence[SoftDrive]) -> E
         drive_table=folder / "drives.sqlite",
         audit=folder / "audit.jsonl",
         workers=2,
+        worker_seconds=3.0,
+        audit_bytes=50_000,
         log_level="error",
     )
     with DriveTable(config.drive_table) as table:
@@ -303,11 +309,13 @@ def _kill_something(
     outcome: Outcome,
 ) -> None:
     which = chance.randrange(len(managers))
-    match chance.choices(("connection", "worker", "manager"), (6, 3, 1))[0]:
+    match chance.choices(("connection", "worker", "stop", "manager"), (12, 6, 1, 2))[0]:
         case "connection":
             outcome.connections_cut += ways[which].cut(chance)
         case "worker":
             outcome.workers_killed += managers[which].kill_worker(chance)
+        case "stop":
+            outcome.workers_stopped += managers[which].kill_worker(chance, signal.SIGSTOP)
         case _:
             managers[which].kill()
             outcome.managers_killed += 1
@@ -323,6 +331,7 @@ def _judge(
     acknowledged: Counter[tuple[str, int]] = Counter()
     for config in configs:
         last: dict[str, int] = {}
+        outcome.files += audit.verify(config.audit).files
         for record in audit.records(config.audit):
             outcome.records += 1
             key = (record.get("serial", ""), record.get("sequence", 0))

@@ -21,6 +21,7 @@ def test_no_exchange_is_lost_or_answered_twice(lab: ProvisionedLab, tmp_path: Pa
     assert outcome.workers_killed
     assert outcome.managers_killed
     assert outcome.connections_cut
+    assert outcome.files > 2, "the logs were rotated meanwhile"
 
 
 def test_the_judge_sees_what_is_lost_and_what_is_answered_twice(
