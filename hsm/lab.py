@@ -24,7 +24,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,6 +74,7 @@ from hsm.softhsm import (
 from hsm.token import Token, open_token
 
 ADMIN_SECRET: Final = "ekm-admin"
+SIGNING: Final = "ekm-signing"
 DRIVE_IDENTITY_LABEL: Final = "taperig drive identity"
 DRIVE_WRAP_LABEL: Final = "taperig drive wrap"
 TRANSPORT_LABEL: Final = "taperig transport"
@@ -118,6 +119,8 @@ class ProvisionedLab:
     drives: tuple[ProvisionedDrive, ...]
     keks: Mapping[str, x509.Certificate]
     """The KEKs asked for, by the labels they have: what other sites may have of them."""
+    elsewhere: "Mapping[str, ProvisionedLab]" = field(default_factory=dict)
+    """The same for further tokens of the lab with key managers of their own, by the lab's name."""
 
     @property
     def admin_secret(self) -> Path:
@@ -147,6 +150,7 @@ def provision_lab(
     ekm_token: TokenConfig | None = None,
     partner_keks: Mapping[str, x509.Certificate] | None = None,
     partner_drives: Mapping[str, bytes] | None = None,
+    signing: str = SIGNING,
     progress: Callable[[str], None] = lambda step: None,
 ) -> ProvisionedLab:
     """Make what is missing of tokens, PINs, KEKs, CA, certificates and drives; return it all.
@@ -155,6 +159,8 @@ def provision_lab(
     in SoftHSM. `partner_keks` are other sites' KEKs by the label that they get here: certificates,
     so they are public-only (KEY-4). `partner_drives` are drives that are not provisioned here and
     shall get data keys all the same: by serial, the RSA key that theirs are wrapped to (SPKI, DER).
+    `signing` names the files of the EKM's signing certificate, one for each token under a state
+    directory.
     `progress` is called with a few words as each part begins. Raises TaperigError subclasses: bad
     labels and serials as such, whatever fails in the child process as ProvisioningError.
     """
@@ -177,6 +183,7 @@ def provision_lab(
         "partner_drives": {
             serial: public_der.hex() for serial, public_der in (partner_drives or {}).items()
         },
+        "signing": signing,
     }
     answer = _in_child(request, progress)
     tls = {
@@ -312,13 +319,16 @@ def _provision(state_dir: Path, request: dict[str, Any]) -> dict[str, Any]:
     _tell(step="key manager's token")
     named = request.get("ekm_token")
     ekm_token = provision(state_dir) if named is None else token_from_plain(named)
+    if named is not None and ekm_token.softhsm_conf is not None:
+        ensure_token(state_dir, ekm_token.label)
     with open_token(ekm_token) as token:
         if named is None:
             ensure_gauges(token)
-        signing_public, signing_key = _ensure_signing_key(token, ekm_token, state_dir)
-        ekm_certificate = authority.identity_file(
-            "ekm-signing", "EKM", signing_public, Role.KEY_MANAGER
+        signing = request.get("signing", SIGNING)
+        signing_public, signing_key = _ensure_signing_key(
+            token, ekm_token, state_dir / "pki" / f"{signing}.key"
         )
+        ekm_certificate = authority.identity_file(signing, "EKM", signing_public, Role.KEY_MANAGER)
         keystore = Keystore(token)
         keks = {}
         for label in request["kek_labels"]:
@@ -357,14 +367,13 @@ def _provision(state_dir: Path, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ensure_signing_key(
-    token: Token, config: TokenConfig, state_dir: Path
+    token: Token, config: TokenConfig, path: Path
 ) -> tuple[ec.EllipticCurvePublicKey, Path | None]:
     """Return the public half of the EKM's signing key, and its file if it is not in the token."""
     if token.makes_p256:
         return ensure_p256(token, EKM_SIGNING_LABEL), None
     if Limit.SIGNING_KEY_IN_FILE not in config.accept:
         raise LimitNotAcceptedError(limit_sentence(config.label, [Limit.SIGNING_KEY_IN_FILE]))
-    path = state_dir / "pki" / "ekm-signing.key"
     return ensure_p256_file(path), path
 
 

@@ -6,8 +6,10 @@ The rig makes its SoftHSM token itself; a token of the user's own is taken as it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from cryptography.x509 import Certificate
 
 from hsm import lab as provisioning
 from hsm import softhsm
@@ -28,39 +30,73 @@ def provision(
     drives: Sequence[str] | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> ProvisionedLab:
-    """Make what the lab lacks of tokens, KEKs, certificates and drives, by default all drives."""
+    """Make what the lab lacks of tokens, KEKs, certificates and drives, by default all drives.
+
+    Key managers on further tokens get the same: the KEKs that are at home there, certificates of
+    the others, and the drives. Tokens exchange certificates and nothing else.
+    """
     serials = [drive.serial for drive in lab.drives] if drives is None else list(drives)
+    first = lab.ekms[0].token
+    others = lab.other_tokens
+    made = _provision(lab, state, first, serials, {}, progress)
+    if not others:
+        return made
+    wrapped_to = {drive.serial: drive.wrap_public_der for drive in made.drives}
+    homes = {first: made}
+    for name in others:
+        homes[name] = _provision(lab, state, name, (), {}, progress, wrapped_to)
+    for name in homes:
+        foreign = {
+            label: certificate
+            for other, home in homes.items()
+            if other != name
+            for label, certificate in home.keks.items()
+        }
+        mine = serials if name == first else ()
+        exchanged = _provision(lab, state, name, mine, foreign, progress, wrapped_to)
+        homes[name] = dataclasses.replace(exchanged, keks=homes[name].keks)
+    return dataclasses.replace(homes.pop(first), elsewhere=homes)
+
+
+def _provision(
+    lab: Lab,
+    state: Path,
+    name: str,
+    serials: Sequence[str],
+    foreign: Mapping[str, Certificate],
+    progress: Callable[[str], None],
+    wrapped_to: Mapping[str, bytes] | None = None,
+) -> ProvisionedLab:
+    """Provision one token of the lab; ``foreign`` are KEKs that are at home in others."""
     hosts = dict.fromkeys([*provisioning.EKM_HOSTS, *(ekm.host for ekm in lab.ekms)])
-    by_bits: dict[int, list[str]] = {}
+    first = name == lab.ekms[0].token
+    by_bits: dict[int, list[str]] = {MIN_KEK_BITS: []}
     for kek in lab.keks:
-        by_bits.setdefault(kek.bits, []).append(kek.label)
-    ekm_token = _own_token(lab, state)
-    *others, (bits, labels) = by_bits.items() or [(MIN_KEK_BITS, [])]
-    for other_bits, other_labels in others:
-        provisioning.provision_lab(
+        if lab.home_of(kek) == name:
+            by_bits.setdefault(kek.bits, []).append(kek.label)
+    keks: dict[str, Certificate] = {}
+    for bits, labels in sorted(by_bits.items(), reverse=True):  # the least at last, with all else
+        made = provisioning.provision_lab(
             state,
-            other_labels,
-            (),
+            labels,
+            serials if bits == MIN_KEK_BITS else (),
             ekm_hosts=tuple(hosts),
-            kek_bits=other_bits,
-            ekm_token=ekm_token,
+            kek_bits=bits,
+            ekm_token=_own_token(lab, name, state),
+            partner_keks=foreign,
+            partner_drives=None if first else wrapped_to,
+            signing=provisioning.SIGNING if first else f"{provisioning.SIGNING}-{name}",
             progress=progress,
         )
-    return provisioning.provision_lab(
-        state,
-        labels,
-        serials,
-        ekm_hosts=tuple(hosts),
-        kek_bits=bits,
-        ekm_token=ekm_token,
-        progress=progress,
-    )
+        keks |= made.keks
+    return dataclasses.replace(made, keks=keks)
 
 
-def _own_token(lab: Lab, state: Path) -> TokenConfig | None:
-    """The token of the user's own that the first key manager uses; None for the rig's SoftHSM."""
-    name = lab.ekms[0].token
-    return None if lab.tokens[name].module == "softhsm" else token_config(lab, name, state)
+def _own_token(lab: Lab, name: str, state: Path) -> TokenConfig | None:
+    """A token as it is to be opened; None for the SoftHSM token that the rig makes first."""
+    if name == lab.ekms[0].token and lab.tokens[name].module == "softhsm":
+        return None
+    return token_config(lab, name, state)
 
 
 def token_config(lab: Lab, name: str, state: Path) -> TokenConfig:
@@ -92,9 +128,11 @@ def _pin(pin: LabPin) -> PinSource:
 def ekm_config(lab: Lab, ekm: EkmUnit, provisioned: ProvisionedLab) -> EkmConfig:
     """The configuration of a key manager that the rig starts; its drives are in its table.
 
-    Its drive table and audit log are its own: the two of a pair share the token and nothing else.
+    Its drive table and audit log are its own: the two of a pair share the token, if anything. It
+    opens EEDKs of the key managers on the lab's other tokens too.
     """
-    config = lab_config(provisioned, ekm.host, ekm.port)
+    home = provisioned.elsewhere.get(ekm.token, provisioned)
+    config = lab_config(home, ekm.host, ekm.port)
     folder = config.audit.parent / ekm.name
     private_directory(folder)
     config = dataclasses.replace(
@@ -102,6 +140,11 @@ def ekm_config(lab: Lab, ekm: EkmUnit, provisioned: ProvisionedLab) -> EkmConfig
         token=token_config(lab, ekm.token, provisioned.state_dir),
         drive_table=folder / config.drive_table.name,
         audit=folder / config.audit.name,
+        partners=tuple(
+            each.ekm_certificate
+            for each in (provisioned, *provisioned.elsewhere.values())
+            if each is not home
+        ),
     )
     enrol_drives(config, provisioned)
     return config

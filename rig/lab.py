@@ -134,6 +134,10 @@ class KekUnit(Part):
 
     label: Label = Field(description=LABEL_RULE)
     bits: Literal[2048, 3072, 4096] = Field(default=2048, description="2048, 3072 or 4096")
+    token: Name | None = Field(
+        default=None,
+        description="the token that it is made in, by default that of the first key manager",
+    )
 
 
 class PoolKey(Part):
@@ -253,6 +257,16 @@ class Lab(Part):
         """The drives of a node (EKM-10)."""
         serials = self.nodes[node].drives
         return tuple(each for each in self.drives if serials is None or each.serial in serials)
+
+    @property
+    def other_tokens(self) -> tuple[str, ...]:
+        """Tokens of key managers that the rig starts, but for that of the first key manager."""
+        names = dict.fromkeys(ekm.token for ekm in self.ekms if ekm.start)
+        return tuple(name for name in names if name != self.ekms[0].token)
+
+    def home_of(self, kek: KekUnit) -> str:
+        """The name of the token that a KEK is made in."""
+        return kek.token or self.ekms[0].token
 
     @property
     def run_node(self) -> str:

@@ -103,6 +103,7 @@ def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
                 f"tokens.{name} has no pin; for a token of your own write {PIN_RULE}.",
             )
     yield from _node_mistakes(lab)
+    yield from _token_mistakes(lab)
     labels: set[str] = set()
     for index, kek in enumerate(lab.keks):
         if kek.label.casefold() in labels:
@@ -111,6 +112,8 @@ def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
                 f"the key label {kek.label!r} is given twice (labels are compared without case).",
             )
         labels.add(kek.label.casefold())
+        if kek.token is not None and kek.token not in lab.tokens:
+            yield ("keks", index, "token"), _no_such("token", kek.token, lab.tokens)
     for number, pool in lab.pools.items():
         yield from _pool_mistakes(lab, ("pools", number), number, pool)
 
@@ -154,6 +157,31 @@ def _node_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
                     )
         for number, pool in (node.pools or {}).items():
             yield from _pool_mistakes(lab, ("nodes", name, "pools", number), number, pool)
+
+
+def _token_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
+    """Key managers on different tokens each need a key of a pool in theirs."""
+    if not lab.other_tokens:
+        return
+    labels = {lab.tokens[name].label for name in lab.other_tokens}
+    if len(labels) < len(lab.other_tokens) or lab.tokens[lab.ekms[0].token].label in labels:
+        yield (
+            ("tokens",),
+            "two tokens of key managers have the same label; use one token for both of them, or "
+            "give each token a label of its own.",
+        )
+    homes = {kek.label.casefold(): lab.home_of(kek) for kek in lab.keks}
+    for node in lab.nodes:
+        for number, pool in lab.pools_of(node).items():
+            known = {homes.get(key.label.casefold()) for key in pool.keys}
+            for ekm in lab.ekms_of(node):
+                if ekm.start and pool.encrypt and None not in known and ekm.token not in known:
+                    yield (
+                        ("pools", number) if lab.nodes[node].pools is None else ("nodes", node),
+                        f"pool {number} has no key in token '{ekm.token}', so key manager "
+                        f"'{ekm.name}' could neither write nor read its tapes; give the pool a "
+                        f"second key, of keks with token: {ekm.token}.",
+                    )
 
 
 def _pool_mistakes(
