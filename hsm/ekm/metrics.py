@@ -89,7 +89,7 @@ class FrontMetrics:
         )
         self.turned_away = Counter(
             "taperig_ekm_connections_turned_away",
-            "TCP connections over the limit",
+            "TCP connections over the limit, or when no worker had served for a while",
             registry=self._own,
         )
 

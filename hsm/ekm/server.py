@@ -37,6 +37,8 @@ USER_ERROR = 2
 """Exit status when the user has something to mend."""
 _BACKLOG = 1024
 _ACCEPTED_AT_ONCE = 64
+_WAIT_SECONDS = 4.0
+"""So long new connections wait for a worker, when none serves: less than relays have patience."""
 _SEND_BUFFER = 2 * messages.FRAME_LIMIT
 """Bytes of unread answers that the kernel keeps for a peer."""
 
@@ -49,6 +51,8 @@ class EkmServer:
         self._config = config
         self._audit = audit
         self._stop = asyncio.Event()
+        self._serving: bool | None = None
+        self._patience: asyncio.TimerHandle | None = None
 
     async def run(self, on_ready: Callable[[str, int], None]) -> None:
         """Serve until SIGTERM or SIGINT; call ``on_ready`` with the address once it serves."""
@@ -80,6 +84,8 @@ class EkmServer:
                 LOG.info("stopping")
                 supervisor.stopping()
                 crew.on_serving = lambda serving: None
+                if self._patience is not None:
+                    self._patience.cancel()
                 loop.remove_reader(listener)
         finally:
             alive.cancel()
@@ -87,14 +93,22 @@ class EkmServer:
             await crew.stop()
 
     def _take_or_wait(self, listener: socket.socket, crew: Crew, serving: bool) -> None:
-        """Leave connections with the kernel while no worker serves."""
+        """Leave connections with the kernel while no worker serves; end them if that lasts."""
+        if serving == self._serving:
+            return
+        self._serving = serving
         loop = asyncio.get_running_loop()
+        if self._patience is not None:
+            self._patience.cancel()
         if serving:
-            loop.add_reader(listener, self._accept, listener, crew)
+            loop.add_reader(listener, self._accept, listener, crew.hand_over)
         else:
             loop.remove_reader(listener)
+            self._patience = loop.call_later(
+                _WAIT_SECONDS, loop.add_reader, listener, self._accept, listener, crew.turn_away
+            )
 
-    def _accept(self, listener: socket.socket, crew: Crew) -> None:
+    def _accept(self, listener: socket.socket, take: Callable[[socket.socket], None]) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 connection, _ = listener.accept()
@@ -104,7 +118,7 @@ class EkmServer:
                 LOG.warning("connection not taken", cause=error.strerror)
                 return
             with connection:
-                crew.hand_over(connection)
+                take(connection)
 
 
 def _bind(config: EkmConfig) -> socket.socket:

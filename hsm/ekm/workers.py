@@ -128,6 +128,11 @@ class Crew:
                 worker.connections += 1
                 return
 
+    def turn_away(self, connection: socket.socket) -> None:
+        """Have a connection end, since nobody serves it: its relay goes elsewhere."""
+        self.metrics.accepted.inc()
+        self.metrics.turned_away.inc()
+
     # Within
 
     def _spawn(self) -> None:

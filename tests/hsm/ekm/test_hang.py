@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -151,7 +152,7 @@ def test_a_worker_that_hangs_with_the_logs_lock_does_not_hold_up_the_front(
         before = set(workers_of(ekm.pid))
         fcntl.fcntl(holder, fcntl.F_OFD_SETLKW, _LOCK)
         with EkmProxy([endpoint], ANSWER_SECONDS) as proxy:
-            with pytest.raises(EkmUnavailable, match="closed the connection"):
+            with pytest.raises(EkmUnavailable, match="Lost contact"):
                 proxy.exchange(session)
             await_workers(config, 2)
             (replaced,) = before - set(workers_of(ekm.pid))
@@ -220,6 +221,13 @@ def test_a_token_taken_away_while_nothing_is_asked_is_noticed_and_back_by_itself
         await_status(config, 503)
         lines = page(config, "/metrics")[1].splitlines()
         assert {"taperig_ekm_ready 0.0", "taperig_ekm_workers 0.0"} <= set(lines)
+        # Connections wait for a worker for a while; then they are ended, and the VE goes elsewhere.
+        with socket.create_connection((endpoint.host, endpoint.port), 20) as waiting:
+            assert waiting.recv(1) == b""
+        with socket.create_connection((endpoint.host, endpoint.port), 3) as another:
+            assert another.recv(1) == b"", "from then on at once"
+        turned_away = "taperig_ekm_connections_turned_away_total 2.0"
+        assert turned_away in page(config, "/metrics")[1].splitlines()
         # Those that are to replace them find no token either.
         await_cause(config, "could not be started (GeneralError)")
         away.rename(tokens)
