@@ -19,7 +19,7 @@ from cryptography import x509
 from hsm.eedk import Eedk, KeyLabel
 from hsm.ekm import certificates, messages
 from hsm.ekm.audit import AuditLog
-from hsm.ekm.drive_table import DriveTable, EnrolledDrive, fingerprint
+from hsm.ekm.drive_table import DriveTable, DriveTableError, EnrolledDrive, fingerprint
 from hsm.ekm.errors import ErrorCode, ExchangeError, MessageError
 from hsm.ekm.messages import (
     Ack,
@@ -129,7 +129,8 @@ class Exchange:
 
         Hello, KeyRequest, LabelQuery and Ping get one answer each; Ack and Error none. A peer
         whose bytes are no message, or whose Ack is bad, gets an Error and the connection ends,
-        because it would take that Error for the answer to its next message. Raises TokenGoneError.
+        because it would take that Error for the answer to its next message. The connection ends
+        without a word when the drive table cannot be written. Raises TokenGoneError.
         """
         message: AnyMessage | None = None
         try:
@@ -141,6 +142,10 @@ class Exchange:
             return self._refuse(error.code, str(error), close=isinstance(message, Ack))
         except TokenGoneError:
             raise  # the connection ends, so that the drive is served elsewhere
+        except DriveTableError as error:
+            # So it does when another worker hangs and holds the table: that is no word to a drive.
+            refusal = self._refuse(ErrorCode.INTERNAL_FAILURE, str(error), close=True)
+            return replace(refusal, frame=None)
         except TaperigError as error:
             return self._refuse(ErrorCode.INTERNAL_FAILURE, str(error))
         except Exception as error:

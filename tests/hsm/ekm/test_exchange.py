@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -751,3 +752,24 @@ def test_no_record_no_key(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None
     answer = exchange.on_frame(key_request)
     assert ErrorCode(error_of(answer).code) is ErrorCode.INTERNAL_FAILURE
     assert answer.close
+
+
+@pytest.mark.rule("EKM-6")
+def test_a_table_that_another_worker_holds_ends_the_connection_without_a_word(bench: Bench) -> None:
+    """One that hangs in the middle of a change; the relay then asks the other key manager."""
+    exchange, _, key_request = begun(bench)
+    bench.drives._database.execute("PRAGMA busy_timeout = 50")
+    before = bench.watch.count
+    holder = sqlite3.connect(bench.drives.path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    try:
+        answer = exchange.on_frame(key_request)
+    finally:
+        holder.execute("ROLLBACK")
+        holder.close()
+    assert answer == Answer(None, close=True)
+    assert bench.watch.count == before, "no key work"
+    last = bench.records()[-1]
+    assert (last["event"], last["cause"]) == ("refusal", "INTERNAL_FAILURE")
+    assert "drive table" in last["text"]
+    assert bench.run(bench.session(ASK)).grant
