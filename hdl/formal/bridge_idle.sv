@@ -51,10 +51,13 @@ module bridge_idle (
   (* hierconn *) wire \u_dut.u_board_bus.penable_q ;
   (* hierconn *) wire \u_dut.u_board_bus.ready_q ;
   (* hierconn *) wire \u_dut.u_board_bus.out_ready_q ;
-  (* hierconn *) wire \u_dut.u_board_bus.to_engine ;
-  (* hierconn *) wire \u_dut.u_board_bus.to_board ;
-  (* hierconn *) wire \u_dut.u_board_bus.to_out ;
+  (* hierconn *) wire \u_dut.u_board_bus.decoded_q ;
+  (* hierconn *) wire \u_dut.u_board_bus.to_engine_q ;
+  (* hierconn *) wire \u_dut.u_board_bus.to_board_q ;
+  (* hierconn *) wire \u_dut.u_board_bus.to_out_q ;
+  (* hierconn *) wire [31:0] \u_dut.u_board_bus.bus_address_i ;
   (* hierconn *) wire \u_dut.u_record_out.fetched_q ;
+  (* hierconn *) wire \u_dut.u_record_out.there_q ;
   (* hierconn *) wire \u_dut.u_board_regs.is_active ;
   (* hierconn *) wire \u_dut.u_board_regs.cpuif_req ;
   (* hierconn *) wire \u_dut.u_drive_crypto.u_regs.is_active ;
@@ -85,12 +88,16 @@ module bridge_idle (
   wire [2:0] tx_timer = \u_dut.u_uart_tx.timer_q ;
   wire writes = \u_dut.u_uart_bone.write_q ;
   wire [9:0] shift = \u_dut.u_uart_tx.shift_q ;
-  wire to_engine = \u_dut.u_board_bus.to_engine ;
-  wire to_board = \u_dut.u_board_bus.to_board ;
+  wire decoded = \u_dut.u_board_bus.decoded_q ;
+  wire to_engine = \u_dut.u_board_bus.to_engine_q ;
+  wire to_board = \u_dut.u_board_bus.to_board_q ;
+  wire to_out = \u_dut.u_board_bus.to_out_q ;
+  wire [31:0] address = \u_dut.u_board_bus.bus_address_i ;
   wire penable = \u_dut.u_board_bus.penable_q ;
   wire ready = \u_dut.u_board_bus.ready_q ;
   wire out_ready = \u_dut.u_board_bus.out_ready_q ;
   wire fetched = \u_dut.u_record_out.fetched_q ;
+  wire there = \u_dut.u_record_out.there_q ;
   wire engine_active = \u_dut.u_drive_crypto.u_regs.is_active ;
   wire board_active = \u_dut.u_board_regs.is_active ;
 
@@ -103,7 +110,7 @@ module bridge_idle (
   // ---- How long each thing that is under way may still take, in clocks -----------------------------
 
   localparam logic [16:0] ByteOut = 10 * ClocksPerBit + 1;
-  localparam logic [16:0] WordOut = 4 + 4 * ByteOut;  // an access of four clocks, then its answer
+  localparam logic [16:0] WordOut = 6 + 4 * ByteOut;  // an access of six clocks, then its answer
 
   // A byte on its way in, until it is there.
   wire rx_busy = rx_state == RxData || rx_state == RxStop;
@@ -113,8 +120,9 @@ module bridge_idle (
   wire [5:0] bytes = 6'(waiting) + 6'(rx_busy) + 6'(rx_valid);
 
   // An access, with the accesses and answers that follow it without another byte.
-  wire [16:0] access_clocks = ready ? 1 : to_engine || to_board ? 3 - 17'(penable) :
-                              \u_dut.u_board_bus.to_out ? (out_ready ? 2 : 4 - 17'(fetched)) : 2;
+  wire [16:0] access_clocks = ready ? 1 : !decoded ? 6 :
+                              to_engine || to_board ? 3 - 17'(penable) :
+                              to_out ? (out_ready ? 2 : there ? 3 : 5 - 17'(fetched)) : 2;
   wire answering = state == Access || state == Answer;
   wire [16:0] answer_clocks =
       state == Access && writes ? access_clocks :
@@ -186,9 +194,16 @@ module bridge_idle (
       i_engine_regs: assert (engine_active == \u_dut.u_drive_crypto.u_regs.cpuif_req );
       i_board_asked: assert (!board_active || (state == Access && to_board));
       i_engine_asked: assert (!engine_active || (state == Access && to_engine));
-      i_ready: assert (!ready || (state == Access && !penable && !fetched && !out_ready));
-      i_out_ready: assert (!out_ready || (state == Access && !fetched &&
-                                          \u_dut.u_board_bus.to_out ));
+      i_ready: assert (!ready || (state == Access && !penable && !fetched && !there && !out_ready));
+      i_out_ready: assert (!out_ready || (state == Access && !fetched && !there && to_out));
+      i_decoded: assert (!decoded || state == Access);
+      i_begun: assert (decoded || ready || !(penable || fetched || there || out_ready));
+      i_fetched: assert (!(fetched || there) || (state == Access && to_out && !out_ready));
+      i_one: assert (!fetched || !there);
+      i_to: assert (!decoded || (to_engine == (address[31:8] == board_pkg::EngineBase[31:8]) &&
+                                 to_board == (address[31:7] == board_pkg::BoardBase[31:7]) &&
+                                 to_out == (address[31:4] == board_pkg::OutWindow[31:4] &&
+                                            !writes)));
       i_penable: assert (penable == (board_active || engine_active));
     end
   end

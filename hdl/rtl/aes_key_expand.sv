@@ -83,23 +83,16 @@ module aes_key_expand (
 
   assign word_d = w_q[Words-KeyWords] ^ term;
 
-  // The same for the parity. Rotated by one row, even rows are odd.
-  logic [1:0] parity_previous, parity_substituted, parity_term, parity_d;
+  // The same for the parity. Rotated by one row, even rows are odd. What the ROM says comes last.
+  logic [1:0] parity_previous, parity_rest, parity_drift, parity_d;
+  logic is_substituted;
 
   assign parity_previous = parity_q[Words-1];
-  assign parity_substituted = (is_key_multiple ? {parity_previous[0], parity_previous[1]} :
-                                                 parity_previous) ^
-                              {drift[1][0] ^ drift[3][0], drift[0][0] ^ drift[2][0]};
-
-  always_comb begin
-    unique case (1'b1)
-      is_key_multiple: parity_term = parity_substituted ^ {1'b0, ^rcon_q};
-      is_half_way:     parity_term = parity_substituted;
-      default:         parity_term = parity_previous;
-    endcase
-  end
-
-  assign parity_d = parity_q[Words-KeyWords] ^ parity_term;
+  assign parity_rest = parity_q[Words-KeyWords] ^
+      (is_key_multiple ? {parity_previous[0], parity_previous[1] ^ (^rcon_q)} : parity_previous);
+  assign is_substituted = is_key_multiple | is_half_way;
+  assign parity_drift = {drift[1][0] ^ drift[3][0], drift[0][0] ^ drift[2][0]};
+  assign parity_d = parity_rest ^ (parity_drift & {2{is_substituted}});
 
   // No asynchronous reset on data: it leaves a clear to be done at the first edge.
   always_ff @(posedge clk_i or negedge rst_ni) begin

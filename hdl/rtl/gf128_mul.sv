@@ -5,10 +5,10 @@
 //
 // Ports
 //   clear_i    zeroes all registers, at one edge; there is no other reset
-//   valid_i    a_i, b_i are factors, from registers
-//   p_o        their product two clocks later, still to be registered (the third stage)
+//   valid_i    a_i, b_i are factors
+//   p_o        their product three clocks later, still to be registered (the fourth stage)
 //
-// Latency 2 clocks and a reduction, throughput one product a clock.
+// Latency 3 clocks and a reduction, throughput one product a clock.
 
 module gf128_mul (
     input  logic         clk_i,
@@ -19,10 +19,11 @@ module gf128_mul (
     output logic [127:0] p_o
 );
 
-  // Stage 1: the nine products. Of 64-bit factors (h, l) Karatsuba needs h, h ^ l and l; of each
-  // of these three, the same again.
-  logic [8:0][31:0] a, b;
+  // Stage 1: the factors of nine products. Of 64-bit factors (h, l) Karatsuba needs h, h ^ l and l;
+  // of each of these three, the same again.
+  logic [8:0][31:0] a, b, a_q, b_q;
   logic [31:0] a_high, a_low, b_high, b_low;
+  logic factors_q, products_q;
 
   assign a_high = a_i[127:96] ^ a_i[63:32];
   assign a_low  = a_i[95:64] ^ a_i[31:0];
@@ -49,21 +50,38 @@ module gf128_mul (
   assign b[1]   = b_i[63:32] ^ b_i[31:0];
   assign b[0]   = b_i[31:0];
 
+  always_ff @(posedge clk_i) begin
+    if (clear_i) begin
+      factors_q  <= 1'b0;
+      products_q <= 1'b0;
+      a_q        <= '0;
+      b_q        <= '0;
+    end else begin
+      factors_q  <= valid_i;
+      products_q <= factors_q;
+      if (valid_i) begin
+        a_q <= a;
+        b_q <= b;
+      end
+    end
+  end
+
+  // Stage 2: the nine products.
   logic [8:0][63:0] product;
 
   for (genvar k = 0; k < 9; k++) begin : gen_product
     clmul_32 u_clmul_32 (
         .clk_i,
         .clear_i,
-        .en_i(valid_i),
-        .a_i (a[k]),
-        .b_i (b[k]),
+        .en_i(factors_q),
+        .a_i (a_q[k]),
+        .b_i (b_q[k]),
         .p_o (product[k])
     );
   end
 
-  // Stage 2: the product, 255 bits, x^0 foremost, and a zero behind it. In words of 64 bits, here and in
-  // stage 3: wider ones cost the simulation far more.
+  // Stage 3: the product, 255 bits, x^0 foremost, and a zero behind it. In words of 64 bits, here and in
+  // stage 4: wider ones cost the simulation far more.
   logic [63:0] inner_high, inner_middle, inner_low;
 
   assign inner_high   = product[8] ^ product[7] ^ product[6];
@@ -81,28 +99,23 @@ module gf128_mul (
   assign word_2   = high_0 ^ middle_1 ^ high_1 ^ low_1;
   assign word_1   = low_1 ^ middle_0 ^ high_0 ^ low_0;
 
-  logic valid_q;
   logic [63:0] wide_3_q, wide_2_q, wide_1_q, wide_0_q;
 
   always_ff @(posedge clk_i) begin
     if (clear_i) begin
-      valid_q  <= 1'b0;
       wide_3_q <= '0;
       wide_2_q <= '0;
       wide_1_q <= '0;
       wide_0_q <= '0;
-    end else begin
-      valid_q <= valid_i;
-      if (valid_q) begin
-        wide_3_q <= {high_1[62:0], word_2[63]};
-        wide_2_q <= {word_2[62:0], word_1[63]};
-        wide_1_q <= {word_1[62:0], low_0[63]};
-        wide_0_q <= {low_0[62:0], 1'b0};
-      end
+    end else if (products_q) begin
+      wide_3_q <= {high_1[62:0], word_2[63]};
+      wide_2_q <= {word_2[62:0], word_1[63]};
+      wide_1_q <= {word_1[62:0], low_0[63]};
+      wide_0_q <= {low_0[62:0], 1'b0};
     end
   end
 
-  // Stage 3: reduction. Terms from x^128 on, as a block of their own, times x^7 + x^2 + x + 1;
+  // Stage 4: reduction. Terms from x^128 on, as a block of their own, times x^7 + x^2 + x + 1;
   // what that pushes past x^127 again comes back in the same way, through `folded`.
   logic [63:0] folded;
 

@@ -122,7 +122,6 @@ module ghash (
   // ---- Stages ----------------------------------------------------------------------------------
 
   slot_t factors_slot_q, products_slot_q, wide_slot_q;
-  logic [127:0] a_q, b_q;
   logic [3:0][127:0] lanes_q;
   logic [127:0] lane_value, power_value;
   logic [127:0] digest_q;
@@ -155,8 +154,6 @@ module ghash (
       remaining_q     <= '0;
       lane_q          <= '0;
       next_fresh_q    <= 1'b0;
-      a_q             <= '0;
-      b_q             <= '0;
       factors_slot_q  <= '0;
       products_slot_q <= '0;
       wide_slot_q     <= '0;
@@ -182,10 +179,6 @@ module ghash (
         next_fresh_q    <= fresh && lane != 2'd3;
       end
       factors_slot_q <= in_q;
-      if (in_q.valid) begin
-        a_q <= x_q ^ lane_value;
-        b_q <= power_value;
-      end
       products_slot_q <= factors_slot_q;
       wide_slot_q     <= products_slot_q;
     end
@@ -194,9 +187,9 @@ module ghash (
   gf128_mul u_gf128_mul (
       .clk_i,
       .clear_i(wipe),
-      .valid_i(factors_slot_q.valid),
-      .a_i    (a_q),
-      .b_i    (b_q),
+      .valid_i(in_q.valid),
+      .a_i    (x_q ^ lane_value),
+      .b_i    (power_value),
       .p_o    (product)
   );
 

@@ -91,7 +91,7 @@ module record_bank #(
     mark_d = mark_q;
     if (wipe_write) begin
       mark_d = mark_q - 1'b1;
-    end else if (!wiping_q && write_i && mark_after_write > mark_q) begin
+    end else if (!wiping_q && write_i && {1'b0, write_index_i} >= mark_q) begin
       mark_d = mark_after_write;
     end
   end

@@ -54,7 +54,6 @@ module record_buffer #(
   assign leaves = read_i | discarded_o;
   // Up by one, down by one, or not at all.
   assign step = {{(IndexBits + 1) {leaves & ~promise_i}}, leaves ^ promise_i};
-  assign last_d = promised_d == LastPlace;
 
   always_comb begin
     write_place_d = write_place_q;
@@ -70,6 +69,16 @@ module record_buffer #(
       write_place_d = '0;
       read_place_d  = '0;
       promised_d    = '0;
+    end
+    // Without the sum, which is late.
+    if (clear_i) begin
+      last_d = 1'b0;
+    end else if (leaves == promise_i) begin
+      last_d = last_q;
+    end else if (leaves) begin
+      last_d = promised_q[IndexBits+1];
+    end else begin
+      last_d = promised_q == LastPlace - 1'b1;
     end
   end
 

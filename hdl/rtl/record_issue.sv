@@ -209,7 +209,8 @@ module record_issue #(
     end
   end
 
-  assign fresh_d = in_header & take;
+  // As take says, but without what only the other states wait for.
+  assign fresh_d = in_header & in_valid_i & accept_i & free_i;
   assign refused_d = refused & ~in_header;
   assign first_d = in_header | (first_q & ~take);
 
@@ -221,20 +222,19 @@ module record_issue #(
     data_words_d = data_words_q;
     block_d      = block_q;
     if (in_header) begin
-      if (take) begin
-        op_d         = header.op;
-        aad_len_d    = header.aad_len;
-        data_len_d   = header.data_len;
-        bad_d        = header_bad;
-        is_gcm_d     = header_is_gcm;
-        is_decrypt_d = header.op == drive_crypto_pkg::OpDecrypt;
-        has_data_d   = header_has_data;
-        last_aad_d   = header_aad_words == 5'd1;
-        last_data_d  = header_data_words == 16'd1;
-        aad_words_d       = header_aad_words;
-        data_words_d      = header_data_words;
-      end
-      block_d = 32'd2;
+      // Whether it is taken or not: nothing asks before one was.
+      op_d         = header.op;
+      aad_len_d    = header.aad_len;
+      data_len_d   = header.data_len;
+      bad_d        = header_bad;
+      is_gcm_d     = header_is_gcm;
+      is_decrypt_d = header.op == drive_crypto_pkg::OpDecrypt;
+      has_data_d   = header_has_data;
+      last_aad_d   = header_aad_words == 5'd1;
+      last_data_d  = header_data_words == 16'd1;
+      aad_words_d  = header_aad_words;
+      data_words_d = header_data_words;
+      block_d      = 32'd2;
     end else if (take) begin
       if (in_aad) begin
         aad_words_d     = aad_words_q - 5'd1;
@@ -256,18 +256,22 @@ module record_issue #(
   end
 
   always_ff @(posedge clk_i) begin
-    if (clear_i || (fresh_q && refused)) begin
+    if (clear_i) begin
       iv_q        <= '0;
       iv_parity_q <= '0;
-    end else if (in_header && take) begin
+    end else if (fresh_d) begin
       iv_q        <= header.iv;
       iv_parity_q <= aes_pkg::block_parity({header.iv, 32'd0});
+    end else if (refused_q) begin
+      iv_q        <= '0;
+      iv_parity_q <= '0;
     end
   end
 
   // ---- Slots ---------------------------------------------------------------------------------
 
   logic [2:0] kind_d, kind_q;
+  logic data_d, data_q;  // it is of data
   record_pkg::slot_t slot_q;
   logic [3:0] bytes;  // of the word that may be taken, 0 means 16
   logic [127:0] mask;
@@ -306,6 +310,7 @@ module record_issue #(
 
   assign mask = record_pkg::byte_mask(bytes);
 
+  assign data_d = kind_d == record_pkg::SlotData;
   assign aes_valid_d = kind_d == record_pkg::SlotHashKey ||
                        (is_gcm_q && (kind_d == record_pkg::SlotData ||
                                      kind_d == record_pkg::SlotEnd));
@@ -313,17 +318,22 @@ module record_issue #(
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       kind_q      <= record_pkg::SlotNone;
+      data_q      <= 1'b0;
       aes_valid_q <= 1'b0;
     end else begin
       kind_q      <= kind_d;
+      data_q      <= data_d;
       aes_valid_q <= aes_valid_d;
     end
   end
 
   // What a slot holds matters only with its kind, which comes late: so it is taken in any case, but
-  // not kept of a record that is refused.
+  // of a record that is refused for no longer than a clock.
+  logic drops;
+  assign drops = clear_i | hash_key_i | in_header | refused_q;
+
   always_ff @(posedge clk_i) begin
-    if (clear_i || hash_key_i || in_header || refused_now) begin
+    if (drops) begin
       slot_q <= '0;
     end else begin
       slot_q.check  <= ^{first_q, bytes};
@@ -336,7 +346,7 @@ module record_issue #(
   end
 
   always_ff @(posedge clk_i) begin
-    if (clear_i || hash_key_i || in_header || refused_now) begin
+    if (drops) begin
       aes_block_q  <= '0;
       aes_parity_q <= '0;
     end else begin
@@ -350,12 +360,12 @@ module record_issue #(
   logic wrong_said, wrong_counts;
 
   control_twin #(
-      .Width(46)
+      .Width(47)
   ) u_twin_said (
       .clk_i,
       .rst_ni,
-      .next_i ({state_d, fresh_d, refused_d, first_d, kind_d, aes_valid_d, said_d}),
-      .held_i ({state_q, fresh_q, refused_q, first_q, kind_q, aes_valid_q, said_q}),
+      .next_i ({state_d, fresh_d, refused_d, first_d, kind_d, data_d, aes_valid_d, said_d}),
+      .held_i ({state_q, fresh_q, refused_q, first_q, kind_q, data_q, aes_valid_q, said_q}),
       .wrong_o(wrong_said)
   );
 
@@ -381,7 +391,7 @@ module record_issue #(
   assign active_o          = ~in_header;
   assign inside_o          = ~in_header & ~fresh_q & ~end_done;
   assign waiting_o         = in_header & in_valid_i;
-  assign data_taken_o      = kind_q == record_pkg::SlotData;
+  assign data_taken_o      = data_q;
   assign starved_o         = active_o & in_ready_o & ~in_valid_i;
   assign blocked_o         = in_valid_i & ((in_header & accept_i & ~free_i) |
                                            (in_data & ~refused & ~room_i));

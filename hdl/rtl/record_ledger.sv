@@ -93,7 +93,10 @@ module record_ledger #(
     end
   end
 
-  assign full_d = tail_d - head_d == (PlaceBits + 1)'(Entries);
+  // Without the sums, which are late.
+  logic [PlaceBits:0] known;
+  assign known = tail_q - head_q;
+  assign full_d = ~fetch & (full_q | (open_i & (known == (PlaceBits + 1)'(Entries - 1))));
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
@@ -146,10 +149,27 @@ module record_ledger #(
   assign opened_result.data_len = open_data_len_i;
   assign opened_result.words = open_status_i == Ok ? open_words_i : '0;
 
+  // The result is written a clock later, long before it is due: its status comes late.
+  logic opened_q;
+  logic [PlaceBits-1:0] opened_place_q;
+  logic [ResultBits-1:0] opened_result_q;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      opened_q <= 1'b0;
+    end else begin
+      opened_q <= open_i;
+    end
+  end
+
   always_ff @(posedge clk_i) begin
+    opened_place_q  <= tail;
+    opened_result_q <= {^opened_result, opened_result};
     if (open_i) begin
-      exits[tail]   <= {^opened_exit, opened_exit};
-      results[tail] <= {^opened_result, opened_result};
+      exits[tail] <= {^opened_exit, opened_exit};
+    end
+    if (opened_q) begin
+      results[opened_place_q] <= opened_result_q;
     end
   end
 
@@ -343,12 +363,16 @@ module record_ledger #(
   logic wrong_places, wrong_verdict, wrong_next;
 
   control_twin #(
-      .Width(4 * (PlaceBits + 1) + 1 + 2 * Entries)
+      .Width(5 * (PlaceBits + 1) + 1 + 2 * Entries)
   ) u_twin_places (
       .clk_i,
       .rst_ni,
-      .next_i ({tail_d, exit_d, judged_d, head_d, full_d, failed_d, cut_d}),
-      .held_i ({tail_q, exit_q, judged_q, head_q, full_q, failed_q, cut_q}),
+      .next_i ({
+        tail_d, exit_d, judged_d, head_d, full_d, failed_d, cut_d, open_i, tail
+      }),
+      .held_i ({
+        tail_q, exit_q, judged_q, head_q, full_q, failed_q, cut_q, opened_q, opened_place_q
+      }),
       .wrong_o(wrong_places)
   );
 

@@ -47,7 +47,7 @@ async def access(
     # Outputs follow inputs within the clock: look in the middle of it, before the rising edge.
     while True:
         penable = bool(dut.penable_o.value)
-        if got.clocks == wait + 1:
+        if got.clocks == wait + 2:
             dut.pready_i.value = int(dut.psel_o.value) if penable else 0
             dut.pslverr_i.value = 3 if slave_error else 0
             dut.out_ready_i.value = 1
@@ -85,7 +85,7 @@ async def every_address_reaches_its_place_and_no_other(dut: Any) -> None:
             for write in (False, True):
                 got = await access(dut, address, write)
                 assert set(got.strobes) == {name}
-                assert got.clocks == 3
+                assert got.clocks == 4
                 assert not got.error
                 assert write or got.data == data
     for address, write, strobe in (
@@ -95,11 +95,11 @@ async def every_address_reaches_its_place_and_no_other(dut: Any) -> None:
         (OUT_ACK, True, "out_ack_o"),
     ):
         got = await access(dut, address, write)
-        assert (got.strobes, got.clocks, got.error) == ([strobe], 2, False)
+        assert (got.strobes, got.clocks, got.error) == ([strobe], 3, False)
     for offset in (0, 4, 12):
         got = await access(dut, OUT_WINDOW + offset, False)
         assert set(got.strobes) == {"out_read_o"}
-        assert (got.clocks, got.data, got.error) == (4, 0x4F4F4F4F, False)
+        assert (got.clocks, got.data, got.error) == (5, 0x4F4F4F4F, False)
 
 
 @cocotb.test()
@@ -113,7 +113,7 @@ async def where_nothing_is_reads_zero_and_is_reported(dut: Any) -> None:
     wrong_way = [(IN_WINDOW, False), (IN_COMMIT, False), (OUT_WINDOW, True), (OUT_ACK, False)]
     for address, write in [(a, w) for a in nowhere for w in (False, True)] + wrong_way:
         got = await access(dut, address, write)
-        assert (got.strobes, got.clocks, got.data, got.error) == ([], 2, 0, True), hex(address)
+        assert (got.strobes, got.clocks, got.data, got.error) == ([], 3, 0, True), hex(address)
 
 
 @cocotb.test()
@@ -122,10 +122,10 @@ async def slow_answers_are_waited_for_and_refusals_passed_on(dut: Any) -> None:
     for wait in (0, 1, 5):
         for address in (ENGINE + 8, BOARD + 8, OUT_WINDOW):
             got = await access(dut, address, False, wait=wait)
-            assert got.clocks == 3 + wait + (address == OUT_WINDOW)
+            assert got.clocks == 4 + wait + (address == OUT_WINDOW)
         for address in (ENGINE + 8, BOARD + 8):
             got = await access(dut, address, True, wait=wait, slave_error=True)
-            assert (got.clocks, got.error) == (3 + wait, True)
+            assert (got.clocks, got.error) == (4 + wait, True)
 
 
 @cocotb.test()

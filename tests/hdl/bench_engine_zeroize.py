@@ -44,7 +44,7 @@ HARMLESS = re.compile(
       | u_ledger\.(tail|exit|judged|head|full|exit_record|failed|cut|wipe_place|ends)_q
       | u_ledger\.(sum_valid|judge|verdict|exit_parity)_q | u_exit\.(end|flags)_q
       | u_ledger\.next_q | u_buffer\.gen_bank\[.\]\.u_bank\.write_index_q
-      | u_ledger\.next_(valid|ok|failed)_q
+      | u_ledger\.next_(valid|ok|failed)_q | u_ledger\.opened(_place|_result)?_q
       | u_output\.(state|status|op|data_len|begun|forgotten)_q
       | u_output\.(fetched|held|spare|out)_(valid|data|last)_q
       | u_output\.(made|held|spare|out)_parity_q | .*\.u_twin\w*\.(twin|armed)_q
@@ -56,6 +56,10 @@ HEADERS = tuple(f"u_output.{name}_q" for name in ("made", "held", "spare", "out"
 # A record that was cut ends by one slot without data, which may be on its way.
 KINDS = ("u_issue.kind_q", "u_slot_delay.kinds_q")
 SLOT_REFUSED = 4
+# Header and first word of a record.
+FIRST_OF_A_RECORD = tuple(
+    f"u_issue.{name}_q" for name in ("iv", "iv_parity", "slot", "aes_block", "aes_parity")
+)
 
 
 def left(dut: Any) -> dict[str, int]:
@@ -75,8 +79,9 @@ def left(dut: Any) -> dict[str, int]:
         words = [int(word.value) for word in memory]
         assert len(words) == size
         found |= {f"{name}[{i}]": word for i, word in enumerate(words)}
-    # The IV of a header that came a clock ago: without a key it is dropped in the next.
-    fresh = ("u_issue.iv_q", "u_issue.iv_parity_q") if int(engine.u_issue.fresh_q.value) else ()
+    # Of a record whose header came a clock or two ago: without a key it is dropped then.
+    recent = int(engine.u_issue.fresh_q.value) or int(engine.u_ledger.opened_q.value)
+    fresh = FIRST_OF_A_RECORD if recent else ()
     rest = {}
     for path, value in found.items():
         name = path.removeprefix("engine_top.u_engine.")

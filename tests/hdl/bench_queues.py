@@ -123,7 +123,7 @@ async def counters_stop_at_their_end(dut: Any) -> None:
         event = clock % 2 | 2 | (clock < 7) << 2
         dut.event_i.value = event
         await clocks(dut)
-        wanted = [min(n + (event >> i & 1), 255) for i, n in enumerate(wanted)]
-        counts = int(dut.count_o.value)
+        counts = int(dut.count_o.value)  # of the events until a clock ago
         assert [counts >> 8 * i & 255 for i in range(4)] == wanted
+        wanted = [min(n + (event >> i & 1), 255) for i, n in enumerate(wanted)]
     assert wanted == [255, 255, 7, 0]

@@ -7,7 +7,9 @@
 //   psel_o            one hot: [0] engine, [1] board; the other apb signals are shared
 //   in_*, out_*       the record windows
 //
-// Latency: two clocks for a write to a window, five for a read of one, three for everything else.
+// The address is decoded into a register first: it comes from all over the bridge.
+//
+// Latency: three clocks for a write to a window, six for a read of one, four for everything else.
 
 module board_bus (
     input  logic        clk_i,
@@ -44,35 +46,49 @@ module board_bus (
   localparam logic [31:0] OutWindow = board_pkg::OutWindow;
   localparam logic [31:0] OutAck = board_pkg::OutAck;
 
-  logic to_engine, to_board, to_in, to_commit, to_out, to_ack, to_apb, nowhere;
-  logic penable_q, pready, pslverr, begun, ready, error, ready_q, error_q;
+  logic to_engine_q, to_board_q, to_in_q, to_commit_q, to_out_q, to_ack_q, to_apb, nowhere;
+  logic penable_q, pready, pslverr, decoded_q, begun, ready, error, ready_q, error_q;
   logic out_ready_q;
   logic [31:0] rdata, rdata_q, out_rdata_q;
 
-  assign to_engine = bus_address_i[31:8] == EngineBase[31:8];
-  assign to_board  = bus_address_i[31:7] == BoardBase[31:7];
-  assign to_in     = bus_address_i[31:4] == InWindow[31:4] && bus_write_i;
-  assign to_commit = bus_address_i == InCommit && bus_write_i;
-  assign to_out    = bus_address_i[31:4] == OutWindow[31:4] && !bus_write_i;
-  assign to_ack    = bus_address_i == OutAck && bus_write_i;
-  assign to_apb    = to_engine | to_board;
-  assign nowhere   = ~(to_apb | to_in | to_commit | to_out | to_ack);
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      decoded_q <= 1'b0;
+      to_engine_q <= 1'b0;
+      to_board_q  <= 1'b0;
+      to_in_q     <= 1'b0;
+      to_commit_q <= 1'b0;
+      to_out_q    <= 1'b0;
+      to_ack_q    <= 1'b0;
+    end else begin
+      decoded_q <= bus_valid_i & ~ready_q;
+      to_engine_q <= bus_address_i[31:8] == EngineBase[31:8];
+      to_board_q  <= bus_address_i[31:7] == BoardBase[31:7];
+      to_in_q     <= bus_address_i[31:4] == InWindow[31:4] && bus_write_i;
+      to_commit_q <= bus_address_i == InCommit && bus_write_i;
+      to_out_q    <= bus_address_i[31:4] == OutWindow[31:4] && !bus_write_i;
+      to_ack_q    <= bus_address_i == OutAck && bus_write_i;
+    end
+  end
+
+  assign to_apb = to_engine_q | to_board_q;
+  assign nowhere   = ~(to_apb | to_in_q | to_commit_q | to_out_q | to_ack_q);
 
   // The answer goes back out of registers: in its clock nothing more is asked for.
-  assign begun = bus_valid_i & ~ready_q;
+  assign begun = bus_valid_i & decoded_q & ~ready_q;
 
-  assign psel_o    = {begun & to_board, begun & to_engine};
+  assign psel_o    = {begun & to_board_q, begun & to_engine_q};
   assign penable_o = penable_q;
   assign pwrite_o  = bus_write_i;
   assign paddr_o   = bus_address_i[7:0];
   assign pwdata_o  = bus_wdata_i;
-  assign pready    = penable_q & (to_engine ? pready_i[0] : pready_i[1]);
-  assign pslverr   = to_engine ? pslverr_i[0] : pslverr_i[1];
+  assign pready    = penable_q & (to_engine_q ? pready_i[0] : pready_i[1]);
+  assign pslverr   = to_engine_q ? pslverr_i[0] : pslverr_i[1];
 
-  assign in_write_o  = begun & to_in;
-  assign in_commit_o = begun & to_commit;
-  assign out_read_o  = begun & to_out & ~out_ready_q;
-  assign out_ack_o   = begun & to_ack;
+  assign in_write_o  = begun & to_in_q;
+  assign in_commit_o = begun & to_commit_q;
+  assign out_read_o  = begun & to_out_q & ~out_ready_q;
+  assign out_ack_o   = begun & to_ack_q;
 
   always_comb begin
     ready = begun;
@@ -81,8 +97,8 @@ module board_bus (
     if (to_apb) begin
       ready = pready;
       error = pready & pslverr;
-      rdata = to_engine ? engine_rdata_i : board_rdata_i;
-    end else if (to_out) begin
+      rdata = to_engine_q ? engine_rdata_i : board_rdata_i;
+    end else if (to_out_q) begin
       ready = out_ready_q;
       rdata = out_rdata_q;
     end
