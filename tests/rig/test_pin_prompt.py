@@ -29,6 +29,8 @@ class Terminal:
         self.pid, self.master = pty.fork()
         if self.pid == 0:
             try:
+                # A shell without a terminal starts what runs in the background deaf to it.
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
                 stdout = os.open(out, os.O_WRONLY | os.O_CREAT, 0o600)
                 os.dup2(stdout, 1)
                 os.execve(arguments[0], arguments, environment)
