@@ -1,10 +1,19 @@
-"""Files and directories that only their owner may read."""
+"""Files and directories that only their owner may read, and names that outlive a power cut."""
 
 import os
 import stat
 from pathlib import Path
 
 from hsm.errors import ProvisioningError
+
+
+def sync_directory(path: Path) -> None:
+    """Make names in a folder outlive a power cut; raises OSError."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def private_directory(path: Path) -> None:

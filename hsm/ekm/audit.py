@@ -39,6 +39,7 @@ from hsm.ekm.audit_chain import (
     segment_path,
     verify,
 )
+from hsm.files import sync_directory
 
 __all__ = ["GENESIS", "AuditError", "AuditLog", "AuditSummary", "records", "verify"]
 
@@ -131,7 +132,7 @@ class AuditLog:
                 self._count, self._head = record["number"], record["hash"]
                 on_record(record)
         self._catch_up_alone()
-        self._sync_folder()
+        sync_directory(self.path.parent)
         self.sync()
 
     def _catch_up_alone(self) -> None:
@@ -281,7 +282,7 @@ class AuditLog:
             else:
                 following = self._open()
                 fcntl.fcntl(following, fcntl.F_OFD_SETLKW, _LOCK)
-            self._sync_folder()
+            sync_directory(self.path.parent)
         except BaseException as error:
             if following >= 0:
                 os.close(following)
@@ -310,13 +311,6 @@ class AuditLog:
         if os.write(file, line) != len(line):
             raise OSError("the new file could not be written")
         os.fsync(file)
-
-    def _sync_folder(self) -> None:
-        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _write(self, noted: Sequence[dict[str, Any]]) -> None:
         """Chain records to the last and write them, all or none."""

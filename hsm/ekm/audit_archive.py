@@ -16,6 +16,7 @@ from typing import Any
 from hsm.ekm.audit import AuditLog
 from hsm.ekm.audit_chain import ARCHIVED, AuditError, records, segments
 from hsm.ekm.cartridges import KNOWN, known_in
+from hsm.files import sync_directory
 
 
 def archive(log: AuditLog, directory: Path) -> dict[str, Any]:
@@ -86,18 +87,10 @@ def _move(segment: Path, directory: Path) -> None:
             copy.flush()
             os.fsync(copy.fileno())
         partial.rename(target)
-        _sync(directory)
+        sync_directory(directory)
     if target.read_bytes() != content:
         raise AuditError(
             f"{target} is there already and is another file; archive the segments elsewhere."
         )
     segment.unlink()
-    _sync(segment.parent)
-
-
-def _sync(directory: Path) -> None:
-    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_directory(segment.parent)

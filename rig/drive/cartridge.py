@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+from hsm.files import sync_directory
 from rig.drive.media import (
     HEADER_BYTES,
     KEY_CHECK_BYTES,
@@ -562,12 +563,3 @@ class Cartridge:
             f"{MEDIA_OFFSET - 1}) nor a copy on the media can be read; restore the file or make "
             f"the cartridge anew"
         )
-
-
-def sync_directory(path: Path) -> None:
-    """Make names in a folder outlive a power cut."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

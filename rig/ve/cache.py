@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hsm.errors import TaperigError
-from rig.drive.cartridge import sync_directory
+from hsm.files import sync_directory
 from rig.ve.volumes import VolumeHeader
 
 PIECE_BYTES = 1 << 20

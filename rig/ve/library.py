@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from hsm.errors import TaperigError
-from rig.drive.cartridge import SUFFIX, Cartridge, sync_directory
+from hsm.files import sync_directory
+from rig.drive.cartridge import SUFFIX, Cartridge
 from rig.drive.media import check_volser
 
 CATALOGUE = "library.json"
