@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from hsm.datakeys import DataKeys
 from hsm.ekm.audit import AuditLog
-from hsm.ekm.config import EkmConfig, enrol_drives, lab_config
+from hsm.ekm.config import EkmConfig
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.exchange import KeyManager
 from hsm.ekm.key_service import TokenKeyService
@@ -22,7 +21,7 @@ from hsm.token import Token, open_token
 from rig.drive.key_exchange import DriveSession
 from tests.ekm_lab import SoftDrive, SoftKek, TokenWatch, authority, der, make_lab
 from tests.hsm.ekm.ekm_bench import PUBLIC_ONLY, Bench, Outsiders, Site
-from tests.hsm.ekm.service_bench import ASK, free_port
+from tests.hsm.ekm.service_bench import ASK, free_port, make_config
 
 
 @pytest.fixture(scope="session")
@@ -73,22 +72,15 @@ def bench(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.fixture
 def config(lab: ProvisionedLab, outsiders: Outsiders, tmp_path: Path) -> EkmConfig:
-    drive = outsiders.drive
-    with open_token(lab.ekm_token) as token:
-        Keystore(token).enroll_drive_key(drive.serial, drive.wrap_spki)
-    config = dataclasses.replace(
-        lab_config(lab, port=0),
-        drive_table=tmp_path / "drives.sqlite",
-        audit=tmp_path / "audit.jsonl",
+    return make_config(
+        lab,
+        outsiders,
+        tmp_path,
         workers=2,
         metrics_port=free_port(),
         log_format="json",
         log_level="info",
     )
-    enrol_drives(config, lab)
-    with DriveTable(config.drive_table) as table:
-        table.enrol(drive.serial, drive.certificate_der, drive.wrap_spki, drive.oaep_hash)
-    return config
 
 
 @pytest.fixture

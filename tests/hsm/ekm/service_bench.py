@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 from hsm.eedk import KeyLabel
-from hsm.ekm.config import EkmConfig
+from hsm.ekm.config import EkmConfig, enrol_drives, lab_config
+from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.errors import EkmUnavailable
+from hsm.keystore import Keystore
+from hsm.lab import ProvisionedLab
+from hsm.token import open_token
 from rig.drive.key_exchange import DriveSession, Generate
 from rig.ve.ekm_proxy import EkmProxy
 from tests.ekm_lab import MAIN_KEY
+from tests.hsm.ekm.ekm_bench import Outsiders
 
 ASK = Generate("VOL001", (KeyLabel(MAIN_KEY),))
+
+
+def make_config(
+    lab: ProvisionedLab, outsiders: Outsiders, folder: Path, **settings: Any
+) -> EkmConfig:
+    """Return the lab's configuration with a table in ``folder``; the soft drive is enrolled too."""
+    drive = outsiders.drive
+    with open_token(lab.ekm_token) as token:
+        Keystore(token).enroll_drive_key(drive.serial, drive.wrap_spki)
+    config = dataclasses.replace(
+        lab_config(lab, port=0),
+        drive_table=folder / "drives.sqlite",
+        audit=folder / "audit.jsonl",
+        **settings,
+    )
+    enrol_drives(config, lab)
+    with DriveTable(config.drive_table) as table:
+        table.enrol(drive.serial, drive.certificate_der, drive.wrap_spki, drive.oaep_hash)
+    return config
 
 
 def free_port() -> int:

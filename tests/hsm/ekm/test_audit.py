@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from hsm.ekm import audit, audit_chain
 from hsm.ekm.audit import AuditError, AuditLog
+from tests.hsm.ekm.audit_writers import assert_one_chain, write_and_kill
 
 
 @pytest.fixture
@@ -232,52 +232,9 @@ def test_a_log_cut_while_it_is_written_is_not_written_on(path: Path, cut: int) -
             log.append("key-reply", volume="VOL009")
 
 
-_JOINED = """
-import sys
-import time
-from pathlib import Path
-from hsm.ekm.audit import AuditLog
-log = AuditLog(Path(sys.argv[1]), joined=True)
-print(flush=True)
-number = 0
-while True:
-    number += 1
-    log.note("key-reply", writer=sys.argv[2], step=number, filler="x" * (number * 37 % 9000))
-    if number % 3 == 0:
-        log.write()
-"""
-
-
 def test_writers_killed_at_any_moment_leave_one_chain(path: Path) -> None:
-    def writer(name: int) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _JOINED, str(path), str(name)], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        return process
-
-    with AuditLog(path) as owner:
-        writers = [writer(0), writer(1)]
-        for number in range(2, 8):
-            time.sleep(0.02 * (number % 3))
-            killed = writers.pop(0)
-            killed.kill()
-            killed.communicate()
-            owner.append("worker-lost", writer=str(number))
-            writers.append(writer(number))
-        for each in writers:
-            each.kill()
-            each.communicate()
-    with AuditLog(path):
-        pass
-    steps: dict[str, list[int]] = {}
-    for record in audit.records(path):
-        if record["event"] == "key-reply":
-            steps.setdefault(record["writer"], []).append(record["step"])
-    assert len(steps) >= 6
-    for written in steps.values():
-        assert written == list(range(1, len(written) + 1))
+    write_and_kill(path, pause=lambda number: 0.02 * (number % 3), longest=9000, every=3)
+    assert_one_chain(path)
 
 
 _ENDLESS = """

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from hsm.ekm.audit_archive import archive
 from hsm.ekm.audit_chain import segments
 from hsm.ekm.cartridges import known_in
 from hsm.ekm.errors import EkmError
+from tests.hsm.ekm.audit_writers import assert_one_chain, write_and_kill
 
 ONE, TWO, THREE = "KEK 1 (clear)", "KEK 2 (clear)", "KEK 3 (clear)"
 
@@ -196,7 +196,7 @@ def test_a_folder_that_fails_after_the_new_file_is_there_does_not_split_the_chai
             def fail(self: AuditLog) -> None:
                 raise OSError(errno.EIO, "Input/output error")
 
-            patch.setattr(AuditLog, "_sync_folder", fail)
+            patch.setattr("hsm.ekm.audit.sync_directory", fail)
             with pytest.raises(AuditError, match="Input/output error"):
                 log.rotate()
         worker.append("key-reply", volume="VOL002")
@@ -287,51 +287,16 @@ def test_a_rotation_killed_at_any_step_loses_nothing(tmp_path: Path, when: str) 
     assert steps >= 7
 
 
-_JOINED = """
-import sys
-from pathlib import Path
-from hsm.ekm.audit import AuditLog
-log = AuditLog(Path(sys.argv[1]), joined=True, rotate_bytes=20000)
-print(flush=True)
-number = 0
-while True:
-    number += 1
-    log.note("key-reply", writer=sys.argv[2], step=number, filler="x" * (number * 37 % 3000))
-    log.write()
-"""
-
-
 def test_writers_that_rotate_and_are_killed_leave_one_chain(path: Path) -> None:
-    def writer(name: int) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _JOINED, str(path), str(name)], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        return process
-
-    with AuditLog(path, rotate_bytes=20000) as owner:
-        writers = [writer(0), writer(1)]
-        for number in range(2, 8):
-            time.sleep(0.03 * (1 + number % 3))
-            ended = writers.pop(0)
-            ended.kill()
-            ended.communicate()
-            owner.append("worker-lost", writer=str(number))
-            writers.append(writer(number))
-        for each in writers:
-            each.kill()
-            each.communicate()
-    with AuditLog(path):
-        pass
+    write_and_kill(
+        path,
+        pause=lambda number: 0.03 * (1 + number % 3),
+        longest=3000,
+        every=1,
+        rotate_bytes=20000,
+    )
     assert len(segments(path)) > 10
-    steps: dict[str, list[int]] = {}
-    for record in audit.records(path):
-        if record["event"] == "key-reply":
-            steps.setdefault(record["writer"], []).append(record["step"])
-    assert len(steps) >= 6
-    for written in steps.values():
-        assert written == list(range(1, len(written) + 1))
+    assert_one_chain(path)
 
 
 # Archiving

@@ -21,22 +21,21 @@ import pytest
 from hsm.eedk import KeyLabel
 from hsm.ekm import audit, messages
 from hsm.ekm.client import EkmClient, EkmEndpoint, tls_context
-from hsm.ekm.config import EkmConfig, dump_config, enrol_drives, lab_config, load_config
+from hsm.ekm.config import EkmConfig, dump_config, lab_config, load_config
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.errors import EkmError, EkmUnavailable, ErrorCode
 from hsm.ekm.messages import Error, Hello, Ping
 from hsm.ekm.process import EkmProcess, spawn_ekm
 from hsm.ekm.server import serve
 from hsm.errors import TaperigError
-from hsm.keystore import Keystore
 from hsm.lab import ProvisionedLab
 from hsm.pins import PinFromEnv, PinFromFile
 from hsm.pki import CertificateAuthority, TlsFiles, load_certificate
-from hsm.token import open_token
 from rig.drive.key_exchange import DriveSession, Generate
 from rig.ve.ekm_proxy import EkmProxy
 from tests.ekm_lab import MAIN_KEY, SoftDrive, der
 from tests.hsm.ekm.ekm_bench import Outsiders
+from tests.hsm.ekm.service_bench import make_config
 
 PING = Ping().encode()
 ASK = Generate("VOL001", (KeyLabel(MAIN_KEY),))
@@ -44,21 +43,7 @@ FRAME_SECONDS = 0.6
 HANDSHAKE_SECONDS = 0.8
 
 
-def make_config(lab: ProvisionedLab, outsiders: Outsiders, folder: Path) -> EkmConfig:
-    drive = outsiders.drive
-    with open_token(lab.ekm_token) as token:
-        Keystore(token).enroll_drive_key(drive.serial, drive.wrap_spki)
-    config = dataclasses.replace(
-        lab_config(lab, port=0),
-        drive_table=folder / "drives.sqlite",
-        audit=folder / "audit.jsonl",
-        frame_seconds=FRAME_SECONDS,
-        handshake_seconds=HANDSHAKE_SECONDS,
-    )
-    enrol_drives(config, lab)
-    with DriveTable(config.drive_table) as table:
-        table.enrol(drive.serial, drive.certificate_der, drive.wrap_spki, drive.oaep_hash)
-    return config
+TIMES = {"frame_seconds": FRAME_SECONDS, "handshake_seconds": HANDSHAKE_SECONDS}
 
 
 @dataclasses.dataclass
@@ -73,7 +58,7 @@ class Serving:
 def serving(
     lab: ProvisionedLab, outsiders: Outsiders, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Serving]:
-    config = make_config(lab, outsiders, tmp_path_factory.mktemp("ekm"))
+    config = make_config(lab, outsiders, tmp_path_factory.mktemp("ekm"), **TIMES)
     with spawn_ekm(config) as process:
         yield Serving(config, process)
         assert process.stop() == 0
@@ -114,7 +99,7 @@ def log(serving: Serving) -> Log:
 @pytest.fixture
 def config(lab: ProvisionedLab, outsiders: Outsiders, tmp_path: Path) -> EkmConfig:
     """The configuration of a key manager of the test's own."""
-    return make_config(lab, outsiders, tmp_path)
+    return make_config(lab, outsiders, tmp_path, **TIMES)
 
 
 @pytest.fixture
