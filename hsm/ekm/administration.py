@@ -18,7 +18,7 @@ from hsm.ekm import audit, certificates
 from hsm.ekm.audit import AuditLog
 from hsm.ekm.audit_archive import archive
 from hsm.ekm.cartridges import FORGOTTEN, KnownCartridge, known_in, needs
-from hsm.ekm.drive_table import DriveTable
+from hsm.ekm.drive_table import DriveTable, note_use
 from hsm.ekm.errors import EkmError
 from hsm.ekm.settings import EkmConfig
 from hsm.errors import TaperigError
@@ -163,12 +163,11 @@ class Administration:
 
     def audit_archive(self, directory: str) -> dict[str, Any]:
         """Move all closed segments to a directory; return which."""
-        sequences: dict[str, int] = {}
+        used: dict[str, int] = {}
         for record in audit.records(self._log.path):
-            if record["event"] == "key-reply" and "sequence" in record:
-                sequences[record["serial"]] = record["sequence"]
+            note_use(used, record)
         with DriveTable(self._config.drive_table) as table:
-            table.catch_up(sequences)  # and to the disk: from now on the log does not tell all
+            table.catch_up(used)  # and to the disk: from now on the log does not tell all
         return archive(self._log, Path(directory))
 
     def audit_show(

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from hsm.ekm.errors import EkmError, ErrorCode, ExchangeError
 from hsm.oaep import OaepHash
@@ -59,6 +59,13 @@ class DriveTableError(EkmError):
 def fingerprint(certificate_der: bytes) -> bytes:
     """Return the SHA-256 by which the table knows a drive's signing certificate."""
     return hashlib.sha256(certificate_der).digest()
+
+
+def note_use(used: dict[str, int], record: Mapping[str, Any]) -> None:
+    """Note the sequence number that a record of the audit log says was used, by its serial."""
+    if record["event"] == "key-reply" and "sequence" in record:
+        serial = record["serial"]
+        used[serial] = max(record["sequence"], used.get(serial, 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,24 +153,14 @@ class TokenKeyService:
         The new labels are looked up before any EEDK is opened (KEY-9).
         """
         with self._present():
-            return self._rekey(drive, volume, eedks, labels, allow_public_only)
-
-    def _rekey(
-        self,
-        drive: EnrolledDrive,
-        volume: str,
-        eedks: Sequence[bytes],
-        labels: Sequence[KeyLabel],
-        allow_public_only: bool,
-    ) -> WrappedKey:
-        with _coded(_GENERATE_CODES):
-            self._check_labels(labels, allow_public_only)
-        with self._opened(eedks, volume) as data_key, _coded(_GENERATE_CODES):
-            pair = self._data_keys.make_pair(
-                data_key, labels, volume, allow_public_only=allow_public_only
-            )
-            sedk = self._sedk(data_key, drive)
-            self._check_labels(labels, allow_public_only)
+            with _coded(_GENERATE_CODES):
+                self._check_labels(labels, allow_public_only)
+            with self._opened(eedks, volume) as data_key, _coded(_GENERATE_CODES):
+                pair = self._data_keys.make_pair(
+                    data_key, labels, volume, allow_public_only=allow_public_only
+                )
+                sedk = self._sedk(data_key, drive)
+                self._check_labels(labels, allow_public_only)
         return WrappedKey(sedk, (pair[0].encode(), pair[1].encode()))
 
     def label_states(self, labels: Sequence[str]) -> tuple[LabelState, ...]:

@@ -16,14 +16,14 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hsm.ekm import messages
 from hsm.ekm.admin_channel import AdminServer
 from hsm.ekm.audit import AuditLog
 from hsm.ekm.config import load_config, parse_config
-from hsm.ekm.drive_table import DriveTable
+from hsm.ekm.drive_table import DriveTable, note_use
 from hsm.ekm.errors import EkmError
 from hsm.ekm.logs import LOG
 from hsm.ekm.settings import EkmConfig
@@ -158,13 +158,13 @@ def serve(config: EkmConfig, on_ready: Callable[[str, int], None] = _announce) -
     _raise_descriptor_limit()
     used: dict[str, int] = {}
 
-    def on_record(record: dict[str, Any]) -> None:
-        if record["event"] == "key-reply" and "sequence" in record:
-            used[record["serial"]] = max(record["sequence"], used.get(record["serial"], 0))
-
     with ExitStack() as held:
         audit = held.enter_context(
-            AuditLog(config.audit, on_record=on_record, rotate_bytes=config.audit_bytes)
+            AuditLog(
+                config.audit,
+                on_record=partial(note_use, used),
+                rotate_bytes=config.audit_bytes,
+            )
         )
         with DriveTable(config.drive_table) as drives:
             drives.catch_up(used)
