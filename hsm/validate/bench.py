@@ -259,25 +259,26 @@ class Bench:
     @cached_property
     def guarded_kek(self) -> Kek:
         """A KEK with the guards that the token takes, as the rig makes it; for the attacks."""
-        return self.guarded_pair(2048)
+        return self.guarded_pair()
 
-    def guarded_pair(self, bits: int) -> Kek:
+    def guarded_pair(self) -> Kek:
         """Make an RSA pair with the guards of hsm.guard, as many as the token takes."""
         for guards in (ALL_GUARDS, self._guards_taken):
-            template = guard_template(guards, self.data_key_template)
             with suppress(RefusedCallError):
-                return self.pair(bits, **{name.name: value for name, value in template.items()})
-        return self.kek if bits == 2048 else self.pair(bits)
+                return self._pair_with(guards)
+        return self.kek
+
+    def _pair_with(self, guards: frozenset[Guard]) -> Kek:
+        template = guard_template(guards, self.data_key_template)
+        return self.pair(2048, **{name.name: value for name, value in template.items()})
 
     @cached_property
     def _guards_taken(self) -> frozenset[Guard]:
         """The guards with which an RSA pair is made; whether they are honoured is another thing."""
         taken = set()
         for guard in Guard:
-            template = guard_template(frozenset({guard}), self.data_key_template)
-            named = {name.name: value for name, value in template.items()}
             with suppress(RefusedCallError):
-                self.session.destroy(self.pair(2048, **named).private)
+                self.session.destroy(self._pair_with(frozenset({guard})).private)
                 taken.add(guard)
         return frozenset(taken)
 

@@ -279,7 +279,7 @@ def _decrypt_with_kek(bench: Bench) -> Answer:
 
 def _let_kek_decrypt(bench: Bench) -> Answer:
     """Give the KEK, or a copy of it, the use DECRYPT, then decrypt an EEDK with it."""
-    kek, value = bench.guarded_pair(2048), os.urandom(32)
+    kek, value = bench.guarded_pair(), os.urandom(32)
     wrapped = bench.wrapped_outside(value, kek)
     decrypts = {Attribute.DECRYPT: True}
     changed = attempt(bench.session.set, kek.private, decrypts)
