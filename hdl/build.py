@@ -170,7 +170,7 @@ class _Recipe:
 
     def _files(self) -> list[Path]:
         included = [f for d in self.includes for f in sorted(d.iterdir()) if f.is_file()]
-        return [*self.hdl, *self.cpp, self.main, *included]
+        return [*self.hdl, *self.cpp, self.main, *included, *sorted(self.main.parent.glob("*.h"))]
 
     def runtime_digest(self, toolchain: Toolchain) -> str:
         """Hash everything that the objects of Verilator's run-time library depend on."""

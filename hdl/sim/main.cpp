@@ -15,6 +15,7 @@
 
 #include "Vtop.h"
 #include "Vtop___024root.h"
+#include "one_edge.h"
 #include "verilated.h"
 #include "verilated_vpi.h"
 
@@ -36,18 +37,6 @@ constexpr uint64_t kResetClocks = 4;
 constexpr uint64_t kClocksBetweenCalls = 2048;
 
 uint64_t now = 0;
-
-// Let the model forget that the clock was high, so that it takes its next rise for one although it
-// never saw it fall; false when this version of Verilator keeps that elsewhere. Nothing in the gates
-// happens at a falling edge, and evaluating it costs as much as any edge does before its first register.
-template <typename Root>
-bool forget_high(Root* root) {
-    if constexpr (requires { root->__Vtrigprevexpr___TOP__clk_i__0; }) {
-        root->__Vtrigprevexpr___TOP__clk_i__0 = 0;
-        return true;
-    }
-    return false;
-}
 
 class Board {
   public:

@@ -23,6 +23,7 @@
 #include <string>
 #include <vector>
 
+#include "../../hdl/sim/one_edge.h"
 #include "Vdrive_crypto.h"
 #include "Vdrive_crypto___024root.h"
 
@@ -34,16 +35,6 @@ constexpr uint64_t kHang = 1000000;  // clocks without a word
 [[noreturn]] void fail(const std::string& why) {
     std::cerr << why << std::endl;
     std::exit(1);
-}
-
-// As in hdl/sim/main.cpp: the next rise is taken for one although no fall was evaluated.
-template <typename Root>
-bool forget_high(Root* root) {
-    if constexpr (requires { root->__Vtrigprevexpr___TOP__clk_i__0; }) {
-        root->__Vtrigprevexpr___TOP__clk_i__0 = 0;
-        return true;
-    }
-    return false;
 }
 
 double processor_seconds() {
