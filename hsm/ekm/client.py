@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from hsm.ekm import messages
+from hsm.ekm import messages, openssl_errors
 from hsm.ekm.errors import EkmError, EkmUnavailable, MessageError
 from hsm.pki import TlsFiles
 
@@ -195,6 +195,7 @@ class EkmClient:
     @contextmanager
     def _failures(self, what: str) -> Iterator[ssl.SSLSocket]:
         """Turn every way a connection fails into one sentence, and drop the connection."""
+        openssl_errors.forget()
         try:
             yield self._connection  # type: ignore[misc]  # None only in connect(), which ignores it
         except (OSError, MessageError) as error:

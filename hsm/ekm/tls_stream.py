@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
+from hsm.ekm import openssl_errors
 from hsm.ekm.poller import READ, WRITE, Poller, Timer
 
 _PART = 16 * 1024 + 512
@@ -76,6 +77,7 @@ class TlsStream:
         """Send data, or keep what cannot be sent yet."""
         if self.closing:
             return
+        openssl_errors.forget()
         try:
             self._tls.write(data)
             self._push()
@@ -119,6 +121,7 @@ class TlsStream:
     # Within
 
     def _on_ready(self, mask: int) -> None:
+        openssl_errors.forget()
         try:
             if mask & WRITE:
                 self._push()
