@@ -4,6 +4,7 @@ A DK is a handle in the token throughout; bytes go in and out only wrapped (KEY-
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
@@ -171,6 +172,33 @@ class DataKeys:
             raise EedkUnopenedError(
                 f"The key labelled {kek.label!r} does not open the EEDK of volume {volume}: {error}"
             ) from None
+
+    def rewrap(
+        self, eedks: Sequence[Eedk], volume: str, drive_public_der: bytes, oaep_hash: OaepHash
+    ) -> bytes | None:
+        """Return the data key in the EEDKs of `volume` wrapped for a drive, at less cost.
+
+        Only for EEDKs that this key manager signed. None when that cannot be done, for whatever
+        reason: open_eedk() and wrap_for_drive() do it, or say why it cannot be. Raises
+        TokenRefusedError when the token keeps a data key that it was told to destroy.
+        """
+        if any(eedk.volume != volume for eedk in eedks):
+            return None
+        for eedk in eedks:
+            if self._signer(eedk) != 0:
+                continue
+            with suppress(KeystoreError):
+                kek = self._kek_of(eedk)
+                sedk = len(eedk.wrapped) == kek.bits // 8 and self._token.rewrap_data_key(
+                    eedk.wrapped,
+                    self._keystore.private_key(kek),
+                    eedk.oaep_hash,
+                    self._keystore.drive_key(drive_public_der),
+                    oaep_hash,
+                )
+                if sedk:
+                    return sedk
+        return None
 
     def open_either(self, eedks: Sequence[Eedk], volume: str) -> DataKey:
         """Return the data key out of the first EEDK that opens (READ-2d); destroy it after use.

@@ -38,6 +38,7 @@ from hsm.cryptoki import (
     login_error,
     refusal_name,
 )
+from hsm.direct_calls import DirectCalls, KeyTemplate
 from hsm.errors import (
     KeyAbsentError,
     LimitNotAcceptedError,
@@ -189,6 +190,8 @@ class Token:
             self._template, self._keeps = BARE_DATA_KEY, _BARE_DATA_KEY_KEEPS
         self._guards: frozenset[Guard] | None = None
         """Which guards the token honours; None until the first key is made."""
+        self._key_template = KeyTemplate(self._template, self._keeps, DATA_KEY_BYTES)
+        self._direct = DirectCalls.to(module.path, self._session)
         self._unwraps_protected: bool | None = None
         """Whether an unwrap template protects; None until the first unwrap shows it."""
 
@@ -255,7 +258,7 @@ class Token:
                 key.destroy()
             self._session.close()
         finally:
-            self._session = None
+            self._session = self._direct = None
             self._module.close()
 
     def __enter__(self) -> Self:
@@ -309,7 +312,7 @@ class Token:
         if self._data_keys:
             raise TokenBusyError(f"The token {self.label} holds data keys that are in use.")
         self.session.close()
-        self._session = None
+        self._session = self._direct = None
         try:
             session = self._log_in(officer=True)
             try:
@@ -318,6 +321,7 @@ class Token:
                 session.close()
         finally:
             self._session = self._log_in()
+            self._direct = DirectCalls.to(self._module.path, self._session)
 
     # Data keys
 
@@ -335,6 +339,10 @@ class Token:
         `oaep_hash` is the token's own unless the receiver can do another only.
         """
         chosen = self.oaep_hash if oaep_hash is None else oaep_hash
+        if self._direct is not None:
+            wrapped = self._direct.wrap(_handle(public_key), _handle(data_key.handle), chosen)
+            if wrapped is not None:
+                return wrapped
         with self.asking(f"wrap a data key with OAEP {chosen}"):
             return public_key.wrap_key(
                 data_key.handle, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=OAEP[chosen]
@@ -376,6 +384,33 @@ class Token:
             data_key.destroy()
             raise
         return data_key
+
+    def rewrap_data_key(
+        self,
+        wrapped: bytes,
+        private_key: UnwrapMixin,
+        oaep_hash: OaepHash,
+        public_key: WrapMixin,
+        receiver_hash: OaepHash,
+    ) -> bytes | None:
+        """Return the data key in `wrapped` wrapped by another public key, and keep nothing of it.
+
+        For what is known to have been wrapped from a data key. None when the token refuses any of
+        it or cannot do it so: unwrap_data_key() and wrap_data_key() can, or say why not.
+        """
+        direct = self._direct
+        if direct is None or not self._unwraps_protected:
+            return None
+        key = direct.unwrap(_handle(private_key), wrapped, oaep_hash, self._key_template)
+        if key is None:
+            return None
+        try:
+            if not direct.has(key, self._key_template):
+                return None
+            return direct.wrap(_handle(public_key), key, receiver_hash)
+        finally:
+            if not direct.destroy(key):
+                raise TokenRefusedError(f"The token {self.label} refused to destroy a data key.")
 
     def _unwrap(self, wrapped: bytes, private_key: UnwrapMixin, oaep_hash: OaepHash) -> Key:
         """Unwrap to a protected key, by template or, where that does not do it, afterwards.
@@ -515,8 +550,11 @@ class Token:
 
     def sign_p256(self, key: SignMixin, data: bytes) -> bytes:
         """Return the ECDSA signature of the P-256 `key` over SHA-256 of `data`, DER."""
-        with self.asking("sign"):
-            raw: bytes = key.sign(hashlib.sha256(data).digest(), mechanism=Mechanism.ECDSA)
+        digest = hashlib.sha256(data).digest()
+        raw = None if self._direct is None else self._direct.sign_p256(_handle(key), digest)
+        if raw is None:
+            with self.asking("sign"):
+                raw = key.sign(digest, mechanism=Mechanism.ECDSA)
         r, s = (int.from_bytes(half, "big") for half in (raw[:32], raw[32:]))
         return encode_dss_signature(r, s)
 
@@ -593,3 +631,9 @@ class Token:
         return KeyAbsentError(
             f"The token {self.label} lacks the key {label!r}; run `rig hsm init`."
         )
+
+
+def _handle(key: Any) -> int:
+    """Return the number by which the module knows a key."""
+    handle: int = key.handle
+    return handle

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from hsm.datakeys import DataKeys
 from hsm.eedk import Eedk, KeyLabel
@@ -137,6 +137,12 @@ class TokenKeyService:
                 )
 
     def _translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
+        with _coded({}):
+            sedk = self._data_keys.rewrap(
+                _readable(eedks), volume, drive.wrap_spki, drive.oaep_hash
+            )
+        if sedk is not None:
+            return WrappedKey(sedk)
         with self._opened(eedks, volume) as data_key, _coded({}):
             return WrappedKey(self._sedk(data_key, drive))
 
@@ -190,6 +196,15 @@ class TokenKeyService:
                 failures.append(failure)
         text = " ".join(dict.fromkeys(map(str, failures)))
         raise ExchangeError(failures[0].code, text) from None
+
+
+def _readable(eedks: Sequence[bytes]) -> list[Eedk]:
+    """Return those EEDKs that can be read."""
+    found = []
+    for data in eedks:
+        with suppress(EedkMalformedError):
+            found.append(Eedk.decode(data))
+    return found
 
 
 @contextmanager

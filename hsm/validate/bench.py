@@ -16,15 +16,14 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
 
 from hsm.cryptoki import DATA_KEY, NO_USE, PRIVATE_HALF, WRAPPING_PUBLIC
+from hsm.cryptoki_c import MechanismCall, oaep
 from hsm.guard import ALL_GUARDS, Guard, guard_template
 from hsm.public_keys import big_integer
 from hsm.validate.cryptoki_calls import (
     CKU_SO,
     Library,
-    MechanismCall,
     RefusedCallError,
     Session,
-    oaep,
 )
 from hsm.validate.own_objects import LABEL, Owner, marks
 from hsm.validate.probing import NotTriedError, attempt

@@ -7,13 +7,21 @@ go of Python's lock during a call, so threads really meet in the module.
 """
 
 import ctypes
-from collections.abc import Mapping
-from ctypes import byref, c_ulong, c_void_p, sizeof
+from ctypes import byref, c_ulong, c_void_p
 from pathlib import Path
 from typing import Any, Final
 
-from pkcs11 import MGF, Attribute, Mechanism
+from pkcs11 import Attribute
 
+from hsm.cryptoki_c import (
+    AttributeStructure,
+    FunctionListError,
+    MechanismCall,
+    Packed,
+    Template,
+    Version,
+    functions_of,
+)
 from hsm.errors import TokenAbsentError
 from hsm.validate.return_codes import ReturnCode, code_name
 
@@ -24,36 +32,6 @@ CKF_SERIAL_SESSION: Final = 4
 CKF_OS_LOCKING_OK: Final = 2
 _BUFFER_BYTES: Final = 16384
 _UNAVAILABLE: Final = c_ulong(-1).value
-
-Template = Mapping[Attribute, Any]
-"""Attributes and values: bool, int, bytes, str, a list of mechanisms, or a template."""
-
-_FUNCTION_NAMES: Final = """
-    Initialize Finalize GetInfo GetFunctionList GetSlotList GetSlotInfo GetTokenInfo
-    GetMechanismList GetMechanismInfo InitToken InitPIN SetPIN OpenSession CloseSession
-    CloseAllSessions GetSessionInfo GetOperationState SetOperationState Login Logout
-    CreateObject CopyObject DestroyObject GetObjectSize GetAttributeValue SetAttributeValue
-    FindObjectsInit FindObjects FindObjectsFinal EncryptInit Encrypt EncryptUpdate EncryptFinal
-    DecryptInit Decrypt DecryptUpdate DecryptFinal DigestInit Digest DigestUpdate DigestKey
-    DigestFinal SignInit Sign SignUpdate SignFinal SignRecoverInit SignRecover VerifyInit Verify
-    VerifyUpdate VerifyFinal VerifyRecoverInit VerifyRecover DigestEncryptUpdate
-    DecryptDigestUpdate SignEncryptUpdate DecryptVerifyUpdate GenerateKey GenerateKeyPair
-    WrapKey UnwrapKey DeriveKey SeedRandom GenerateRandom GetFunctionStatus CancelFunction
-    WaitForSlotEvent
-"""
-"""CK_FUNCTION_LIST in its order (PKCS#11 2.40, section 3.6), without the C_ of each."""
-_FUNCTIONS: Final = tuple(f"C_{name}" for name in _FUNCTION_NAMES.split())
-
-
-class _Version(ctypes.Structure):
-    _fields_ = (("major", ctypes.c_ubyte), ("minor", ctypes.c_ubyte))
-
-    def __str__(self) -> str:
-        return f"{self.major}.{self.minor}"
-
-
-class _FunctionList(ctypes.Structure):
-    _fields_ = (("version", _Version), ("functions", c_void_p * len(_FUNCTIONS)))
 
 
 class _InitializeArguments(ctypes.Structure):
@@ -69,11 +47,11 @@ class _InitializeArguments(ctypes.Structure):
 
 class _Info(ctypes.Structure):
     _fields_ = (
-        ("cryptoki", _Version),
+        ("cryptoki", Version),
         ("manufacturer", ctypes.c_char * 32),
         ("flags", c_ulong),
         ("description", ctypes.c_char * 32),
-        ("library", _Version),
+        ("library", Version),
     )
 
 
@@ -85,32 +63,14 @@ class _TokenInfo(ctypes.Structure):
         ("serial", ctypes.c_char * 16),
         ("flags", c_ulong),
         ("numbers", c_ulong * 10),
-        ("hardware", _Version),
-        ("firmware", _Version),
+        ("hardware", Version),
+        ("firmware", Version),
         ("time", ctypes.c_char * 16),
     )
 
 
 class _MechanismInfo(ctypes.Structure):
     _fields_ = (("minimum", c_ulong), ("maximum", c_ulong), ("flags", c_ulong))
-
-
-class _Attribute(ctypes.Structure):
-    _fields_ = (("type", c_ulong), ("value", c_void_p), ("length", c_ulong))
-
-
-class _Mechanism(ctypes.Structure):
-    _fields_ = (("type", c_ulong), ("parameter", c_void_p), ("length", c_ulong))
-
-
-class _OaepParameters(ctypes.Structure):
-    _fields_ = (
-        ("hash", c_ulong),
-        ("mgf", c_ulong),
-        ("source", c_ulong),
-        ("label", c_void_p),
-        ("label_length", c_ulong),
-    )
 
 
 class RefusedCallError(Exception):
@@ -128,62 +88,6 @@ class RefusedCallError(Exception):
         return code_name(self.code)
 
 
-class MechanismCall:
-    """A mechanism with its parameter, as a C structure that keeps what it points to."""
-
-    def __init__(self, mechanism: int, parameter: Any = None, *pointed_to: Any) -> None:
-        """Take bytes (an IV) or a structure as the parameter, and what that points to."""
-        self.mechanism = mechanism
-        self._kept = parameter
-        self._pointed_to = pointed_to
-        self.structure = _Mechanism(mechanism, None, 0)
-        if isinstance(parameter, bytes):
-            self._kept = ctypes.create_string_buffer(parameter, len(parameter))
-        if self._kept is not None:
-            self.structure.parameter = ctypes.addressof(self._kept)
-            self.structure.length = sizeof(self._kept)
-
-
-def oaep(hash_mechanism: Mechanism, mgf: MGF, label: bytes = b"") -> MechanismCall:
-    """Return RSA-OAEP with a hash, its mask generation function, and a label (RFC 8017)."""
-    parameters = _OaepParameters(hash_mechanism, mgf, 1, None, len(label))  # CKZ_DATA_SPECIFIED
-    kept = ctypes.create_string_buffer(label, max(len(label), 1))
-    if label:
-        parameters.label = ctypes.addressof(kept)
-    return MechanismCall(Mechanism.RSA_PKCS_OAEP, parameters, kept)
-
-
-class _Packed:
-    """A template as an array of CK_ATTRIBUTE that keeps what it points to."""
-
-    def __init__(self, template: Template) -> None:
-        self._kept: list[Any] = []
-        self.array = (_Attribute * max(len(template), 1))()
-        self.count = len(template)
-        for place, (name, value) in enumerate(template.items()):
-            buffer, length = self._buffer(value)
-            self._kept.append(buffer)
-            self.array[place] = _Attribute(
-                name, None if length == 0 else ctypes.addressof(buffer), length
-            )
-
-    def _buffer(self, value: Any) -> tuple[Any, int]:
-        if isinstance(value, bool):
-            return ctypes.c_ubyte(value), 1
-        if isinstance(value, int):
-            return c_ulong(value), sizeof(c_ulong)
-        if isinstance(value, str):
-            value = value.encode()
-        if isinstance(value, bytes):
-            return ctypes.create_string_buffer(value, len(value)), len(value)
-        if isinstance(value, Mapping):
-            inner = _Packed(value)
-            self._kept.append(inner)
-            return inner.array, inner.count * sizeof(_Attribute)
-        numbers = (c_ulong * len(value))(*value)
-        return numbers, sizeof(numbers)
-
-
 class Library:
     """A loaded PKCS#11 module, initialized."""
 
@@ -195,20 +99,13 @@ class Library:
         self.path = path
         library = ctypes.CDLL(str(path))
         try:
-            get_list = library.C_GetFunctionList
+            self.list_version, addresses = functions_of(library)
         except AttributeError:
             raise OSError(f"{path} has no C_GetFunctionList") from None
-        pointer = ctypes.POINTER(_FunctionList)()
-        code = get_list(byref(pointer))
-        if code:
-            raise RefusedCallError("C_GetFunctionList", code)
+        except FunctionListError as error:
+            raise RefusedCallError("C_GetFunctionList", error.code) from None
         prototype = ctypes.CFUNCTYPE(c_ulong)
-        self.list_version = str(pointer.contents.version)
-        self._functions = {
-            name: prototype(address)
-            for name, address in zip(_FUNCTIONS, pointer.contents.functions, strict=True)
-            if address
-        }
+        self._functions = {name: prototype(address) for name, address in addresses.items()}
         self._locking = locking
         self.initialize()
 
@@ -329,13 +226,13 @@ class Session:
 
     def create(self, template: Template) -> int:
         """Call C_CreateObject; return the handle."""
-        packed, handle = _Packed(template), c_ulong()
+        packed, handle = Packed(template), c_ulong()
         self._call("C_CreateObject", packed.array, c_ulong(packed.count), byref(handle))
         return handle.value
 
     def copy(self, key: int, template: Template) -> int:
         """Call C_CopyObject; return the handle of the copy."""
-        packed, handle = _Packed(template), c_ulong()
+        packed, handle = Packed(template), c_ulong()
         self._call("C_CopyObject", c_ulong(key), packed.array, c_ulong(packed.count), byref(handle))
         return handle.value
 
@@ -346,7 +243,7 @@ class Session:
     def get(self, key: int, name: Attribute) -> bytes:
         """Call C_GetAttributeValue for one attribute; return its bytes."""
         buffer = ctypes.create_string_buffer(_BUFFER_BYTES)
-        attribute = _Attribute(name, ctypes.addressof(buffer), len(buffer))
+        attribute = AttributeStructure(name, ctypes.addressof(buffer), len(buffer))
         self._call("C_GetAttributeValue", c_ulong(key), byref(attribute), c_ulong(1))
         if attribute.length == _UNAVAILABLE:  # some modules say CKR_OK nevertheless
             raise RefusedCallError("C_GetAttributeValue", ReturnCode.ATTRIBUTE_TYPE_INVALID)
@@ -362,12 +259,12 @@ class Session:
 
     def set(self, key: int, template: Template) -> None:
         """Call C_SetAttributeValue."""
-        packed = _Packed(template)
+        packed = Packed(template)
         self._call("C_SetAttributeValue", c_ulong(key), packed.array, c_ulong(packed.count))
 
     def find(self, template: Template) -> list[int]:
         """Return the handles of all objects that match."""
-        packed = _Packed(template)
+        packed = Packed(template)
         self._call("C_FindObjectsInit", packed.array, c_ulong(packed.count))
         found: list[int] = []
         batch, count = (c_ulong * 64)(), c_ulong()
@@ -382,7 +279,7 @@ class Session:
 
     def generate_key(self, mechanism: MechanismCall, template: Template) -> int:
         """Call C_GenerateKey; return the handle."""
-        packed, handle = _Packed(template), c_ulong()
+        packed, handle = Packed(template), c_ulong()
         self._call(
             "C_GenerateKey",
             byref(mechanism.structure),
@@ -396,7 +293,7 @@ class Session:
         self, mechanism: MechanismCall, public: Template, private: Template
     ) -> tuple[int, int]:
         """Call C_GenerateKeyPair; return the handles of the public and the private half."""
-        halves = _Packed(public), _Packed(private)
+        halves = Packed(public), Packed(private)
         handles = c_ulong(), c_ulong()
         self._call(
             "C_GenerateKeyPair",
@@ -427,7 +324,7 @@ class Session:
         self, mechanism: MechanismCall, unwrapping_key: int, wrapped: bytes, template: Template
     ) -> int:
         """Call C_UnwrapKey; return the handle."""
-        packed, handle = _Packed(template), c_ulong()
+        packed, handle = Packed(template), c_ulong()
         self._call(
             "C_UnwrapKey",
             byref(mechanism.structure),
@@ -442,7 +339,7 @@ class Session:
 
     def derive(self, mechanism: MechanismCall, key: int, template: Template) -> int:
         """Call C_DeriveKey; return the handle."""
-        packed, handle = _Packed(template), c_ulong()
+        packed, handle = Packed(template), c_ulong()
         self._call(
             "C_DeriveKey",
             byref(mechanism.structure),

@@ -10,16 +10,25 @@ import os
 import secrets
 import sys
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap
+from pkcs11 import Attribute, ObjectClass
 
 from hsm.cryptoki import TokenConfig
-from hsm.key_making import ensure_p256, generate_rsa, import_transport_key, transport_key_is
+from hsm.key_making import (
+    ensure_p256,
+    generate_rsa,
+    import_transport_key,
+    transport_key_is,
+    trust_public_key,
+)
 from hsm.limits import Limit
 from hsm.oaep import OaepHash, oaep_padding
 from hsm.pins import PinFromEnv
+from hsm.public_keys import spki_hash
 from hsm.token import Token, open_token
 
 
@@ -45,6 +54,32 @@ def sign(token: Token) -> None:
     public.verify(signature, b"signed", ec.ECDSA(hashes.SHA256()))
 
 
+def rewrap(token: Token) -> None:
+    """A data key goes from one RSA key to another, and nothing of it stays, whatever is refused."""
+    value = secrets.token_bytes(32)
+    public = generate_rsa(token, 2048, "rewrap")
+    drive = rsa.generate_private_key(65537, 2048)
+    trust_public_key(token, drive.public_key(), "rewrap drive")
+    private, _ = token.unwrapping_key("rewrap")
+    receiver = token.trusted_public_key(spki_hash(drive.public_key()))
+    assert receiver is not None
+    padding, hash_ = oaep_padding(token.oaep_hash), token.oaep_hash
+    wrapped = public.encrypt(value, padding)
+
+    def again(wrapped: bytes, receiver: Any) -> bytes | None:
+        return token.rewrap_data_key(wrapped, private, hash_, receiver, hash_)
+
+    with token.unwrap_data_key(wrapped, private, hash_, measure=False) as data_key:
+        assert drive.decrypt(token.wrap_data_key(data_key, receiver), padding) == value
+    able = again(wrapped, receiver)
+    assert able is None or drive.decrypt(able, padding) == value
+    assert again(bytes(256), receiver) is None  # damaged
+    assert again(wrapped, private) is None  # no key to wrap with
+    secret_keys = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.TOKEN: False}
+    assert token.find(secret_keys) == []
+    sys.stdout.write("able" if able else "unable")
+
+
 def sha256(token: Token) -> None:
     """The token chooses OAEP with SHA-256, and opens what was wrapped so."""
     assert token.oaep_hash is OaepHash.SHA256
@@ -66,7 +101,7 @@ def main() -> None:
         accept=frozenset(Limit(word) for word in accept),
     )
     with open_token(config) as token:
-        {"seal": seal, "sign": sign, "sha256": sha256}[what](token)
+        {"seal": seal, "sign": sign, "sha256": sha256, "rewrap": rewrap}[what](token)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.keywrap import (
 from cryptography.hazmat.primitives.padding import PKCS7
 from pkcs11 import Attribute, KeyType, Mechanism
 
+from hsm.cryptoki_c import MechanismCall
 from hsm.validate.bench import BARE_DATA_KEY, UNWRAPPED, Bench, outside_decrypt
-from hsm.validate.cryptoki_calls import MechanismCall
 from hsm.validate.probing import Answer, Attempt, NotTriedError, Probe, Status, attempt, good_if
 
 _IV: Final = bytes(16)

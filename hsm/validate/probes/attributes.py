@@ -6,8 +6,9 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pkcs11 import Attribute, Mechanism
 
+from hsm.cryptoki_c import MechanismCall
 from hsm.validate.bench import AES_256, BARE_DATA_KEY, PROTECTION, UNWRAPPED, Bench, outside_oaep
-from hsm.validate.cryptoki_calls import MechanismCall, RefusedCallError
+from hsm.validate.cryptoki_calls import RefusedCallError
 from hsm.validate.own_objects import marks
 from hsm.validate.probing import Answer, NotTriedError, Probe, Status, attempt, good_if
 

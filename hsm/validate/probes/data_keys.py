@@ -5,8 +5,8 @@ from typing import Final
 
 from pkcs11 import Attribute, Mechanism
 
+from hsm.cryptoki_c import MechanismCall
 from hsm.validate.bench import AES_256, Bench
-from hsm.validate.cryptoki_calls import MechanismCall
 from hsm.validate.probing import Answer, Probe, Status, attempt, good_if
 
 

@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from pkcs11 import Attribute, Mechanism
 
+from hsm.cryptoki_c import MechanismCall
 from hsm.validate.bench import HASHES, Bench, outside_oaep
-from hsm.validate.cryptoki_calls import MechanismCall
 from hsm.validate.probing import Answer, Attempt, NotTriedError, Probe, Status, attempt, good_if
 
 _KEY_WRAP: Final = MechanismCall(Mechanism.AES_KEY_WRAP)

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.keywrap import (
 from cryptography.hazmat.primitives.padding import PKCS7
 from pkcs11 import Mechanism
 
+from hsm.cryptoki_c import MechanismCall
 from hsm.validate.bench import Bench
-from hsm.validate.cryptoki_calls import MechanismCall
 from hsm.validate.probing import Answer, Probe, Status, attempt, good_if
 
 _IV: Final = bytes(range(16))

@@ -6,8 +6,8 @@ from typing import Final
 
 from pkcs11 import Attribute
 
+from hsm.cryptoki_c import oaep
 from hsm.validate.bench import HASHES, Bench, outside_decrypt, outside_oaep
-from hsm.validate.cryptoki_calls import oaep
 from hsm.validate.probing import Answer, Probe, Status, attempt, good_if
 
 LABEL: Final = b"taperig"

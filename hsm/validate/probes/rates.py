@@ -9,8 +9,9 @@ from typing import Final
 from pkcs11 import Attribute, Mechanism
 
 from hsm.cryptoki import PRIVATE_HALF
+from hsm.cryptoki_c import MechanismCall
 from hsm.validate.bench import AES_256, Bench
-from hsm.validate.cryptoki_calls import MechanismCall, RefusedCallError
+from hsm.validate.cryptoki_calls import RefusedCallError
 from hsm.validate.probing import Answer, NotTriedError, Probe, Status
 
 SECONDS: Final = 0.5

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_ds
 from pkcs11 import Attribute, Mechanism
 
 from hsm.cryptoki import PRIVATE_HALF
+from hsm.cryptoki_c import MechanismCall
 from hsm.validate.bench import Bench, Kek
-from hsm.validate.cryptoki_calls import MechanismCall
 from hsm.validate.probing import Answer, Probe, Status, attempt, good_if
 
 _P256: Final = bytes.fromhex("06082a8648ce3d030107")

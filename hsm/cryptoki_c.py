@@ -1,0 +1,146 @@
+"""Cryptoki's C structures (PKCS#11 2.40) for ctypes: function list, mechanisms, templates."""
+
+import ctypes
+from collections.abc import Mapping
+from ctypes import byref, c_ulong, c_void_p, sizeof
+from typing import Any, Final
+
+from pkcs11 import MGF, Attribute, Mechanism
+
+Template = Mapping[Attribute, Any]
+"""Attributes and values: bool, int, bytes, str, a list of mechanisms, or a template."""
+
+_FUNCTION_NAMES: Final = """
+    Initialize Finalize GetInfo GetFunctionList GetSlotList GetSlotInfo GetTokenInfo
+    GetMechanismList GetMechanismInfo InitToken InitPIN SetPIN OpenSession CloseSession
+    CloseAllSessions GetSessionInfo GetOperationState SetOperationState Login Logout
+    CreateObject CopyObject DestroyObject GetObjectSize GetAttributeValue SetAttributeValue
+    FindObjectsInit FindObjects FindObjectsFinal EncryptInit Encrypt EncryptUpdate EncryptFinal
+    DecryptInit Decrypt DecryptUpdate DecryptFinal DigestInit Digest DigestUpdate DigestKey
+    DigestFinal SignInit Sign SignUpdate SignFinal SignRecoverInit SignRecover VerifyInit Verify
+    VerifyUpdate VerifyFinal VerifyRecoverInit VerifyRecover DigestEncryptUpdate
+    DecryptDigestUpdate SignEncryptUpdate DecryptVerifyUpdate GenerateKey GenerateKeyPair
+    WrapKey UnwrapKey DeriveKey SeedRandom GenerateRandom GetFunctionStatus CancelFunction
+    WaitForSlotEvent
+"""
+"""CK_FUNCTION_LIST in its order (PKCS#11 2.40, section 3.6), without the C_ of each."""
+_FUNCTIONS: Final = tuple(f"C_{name}" for name in _FUNCTION_NAMES.split())
+
+
+class Version(ctypes.Structure):
+    """CK_VERSION."""
+
+    _fields_ = (("major", ctypes.c_ubyte), ("minor", ctypes.c_ubyte))
+
+    def __str__(self) -> str:
+        """Return ``major.minor``."""
+        return f"{self.major}.{self.minor}"
+
+
+class FunctionListError(Exception):
+    """A module did not give its list of functions; ``code`` is what it returned."""
+
+    def __init__(self, code: int) -> None:
+        """Keep the return code."""
+        super().__init__(f"C_GetFunctionList returned {code:#x}")
+        self.code = code
+
+
+class FunctionList(ctypes.Structure):
+    """CK_FUNCTION_LIST."""
+
+    _fields_ = (("version", Version), ("functions", c_void_p * len(_FUNCTIONS)))
+
+
+class AttributeStructure(ctypes.Structure):
+    """CK_ATTRIBUTE."""
+
+    _fields_ = (("type", c_ulong), ("value", c_void_p), ("length", c_ulong))
+
+
+class MechanismStructure(ctypes.Structure):
+    """CK_MECHANISM."""
+
+    _fields_ = (("type", c_ulong), ("parameter", c_void_p), ("length", c_ulong))
+
+
+class OaepStructure(ctypes.Structure):
+    """CK_RSA_PKCS_OAEP_PARAMS."""
+
+    _fields_ = (
+        ("hash", c_ulong),
+        ("mgf", c_ulong),
+        ("source", c_ulong),
+        ("label", c_void_p),
+        ("label_length", c_ulong),
+    )
+
+
+class MechanismCall:
+    """A mechanism with its parameter, as a C structure that keeps what it points to."""
+
+    def __init__(self, mechanism: int, parameter: Any = None, *pointed_to: Any) -> None:
+        """Take bytes (an IV) or a structure as the parameter, and what that points to."""
+        self.mechanism = mechanism
+        self._kept = parameter
+        self._pointed_to = pointed_to
+        self.structure = MechanismStructure(mechanism, None, 0)
+        if isinstance(parameter, bytes):
+            self._kept = ctypes.create_string_buffer(parameter, len(parameter))
+        if self._kept is not None:
+            self.structure.parameter = ctypes.addressof(self._kept)
+            self.structure.length = sizeof(self._kept)
+
+
+def oaep(hash_mechanism: Mechanism, mgf: MGF, label: bytes = b"") -> MechanismCall:
+    """Return RSA-OAEP with a hash, its mask generation function, and a label (RFC 8017)."""
+    parameters = OaepStructure(hash_mechanism, mgf, 1, None, len(label))  # CKZ_DATA_SPECIFIED
+    kept = ctypes.create_string_buffer(label, max(len(label), 1))
+    if label:
+        parameters.label = ctypes.addressof(kept)
+    return MechanismCall(Mechanism.RSA_PKCS_OAEP, parameters, kept)
+
+
+class Packed:
+    """A template as an array of CK_ATTRIBUTE that keeps what it points to."""
+
+    def __init__(self, template: Template) -> None:
+        """Pack the template."""
+        self._kept: list[Any] = []
+        self.array = (AttributeStructure * max(len(template), 1))()
+        self.count = len(template)
+        for place, (name, value) in enumerate(template.items()):
+            buffer, length = self._buffer(value)
+            self._kept.append(buffer)
+            self.array[place] = AttributeStructure(
+                name, None if length == 0 else ctypes.addressof(buffer), length
+            )
+
+    def _buffer(self, value: Any) -> tuple[Any, int]:
+        if isinstance(value, bool):
+            return ctypes.c_ubyte(value), 1
+        if isinstance(value, int):
+            return c_ulong(value), sizeof(c_ulong)
+        if isinstance(value, str):
+            value = value.encode()
+        if isinstance(value, bytes):
+            return ctypes.create_string_buffer(value, len(value)), len(value)
+        if isinstance(value, Mapping):
+            inner = Packed(value)
+            self._kept.append(inner)
+            return inner.array, inner.count * sizeof(AttributeStructure)
+        numbers = (c_ulong * len(value))(*value)
+        return numbers, sizeof(numbers)
+
+
+def functions_of(library: ctypes.CDLL) -> tuple[str, dict[str, int]]:
+    """Return the version of a loaded module's function list, and the functions' addresses by name.
+
+    Raises AttributeError (the module has no C_GetFunctionList), FunctionListError.
+    """
+    pointer = ctypes.POINTER(FunctionList)()
+    code = library.C_GetFunctionList(byref(pointer))
+    if code:
+        raise FunctionListError(code)
+    found = zip(_FUNCTIONS, pointer.contents.functions, strict=True)
+    return str(pointer.contents.version), {name: address for name, address in found if address}
