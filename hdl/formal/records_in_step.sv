@@ -52,6 +52,8 @@ module records_in_step (
   (* hierconn *) wire \u_dut.u_issue.refused_q ;
   (* hierconn *) wire \u_dut.u_issue.fresh_q ;
   (* hierconn *) wire [2:0] \u_dut.u_issue.kind_q ;
+  (* hierconn *) wire \u_dut.u_issue.take ;
+  (* hierconn *) wire \u_dut.u_issue.refused ;
   (* hierconn *) wire [Delay-1:0][2:0] \u_dut.u_slot_delay.kinds_q ;
   (* hierconn *) wire \u_dut.u_exit.write_q ;
   (* hierconn *) wire \u_dut.u_exit.end_q ;
@@ -83,6 +85,7 @@ module records_in_step (
   wire [4:0] unjudged = tail - judged;
   wire [2:0] key_state = \u_dut.u_key_control.state_q ;
   localparam logic [1:0] StHeader = 2'd0;
+  localparam logic [1:0] StData = 2'd2;
   localparam logic [2:0] StClear = 3'd0;
   localparam logic [2:0] StEmpty = 3'd1;
   localparam logic [2:0] StHash = 3'd5;
@@ -120,11 +123,12 @@ module records_in_step (
     assume (!\u_dut.u_buffer.leaves || lying != '0);
   end
 
-  logic started_q;
+  logic started_q, taken_q;
   initial started_q = 1'b0;
 
   always_ff @(posedge clk_i) begin
     started_q <= 1'b1;
+    taken_q   <= rst_ni && state == StData && \u_dut.u_issue.take && !\u_dut.u_issue.refused ;
     if (!started_q) begin
       assume (!rst_ni);
     end
@@ -135,6 +139,8 @@ module records_in_step (
       // Each that is through it is on its way to its verdict.
       a_judged_once: assert (exits - judged == 5'(\u_dut.u_exit.end_q ) + beside);
       a_places: assert (known <= 5'd16 && unjudged <= known);
+      // A data word that the host was relieved of, and no other, has a slot.
+      a_taken: assert (taken_q == (kinds[0] == SlotData));
       // Words that were promised a place are on their way to it or lie there.
       a_words: assert (promised == coming + lying);
       a_room: assert (promised + let_in <= RingWords && coming <= promised);

@@ -17,7 +17,7 @@
 //   open_o       one clock, the next after its header was taken: a record begins; the header_*
 //                outputs describe it
 //   active_o     a record is being taken in
-//   inside_o     the same, from the clock after open_o on
+//   inside_o     the same, from the clock after open_o on; means nothing while hash_key_i is high
 //   waiting_o    a record is offered and kept waiting
 //   data_taken_o a data word of a record that is not refused was taken in a clock ago
 //   starved_o    a word could be taken and none came
@@ -159,8 +159,9 @@ module record_issue #(
 
   assign take = in_valid_i & in_ready_o;
 
-  logic end_done;
-  assign end_done = in_end & ends & (in_valid_i | ~is_decrypt_q);
+  logic end_taken, end_done;
+  assign end_taken = in_end & (in_valid_i | ~is_decrypt_q);
+  assign end_done  = end_taken & ends;
 
   always_comb begin
     state_d = state_q;
@@ -282,22 +283,23 @@ module record_issue #(
 
   assign counter = in_end ? 32'd1 : block_q;
 
-  always_comb begin
-    kind_d = record_pkg::SlotNone;
-    if (clear_i) begin
-      kind_d = record_pkg::SlotNone;
-    end else if (hash_key_i) begin
-      kind_d = record_pkg::SlotHashKey;
-    end else if (end_done) begin
-      kind_d = refused_q ? record_pkg::SlotRefused : record_pkg::SlotEnd;
-    end else if (take && !refused_now) begin
-      if (in_aad) begin
-        kind_d = record_pkg::SlotAad;
-      end else if (in_data) begin
-        kind_d = record_pkg::SlotData;
-      end
-    end
-  end
+  // Which slot is made. Each from what it needs and no more: room_i comes late, and says nothing but
+  // whether a data word is taken.
+  logic goes, goes_aad, goes_data, goes_end, goes_refused, goes_hash_key;
+
+  assign goes          = in_valid_i & ~refused & ~hash_key_i;
+  assign goes_aad      = in_aad & goes;
+  assign goes_data     = in_data & goes & room_i & pace_i;
+  assign goes_end      = end_done & ~refused_q & ~clear_i;
+  assign goes_refused  = end_done & refused_q & ~clear_i;
+  assign goes_hash_key = hash_key_i & ~clear_i;
+
+  // No two at once.
+  assign kind_d = (goes_aad ? record_pkg::SlotAad : record_pkg::SlotNone) |
+                  (goes_data ? record_pkg::SlotData : record_pkg::SlotNone) |
+                  (goes_end ? record_pkg::SlotEnd : record_pkg::SlotNone) |
+                  (goes_refused ? record_pkg::SlotRefused : record_pkg::SlotNone) |
+                  (goes_hash_key ? record_pkg::SlotHashKey : record_pkg::SlotNone);
 
   always_comb begin
     bytes = 4'd0;
@@ -310,10 +312,8 @@ module record_issue #(
 
   assign mask = record_pkg::byte_mask(bytes);
 
-  assign data_d = kind_d == record_pkg::SlotData;
-  assign aes_valid_d = kind_d == record_pkg::SlotHashKey ||
-                       (is_gcm_q && (kind_d == record_pkg::SlotData ||
-                                     kind_d == record_pkg::SlotEnd));
+  assign data_d = goes_data;
+  assign aes_valid_d = goes_hash_key | (is_gcm_q & (goes_data | goes_end));
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
@@ -389,7 +389,7 @@ module record_issue #(
   assign header_data_len_o = data_len_q;
   assign header_words_o    = data_words_q[14:0];
   assign active_o          = ~in_header;
-  assign inside_o          = ~in_header & ~fresh_q & ~end_done;
+  assign inside_o          = ~in_header & ~fresh_q & ~end_taken;
   assign waiting_o         = in_header & in_valid_i;
   assign data_taken_o      = data_q;
   assign starved_o         = active_o & in_ready_o & ~in_valid_i;
