@@ -74,7 +74,7 @@ module aes_inv_cipher (
     if (wipe) begin
       round_key_q <= '0;
     end else if (busy_q && !add_q && !mix_q) begin
-      round_key_q <= rk[round_q];
+      round_key_q <= aes_pkg::from_rows(rk[round_q]);
     end
   end
 
@@ -109,7 +109,7 @@ module aes_inv_cipher (
         add_q   <= 1'b0;
         mix_q   <= 1'b0;
         round_q <= LastRoundKey - 4'd1;
-        state_q <= block_i ^ rk[LastRoundKey];
+        state_q <= block_i ^ aes_pkg::from_rows(rk[LastRoundKey]);
       end else if (busy_q) begin
         add_q <= ~add_q & ~mix_q;
         mix_q <= add_q;

@@ -2,14 +2,15 @@
 //
 // FIPS 197 section 5.2, Nk = 8. The schedule is a shift register of 60 words: each new word enters
 // at the top, so after 52 of them word i stands at place i. Every word takes the same two clocks
-// whether or not it needs the S-box: the time tells nothing.
+// whether or not it needs the S-box: the time tells nothing. It is held as the rounds want it, row
+// by row, which is nothing to gates and saves the simulation turning 15 keys at every clock.
 //
 // Ports
 //   clear_i    stops and zeroes everything, key included, at one edge
 //   start_i    takes key_i (byte 0 in [255:248]); restarts when busy
 //   busy_o     rk_o is not a key schedule yet
 //   done_o     one clock: rk_o is complete, and stays
-//   rk_o       round keys, [0] is used first
+//   rk_o       round keys, [0] is used first, each as aes_pkg::to_rows has it
 //   rk_parity_o   aes_pkg::block_parity of each, carried on from that of key_i beside the words: a
 //                 bit that turned over in a word since is not in it
 //
@@ -31,8 +32,12 @@ module aes_key_expand (
   localparam int unsigned KeyWords = 8;
   localparam logic [5:0] LastWord = Words[5:0] - 6'd1;
 
-  logic [Words-1:0][31:0] w_q;
-  logic [Words-1:0][1:0] parity_q;  // of each word, even rows and odd
+  localparam int unsigned Last = drive_crypto_pkg::AesRounds;
+
+  logic [Last:0][127:0] rows_q;
+  logic [KeyWords-1:0][1:0] parity_q;  // of each of the last words, even rows and odd
+  logic [Last:0][1:0] sums_q;  // of these, over the four words of a round key
+  logic [1:0] part_q;  // over the words of the round key being made
   logic [5:0] index_q;  // of the word being made
   logic [7:0] rcon_q;
   logic busy_q, combine_q, done_q, wipe_q, wipe;
@@ -45,7 +50,7 @@ module aes_key_expand (
   logic [1:0] drift[4];
   logic is_key_multiple, is_half_way;
 
-  assign previous = w_q[Words-1];
+  assign previous = {rows_q[Last][79:64], rows_q[Last][15:0]};
   assign is_key_multiple = index_q[2:0] == 3'd0;
   assign is_half_way = index_q[2:0] == 3'd4;
   assign looked_up = is_key_multiple ? aes_pkg::rotate_1(previous) : previous;
@@ -81,18 +86,20 @@ module aes_key_expand (
     endcase
   end
 
-  assign word_d = w_q[Words-KeyWords] ^ term;
+  // Eight places back is the first word of the last round key but one.
+  assign word_d = {rows_q[Last-1][127:112], rows_q[Last-1][63:48]} ^ term;
 
   // The same for the parity. Rotated by one row, even rows are odd. What the ROM says comes last.
-  logic [1:0] parity_previous, parity_rest, parity_drift, parity_d;
+  logic [1:0] parity_previous, parity_rest, parity_drift, parity_d, part_d;
   logic is_substituted;
 
-  assign parity_previous = parity_q[Words-1];
-  assign parity_rest = parity_q[Words-KeyWords] ^
+  assign parity_previous = parity_q[KeyWords-1];
+  assign parity_rest = parity_q[0] ^
       (is_key_multiple ? {parity_previous[0], parity_previous[1] ^ (^rcon_q)} : parity_previous);
   assign is_substituted = is_key_multiple | is_half_way;
   assign parity_drift = {drift[1][0] ^ drift[3][0], drift[0][0] ^ drift[2][0]};
   assign parity_d = parity_rest ^ (parity_drift & {2{is_substituted}});
+  assign part_d = parity_d ^ (index_q[1:0] == 2'd0 ? 2'd0 : part_q);
 
   // No asynchronous reset on data: it leaves a clear to be done at the first edge.
   always_ff @(posedge clk_i or negedge rst_ni) begin
@@ -105,8 +112,10 @@ module aes_key_expand (
 
   always_ff @(posedge clk_i) begin
     if (wipe) begin
-      w_q       <= '0;
+      rows_q    <= '0;
       parity_q  <= '0;
+      sums_q    <= '0;
+      part_q    <= '0;
       index_q   <= '0;
       rcon_q    <= '0;
       busy_q    <= 1'b0;
@@ -115,20 +124,24 @@ module aes_key_expand (
     end else begin
       done_q <= 1'b0;
       if (start_i) begin
-        // Written whole: a write to a part of it costs the simulation a copy at every clock.
-        w_q       <= {
-          {key_i[31:0], key_i[63:32], key_i[95:64], key_i[127:96]},
-          {key_i[159:128], key_i[191:160], key_i[223:192], key_i[255:224]},
-          {(32 * (Words - KeyWords)) {1'b0}}
+        rows_q    <= {
+          aes_pkg::to_rows(key_i[127:0]),
+          aes_pkg::to_rows(key_i[255:128]),
+          {(128 * (Last - 1)) {1'b0}}
         };
         // Here, so that the simulation makes them only then.
         parity_q  <= {
           {aes_pkg::row_parity(key_i[31:0]), aes_pkg::row_parity(key_i[63:32])},
           {aes_pkg::row_parity(key_i[95:64]), aes_pkg::row_parity(key_i[127:96])},
           {aes_pkg::row_parity(key_i[159:128]), aes_pkg::row_parity(key_i[191:160])},
-          {aes_pkg::row_parity(key_i[223:192]), aes_pkg::row_parity(key_i[255:224])},
-          {(2 * (Words - KeyWords)) {1'b0}}
+          {aes_pkg::row_parity(key_i[223:192]), aes_pkg::row_parity(key_i[255:224])}
         };
+        sums_q    <= {
+          aes_pkg::block_parity(key_i[127:0]),
+          aes_pkg::block_parity(key_i[255:128]),
+          {(2 * (Last - 1)) {1'b0}}
+        };
+        part_q    <= '0;
         index_q   <= 6'(KeyWords);
         rcon_q    <= 8'h01;
         busy_q    <= 1'b1;
@@ -136,9 +149,20 @@ module aes_key_expand (
       end else if (busy_q) begin
         combine_q <= ~combine_q;
         if (combine_q) begin
-          w_q      <= {word_d, w_q[Words-1:1]};
-          parity_q <= {parity_d, parity_q[Words-1:1]};
-          index_q  <= index_q + 6'd1;
+          for (int r = 0; r < Last; r++) begin
+            rows_q[r] <= {
+              {rows_q[r][111:64], rows_q[r+1][127:112]}, {rows_q[r][47:0], rows_q[r+1][63:48]}
+            };
+          end
+          rows_q[Last] <= {
+            {rows_q[Last][111:64], word_d[31:16]}, {rows_q[Last][47:0], word_d[15:0]}
+          };
+          parity_q     <= {parity_d, parity_q[KeyWords-1:1]};
+          part_q       <= part_d;
+          if (index_q[1:0] == 2'd3) begin
+            sums_q <= {part_d, sums_q[Last:1]};
+          end
+          index_q <= index_q + 6'd1;
           if (is_key_multiple) begin
             rcon_q <= aes_pkg::xtime(rcon_q);
           end
@@ -151,11 +175,8 @@ module aes_key_expand (
     end
   end
 
-  for (genvar r = 0; r <= drive_crypto_pkg::AesRounds; r++) begin : gen_round_key
-    assign rk_o[r] = {w_q[4*r], w_q[4*r+1], w_q[4*r+2], w_q[4*r+3]};
-    assign rk_parity_o[r] = parity_q[4*r] ^ parity_q[4*r+1] ^ parity_q[4*r+2] ^ parity_q[4*r+3];
-  end
-
+  assign rk_o        = rows_q;
+  assign rk_parity_o = sums_q;
   assign busy_o = busy_q;
   assign done_o = done_q;
 

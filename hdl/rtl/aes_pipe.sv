@@ -5,7 +5,8 @@
 //
 // Ports
 //   clear_i    drops all blocks in flight and zeroes all data registers, at one edge
-//   rk_i       the round keys, [0] first, and their parities; steady while blocks are in flight
+//   rk_i       the round keys, [0] first, each as aes_pkg::to_rows has it, and their parities; steady
+//              while blocks are in flight
 //   valid_i    block_i is a block to encrypt;  parity_i  aes_pkg::block_parity of what it should be
 //   valid_o    block_o is a block encrypted
 //   wrong_o    one clock, four after valid_o: that block is not what block, keys and tables make
@@ -62,7 +63,7 @@ module aes_pipe (
     if (wipe) begin
       whitened_q <= '0;
     end else if (valid_i) begin
-      whitened_q <= block_i ^ rk_i[0];
+      whitened_q <= block_i ^ aes_pkg::from_rows(rk_i[0]);
     end
   end
 

@@ -12,7 +12,7 @@
 //
 // Ports
 //   clear_i    drops what is in flight and zeroes all data registers, at one edge
-//   rk_i       this round's key, and rk_parity_i; steady while blocks are in flight
+//   rk_i       this round's key as aes_pkg::to_rows has it, and rk_parity_i; steady while blocks are in flight
 //   valid_i    block_i holds a block
 //   valid_o    block_o holds a block; both stages stand still between blocks
 //   parity_i, parity_o   aes_pkg::block_parity of the block, one clock after it
@@ -71,15 +71,12 @@ module aes_round #(
   // Stage 2. A word here holds one row, or two, of all columns, column 0 in bits [63:48]: the
   // simulation sums all columns at once. Row r of the shifted column c comes from column c+r.
   logic [63:0] rows_01, rows_23, rows_01_q, rows_23_q;  // rows 0 and 1, rows 2 and 3
-  logic [127:0] key;
   logic [63:0] row_0, row_1, row_2, row_3;  // {{02} * s, s} of each column
 
   assign row_0 = {subbed[0], subbed[4], subbed[8], subbed[12]};
   assign row_1 = {subbed[5], subbed[9], subbed[13], subbed[1]};
   assign row_2 = {subbed[10], subbed[14], subbed[2], subbed[6]};
   assign row_3 = {subbed[15], subbed[3], subbed[7], subbed[11]};
-
-  assign key = aes_pkg::to_rows(rk_i);
 
   if (FinalRound) begin : gen_plain
     assign rows_01 = aes_pkg::join_rows(row_0, row_1);
@@ -94,8 +91,8 @@ module aes_round #(
       rows_01_q <= '0;
       rows_23_q <= '0;
     end else if (valid_sub_q) begin
-      rows_01_q <= rows_01 ^ key[127:64];
-      rows_23_q <= rows_23 ^ key[63:0];
+      rows_01_q <= rows_01 ^ rk_i[127:64];
+      rows_23_q <= rows_23 ^ rk_i[63:0];
     end
   end
 

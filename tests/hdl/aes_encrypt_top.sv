@@ -56,7 +56,11 @@ module aes_encrypt_top (
   assign valid_in = valid_i || chain;
   assign block_in = chain ? block_o : block_i;
   assign valid_o = valid_out && !chain;
-  assign rk_o = rk;
+
+  // Words in the order of the standard.
+  for (genvar r = 0; r <= drive_crypto_pkg::AesRounds; r++) begin : gen_round_key
+    assign rk_o[128*r+:128] = aes_pkg::from_rows(rk[r]);
+  end
 
   always_ff @(posedge clk_i) begin
     if (valid_i) begin

@@ -180,7 +180,7 @@ FLIPPED = (
         for r in (2, 14)
         for b in range(0, 16, 2)
     ],
-    *["u_key_expand.w_q", "u_key_expand.parity_q"] * 10,
+    *["u_key_expand.rows_q", "u_key_expand.sums_q"] * 10,
 )
 
 

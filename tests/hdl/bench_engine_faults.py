@@ -46,7 +46,7 @@ def below(module: str, *names: str) -> tuple[str, ...]:
 
 
 TARGETS: dict[str, tuple[str, ...]] = {
-    "key schedule": below("u_key_control.u_aes_key_expand", "w", "w", "w", "parity"),
+    "key schedule": below("u_key_control.u_aes_key_expand", *["rows"] * 3, "parity", "sums"),
     "hash key powers": ("u_ghash.h_q",),
     "round state": tuple(
         each + name
