@@ -1,23 +1,31 @@
-"""Where the S-boxes of the cipher lie on the chip.
+"""Where block RAMs of the engine lie on the chip.
 
-The placer scatters the 112 block RAMs of the pipeline over the whole chip, which has few others
+The placer scatters the 112 block RAMs of the cipher over the whole chip, which has few others
 free, so that each round has wires from one end of it to the other, and these cannot be routed. So
 they are given sites: eight of a round beside each other, and the rounds one behind the other, along
 one row of block RAMs, back along the next, and the last two on the third.
+
+Behind the last round lies the record buffer, one bank above the other. Left to the placer, one of
+its block RAMs came to lie at the far end of the chip, and the path out of it was the longest of
+all. Those of the board's window for records to the engine lie in front of the last two rounds.
 
 Sites as nextpnr-ecp5 names them, for LFE5U-85F and LFE5UM5G-85F, which are one die.
 """
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 CHIPS = ("85k", "um5g-85k")
 
 _ROMS = 8  # of a round
 _GROUPS = 13  # of four block RAMs in a row
-_ROWS = (22, 46, 70)
+_ROWS = (22, 46, 70, 82)
 _SBOX = re.compile(r"(?:^|\.)u_aes_pipe\.gen_round\[(\d+)\]\.u_round\.gen_sub\[(\d+)\]\.")
+_BANK = re.compile(r"(?:^|\.)u_buffer\.gen_bank\[(\d+)\]\.u_bank\.memory\.(\d+)\.(\d+)$")
+_WINDOW = re.compile(r"(?:^|\.)u_record_in\.u_ram\.memory\.(\d+)\.(\d+)$")
 
 
 def sites(row: int) -> list[str]:
@@ -29,21 +37,51 @@ def sites(row: int) -> list[str]:
 
 def sbox_sites() -> list[list[str]]:
     """Return the eight sites of each round, the first round first."""
-    there, back, third = (sites(row) for row in _ROWS)
+    there, back, third, _ = map(sites, _ROWS)
     chain = [*there[2:50], *back[49:1:-1], *third[4:20]]
     return [chain[at : at + _ROMS] for at in range(0, len(chain), _ROMS)]
 
 
-def fix_sboxes(netlist: Path, top: str) -> int:
-    """Give the S-boxes in a netlist of Yosys their sites; return how many there are."""
+def bank_sites() -> list[list[str]]:
+    """Return the sites of each bank of the record buffer, more than the widest needs."""
+    return [sites(row)[22:] for row in _ROWS[2:]]
+
+
+def window_sites() -> list[str]:
+    """Return the sites of the window for records to the engine."""
+    return sites(_ROWS[2])[:4]
+
+
+def fix_block_rams(netlist: Path, top: str) -> int:
+    """Give the block RAMs in a netlist of Yosys their sites; return how many were given one.
+
+    A memory that is larger than its place is left to the placer, all of it.
+    """
     design = json.loads(netlist.read_text(encoding="utf-8"))
+    cells: dict[str, Any] = design["modules"][top]["cells"]
+    rams = [name for name, cell in cells.items() if cell["type"] == "DP16KD"]
     rounds = sbox_sites()
-    fixed = 0
-    for name, cell in design["modules"][top]["cells"].items():
-        found = _SBOX.search(name)
-        if cell["type"] == "DP16KD" and found is not None:
-            cell["attributes"]["BEL"] = rounds[int(found[1]) - 1][int(found[2]) // 2]
-            fixed += 1
+    fixed = {
+        name: rounds[int(found[1]) - 1][int(found[2]) // 2]
+        for name in rams
+        if (found := _SBOX.search(name))
+    }
+    for number, place in enumerate(bank_sites()):
+        fixed |= _laid_out((n for n in rams if _is_of(n, _BANK, str(number))), place)
+    fixed |= _laid_out((n for n in rams if _WINDOW.search(n)), window_sites())
+    for name, site in fixed.items():
+        cells[name]["attributes"]["BEL"] = site
     if fixed:
         netlist.write_text(json.dumps(design), encoding="utf-8")
-    return fixed
+    return len(fixed)
+
+
+def _is_of(name: str, pattern: re.Pattern[str], number: str) -> bool:
+    found = pattern.search(name)
+    return found is not None and found[1] == number
+
+
+def _laid_out(names: Iterator[str], place: list[str]) -> dict[str, str]:
+    """Give one memory's block RAMs sites in their order, if there are enough."""
+    ordered = sorted(names, key=lambda name: [int(part) for part in name.split(".")[-2:]])
+    return dict(zip(ordered, place, strict=False)) if len(ordered) <= len(place) else {}

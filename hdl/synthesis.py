@@ -52,7 +52,7 @@ class Built:
 
 
 def source_hash(target: Target) -> str:
-    """Return the SHA-256 of all that the gates are made from: sources, pins, parameters."""
+    """Return the SHA-256 of all that the gates are made from: sources, pins, parameters, sites."""
     digest = hashlib.sha256()
     settings = {
         "chip": target.chip,
@@ -60,6 +60,12 @@ def source_hash(target: Target) -> str:
         "speed": target.speed_grade,
         "top": target.top,
         "parameters": dict(sorted(target.parameters.items())),
+        "placer": [
+            _HASTE,
+            floorplan.sbox_sites(),
+            floorplan.bank_sites(),
+            floorplan.window_sites(),
+        ],
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for path in sorted([*target.sources(), target.pins], key=target.name_of):
@@ -91,7 +97,7 @@ def build(
     synthesize(target, folder, sources, build_hash=int(whole_hash[:8], 16))
     instances = read_instances(folder / _NETLIST, target.top)
     if target.chip in floorplan.CHIPS:
-        floorplan.fix_sboxes(folder / _NETLIST, target.top)
+        floorplan.fix_block_rams(folder / _NETLIST, target.top)
 
     tried: dict[int, Routed] = {}
     for seed in dict.fromkeys(seeds):

@@ -1,66 +1,27 @@
 """The transport key in a finished bitstream: exchanged, nothing else with it, and nowhere shown."""
 
-import re
 import secrets
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from hdl import targets
 from hdl.fpga_tools import run_tool
 from hdl.synthesis import copy_sources, place_and_route, synthesize
-from hdl.targets import Target
 from hdl.transport_key import TransportKeyError, exchange, pattern, read_key
-
-TOP = """
-module keyed (input logic clk_i, input logic rst_ni, output logic bit_o);
-  logic ready;
-  logic [255:0] key, key_q;
-  transport_key_rom u_rom (.clk_i, .rst_ni, .ready_o(ready), .key_o(key));
-  always_ff @(posedge clk_i) key_q <= ready ? {key_q[254:0], key_q[255]} : key;
-  assign bit_o = key_q[255];
-endmodule
-"""
-PINS = 'FREQUENCY PORT "clk_i" 50 MHZ ;\n' + "".join(
-    f'LOCATE COMP "{port}" SITE "{site}" ;\nIOBUF PORT "{port}" IO_TYPE=LVCMOS33 ;\n'
-    for port, site in (("clk_i", "G2"), ("rst_ni", "B2"), ("bit_o", "J1"))
-)
+from tests.keyed_design import keyed_target, ram_contents
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What place and route writes for the block RAM of the key and a register behind it."""
     source = tmp_path_factory.mktemp("keyed")
-    shutil.copy(targets.ECP5_DIRECTORY / "transport_key_rom.sv", source)
-    (source / "keyed.sv").write_text(TOP)
-    (source / "keyed.lpf").write_text(PINS)
-    target = Target(
-        name="keyed",
-        title="A key",
-        chip="25k",
-        package="CABGA381",
-        speed_grade=6,
-        top="keyed",
-        clock_hz=50_000_000,
-        ebr=56,
-        loader="ulx3s",
-        folder=source,
-    )
+    target = keyed_target(source)
     folder = tmp_path_factory.mktemp("build")
     synthesize(target, folder, copy_sources(target, folder), build_hash=None)
     place_and_route(target, folder, 1, {"": "keyed"})
     return folder / "seed1.config"
-
-
-def contents(config: str) -> list[bytes]:
-    """What block RAMs hold, by the text of a design."""
-    return [
-        bytes(int(word, 16) & 0xFF for word in found.split())
-        for found in re.findall(r"^\.bram_init \d+\n((?:[0-9a-f ]+\n)+)", config, re.MULTILINE)
-    ]
 
 
 def test_the_bitstream_has_the_key_and_nothing_says_it(config: Path, tmp_path: Path) -> None:
@@ -79,7 +40,7 @@ def test_the_bitstream_has_the_key_and_nothing_says_it(config: Path, tmp_path: P
 
     unpacked = ["--input", bitstream.name, "--textcfg", "unpacked.config"]
     assert run_tool("yowasp-ecpunpack", unpacked, tmp_path).code == 0
-    assert contents((tmp_path / "unpacked.config").read_text()) == [key + pattern()[32:]]
+    assert ram_contents((tmp_path / "unpacked.config").read_text()) == [key + pattern()[32:]]
 
 
 def test_nothing_else_is_changed(config: Path) -> None:
@@ -91,7 +52,7 @@ def test_nothing_else_is_changed(config: Path) -> None:
         if old != new
     ]
     assert len(changed) <= 4  # eight bytes on a line
-    assert contents(text) == [pattern()]
+    assert ram_contents(text) == [pattern()]
     with pytest.raises(TransportKeyError, match="the key is in it already"):
         exchange(exchange(text, key), secrets.token_bytes(32))
 

@@ -6,7 +6,7 @@
 // Serial line: 1,000,000 baud, 8N1.
 
 module ulx3s_top #(
-    parameter int unsigned ClockMhz = 40,      // a multiple of 5
+    parameter int unsigned ClockMhz = 80,      // a multiple of 5
     parameter int unsigned BankBytes = 65536,
     parameter logic [31:0] BuildHash = 0
 ) (

@@ -1,0 +1,50 @@
+"""A design of hardly more than a transport key: its bitstream takes seconds, not minutes."""
+
+import re
+import shutil
+from pathlib import Path
+
+from hdl import targets
+from hdl.targets import Target
+
+_TOP = """
+module keyed #(parameter logic [31:0] BuildHash = 0)
+             (input logic clk_i, input logic rst_ni, output logic bit_o);
+  logic ready;
+  logic [255:0] key, key_q;
+  transport_key_rom u_rom (.clk_i, .rst_ni, .ready_o(ready), .key_o(key));
+  always_ff @(posedge clk_i) key_q <= ready ? {key_q[254:0], key_q[255]} : key;
+  assign bit_o = key_q[255];
+endmodule
+"""
+_PINS = 'FREQUENCY PORT "clk_i" 50 MHZ ;\n' + "".join(
+    f'LOCATE COMP "{port}" SITE "{site}" ;\nIOBUF PORT "{port}" IO_TYPE=LVCMOS33 ;\n'
+    for port, site in (("clk_i", "G2"), ("rst_ni", "B2"), ("bit_o", "J1"))
+)
+
+
+def keyed_target(source: Path) -> Target:
+    """Write the design into a folder; return it as a board to build for."""
+    shutil.copy(targets.ECP5_DIRECTORY / "transport_key_rom.sv", source)
+    (source / "keyed.sv").write_text(_TOP)
+    (source / "keyed.lpf").write_text(_PINS)
+    return Target(
+        name="keyed",
+        title="A key",
+        chip="25k",
+        package="CABGA381",
+        speed_grade=6,
+        top="keyed",
+        clock_hz=50_000_000,
+        ebr=56,
+        loader="ulx3s",
+        folder=source,
+    )
+
+
+def ram_contents(config: str) -> list[bytes]:
+    """What block RAMs hold, by the text of a design."""
+    return [
+        bytes(int(word, 16) & 0xFF for word in found.split())
+        for found in re.findall(r"^\.bram_init \d+\n((?:[0-9a-f ]+\n)+)", config, re.MULTILINE)
+    ]
