@@ -15,6 +15,7 @@ from hsm.eedk import ALGORITHM, EEDK_VERSION, Eedk, KeyLabel, KeyMode, check_vol
 from hsm.errors import (
     EedkError,
     EedkForgedError,
+    EedkMalformedError,
     EedkUnopenedError,
     EedkWrongVolumeError,
     KeystoreError,
@@ -60,6 +61,7 @@ class DataKeys:
             self.public_key = signing_key.public_key()
         self._signers = (self.public_key, *partners)
         self._signer = lru_cache(VERIFIED_EEDKS)(self._find_signer)
+        self._own = lru_cache(VERIFIED_EEDKS)(self._find_own)
 
     def sign(self, data: bytes) -> bytes:
         """Return the EKM's ECDSA P-256 signature over SHA-256 of `data`, DER."""
@@ -174,7 +176,7 @@ class DataKeys:
             ) from None
 
     def rewrap(
-        self, eedks: Sequence[Eedk], volume: str, drive_public_der: bytes, oaep_hash: OaepHash
+        self, eedks: Sequence[bytes], volume: str, drive_public_der: bytes, oaep_hash: OaepHash
     ) -> bytes | None:
         """Return the data key in the EEDKs of `volume` wrapped for a drive, at less cost.
 
@@ -182,11 +184,7 @@ class DataKeys:
         reason: open_eedk() and wrap_for_drive() do it, or say why it cannot be. Raises
         TokenRefusedError when the token keeps a data key that it was told to destroy.
         """
-        if any(eedk.volume != volume for eedk in eedks):
-            return None
-        for eedk in eedks:
-            if self._signer(eedk) != 0:
-                continue
+        for eedk in self._own(tuple(eedks), volume):
             with suppress(KeystoreError):
                 kek = self._kek_of(eedk)
                 sedk = len(eedk.wrapped) == kek.bits // 8 and self._token.rewrap_data_key(
@@ -199,6 +197,16 @@ class DataKeys:
                 if sedk:
                     return sedk
         return None
+
+    def _find_own(self, encoded: tuple[bytes, ...], volume: str) -> list[Eedk]:
+        """Return those EEDKs that this key manager signed; none when one is of another volume."""
+        eedks = []
+        for data in encoded:
+            with suppress(EedkMalformedError):
+                eedks.append(Eedk.decode(data))
+        if any(eedk.volume != volume for eedk in eedks):
+            return []
+        return [eedk for eedk in eedks if self._signer(eedk) == 0]
 
     def open_either(self, eedks: Sequence[Eedk], volume: str) -> DataKey:
         """Return the data key out of the first EEDK that opens (READ-2d); destroy it after use.

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from hsm.ekm import messages
 from hsm.ekm.errors import ErrorCode, MessageError
-from hsm.ekm.exchange import Answer, Exchange
+from hsm.ekm.exchange import Answer, Exchange, Steps
 from hsm.ekm.poller import Timer
 from hsm.ekm.tls_stream import TlsStream
 
@@ -23,7 +23,7 @@ class ConnectionOwner(Protocol):
     """What a connection asks of its worker."""
 
     def ready(self, connection: Connection) -> None:
-        """Have ``connection.step`` called soon: there is something to answer."""
+        """Have ``connection.answer`` called soon: there is something to answer."""
 
     def later(self, seconds: float, act: Callable[[], None]) -> Timer:
         """Call ``act`` once, in so many seconds."""
@@ -88,8 +88,8 @@ class Connection:
 
     # Called by the worker
 
-    def step(self) -> Answer | None:
-        """Answer one message; None when the connection ended meanwhile."""
+    def answer(self) -> Steps[Answer | None]:
+        """Answer one message, in steps; with None when the connection ended meanwhile."""
         self._waiting = False
         if self._ending:
             return None
@@ -105,7 +105,7 @@ class Connection:
         end = messages.LENGTH_BYTES + length
         data = bytes(self._buffer[messages.LENGTH_BYTES : end])
         del self._buffer[:end]
-        return self.exchange.on_frame(data)
+        return (yield from self.exchange.steps(data))
 
     def send(self, answer: Answer) -> None:
         """Hand an answer to the peer and look for its next message."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -85,6 +85,50 @@ class EnrolledDrive:
     sequence: int = 0
 
 
+def _drive(
+    serial: str, print_: bytes, spki: bytes, oaep_hash: str, revoked: int, sequence: int
+) -> EnrolledDrive:
+    return EnrolledDrive(serial, print_, spki, OaepHash(oaep_hash), bool(revoked), sequence)
+
+
+def admitted(serial: str, drive: EnrolledDrive | None) -> EnrolledDrive:
+    """Return a drive that may ask for keys.
+
+    Raises ExchangeError with UNKNOWN_DRIVE or REVOKED_DRIVE for one that may not.
+    """
+    if drive is None:
+        raise ExchangeError(ErrorCode.UNKNOWN_DRIVE, f"Drive {serial} is not in the drive table.")
+    if drive.revoked:
+        raise ExchangeError(
+            ErrorCode.REVOKED_DRIVE, f"Drive {serial} is revoked in the drive table."
+        )
+    return drive
+
+
+class _Group:
+    """What several requests use up together, in one transaction: all of it or nothing."""
+
+    def __init__(self, commit: Callable[[], None]) -> None:
+        self._commit = commit
+        self._open = True
+        self._failure: DriveTableError | None = None
+
+    def fail(self, error: DriveTableError) -> None:
+        """Have everybody told that nothing was used up."""
+        self._open, self._failure = False, error
+
+    def settle(self) -> None:
+        """Commit, unless another one's did; raises DriveTableError when that failed."""
+        if self._open:
+            self._open = False
+            try:
+                self._commit()
+            except DriveTableError as error:
+                self._failure = error
+        if self._failure is not None:
+            raise self._failure
+
+
 class DriveTable:
     """The table in its file; may be open in several processes (server, command line)."""
 
@@ -96,6 +140,7 @@ class DriveTable:
         """
         self.path = path
         self._taken: dict[str, int] = {}
+        self._group: _Group | None = None
         self._synchronous = "NORMAL" if logged else "FULL"
         try:
             path.touch(mode=0o600, exist_ok=True)
@@ -162,7 +207,10 @@ class DriveTable:
         try:
             yield
         except sqlite3.Error as error:
-            raise DriveTableError(f"The drive table {self.path} failed: {error}.") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: sqlite3.Error) -> DriveTableError:
+        return DriveTableError(f"The drive table {self.path} failed: {error}.")
 
     def enrol(
         self, serial: str, certificate_der: bytes, wrap_spki: bytes, oaep_hash: OaepHash
@@ -222,10 +270,20 @@ class DriveTable:
                 + clause,
                 values,
             ).fetchall()
-        return [
-            EnrolledDrive(serial, print_, spki, OaepHash(oaep_hash), bool(revoked), sequence)
-            for serial, print_, spki, oaep_hash, revoked, sequence in rows
-        ]
+        return [_drive(*row) for row in rows]
+
+    def look_up(self, serial: str, nonce: bytes) -> tuple[EnrolledDrive | None, bool]:
+        """Return the drive, and whether an earlier request of its bore this nonce."""
+        try:
+            row = self._database.execute(
+                "SELECT serial, fingerprint, wrap_spki, oaep_hash, revoked, sequence, "
+                "EXISTS (SELECT 1 FROM nonces WHERE serial = ?1 AND nonce = ?2) "
+                "FROM drives WHERE serial = ?1",
+                (serial, nonce),
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        return (None, False) if row is None else (_drive(*row[:6]), bool(row[6]))
 
     def nonce_was_used(self, serial: str, nonce: bytes) -> bool:
         """Return whether the drive's earlier request bore this nonce."""
@@ -243,33 +301,80 @@ class DriveTable:
                 [(sequence, serial) for serial, sequence in sequences.items()],
             )
 
-    def take(self, serial: str, sequence: int, nonce: bytes) -> None:
-        """Use up a request's sequence number and nonce, for good.
+    def take(self, serial: str, sequence: int, nonce: bytes) -> EnrolledDrive:
+        """Use up a request's sequence number and nonce, for good; return the drive.
 
-        Raises ExchangeError with STALE_SEQUENCE or REPLAYED_NONCE, changing nothing.
+        Raises ExchangeError with UNKNOWN_DRIVE, REVOKED_DRIVE, STALE_SEQUENCE or REPLAYED_NONCE,
+        changing nothing.
         """
+        drive, settle = self.take_together(serial, sequence, nonce)
+        settle()
+        return drive
+
+    def take_together(
+        self, serial: str, sequence: int, nonce: bytes
+    ) -> tuple[EnrolledDrive, Callable[[], None]]:
+        """Do as ``take`` does, but for several requests in one transaction.
+
+        What is returned beside the drive has to be called, soon and once for each request: only
+        then is it used up for good. Raises DriveTableError, as the calls do.
+        """
+        group = self._group
+        if group is None:
+            with self._reported():
+                self._database.execute("BEGIN IMMEDIATE")
+            group = self._group = _Group(self._commit_group)
+            began = True
+        else:
+            began = False
+        try:
+            with self._reported():
+                drive = self._take(serial, sequence, nonce)
+        except DriveTableError as error:
+            group.fail(error)
+            self._roll_back_group()
+            raise
+        except BaseException:
+            if began:  # and nobody will settle it
+                self._roll_back_group()
+            raise
+        return drive, group.settle
+
+    def _commit_group(self) -> None:
+        try:
+            with self._reported():
+                self._database.execute("COMMIT")
+        except DriveTableError:
+            self._roll_back_group()
+            raise
+        self._group = None
+
+    def _roll_back_group(self) -> None:
+        self._group = None
+        with suppress(sqlite3.Error):  # it may have ended itself
+            self._database.execute("ROLLBACK")
+
+    def _take(self, serial: str, sequence: int, nonce: bytes) -> EnrolledDrive:
+        """See that all is well, and only then write, so that a refusal has changed nothing."""
+        found, replayed = self.look_up(serial, nonce)
+        drive = admitted(serial, found)
+        if sequence <= drive.sequence:
+            raise ExchangeError(
+                ErrorCode.STALE_SEQUENCE,
+                f"Drive {serial} sent sequence number {sequence}, but {drive.sequence} was used "
+                "already: an old request is being replayed, or the drive's clock was set back.",
+            )
+        if replayed:
+            raise ExchangeError(
+                ErrorCode.REPLAYED_NONCE, f"Drive {serial} used a nonce a second time."
+            )
         run = self._database.execute
-        with self._reported(), self._transaction():
-            grown = run(
-                "UPDATE drives SET sequence = ?1 WHERE serial = ?2 AND sequence < ?1",
-                (sequence, serial),
-            ).rowcount
-            if not grown:
-                last = run("SELECT sequence FROM drives WHERE serial = ?", (serial,)).fetchone()[0]
-                raise ExchangeError(
-                    ErrorCode.STALE_SEQUENCE,
-                    f"Drive {serial} sent sequence number {sequence}, but {last} was used already: "
-                    "an old request is being replayed, or the drive's clock was set back.",
-                )
-            try:
-                run("INSERT INTO nonces VALUES (?, ?, ?)", (serial, nonce, sequence))
-            except sqlite3.IntegrityError:
-                raise ExchangeError(
-                    ErrorCode.REPLAYED_NONCE, f"Drive {serial} used a nonce a second time."
-                ) from None
-            self._taken[serial] = self._taken.get(serial, 0) + 1
-            if self._taken[serial] % NONCES_DROPPED_EVERY == 0:
-                self._drop_old_nonces(serial)
+        run("UPDATE drives SET sequence = ? WHERE serial = ?", (sequence, serial))
+        run("INSERT INTO nonces VALUES (?, ?, ?)", (serial, nonce, sequence))
+        self._taken[serial] = self._taken.get(serial, 0) + 1
+        if self._taken[serial] % NONCES_DROPPED_EVERY == 0:
+            self._drop_old_nonces(serial)
+        return drive
 
     def _drop_old_nonces(self, serial: str) -> None:
         self._database.execute(

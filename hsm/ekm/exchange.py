@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from traceback import format_tb
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from cryptography import x509
 
 from hsm.eedk import Eedk, KeyLabel
 from hsm.ekm import certificates, messages
 from hsm.ekm.audit import AuditLog
-from hsm.ekm.drive_table import DriveTable, DriveTableError, EnrolledDrive, fingerprint
+from hsm.ekm.drive_table import (
+    DriveTable,
+    DriveTableError,
+    EnrolledDrive,
+    admitted,
+    fingerprint,
+)
 from hsm.ekm.errors import ErrorCode, ExchangeError, MessageError
 from hsm.ekm.messages import (
     Ack,
@@ -40,6 +46,20 @@ from hsm.errors import TaperigError, TokenGoneError
 from hsm.pki import Role
 
 _LOG = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+Steps = Generator[None, None, _Result]
+"""Work that is done in steps, and what comes of it."""
+
+
+def finished(steps: Steps[_Result]) -> _Result:
+    """Take all steps, one after the other."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +152,20 @@ class Exchange:
         because it would take that Error for the answer to its next message. The connection ends
         without a word when the drive table cannot be written. Raises TokenGoneError.
         """
+        return finished(self.steps(data))
+
+    def steps(self, data: bytes) -> Steps[Answer]:
+        """Do as ``on_frame`` does, in steps.
+
+        The steps are the same kinds of work for all messages: reading, verifying, the drive table,
+        the token's unwrapping, its signing. Taking those of several connections side by side keeps
+        the code of each kind in the processor's caches, and shares the table's transaction.
+        """
         message: AnyMessage | None = None
         try:
             message = messages.decode(data)
-            return self._on_message(message, data)
+            yield
+            return (yield from self._on_message(message, data))
         except MessageError as error:
             return self._refuse(ErrorCode.MALFORMED_MESSAGE, str(error), close=True)
         except ExchangeError as error:
@@ -171,14 +201,15 @@ class Exchange:
         """Record and answer what the transport found wrong (size, time) with the peer's bytes."""
         return self._refuse(code, text, close=True)
 
-    def _on_message(self, message: AnyMessage, data: bytes) -> Answer:
+    def _on_message(self, message: AnyMessage, data: bytes) -> Steps[Answer]:
         match message:
             case Ping():
                 return Answer(data)
             case Hello():
+                yield  # nothing to verify that was not verified before
                 return self._on_hello(message, data)
             case KeyRequest():
-                return self._on_request(message, data)
+                return (yield from self._on_request(message, data))
             case Ack():
                 return self._on_ack(message)
             case Error():
@@ -202,8 +233,14 @@ class Exchange:
             hello.certificate, self._manager.drive_ca, Role.DRIVE
         )
         self._claimed = identity.name
-        self._authorized(identity.name, hello.certificate)
-        if self._manager.drives.nonce_was_used(identity.name, hello.nonce):
+        found, replayed = self._manager.drives.look_up(identity.name, hello.nonce)
+        drive = admitted(identity.name, found)
+        if fingerprint(hello.certificate) != drive.fingerprint:
+            raise ExchangeError(
+                ErrorCode.CERTIFICATE_MISMATCH,
+                f"Drive {identity.name} showed a certificate other than the enrolled one.",
+            )
+        if replayed:
             raise ExchangeError(
                 ErrorCode.REPLAYED_NONCE,
                 f"Drive {identity.name} sent a nonce that it has used before: "
@@ -223,24 +260,7 @@ class Exchange:
         )
         return Answer(answer)
 
-    def _authorized(self, serial: str, certificate_der: bytes | None = None) -> EnrolledDrive:
-        drive = self._manager.drives.find(serial)
-        if drive is None:
-            raise ExchangeError(
-                ErrorCode.UNKNOWN_DRIVE, f"Drive {serial} is not in the drive table."
-            )
-        if drive.revoked:
-            raise ExchangeError(
-                ErrorCode.REVOKED_DRIVE, f"Drive {serial} is revoked in the drive table."
-            )
-        if certificate_der is not None and fingerprint(certificate_der) != drive.fingerprint:
-            raise ExchangeError(
-                ErrorCode.CERTIFICATE_MISMATCH,
-                f"Drive {serial} showed a certificate other than the enrolled one.",
-            )
-        return drive
-
-    def _on_request(self, request: KeyRequest, data: bytes) -> Answer:
+    def _on_request(self, request: KeyRequest, data: bytes) -> Steps[Answer]:
         begun = self._begun
         if begun is None or begun.replied is not None:
             raise ExchangeError(
@@ -254,12 +274,17 @@ class Exchange:
             begun.transcript.to_sign(request),
             f"The key request's signature is not that of drive {begun.serial}.",
         )
+        yield
         # The table is asked again: the drive may have been revoked since its Hello.
-        drive = self._authorized(begun.serial)
-        self._manager.drives.take(begun.serial, request.sequence, begun.drive_nonce)
+        drive, settle = self._manager.drives.take_together(
+            begun.serial, request.sequence, begun.drive_nonce
+        )
+        yield
+        settle()
+        key = self._wrapped_key(drive, request)
+        yield
         begun.transcript.add(data)
-        reply = self._reply(request, self._wrapped_key(drive, request), begun.transcript)
-        answer = reply.encode()
+        answer = self._reply(request, key, begun.transcript).encode()
         self._record("key-reply", "ok", begun.serial, request)
         begun.transcript.add(answer)
         begun.replied = request
@@ -284,10 +309,8 @@ class Exchange:
                 )
 
     def _reply(self, request: KeyRequest, key: WrappedKey, transcript: Transcript) -> KeyReply:
-        unsigned = KeyReply(
-            session=request.session, sedk=key.sedk, eedks=key.eedks, sequence=request.sequence
-        )
-        return replace(unsigned, signature=self._manager.sign(transcript.to_sign(unsigned)))
+        fields = (request.session, key.sedk, key.eedks, request.sequence)
+        return KeyReply(*fields, self._manager.sign(transcript.to_sign(KeyReply(*fields))))
 
     def _on_ack(self, ack: Ack) -> Answer:
         begun = self._begun

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from hsm.datakeys import DataKeys
 from hsm.eedk import Eedk, KeyLabel
@@ -89,8 +89,11 @@ class TokenKeyService:
 
     def translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
         """Take the data key out of the first EEDK that opens; return it wrapped for the drive."""
-        with self._present():
+        try:
             return self._twice(lambda: self._translate(drive, volume, eedks))
+        except ExchangeError as error:
+            self._look_for_token(error)
+            raise
 
     @contextmanager
     def _present(self) -> Iterator[None]:
@@ -98,9 +101,12 @@ class TokenKeyService:
         try:
             yield
         except ExchangeError as error:
-            if error.code in _CODES_OF_ABSENCE:
-                self._data_keys.try_out()
+            self._look_for_token(error)
             raise
+
+    def _look_for_token(self, error: ExchangeError) -> None:
+        if error.code in _CODES_OF_ABSENCE:
+            self._data_keys.try_out()
 
     def _twice(self, work: Callable[[], WrappedKey]) -> WrappedKey:
         """Do the work; when the token refuses, once more without what is remembered of it."""
@@ -137,10 +143,10 @@ class TokenKeyService:
                 )
 
     def _translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
-        with _coded({}):
-            sedk = self._data_keys.rewrap(
-                _readable(eedks), volume, drive.wrap_spki, drive.oaep_hash
-            )
+        try:
+            sedk = self._data_keys.rewrap(eedks, volume, drive.wrap_spki, drive.oaep_hash)
+        except TaperigError as error:
+            raise _with_code(error, {}) from None
         if sedk is not None:
             return WrappedKey(sedk)
         with self._opened(eedks, volume) as data_key, _coded({}):
@@ -198,15 +204,6 @@ class TokenKeyService:
         raise ExchangeError(failures[0].code, text) from None
 
 
-def _readable(eedks: Sequence[bytes]) -> list[Eedk]:
-    """Return those EEDKs that can be read."""
-    found = []
-    for data in eedks:
-        with suppress(EedkMalformedError):
-            found.append(Eedk.decode(data))
-    return found
-
-
 @contextmanager
 def _coded(codes: dict[type[TaperigError], ErrorCode]) -> Iterator[None]:
     """Give a refusal of the key side the code by which the drive and the log know it."""
@@ -215,7 +212,11 @@ def _coded(codes: dict[type[TaperigError], ErrorCode]) -> Iterator[None]:
     except ExchangeError:
         raise
     except TaperigError as error:
-        code = next(
-            code for kind, code in {**codes, **_COMMON_CODES}.items() if isinstance(error, kind)
-        )
-        raise ExchangeError(code, str(error)) from None
+        raise _with_code(error, codes) from None
+
+
+def _with_code(error: TaperigError, codes: dict[type[TaperigError], ErrorCode]) -> ExchangeError:
+    code = next(
+        code for kind, code in {**codes, **_COMMON_CODES}.items() if isinstance(error, kind)
+    )
+    return ExchangeError(code, str(error))

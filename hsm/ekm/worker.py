@@ -6,7 +6,8 @@ All of it in one thread, because two threads in one context break SoftHSM.
 
 Answers that left a record in the audit log are held while there are more messages to answer, a few
 milliseconds at most. Then the records are flushed to the disk, once, and the answers go out: the
-more there is to do, the less the disk costs each exchange.
+more there is to do, the less the disk costs each exchange. Messages that are there at the same time
+are answered side by side, step by step, which is easier on the processor's caches.
 """
 
 from __future__ import annotations
@@ -61,6 +62,19 @@ LAZY_FLUSH_SECONDS = 0.5
 """Records that nobody waits for are on the disk after this long."""
 _DRAIN_SECONDS = 2.0
 """How long an exchange that is under way may take to end when the key manager stops."""
+
+
+class _Work:
+    """A message that is being answered."""
+
+    __slots__ = ("answer", "connection", "noted", "steps")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.steps = connection.answer()
+        self.answer: Answer | None = None
+        self.noted = False
+        """Whether it left a record in the audit log."""
 
 
 class Worker:
@@ -211,25 +225,39 @@ class Worker:
 
     def _answer(self) -> None:
         """Answer messages; what left a record is held until that is on the disk."""
-        audit = self._manager.audit
-        for _ in range(min(_ROUND, len(self._queue))):
-            connection = self._queue.popleft()
-            noted = audit.noted
-            try:
-                answer = connection.step()
-            except TokenGoneError as error:
-                self._give_up(error)  # once the answers that there are have gone out
-                break
-            if answer is None:
+        batch = [_Work(self._queue.popleft()) for _ in range(min(_ROUND, len(self._queue)))]
+        try:
+            self._do(batch)
+        except TokenGoneError as error:
+            self._give_up(error)  # once the answers that there are have gone out
+        for work in batch:
+            if work.answer is None:
                 continue
-            if answer.frame is None or audit.noted == noted:
-                connection.send(answer)
+            if work.answer.frame is None or not work.noted:
+                work.connection.send(work.answer)
                 continue
             if not self._held:
                 self._held_since = time.monotonic()
-            self._held.append((connection, answer))
+            self._held.append((work.connection, work.answer))
         if not self._held:
             self._write()
+
+    def _do(self, batch: list[_Work]) -> None:
+        """Take the first step of all, then the second of all, and so on; raises TokenGoneError."""
+        audit = self._manager.audit
+        while batch:
+            going_on = []
+            for work in batch:
+                noted = audit.noted
+                try:
+                    next(work.steps)
+                except StopIteration as end:
+                    work.answer = end.value
+                else:
+                    going_on.append(work)
+                if audit.noted != noted:
+                    work.noted = True
+            batch = going_on
 
     def _release(self) -> None:
         """Flush once for all that is held, and send it."""

@@ -28,7 +28,7 @@ from hsm.ekm.audit import AuditLog
 from hsm.ekm.connection import Connection
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.errors import EkmError, ErrorCode, ExchangeError, MessageError
-from hsm.ekm.exchange import Answer, Exchange, KeyManager, WrappedKey
+from hsm.ekm.exchange import Answer, Exchange, KeyManager, WrappedKey, finished
 from hsm.ekm.messages import LabelState
 from hsm.ekm.poller import Timer
 from hsm.ekm.tls_stream import TlsStream
@@ -195,7 +195,7 @@ class Site:
         for part in (data[:half], data[half:]):
             connection.data_received(part)
             while queue:
-                answer = queue.pop().step()
+                answer = finished(queue.pop().answer())
                 assert answer is not None
                 answers.append(answer)
                 if answer.frame is not None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from pkcs11 import Attribute, ObjectClass
 
 from hsm.datakeys import EKM_SIGNING_LABEL, DataKeys
 from hsm.eedk import KeyLabel
@@ -17,6 +18,7 @@ from hsm.key_cache import REMEMBERED_SECONDS, RememberingKeystore
 from hsm.keystore import Keystore
 from hsm.lab import ProvisionedLab
 from hsm.oaep import OaepHash
+from hsm.signature import signature_holds
 from hsm.token import Token
 from tests.ekm_lab import SoftKek, TokenWatch
 
@@ -128,3 +130,17 @@ def test_what_a_partner_signed_is_measured(token: Token) -> None:
     with pytest.raises(NotADataKeyError):
         token.unwrap_data_key(kek.wrap(bytes(31)), private, OaepHash.SHA1)
     token.unwrap_data_key(kek.wrap(bytes(31)), private, OaepHash.SHA1, measure=False).destroy()
+
+
+def test_copies_at_hand_do_not_pile_up(remembering: RememberingKeystore, now: list[float]) -> None:
+    """A key that is used often is copied into the session, once, and is as good as the key."""
+    copies = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.TOKEN: False}
+    token = remembering.token
+    public_key = token.p256_public_key(EKM_SIGNING_LABEL)
+    for _ in range(3):
+        key = remembering.signing_key(EKM_SIGNING_LABEL)
+        assert signature_holds(public_key, token.sign_p256(key, b"signed"), b"signed")
+        assert len(token.find(copies)) == 1
+        now[0] += REMEMBERED_SECONDS
+    remembering.forget()
+    assert token.find(copies) == []

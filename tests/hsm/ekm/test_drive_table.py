@@ -122,6 +122,46 @@ def test_a_nonce_is_taken_once(table: DriveTable) -> None:
     table.take("D2", 1, b"a" * 32)  # another drive's business
 
 
+def test_requests_used_up_together_are_there_once_settled(table: DriveTable, path: Path) -> None:
+    for serial in ("D1", "D2"):
+        table.enrol(serial, b"certificate", b"spki", OaepHash.SHA1)
+    with DriveTable(path) as other:
+        _, settle_first = table.take_together("D1", 1, b"a" * 32)
+        with pytest.raises(ExchangeError) as refusal:
+            table.take_together("D1", 1, b"b" * 32)  # what is not settled yet counts
+        assert code_of(refusal) is ErrorCode.STALE_SEQUENCE
+        _, settle_second = table.take_together("D2", 1, b"a" * 32)
+        assert [drive.sequence for drive in other.drives()] == [0, 0]
+        settle_first()
+        assert [drive.sequence for drive in other.drives()] == [1, 1]
+        settle_second()
+        other.take("D1", 2, b"c" * 32)  # nothing is locked
+    table.take("D1", 3, b"d" * 32)
+
+
+def test_a_refusal_leaves_nothing_locked(table: DriveTable, path: Path) -> None:
+    table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
+    table.set_revoked("D1", True)
+    for serial, code in (("D1", ErrorCode.REVOKED_DRIVE), ("D2", ErrorCode.UNKNOWN_DRIVE)):
+        with pytest.raises(ExchangeError) as refusal:
+            table.take_together(serial, 1, b"a" * 32)
+        assert code_of(refusal) is code
+        with DriveTable(path) as other:
+            other.set_revoked("D1", True)
+
+
+def test_when_the_commit_fails_nobody_is_told_otherwise(table: DriveTable, path: Path) -> None:
+    for serial in ("D1", "D2"):
+        table.enrol(serial, b"certificate", b"spki", OaepHash.SHA1)
+    settles = [table.take_together(serial, 1, b"a" * 32)[1] for serial in ("D1", "D2")]
+    table._database.execute("ROLLBACK")  # as SQLite does of itself when the disk is full
+    for settle in settles:
+        with pytest.raises(DriveTableError, match="failed"):
+            settle()
+    assert [drive.sequence for drive in table.drives()] == [0, 0]
+    table.take("D1", 1, b"a" * 32)
+
+
 def test_old_nonces_are_dropped(table: DriveTable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drive_table, "NONCES_KEPT", 3)
     monkeypatch.setattr(drive_table, "NONCES_DROPPED_EVERY", 7)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hsm.ekm.audit import AuditError, AuditLog
-from hsm.ekm.exchange import Answer
+from hsm.ekm.exchange import Answer, Steps
 from hsm.ekm.poller import Poller
 from hsm.ekm.worker import LAZY_FLUSH_SECONDS, Worker
 
@@ -37,12 +37,15 @@ class Peer:
     """A connection with one message, which may leave a record."""
 
     def __init__(self, name: str, log: AuditLog, answer: Answer | None, *, notes: bool) -> None:
-        self.name, self.log, self.answer, self.notes = name, log, answer, notes
+        self.name, self.log, self.reply, self.notes = name, log, answer, notes
 
-    def step(self) -> Answer | None:
+    def answer(self) -> Steps[Answer | None]:
+        told(self.log).append(f"{self.name} begins")
+        yield
         if self.notes:
             self.log.note("key-reply", drive=self.name)
-        return self.answer
+        told(self.log).append(f"{self.name} ends")
+        return self.reply
 
     def send(self, answer: Answer) -> None:
         told(self.log).append(self.name)
@@ -93,35 +96,44 @@ def raised(error: Exception) -> None:
     raise error
 
 
+def sent(log: Flushes) -> list[str]:
+    return [word for word in told(log) if not word.endswith((" begins", " ends"))]
+
+
 def test_answers_wait_for_one_flush(log: Flushes) -> None:
     peers = [Peer(name, log, REPLY, notes=True) for name in "abc"]
     rounds(log, *peers)
-    assert told(log) == ["flush", "a", "b", "c"]
+    assert sent(log) == ["flush", "a", "b", "c"]
+
+
+def test_messages_are_answered_side_by_side(log: Flushes) -> None:
+    rounds(log, *(Peer(name, log, REPLY, notes=False) for name in "ab"))
+    assert told(log) == ["a begins", "b begins", "a ends", "b ends", "a", "b"]
 
 
 def test_what_leaves_no_record_does_not_wait(log: Flushes) -> None:
     rounds(log, Peer("ping", log, REPLY, notes=False), Peer("key", log, REPLY, notes=True))
-    assert told(log) == ["ping", "flush", "key"]
+    assert sent(log) == ["ping", "flush", "key"]
 
 
 def test_a_challenge_does_not_wait_for_a_record_of_before(log: Flushes) -> None:
     rounds(log, Peer("ack", log, NONE, notes=True), Peer("hello", log, REPLY, notes=False))
-    assert told(log) == ["ack", "hello", "flush"]
+    assert sent(log) == ["ack", "hello", "flush"]
 
 
 def test_records_that_nobody_waits_for_are_flushed_soon(log: Flushes) -> None:
     rounds(log, Peer("ack", log, NONE, notes=True))
-    assert told(log) == ["ack", "flush"]
+    assert sent(log) == ["ack", "flush"]
 
 
 def test_without_the_disk_no_answer_goes_out(log: Flushes) -> None:
     log.broken = True
     worker: Any = rounds(log, Peer("key", log, REPLY, notes=True))
-    assert told(log) == []
+    assert sent(log) == []
     assert worker._stop
     assert isinstance(worker._failure, AuditError)
 
 
 def test_a_connection_that_ended_meanwhile_is_passed_over(log: Flushes) -> None:
     rounds(log, Peer("gone", log, None, notes=False))
-    assert told(log) == []
+    assert sent(log) == []
