@@ -73,7 +73,8 @@ class RememberingKeystore(Keystore):
         now = self._clock()
         remembered = self._found.get(name)
         if remembered is not None and now - remembered[0] < REMEMBERED_SECONDS:
-            return cast(_Found, remembered[1])
+            found: _Found = remembered[1]
+            return found
         self._drop(name)
         found = look()
         if isinstance(found, Kek) and not found.has_private:

@@ -1,6 +1,7 @@
 """Key labels: 1 to 64 printable characters, compared without case (KEY-5)."""
 
 import unicodedata
+from functools import lru_cache
 
 from hsm.errors import LabelInvalidError
 
@@ -30,6 +31,7 @@ def normalize_label(label: str) -> str:
     return kept
 
 
+@lru_cache(1024)
 def label_key(label: str) -> str:
     """Return what two labels have in common exactly when they are the same label (no case)."""
     return unicodedata.normalize("NFC", normalize_label(label).casefold())

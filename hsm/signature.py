@@ -8,14 +8,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 MIN_SIGNATURE_BYTES: Final = 8
 MAX_SIGNATURE_BYTES: Final = 72
+_ECDSA: Final = ec.ECDSA(hashes.SHA256())
 
 
 def signature_holds(public_key: ec.EllipticCurvePublicKey, signature: bytes, data: bytes) -> bool:
     """Say whether `signature` (DER) is the P-256 key's signature over `data`."""
-    if not isinstance(public_key.curve, ec.SECP256R1):
+    if public_key.curve.name != ec.SECP256R1.name:
         return False
     try:
-        public_key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
+        public_key.verify(signature, data, _ECDSA)
     except InvalidSignature:
         return False
     return True

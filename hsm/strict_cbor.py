@@ -39,6 +39,78 @@ def decode(data: bytes) -> Any:
 
     The members of a map are ``in_order``.
     """
+    try:
+        return _plain_map(data)
+    except (_NotPlain, IndexError, UnicodeDecodeError):
+        return _decode_any(data)  # or say what is wrong
+
+
+class _NotPlain(Exception):  # noqa: N818 - nothing is wrong
+    """Bytes that are not the deterministic encoding of a map of plain values."""
+
+
+def _plain_map(data: bytes) -> dict[str, Any]:
+    """Decode what nearly all bytes are, in one pass: a map of texts, bytes, numbers, and lists.
+
+    Raises _NotPlain, IndexError or UnicodeDecodeError for all else.
+    """
+    count, position, last = data[0] - 0xA0, 1, (0, b"")
+    if not 0 <= count < 24:
+        raise _NotPlain
+    content = {}
+    for _ in range(count):
+        length = data[position] - 0x60
+        begin = position + 1
+        position = begin + length
+        name = (length, data[begin:position])
+        if not last < name or length >= 24:
+            raise _NotPlain
+        last = name
+        content[name[1].decode("ascii")], position = _plain(data, position)
+    if position != len(data):
+        raise _NotPlain
+    return content
+
+
+def _plain(data: bytes, position: int) -> tuple[Any, int]:
+    """Return the plain value that begins here, and where it ends; raises as _plain_map."""
+    head = data[position]
+    major, info, begin = head & 0xE0, head & 31, position + 1
+    if info >= 24:
+        if info > 27:
+            raise _NotPlain
+        end = begin + (1 << info - 24)
+        argument = int.from_bytes(data[begin:end], "big")
+        if argument < _LEAST[info] or end > len(data):
+            raise _NotPlain
+        info, begin = argument, end
+    if major == 0:
+        return info, begin
+    if major in (0x40, 0x60):
+        end = begin + info
+        value = data[begin:end]
+        if len(value) != info:
+            raise _NotPlain
+        return value if major == 0x40 else value.decode(), end
+    if major == 0x80 and info < len(data):
+        values = []
+        for _ in range(info):
+            if data[begin] & 0xE0 == 0x80:
+                raise _NotPlain
+            value, begin = _plain(data, begin)
+            values.append(value)
+        return values, begin
+    if head not in _TRUTHS:
+        raise _NotPlain
+    return _TRUTHS[head], begin
+
+
+_TRUTHS = {0xF4: False, 0xF5: True}
+_LEAST = {24: 24, 25: 1 << 8, 26: 1 << 16, 27: 1 << 32}
+"""The least number that needs an argument of one, two, four or eight bytes."""
+
+
+def _decode_any(data: bytes) -> Any:
     _refuse_exotic_items(data)
     try:
         value = cbor2.loads(

@@ -51,10 +51,11 @@ _UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 
 def _hashed_line(content: dict[str, Any]) -> tuple[bytes, str]:
     """Return a record's line with its newline, and its hash; encodes each member once."""
-    before = encoded({key: value for key, value in content.items() if key < "hash"})[:-1]
-    after = encoded({key: value for key, value in content.items() if key > "hash"})[1:]
-    head = hashlib.sha256(before + b"," + after).hexdigest()
-    return b'%b,"hash":"%b",%b\n' % (before, head.encode(), after), head
+    line = encoded(content)
+    head = hashlib.sha256(line).hexdigest()
+    # The members are sorted, and within a text there is no quotation mark without a backslash.
+    place = line.index(b',"%b":' % min(filter("hash".__lt__, content)).encode())
+    return b'%b,"hash":"%b"%b\n' % (line[:place], head.encode(), line[place:]), head
 
 
 def _last_line(file: int, known: int, length: int) -> tuple[int, bytes]:

@@ -89,23 +89,26 @@ class Connection:
     # Called by the worker
 
     def answer(self) -> Steps[Answer | None]:
-        """Answer one message, in steps; with None when the connection ended meanwhile."""
+        """Begin to answer one message; the steps end with None when the connection has ended."""
         self._waiting = False
         if self._ending:
-            return None
+            return _ended(None)
         if self._overdue:
-            return self.exchange.refuse_connection(
-                ErrorCode.FRAME_TIMEOUT,
-                f"A message was begun and not finished within {self._frame_seconds:g} s.",
+            return _ended(
+                self.exchange.refuse_connection(
+                    ErrorCode.FRAME_TIMEOUT,
+                    f"A message was begun and not finished within {self._frame_seconds:g} s.",
+                )
             )
+        buffer = self._buffer
         try:
-            length = messages.frame_length(self._buffer[: messages.LENGTH_BYTES])
+            length = messages.frame_length(buffer[: messages.LENGTH_BYTES])
         except MessageError as error:
-            return self.exchange.refuse_connection(ErrorCode.FRAME_TOO_LARGE, str(error))
+            return _ended(self.exchange.refuse_connection(ErrorCode.FRAME_TOO_LARGE, str(error)))
         end = messages.LENGTH_BYTES + length
-        data = bytes(self._buffer[messages.LENGTH_BYTES : end])
-        del self._buffer[:end]
-        return (yield from self.exchange.steps(data))
+        data = bytes(buffer[messages.LENGTH_BYTES : end])
+        del buffer[:end]
+        return self.exchange.steps(data)
 
     def send(self, answer: Answer) -> None:
         """Hand an answer to the peer and look for its next message."""
@@ -162,3 +165,9 @@ class Connection:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _ended(answer: Answer | None) -> Steps[Answer | None]:
+    """Return steps of which none is left."""
+    return answer
+    yield

@@ -47,6 +47,7 @@ from hsm.pki import Role
 
 _LOG = logging.getLogger(__name__)
 
+_Undivided = Hello | Challenge | KeyReply | Ack | Ping | LabelQuery | LabelAnswer | Error
 _Result = TypeVar("_Result")
 Steps = Generator[None, None, _Result]
 """Work that is done in steps, and what comes of it."""
@@ -165,7 +166,11 @@ class Exchange:
         try:
             message = messages.decode(data)
             yield
-            return (yield from self._on_message(message, data))
+            if isinstance(message, KeyRequest):
+                return (yield from self._on_request(message, data))
+            if isinstance(message, Hello):
+                yield  # there is nothing to verify that was not verified before
+            return self._on_message(message, data)
         except MessageError as error:
             return self._refuse(ErrorCode.MALFORMED_MESSAGE, str(error), close=True)
         except ExchangeError as error:
@@ -201,15 +206,12 @@ class Exchange:
         """Record and answer what the transport found wrong (size, time) with the peer's bytes."""
         return self._refuse(code, text, close=True)
 
-    def _on_message(self, message: AnyMessage, data: bytes) -> Steps[Answer]:
+    def _on_message(self, message: _Undivided, data: bytes) -> Answer:
         match message:
             case Ping():
                 return Answer(data)
             case Hello():
-                yield  # nothing to verify that was not verified before
                 return self._on_hello(message, data)
-            case KeyRequest():
-                return (yield from self._on_request(message, data))
             case Ack():
                 return self._on_ack(message)
             case Error():

@@ -218,12 +218,15 @@ class Message:
     def encode(self) -> bytes:
         """Return the message's bytes; raise MessageError for a field a peer would refuse."""
         content: dict[str, Any] = {}
-        for name, field in self.MEMBERS:
-            if field is None:
-                content[name] = self.TYPE
-            else:
-                value = _checked(self.TYPE, name, field, getattr(self, name))
-                content[name] = field.write(value)
+        name = ""
+        try:
+            for name, field in self.MEMBERS:
+                if field is None:
+                    content[name] = self.TYPE
+                else:
+                    content[name] = field.write(field.read(getattr(self, name)))
+        except MessageError as error:
+            raise _about(self.TYPE, name, error) from None
         return strict_cbor.encode_ordered(content)
 
     def signed_part(self) -> bytes:
@@ -418,16 +421,17 @@ def decode(data: bytes) -> AnyMessage:
         raise MessageError(f"not a message: its type is not one of {', '.join(_TYPES)}")
     if content.keys() != kind.FIELDS.keys():
         raise MessageError(f"{kind.TYPE}: has fields other than {', '.join(kind.FIELDS) or 'none'}")
-    return kind(
-        **{name: _checked(kind.TYPE, name, kind.FIELDS[name], content[name]) for name in content}
-    )
-
-
-def _checked(type_name: str, name: str, field: Field, value: object) -> Any:
+    name, values = "", {}
     try:
-        return field.read(value)
+        for name, field in kind.FIELDS.items():
+            values[name] = field.read(content[name])
     except MessageError as error:
-        raise MessageError(f"{type_name}: {name} {error}") from None
+        raise _about(kind.TYPE, name, error) from None
+    return kind(**values)
+
+
+def _about(type_name: str, name: str, error: MessageError) -> MessageError:
+    return MessageError(f"{type_name}: {name} {error}")
 
 
 def frame(data: bytes) -> bytes:
@@ -465,13 +469,14 @@ class Transcript:
 
     def add(self, data: bytes) -> None:
         """Take a message that was sent or received."""
-        self._hash.update(frame(data))
+        self._hash.update(len(data).to_bytes(LENGTH_BYTES, "big") + data)
 
     def to_sign(self, message: KeyRequest | KeyReply | Ack) -> bytes:
         """Return the 32 bytes that the signature of ``message`` is made over."""
         continued = self._hash.copy()
-        continued.update(b"signature over " + message.TYPE.encode())
-        continued.update(frame(message.signed_part()))
+        part = message.signed_part()
+        length = len(part).to_bytes(LENGTH_BYTES, "big")
+        continued.update(b"signature over %b%b%b" % (message.TYPE.encode(), length, part))
         return continued.digest()
 
 

@@ -11,9 +11,7 @@ import _ssl
 import ctypes
 
 # The library that ``ssl`` is linked to, or that is built in with it.
-_OPENSSL = ctypes.CDLL(getattr(_ssl, "__file__", None))
+_OPENSSL = ctypes.PyDLL(getattr(_ssl, "__file__", None))  # too short to let go of Python's lock
 
-
-def forget() -> None:
-    """Clear this thread's list; call it before TLS is read from or written to."""
-    _OPENSSL.ERR_clear_error()
+forget = ctypes.PYFUNCTYPE(None)(("ERR_clear_error", _OPENSSL))
+"""Clear this thread's list; call it before TLS is read from or written to."""

@@ -54,12 +54,15 @@ HANDSHAKES = 256
 """TLS handshakes at a time; one more ends the oldest, which a good peer is not."""
 _ROUND = 64
 """Messages answered between two looks at the sockets."""
+_GATHER_SECONDS = 0.001
+"""While several exchanges are under way, messages wait this long for those of the others."""
 _HELD_SECONDS = 0.005
 """An answer waits this long for others that share its flush, while there is work to do."""
 _TOKEN_SECONDS = 10.0
 """The token is tried so often, at least."""
+LAZY_WRITE_SECONDS = 0.02
 LAZY_FLUSH_SECONDS = 0.5
-"""Records that nobody waits for are on the disk after this long."""
+"""Records that nobody waits for are written, and on the disk, after this long, if not before."""
 _DRAIN_SECONDS = 2.0
 """How long an exchange that is under way may take to end when the key manager stops."""
 
@@ -104,6 +107,7 @@ class Worker:
         self._queue: deque[Connection] = deque()
         self._held: list[tuple[Connection, Answer]] = []
         self._held_since = 0.0
+        self._lazy_write: Timer | None = None
         self._lazy_flush: Timer | None = None
         self._beats = 0
         self._stop = False
@@ -219,9 +223,16 @@ class Worker:
     def _turn(self) -> None:
         """Take what has arrived; when nothing more has, flush and send what was held; answer."""
         self._poller.turn(wait=not (self._held or self._queue))
+        if self._queue and not self._held and self._others_under_way():
+            time.sleep(_GATHER_SECONDS)
+            self._poller.turn(wait=False)
         if self._held and (not self._queue or time.monotonic() > self._held_since + _HELD_SECONDS):
             self._release()
         self._answer()
+
+    def _others_under_way(self) -> bool:
+        """Say whether messages of further exchanges are to be expected soon."""
+        return sum(each.exchange.under_way for each in self._connections) > len(self._queue)
 
     def _answer(self) -> None:
         """Answer messages; what left a record is held until that is on the disk."""
@@ -270,12 +281,25 @@ class Worker:
             self._metrics.frame_seconds.observe(spent)
 
     def _write(self) -> None:
-        """Have what was noted written, and flushed soon, though nobody waits for it."""
-        audit = self._manager.audit
-        if not audit.unsynced:
+        """Have what was noted written, and flushed soon, though nobody waits for it.
+
+        While other exchanges are under way, the flush that they will need writes it too, if it
+        comes soon.
+        """
+        if not self._manager.audit.unsynced:
             return
+        if not self._others_under_way():
+            self._write_now()
+        elif self._lazy_write is None:
+            self._lazy_write = self.later(LAZY_WRITE_SECONDS, self._write_lazily)
+
+    def _write_lazily(self) -> None:
+        self._lazy_write = None
+        self._write_now()
+
+    def _write_now(self) -> None:
         try:
-            audit.write()
+            self._manager.audit.write()
         except AuditError as error:
             self._give_up(error)
             return

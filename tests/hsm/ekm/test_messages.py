@@ -281,3 +281,42 @@ def test_error_text_is_made_fit_to_send() -> None:
     text = messages.printable("a\nb\x00" + "c" * 1000)
     assert text.startswith("a?b?c")
     Error(code=1, text=text).encode()
+
+
+_MAPS = st.dictionaries(st.sampled_from(["a", "b", "type", "é"]) | st.text(max_size=25), _VALUES)
+
+
+@given(_MAPS, st.booleans(), st.lists(st.tuples(st.integers(0, 4095), st.binary(max_size=2))))
+def test_the_quick_decoder_takes_nothing_that_the_strict_one_refuses(
+    content: dict[str, Any], ordered: bool, changes: list[tuple[int, bytes]]
+) -> None:
+    encoded = bytearray(cbor2.dumps(content, canonical=ordered))
+    for place, patch in changes[:2]:
+        encoded[place % 64 : place % 64 + 1] = patch
+    data = bytes(encoded)
+    try:
+        quick = strict_cbor._plain_map(data)
+    except (strict_cbor._NotPlain, IndexError, UnicodeDecodeError):
+        return
+    strict = strict_cbor._decode_any(data)
+    assert (quick, repr(quick)) == (strict, repr(strict))
+
+
+@pytest.mark.parametrize(
+    "longer",
+    [
+        "a161787817" + "00" * 23,
+        "a161785817" + "00" * 23,
+        "a16178590017" + "00" * 23,
+        "a161781817",
+        "a161781900ff",
+        "a161781a0000ffff",
+        "a161781b00000000ffffffff",
+        "a2616200616100",
+        "a2616100616100",
+        "a16161f400",
+    ],
+)
+def test_an_encoding_that_is_not_the_shortest_or_in_order_is_refused(longer: str) -> None:
+    with pytest.raises(strict_cbor.CborError):
+        strict_cbor.decode(bytes.fromhex(longer))

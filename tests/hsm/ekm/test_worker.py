@@ -12,7 +12,7 @@ import pytest
 from hsm.ekm.audit import AuditError, AuditLog
 from hsm.ekm.exchange import Answer, Steps
 from hsm.ekm.poller import Poller
-from hsm.ekm.worker import LAZY_FLUSH_SECONDS, Worker
+from hsm.ekm.worker import _GATHER_SECONDS, LAZY_FLUSH_SECONDS, LAZY_WRITE_SECONDS, Worker
 
 REPLY, NONE = Answer(b"reply"), Answer(None)
 
@@ -56,6 +56,16 @@ def told(log: Any) -> list[str]:
     return words
 
 
+class UnderWay:
+    """A connection with an exchange under way."""
+
+    @property
+    def exchange(self) -> Any:
+        return self
+
+    under_way = True
+
+
 class Counts:
     """Metrics that nobody reads."""
 
@@ -80,7 +90,8 @@ def rounds(log: Flushes, *peers: Peer) -> Worker:
         audit = log
 
     worker._manager, worker._metrics, worker._poller = Manager, Counts(), Poller(raised)
-    worker._queue, worker._held, worker._lazy_flush = deque(), [], None
+    worker._queue, worker._held, worker._connections = deque(), [], set()
+    worker._lazy_write = worker._lazy_flush = None
     worker._failure, worker._stop = None, False
     for peer in peers:
         worker.ready(peer)
@@ -137,3 +148,29 @@ def test_without_the_disk_no_answer_goes_out(log: Flushes) -> None:
 def test_a_connection_that_ended_meanwhile_is_passed_over(log: Flushes) -> None:
     rounds(log, Peer("gone", log, None, notes=False))
     assert sent(log) == []
+
+
+def test_a_record_that_nobody_waits_for_is_written_at_once_or_nearly(log: Flushes) -> None:
+    worker: Any = rounds(log)
+    worker.ready(Peer("ack", log, NONE, notes=True))
+    until = time.monotonic() + 2 * LAZY_WRITE_SECONDS
+    worker.later(2 * LAZY_WRITE_SECONDS, lambda: None)
+    while time.monotonic() < until:
+        worker._turn()
+    assert sent(log) == ["ack"]
+    assert b'"event":"key-reply"' in log.path.read_bytes()
+
+
+@pytest.mark.parametrize(("others", "together"), [(0, False), (1, True)])
+def test_messages_of_exchanges_under_way_are_waited_for(
+    log: Flushes, others: int, together: bool
+) -> None:
+    """But not when there is nobody else."""
+    worker: Any = rounds(log)
+    first, late = (Peer(name, log, REPLY, notes=False) for name in "ab")
+    worker._connections = {UnderWay() for _ in range(1 + others)}
+    worker.ready(first)
+    worker.later(_GATHER_SECONDS / 2, lambda: worker.ready(late))
+    while "b" not in told(log):
+        worker._turn()
+    assert (told(log)[:2] == ["a begins", "b begins"]) is together
