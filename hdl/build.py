@@ -19,12 +19,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-import cocotb
 import cocotb_tools.config
-from cocotb_tools.runner import Verilator
 from platformdirs import user_cache_path
 
 from hdl.errors import BuildError
@@ -41,9 +40,7 @@ _VARIANT_FLAGS: dict[Variant, tuple[str, ...]] = {
 # The main loop that the runner compiles into every simulation.
 COCOTB_MAIN = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
 
-# The runner makes every signal of the design reachable, which takes minutes to compile for a
-# pipelined engine.  What is to be reached below the top is asked for by name in a .vlt file.
-_RUNNER_REACH = "--public-flat-rw"
+# What is to be reached below the top is asked for by name in a .vlt file.
 _TOP_REACH = ("--public-depth", "1")
 
 _COMMON_FLAGS = ("--timing", "--assert", "-Wno-fatal", "-Wno-WIDTH", "-O3")
@@ -110,7 +107,7 @@ def verilate(
     require_libpython()
     if variant == "waves":
         require_fst()
-    recipe = _Recipe(
+    recipe = Recipe(
         toplevel=toplevel,
         hdl=tuple(Path(s).resolve() for s in sources if Path(s).suffix != ".cpp"),
         cpp=tuple(Path(s).resolve() for s in sources if Path(s).suffix == ".cpp"),
@@ -143,7 +140,9 @@ def verilate(
 
 
 @dataclass(frozen=True)
-class _Recipe:
+class Recipe:
+    """All that a simulation is made from."""
+
     toplevel: str
     hdl: tuple[Path, ...]
     cpp: tuple[Path, ...]
@@ -163,7 +162,7 @@ class _Recipe:
                 "parameters": self.parameters,
                 "defines": self.defines,
                 "tools": self._tools(toolchain),
-                "cocotb": [cocotb.__version__, str(cocotb_tools.config.libs_dir)],
+                "cocotb": [version("cocotb"), str(cocotb_tools.config.libs_dir)],
                 "python": sys.version,
             }
         )
@@ -192,45 +191,17 @@ def _file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-class _Runner(Verilator):
-    """cocotb's Verilator runner with the flags and the environment that we need."""
-
-    def __init__(
-        self, toolchain: Toolchain, recipe: _Recipe, objects: Sequence[Path], jobs: int
-    ) -> None:
-        super().__init__()
-        self._toolchain = toolchain
-        self._recipe = recipe
-        self._objects = objects
-        self._jobs = jobs
-
-    def _set_env_common(self) -> None:
-        super()._set_env_common()
-        self.env.update(self._toolchain.environment)
-
-    def _simulator_in_path_build_only(self) -> None:
-        self.executable = str(self._toolchain.verilator)
-
-    def _build_command(self) -> list[list[str]]:
-        verilate, _make = super()._build_command()
-        main = {str(COCOTB_MAIN): str(self._recipe.main)}
-        command = [main.get(word, word) for word in verilate if word != _RUNNER_REACH]
-        command += [str(source) for source in self._recipe.cpp]
-        trace = str(int(self._recipe.variant == "waves"))
-        make = ["make", "-j", str(self._jobs), "-C", str(self.build_dir), "-f", "Vtop.mk"]
-        # Copied after the makefile is written, they are newer than it, so make keeps them.
-        copy = [["cp", *map(str, self._objects), str(self.build_dir)]] if self._objects else []
-        return [command, *copy, [*make, f"VM_TRACE={trace}", *MAKE_FLAGS]]
-
-
-def _build_into(final: Path, recipe: _Recipe, toolchain: Toolchain, jobs: int) -> None:
+def _build_into(final: Path, recipe: Recipe, toolchain: Toolchain, jobs: int) -> None:
     with tempfile.TemporaryDirectory(prefix="taperig-build-") as scratch:
         _refuse_spaces(Path(scratch), recipe)
         work = Path(scratch) / "work"
         work.mkdir()
         log = Path(scratch) / "build.log"
         runtime = final.parent / f"runtime-{recipe.runtime_digest(toolchain)}"
-        runner = _Runner(toolchain, recipe, sorted(runtime.glob("*.o")), jobs)
+        # Imported here: it takes a fifth of a second, and what is built already does without.
+        from hdl.build_runner import BuildRunner
+
+        runner = BuildRunner(toolchain, recipe, sorted(runtime.glob("*.o")), jobs)
         # The runner announces its commands; they are in the log, and the user did not ask.
         runner.log.setLevel("WARNING")
         try:
@@ -284,7 +255,7 @@ def _prune(root: Path) -> None:
                 entry.unlink(missing_ok=True)
 
 
-def _refuse_spaces(scratch: Path, recipe: _Recipe) -> None:
+def _refuse_spaces(scratch: Path, recipe: Recipe) -> None:
     """`make` cannot work with blanks in paths, and its own message does not say so clearly."""
     libraries = Path(cocotb_tools.config.libs_dir)
     for path in (scratch, libraries, *recipe.hdl, *recipe.cpp):
@@ -315,6 +286,8 @@ def _tail(log: Path) -> str:
 
 def simulation_environment() -> dict[str, str]:
     """Return the variables that a built simulation needs to find cocotb and Python at run time."""
+    from cocotb_tools.runner import Verilator  # takes a fifth of a second
+
     require_libpython()
     runner = Verilator()
     runner.env = {}

@@ -10,7 +10,6 @@ from pathlib import Path
 from hsm.errors import TaperigError
 from rig.board.protocol import Board
 from rig.board.sim import SimBoard
-from rig.board.visa import VisaBoard
 from rig.engine import Engine
 from rig.lab import Lab
 from rig.report.console import ConsoleReport
@@ -55,6 +54,8 @@ def open_board(
                 f"Board {name} is not simulated here and has no waveform; choose one of kind sim"
             )
         with report.task(f"opening {unit.resource}"):
+            from rig.board.visa import VisaBoard  # PyVISA takes long to import
+
             visa = VisaBoard(name, unit.resource, clock_hz=unit.clock_hz, baud=unit.baud)
         with visa:
             yield visa

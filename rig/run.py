@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Final
 
 from hsm.errors import TaperigError
 from rig.boards import choose_board
@@ -19,14 +21,19 @@ from rig.report.junit import write_junit
 from rig.report.results import RunResult, write_results
 from rig.scenarios.base import Scenario
 from rig.scenarios.data import capped, files_of, machine_files
-from rig.scenarios.migration import Migration
-from rig.scenarios.pool_over_time import PoolOverTime
-from rig.scenarios.rates import Rates
-from rig.scenarios.round_trip import RoundTrip
-from rig.scenarios.two_sites import TwoSites
 from rig.state import new_run_dir, used_alone
 from rig.station import choose_drive, open_station
 
+SCENARIOS: Final = {
+    "round_trip": "RoundTrip",
+    "rates": "Rates",
+    "pool_over_time": "PoolOverTime",
+    "migration": "Migration",
+    "two_sites": "TwoSites",
+}
+"""The modules of rig.scenarios, named as the scenarios, and their classes; in a run's order."""
+DEFAULT_SCENARIOS: Final = ("round_trip", "rates")
+"""What runs when no scenario is asked for."""
 WAVES_CAP_BYTES = 64_000
 """With a waveform, no more of the lab's own data than this: an FST grows by the clock."""
 
@@ -48,14 +55,19 @@ class ScenarioChoiceError(TaperigError):
 
 def choose_scenarios(asked: Sequence[str]) -> list[Scenario]:
     """What a run judges, in its own order: what was asked for, else what runs by default."""
-    known = [RoundTrip(), Rates(), PoolOverTime(), Migration(), TwoSites()]
-    names = [scenario.name for scenario in known]
     for name in asked:
-        if name not in names:
+        if name not in SCENARIOS:
             raise ScenarioChoiceError(
-                f"There is no scenario '{name}'; there are {', '.join(names)}."
+                f"There is no scenario '{name}'; there are {', '.join(SCENARIOS)}."
             )
-    return [each for each in known if (each.name in asked if asked else each.default)]
+    return [_load(name) for name in SCENARIOS if name in (asked or DEFAULT_SCENARIOS)]
+
+
+def _load(name: str) -> Scenario:
+    """Import a scenario: those with a catalogue take a quarter of a second, and most runs none."""
+    made = getattr(import_module(f"rig.scenarios.{name}"), SCENARIOS[name])()
+    assert isinstance(made, Scenario)
+    return made
 
 
 def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:

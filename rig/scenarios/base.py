@@ -42,8 +42,6 @@ class Scenario(ABC):
 
     name: str
     title: str
-    default: bool = True
-    """Whether it runs when no scenario is asked for."""
 
     @abstractmethod
     def run(self, stage: Stage) -> None:

@@ -19,7 +19,6 @@ class Migration(Scenario):
 
     name = "migration"
     title = "Moving to encryption by recall, by move stacked volumes, by reclamation"
-    default = False
 
     def run(self, stage: Stage) -> None:
         """Tell it three times, a method each."""

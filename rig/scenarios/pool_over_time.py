@@ -21,7 +21,6 @@ class PoolOverTime(Scenario):
 
     name = "pool_over_time"
     title = "A pool over time: in the clear, under one KEK, under another"
-    default = False
 
     def run(self, stage: Stage) -> None:
         """Tell it month by month, as a table of tapes by the key that they are under."""

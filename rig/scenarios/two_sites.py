@@ -51,7 +51,6 @@ class TwoSites(Scenario):
 
     name = "two_sites"
     title = "Two sites: a tape of the main site at the DR site, a key manager lost, a KEK lost"
-    default = False
 
     def run(self, stage: Stage) -> None:
         """Write at main, read at DR, lose a key manager at DR, append there, lose a KEK at main."""
