@@ -73,7 +73,7 @@ def open_station(
     with ExitStack() as stack:
         with phase("keys"), report.task("preparing tokens, keys and certificates"):
             provisioned = keyside.provision(lab, state, [unit.serial])
-        # Started first, a simulation and the key managers start at the same time.
+        # Started first, a simulation, the secure element and the key managers start side by side.
         with phase("board"):
             board = stack.enter_context(
                 open_board(
@@ -85,6 +85,9 @@ def open_station(
                     log=run_folder / "simulation.log",
                 )
             )
+        with phase("drive"):
+            mine = provisioned.drive(unit.serial)
+            element = stack.enter_context(SecureElement.spawn(SecureElementConfig.of(mine)))
         with phase("key managers"), report.task("starting the key manager"):
             proxy = stack.enter_context(
                 open_proxy(lab, lab.ekms_of(lab.run_node), provisioned, events)
@@ -95,8 +98,7 @@ def open_station(
             engine = Engine(board)
             engine.lock_plain_key()
         with phase("drive"):
-            config = SecureElementConfig.of(provisioned.drive(unit.serial))
-            element = stack.enter_context(SecureElement.start(config))
+            element.await_open()
             authority = load_certificate(provisioned.ca).public_bytes(Encoding.DER)
             drive = Drive(engine, element, unit.serial, unit.model, ekm_ca_der=authority)
         cartridges = state / "cartridges"

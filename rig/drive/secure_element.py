@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -99,6 +100,17 @@ class SecureElement:
 
         Raises SecureElementError with the token's own words (wrong PIN, absent token, ...).
         """
+        element = SecureElement.spawn(config)
+        try:
+            element.await_open()
+        except BaseException:
+            element.close()
+            raise
+        return element
+
+    @staticmethod
+    def spawn(config: SecureElementConfig) -> "SecureElement":
+        """Start the process, which opens its token; ``await_open`` comes before any use."""
         ours, theirs = socket.socketpair()
         with theirs:
             ours.settimeout(ANSWER_TIMEOUT_S)
@@ -115,14 +127,18 @@ class SecureElement:
             )
         element = SecureElement(process, ours, config.serial)
         try:
-            ready = element._ask(encode_config(config))
-            element.certificate_der = ready["certificate"]
-            element.wrap_public_der = ready["wrap_public"]
-            element.oaep_hash = OaepHash(ready["oaep_hash"])
+            element._tell(encode_config(config))
         except BaseException:
             element.close()
             raise
         return element
+
+    def await_open(self) -> None:
+        """Wait until the token is open; raises as ``start`` does."""
+        ready = self._answer()
+        self.certificate_der = ready["certificate"]
+        self.wrap_public_der = ready["wrap_public"]
+        self.oaep_hash = OaepHash(ready["oaep_hash"])
 
     @property
     def pid(self) -> int:
@@ -172,13 +188,16 @@ class SecureElement:
         self.close()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        try:
+        self._tell(request)
+        return self._answer()
+
+    def _tell(self, request: dict[str, Any]) -> None:
+        with self._ended_by_failure():
             send_message(self._link, request)
+
+    def _answer(self) -> dict[str, Any]:
+        with self._ended_by_failure():
             answer = receive_message(self._link)
-        except OSError as error:
-            self._process.kill()
-            self.close()  # a late answer would be taken for that to the next request
-            raise self._gone(str(error)) from None
         if answer is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=1)
@@ -187,6 +206,16 @@ class SecureElement:
             kind = UnsealError if answer["error"] == "unseal" else SecureElementError
             raise kind(f"Secure element of drive {self.serial}: {answer['text']}")
         return answer
+
+    @contextlib.contextmanager
+    def _ended_by_failure(self) -> Iterator[None]:
+        """End the process when the link fails: a late answer would be taken for the next one."""
+        try:
+            yield
+        except OSError as error:
+            self._process.kill()
+            self.close()
+            raise self._gone(str(error)) from None
 
     def _gone(self, why: str) -> SecureElementGoneError:
         return SecureElementGoneError(
