@@ -68,7 +68,7 @@ class Target:
 
 # What the PLLs make. hdl/boards/ulx3s/README.md says what keeps it there.
 _ULX3S_MHZ = 80
-_EVALUATION_MHZ = 80
+_EVALUATION_MHZ = 100
 
 TARGETS: dict[str, Target] = {
     target.name: target
