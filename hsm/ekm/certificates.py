@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from cryptography import x509
@@ -37,7 +36,7 @@ def verify_identity(certificate_der: bytes, authority: x509.Certificate, role: R
     now, and for a P-256 key.
     """
     identity, begins, ends = _checked(certificate_der, authority, role)
-    if not begins.timestamp() <= time.time() <= ends.timestamp():
+    if not begins <= datetime.now(UTC) <= ends:
         raise _untrusted(role, f"is valid from {begins:%Y-%m-%d} to {ends:%Y-%m-%d}, and not now")
     return identity
 
