@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from engine import TRANSPORT_KEY, Bench, Op, Record, Status, header
 
 from hdl import register_map as regs
+from tests.key_rows import in_rows
 
 BANK_BYTES = 4096
 BANK_WORDS = BANK_BYTES // 16
@@ -105,12 +106,6 @@ def values_left(dut: Any) -> set[int]:
 
 def _is_entry(name: str) -> bool:
     return name.startswith(("field_storage_sealed", "field_storage_plain"))
-
-
-def in_rows(block: bytes) -> bytes:
-    """A block as the key schedule holds it: rows 0 and 1 of each column, then rows 2 and 3."""
-    columns = [block[i : i + 4] for i in range(0, 16, 4)]
-    return b"".join(column[:2] for column in columns) + b"".join(column[2:] for column in columns)
 
 
 def secrets(key: bytes, texts: Sequence[bytes]) -> list[int]:

@@ -33,12 +33,13 @@ from rig.ve.library import Library
 from rig.ve.pools import Pool, Pools
 from rig.ve.virtualization_engine import VirtualizationEngine
 from rig.ve.volumes import CompareSink, LogicalVolume, VolumeHeader
+from tests.key_rows import from_rows
 from tests.rig.boards import Passage
 from tests.rig.tape_site import ekm_settings
 
 SERIAL = "TAPE000001"
 PROBES = Path(__file__).with_name("probes")
-KEY_SCHEDULE = "u_drive_crypto.u_key_control.u_aes_key_expand.w_q"
+KEY_SCHEDULE = "u_drive_crypto.u_key_control.u_aes_key_expand.rows_q"
 """60 words of 32 bits, the first in the lowest place."""
 
 
@@ -75,7 +76,8 @@ class StopAtFirst(CompareSink):
         print(json.dumps(self._pids), flush=True)
         sys.stdin.readline()
         words = self._board.peek(KEY_SCHEDULE)
-        self.planted = b"".join(words[i - 4 : i] for i in range(len(words), 0, -4))
+        # The first round key is the lowest 128 bits.
+        self.planted = b"".join(from_rows(words[i - 16 : i]) for i in range(len(words), 0, -16))
         print(self.planted.hex(), flush=True)
         sys.stdin.readline()
 

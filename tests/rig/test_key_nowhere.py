@@ -23,6 +23,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from rig.drive.cartridge import Cartridge
+from tests.key_rows import in_rows
 from tests.rig.process_memory import (
     Find,
     address_of,
@@ -72,9 +73,10 @@ def model_span(log: Path) -> tuple[int, int]:
 
 
 def secrets_of(schedule: bytes) -> dict[str, bytes]:
-    """The data key and every round key, by name."""
+    """The data key and every round key, by name; round keys as the gates hold them, too."""
     rounds = {f"round key {i}": schedule[16 * i : 16 * (i + 1)] for i in range(15)}
-    return {"data key": schedule[:32], **rounds}
+    rows = {f"{name} in rows": in_rows(key) for name, key in rounds.items()}
+    return {"data key": schedule[:32], **rounds, **rows}
 
 
 def assert_key_of(cartridge: Path, data_key: bytes) -> None:
@@ -88,9 +90,9 @@ def assert_key_of(cartridge: Path, data_key: bytes) -> None:
 
 
 def is_temporary(find: Find, address: int, stack: tuple[int, int]) -> bool:
-    """Whether a find is one round key in the order of the model's words, on the stack."""
+    """Whether a find is one round key as the model holds it, on the stack."""
     in_stack = stack[0] <= address < stack[1]
-    return in_stack and re.fullmatch(r"round key \d+ \(words swapped\)", find.what) is not None
+    return in_stack and re.fullmatch(r"round key \d+ in rows \(reversed\)", find.what) is not None
 
 
 @pytest.mark.rule("KEY-12", "KEY-1", "BOT-2d", "APP-2e", "READ-2d")

@@ -101,7 +101,7 @@ def test_an_access_that_no_board_has(sim_board: SimBoard, address: int, size: in
 
 def test_no_key_can_be_seen_without_a_probe(sim_board: SimBoard) -> None:
     """Inner signals are reachable only in a build that a test made for it."""
-    for path in ("u_drive_crypto", "u_drive_crypto.u_aes_key_expand.w_q", "transport_key"):
+    for path in ("u_drive_crypto", "u_drive_crypto.u_aes_key_expand.rows_q", "transport_key"):
         with pytest.raises(BoardError, match="cannot be seen"):
             sim_board.peek(path)
     assert len(sim_board.peek("prdata_o")) == 4
