@@ -14,7 +14,6 @@ Sites as nextpnr-ecp5 names them, for LFE5U-85F and LFE5UM5G-85F, which are one 
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ _ROMS = 8  # of a round
 _GROUPS = 13  # of four block RAMs in a row
 _ROWS = (22, 46, 70, 82)
 _SBOX = re.compile(r"(?:^|\.)u_aes_pipe\.gen_round\[(\d+)\]\.u_round\.gen_sub\[(\d+)\]\.")
-_BANK = re.compile(r"(?:^|\.)u_buffer\.gen_bank\[(\d+)\]\.u_bank\.memory\.(\d+)\.(\d+)$")
-_WINDOW = re.compile(r"(?:^|\.)u_record_in\.u_ram\.memory\.(\d+)\.(\d+)$")
+_BANK = r"u_buffer\.gen_bank\[{}\]\.u_bank\.memory"
+_WINDOW = r"u_record_in\.u_ram\.memory"
 
 
 def sites(row: int) -> list[str]:
@@ -67,8 +66,8 @@ def fix_block_rams(netlist: Path, top: str) -> int:
         if (found := _SBOX.search(name))
     }
     for number, place in enumerate(bank_sites()):
-        fixed |= _laid_out((n for n in rams if _is_of(n, _BANK, str(number))), place)
-    fixed |= _laid_out((n for n in rams if _WINDOW.search(n)), window_sites())
+        fixed |= _laid_out(rams, _BANK.format(number), place)
+    fixed |= _laid_out(rams, _WINDOW, window_sites())
     for name, site in fixed.items():
         cells[name]["attributes"]["BEL"] = site
     if fixed:
@@ -76,12 +75,9 @@ def fix_block_rams(netlist: Path, top: str) -> int:
     return len(fixed)
 
 
-def _is_of(name: str, pattern: re.Pattern[str], number: str) -> bool:
-    found = pattern.search(name)
-    return found is not None and found[1] == number
-
-
-def _laid_out(names: Iterator[str], place: list[str]) -> dict[str, str]:
-    """Give one memory's block RAMs sites in their order, if there are enough."""
-    ordered = sorted(names, key=lambda name: [int(part) for part in name.split(".")[-2:]])
+def _laid_out(rams: list[str], memory: str, place: list[str]) -> dict[str, str]:
+    """Give the block RAMs of one memory sites in their order, if there are enough."""
+    pattern = re.compile(rf"(?:^|\.){memory}\.(\d+)\.(\d+)$")
+    numbered = {name: found for name in rams if (found := pattern.search(name))}
+    ordered = sorted(numbered, key=lambda name: [int(part) for part in numbered[name].groups()])
     return dict(zip(ordered, place, strict=False)) if len(ordered) <= len(place) else {}
