@@ -85,9 +85,8 @@ def open_station(
                     log=run_folder / "simulation.log",
                 )
             )
-        with phase("drive"):
-            mine = provisioned.drive(unit.serial)
-            element = stack.enter_context(SecureElement.spawn(SecureElementConfig.of(mine)))
+        mine = SecureElementConfig.of(provisioned.drive(unit.serial))
+        element = stack.enter_context(SecureElement.spawn(mine))
         with phase("key managers"), report.task("starting the key manager"):
             proxy = stack.enter_context(
                 open_proxy(lab, lab.ekms_of(lab.run_node), provisioned, events)
