@@ -285,14 +285,6 @@ class DriveTable:
             raise self._failed(error) from error
         return (None, False) if row is None else (_drive(*row[:6]), bool(row[6]))
 
-    def nonce_was_used(self, serial: str, nonce: bytes) -> bool:
-        """Return whether the drive's earlier request bore this nonce."""
-        with self._reported():
-            row = self._database.execute(
-                "SELECT 1 FROM nonces WHERE serial = ? AND nonce = ?", (serial, nonce)
-            ).fetchone()
-        return row is not None
-
     def catch_up(self, sequences: Mapping[str, int]) -> None:
         """Bring sequence numbers, by serial, up to what the audit log says was used."""
         with self._reported(), self._transaction():
