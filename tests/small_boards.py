@@ -1,4 +1,4 @@
-"""A design of hardly more than a transport key: its bitstream takes seconds, not minutes."""
+"""Boards with next to nothing on them: their bitstreams take seconds, not minutes."""
 
 import re
 import shutil
@@ -23,23 +23,29 @@ _PINS = 'FREQUENCY PORT "clk_i" 50 MHZ ;\n' + "".join(
 )
 
 
-def keyed_target(source: Path) -> Target:
-    """Write the design into a folder; return it as a board to build for."""
-    shutil.copy(targets.ECP5_DIRECTORY / "transport_key_rom.sv", source)
-    (source / "keyed.sv").write_text(_TOP)
-    (source / "keyed.lpf").write_text(_PINS)
+def small_board(folder: Path, name: str, title: str, clock_hz: int, **parameters: int) -> Target:
+    """Return the design in a folder, whose top has the board's name, as a board to build for."""
     return Target(
-        name="keyed",
-        title="A key",
+        name=name,
+        title=title,
         chip="25k",
         package="CABGA381",
         speed_grade=6,
-        top="keyed",
-        clock_hz=50_000_000,
+        top=name,
+        clock_hz=clock_hz,
         ebr=56,
         loader="ulx3s",
-        folder=source,
+        parameters=parameters,
+        folder=folder,
     )
+
+
+def keyed_target(source: Path) -> Target:
+    """Write a design of hardly more than a transport key into a folder; return it as a board."""
+    shutil.copy(targets.ECP5_DIRECTORY / "transport_key_rom.sv", source)
+    (source / "keyed.sv").write_text(_TOP)
+    (source / "keyed.lpf").write_text(_PINS)
+    return small_board(source, "keyed", "A key", 50_000_000)
 
 
 def ram_contents(config: str) -> list[bytes]:

@@ -13,6 +13,7 @@ from hdl.fpga_report import instance_of, read_instances, read_report
 from hdl.programming import Cable, ProgrammingError, parse_cables, program
 from hdl.synthesis import build, copy_sources, source_hash, write_summary
 from hdl.targets import LastBuild, Target, find_target, last_build
+from tests.small_boards import small_board
 
 PROJECT = Path(__file__).parents[2]
 SMALL_REPORT = (PROJECT / "fixtures/bitstream/small_report.json").read_text()
@@ -53,19 +54,7 @@ def small(tmp_path: Path) -> Target:
     folder.mkdir()
     (folder / "small.sv").write_text(COUNTER)
     (folder / "small.lpf").write_text(PINS)
-    return Target(
-        name="small",
-        title="A counter",
-        chip="25k",
-        package="CABGA381",
-        speed_grade=6,
-        top="small",
-        clock_hz=100_000_000,
-        ebr=56,
-        loader="ulx3s",
-        parameters={"Turn": 3},
-        folder=folder,
-    )
+    return small_board(folder, "small", "A counter", 100_000_000, Turn=3)
 
 
 def test_report_of_the_placer_is_read() -> None:

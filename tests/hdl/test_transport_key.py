@@ -10,7 +10,7 @@ import pytest
 from hdl.fpga_tools import run_tool
 from hdl.synthesis import copy_sources, place_and_route, synthesize
 from hdl.transport_key import TransportKeyError, exchange, pattern, read_key
-from tests.keyed_design import keyed_target, ram_contents
+from tests.small_boards import keyed_target, ram_contents
 
 
 @pytest.fixture(scope="module")

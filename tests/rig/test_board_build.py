@@ -12,8 +12,8 @@ from hdl.fpga_tools import run_tool
 from hdl.transport_key import pattern
 from hsm.errors import TaperigError
 from rig.cli import app
-from tests.keyed_design import keyed_target, ram_contents
 from tests.rig.rig_command import lab_file
+from tests.small_boards import keyed_target, ram_contents
 
 SERIAL = "TR0000000001"  # the drive of the default lab
 
