@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -53,19 +54,16 @@ class Operation(StrEnum):
     """Two new EEDKs for the data key in a cartridge's EEDKs."""
 
 
+_OPERATIONS: Mapping[str, Operation] = {each.value: each for each in Operation}
 Wire = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """How one field is checked on the way in and written on the way out."""
+    """How one field is checked on the way in and, where it is another value there, written."""
 
     read: Wire
-    write: Wire
-
-
-def _same(value: Any) -> Any:
-    return value
+    write: Wire | None = None
 
 
 def _octets(least: int, most: int) -> Field:
@@ -76,7 +74,7 @@ def _octets(least: int, most: int) -> Field:
             raise MessageError(f"must be {least} to {most} bytes, not {len(value)}")
         return value
 
-    return Field(read, _same)
+    return Field(read)
 
 
 def _integer(least: int, most: int) -> Field:
@@ -87,7 +85,7 @@ def _integer(least: int, most: int) -> Field:
             raise MessageError(f"must be {least} to {most}")
         return value
 
-    return Field(read, int)
+    return Field(read)
 
 
 def _text(most: int) -> Field:
@@ -98,7 +96,7 @@ def _text(most: int) -> Field:
             raise MessageError(f"must be printable and at most {most} characters")
         return value
 
-    return Field(read, _same)
+    return Field(read)
 
 
 def _read_volume(value: object) -> str:
@@ -114,10 +112,10 @@ def _read_flag(value: object) -> bool:
 
 
 def _read_operation(value: object) -> Operation:
-    try:
-        return Operation(value)  # type: ignore[arg-type]  # any other value is refused here
-    except ValueError:
-        raise MessageError(f"must be one of {', '.join(Operation)}") from None
+    operation = _OPERATIONS.get(value) if isinstance(value, str) else None
+    if operation is None:
+        raise MessageError(f"must be one of {', '.join(Operation)}")
+    return operation
 
 
 def _some_of(most: int, read_item: Wire) -> Wire:
@@ -199,7 +197,7 @@ _NONCE = _octets(NONCE_BYTES, NONCE_BYTES)
 _SESSION = _octets(SESSION_BYTES, SESSION_BYTES)
 _SIGNATURE = _octets(MIN_SIGNATURE_BYTES, MAX_SIGNATURE_BYTES)
 _SEQUENCE = _integer(1, SEQUENCE_LIMIT)
-_EEDKS = Field(_pair_of(_octets(1, MAX_EEDK_BYTES).read), list)
+_EEDKS = Field(_pair_of(_octets(1, MAX_EEDK_BYTES).read))
 
 
 class Message:
@@ -207,37 +205,43 @@ class Message:
 
     TYPE: ClassVar[str]
     FIELDS: ClassVar[Mapping[str, Field]]
-    MEMBERS: ClassVar[tuple[tuple[str, Field | None], ...]]
-    """The members of its map in their order; that of the type's name has no field."""
+    MEMBERS: ClassVar[tuple[str, ...]]
+    """The names of its map's members in their order."""
+    READS: ClassVar[tuple[tuple[str, Wire], ...]]
+    _WRITES: ClassVar[tuple[tuple[str, Wire], ...]]
+    _VALUES: ClassVar[Callable[[Any], tuple[Any, ...]]]
 
     def __init_subclass__(cls) -> None:
         """Bring the members into the order of their encoding, once."""
-        names = sorted(("type", *cls.FIELDS), key=strict_cbor.in_order)
-        cls.MEMBERS = tuple((name, cls.FIELDS.get(name)) for name in names)
+        cls.MEMBERS = tuple(sorted(("type", *cls.FIELDS), key=strict_cbor.in_order))
+        cls.READS = tuple((name, field.read) for name, field in cls.FIELDS.items())
+        cls._WRITES = tuple(
+            (name, field.write) for name, field in cls.FIELDS.items() if field.write is not None
+        )
+        # With a name twice in front, it gives a tuple for one member too.
+        cls._VALUES = attrgetter("TYPE", *("TYPE" if name == "type" else name for name in cls.MEMBERS))
 
     def encode(self) -> bytes:
         """Return the message's bytes; raise MessageError for a field a peer would refuse."""
-        content: dict[str, Any] = {}
         name = ""
         try:
-            for name, field in self.MEMBERS:
-                if field is None:
-                    content[name] = self.TYPE
-                else:
-                    content[name] = field.write(field.read(getattr(self, name)))
+            for name, read in self.READS:
+                read(getattr(self, name))
         except MessageError as error:
             raise _about(self.TYPE, name, error) from None
-        return strict_cbor.encode_ordered(content)
+        return strict_cbor.encode_ordered(self._content())
 
     def signed_part(self) -> bytes:
         """Return the message's bytes as they are without its signature."""
-        content: dict[str, Any] = {}
-        for name, field in self.MEMBERS:
-            if field is None:
-                content[name] = self.TYPE
-            elif name != "signature":
-                content[name] = field.write(getattr(self, name))
+        content = self._content()
+        del content["signature"]
         return strict_cbor.encode_ordered(content)
+
+    def _content(self) -> dict[str, Any]:
+        content = dict(zip(self.MEMBERS, type(self)._VALUES(self)[1:], strict=True))
+        for name, write in self._WRITES:
+            content[name] = write(content[name])
+        return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,11 +281,11 @@ class KeyRequest(Message):
         {
             "session": _SESSION,
             "operation": Field(_read_operation, str),
-            "volume": Field(_read_volume, _same),
+            "volume": Field(_read_volume),
             "labels": Field(
                 _pair_of(_read_label), lambda pair: [_write_label(each) for each in pair]
             ),
-            "allow_public_only": Field(_read_flag, _same),
+            "allow_public_only": Field(_read_flag),
             "eedks": _EEDKS,
             "sequence": _SEQUENCE,
             "signature": _SIGNATURE,
@@ -363,7 +367,7 @@ class LabelQuery(Message):
     """Which of these key labels are known ("verify connection", EKM-11). No drive takes part."""
 
     TYPE = "label-query"
-    FIELDS = MappingProxyType({"labels": Field(_some_of(LABELS_LIMIT, _read_label_text), list)})
+    FIELDS = MappingProxyType({"labels": Field(_some_of(LABELS_LIMIT, _read_label_text))})
 
     labels: tuple[str, ...]
 
@@ -415,16 +419,16 @@ def decode(data: bytes) -> AnyMessage:
         raise MessageError(f"not a message: {error}") from error
     if not isinstance(content, dict):
         raise MessageError("not a message: not a map")
-    type_name = content.pop("type", None)
+    type_name = content.get("type")
     kind = _TYPES.get(type_name) if isinstance(type_name, str) else None
     if kind is None:
         raise MessageError(f"not a message: its type is not one of {', '.join(_TYPES)}")
-    if content.keys() != kind.FIELDS.keys():
+    if tuple(content) != kind.MEMBERS:
         raise MessageError(f"{kind.TYPE}: has fields other than {', '.join(kind.FIELDS) or 'none'}")
     name, values = "", {}
     try:
-        for name, field in kind.FIELDS.items():
-            values[name] = field.read(content[name])
+        for name, read in kind.READS:
+            values[name] = read(content[name])
     except MessageError as error:
         raise _about(kind.TYPE, name, error) from None
     return kind(**values)
