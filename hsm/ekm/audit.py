@@ -21,7 +21,7 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -45,17 +45,20 @@ __all__ = ["GENESIS", "AuditError", "AuditLog", "AuditSummary", "records", "veri
 
 ROTATED: Final = "rotated"
 """The event of the last record of a closed file."""
+_NO_HASH: Final = b',"hash":""'
 _LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 
 
 def _hashed_line(content: dict[str, Any]) -> tuple[bytes, str]:
-    """Return a record's line with its newline, and its hash; encodes each member once."""
-    line = encoded(content)
-    head = hashlib.sha256(line).hexdigest()
-    # The members are sorted, and within a text there is no quotation mark without a backslash.
-    place = line.index(b',"%b":' % min(filter("hash".__lt__, content)).encode())
-    return b'%b,"hash":"%b"%b\n' % (line[:place], head.encode(), line[place:]), head
+    """Return a record's line with its newline, and its hash; encodes each member once.
+
+    The hash is not the first member, and no text looks like its place, since within a text no
+    quotation mark is without a backslash.
+    """
+    before, _, after = encoded(content | {"hash": ""}).partition(_NO_HASH)
+    head = hashlib.sha256(before + after).hexdigest()
+    return b'%b,"hash":"%b"%b\n' % (before, head.encode(), after), head
 
 
 def _last_line(file: int, known: int, length: int) -> tuple[int, bytes]:
@@ -155,10 +158,10 @@ class AuditLog:
 
         Details are serial numbers, volumes, labels, key hashes, outcomes; never a key.
         """
-        self._noted.append(self._now(event, **details))
+        self._noted.append(self._now(event, details))
         self.noted += 1
 
-    def _now(self, event: str, **details: str | int | list[str]) -> dict[str, Any]:
+    def _now(self, event: str, details: Mapping[str, str | int | list[str]]) -> dict[str, Any]:
         return {"time": round(self._clock(), 6), "event": event, **details}
 
     def write(self) -> None:
@@ -237,7 +240,7 @@ class AuditLog:
         self._count, self._head, self._length = number, head, data_end
         if data_end < length:
             os.ftruncate(self._file, data_end)
-            self._write([self._now("recovery", torn_bytes=length - data_end)])
+            self._write([self._now("recovery", {"torn_bytes": length - data_end})])
             return "recovery"
         return str(content.get("event", ""))
 
@@ -245,7 +248,7 @@ class AuditLog:
 
     def _rotate(self) -> Path:
         segment = segment_path(self.path, self._first_number())
-        self._write([self._now(ROTATED, segment=segment.name)])
+        self._write([self._now(ROTATED, {"segment": segment.name})])
         self._go_over()
         return segment
 
@@ -307,7 +310,7 @@ class AuditLog:
     def _begin(self, file: int) -> None:
         """Write the first record of the file that follows this one; it is on the disk then."""
         segment = segment_path(self.path, self._first_number()).name
-        record = self._now(CONTINUED, segment=segment)
+        record = self._now(CONTINUED, {"segment": segment})
         line, _ = _hashed_line({"number": self._count + 1, "previous": self._head, **record})
         if os.write(file, line) != len(line):
             raise OSError("the new file could not be written")

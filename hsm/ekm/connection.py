@@ -133,23 +133,22 @@ class Connection:
 
     def _look(self) -> None:
         """See whether there is a whole message; give one that has begun its time."""
-        if self._ending or self._waiting or self._blocked:
+        if not self._buffer or self._ending or self._waiting or self._blocked:
             return
         if self._has_frame():
             self._stop_timer()
             self._waiting = True
             self._owner.ready(self)
-        elif self._buffer and self._timer is None:
+        elif self._timer is None:
             self._limit_time(self._too_slow)
 
     def _has_frame(self) -> bool:
-        if len(self._buffer) < messages.LENGTH_BYTES:
+        ready = len(self._buffer) - messages.LENGTH_BYTES
+        if ready < 0:
             return False
         length = int.from_bytes(self._buffer[: messages.LENGTH_BYTES], "big")
-        # A length out of bounds is answered at once, unread.
-        return not 0 < length <= messages.FRAME_LIMIT or (
-            len(self._buffer) >= messages.LENGTH_BYTES + length
-        )
+        # A length out of bounds (none, or over the limit) is answered at once, unread.
+        return length <= ready or length > messages.FRAME_LIMIT
 
     def _too_slow(self) -> None:
         self._timer = None

@@ -21,10 +21,11 @@ from hsm.oaep import OaepHash
 
 NONCES_KEPT = 1024
 """Nonces remembered for each drive, at least. Older ones are covered by the sequence number."""
-NONCES_DROPPED_EVERY = 64
+NONCES_DROPPED_EVERY = 512
 """After so many requests of a drive its old nonces are dropped."""
 
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
+_OAEP_HASHES = {each.value: each for each in OaepHash}
 _BUSY_SECONDS = 5.0
 _SCHEMA = """
 CREATE TABLE drives (
@@ -41,15 +42,20 @@ CREATE TABLE nonces (
     sequence INTEGER NOT NULL,
     PRIMARY KEY (serial, nonce)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX nonces_in_order ON nonces (serial, sequence);
 """
 _SCHEMA_2 = """
 CREATE TABLE retiring (
     kek_hash BLOB PRIMARY KEY
 ) STRICT, WITHOUT ROWID;
-PRAGMA user_version = 2;
 """
 """KEKs that get no new EEDKs any more, by SHA-256 of their SubjectPublicKeyInfo."""
+_SCHEMA_3 = """
+DROP INDEX IF EXISTS nonces_in_order;
+PRAGMA user_version = 3;
+"""
+"""Old nonces are dropped seldom enough to be looked for; an index would be written each time."""
+_SCHEMAS = (_SCHEMA, _SCHEMA_2, _SCHEMA_3)
+"""What each version adds to the one before."""
 
 
 class DriveTableError(EkmError):
@@ -88,7 +94,7 @@ class EnrolledDrive:
 def _drive(
     serial: str, print_: bytes, spki: bytes, oaep_hash: str, revoked: int, sequence: int
 ) -> EnrolledDrive:
-    return EnrolledDrive(serial, print_, spki, OaepHash(oaep_hash), bool(revoked), sequence)
+    return EnrolledDrive(serial, print_, spki, _OAEP_HASHES[oaep_hash], bool(revoked), sequence)
 
 
 def admitted(serial: str, drive: EnrolledDrive | None) -> EnrolledDrive:
@@ -164,14 +170,12 @@ class DriveTable:
         with self._transaction():
             version = run("PRAGMA user_version").fetchone()[0]
             tables = run("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-            new = version == 0 and tables == 0
-            if new or version == 1:
-                for statement in filter(str.strip, (new * _SCHEMA + _SCHEMA_2).split(";")):
-                    run(statement)
-            elif version != _SCHEMA_VERSION:
+            if version > _SCHEMA_VERSION or (version == 0 and tables):
                 raise sqlite3.DatabaseError(
                     f"its layout is version {version}, this program knows {_SCHEMA_VERSION}"
                 )
+            for statement in ";".join(_SCHEMAS[version:]).split(";"):
+                run(statement)
         if run("PRAGMA quick_check").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("its pages do not fit together")
 
@@ -275,14 +279,17 @@ class DriveTable:
     def look_up(self, serial: str, nonce: bytes) -> tuple[EnrolledDrive | None, bool]:
         """Return the drive, and whether an earlier request of its bore this nonce."""
         try:
-            row = self._database.execute(
-                "SELECT serial, fingerprint, wrap_spki, oaep_hash, revoked, sequence, "
-                "EXISTS (SELECT 1 FROM nonces WHERE serial = ?1 AND nonce = ?2) "
-                "FROM drives WHERE serial = ?1",
-                (serial, nonce),
-            ).fetchone()
+            return self._look_up(serial, nonce)
         except sqlite3.Error as error:
             raise self._failed(error) from error
+
+    def _look_up(self, serial: str, nonce: bytes) -> tuple[EnrolledDrive | None, bool]:
+        row = self._database.execute(
+            "SELECT serial, fingerprint, wrap_spki, oaep_hash, revoked, sequence, "
+            "EXISTS (SELECT 1 FROM nonces WHERE serial = ?1 AND nonce = ?2) "
+            "FROM drives WHERE serial = ?1",
+            (serial, nonce),
+        ).fetchone()
         return (None, False) if row is None else (_drive(*row[:6]), bool(row[6]))
 
     def catch_up(self, sequences: Mapping[str, int]) -> None:
@@ -311,21 +318,19 @@ class DriveTable:
         What is returned beside the drive has to be called, soon and once for each request: only
         then is it used up for good. Raises DriveTableError, as the calls do.
         """
-        group = self._group
-        if group is None:
-            with self._reported():
-                self._database.execute("BEGIN IMMEDIATE")
-            group = self._group = _Group(self._commit_group)
-            began = True
-        else:
-            began = False
+        group, began = self._group, False
         try:
-            with self._reported():
-                drive = self._take(serial, sequence, nonce)
-        except DriveTableError as error:
-            group.fail(error)
-            self._roll_back_group()
-            raise
+            if group is None:
+                self._database.execute("BEGIN IMMEDIATE")
+                group, began = _Group(self._commit_group), True
+                self._group = group
+            drive = self._take(serial, sequence, nonce)
+        except sqlite3.Error as error:
+            failure = self._failed(error)
+            if group is not None:
+                group.fail(failure)
+                self._roll_back_group()
+            raise failure from error
         except BaseException:
             if began:  # and nobody will settle it
                 self._roll_back_group()
@@ -348,7 +353,7 @@ class DriveTable:
 
     def _take(self, serial: str, sequence: int, nonce: bytes) -> EnrolledDrive:
         """See that all is well, and only then write, so that a refusal has changed nothing."""
-        found, replayed = self.look_up(serial, nonce)
+        found, replayed = self._look_up(serial, nonce)
         drive = admitted(serial, found)
         if sequence <= drive.sequence:
             raise ExchangeError(

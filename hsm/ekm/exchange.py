@@ -49,6 +49,7 @@ _LOG = logging.getLogger(__name__)
 
 _Undivided = Hello | Challenge | KeyReply | Ack | Ping | LabelQuery | LabelAnswer | Error
 _Result = TypeVar("_Result")
+_Details = dict[str, str | int | list[str]]
 Steps = Generator[None, None, _Result]
 """Work that is done in steps, and what comes of it."""
 
@@ -132,7 +133,7 @@ class _Begun:
     drive_nonce: bytes
     session: bytes
     transcript: Transcript
-    replied: KeyRequest | None = None
+    replied: bool = False
 
 
 class Exchange:
@@ -143,7 +144,8 @@ class Exchange:
         self._manager = manager
         self._begun: _Begun | None = None
         self._claimed = ""
-        self._request: KeyRequest | None = None
+        self._asked: _Details = {}
+        """What records tell of the request."""
 
     def on_frame(self, data: bytes) -> Answer:
         """Take one message and return the answer.
@@ -264,11 +266,11 @@ class Exchange:
 
     def _on_request(self, request: KeyRequest, data: bytes) -> Steps[Answer]:
         begun = self._begun
-        if begun is None or begun.replied is not None:
+        if begun is None or begun.replied:
             raise ExchangeError(
                 ErrorCode.UNEXPECTED_MESSAGE, "A key request must follow a challenge."
             )
-        self._request = request
+        self._asked = _told_of(request)
         _same_session(begun, request.session)
         certificates.verify_signature(
             begun.drive_key,
@@ -287,9 +289,9 @@ class Exchange:
         yield
         begun.transcript.add(data)
         answer = self._reply(request, key, begun.transcript).encode()
-        self._record("key-reply", "ok", begun.serial, request)
+        self._record("key-reply", "ok", begun.serial)
         begun.transcript.add(answer)
-        begun.replied = request
+        begun.replied = True
         return Answer(answer)
 
     def _wrapped_key(self, drive: EnrolledDrive, request: KeyRequest) -> WrappedKey:
@@ -316,7 +318,7 @@ class Exchange:
 
     def _on_ack(self, ack: Ack) -> Answer:
         begun = self._begun
-        if begun is None or begun.replied is None:
+        if begun is None or not begun.replied:
             raise ExchangeError(
                 ErrorCode.UNEXPECTED_MESSAGE, "An acknowledgement must follow a key reply."
             )
@@ -328,7 +330,7 @@ class Exchange:
             f"The acknowledgement's signature is not that of drive {begun.serial}.",
         )
         outcome = "ok" if ack.status == 0 else "failed"
-        self._record("ack", outcome, begun.serial, begun.replied, status=ack.status)
+        self._record("ack", outcome, begun.serial, status=ack.status)
         self._end()
         return Answer(None)
 
@@ -343,16 +345,14 @@ class Exchange:
 
     def _on_error(self, error: Error) -> Answer:
         """The drive refuses; its word is unsigned, so it is recorded as a claim and no more."""
-        self._record(
-            "drive-error", "failed", self._claimed, self._request, code=error.code, text=error.text
-        )
+        self._record("drive-error", "failed", self._claimed, code=error.code, text=error.text)
         self._end()
         return Answer(None)
 
     def _refuse(self, code: ErrorCode, text: str, close: bool = False) -> Answer:
         text = messages.printable(text)
         try:
-            self._record("refusal", "refused", self._claimed, self._request, code=code, text=text)
+            self._record("refusal", "refused", self._claimed, code=code, text=text)
             self._forget()
         except TaperigError:
             self._end()
@@ -362,40 +362,30 @@ class Exchange:
     def _forget(self) -> None:
         """End what was under way without an Ack, and say so."""
         begun = self._begun
-        if begun is not None and begun.replied is not None:
-            self._record("no-ack", "unknown", begun.serial, begun.replied)
+        if begun is not None and begun.replied:
+            self._record("no-ack", "unknown", begun.serial)
         self._end()
 
     def _end(self) -> None:
         self._begun = None
         self._claimed = ""
-        self._request = None
+        self._asked = {}
 
     def _record(
-        self,
-        event: str,
-        outcome: str,
-        serial: str,
-        request: KeyRequest | None,
-        code: int = 0,
-        **more: str | int,
+        self, event: str, outcome: str, serial: str, code: int = 0, **more: str | int
     ) -> None:
-        details: dict[str, str | int | list[str]] = {
-            "serial": serial,
-            "outcome": outcome,
-            "code": int(code),
-            "cause": _cause(code),
+        cause = _cause(code) if code else ""
+        asked = self._asked
+        self._manager.audit.note(
+            event,
+            serial=serial,
+            outcome=outcome,
+            code=int(code),
+            cause=cause,
             **more,
-        }
-        if request is not None:
-            details |= {
-                "operation": request.operation.value,
-                "volume": request.volume,
-                "sequence": request.sequence,
-                "keys": [*map(_label_name, request.labels), *map(_eedk_name, request.eedks)],
-            }
-        self._manager.audit.note(event, **details)
-        self._manager.observe(event, request.operation if request else "", _cause(code))
+            **asked,
+        )
+        self._manager.observe(event, str(asked.get("operation", "")), cause)
 
 
 def _same_session(begun: _Begun, session: bytes) -> None:
@@ -406,9 +396,19 @@ def _same_session(begun: _Begun, session: bytes) -> None:
         )
 
 
+def _told_of(request: KeyRequest) -> _Details:
+    """Return what a record tells of a request."""
+    return {
+        "operation": request.operation.value,
+        "volume": request.volume,
+        "sequence": request.sequence,
+        "keys": [*map(_label_name, request.labels), *map(_eedk_name, request.eedks)],
+    }
+
+
 def _cause(code: int) -> str:
     try:
-        return ErrorCode(code).name if code else ""
+        return ErrorCode(code).name
     except ValueError:  # from a drive newer than this key manager
         return "UNKNOWN"
 

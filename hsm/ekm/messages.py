@@ -219,7 +219,9 @@ class Message:
             (name, field.write) for name, field in cls.FIELDS.items() if field.write is not None
         )
         # With a name twice in front, it gives a tuple for one member too.
-        cls._VALUES = attrgetter("TYPE", *("TYPE" if name == "type" else name for name in cls.MEMBERS))
+        cls._VALUES = attrgetter(
+            "TYPE", *("TYPE" if name == "type" else name for name in cls.MEMBERS)
+        )
 
     def encode(self) -> bytes:
         """Return the message's bytes; raise MessageError for a field a peer would refuse."""

@@ -31,9 +31,9 @@ class WorkerMetrics:
         self.connections = Gauge(
             "taperig_ekm_connections", "Connections open", multiprocess_mode="livesum"
         )
-        self.frame_seconds = Histogram(
-            "taperig_ekm_frame_seconds",
-            "From a whole message in hand to its answer handed to the kernel",
+        self.held_seconds = Histogram(
+            "taperig_ekm_held_seconds",
+            "How long the first answer of each flush of the audit log waited for it",
             buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
         )
         self.flushes = Counter("taperig_ekm_audit_flushes", "Times the audit log was flushed")

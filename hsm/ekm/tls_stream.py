@@ -75,7 +75,7 @@ class TlsStream:
 
     def send(self, data: bytes) -> None:
         """Send data, or keep what cannot be sent yet."""
-        if self.closing:
+        if self._closing or self._dead:
             return
         openssl_errors.forget()
         try:
@@ -151,7 +151,7 @@ class TlsStream:
 
     def _deliver(self, user: StreamUser) -> None:
         """Hand over what is whole. A record that has but begun leaves nothing pending."""
-        while self._incoming.pending and not self.closing:
+        while self._incoming.pending and not (self._closing or self._dead):
             try:
                 data = self._tls.read(_PART)
             except ssl.SSLWantReadError:
@@ -191,6 +191,8 @@ class TlsStream:
             sent = self._plain.send(data) if data else 0
         except BlockingIOError:
             sent = 0
+        if sent == len(data) and not (kept or self._closing):
+            return
         self._unsent = data[sent:]
         if bool(self._unsent) != kept:
             self._choose()

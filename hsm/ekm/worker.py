@@ -256,10 +256,10 @@ class Worker:
     def _do(self, batch: list[_Work]) -> None:
         """Take the first step of all, then the second of all, and so on; raises TokenGoneError."""
         audit = self._manager.audit
+        noted = audit.noted
         while batch:
             going_on = []
             for work in batch:
-                noted = audit.noted
                 try:
                     next(work.steps)
                 except StopIteration as end:
@@ -267,7 +267,7 @@ class Worker:
                 else:
                     going_on.append(work)
                 if audit.noted != noted:
-                    work.noted = True
+                    noted, work.noted = audit.noted, True
             batch = going_on
 
     def _release(self) -> None:
@@ -275,10 +275,9 @@ class Worker:
         if not self._held or not self._flush():
             return
         held, self._held = self._held, []
-        spent = time.monotonic() - self._held_since
+        self._metrics.held_seconds.observe(time.monotonic() - self._held_since)
         for connection, answer in held:
             connection.send(answer)
-            self._metrics.frame_seconds.observe(spent)
 
     def _write(self) -> None:
         """Have what was noted written, and flushed soon, though nobody waits for it.
