@@ -61,7 +61,9 @@ class DataKeys:
             self.public_key = signing_key.public_key()
         self._signers = (self.public_key, *partners)
         self._signer = lru_cache(VERIFIED_EEDKS)(self._find_signer)
-        self._own = lru_cache(VERIFIED_EEDKS)(self._find_own)
+        self._is_own = lru_cache(VERIFIED_EEDKS)(
+            lambda encoded: self._signer(Eedk.decode(encoded)) == 0
+        )
 
     def sign(self, data: bytes) -> bytes:
         """Return the EKM's ECDSA P-256 signature over SHA-256 of `data`, DER."""
@@ -184,8 +186,11 @@ class DataKeys:
         reason: open_eedk() and wrap_for_drive() do it, or say why it cannot be. Raises
         TokenRefusedError when the token keeps a data key that it was told to destroy.
         """
-        for eedk in self._own(tuple(eedks), volume):
+        for encoded, eedk in _of_volume(eedks, volume):
+            # The second one's signature is of no interest when the first one opens.
             with suppress(KeystoreError):
+                if not self._is_own(encoded):
+                    continue
                 kek = self._kek_of(eedk)
                 sedk = len(eedk.wrapped) == kek.bits // 8 and self._token.rewrap_data_key(
                     eedk.wrapped,
@@ -197,16 +202,6 @@ class DataKeys:
                 if sedk:
                     return sedk
         return None
-
-    def _find_own(self, encoded: tuple[bytes, ...], volume: str) -> list[Eedk]:
-        """Return those EEDKs that this key manager signed; none when one is of another volume."""
-        eedks = []
-        for data in encoded:
-            with suppress(EedkMalformedError):
-                eedks.append(Eedk.decode(data))
-        if any(eedk.volume != volume for eedk in eedks):
-            return []
-        return [eedk for eedk in eedks if self._signer(eedk) == 0]
 
     def open_either(self, eedks: Sequence[Eedk], volume: str) -> DataKey:
         """Return the data key out of the first EEDK that opens (READ-2d); destroy it after use.
@@ -253,3 +248,12 @@ class DataKeys:
 
     def _signed(self, eedk: Eedk) -> Eedk:
         return eedk.with_signature(self.sign(eedk.signed_bytes()))
+
+
+def _of_volume(eedks: Sequence[bytes], volume: str) -> list[tuple[bytes, Eedk]]:
+    """Return the EEDKs that can be read, each with its bytes; none if one is of another volume."""
+    found = []
+    for encoded in eedks:
+        with suppress(EedkMalformedError):
+            found.append((encoded, Eedk.decode(encoded)))
+    return [] if any(eedk.volume != volume for _, eedk in found) else found

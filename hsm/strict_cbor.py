@@ -29,8 +29,7 @@ class _NoTags(dict[int, Any]):
 
 
 _NO_TAGS: Final = _NoTags()
-_SCALARS: Final = frozenset((int, bytes, str, bool))
-_MEMBERS: Final = _SCALARS | {list}
+_MEMBERS: Final = frozenset((int, bytes, str, bool, list))
 
 
 def in_order(name: str) -> tuple[int, str]:

@@ -47,6 +47,8 @@ class Connection:
         self._stream = stream
         self._frame_seconds = frame_seconds
         self._buffer = bytearray()
+        self._message = b""  # that waits for its answer
+        self._misfit: MessageError | None = None  # what is wrong with its length
         self._timer: Timer | None = None
         self._waiting = False  # in the owner's queue
         self._blocked = False  # the peer does not take its answers
@@ -100,15 +102,11 @@ class Connection:
                     f"A message was begun and not finished within {self._frame_seconds:g} s.",
                 )
             )
-        buffer = self._buffer
-        try:
-            length = messages.frame_length(buffer[: messages.LENGTH_BYTES])
-        except MessageError as error:
-            return _ended(self.exchange.refuse_connection(ErrorCode.FRAME_TOO_LARGE, str(error)))
-        end = messages.LENGTH_BYTES + length
-        data = bytes(buffer[messages.LENGTH_BYTES : end])
-        del buffer[:end]
-        return self.exchange.steps(data)
+        if self._misfit is not None:
+            return _ended(
+                self.exchange.refuse_connection(ErrorCode.FRAME_TOO_LARGE, str(self._misfit))
+            )
+        return self.exchange.steps(self._message)
 
     def send(self, answer: Answer) -> None:
         """Hand an answer to the peer and look for its next message."""
@@ -135,20 +133,28 @@ class Connection:
         """See whether there is a whole message; give one that has begun its time."""
         if not self._buffer or self._ending or self._waiting or self._blocked:
             return
-        if self._has_frame():
+        if self._take_message():
             self._stop_timer()
             self._waiting = True
             self._owner.ready(self)
         elif self._timer is None:
             self._limit_time(self._too_slow)
 
-    def _has_frame(self) -> bool:
-        ready = len(self._buffer) - messages.LENGTH_BYTES
-        if ready < 0:
+    def _take_message(self) -> bool:
+        """Take the next message out of the buffer; say whether it is there to be answered."""
+        buffer = self._buffer
+        if len(buffer) < messages.LENGTH_BYTES:
             return False
-        length = int.from_bytes(self._buffer[: messages.LENGTH_BYTES], "big")
-        # A length out of bounds (none, or over the limit) is answered at once, unread.
-        return length <= ready or length > messages.FRAME_LIMIT
+        try:
+            end = messages.LENGTH_BYTES + messages.frame_length(buffer[: messages.LENGTH_BYTES])
+        except MessageError as error:
+            self._misfit = error  # answered at once, unread
+            return True
+        if len(buffer) < end:
+            return False
+        self._message = bytes(buffer[messages.LENGTH_BYTES : end])
+        del buffer[:end]
+        return True
 
     def _too_slow(self) -> None:
         self._timer = None

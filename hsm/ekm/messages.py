@@ -68,11 +68,11 @@ class Field:
 
 def _octets(least: int, most: int) -> Field:
     def read(value: object) -> bytes:
+        if isinstance(value, bytes) and least <= len(value) <= most:
+            return value
         if not isinstance(value, bytes):
             raise MessageError("must be bytes")
-        if not least <= len(value) <= most:
-            raise MessageError(f"must be {least} to {most} bytes, not {len(value)}")
-        return value
+        raise MessageError(f"must be {least} to {most} bytes, not {len(value)}")
 
     return Field(read)
 

@@ -25,7 +25,7 @@ class WorkerMetrics:
         self.exchanges = Counter(
             "taperig_ekm_exchanges", "Key requests answered", ["operation", "outcome"]
         )
-        self._served: dict[str, Counter] = {}
+        self._served: dict[str, int] = {}
         self.refusals = Counter("taperig_ekm_refusals", "Refusals by cause", ["cause"])
         self.handshakes = Counter("taperig_ekm_handshakes", "TLS handshakes", ["outcome"])
         self.connections = Gauge(
@@ -41,14 +41,18 @@ class WorkerMetrics:
     def observe(self, event: str, operation: str, cause: str) -> None:
         """Count what an exchange records."""
         if event == "key-reply":
-            served = self._served.get(operation)
-            if served is None:
-                served = self._served[operation] = self.exchanges.labels(operation, "ok")
-            served.inc()
+            self._served[operation] = self._served.get(operation, 0) + 1
         elif event == "refusal":
             self.refusals.labels(cause).inc()
             if operation:
                 self.exchanges.labels(operation, "refused").inc()
+
+    def flushed(self, held_seconds: float) -> None:
+        """Count the answers that a flush of the audit log let go, and how long the first waited."""
+        self.held_seconds.observe(held_seconds)
+        served, self._served = self._served, {}
+        for operation, count in served.items():
+            self.exchanges.labels(operation, "ok").inc(count)
 
 
 def prepare_folder(folder: Path) -> None:

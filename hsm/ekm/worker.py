@@ -275,7 +275,7 @@ class Worker:
         if not self._held or not self._flush():
             return
         held, self._held = self._held, []
-        self._metrics.held_seconds.observe(time.monotonic() - self._held_since)
+        self._metrics.flushed(time.monotonic() - self._held_since)
         for connection, answer in held:
             connection.send(answer)
 
