@@ -19,14 +19,16 @@ from typing import Any, Self
 from hsm.ekm.errors import EkmError, ErrorCode, ExchangeError
 from hsm.oaep import OaepHash
 
-NONCES_KEPT = 1024
+NONCES_KEPT = 256
 """Nonces remembered for each drive, at least. Older ones are covered by the sequence number."""
-NONCES_DROPPED_EVERY = 512
+NONCES_DROPPED_EVERY = 256
 """After so many requests of a drive its old nonces are dropped."""
 
 _SCHEMA_VERSION = 3
 _OAEP_HASHES = {each.value: each for each in OaepHash}
 _BUSY_SECONDS = 5.0
+_LOG_PAGES = 4000
+"""Pages (4 KiB) that are written ahead before they are brought to their places."""
 _SCHEMA = """
 CREATE TABLE drives (
     serial TEXT PRIMARY KEY,
@@ -97,7 +99,7 @@ def _drive(
     return EnrolledDrive(serial, print_, spki, _OAEP_HASHES[oaep_hash], bool(revoked), sequence)
 
 
-def admitted(serial: str, drive: EnrolledDrive | None) -> EnrolledDrive:
+def _admitted(serial: str, drive: EnrolledDrive | None) -> EnrolledDrive:
     """Return a drive that may ask for keys.
 
     Raises ExchangeError with UNKNOWN_DRIVE or REVOKED_DRIVE for one that may not.
@@ -166,6 +168,7 @@ class DriveTable:
         run = self._database.execute
         run("PRAGMA journal_mode = WAL")  # one write to the disk for each change, not three
         run(f"PRAGMA synchronous = {self._synchronous}")
+        run(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         run("PRAGMA foreign_keys = ON")
         with self._transaction():
             version = run("PRAGMA user_version").fetchone()[0]
@@ -276,14 +279,8 @@ class DriveTable:
             ).fetchall()
         return [_drive(*row) for row in rows]
 
-    def look_up(self, serial: str, nonce: bytes) -> tuple[EnrolledDrive | None, bool]:
-        """Return the drive, and whether an earlier request of its bore this nonce."""
-        try:
-            return self._look_up(serial, nonce)
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
-
     def _look_up(self, serial: str, nonce: bytes) -> tuple[EnrolledDrive | None, bool]:
+        """Return the drive, and whether an earlier request of its bore this nonce."""
         row = self._database.execute(
             "SELECT serial, fingerprint, wrap_spki, oaep_hash, revoked, sequence, "
             "EXISTS (SELECT 1 FROM nonces WHERE serial = ?1 AND nonce = ?2) "
@@ -300,18 +297,19 @@ class DriveTable:
                 [(sequence, serial) for serial, sequence in sequences.items()],
             )
 
-    def take(self, serial: str, sequence: int, nonce: bytes) -> EnrolledDrive:
+    def take(self, serial: str, print_: bytes, sequence: int, nonce: bytes) -> EnrolledDrive:
         """Use up a request's sequence number and nonce, for good; return the drive.
 
-        Raises ExchangeError with UNKNOWN_DRIVE, REVOKED_DRIVE, STALE_SEQUENCE or REPLAYED_NONCE,
+        ``print_`` is the fingerprint of the certificate that it showed. Raises ExchangeError with
+        UNKNOWN_DRIVE, REVOKED_DRIVE, CERTIFICATE_MISMATCH, STALE_SEQUENCE or REPLAYED_NONCE,
         changing nothing.
         """
-        drive, settle = self.take_together(serial, sequence, nonce)
+        drive, settle = self.take_together(serial, print_, sequence, nonce)
         settle()
         return drive
 
     def take_together(
-        self, serial: str, sequence: int, nonce: bytes
+        self, serial: str, print_: bytes, sequence: int, nonce: bytes
     ) -> tuple[EnrolledDrive, Callable[[], None]]:
         """Do as ``take`` does, but for several requests in one transaction.
 
@@ -324,7 +322,7 @@ class DriveTable:
                 self._database.execute("BEGIN IMMEDIATE")
                 group, began = _Group(self._commit_group), True
                 self._group = group
-            drive = self._take(serial, sequence, nonce)
+            drive = self._take(serial, print_, sequence, nonce)
         except sqlite3.Error as error:
             failure = self._failed(error)
             if group is not None:
@@ -351,10 +349,15 @@ class DriveTable:
         with suppress(sqlite3.Error):  # it may have ended itself
             self._database.execute("ROLLBACK")
 
-    def _take(self, serial: str, sequence: int, nonce: bytes) -> EnrolledDrive:
+    def _take(self, serial: str, print_: bytes, sequence: int, nonce: bytes) -> EnrolledDrive:
         """See that all is well, and only then write, so that a refusal has changed nothing."""
         found, replayed = self._look_up(serial, nonce)
-        drive = admitted(serial, found)
+        drive = _admitted(serial, found)
+        if print_ != drive.fingerprint:
+            raise ExchangeError(
+                ErrorCode.CERTIFICATE_MISMATCH,
+                f"Drive {serial} showed a certificate other than the enrolled one.",
+            )
         if sequence <= drive.sequence:
             raise ExchangeError(
                 ErrorCode.STALE_SEQUENCE,
@@ -363,7 +366,9 @@ class DriveTable:
             )
         if replayed:
             raise ExchangeError(
-                ErrorCode.REPLAYED_NONCE, f"Drive {serial} used a nonce a second time."
+                ErrorCode.REPLAYED_NONCE,
+                f"Drive {serial} sent a nonce that it has used before: "
+                "an old exchange is being replayed.",
             )
         run = self._database.execute
         run("UPDATE drives SET sequence = ? WHERE serial = ?", (sequence, serial))

@@ -23,7 +23,6 @@ from hsm.ekm.drive_table import (
     DriveTable,
     DriveTableError,
     EnrolledDrive,
-    admitted,
     fingerprint,
 )
 from hsm.ekm.errors import ErrorCode, ExchangeError, MessageError
@@ -130,6 +129,7 @@ class _Begun:
 
     serial: str
     drive_key: certificates.PublicKey
+    fingerprint: bytes
     drive_nonce: bytes
     session: bytes
     transcript: Transcript
@@ -170,8 +170,6 @@ class Exchange:
             yield
             if isinstance(message, KeyRequest):
                 return (yield from self._on_request(message, data))
-            if isinstance(message, Hello):
-                yield  # there is nothing to verify that was not verified before
             return self._on_message(message, data)
         except MessageError as error:
             return self._refuse(ErrorCode.MALFORMED_MESSAGE, str(error), close=True)
@@ -237,19 +235,6 @@ class Exchange:
             hello.certificate, self._manager.drive_ca, Role.DRIVE
         )
         self._claimed = identity.name
-        found, replayed = self._manager.drives.look_up(identity.name, hello.nonce)
-        drive = admitted(identity.name, found)
-        if fingerprint(hello.certificate) != drive.fingerprint:
-            raise ExchangeError(
-                ErrorCode.CERTIFICATE_MISMATCH,
-                f"Drive {identity.name} showed a certificate other than the enrolled one.",
-            )
-        if replayed:
-            raise ExchangeError(
-                ErrorCode.REPLAYED_NONCE,
-                f"Drive {identity.name} sent a nonce that it has used before: "
-                "an old exchange is being replayed.",
-            )
         challenge = Challenge(
             certificate=self._manager.certificate_der,
             nonce=secrets.token_bytes(messages.NONCE_BYTES),
@@ -260,7 +245,12 @@ class Exchange:
         transcript.add(data)
         transcript.add(answer)
         self._begun = _Begun(
-            identity.name, identity.public_key, hello.nonce, challenge.session, transcript
+            identity.name,
+            identity.public_key,
+            fingerprint(hello.certificate),
+            hello.nonce,
+            challenge.session,
+            transcript,
         )
         return Answer(answer)
 
@@ -279,9 +269,9 @@ class Exchange:
             f"The key request's signature is not that of drive {begun.serial}.",
         )
         yield
-        # The table is asked again: the drive may have been revoked since its Hello.
+        # Only now, so that a drive that is revoked after its Hello gets no key either (EKM-2).
         drive, settle = self._manager.drives.take_together(
-            begun.serial, request.sequence, begun.drive_nonce
+            begun.serial, begun.fingerprint, request.sequence, begun.drive_nonce
         )
         yield
         settle()

@@ -16,6 +16,8 @@ from hsm.ekm.drive_table import DriveTable, DriveTableError, EnrolledDrive, fing
 from hsm.ekm.errors import ErrorCode, ExchangeError
 from hsm.oaep import OaepHash
 
+PRINT = fingerprint(b"certificate")
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -34,9 +36,10 @@ def code_of(call: pytest.ExceptionInfo[ExchangeError]) -> ErrorCode:
 
 def was_used(table: DriveTable, nonce: bytes) -> bool:
     """Whether an earlier request of drive D1 bore this nonce."""
-    drive, replayed = table.look_up("D1", nonce)
-    assert drive is not None
-    return replayed
+    rows = table._database.execute(
+        "SELECT 1 FROM nonces WHERE serial = 'D1' AND nonce = ?", (nonce,)
+    )
+    return rows.fetchone() is not None
 
 
 def test_an_enrolled_drive_is_found_and_no_other(table: DriveTable) -> None:
@@ -56,7 +59,7 @@ def test_only_the_owner_may_read_the_file(table: DriveTable, path: Path) -> None
 def test_everything_is_there_after_reopening(path: Path) -> None:
     with DriveTable(path) as table:
         table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
-        table.take("D1", 5, b"n" * 32)
+        table.take("D1", PRINT, 5, b"n" * 32)
         table.set_revoked("D1", True)
     with DriveTable(path) as table:
         assert table.find("D1") == EnrolledDrive(
@@ -67,7 +70,7 @@ def test_everything_is_there_after_reopening(path: Path) -> None:
 
 def test_enrolling_again_renews_keys_but_neither_pardons_nor_forgets(table: DriveTable) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
-    table.take("D1", 5, b"n" * 32)
+    table.take("D1", PRINT, 5, b"n" * 32)
     table.set_revoked("D1", True)
     table.enrol("D1", b"new certificate", b"new spki", OaepHash.SHA256)
     assert table.find("D1") == EnrolledDrive(
@@ -84,11 +87,11 @@ def test_the_table_catches_up_with_the_audit_log(table: DriveTable) -> None:
     """As after a power cut, which a logged table may come out of with an old number."""
     for serial in ("D1", "D2"):
         table.enrol(serial, b"certificate", b"spki", OaepHash.SHA1)
-        table.take(serial, 5, b"n" * 32)
+        table.take(serial, PRINT, 5, b"n" * 32)
     table.catch_up({"D1": 9, "D2": 3, "D3": 7})
     assert [drive.sequence for drive in table.drives()] == [9, 5]
     with pytest.raises(ExchangeError):
-        table.take("D1", 9, b"m" * 32)
+        table.take("D1", PRINT, 9, b"m" * 32)
 
 
 def test_a_drive_can_be_admitted_again(table: DriveTable) -> None:
@@ -108,42 +111,42 @@ def test_revoking_an_unknown_drive_says_so(table: DriveTable) -> None:
 @pytest.mark.parametrize("sequence", [4, 5])
 def test_a_sequence_number_that_does_not_grow_is_refused(table: DriveTable, sequence: int) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
-    table.take("D1", 5, b"a" * 32)
+    table.take("D1", PRINT, 5, b"a" * 32)
     with pytest.raises(ExchangeError) as refusal:
-        table.take("D1", sequence, b"b" * 32)
+        table.take("D1", PRINT, sequence, b"b" * 32)
     assert code_of(refusal) is ErrorCode.STALE_SEQUENCE
     assert not was_used(table, b"b" * 32)
-    table.take("D1", 6, b"b" * 32)
+    table.take("D1", PRINT, 6, b"b" * 32)
 
 
 def test_a_nonce_is_taken_once(table: DriveTable) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     table.enrol("D2", b"certificate", b"spki", OaepHash.SHA1)
-    table.take("D1", 1, b"a" * 32)
+    table.take("D1", PRINT, 1, b"a" * 32)
     with pytest.raises(ExchangeError) as refusal:
-        table.take("D1", 2, b"a" * 32)
+        table.take("D1", PRINT, 2, b"a" * 32)
     assert code_of(refusal) is ErrorCode.REPLAYED_NONCE
     drive = table.find("D1")
     assert drive is not None
     assert drive.sequence == 1, "a refused request uses up no sequence number"
-    table.take("D2", 1, b"a" * 32)  # another drive's business
+    table.take("D2", PRINT, 1, b"a" * 32)  # another drive's business
 
 
 def test_requests_used_up_together_are_there_once_settled(table: DriveTable, path: Path) -> None:
     for serial in ("D1", "D2"):
         table.enrol(serial, b"certificate", b"spki", OaepHash.SHA1)
     with DriveTable(path) as other:
-        _, settle_first = table.take_together("D1", 1, b"a" * 32)
+        _, settle_first = table.take_together("D1", PRINT, 1, b"a" * 32)
         with pytest.raises(ExchangeError) as refusal:
-            table.take_together("D1", 1, b"b" * 32)  # what is not settled yet counts
+            table.take_together("D1", PRINT, 1, b"b" * 32)  # what is not settled yet counts
         assert code_of(refusal) is ErrorCode.STALE_SEQUENCE
-        _, settle_second = table.take_together("D2", 1, b"a" * 32)
+        _, settle_second = table.take_together("D2", PRINT, 1, b"a" * 32)
         assert [drive.sequence for drive in other.drives()] == [0, 0]
         settle_first()
         assert [drive.sequence for drive in other.drives()] == [1, 1]
         settle_second()
-        other.take("D1", 2, b"c" * 32)  # nothing is locked
-    table.take("D1", 3, b"d" * 32)
+        other.take("D1", PRINT, 2, b"c" * 32)  # nothing is locked
+    table.take("D1", PRINT, 3, b"d" * 32)
 
 
 def test_a_refusal_leaves_nothing_locked(table: DriveTable, path: Path) -> None:
@@ -151,7 +154,7 @@ def test_a_refusal_leaves_nothing_locked(table: DriveTable, path: Path) -> None:
     table.set_revoked("D1", True)
     for serial, code in (("D1", ErrorCode.REVOKED_DRIVE), ("D2", ErrorCode.UNKNOWN_DRIVE)):
         with pytest.raises(ExchangeError) as refusal:
-            table.take_together(serial, 1, b"a" * 32)
+            table.take_together(serial, PRINT, 1, b"a" * 32)
         assert code_of(refusal) is code
         with DriveTable(path) as other:
             other.set_revoked("D1", True)
@@ -160,13 +163,13 @@ def test_a_refusal_leaves_nothing_locked(table: DriveTable, path: Path) -> None:
 def test_when_the_commit_fails_nobody_is_told_otherwise(table: DriveTable, path: Path) -> None:
     for serial in ("D1", "D2"):
         table.enrol(serial, b"certificate", b"spki", OaepHash.SHA1)
-    settles = [table.take_together(serial, 1, b"a" * 32)[1] for serial in ("D1", "D2")]
+    settles = [table.take_together(serial, PRINT, 1, b"a" * 32)[1] for serial in ("D1", "D2")]
     table._database.execute("ROLLBACK")  # as SQLite does of itself when the disk is full
     for settle in settles:
         with pytest.raises(DriveTableError, match="failed"):
             settle()
     assert [drive.sequence for drive in table.drives()] == [0, 0]
-    table.take("D1", 1, b"a" * 32)
+    table.take("D1", PRINT, 1, b"a" * 32)
 
 
 def test_old_nonces_are_dropped(table: DriveTable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +177,7 @@ def test_old_nonces_are_dropped(table: DriveTable, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(drive_table, "NONCES_DROPPED_EVERY", 7)
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     for number in range(1, 8):
-        table.take("D1", number, bytes([number]) * 32)
+        table.take("D1", PRINT, number, bytes([number]) * 32)
     used = [number for number in range(1, 8) if was_used(table, bytes([number]) * 32)]
     assert used == [5, 6, 7]
 
@@ -211,7 +214,7 @@ drive = table.find("D1")
 number = drive.sequence
 while True:
     number += 1
-    table.take("D1", number, number.to_bytes(32, "big"))
+    table.take("D1", drive.fingerprint, number, number.to_bytes(32, "big"))
     print(number, flush=True)
 """
 

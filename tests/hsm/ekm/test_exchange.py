@@ -349,7 +349,7 @@ def test_a_challenge_that_the_relay_changed_spoils_the_request(bench: Bench) -> 
 
 
 @pytest.mark.rule("EKM-2")
-def test_a_hello_sent_again_is_refused(bench: Bench) -> None:
+def test_an_exchange_sent_again_is_refused(bench: Bench) -> None:
     session = bench.session(ASK)
     exchange = bench.connect()
     hello = session.hello()
@@ -359,7 +359,16 @@ def test_a_hello_sent_again_is_refused(bench: Bench) -> None:
     assert key_request is not None
     reply_of(exchange.on_frame(key_request))
     asked = bench.watch.count
-    expect(bench, error_of(bench.connect().on_frame(hello)), ErrorCode.REPLAYED_NONCE)
+    again = bench.connect()
+    assert isinstance(decoded(again.on_frame(hello)), Challenge)
+    expect(bench, error_of(again.on_frame(key_request)), ErrorCode.WRONG_SESSION)
+    # Not even the drive itself may use its nonce again.
+    said, request = messages.decode(hello), messages.decode(key_request)
+    assert isinstance(said, Hello)
+    assert isinstance(request, KeyRequest)
+    later = dataclasses.replace(request, sequence=request.sequence + 1)
+    refusal = error_of(bench.challenged(said.nonce).ask(later))
+    expect(bench, refusal, ErrorCode.REPLAYED_NONCE)
     assert bench.watch.count == asked
 
 
