@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -198,6 +199,35 @@ def test_a_damaged_file_is_one_sentence(path: Path, content: bytes) -> None:
     with pytest.raises(DriveTableError, match="is not a drive table, or is damaged"):
         DriveTable(path)
     assert path.read_bytes() == content, "evidence is left alone"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_table_of_an_older_layout_is_brought_up_to_date(path: Path, version: int) -> None:
+    with sqlite3.connect(path) as old:
+        for schema in drive_table._SCHEMAS[:version]:
+            old.executescript(schema)
+        old.execute("CREATE INDEX nonces_in_order ON nonces (serial, sequence)")
+        old.execute(f"PRAGMA user_version = {version}")
+        old.execute("INSERT INTO drives VALUES ('D1', ?, x'00', 'SHA-1', 0, 5)", (PRINT,))
+        old.execute("INSERT INTO nonces VALUES ('D1', ?, 5)", (b"n" * 32,))
+    old.close()
+    with DriveTable(path) as table:
+        assert was_used(table, b"n" * 32)
+        assert table.take("D1", PRINT, 6, b"m" * 32).sequence == 5
+        assert not table.is_retiring(b"h" * 32)
+    with sqlite3.connect(path) as new:
+        assert new.execute("PRAGMA user_version").fetchone() == (3,)
+        kinds = [kind for (kind,) in new.execute("SELECT type FROM sqlite_schema WHERE sql <> ''")]
+    new.close()
+    assert "index" not in kinds
+
+
+def test_a_table_of_a_newer_layout_is_left_alone(path: Path) -> None:
+    with sqlite3.connect(path) as newer:
+        newer.execute("PRAGMA user_version = 4")
+    newer.close()
+    with pytest.raises(DriveTableError, match="layout is version 4, this program knows 3"):
+        DriveTable(path)
 
 
 def test_a_file_in_no_folder_is_one_sentence(tmp_path: Path) -> None:
