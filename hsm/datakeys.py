@@ -4,7 +4,6 @@ A DK is a handle in the token throughout; bytes go in and out only wrapped (KEY-
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
@@ -188,9 +187,9 @@ class DataKeys:
         """
         for encoded, eedk in _of_volume(eedks, volume):
             # The second one's signature is of no interest when the first one opens.
-            with suppress(KeystoreError):
-                if not self._is_own(encoded):
-                    continue
+            if not self._is_own(encoded):
+                continue
+            try:
                 kek = self._kek_of(eedk)
                 sedk = len(eedk.wrapped) == kek.bits // 8 and self._token.rewrap_data_key(
                     eedk.wrapped,
@@ -199,8 +198,10 @@ class DataKeys:
                     self._keystore.drive_key(drive_public_der),
                     oaep_hash,
                 )
-                if sedk:
-                    return sedk
+            except KeystoreError:
+                continue
+            if sedk:
+                return sedk
         return None
 
     def open_either(self, eedks: Sequence[Eedk], volume: str) -> DataKey:
@@ -254,6 +255,11 @@ def _of_volume(eedks: Sequence[bytes], volume: str) -> list[tuple[bytes, Eedk]]:
     """Return the EEDKs that can be read, each with its bytes; none if one is of another volume."""
     found = []
     for encoded in eedks:
-        with suppress(EedkMalformedError):
-            found.append((encoded, Eedk.decode(encoded)))
-    return [] if any(eedk.volume != volume for _, eedk in found) else found
+        try:
+            eedk = Eedk.decode(encoded)
+        except EedkMalformedError:
+            continue
+        if eedk.volume != volume:
+            return []
+        found.append((encoded, eedk))
+    return found
