@@ -24,10 +24,13 @@ from hsm.ekm.errors import EkmUnavailable
 from hsm.ekm.messages import LabelQuery
 from hsm.ekm.process import EkmProcess, spawn_ekm
 from hsm.lab import ProvisionedLab
-from rig.drive.key_exchange import DriveSession
+from hsm.pki import load_certificate
+from rig.drive.key_exchange import DriveSession, Translate
 from rig.ve.ekm_proxy import EkmProxy
-from tests.ekm_lab import MAIN_KEY
-from tests.hsm.ekm.service_bench import await_workers, page, until_served, workers_of
+from tests.ekm_lab import MAIN_KEY, der
+from tests.hsm.broken_module import CALL_REPLACED, build_module
+from tests.hsm.ekm.ekm_bench import Outsiders
+from tests.hsm.ekm.service_bench import ASK, await_workers, page, until_served, workers_of
 
 ANSWER_SECONDS = 20.0
 
@@ -163,6 +166,53 @@ def test_a_worker_that_hangs_with_the_logs_lock_does_not_hold_up_the_front(
 
 
 # The token
+
+
+@pytest.mark.rule("EKM-6")
+def test_a_call_to_the_token_that_never_returns_costs_its_worker_and_no_drive(
+    config: EkmConfig,
+    lab: ProvisionedLab,
+    session: DriveSession,
+    outsiders: Outsiders,
+    tmp_path: Path,
+) -> None:
+    """The token's module itself hangs in C_UnwrapKey, as one does whose HSM's network is cut."""
+    cut = tmp_path / "cut"
+    module = build_module(
+        tmp_path / "hanging.so",
+        lab.ekm_token.module,
+        "C_UnwrapKey",
+        f'while (!access("{cut}", F_OK)) pause(); {CALL_REPLACED}',
+    )
+    token = dataclasses.replace(lab.ekm_token, module=module)
+    config = dataclasses.replace(config, token=token, workers=1, worker_seconds=1.0)
+    with running(config, lab) as (ekm, endpoint), second(config, lab) as (other, backup):
+        with EkmProxy([endpoint, backup], ANSWER_SECONDS) as proxy:
+            proxy.connect()
+            proxy.exchange(session)
+            wish = Translate(ASK.volume, session.grant.eedks)
+
+            def translated() -> DriveSession:
+                trust = der(load_certificate(lab.ca))
+                return DriveSession(outsiders.drive, trust, outsiders.drive.serial, wish)
+
+            proxy.exchange(first := translated())
+            assert first.grant.sedk
+            (hanging,) = workers_of(ekm.pid)
+            cut.touch()
+            proxy.exchange(hung := translated())
+            assert hung.grant.sedk, "the secondary served it"
+            cut.unlink()
+            await_workers(config, 1)
+            assert hanging not in workers_of(ekm.pid)
+            until_served(proxy, session)
+        assert ekm.stop() == 0
+    asked = [record["operation"] for record in events(config, "key-reply")]
+    assert asked == ["generate", "translate", "generate"], "the call that hung got no answer"
+    assert [record["operation"] for record in events(other, "key-reply")] == ["translate"]
+    (lost,) = events(config, "worker-lost")
+    assert lost["pid"] == hanging
+    assert str(lost["cause"]).startswith("no sign of life for 1.")
 
 
 @pytest.fixture

@@ -17,52 +17,25 @@ from hsm.validate.probes import PROBES
 from hsm.validate.probing import Status
 from hsm.validate.report import Validation
 from hsm.validate.run import ModuleCrashedError, validate
+from tests.hsm import broken_module
 
 PINS = Pins("1234", None)
 
-WRAPPER = r"""
-#include <dlfcn.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-typedef unsigned long (*Function)();
-struct List { unsigned char version[2]; Function functions[68]; };
-static struct List mine;
-static unsigned long broken() { BREAK; return 5; }
-unsigned long C_GetFunctionList(struct List **list) {
-  void *library = dlopen(SOFTHSM, RTLD_NOW);
-  unsigned long (*real)(struct List **) = dlsym(library, "C_GetFunctionList");
-  struct List *theirs;
-  real(&theirs);
-  mine = *theirs;
-  if (PLACE >= 0) mine.functions[PLACE] = broken;
-  *list = &mine;
-  return 0;
-}
-"""
-GENERATE_RANDOM = 64  # its place in CK_FUNCTION_LIST
-INITIALIZE = 0
+GENERATE_RANDOM, INITIALIZE = "C_GenerateRandom", "C_Initialize"
 
-BuildModule = Callable[[str, int], Path]
+BuildModule = Callable[[str, str], Path]
 
 
 @pytest.fixture(scope="module")
 def build_module(
     tmp_path_factory: pytest.TempPathFactory, lab_state: ProvisionedLab
 ) -> BuildModule:
-    """Build SoftHSM with one function, by its place in the list, replaced by C code."""
+    """Build SoftHSM with one function, by its name, replaced by C code."""
     folder = tmp_path_factory.mktemp("modules")
 
-    def build(code: str, place: int) -> Path:
+    def build(code: str, function: str) -> Path:
         path = folder / f"module-{len(list(folder.iterdir()))}.so"
-        defines = [f"-DSOFTHSM={str(lab_state.ekm_token.module)!r}".replace("'", '"')]
-        defines += [f"-DBREAK={code}", f"-DPLACE={place}"]
-        subprocess.run(
-            ["gcc", "-w", "-shared", "-fPIC", "-x", "c", "-", "-o", path, *defines],
-            input=WRAPPER.encode(),
-            check=True,
-        )
-        return path
+        return broken_module.build_module(path, lab_state.ekm_token.module, function, code)
 
     return build
 
