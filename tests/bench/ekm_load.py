@@ -352,13 +352,20 @@ def figures(turns: Sequence[Turn]) -> dict[str, float]:
     }
 
 
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Load on a key manager.")
-    parser.add_argument("--drives", type=int, default=16)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--drives", type=positive, default=16)
+    parser.add_argument("--workers", type=positive, default=1)
     parser.add_argument("--seconds", type=float, default=6.0, help="of load in each turn")
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--volumes", type=int, default=100, help="of each drive")
+    parser.add_argument("--turns", type=positive, default=3)
+    parser.add_argument("--volumes", type=positive, default=100, help="of each drive")
     parser.add_argument("--operation", choices=("translate", "generate"), default="translate")
     parser.add_argument("--together", action="store_true", help="do not set cores apart")
     parser.add_argument("--json", type=Path)
