@@ -16,7 +16,8 @@ from hsm.ekm.exchange import Answer, Exchange, Steps
 from hsm.ekm.poller import Timer
 from hsm.ekm.tls_stream import TlsStream
 
-_KEPT = 2 * (messages.LENGTH_BYTES + messages.FRAME_LIMIT)
+_KEPT = messages.LENGTH_BYTES + messages.FRAME_LIMIT
+"""Bytes of further messages that are kept beside the one that is answered."""
 
 
 class ConnectionOwner(Protocol):
