@@ -26,6 +26,7 @@ from hsm.ekm.process import EkmProcess, spawn_ekm
 from hsm.lab import ProvisionedLab
 from hsm.pki import load_certificate
 from rig.drive.key_exchange import DriveSession, Translate
+from rig.events import EventLog
 from rig.ve.ekm_proxy import EkmProxy
 from tests.ekm_lab import MAIN_KEY, der
 from tests.hsm.broken_module import CALL_REPLACED, build_module
@@ -186,8 +187,9 @@ def test_a_call_to_the_token_that_never_returns_costs_its_worker_and_no_drive(
     )
     token = dataclasses.replace(lab.ekm_token, module=module)
     config = dataclasses.replace(config, token=token, workers=1, worker_seconds=1.0)
+    told = EventLog()
     with running(config, lab) as (ekm, endpoint), second(config, lab) as (other, backup):
-        with EkmProxy([endpoint, backup], ANSWER_SECONDS) as proxy:
+        with EkmProxy([endpoint, backup], ANSWER_SECONDS, events=told) as proxy:
             proxy.connect()
             proxy.exchange(session)
             wish = Translate(ASK.volume, session.grant.eedks)
@@ -205,10 +207,15 @@ def test_a_call_to_the_token_that_never_returns_costs_its_worker_and_no_drive(
             cut.unlink()
             await_workers(config, 1)
             assert hanging not in workers_of(ekm.pid)
-            until_served(proxy, session)
+            until_served(proxy, after := translated())
+            assert after.grant.sedk
         assert ekm.stop() == 0
+    contact = told.notices[0].text
+    assert "Lost contact" in contact
+    assert "no answer in time" not in contact, "the connection ended; nobody waited in vain"
+    assert not audit.verify(config.audit).torn_bytes
     asked = [record["operation"] for record in events(config, "key-reply")]
-    assert asked == ["generate", "translate", "generate"], "the call that hung got no answer"
+    assert asked == ["generate", "translate", "translate"], "the call that hung got no answer"
     assert [record["operation"] for record in events(other, "key-reply")] == ["translate"]
     (lost,) = events(config, "worker-lost")
     assert lost["pid"] == hanging
