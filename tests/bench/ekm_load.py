@@ -130,7 +130,7 @@ def drive_process(
 
         names = [volume_name(number, each) for each in range(volumes)]
         made = {name: exchange(client, session(Generate(name, _LABELS))) for name in names}
-        for name in names:
+        for name in names if operation == "translate" else ():
             exchange(client, session(Translate(name, made[name].eedks)))
         client.ping()
         link.send("ready")

@@ -190,7 +190,7 @@ def test_what_is_no_message_is_refused(data: bytes) -> None:
         ("1c", "unknown"),
     ],
 )
-def test_what_the_general_decoder_should_never_see_is_refused_before(data: str, words: str) -> None:
+def test_what_no_message_needs_is_refused_and_told(data: str, words: str) -> None:
     with pytest.raises(strict_cbor.CborError, match=words):
         strict_cbor.decode(bytes.fromhex(data))
 
