@@ -213,7 +213,7 @@ class Exchange:
             case Hello():
                 return self._on_hello(message, data)
             case Ack():
-                return self._on_ack(message)
+                return self._on_ack(message, data)
             case Error():
                 return self._on_error(message)
             case LabelQuery():
@@ -265,7 +265,7 @@ class Exchange:
         certificates.verify_signature(
             begun.drive_key,
             request.signature,
-            begun.transcript.to_sign(request),
+            begun.transcript.to_verify(request, data),
             f"The key request's signature is not that of drive {begun.serial}.",
         )
         yield
@@ -278,9 +278,9 @@ class Exchange:
         key = self._wrapped_key(drive, request)
         yield
         begun.transcript.add(data)
-        answer = self._reply(request, key, begun.transcript).encode()
+        reply = KeyReply(request.session, key.sedk, key.eedks, request.sequence)
+        answer = begun.transcript.signed(reply, self._manager.sign)
         self._record("key-reply", "ok", begun.serial)
-        begun.transcript.add(answer)
         begun.replied = True
         return Answer(answer)
 
@@ -302,11 +302,7 @@ class Exchange:
                     request.allow_public_only,
                 )
 
-    def _reply(self, request: KeyRequest, key: WrappedKey, transcript: Transcript) -> KeyReply:
-        fields = (request.session, key.sedk, key.eedks, request.sequence)
-        return KeyReply(*fields, self._manager.sign(transcript.to_sign(KeyReply(*fields))))
-
-    def _on_ack(self, ack: Ack) -> Answer:
+    def _on_ack(self, ack: Ack, data: bytes) -> Answer:
         begun = self._begun
         if begun is None or not begun.replied:
             raise ExchangeError(
@@ -316,7 +312,7 @@ class Exchange:
         certificates.verify_signature(
             begun.drive_key,
             ack.signature,
-            begun.transcript.to_sign(ack),
+            begun.transcript.to_verify(ack, data),
             f"The acknowledgement's signature is not that of drive {begun.serial}.",
         )
         outcome = "ok" if ack.status == 0 else "failed"

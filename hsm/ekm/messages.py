@@ -197,6 +197,7 @@ _NONCE = _octets(NONCE_BYTES, NONCE_BYTES)
 _SESSION = _octets(SESSION_BYTES, SESSION_BYTES)
 _SIGNATURE = _octets(MIN_SIGNATURE_BYTES, MAX_SIGNATURE_BYTES)
 _SEQUENCE = _integer(1, SEQUENCE_LIMIT)
+_FLAG = Field(_read_flag)
 _EEDKS = Field(_pair_of(_octets(1, MAX_EEDK_BYTES).read))
 
 
@@ -208,6 +209,9 @@ class Message:
     MEMBERS: ClassVar[tuple[str, ...]]
     """The names of its map's members in their order."""
     READS: ClassVar[tuple[tuple[str, Wire], ...]]
+    AFTER_SIGNATURE: ClassVar[int]
+    """Bytes that follow the signature in the encoding: those of flags."""
+    _UNSIGNED_READS: ClassVar[tuple[tuple[str, Wire], ...]]
     _WRITES: ClassVar[tuple[tuple[str, Wire], ...]]
     _VALUES: ClassVar[Callable[[Any], tuple[Any, ...]]]
 
@@ -215,6 +219,11 @@ class Message:
         """Bring the members into the order of their encoding, once."""
         cls.MEMBERS = tuple(sorted(("type", *cls.FIELDS), key=strict_cbor.in_order))
         cls.READS = tuple((name, field.read) for name, field in cls.FIELDS.items())
+        if "signature" in cls.FIELDS:
+            after = cls.MEMBERS[cls.MEMBERS.index("signature") + 1 :]
+            assert all(cls.FIELDS[name] is _FLAG for name in after)
+            cls._UNSIGNED_READS = tuple(each for each in cls.READS if each[0] != "signature")
+            cls.AFTER_SIGNATURE = sum(len(name) + 2 for name in after)
         cls._WRITES = tuple(
             (name, field.write) for name, field in cls.FIELDS.items() if field.write is not None
         )
@@ -225,17 +234,14 @@ class Message:
 
     def encode(self) -> bytes:
         """Return the message's bytes; raise MessageError for a field a peer would refuse."""
-        name = ""
-        try:
-            for name, read in self.READS:
-                read(getattr(self, name))
-        except MessageError as error:
-            raise _about(self.TYPE, name, error) from None
-        return strict_cbor.encode_ordered(self._content())
-
-    def signed_part(self) -> bytes:
-        """Return the message's bytes as they are without its signature."""
         content = self._content()
+        _read(self.TYPE, self.READS, content)
+        return strict_cbor.encode_ordered(content)
+
+    def unsigned(self) -> bytes:
+        """Return the message's bytes as they are without its signature; raises as ``encode``."""
+        content = self._content()
+        _read(self.TYPE, self._UNSIGNED_READS, content)
         del content["signature"]
         return strict_cbor.encode_ordered(content)
 
@@ -251,7 +257,7 @@ class Hello(Message):
     """The drive introduces itself: its signing certificate (X.509 DER) and a fresh nonce."""
 
     TYPE = "hello"
-    FIELDS = MappingProxyType({"version": _VERSION, "certificate": _CERTIFICATE, "nonce": _NONCE})
+    FIELDS = MappingProxyType({"certificate": _CERTIFICATE, "nonce": _NONCE, "version": _VERSION})
 
     certificate: bytes
     nonce: bytes
@@ -287,7 +293,7 @@ class KeyRequest(Message):
             "labels": Field(
                 _pair_of(_read_label), lambda pair: [_write_label(each) for each in pair]
             ),
-            "allow_public_only": Field(_read_flag),
+            "allow_public_only": _FLAG,
             "eedks": _EEDKS,
             "sequence": _SEQUENCE,
             "signature": _SIGNATURE,
@@ -427,17 +433,23 @@ def decode(data: bytes) -> AnyMessage:
         raise MessageError(f"not a message: its type is not one of {', '.join(_TYPES)}")
     if tuple(content) != kind.MEMBERS:
         raise MessageError(f"{kind.TYPE}: has fields other than {', '.join(kind.FIELDS) or 'none'}")
-    name, values = "", {}
+    return kind(*_read(kind.TYPE, kind.READS, content))
+
+
+def _read(
+    type_name: str, reads: tuple[tuple[str, Wire], ...], content: Mapping[str, Any]
+) -> list[Any]:
+    """Return the fields in their order; raise MessageError naming the first that is not right."""
     try:
-        for name, read in kind.READS:
-            values[name] = read(content[name])
-    except MessageError as error:
-        raise _about(kind.TYPE, name, error) from None
-    return kind(**values)
-
-
-def _about(type_name: str, name: str, error: MessageError) -> MessageError:
-    return MessageError(f"{type_name}: {name} {error}")
+        return [read(content[name]) for name, read in reads]
+    except MessageError:
+        pass  # which one it was is asked only now: this way is seldom gone
+    for name, read in reads:
+        try:
+            read(content[name])
+        except MessageError as error:
+            raise MessageError(f"{type_name}: {name} {error}") from None
+    raise AssertionError("a field is right that was not")
 
 
 def frame(data: bytes) -> bytes:
@@ -461,6 +473,9 @@ def printable(text: str) -> str:
     return shown[:TEXT_LIMIT]
 
 
+Signed = KeyRequest | KeyReply | Ack
+
+
 class Transcript:
     """SHA-256 over the exact bytes of an exchange so far.
 
@@ -477,13 +492,39 @@ class Transcript:
         """Take a message that was sent or received."""
         self._hash.update(len(data).to_bytes(LENGTH_BYTES, "big") + data)
 
-    def to_sign(self, message: KeyRequest | KeyReply | Ack) -> bytes:
+    def to_sign(self, message: Signed) -> bytes:
         """Return the 32 bytes that the signature of ``message`` is made over."""
+        return self._digest(message, message.unsigned())
+
+    def to_verify(self, message: Signed, data: bytes) -> bytes:
+        """Return the same for a message that came as ``data``; its signature is cut out of that."""
+        member = _signature_member(message.signature)
+        end = len(data) - message.AFTER_SIGNATURE
+        begin = end - len(member)
+        return self._digest(message, b"%c%b%b" % (data[0] - 1, data[1:begin], data[end:]))
+
+    def signed(self, message: Signed, sign: Callable[[bytes], bytes]) -> bytes:
+        """Return the bytes of ``message`` with the signature that ``sign`` makes; take them.
+
+        Raises MessageError for a field a peer would refuse.
+        """
+        part = message.unsigned()
+        member = _signature_member(sign(self._digest(message, part)))
+        end = len(part) - message.AFTER_SIGNATURE
+        data = b"%c%b%b%b" % (part[0] + 1, part[1:end], member, part[end:])
+        self.add(data)
+        return data
+
+    def _digest(self, message: Signed, part: bytes) -> bytes:
         continued = self._hash.copy()
-        part = message.signed_part()
         length = len(part).to_bytes(LENGTH_BYTES, "big")
         continued.update(b"signature over %b%b%b" % (message.TYPE.encode(), length, part))
         return continued.digest()
 
 
-assert all({field.name for field in fields(kind)} == kind.FIELDS.keys() for kind in _TYPES.values())
+def _signature_member(signature: bytes) -> bytes:
+    """Return the encoded member of a map: without the head of the map that is only it."""
+    return strict_cbor.encode_ordered({"signature": signature})[1:]
+
+
+assert all([field.name for field in fields(kind)] == [*kind.FIELDS] for kind in _TYPES.values())

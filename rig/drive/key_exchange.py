@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from cryptography import x509
@@ -208,11 +208,8 @@ class DriveSession:
         self._challenge = challenge
         self._transcript.add(data)
         self._sequence = self._next_sequence()
-        unsigned = self._unsigned_request(challenge.session)
-        signature = self._element.sign(self._transcript.to_sign(unsigned))
-        request = replace(unsigned, signature=signature).encode()
-        self._transcript.add(request)
-        return request
+        request = self._unsigned_request(challenge.session)
+        return self._transcript.signed(request, self._element.sign)
 
     def _unsigned_request(self, session: bytes) -> KeyRequest:
         match self.request:
@@ -242,7 +239,7 @@ class DriveSession:
         certificates.verify_signature(
             self._ekm_key,
             reply.signature,
-            self._transcript.to_sign(reply),
+            self._transcript.to_verify(reply, data),
             "The key reply's signature is not that of the key manager.",
         )
         if reply.sequence != self._sequence:
@@ -252,10 +249,9 @@ class DriveSession:
             )
         grant = KeyGrant(reply.sedk, self._checked_eedks(reply.eedks))
         self._transcript.add(data)
-        unsigned = Ack(session=reply.session, status=0)
-        signature = self._element.sign(self._transcript.to_sign(unsigned))
+        ack = self._transcript.signed(Ack(session=reply.session, status=0), self._element.sign)
         self._grant = grant
-        return replace(unsigned, signature=signature).encode()
+        return ack
 
     def _checked_eedks(self, eedks: tuple[bytes, ...]) -> tuple[bytes, ...]:
         """Return the EEDKs that the cartridge is to have."""

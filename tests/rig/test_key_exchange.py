@@ -102,10 +102,9 @@ class SoftEkm:
         assert isinstance(request, KeyRequest)
         self.transcript.add(data)
         reply = self.change(KeyReply(b"s" * 16, b"w" * 256, self.eedks, request.sequence))
-        signature = self._key.sign(self.transcript.to_sign(reply), ec.ECDSA(hashes.SHA256()))
-        answer = dataclasses.replace(reply, signature=signature).encode()
-        self.transcript.add(answer)
-        return answer
+        return self.transcript.signed(
+            reply, lambda data: self._key.sign(data, ec.ECDSA(hashes.SHA256()))
+        )
 
 
 @pytest.fixture(scope="module")

@@ -112,9 +112,8 @@ class Challenged:
     drive: SoftDrive
 
     def ask(self, request: KeyRequest) -> Answer:
-        unsigned = dataclasses.replace(request, session=self.session)
-        signature = self.drive.sign(self.transcript.to_sign(unsigned))
-        return self.exchange.on_frame(dataclasses.replace(unsigned, signature=signature).encode())
+        asked = dataclasses.replace(request, session=self.session)
+        return self.exchange.on_frame(self.transcript.signed(asked, self.drive.sign))
 
 
 def decoded(answer: Answer) -> AnyMessage:

@@ -29,6 +29,7 @@ from hsm.ekm.messages import (
     Ping,
     Transcript,
 )
+from hsm.signature import MAX_SIGNATURE_BYTES, MIN_SIGNATURE_BYTES
 
 SIGNATURE = b"\x30" * 70
 REQUEST = KeyRequest(
@@ -275,6 +276,38 @@ def test_what_is_signed_depends_on_every_byte_before_and_on_the_message() -> Non
     assert len(set(digests)) == len(digests)
     unsigned = dataclasses.replace(REQUEST, signature=b"")
     assert to_sign(b"hello", b"challenge", message=unsigned) == digests[0]
+
+
+@given(
+    st.sampled_from([each for each in EXAMPLES if isinstance(each, messages.Signed)]),
+    st.binary(min_size=MIN_SIGNATURE_BYTES, max_size=MAX_SIGNATURE_BYTES)
+    | st.integers(MIN_SIGNATURE_BYTES, MAX_SIGNATURE_BYTES).map(
+        lambda length: strict_cbor.encode("signature")[:length].ljust(length, b"i")
+    ),
+)
+def test_a_signature_is_put_in_and_cut_out_where_the_encoding_has_it(
+    message: messages.Signed, signature: bytes
+) -> None:
+    mine, yours = Transcript(), Transcript()
+    digests = []
+
+    def sign(digest: bytes) -> bytes:
+        digests.append(digest)
+        return signature
+
+    unsigned = dataclasses.replace(message, signature=b"")
+    data = mine.signed(unsigned, sign)
+    signed = dataclasses.replace(message, signature=signature)
+    assert data == signed.encode()
+    assert digests == [yours.to_sign(message)] == [yours.to_verify(signed, data)]
+    yours.add(data)
+    assert mine.to_sign(message) == yours.to_sign(message)
+
+
+def test_a_message_that_a_peer_would_refuse_is_not_signed() -> None:
+    bad = dataclasses.replace(REQUEST, volume="vol001", signature=b"")
+    with pytest.raises(MessageError, match="key-request: volume must be a VOLSER"):
+        Transcript().signed(bad, lambda digest: SIGNATURE)
 
 
 def test_error_text_is_made_fit_to_send() -> None:
