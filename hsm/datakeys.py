@@ -10,7 +10,15 @@ from typing import Final
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from hsm.eedk import ALGORITHM, EEDK_VERSION, Eedk, KeyLabel, KeyMode, check_volume
+from hsm.eedk import (
+    ALGORITHM,
+    EEDK_VERSION,
+    REMEMBERED_EEDKS,
+    Eedk,
+    KeyLabel,
+    KeyMode,
+    check_volume,
+)
 from hsm.errors import (
     EedkError,
     EedkForgedError,
@@ -30,8 +38,6 @@ from hsm.signature import signature_holds
 from hsm.token import DataKey
 
 EKM_SIGNING_LABEL: Final = "taperig ekm signing"
-VERIFIED_EEDKS: Final = 4096
-"""EEDKs of which it is remembered who signed them, so that they are verified once."""
 _UNSIGNED: Final = bytes(8)
 
 
@@ -59,10 +65,8 @@ class DataKeys:
         else:
             self.public_key = signing_key.public_key()
         self._signers = (self.public_key, *partners)
-        self._signer = lru_cache(VERIFIED_EEDKS)(self._find_signer)
-        self._is_own = lru_cache(VERIFIED_EEDKS)(
-            lambda encoded: self._signer(Eedk.decode(encoded)) == 0
-        )
+        self._signer = lru_cache(REMEMBERED_EEDKS)(self._find_signer)
+        self._opened: set[bytes] = set()
 
     def sign(self, data: bytes) -> bytes:
         """Return the EKM's ECDSA P-256 signature over SHA-256 of `data`, DER."""
@@ -72,6 +76,7 @@ class DataKeys:
 
     def forget(self) -> bool:
         """Look at the token afresh from now on; say whether anything of it was remembered."""
+        self._opened.clear()
         return self._keystore.forget()
 
     def try_out(self) -> None:
@@ -163,7 +168,7 @@ class DataKeys:
         kek = self._kek_of(eedk)
         private_key = self._keystore.private_key(kek)
         try:
-            return self._token.unwrap_data_key(
+            data_key = self._token.unwrap_data_key(
                 eedk.wrapped,
                 private_key,
                 eedk.oaep_hash,
@@ -175,19 +180,23 @@ class DataKeys:
             raise EedkUnopenedError(
                 f"The key labelled {kek.label!r} does not open the EEDK of volume {volume}: {error}"
             ) from None
+        if len(self._opened) >= REMEMBERED_EEDKS:
+            self._opened.clear()
+        self._opened.add(eedk.encode())
+        return data_key
 
     def rewrap(
         self, eedks: Sequence[bytes], volume: str, drive_public_der: bytes, oaep_hash: OaepHash
     ) -> bytes | None:
         """Return the data key in the EEDKs of `volume` wrapped for a drive, at less cost.
 
-        Only for EEDKs that this key manager signed. None when that cannot be done, for whatever
-        reason: open_eedk() and wrap_for_drive() do it, or say why it cannot be. Raises
-        TokenRefusedError when the token keeps a data key that it was told to destroy.
+        Only for EEDKs that open_eedk() opened before, so that signature and data key were looked
+        at. None when that cannot be done, for whatever reason: open_eedk() and wrap_for_drive() do
+        it, or say why it cannot be. Raises TokenRefusedError when the token keeps a data key that
+        it was told to destroy.
         """
         for encoded, eedk in _of_volume(eedks, volume):
-            # The second one's signature is of no interest when the first one opens.
-            if not self._is_own(encoded):
+            if encoded not in self._opened:
                 continue
             try:
                 kek = self._kek_of(eedk)

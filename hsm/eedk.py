@@ -36,7 +36,7 @@ KEK_HASH_BYTES: Final = 32
 MIN_WRAPPED_BYTES: Final = 256
 MAX_WRAPPED_BYTES: Final = 512
 REMEMBERED_EEDKS: Final = 4096
-"""EEDKs that are not decoded again: those of a library that a key manager serves day by day."""
+"""EEDKs that are not looked into again: those of a library that a key manager serves day by day."""
 _SIGNED_PREFIX: Final = b"taperig EEDK 1\0"
 _VOLSER: Final = re.compile(r"[A-Z0-9]{6}")
 

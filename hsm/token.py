@@ -38,7 +38,7 @@ from hsm.cryptoki import (
     login_error,
     refusal_name,
 )
-from hsm.direct_calls import DirectCalls, KeyTemplate
+from hsm.direct_calls import DirectCalls, aes_key
 from hsm.errors import (
     KeyAbsentError,
     LimitNotAcceptedError,
@@ -190,7 +190,7 @@ class Token:
             self._template, self._keeps = BARE_DATA_KEY, _BARE_DATA_KEY_KEEPS
         self._guards: frozenset[Guard] | None = None
         """Which guards the token honours; None until the first key is made."""
-        self._key_template = KeyTemplate(self._template, self._keeps, DATA_KEY_BYTES)
+        self._key_template = aes_key(self._template)
         self._direct = DirectCalls.to(module.path, self._session)
         self._unwraps_protected: bool | None = None
         """Whether an unwrap template protects; None until the first unwrap shows it."""
@@ -395,8 +395,9 @@ class Token:
     ) -> bytes | None:
         """Return the data key in `wrapped` wrapped by another public key, and keep nothing of it.
 
-        For what is known to have been wrapped from a data key. None when the token refuses any of
-        it or cannot do it so: unwrap_data_key() and wrap_data_key() can, or say why not.
+        For what unwrap_data_key() has unwrapped before, and looked at: here nobody looks. None when
+        the token refuses any of it or cannot do it so; unwrap_data_key() and wrap_data_key() can,
+        or say why not.
         """
         direct = self._direct
         if direct is None or not self._unwraps_protected:
@@ -405,8 +406,6 @@ class Token:
         if key is None:
             return None
         try:
-            if not direct.has(key, self._key_template):
-                return None
             return direct.wrap(_handle(public_key), key, receiver_hash)
         finally:
             if not direct.destroy(key):

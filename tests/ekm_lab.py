@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from hsm.keystore import MIN_KEK_BITS
 from hsm.lab import ProvisionedDrive, ProvisionedLab, provision_lab
 from hsm.oaep import OaepHash
 from hsm.pki import CertificateAuthority, Role
@@ -36,9 +37,9 @@ SOFT_SERIAL = "SOFT000001"
 _OAEP = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)
 
 
-def make_lab(folder: Path) -> ProvisionedLab:
+def make_lab(folder: Path, kek_bits: int = MIN_KEK_BITS) -> ProvisionedLab:
     """Provision tokens, certificates, two KEKs and one drive."""
-    return provision_lab(folder, [MAIN_KEY, DR_KEY], [REAL_SERIAL])
+    return provision_lab(folder, [MAIN_KEY, DR_KEY], [REAL_SERIAL], kek_bits=kek_bits)
 
 
 def authority(lab: ProvisionedLab) -> CertificateAuthority:

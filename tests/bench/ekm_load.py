@@ -28,7 +28,7 @@ they do under load.
     even_ratio              of exchanges to that
 
 Run as `python tests/bench/ekm_load.py [--drives N] [--workers N] [--seconds S] [--turns N]
-[--operation translate|generate] [--volumes N] [--together] [--json FILE]`.
+[--operation translate|generate] [--volumes N] [--kek-bits N] [--together] [--json FILE]`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # for tests.ekm_lab
 from pkcs11 import KeyType, Mechanism, ObjectClass
 
 from hsm.cryptoki import DATA_KEY, OAEP
-from hsm.direct_calls import DirectCalls, KeyTemplate
+from hsm.direct_calls import DirectCalls, aes_key
 from hsm.eedk import KeyLabel
 from hsm.ekm.client import EkmClient, EkmEndpoint
 from hsm.ekm.config import EkmConfig, lab_config
@@ -62,7 +62,7 @@ from hsm.ekm.process import spawn_ekm
 from hsm.keystore import Keystore
 from hsm.lab import ProvisionedLab
 from hsm.pki import load_certificate
-from hsm.token import DATA_KEY_BYTES, TokenConfig, open_token
+from hsm.token import TokenConfig, open_token
 from rig.drive.key_exchange import DriveSession, Generate, KeyGrant, Translate
 from tests.ekm_lab import DR_KEY, MAIN_KEY, SoftDrive, authority, der, make_lab
 
@@ -168,7 +168,7 @@ def bare_process(link: Connection, config: TokenConfig, cores: set[int]) -> None
         private: Any = keystore.private_key(kek)
         calls = DirectCalls.to(config.module, token.session)
         assert calls is not None
-        template = KeyTemplate(DATA_KEY, {}, DATA_KEY_BYTES)
+        template = aes_key(DATA_KEY)
         with token.generate_data_key() as data_key:
             wrapped = token.wrap_data_key(data_key, public)
 
@@ -283,7 +283,7 @@ def cores(options: argparse.Namespace) -> tuple[set[int], set[int]]:
 def measure(folder: Path, options: argparse.Namespace) -> list[Turn]:
     """Run all turns."""
     of_workers, of_drives = cores(options)
-    lab = make_lab(folder / "state")
+    lab = make_lab(folder / "state", options.kek_bits)
     config = dataclasses.replace(lab_config(lab, port=0), workers=options.workers)
     drives = make_drives(lab, config, options.drives)
     context = mp.get_context("fork")
@@ -367,6 +367,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--turns", type=positive, default=3)
     parser.add_argument("--volumes", type=positive, default=100, help="of each drive")
     parser.add_argument("--operation", choices=("translate", "generate"), default="translate")
+    parser.add_argument("--kek-bits", type=int, default=2048, help="size of the RSA KEKs")
     parser.add_argument("--together", action="store_true", help="do not set cores apart")
     parser.add_argument("--json", type=Path)
     return parser.parse_args(arguments)

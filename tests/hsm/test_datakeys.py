@@ -65,6 +65,30 @@ def test_an_opened_data_key_is_the_same_key(data_keys: DataKeys, known: OutsideP
     assert known.unwrap(eedk.wrapped) == known.unwrap(again.wrapped)
 
 
+def test_what_was_opened_once_is_rewrapped_for_a_drive_and_nothing_else_is(
+    data_keys: DataKeys, lab_state: ProvisionedLab, known: OutsidePair
+) -> None:
+    drive = lab_state.drives[0].wrap_public_der
+    with data_keys.generate() as data_key:
+        pair = data_keys.make_pair(data_key, [KeyLabel("known"), KeyLabel("KEK 1")], VOLUME)
+    eedks = [eedk.encode() for eedk in pair]
+    forged = pair[0].with_signature(bytes(70))
+
+    def rewrapped(*asked: bytes, volume: str = VOLUME) -> bool:
+        return data_keys.rewrap(asked, volume, drive, OaepHash.SHA1) is not None
+
+    assert not rewrapped(*eedks)
+    data_keys.open_eedk(pair[1], VOLUME).destroy()
+    assert rewrapped(*eedks)
+    assert not rewrapped(eedks[0])
+    assert not rewrapped(*eedks, volume="VOL002")
+    with pytest.raises(EedkForgedError):
+        data_keys.open_eedk(forged, VOLUME)
+    assert not rewrapped(forged.encode())
+    data_keys.forget()
+    assert not rewrapped(*eedks)
+
+
 @pytest.mark.rule("KEY-3", "KEY-2")
 def test_eedk_opens_with_nothing_but_cryptography(
     data_keys: DataKeys, lab_state: ProvisionedLab, known: OutsidePair
