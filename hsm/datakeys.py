@@ -28,7 +28,6 @@ from hsm.errors import (
     KeystoreError,
     NotADataKeyError,
     PairUnreadableError,
-    TaperigError,
     UnwrapRefusedError,
 )
 from hsm.keystore import Kek, Keystore
@@ -212,24 +211,6 @@ class DataKeys:
             if sedk:
                 return sedk
         return None
-
-    def open_either(self, eedks: Sequence[Eedk], volume: str) -> DataKey:
-        """Return the data key out of the first EEDK that opens (READ-2d); destroy it after use.
-
-        When none does, raises the error of each of them: the one error if there is but one, else an
-        EedkUnopenedError that tells all.
-        """
-        failures: list[TaperigError] = []
-        for eedk in eedks:
-            try:
-                return self.open_eedk(eedk, volume)
-            except (EedkError, KeystoreError) as error:
-                failures.append(error)
-        if len(failures) == 1:
-            raise failures[0]
-        raise EedkUnopenedError(
-            " ".join(str(failure) for failure in failures) or f"Volume {volume} has no EEDK."
-        )
 
     def wrap_for_drive(
         self, data_key: DataKey, drive_public_der: bytes, oaep_hash: OaepHash | None = None

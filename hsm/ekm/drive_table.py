@@ -24,7 +24,6 @@ NONCES_KEPT = 256
 NONCES_DROPPED_EVERY = 256
 """After so many requests of a drive its old nonces are dropped."""
 
-_SCHEMA_VERSION = 3
 _OAEP_HASHES = {each.value: each for each in OaepHash}
 _BUSY_SECONDS = 5.0
 _LOG_PAGES = 4000
@@ -173,9 +172,9 @@ class DriveTable:
         with self._transaction():
             version = run("PRAGMA user_version").fetchone()[0]
             tables = run("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-            if version > _SCHEMA_VERSION or (version == 0 and tables):
+            if version > len(_SCHEMAS) or (version == 0 and tables):
                 raise sqlite3.DatabaseError(
-                    f"its layout is version {version}, this program knows {_SCHEMA_VERSION}"
+                    f"its layout is version {version}, this program knows {len(_SCHEMAS)}"
                 )
             for statement in ";".join(_SCHEMAS[version:]).split(";"):
                 run(statement)

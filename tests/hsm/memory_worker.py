@@ -26,7 +26,7 @@ def main() -> None:
             labels = [KeyLabel(label) for label in request["labels"]]
             pair = keys.make_pair(data_key, labels, "VOL001")
             keys.wrap_for_drive(data_key, drive_key)
-        with keys.open_either([Eedk.decode(eedk.encode()) for eedk in pair], "VOL001") as data_key:
+        with keys.open_eedk(Eedk.decode(pair[1].encode()), "VOL001") as data_key:
             sedk = keys.wrap_for_drive(data_key, drive_key)
         print(json.dumps([*(eedk.encode().hex() for eedk in pair), sedk.hex()]), flush=True)
         planted = bytearray()
