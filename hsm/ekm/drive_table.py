@@ -19,10 +19,8 @@ from typing import Any, Self
 from hsm.ekm.errors import EkmError, ErrorCode, ExchangeError
 from hsm.oaep import OaepHash
 
-NONCES_KEPT = 256
-"""Nonces remembered for each drive, at least. Older ones are covered by the sequence number."""
-NONCES_DROPPED_EVERY = 256
-"""After so many requests of a drive its old nonces are dropped."""
+NONCES_KEPT = 16
+"""Nonces remembered for each drive. Older ones are covered by the sequence number."""
 
 _OAEP_HASHES = {each.value: each for each in OaepHash}
 _BUSY_SECONDS = 5.0
@@ -55,7 +53,13 @@ DROP INDEX IF EXISTS nonces_in_order;
 PRAGMA user_version = 3;
 """
 """Old nonces are dropped seldom enough to be looked for; an index would be written each time."""
-_SCHEMAS = (_SCHEMA, _SCHEMA_2, _SCHEMA_3)
+_SCHEMA_4 = """
+DROP TABLE nonces;
+ALTER TABLE drives ADD COLUMN nonces BLOB NOT NULL DEFAULT x'';
+PRAGMA user_version = 4;
+"""
+"""The last nonces of a drive lie in its own row, the latest first: one page to write, not two."""
+_SCHEMAS = (_SCHEMA, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4)
 """What each version adds to the one before."""
 
 
@@ -146,7 +150,6 @@ class DriveTable:
         log tells it too: a power cut is made good by ``catch_up``.
         """
         self.path = path
-        self._taken: dict[str, int] = {}
         self._group: _Group | None = None
         self._synchronous = "NORMAL" if logged else "FULL"
         try:
@@ -278,15 +281,14 @@ class DriveTable:
             ).fetchall()
         return [_drive(*row) for row in rows]
 
-    def _look_up(self, serial: str, nonce: bytes) -> tuple[EnrolledDrive | None, bool]:
-        """Return the drive, and whether an earlier request of its bore this nonce."""
+    def _look_up(self, serial: str) -> tuple[EnrolledDrive | None, bytes]:
+        """Return the drive and the nonces of its last requests."""
         row = self._database.execute(
-            "SELECT serial, fingerprint, wrap_spki, oaep_hash, revoked, sequence, "
-            "EXISTS (SELECT 1 FROM nonces WHERE serial = ?1 AND nonce = ?2) "
-            "FROM drives WHERE serial = ?1",
-            (serial, nonce),
+            "SELECT serial, fingerprint, wrap_spki, oaep_hash, revoked, sequence, nonces "
+            "FROM drives WHERE serial = ?",
+            (serial,),
         ).fetchone()
-        return (None, False) if row is None else (_drive(*row[:6]), bool(row[6]))
+        return (None, b"") if row is None else (_drive(*row[:6]), row[6])
 
     def catch_up(self, sequences: Mapping[str, int]) -> None:
         """Bring sequence numbers, by serial, up to what the audit log says was used."""
@@ -350,7 +352,7 @@ class DriveTable:
 
     def _take(self, serial: str, print_: bytes, sequence: int, nonce: bytes) -> EnrolledDrive:
         """See that all is well, and only then write, so that a refusal has changed nothing."""
-        found, replayed = self._look_up(serial, nonce)
+        found, nonces = self._look_up(serial)
         drive = _admitted(serial, found)
         if print_ != drive.fingerprint:
             raise ExchangeError(
@@ -363,23 +365,14 @@ class DriveTable:
                 f"Drive {serial} sent sequence number {sequence}, but {drive.sequence} was used "
                 "already: an old request is being replayed, or the drive's clock was set back.",
             )
-        if replayed:
+        if nonce in nonces:  # at no other place than a nonce of its own, but for 2**-240
             raise ExchangeError(
                 ErrorCode.REPLAYED_NONCE,
                 f"Drive {serial} sent a nonce that it has used before: "
                 "an old exchange is being replayed.",
             )
-        run = self._database.execute
-        run("UPDATE drives SET sequence = ? WHERE serial = ?", (sequence, serial))
-        run("INSERT INTO nonces VALUES (?, ?, ?)", (serial, nonce, sequence))
-        self._taken[serial] = self._taken.get(serial, 0) + 1
-        if self._taken[serial] % NONCES_DROPPED_EVERY == 0:
-            self._drop_old_nonces(serial)
-        return drive
-
-    def _drop_old_nonces(self, serial: str) -> None:
         self._database.execute(
-            "DELETE FROM nonces WHERE serial = ?1 AND sequence <= (SELECT sequence FROM nonces "
-            "WHERE serial = ?1 ORDER BY sequence DESC LIMIT 1 OFFSET ?2)",
-            (serial, NONCES_KEPT),
+            "UPDATE drives SET sequence = ?, nonces = ? WHERE serial = ?",
+            (sequence, (nonce + nonces)[: NONCES_KEPT * len(nonce)], serial),
         )
+        return drive

@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from hsm.ekm import drive_table
-from hsm.ekm.drive_table import DriveTable, DriveTableError, EnrolledDrive, fingerprint
+from hsm.ekm.drive_table import (
+    NONCES_KEPT,
+    DriveTable,
+    DriveTableError,
+    EnrolledDrive,
+    fingerprint,
+)
 from hsm.ekm.errors import ErrorCode, ExchangeError
 from hsm.oaep import OaepHash
 
@@ -37,10 +43,7 @@ def code_of(call: pytest.ExceptionInfo[ExchangeError]) -> ErrorCode:
 
 def was_used(table: DriveTable, nonce: bytes) -> bool:
     """Whether an earlier request of drive D1 bore this nonce."""
-    rows = table._database.execute(
-        "SELECT 1 FROM nonces WHERE serial = 'D1' AND nonce = ?", (nonce,)
-    )
-    return rows.fetchone() is not None
+    return nonce in table._look_up("D1")[1]
 
 
 def test_an_enrolled_drive_is_found_and_no_other(table: DriveTable) -> None:
@@ -173,14 +176,13 @@ def test_when_the_commit_fails_nobody_is_told_otherwise(table: DriveTable, path:
     table.take("D1", PRINT, 1, b"a" * 32)
 
 
-def test_old_nonces_are_dropped(table: DriveTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drive_table, "NONCES_KEPT", 3)
-    monkeypatch.setattr(drive_table, "NONCES_DROPPED_EVERY", 7)
+def test_the_last_nonces_are_remembered(table: DriveTable) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
-    for number in range(1, 8):
+    numbers = range(1, NONCES_KEPT + 4)
+    for number in numbers:
         table.take("D1", PRINT, number, bytes([number]) * 32)
-    used = [number for number in range(1, 8) if was_used(table, bytes([number]) * 32)]
-    assert used == [5, 6, 7]
+    used = [number for number in numbers if was_used(table, bytes([number]) * 32)]
+    assert used == [*numbers][-NONCES_KEPT:]
 
 
 def test_two_processes_may_have_it_open(table: DriveTable, path: Path) -> None:
@@ -201,22 +203,25 @@ def test_a_damaged_file_is_one_sentence(path: Path, content: bytes) -> None:
     assert path.read_bytes() == content, "evidence is left alone"
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_table_of_an_older_layout_is_brought_up_to_date(path: Path, version: int) -> None:
     with sqlite3.connect(path) as old:
         for schema in drive_table._SCHEMAS[:version]:
             old.executescript(schema)
-        old.execute("CREATE INDEX nonces_in_order ON nonces (serial, sequence)")
+        if version < 3:
+            old.execute("CREATE INDEX nonces_in_order ON nonces (serial, sequence)")
         old.execute(f"PRAGMA user_version = {version}")
         old.execute("INSERT INTO drives VALUES ('D1', ?, x'00', 'SHA-1', 0, 5)", (PRINT,))
         old.execute("INSERT INTO nonces VALUES ('D1', ?, 5)", (b"n" * 32,))
     old.close()
     with DriveTable(path) as table:
-        assert was_used(table, b"n" * 32)
+        with pytest.raises(ExchangeError) as refusal:
+            table.take("D1", PRINT, 5, b"n" * 32)
+        assert code_of(refusal) is ErrorCode.STALE_SEQUENCE  # though the nonce is forgotten
         assert table.take("D1", PRINT, 6, b"m" * 32).sequence == 5
         assert not table.is_retiring(b"h" * 32)
     with sqlite3.connect(path) as new:
-        assert new.execute("PRAGMA user_version").fetchone() == (3,)
+        assert new.execute("PRAGMA user_version").fetchone() == (4,)
         kinds = [kind for (kind,) in new.execute("SELECT type FROM sqlite_schema WHERE sql <> ''")]
     new.close()
     assert "index" not in kinds
@@ -224,9 +229,9 @@ def test_a_table_of_an_older_layout_is_brought_up_to_date(path: Path, version: i
 
 def test_a_table_of_a_newer_layout_is_left_alone(path: Path) -> None:
     with sqlite3.connect(path) as newer:
-        newer.execute("PRAGMA user_version = 4")
+        newer.execute("PRAGMA user_version = 5")
     newer.close()
-    with pytest.raises(DriveTableError, match="layout is version 4, this program knows 3"):
+    with pytest.raises(DriveTableError, match="layout is version 5, this program knows 4"):
         DriveTable(path)
 
 
