@@ -108,6 +108,7 @@ class Packed:
         """Pack the template."""
         self._kept: list[Any] = []
         self.array = (AttributeStructure * max(len(template), 1))()
+        self.address = ctypes.addressof(self.array)
         self.count = len(template)
         for place, (name, value) in enumerate(template.items()):
             buffer, length = self._buffer(value)

@@ -10,7 +10,7 @@ python-pkcs11, which says why. No key's value passes; what is wrapped is ciphert
 
 import ctypes
 from collections.abc import Mapping
-from ctypes import addressof, c_char_p, c_ulong, c_void_p
+from ctypes import addressof, c_char_p, c_ulong, c_void_p, string_at
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -52,12 +52,16 @@ class DirectCalls:
         self._unwrap, self._wrap = functions["C_UnwrapKey"], functions["C_WrapKey"]
         self._destroy = functions["C_DestroyObject"]
         self._sign_init, self._sign = functions["C_SignInit"], functions["C_Sign"]
-        self._oaep: dict[OaepHash, MechanismCall] = {
-            name: oaep(parameters[0], parameters[1]) for name, parameters in OAEP.items()
-        }
-        self._ecdsa = MechanismCall(Mechanism.ECDSA)
+        mechanisms = {name: oaep(*parameters[:2]) for name, parameters in OAEP.items()}
+        ecdsa = MechanismCall(Mechanism.ECDSA)
         self._result = ctypes.create_string_buffer(_LONGEST)
         self._length, self._handle = c_ulong(), c_ulong()
+        self._pointed_to = (mechanisms, ecdsa)
+        # The calls take addresses; these stay where they are.
+        self._oaep = {name: addressof(each.structure) for name, each in mechanisms.items()}
+        self._ecdsa = addressof(ecdsa.structure)
+        self._length_address = addressof(self._length)
+        self._handle_address = addressof(self._handle)
 
     @classmethod
     def to(cls, module: Path, session: Any) -> Self | None:
@@ -88,13 +92,13 @@ class DirectCalls:
         """Return the handle of an AES key out of RSA-OAEP. Destroy it after use."""
         refused = self._unwrap(
             self._session,
-            addressof(self._oaep[oaep_hash].structure),
+            self._oaep[oaep_hash],
             private_key,
             wrapped,
             len(wrapped),
-            addressof(template.array),
+            template.address,
             template.count,
-            addressof(self._handle),
+            self._handle_address,
         )
         return None if refused else self._handle.value
 
@@ -103,21 +107,21 @@ class DirectCalls:
         self._length.value = _LONGEST
         refused = self._wrap(
             self._session,
-            addressof(self._oaep[oaep_hash].structure),
+            self._oaep[oaep_hash],
             public_key,
             key,
             self._result,
-            addressof(self._length),
+            self._length_address,
         )
-        return None if refused else self._result.raw[: self._length.value]
+        return None if refused else string_at(self._result, self._length.value)
 
     def sign_p256(self, private_key: int, digest: bytes) -> bytes | None:
         """Return the ECDSA signature of a digest: r and s, 32 bytes each."""
         self._length.value = _LONGEST
-        refused = self._sign_init(
-            self._session, addressof(self._ecdsa.structure), private_key
-        ) or self._sign(self._session, digest, len(digest), self._result, addressof(self._length))
-        return None if refused else self._result.raw[: self._length.value]
+        refused = self._sign_init(self._session, self._ecdsa, private_key) or self._sign(
+            self._session, digest, len(digest), self._result, self._length_address
+        )
+        return None if refused else string_at(self._result, self._length.value)
 
     def destroy(self, key: int) -> bool:
         """Remove a key; say whether the token did."""

@@ -21,7 +21,7 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -51,12 +51,13 @@ _UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 
 
 def _hashed_line(content: dict[str, Any]) -> tuple[bytes, str]:
-    """Return a record's line with its newline, and its hash; encodes each member once.
+    """Return a record's line with its newline, and its hash; give the record room for that.
 
     The hash is not the first member, and no text looks like its place, since within a text no
     quotation mark is without a backslash.
     """
-    before, _, after = encoded(content | {"hash": ""}).partition(_NO_HASH)
+    content["hash"] = ""
+    before, _, after = encoded(content).partition(_NO_HASH)
     head = hashlib.sha256(before + after).hexdigest()
     return b'%b,"hash":"%b"%b\n' % (before, head.encode(), after), head
 
@@ -161,8 +162,11 @@ class AuditLog:
         self._noted.append(self._now(event, details))
         self.noted += 1
 
-    def _now(self, event: str, details: Mapping[str, str | int | list[str]]) -> dict[str, Any]:
-        return {"time": round(self._clock(), 6), "event": event, **details}
+    def _now(self, event: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Return the record, which now tells the time and the event too."""
+        record["time"] = round(self._clock(), 6)
+        record["event"] = event
+        return record
 
     def write(self) -> None:
         """Write all that was noted; a process that is killed from then on loses none of it.
@@ -322,7 +326,8 @@ class AuditLog:
         lines = []
         for record in noted:
             count += 1
-            line, head = _hashed_line({"number": count, "previous": head, **record})
+            record["number"], record["previous"] = count, head
+            line, head = _hashed_line(record)
             lines.append(line)
         data = b"".join(lines)
         self._unsynced = True

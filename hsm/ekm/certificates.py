@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -23,10 +24,19 @@ PublicKey = ec.EllipticCurvePublicKey
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A certificate's holder: its name (a drive's serial number) and its P-256 public key."""
+    """A certificate's holder: its name (a drive's serial number) and its P-256 public key.
+
+    ``fingerprint`` is SHA-256 of the certificate.
+    """
 
     name: str
     public_key: PublicKey
+    fingerprint: bytes
+
+
+def fingerprint(certificate_der: bytes) -> bytes:
+    """Return the SHA-256 by which the drive table knows a drive's signing certificate."""
+    return hashlib.sha256(certificate_der).digest()
 
 
 def verify_identity(certificate_der: bytes, authority: x509.Certificate, role: Role) -> Identity:
@@ -67,7 +77,7 @@ def _checked(
     if len(names) != 1:
         raise _untrusted(role, "bears not exactly one name")
     return (
-        Identity(str(names[0].value), public_key),
+        Identity(str(names[0].value), public_key, fingerprint(certificate_der)),
         certificate.not_valid_before_utc,
         certificate.not_valid_after_utc,
     )

@@ -7,7 +7,6 @@ audit log to the disk before it answers, and leaves the table's own flush out (`
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from hsm.ekm.certificates import fingerprint
 from hsm.ekm.errors import EkmError, ErrorCode, ExchangeError
 from hsm.oaep import OaepHash
 
@@ -65,11 +65,6 @@ _SCHEMAS = (_SCHEMA, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4)
 
 class DriveTableError(EkmError):
     """The drive table's file cannot be used, or a change to it makes no sense."""
-
-
-def fingerprint(certificate_der: bytes) -> bytes:
-    """Return the SHA-256 by which the table knows a drive's signing certificate."""
-    return hashlib.sha256(certificate_der).digest()
 
 
 def note_use(used: dict[str, int], record: Mapping[str, Any]) -> None:

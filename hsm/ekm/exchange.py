@@ -23,7 +23,6 @@ from hsm.ekm.drive_table import (
     DriveTable,
     DriveTableError,
     EnrolledDrive,
-    fingerprint,
 )
 from hsm.ekm.errors import ErrorCode, ExchangeError, MessageError
 from hsm.ekm.messages import (
@@ -127,13 +126,16 @@ class Answer:
 class _Begun:
     """An exchange between Hello and Ack."""
 
-    serial: str
-    drive_key: certificates.PublicKey
-    fingerprint: bytes
+    drive: certificates.Identity
     drive_nonce: bytes
     session: bytes
     transcript: Transcript
     replied: bool = False
+
+    @property
+    def serial(self) -> str:
+        """The drive's serial number."""
+        return self.drive.name
 
 
 class Exchange:
@@ -244,14 +246,7 @@ class Exchange:
         transcript = Transcript()
         transcript.add(data)
         transcript.add(answer)
-        self._begun = _Begun(
-            identity.name,
-            identity.public_key,
-            fingerprint(hello.certificate),
-            hello.nonce,
-            challenge.session,
-            transcript,
-        )
+        self._begun = _Begun(identity, hello.nonce, challenge.session, transcript)
         return Answer(answer)
 
     def _on_request(self, request: KeyRequest, data: bytes) -> Steps[Answer]:
@@ -263,7 +258,7 @@ class Exchange:
         self._asked = _told_of(request)
         _same_session(begun, request.session)
         certificates.verify_signature(
-            begun.drive_key,
+            begun.drive.public_key,
             request.signature,
             begun.transcript.to_verify(request, data),
             f"The key request's signature is not that of drive {begun.serial}.",
@@ -271,7 +266,7 @@ class Exchange:
         yield
         # Only now, so that a drive that is revoked after its Hello gets no key either (EKM-2).
         drive, settle = self._manager.drives.take_together(
-            begun.serial, begun.fingerprint, request.sequence, begun.drive_nonce
+            begun.serial, begun.drive.fingerprint, request.sequence, begun.drive_nonce
         )
         yield
         settle()
@@ -310,7 +305,7 @@ class Exchange:
             )
         _same_session(begun, ack.session)
         certificates.verify_signature(
-            begun.drive_key,
+            begun.drive.public_key,
             ack.signature,
             begun.transcript.to_verify(ack, data),
             f"The acknowledgement's signature is not that of drive {begun.serial}.",

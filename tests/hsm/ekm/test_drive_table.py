@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from hsm.ekm import drive_table
+from hsm.ekm.certificates import fingerprint
 from hsm.ekm.drive_table import (
     NONCES_KEPT,
     DriveTable,
     DriveTableError,
     EnrolledDrive,
-    fingerprint,
 )
 from hsm.ekm.errors import ErrorCode, ExchangeError
 from hsm.oaep import OaepHash
