@@ -45,7 +45,7 @@ from hsm.pki import Role
 
 _LOG = logging.getLogger(__name__)
 
-_Undivided = Hello | Challenge | KeyReply | Ack | Ping | LabelQuery | LabelAnswer | Error
+_Undivided = Hello | Challenge | KeyReply | Ping | LabelQuery | LabelAnswer | Error
 _Result = TypeVar("_Result")
 _Details = dict[str, str | int | list[str]]
 Steps = Generator[None, None, _Result]
@@ -163,15 +163,18 @@ class Exchange:
         """Do as ``on_frame`` does, in steps.
 
         The steps are the same kinds of work for all messages: reading, verifying, the drive table,
-        the token's unwrapping, its signing. Taking those of several connections side by side keeps
-        the code of each kind in the processor's caches, and shares the table's transaction.
+        the token's unwrapping, its signing, with what prepares each in the step before. Taking
+        those of several connections side by side keeps the code of each kind in the processor's
+        caches, and shares the table's transaction.
         """
         message: AnyMessage | None = None
         try:
             message = messages.decode(data)
-            yield
             if isinstance(message, KeyRequest):
                 return (yield from self._on_request(message, data))
+            if isinstance(message, Ack):
+                return (yield from self._on_ack(message, data))
+            yield
             return self._on_message(message, data)
         except MessageError as error:
             return self._refuse(ErrorCode.MALFORMED_MESSAGE, str(error), close=True)
@@ -214,8 +217,6 @@ class Exchange:
                 return Answer(data)
             case Hello():
                 return self._on_hello(message, data)
-            case Ack():
-                return self._on_ack(message, data)
             case Error():
                 return self._on_error(message)
             case LabelQuery():
@@ -257,10 +258,12 @@ class Exchange:
             )
         self._asked = _told_of(request)
         _same_session(begun, request.session)
+        digest = begun.transcript.to_verify(request, data)
+        yield
         certificates.verify_signature(
             begun.drive.public_key,
             request.signature,
-            begun.transcript.to_verify(request, data),
+            digest,
             f"The key request's signature is not that of drive {begun.serial}.",
         )
         yield
@@ -274,7 +277,11 @@ class Exchange:
         yield
         begun.transcript.add(data)
         reply = KeyReply(request.session, key.sedk, key.eedks, request.sequence)
-        answer = begun.transcript.signed(reply, self._manager.sign)
+        draft = begun.transcript.draft(reply)
+        yield
+        signature = self._manager.sign(draft.digest)
+        yield
+        answer = draft.signed(signature)
         self._record("key-reply", "ok", begun.serial)
         begun.replied = True
         return Answer(answer)
@@ -297,19 +304,22 @@ class Exchange:
                     request.allow_public_only,
                 )
 
-    def _on_ack(self, ack: Ack, data: bytes) -> Answer:
+    def _on_ack(self, ack: Ack, data: bytes) -> Steps[Answer]:
         begun = self._begun
         if begun is None or not begun.replied:
             raise ExchangeError(
                 ErrorCode.UNEXPECTED_MESSAGE, "An acknowledgement must follow a key reply."
             )
         _same_session(begun, ack.session)
+        digest = begun.transcript.to_verify(ack, data)
+        yield
         certificates.verify_signature(
             begun.drive.public_key,
             ack.signature,
-            begun.transcript.to_verify(ack, data),
+            digest,
             f"The acknowledgement's signature is not that of drive {begun.serial}.",
         )
+        yield
         outcome = "ok" if ack.status == 0 else "failed"
         self._record("ack", outcome, begun.serial, status=ack.status)
         self._end()

@@ -238,7 +238,7 @@ class Message:
         _read(self.TYPE, self.READS, content)
         return strict_cbor.encode_ordered(content)
 
-    def unsigned(self) -> bytes:
+    def without_signature(self) -> bytes:
         """Return the message's bytes as they are without its signature; raises as ``encode``."""
         content = self._content()
         _read(self.TYPE, self._UNSIGNED_READS, content)
@@ -494,7 +494,7 @@ class Transcript:
 
     def to_sign(self, message: Signed) -> bytes:
         """Return the 32 bytes that the signature of ``message`` is made over."""
-        return self._digest(message, message.unsigned())
+        return self._digest(message, message.without_signature())
 
     def to_verify(self, message: Signed, data: bytes) -> bytes:
         """Return the same for a message that came as ``data``; its signature is cut out of that."""
@@ -508,18 +508,37 @@ class Transcript:
 
         Raises MessageError for a field a peer would refuse.
         """
-        part = message.unsigned()
-        member = _signature_member(sign(self._digest(message, part)))
-        end = len(part) - message.AFTER_SIGNATURE
-        data = b"%c%b%b%b" % (part[0] + 1, part[1:end], member, part[end:])
-        self.add(data)
-        return data
+        draft = self.draft(message)
+        return draft.signed(sign(draft.digest))
+
+    def draft(self, message: Signed) -> Draft:
+        """Return ``message`` as it awaits its signature; raises as ``signed`` does."""
+        part = message.without_signature()
+        return Draft(self, message, part, self._digest(message, part))
 
     def _digest(self, message: Signed, part: bytes) -> bytes:
         continued = self._hash.copy()
         length = len(part).to_bytes(LENGTH_BYTES, "big")
         continued.update(b"signature over %b%b%b" % (message.TYPE.encode(), length, part))
         return continued.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A message that lacks but its signature, which is to be made over ``digest``."""
+
+    _transcript: Transcript
+    _message: Signed
+    _part: bytes
+    digest: bytes
+
+    def signed(self, signature: bytes) -> bytes:
+        """Return the message's bytes with the signature; the transcript takes them."""
+        part, member = self._part, _signature_member(signature)
+        end = len(part) - self._message.AFTER_SIGNATURE
+        data = b"%c%b%b%b" % (part[0] + 1, part[1:end], member, part[end:])
+        self._transcript.add(data)
+        return data
 
 
 def _signature_member(signature: bytes) -> bytes:

@@ -56,6 +56,8 @@ _ROUND = 64
 """Messages answered between two looks at the sockets."""
 _GATHER_SECONDS = 0.001
 """While several exchanges are under way, messages wait this long for those of the others."""
+_ENOUGH = 6
+"""With so many messages in hand a worker waits for no more."""
 _HELD_SECONDS = 0.005
 """An answer waits this long for others that share its flush, while there is work to do."""
 _TOKEN_SECONDS = 10.0
@@ -223,7 +225,7 @@ class Worker:
     def _turn(self) -> None:
         """Take what has arrived; when nothing more has, flush and send what was held; answer."""
         self._poller.turn(wait=not (self._held or self._queue))
-        if self._queue and not self._held and self._others_under_way():
+        if 0 < len(self._queue) < _ENOUGH and not self._held and self._others_under_way():
             time.sleep(_GATHER_SECONDS)
             self._poller.turn(wait=False)
         if self._held and (not self._queue or time.monotonic() > self._held_since + _HELD_SECONDS):
