@@ -3,8 +3,9 @@
 A DK is a handle in the token throughout; bytes go in and out only wrapped (KEY-12).
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import lru_cache, partial
 from typing import Final
 
 from cryptography.hazmat.primitives import hashes
@@ -25,9 +26,9 @@ from hsm.errors import (
     EedkMalformedError,
     EedkUnopenedError,
     EedkWrongVolumeError,
-    KeystoreError,
     NotADataKeyError,
     PairUnreadableError,
+    TaperigError,
     UnwrapRefusedError,
 )
 from hsm.keystore import Kek, Keystore
@@ -184,32 +185,30 @@ class DataKeys:
         self._opened.add(eedk.encode())
         return data_key
 
-    def rewrap(
+    def rewrapping(
         self, eedks: Sequence[bytes], volume: str, drive_public_der: bytes, oaep_hash: OaepHash
-    ) -> bytes | None:
-        """Return the data key in the EEDKs of `volume` wrapped for a drive, at less cost.
+    ) -> Callable[[], bytes | None] | None:
+        """Return what wraps the data key in the EEDKs of `volume` for a drive, at less cost.
 
         Only for EEDKs that open_eedk() opened before, so that signature and data key were looked
-        at. None when that cannot be done, for whatever reason: open_eedk() and wrap_for_drive() do
-        it, or say why it cannot be. Raises TokenRefusedError when the token keeps a data key that
-        it was told to destroy.
+        at. None, or a call that returns None, when that cannot be done, for whatever reason:
+        open_eedk() and wrap_for_drive() do it, or say why it cannot be. The call raises
+        TokenRefusedError when the token keeps a data key that it was told to destroy.
         """
         for encoded, eedk in _of_volume(eedks, volume):
             if encoded not in self._opened:
                 continue
-            try:
+            with suppress(TaperigError):
                 kek = self._kek_of(eedk)
-                sedk = len(eedk.wrapped) == kek.bits // 8 and self._token.rewrap_data_key(
-                    eedk.wrapped,
-                    self._keystore.private_key(kek),
-                    eedk.oaep_hash,
-                    self._keystore.drive_key(drive_public_der),
-                    oaep_hash,
-                )
-            except KeystoreError:
-                continue
-            if sedk:
-                return sedk
+                if len(eedk.wrapped) == kek.bits // 8:
+                    return partial(
+                        self._token.rewrap_data_key,
+                        eedk.wrapped,
+                        self._keystore.private_key(kek),
+                        eedk.oaep_hash,
+                        self._keystore.drive_key(drive_public_der),
+                        oaep_hash,
+                    )
         return None
 
     def wrap_for_drive(

@@ -82,8 +82,13 @@ class KeyService(Protocol):
     ) -> WrappedKey:
         """Make a data key; return it wrapped for the drive, and its two EEDKs."""
 
-    def translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
-        """Take the data key out of one of the EEDKs; return it wrapped for the drive."""
+    def translate(
+        self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]
+    ) -> Steps[WrappedKey]:
+        """Take the data key out of one of the EEDKs; return it wrapped for the drive.
+
+        In two steps: its keys are looked for, and the token works.
+        """
 
     def rekey(
         self,
@@ -273,7 +278,7 @@ class Exchange:
         )
         yield
         settle()
-        key = self._wrapped_key(drive, request)
+        key = yield from self._wrapped_key(drive, request)
         yield
         begun.transcript.add(data)
         reply = KeyReply(request.session, key.sedk, key.eedks, request.sequence)
@@ -286,7 +291,7 @@ class Exchange:
         begun.replied = True
         return Answer(answer)
 
-    def _wrapped_key(self, drive: EnrolledDrive, request: KeyRequest) -> WrappedKey:
+    def _wrapped_key(self, drive: EnrolledDrive, request: KeyRequest) -> Steps[WrappedKey]:
         keys = self._manager.keys
         match request.operation:
             case Operation.GENERATE:
@@ -294,7 +299,7 @@ class Exchange:
                     drive, request.volume, request.labels, request.allow_public_only
                 )
             case Operation.TRANSLATE:
-                return keys.translate(drive, request.volume, request.eedks)
+                return (yield from keys.translate(drive, request.volume, request.eedks))
             case Operation.REKEY:
                 return keys.rekey(
                     drive,

@@ -9,7 +9,7 @@ from hsm.datakeys import DataKeys
 from hsm.eedk import Eedk, KeyLabel
 from hsm.ekm.drive_table import EnrolledDrive
 from hsm.ekm.errors import ErrorCode, ExchangeError
-from hsm.ekm.exchange import WrappedKey
+from hsm.ekm.exchange import Steps, WrappedKey
 from hsm.ekm.messages import LabelState
 from hsm.errors import (
     DriveKeyUnknownError,
@@ -87,13 +87,20 @@ class TokenKeyService:
         with self._present():
             return self._twice(lambda: self._generate(drive, volume, labels, allow_public_only))
 
-    def translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
+    def translate(
+        self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]
+    ) -> Steps[WrappedKey]:
         """Take the data key out of the first EEDK that opens; return it wrapped for the drive."""
+        rewrap = self._data_keys.rewrapping(eedks, volume, drive.wrap_spki, drive.oaep_hash)
+        yield
         try:
+            sedk = rewrap() if rewrap is not None else None
+        except TaperigError as error:
+            raise _with_code(error, {}) from None
+        if sedk is not None:
+            return WrappedKey(sedk)
+        with self._present():
             return self._twice(lambda: self._translate(drive, volume, eedks))
-        except ExchangeError as error:
-            self._look_for_token(error)
-            raise
 
     @contextmanager
     def _present(self) -> Iterator[None]:
@@ -143,12 +150,6 @@ class TokenKeyService:
                 )
 
     def _translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
-        try:
-            sedk = self._data_keys.rewrap(eedks, volume, drive.wrap_spki, drive.oaep_hash)
-        except TaperigError as error:
-            raise _with_code(error, {}) from None
-        if sedk is not None:
-            return WrappedKey(sedk)
         with self._opened(eedks, volume) as data_key, _coded({}):
             return WrappedKey(self._sedk(data_key, drive))
 

@@ -28,7 +28,7 @@ from hsm.ekm.audit import AuditLog
 from hsm.ekm.connection import Connection
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.errors import EkmError, ErrorCode, ExchangeError, MessageError
-from hsm.ekm.exchange import Answer, Exchange, KeyManager, WrappedKey, finished
+from hsm.ekm.exchange import Answer, Exchange, KeyManager, Steps, WrappedKey, finished
 from hsm.ekm.messages import LabelState
 from hsm.ekm.poller import Timer
 from hsm.ekm.tls_stream import TlsStream
@@ -121,7 +121,10 @@ class _NoKeys:
     def generate(self, *asked: object) -> WrappedKey:
         raise ExchangeError(ErrorCode.UNKNOWN_LABEL, "There is no key here.")
 
-    translate = rekey = generate
+    rekey = generate
+
+    def translate(self, *asked: object) -> Steps[WrappedKey]:
+        raise ExchangeError(ErrorCode.UNKNOWN_LABEL, "There is no key here.")
 
     def label_states(self, labels: Sequence[str]) -> tuple[LabelState, ...]:
         return tuple(LabelState(label) for label in labels)

@@ -18,7 +18,7 @@ from hsm.eedk import Eedk, KeyLabel, KeyMode
 from hsm.ekm import audit, messages
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.errors import ErrorCode
-from hsm.ekm.exchange import Answer, Exchange, KeyService, WrappedKey
+from hsm.ekm.exchange import Answer, Exchange, KeyService, Steps, WrappedKey
 from hsm.ekm.messages import (
     Ack,
     Challenge,
@@ -730,7 +730,7 @@ class Surprised(KeyService):
     def generate(self, *arguments: object) -> WrappedKey:
         raise RuntimeError("SEC" + "RET")  # a traceback quotes source lines
 
-    def translate(self, *arguments: object) -> WrappedKey:
+    def translate(self, *arguments: object) -> Steps[WrappedKey]:
         raise RuntimeError("SEC" + "RET")  # a traceback quotes source lines
 
     def rekey(self, *arguments: object) -> WrappedKey:
