@@ -361,11 +361,11 @@ def positive(text: str) -> int:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Load on a key manager.")
-    parser.add_argument("--drives", type=positive, default=16)
+    parser.add_argument("--drives", type=positive, default=32)
     parser.add_argument("--workers", type=positive, default=1)
     parser.add_argument("--seconds", type=float, default=6.0, help="of load in each turn")
     parser.add_argument("--turns", type=positive, default=3)
-    parser.add_argument("--volumes", type=positive, default=100, help="of each drive")
+    parser.add_argument("--volumes", type=positive, default=50, help="of each drive")
     parser.add_argument("--operation", choices=("translate", "generate"), default="translate")
     parser.add_argument("--kek-bits", type=int, default=2048, help="size of the RSA KEKs")
     parser.add_argument("--together", action="store_true", help="do not set cores apart")
