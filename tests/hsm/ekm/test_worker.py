@@ -12,7 +12,7 @@ import pytest
 from hsm.ekm.audit import AuditError, AuditLog
 from hsm.ekm.exchange import Answer, Steps
 from hsm.ekm.poller import Poller
-from hsm.ekm.worker import _GATHER_SECONDS, LAZY_FLUSH_SECONDS, LAZY_WRITE_SECONDS, Worker
+from hsm.ekm.worker import _ENOUGH, _GATHER_SECONDS, LAZY_FLUSH_SECONDS, LAZY_WRITE_SECONDS, Worker
 
 REPLY, NONE = Answer(b"reply"), Answer(None)
 
@@ -161,16 +161,19 @@ def test_a_record_that_nobody_waits_for_is_written_at_once_or_nearly(log: Flushe
     assert b'"event":"key-reply"' in log.path.read_bytes()
 
 
-@pytest.mark.parametrize(("others", "together"), [(0, False), (1, True)])
+@pytest.mark.parametrize(
+    ("in_hand", "others", "together"), [(1, 0, False), (1, 1, True), (_ENOUGH, 1, False)]
+)
 def test_messages_of_exchanges_under_way_are_waited_for(
-    log: Flushes, others: int, together: bool
+    log: Flushes, in_hand: int, others: int, together: bool
 ) -> None:
-    """But not when there is nobody else."""
+    """But not when there is nobody else, or enough to do."""
     worker: Any = rounds(log)
-    first, late = (Peer(name, log, REPLY, notes=False) for name in "ab")
-    worker._connections = {UnderWay() for _ in range(1 + others)}
-    worker.ready(first)
+    late = Peer("late", log, REPLY, notes=False)
+    worker._connections = {UnderWay() for _ in range(in_hand + others)}
+    for number in range(in_hand):
+        worker.ready(Peer(f"{number}", log, REPLY, notes=False))
     worker.later(_GATHER_SECONDS / 2, lambda: worker.ready(late))
-    while "b" not in told(log):
+    while "late" not in told(log):
         worker._turn()
-    assert (told(log)[:2] == ["a begins", "b begins"]) is together
+    assert (told(log).index("late begins") < told(log).index("0 ends")) is together
