@@ -4,8 +4,8 @@ Simulated drives with real certificates, a process and a connection each, ask on
 other of a key manager that is started as `rig ekm serve` starts it. Keys, certificates and EEDKs
 are made before; a drive's signatures are not, since each covers the key manager's fresh nonce.
 Every volume's key is asked for once before the clock starts, which saves the key manager the
-verification of its EEDK's signature from then on, and is compared with the one that the EEDK holds
-after the clock has stopped.
+verification of its EEDK's signature and a look at the key from then on, and is compared with the
+one that the EEDK holds after the clock has stopped.
 
 Drives and key manager share the machine, so the figure that counts is exchanges per CPU second of
 the key manager's own processes (front and workers, user and system) against C_UnwrapKey per CPU
@@ -367,7 +367,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--turns", type=positive, default=3)
     parser.add_argument("--volumes", type=positive, default=50, help="of each drive")
     parser.add_argument("--operation", choices=("translate", "generate"), default="translate")
-    parser.add_argument("--kek-bits", type=int, default=2048, help="size of the RSA KEKs")
+    parser.add_argument("--kek-bits", type=int, default=2048, choices=(2048, 3072, 4096))
     parser.add_argument("--together", action="store_true", help="do not set cores apart")
     parser.add_argument("--json", type=Path)
     return parser.parse_args(arguments)
