@@ -492,12 +492,11 @@ class Transcript:
         """Take a message that was sent or received."""
         self._hash.update(len(data).to_bytes(LENGTH_BYTES, "big") + data)
 
-    def to_sign(self, message: Signed) -> bytes:
-        """Return the 32 bytes that the signature of ``message`` is made over."""
-        return self._digest(message, message.without_signature())
-
     def to_verify(self, message: Signed, data: bytes) -> bytes:
-        """Return the same for a message that came as ``data``; its signature is cut out of that."""
+        """Return the 32 bytes that the signature of ``message``, which came as ``data``, is over.
+
+        The signature is cut out of ``data``.
+        """
         member = _signature_member(message.signature)
         end = len(data) - message.AFTER_SIGNATURE
         begin = end - len(member)

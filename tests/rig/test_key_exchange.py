@@ -160,7 +160,7 @@ def test_a_good_reply_is_a_grant_and_is_acknowledged(desk: Desk) -> None:
     assert isinstance(ack, Ack)
     assert (ack.session, ack.status) == (b"s" * 16, 0)
     desk.drive.key.public_key().verify(
-        ack.signature, ekm.transcript.to_sign(ack), ec.ECDSA(hashes.SHA256())
+        ack.signature, ekm.transcript.draft(ack).digest, ec.ECDSA(hashes.SHA256())
     )
 
 

@@ -260,7 +260,7 @@ def test_what_is_signed_depends_on_every_byte_before_and_on_the_message() -> Non
         transcript = Transcript()
         for data in said:
             transcript.add(data)
-        return transcript.to_sign(message)
+        return transcript.draft(message).digest
 
     ack = Ack(session=b"s" * 16, status=0)
     digests = [
@@ -299,9 +299,9 @@ def test_a_signature_is_put_in_and_cut_out_where_the_encoding_has_it(
     data = mine.signed(unsigned, sign)
     signed = dataclasses.replace(message, signature=signature)
     assert data == signed.encode()
-    assert digests == [yours.to_sign(message)] == [yours.to_verify(signed, data)]
+    assert digests == [yours.draft(message).digest] == [yours.to_verify(signed, data)]
     yours.add(data)
-    assert mine.to_sign(message) == yours.to_sign(message)
+    assert mine.draft(message).digest == yours.draft(message).digest
 
 
 def test_a_message_that_a_peer_would_refuse_is_not_signed() -> None:
