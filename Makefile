@@ -3,7 +3,7 @@
 # make setup   the set-up alone
 # make lock    resolve requirements.lock anew from pyproject.toml
 # make formal  prove all that hdl/formal claims, and refuse its broken copies (ARGS=key_lock: one set)
-# make coverage  run the benches of the gates with coverage (ARGS=tests/hdl/test_ghash.py: some)
+# make coverage  run the benches of the gates with coverage (ARGS=tests/hdl/rtl/test_ghash.py: some)
 # make fuzz    feed what parses bytes from the network, guided by coverage (ARGS="--seconds 600")
 # make format  let ruff rewrite the Python sources
 
@@ -20,10 +20,10 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 formal: setup
-	@$(BIN)/python -m hdl.prove $(ARGS)
+	@$(BIN)/python -m hdl.formal.prove $(ARGS)
 
 coverage: setup
-	@$(BIN)/python -m hdl.coverage $(ARGS)
+	@$(BIN)/python -m hdl.verilator.coverage $(ARGS)
 
 fuzz: setup
 	@$(BIN)/python tests/fuzz/run.py $(ARGS)
@@ -32,7 +32,7 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict $(PYTHON_SOURCES)
-	$(BIN)/python -m hdl.lint
+	$(BIN)/python -m hdl.verilator.lint
 
 setup:
 	@.ci/setup

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rig.rules import COLLECT_TO, VERDICTS_KEY, load_rules
+from rig.results.traceability import COLLECT_TO, VERDICTS_KEY, load_rules
 
 WORST_FIRST = ("failed", "skipped", "passed")
 

@@ -3,7 +3,7 @@
 // README.md here says what the frames look like, how a key comes in and what zeroize does.
 //
 // Ports
-//   s_apb_*          APB4 slave, registers of regs.rdl
+//   s_apb_*          APB4 slave, registers of engine.rdl
 //   transport_key_i  key that sealed data keys are wrapped under (RFC 3394); static
 //   in_*             record frames in, one 16-byte word a clock
 //   out_*            result frames, one for each frame in, in order; last marks their end

@@ -5,9 +5,10 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hdl.build import BuiltSim, Variant, simulation_environment, verilate
 from hdl.sim.wire import SOCKET_VARIABLE
 from hdl.sources import GENERATED_DIRECTORY, RTL_DIRECTORY, SIM_DIRECTORY, rtl_packages
+from hdl.verilator.recipe import Variant
+from hdl.verilator.verilate import BuiltSim, simulation_environment, verilate
 
 TOP = "sim_top"
 MAIN = SIM_DIRECTORY / "main.cpp"

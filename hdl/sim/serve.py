@@ -13,7 +13,7 @@ from typing import Any
 import cocotb
 from cocotb.triggers import RisingEdge, Timer
 
-from hdl.register_map import RECORD_IN, RECORD_OUT
+from hdl.registers.engine_map import RECORD_IN, RECORD_OUT
 from hdl.sim.wire import HELLO, REQUEST, SOCKET_VARIABLE, Kind, Outcome, receive, send_answer
 
 REGISTER_BYTES = 4

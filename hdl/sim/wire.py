@@ -14,7 +14,7 @@ import socket
 import struct
 from enum import IntEnum
 
-from hdl.register_map import RECORD_IN
+from hdl.registers.engine_map import RECORD_IN
 
 # Names the descriptor of the socket that the simulation inherits.
 SOCKET_VARIABLE = "TAPERIG_SIM_SOCKET"

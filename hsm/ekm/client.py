@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from hsm.ekm import messages, openssl_errors
-from hsm.ekm.errors import EkmError, EkmUnavailable, MessageError
-from hsm.pki import TlsFiles
+from hsm.ekm.protocol import messages
+from hsm.ekm.protocol.errors import EkmError, EkmUnavailable, MessageError
+from hsm.ekm.service import openssl_errors
+from hsm.keys.pki import TlsFiles
 
 ANSWER_SECONDS = 30.0
 """A token that needs longer than this for one exchange counts as lost."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hsm.ekm.certificates import fingerprint
-from hsm.ekm.errors import EkmError, ErrorCode, ExchangeError
-from hsm.oaep import OaepHash
+from hsm.ekm.protocol.errors import EkmError, ErrorCode, ExchangeError
+from hsm.ekm.protocol.identities import fingerprint
+from hsm.pkcs11.oaep import OaepHash
 
 NONCES_KEPT = 16
 """Nonces remembered for each drive. Older ones are covered by the sequence number."""

@@ -16,16 +16,16 @@ from typing import Protocol, TypeVar
 
 from cryptography import x509
 
-from hsm.eedk import Eedk, KeyLabel
-from hsm.ekm import certificates, messages
-from hsm.ekm.audit import AuditLog
+from hsm.ekm.audit.log import AuditLog
 from hsm.ekm.drive_table import (
     DriveTable,
     DriveTableError,
     EnrolledDrive,
 )
-from hsm.ekm.errors import ErrorCode, ExchangeError, MessageError
-from hsm.ekm.messages import (
+from hsm.ekm.protocol import identities, messages
+from hsm.ekm.protocol.errors import ErrorCode, ExchangeError, MessageError
+from hsm.ekm.protocol.fields import LabelState, Operation, printable
+from hsm.ekm.protocol.messages import (
     Ack,
     AnyMessage,
     Challenge,
@@ -35,13 +35,12 @@ from hsm.ekm.messages import (
     KeyRequest,
     LabelAnswer,
     LabelQuery,
-    LabelState,
-    Operation,
     Ping,
-    Transcript,
 )
+from hsm.ekm.protocol.transcript import Transcript
 from hsm.errors import TaperigError, TokenGoneError
-from hsm.pki import Role
+from hsm.keys.eedk import Eedk, KeyLabel
+from hsm.keys.pki import Role
 
 _LOG = logging.getLogger(__name__)
 
@@ -131,7 +130,7 @@ class Answer:
 class _Begun:
     """An exchange between Hello and Ack."""
 
-    drive: certificates.Identity
+    drive: identities.Identity
     drive_nonce: bytes
     session: bytes
     transcript: Transcript
@@ -239,9 +238,7 @@ class Exchange:
                 f"The drive speaks version {hello.version} of the protocol, "
                 f"this key manager version {messages.PROTOCOL_VERSION}.",
             )
-        identity = certificates.verify_identity(
-            hello.certificate, self._manager.drive_ca, Role.DRIVE
-        )
+        identity = identities.verify_identity(hello.certificate, self._manager.drive_ca, Role.DRIVE)
         self._claimed = identity.name
         challenge = Challenge(
             certificate=self._manager.certificate_der,
@@ -265,7 +262,7 @@ class Exchange:
         _same_session(begun, request.session)
         digest = begun.transcript.to_verify(request, data)
         yield
-        certificates.verify_signature(
+        identities.verify_signature(
             begun.drive.public_key,
             request.signature,
             digest,
@@ -318,7 +315,7 @@ class Exchange:
         _same_session(begun, ack.session)
         digest = begun.transcript.to_verify(ack, data)
         yield
-        certificates.verify_signature(
+        identities.verify_signature(
             begun.drive.public_key,
             ack.signature,
             digest,
@@ -346,7 +343,7 @@ class Exchange:
         return Answer(None)
 
     def _refuse(self, code: ErrorCode, text: str, close: bool = False) -> Answer:
-        text = messages.printable(text)
+        text = printable(text)
         try:
             self._record("refusal", "refused", self._claimed, code=code, text=text)
             self._forget()

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from hsm.datakeys import DataKeys
-from hsm.eedk import Eedk, KeyLabel
 from hsm.ekm.drive_table import EnrolledDrive
-from hsm.ekm.errors import ErrorCode, ExchangeError
 from hsm.ekm.exchange import Steps, WrappedKey
-from hsm.ekm.messages import LabelState
+from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
+from hsm.ekm.protocol.fields import LabelState
 from hsm.errors import (
     DriveKeyUnknownError,
     EedkForgedError,
@@ -24,7 +22,9 @@ from hsm.errors import (
     TaperigError,
     TokenError,
 )
-from hsm.token import DataKey
+from hsm.keys.data_keys import DataKeys
+from hsm.keys.eedk import Eedk, KeyLabel
+from hsm.pkcs11.data_key import DataKey
 
 _GENERATE_CODES: dict[type[TaperigError], ErrorCode] = {
     LabelUnknownError: ErrorCode.UNKNOWN_LABEL,

@@ -6,8 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from hsm.validate.judge import Consequence, Verdict
-from hsm.validate.probing import Finding
+from hsm.validate.findings import Finding
+from hsm.validate.verdict import Consequence, Verdict
 
 SCHEMA: Final = Path(__file__).with_name("validation.schema.json")
 VERSION: Final = 1

@@ -25,12 +25,12 @@ from hsm.errors import (
     TokenRefusedError,
     WrongPinError,
 )
-from hsm.validate.bench import Pins
-from hsm.validate.judge import judge
+from hsm.validate.findings import Answer, Finding, Probe, Status
 from hsm.validate.probes import PROBES
-from hsm.validate.probing import Answer, Finding, Probe, Status
 from hsm.validate.report import Validation
 from hsm.validate.return_codes import ReturnCode, code_name
+from hsm.validate.session import Pins
+from hsm.validate.verdict import judge
 
 START_SECONDS: Final = 120.0
 _WRONG_PIN: Final = (ReturnCode.PIN_INCORRECT, ReturnCode.PIN_INVALID, ReturnCode.PIN_LEN_RANGE)

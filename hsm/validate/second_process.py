@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pkcs11 import Attribute
 
-from hsm.validate.cryptoki_calls import Library
+from hsm.validate.raw_pkcs11 import Library
 
 
 def main() -> int:

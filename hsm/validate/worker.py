@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from hsm.errors import TaperigError
-from hsm.validate.bench import Bench, Pins
-from hsm.validate.cryptoki_calls import Library, RefusedCallError
-from hsm.validate.own_objects import own, remove_leftovers, remove_own
+from hsm.validate.findings import answer_of
 from hsm.validate.probes import PROBES
-from hsm.validate.probing import answer_of
+from hsm.validate.raw_pkcs11 import Library, RefusedCallError
+from hsm.validate.session import Bench, Pins
+from hsm.validate.tagged_objects import own, remove_leftovers, remove_own
 
 
 def main() -> int:

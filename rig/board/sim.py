@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from hdl.errors import HdlError
-from hdl.register_map import RECORD_OUT
+from hdl.registers.engine_map import RECORD_OUT
 from hdl.sim import wire
 from hdl.sim.launch import build_simulation, start_simulation
 from hdl.sim.wire import Kind, Outcome

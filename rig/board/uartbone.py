@@ -18,7 +18,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Protocol
 
-import hdl.board_map as board
+import hdl.registers.board_map as board
 from rig.board.protocol import BoardError
 
 MAX_WORDS = 255

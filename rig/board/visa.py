@@ -16,9 +16,9 @@ from typing import Any, Self
 import pyvisa
 from pyvisa.constants import SerialTermination
 
-import hdl.board_map as board
-import hdl.register_map as regs
-from hdl.register_types import Register
+import hdl.registers.board_map as board
+import hdl.registers.engine_map as regs
+from hdl.registers.types import Register
 from rig.board.protocol import BoardError
 from rig.board.uartbone import (
     MAX_WORDS,

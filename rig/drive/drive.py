@@ -17,11 +17,11 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import NoReturn
 
-from hsm.eedk import KeyLabel
+from hsm.ekm.protocol.drive_side import DriveSession, Generate, KeyGrant, Rekey, Translate, Wish
 from hsm.errors import TaperigError
+from hsm.keys.eedk import KeyLabel
 from rig.drive.cartridge import Cartridge, StoredRecord
-from rig.drive.key_exchange import DriveSession, Generate, KeyGrant, Rekey, Translate, Wish
-from rig.drive.media import (
+from rig.drive.cartridge_format import (
     KEY_CHECK_BYTES,
     KEY_CHECK_IV,
     MAX_BLOCK_BYTES,
@@ -32,7 +32,7 @@ from rig.drive.media import (
 )
 from rig.drive.secure_element import SecureElement, UnsealError
 from rig.drive.sense import KEY_FAIL_LIMIT, DriveError, KeyRequired, Sense
-from rig.engine import Counters, Engine, Operation, Record, Result, Status, UnwrapFailed
+from rig.engine.driver import Counters, Engine, Operation, Record, Result, Status, UnwrapFailed
 
 READ_AHEAD_BYTES = 4 * 1024 * 1024
 """Data that one `read` returns at most, in bytes, and so what passes through the gates at once."""

@@ -23,11 +23,11 @@ from typing import Any, Final, Self
 import cbor2
 
 from hsm.errors import TaperigError
-from hsm.lab import ProvisionedDrive, check_serial, provision_drive
-from hsm.oaep import OaepHash
-from hsm.pins import PinFromEnv, PinFromFile, PinSource
-from hsm.softhsm import drive_token_label, token_config
-from hsm.token import SEALED_KEY_BYTES, TokenConfig
+from hsm.pkcs11.oaep import OaepHash
+from hsm.pkcs11.pins import PinFromEnv, PinFromFile, PinSource
+from hsm.pkcs11.softhsm import drive_token_label, token_config
+from hsm.pkcs11.token import SEALED_KEY_BYTES, TokenConfig
+from hsm.provisioning import ProvisionedDrive, check_serial, provision_drive
 
 __all__ = [
     "SecureElement",

@@ -18,10 +18,10 @@ from hsm.errors import (
     TokenRefusedError,
     UnwrapRefusedError,
 )
-from hsm.lab import DRIVE_IDENTITY_LABEL, DRIVE_WRAP_LABEL, TRANSPORT_LABEL
-from hsm.pki import load_certificate
-from hsm.public_keys import spki_der
-from hsm.token import Token, open_token
+from hsm.keys.pki import load_certificate
+from hsm.pkcs11.encoding import spki_der
+from hsm.pkcs11.token import Token, open_token
+from hsm.provisioning import DRIVE_IDENTITY_LABEL, DRIVE_WRAP_LABEL, TRANSPORT_LABEL
 from rig.drive.secure_element import decode_config, receive_message, send_message
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from hsm.ekm.errors import EkmUnavailable, ErrorCode, ExchangeError
+from hsm.ekm.protocol.errors import EkmUnavailable, ErrorCode, ExchangeError
 from hsm.errors import TaperigError
 
 KEY_FAIL_LIMIT = 3

@@ -24,10 +24,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from rig.events import Event, Notice, NoticeKind
-from rig.measure import Measurement
 from rig.report import text
-from rig.report.results import Check, RunResult, ScenarioResult
+from rig.results.events import Event, Notice, NoticeKind
+from rig.results.measurement import Measurement
+from rig.results.results import Check, RunResult, ScenarioResult
 
 PLAIN_NOTICE_S = 2.0
 """Without a terminal, a task that took longer than this is reported when it ends."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hsm.validate.judge import Consequence, Fitness
+from hsm.validate.findings import Finding, Status
 from hsm.validate.probes import AREAS, PROBES
-from hsm.validate.probing import Finding, Status
 from hsm.validate.report import Validation
+from hsm.validate.verdict import Consequence, Fitness
 from rig.report.console import ConsoleReport
 
 _STYLES = {

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
-from rig.events import Event
-from rig.report.results import Check, RunResult, ScenarioResult, write_whole
 from rig.report.text import measured
+from rig.results.events import Event
+from rig.results.results import Check, RunResult, ScenarioResult, write_whole
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

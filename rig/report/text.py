@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rig.measure import Measurement
+from rig.results.measurement import Measurement
 
 
 def number(value: float, unit: str) -> str:

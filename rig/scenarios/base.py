@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsm.errors import TaperigError
-from rig.measure import Measurement
 from rig.report.console import ConsoleReport
-from rig.report.results import Check, ScenarioResult
-from rig.station import Station
+from rig.results.measurement import Measurement
+from rig.results.results import Check, ScenarioResult
+from rig.testbed.session import Station
 
 
 @dataclass

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rig.scenarios.base import Scenario, Stage
-from rig.scenarios.story import VOLUMES, Story, pieces, told, two_keys
-from rig.ve import panel, views
-from rig.ve.records import PoolSettings, VolumeState
-from rig.ve.views import Search
+from rig.scenarios.lifecycle import VOLUMES, Story, pieces, told, two_keys
+from rig.ve import operator_views
+from rig.ve.catalogue import settings
+from rig.ve.catalogue.model import PoolSettings, VolumeState
+from rig.ve.operator_views import Search
 
 OLD, NEW = 1, 2
 DAYS = 30
@@ -39,7 +40,7 @@ class Migration(Scenario):
             story.work()
             rows.append(_row(story, 0, "volumes were written in the clear"))
             with story.node.change() as session:
-                changes = panel.begin_migration(session, OLD, NEW)
+                changes = settings.begin_migration(session, OLD, NEW)
             rows.append(_row(story, 0, "the three changes were made"))
             story.write("VNEW01", data[-1])
             story.work()
@@ -69,9 +70,9 @@ class Migration(Scenario):
     def _reclamation(self, story: Story, rows: list[tuple[str, ...]]) -> None:
         """Let tapes be reclaimed by age; what was never filled is moved at the end."""
         with story.node.change() as session:
-            pool = panel.pool(session, OLD)
+            pool = settings.pool(session, OLD)
             policy = replace(pool.reclaim, days_since_write=DAYS)
-            panel.set_pool(session, replace(pool, reclaim=policy))
+            settings.set_pool(session, replace(pool, reclaim=policy))
         story.node.advance(DAYS - 1)
         story.work(reclaim=True)
         rows.append(_row(story, DAYS - 1, "nothing is old enough for reclaim"))
@@ -90,7 +91,7 @@ class Migration(Scenario):
     def _judge(self, stage: Stage, story: Story, method: str) -> None:
         rules = {"recall": "MIG-2", "move": "MIG-4", "reclamation": "MIG-7"}[method]
         with story.node.catalogue.reading() as session:
-            left = list(views.search(session, Search(pool=OLD), story.node.clock.now()))
+            left = list(operator_views.search(session, Search(pool=OLD), story.node.clock.now()))
         stage.check(
             f"by {method}: the old pool is empty, its tapes are back in the scratch pool",
             not left,
@@ -109,13 +110,13 @@ class Migration(Scenario):
 def _volsers(story: Story) -> list[str]:
     """The tapes of the old pool that hold data."""
     with story.node.catalogue.reading() as session:
-        rows = list(views.search(session, Search(pool=OLD), story.node.clock.now()))
+        rows = list(operator_views.search(session, Search(pool=OLD), story.node.clock.now()))
     return [row["volser"] for row in rows if row["state"] != VolumeState.SCRATCH.value]
 
 
 def _row(story: Story, day: int, words: str) -> tuple[str, ...]:
     with story.node.catalogue.reading() as session:
-        scratch = views.scratch_left(session)
+        scratch = operator_views.scratch_left(session)
     return (
         str(day),
         words,

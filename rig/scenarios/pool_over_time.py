@@ -7,9 +7,10 @@ anew, with the settings of that day. The clock is set ahead; nothing waits.
 from __future__ import annotations
 
 from rig.scenarios.base import Scenario, Stage
-from rig.scenarios.story import PER_CARTRIDGE, VOLUMES, Story, pieces, told, two_keys
-from rig.ve import panel, views
-from rig.ve.records import PoolSettings
+from rig.scenarios.lifecycle import PER_CARTRIDGE, VOLUMES, Story, pieces, told, two_keys
+from rig.ve import operator_views
+from rig.ve.catalogue import settings as catalogue_settings
+from rig.ve.catalogue.model import PoolSettings
 
 MONTH_DAYS = 30
 MONTHS = 9
@@ -40,7 +41,7 @@ class PoolOverTime(Scenario):
             for month in range(MONTHS + 1):
                 if month in settings:
                     with story.node.change() as session:
-                        panel.set_pool(session, settings[month])
+                        catalogue_settings.set_pool(session, settings[month])
                 before = story.tapes(POOL) if month in settings else None
                 _rewrite(story, month, data)
                 tapes = story.tapes(POOL)
@@ -85,7 +86,10 @@ class PoolOverTime(Scenario):
             rules=("POOL-2",),
         )
         with story.node.catalogue.reading() as session:
-            old, new = views.key_users(session, first), views.key_users(session, second)
+            old, new = (
+                operator_views.key_users(session, first),
+                operator_views.key_users(session, second),
+            )
         stage.check(
             "no volume needs the first KEK any more, so it may go",
             not old and bool(new),

@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from rig.drive.secure_element import SecureElement
-from rig.measure import RECORD_SIZES, MeasureError, Measurement, generated_rates, rates
+from rig.engine.throughput import RECORD_SIZES, MeasureError, generated_rates, rates
 from rig.report import text
+from rig.results.measurement import Measurement
 from rig.scenarios.base import Scenario, Stage
 
 _HASHES: dict[str, type[hashes.HashAlgorithm]] = {

@@ -7,16 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from hsm.eedk import KeyLabel, KeyMode
-from rig.events import Event
-from rig.lab import Lab, PoolUnit
-from rig.measure import Measurement
+from hsm.keys.eedk import KeyLabel, KeyMode
+from rig.lab.model import Lab, PoolUnit
 from rig.report import text
+from rig.results.events import Event
+from rig.results.measurement import Measurement
 from rig.scenarios.base import Scenario, Stage
-from rig.ve.library import Library
-from rig.ve.pools import Pool, Pools
-from rig.ve.virtualization_engine import VirtualizationEngine
-from rig.ve.volumes import CompareSink, LogicalVolume, number_volumes
+from rig.ve.catalogue.pools import Pool, Pools
+from rig.ve.tape.library import Library
+from rig.ve.tape.sequences import VirtualizationEngine
+from rig.ve.volumes.logical_volume import LogicalVolume, number_volumes
+from rig.ve.volumes.reading import CompareSink
 
 ENCRYPTED_STEPS = (
     *("BOT-1", "BOT-2a", "BOT-2b", "BOT-2c", "BOT-2d", "BOT-2e", "BOT-4"),

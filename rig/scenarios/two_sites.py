@@ -13,23 +13,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from hsm.eedk import KeyLabel, KeyMode
-from hsm.ekm import messages
-from hsm.ekm.errors import ErrorCode, ExchangeError
-from hsm.ekm.messages import KeyRequest
+from hsm.ekm.protocol import messages
+from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
+from hsm.ekm.protocol.messages import KeyRequest
 from hsm.errors import TaperigError
-from hsm.lab import remove_keks
+from hsm.keys.eedk import KeyLabel, KeyMode
+from hsm.provisioning import remove_keks
 from rig.drive.drive import Drive
-from rig.events import NoticeKind
-from rig.key_site import KeySite, serving
+from rig.results.events import NoticeKind
 from rig.scenarios.base import Scenario, Stage
-from rig.scenarios.data import capped
-from rig.ve.ekm_proxy import EkmProxy, Observer
-from rig.ve.library import Library
-from rig.ve.pools import Pool, Pools
-from rig.ve.verify_connection import verify_connection
-from rig.ve.virtualization_engine import VirtualizationEngine
-from rig.ve.volumes import CompareSink, LogicalVolume, number_volumes
+from rig.scenarios.host_files import capped
+from rig.testbed.site import KeySite, serving
+from rig.ve.catalogue.pools import Pool, Pools
+from rig.ve.ekm.proxy import EkmProxy, Observer
+from rig.ve.ekm.verify_connection import verify_connection
+from rig.ve.tape.library import Library
+from rig.ve.tape.sequences import VirtualizationEngine
+from rig.ve.volumes.logical_volume import LogicalVolume, number_volumes
+from rig.ve.volumes.reading import CompareSink
 
 KEY = "June 2007 Key"
 DR_KEY_AT_MAIN = "June 2007 DR Site Key"

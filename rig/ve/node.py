@@ -21,23 +21,24 @@ from sqlalchemy.orm import Session
 
 from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
+from rig.drive.cartridge_format import check_volser
 from rig.drive.drive import Drive
-from rig.drive.media import check_volser
-from rig.events import EventLog, Notice, NoticeKind
-from rig.ve import journal, ledger, panel
-from rig.ve.cache import Cache, CacheFullError, pieces_of
-from rig.ve.catalogue import FILE, Catalogue, CatalogueError
-from rig.ve.checking import CheckReport, check
-from rig.ve.claims import Claims
-from rig.ve.clock import Clock, offset, set_offset
-from rig.ve.crew import Crew, WorkReport
-from rig.ve.healing import heal, insert
-from rig.ve.records import LogicalVolume
-from rig.ve.schema import CopyRow, LogicalRow, PhysicalRow, PremigrationRow
-from rig.ve.shelf import Shelf
-from rig.ve.tape_work import BACKUP_NAME, NodeParts
-from rig.ve.virtualization_engine import Relay
-from rig.ve.volumes import LogicalVolume as HostVolume
+from rig.results.events import EventLog, Notice, NoticeKind
+from rig.ve.catalogue import operator_messages, transactions
+from rig.ve.catalogue import settings as catalogue_settings
+from rig.ve.catalogue.clock import Clock, offset, set_offset
+from rig.ve.catalogue.database import FILE, Catalogue, CatalogueError
+from rig.ve.catalogue.model import LogicalVolume
+from rig.ve.catalogue.schema import CopyRow, LogicalRow, PhysicalRow, PremigrationRow
+from rig.ve.consistency import CheckReport, check
+from rig.ve.ekm.relay import Relay
+from rig.ve.recovery import heal, insert
+from rig.ve.scheduler import Crew, WorkReport
+from rig.ve.tape.cartridge_locks import Claims
+from rig.ve.tape.cartridge_store import Shelf
+from rig.ve.tape.jobs import BACKUP_NAME, NodeParts
+from rig.ve.volumes.logical_volume import LogicalVolume as HostVolume
+from rig.ve.volumes.tape_volume_cache import Cache, CacheFullError, pieces_of
 
 RETRY_S = 2.0
 """How long `serve` waits before it tries again what failed, seconds."""
@@ -139,13 +140,13 @@ class Node:
         with self.catalogue.transaction() as session:
             match notice.kind:
                 case NoticeKind.INTERVENTION:
-                    journal.raise_intervention(session, subject, notice.text, now)
+                    operator_messages.raise_intervention(session, subject, notice.text, now)
                 case NoticeKind.CLEARED:
-                    journal.clear_intervention(session, subject, now)
+                    operator_messages.clear_intervention(session, subject, now)
                 case NoticeKind.HOSTS:
-                    journal.tell_hosts(session, notice.text, now, subject)
+                    operator_messages.tell_hosts(session, notice.text, now, subject)
                 case NoticeKind.CALL_HOME:
-                    journal.call_home(session, notice.text, now, subject)
+                    operator_messages.call_home(session, notice.text, now, subject)
 
     # Settings
 
@@ -209,8 +210,8 @@ class Node:
                 before = session.get(LogicalRow, name)
                 group = _kept(storage_group, before.storage_group if before else "")
                 chosen = _kept(management_class, before.management_class if before else "")
-                panel.pools_of(session, group, chosen)
-                generation = ledger.next_generation(session, name)
+                catalogue_settings.pools_of(session, group, chosen)
+                generation = transactions.next_generation(session, name)
             self._make_room(size or 0)
             stored = self.parts.cache.store(name, generation, pieces)
             now = self.clock.now()
@@ -229,7 +230,7 @@ class Node:
             )
             record = row.record()
             with self.catalogue.transaction() as session:
-                ledger.enter_written(session, row, now)
+                transactions.enter_written(session, row, now)
             if before is not None:
                 self.parts.cache.remove(name, before.generation)
         return record
@@ -247,7 +248,7 @@ class Node:
         """Mount a volume for the host, recalled if it must be; return its file in the cache."""
         while True:
             with self.catalogue.transaction() as session:
-                row = ledger.logical(session, name)
+                row = transactions.logical(session, name)
                 if row.in_cache:
                     row.mounted = True
                     row.accessed = self.clock.now()
@@ -257,16 +258,16 @@ class Node:
     def unload(self, name: str) -> None:
         """Rewind and unload a volume: its copies are ordered to the pools named now (MIG-2)."""
         with self.catalogue.transaction() as session:
-            row = ledger.logical(session, name)
+            row = transactions.logical(session, name)
             if not row.mounted:
                 raise NodeError(f"The logical volume {name} is not mounted; nothing to unload.")
-            ledger.unload(session, name, self.clock.now())
+            transactions.unload(session, name, self.clock.now())
         self._wake.set()
 
     def release(self, name: str) -> None:
         """Unload a volume if it is mounted."""
         with self.catalogue.reading() as session:
-            mounted = ledger.logical(session, name).mounted
+            mounted = transactions.logical(session, name).mounted
         if mounted:
             self.unload(name)
 
@@ -274,9 +275,9 @@ class Node:
         """Let a volume expire: it is gone, and its data inactive (MIG-12)."""
         with self._host:
             with self.catalogue.transaction() as session:
-                if ledger.logical(session, name).mounted:
+                if transactions.logical(session, name).mounted:
                     raise NodeError(f"The logical volume {name} is mounted; unload it first.")
-                row = ledger.expire(session, name, self.clock.now())
+                row = transactions.expire(session, name, self.clock.now())
             self.parts.cache.remove(name, row.generation)
 
     def recall(self, names: Sequence[str]) -> None:
@@ -286,10 +287,10 @@ class Node:
         with self.catalogue.reading() as session:
             total = 0
             for name in names:
-                row = ledger.logical(session, name)
+                row = transactions.logical(session, name)
                 if row.in_cache:
                     continue
-                copies = ledger.active_copies(session, name)
+                copies = transactions.active_copies(session, name)
                 if not copies:
                     raise CatalogueError(
                         f"The logical volume {name} is on no cartridge; run `rig ve check`."
@@ -325,8 +326,8 @@ class Node:
         with self.catalogue.reading() as session:
             found = []
             for name in names:
-                row = ledger.logical(session, name)
-                copies = ledger.active_copies(session, name)
+                row = transactions.logical(session, name)
+                copies = transactions.active_copies(session, name)
                 place = (copies[0].volser, copies[0].first_block) if copies else ("", 0)
                 found.append((*place, name, row.size))
         batch: list[str] = []
@@ -393,7 +394,7 @@ class Node:
         """Order that the volumes on these cartridges move to a pool (MIG-4); `work` does it."""
         with self.catalogue.transaction() as session:
             for volser in volsers:
-                ledger.order_move(session, volser, pool, when_eligible=when_eligible)
+                transactions.order_move(session, volser, pool, when_eligible=when_eligible)
         self._wake.set()
 
     # Looking

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rig.ve.records import (
+from rig.ve.catalogue.model import (
     DAY_S,
     InhibitPeriod,
     PhysicalVolume,

@@ -15,7 +15,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 from cocotbext.axi import AxiStreamBus, AxiStreamSink, AxiStreamSource  # type: ignore[import-untyped]
 
-from hdl import register_map as regs
+from hdl.registers import engine_map as regs
 
 
 async def access(dut: Any, address: int, value: int | None = None) -> int:

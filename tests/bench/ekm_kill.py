@@ -1,7 +1,7 @@
 """Kill workers, key managers and connections at random while drives ask for keys; count.
 
-See tests/hsm/ekm/kill_campaign.py for what counts as lost and as answered twice. Exit code 1 when
-anything was.
+See tests/support/ekm_kill_campaign.py for what counts as lost and as answered twice. Exit code 1
+when anything was.
 
 Run as `python tests/bench/ekm_kill.py [--seconds S] [--drives N] [--seed N] [--json FILE]`.
 """
@@ -17,10 +17,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # for tests.ekm_lab
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for tests.support.ekm_lab
 
-from tests.ekm_lab import make_lab
-from tests.hsm.ekm.kill_campaign import run_campaign
+from tests.support.ekm_kill_campaign import run_campaign
+from tests.support.ekm_lab import make_lab
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

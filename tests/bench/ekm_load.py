@@ -48,23 +48,23 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # for tests.ekm_lab
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for tests.support.ekm_lab
 
 from pkcs11 import KeyType, Mechanism, ObjectClass
 
-from hsm.cryptoki import DATA_KEY, OAEP
-from hsm.direct_calls import DirectCalls, aes_key
-from hsm.eedk import KeyLabel
 from hsm.ekm.client import EkmClient, EkmEndpoint
 from hsm.ekm.config import EkmConfig, lab_config
 from hsm.ekm.drive_table import DriveTable
-from hsm.ekm.process import spawn_ekm
-from hsm.keystore import Keystore
-from hsm.lab import ProvisionedLab
-from hsm.pki import load_certificate
-from hsm.token import TokenConfig, open_token
-from rig.drive.key_exchange import DriveSession, Generate, KeyGrant, Translate
-from tests.ekm_lab import DR_KEY, MAIN_KEY, SoftDrive, authority, der, make_lab
+from hsm.ekm.protocol.drive_side import DriveSession, Generate, KeyGrant, Translate
+from hsm.ekm.service.launch import spawn_ekm
+from hsm.keys.eedk import KeyLabel
+from hsm.keys.keystore import Keystore
+from hsm.keys.pki import load_certificate
+from hsm.pkcs11.fast_path import DirectCalls, aes_key
+from hsm.pkcs11.templates import DATA_KEY, OAEP
+from hsm.pkcs11.token import TokenConfig, open_token
+from hsm.provisioning import ProvisionedLab
+from tests.support.ekm_lab import DR_KEY, MAIN_KEY, SoftDrive, authority, der, make_lab
 
 _LABELS = (KeyLabel(MAIN_KEY), KeyLabel(DR_KEY))
 _BARE_BATCH = 50

@@ -1,7 +1,7 @@
 """Flip single bits inside the simulated engine and print what noticed them, target by target.
 
 Run as `python tests/bench/fault_injection.py [TRIALS] [--seed N] [--target NAME] [--json FILE]`;
-TRIALS is for each target and operation.  tests/hdl/bench_engine_faults.py says what the outcomes
+TRIALS is for each target and operation.  tests/hdl/rtl/bench_engine_faults.py says what outcomes
 mean.
 """
 
@@ -11,13 +11,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-BENCHES = Path(__file__).parent.parent / "hdl"
+BENCHES = Path(__file__).parents[1] / "hdl" / "rtl"
 sys.path.insert(0, str(BENCHES))
 
 from test_engine import FLAGS, SMALL_BANKS, SOURCES  # noqa: E402  (found by the line above)
 
-from hdl.bench import run_bench  # noqa: E402
 from hdl.errors import BenchError  # noqa: E402
+from hdl.verilator.bench import run_bench  # noqa: E402
 
 OUTCOMES = ("benign", "tag", "self check", "late", "framing", "silent")
 

@@ -18,11 +18,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from hsm.eedk import KeyLabel
-from rig.ve import panel
-from rig.ve.catalogue import Catalogue
-from rig.ve.crew import planned
-from rig.ve.records import DAY_S, PoolSettings, ReclaimPolicy
+from hsm.keys.eedk import KeyLabel
+from rig.ve.catalogue import settings
+from rig.ve.catalogue.database import Catalogue
+from rig.ve.catalogue.model import DAY_S, PoolSettings, ReclaimPolicy
+from rig.ve.scheduler import planned
 
 NOW = 1_181_131_200.0
 CAPACITY = 500_000_000_000
@@ -41,7 +41,7 @@ def fill(path: Path, physical: int, per_volume: int) -> None:
                 days_since_inactivation=random.choice([0, 30]),
             )
             keys = (KeyLabel("KEK 1"),)
-            panel.set_pool(session, PoolSettings(number, True, keys, reclaim=policy))
+            settings.set_pool(session, PoolSettings(number, True, keys, reclaim=policy))
     catalogue.close()
     link = sqlite3.connect(path)
     link.execute("PRAGMA synchronous=OFF")

@@ -12,7 +12,7 @@ import time
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from rig.board.sim import SimBoard
-from rig.engine import Engine, Operation, Record, Status
+from rig.engine.driver import Engine, Operation, Record, Status
 
 SIZES = (2048, 8192, 32768, 65536, 262144)
 AAD = bytes(24)

@@ -40,14 +40,15 @@ from statistics import median
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from hdl import register_map as regs
-from hdl.bench import run_bench
-from hdl.build import MAKE_FLAGS, simulation_flags
-from hdl.register_types import Register
+from hdl.registers import engine_map as regs
+from hdl.registers.types import Register
 from hdl.sources import rtl_sources
-from hdl.toolchain import find_toolchain
+from hdl.verilator.bench import run_bench
+from hdl.verilator.recipe import MAKE_FLAGS
+from hdl.verilator.toolchain import find_toolchain
+from hdl.verilator.verilate import simulation_flags
 from rig.board.sim import SimBoard, announce
-from rig.engine import Engine, Operation, Record, Status
+from rig.engine.driver import Engine, Operation, Record, Status
 
 HERE = Path(__file__).parent
 TOP = "drive_crypto"
@@ -183,7 +184,7 @@ class CppLoop:
 
 
 def build_cpp_loop(folder: Path) -> Path:
-    """Verilate the engine for cpp_loop.cpp, compile both as hdl.build does."""
+    """Verilate the engine for cpp_loop.cpp, compile both as hdl.verilator.verilate does."""
     toolchain = find_toolchain()
     announce("Building the engine with a C++ loop around it")
     sources = [*rtl_sources(), HERE / "cpp_loop.cpp"]
@@ -316,7 +317,7 @@ def rig_run(folder: Path, name: str, size: int) -> Seconds:
     options = ["--lab", str(folder / "lab.yaml"), "--data", str(data), "--out", str(folder / name)]
     begin, processor_begin = time.perf_counter(), children_processor_time()
     answer = subprocess.run(
-        [sys.executable, "-m", "rig.cli", "run", "--scenario", "round_trip", *options],
+        [sys.executable, "-m", "rig.cli.main", "run", "--scenario", "round_trip", *options],
         env={**os.environ, "TAPERIG_STATE": str(folder / "state")},
         capture_output=True,
         text=True,

@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 
-import hdl.register_map as regs
+import hdl.registers.engine_map as regs
 from rig.board.sim import SimBoard
 
 READS = 200

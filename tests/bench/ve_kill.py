@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.rig.kill_campaign import Campaign, report
-from tests.rig.kill_equipment import equipment
+from tests.support.kill_equipment import equipment
+from tests.support.ve_kill_campaign import Campaign, report
 
 
 def main() -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from hsm.eedk import ALGORITHM, EEDK_VERSION, Eedk, KeyLabel, KeyMode
-from hsm.ekm import messages
-from hsm.ekm.messages import Error, Hello, KeyReply, KeyRequest, LabelQuery, Operation, Ping
-from hsm.oaep import OaepHash
+from hsm.ekm.protocol import messages
+from hsm.ekm.protocol.fields import Operation
+from hsm.ekm.protocol.messages import Error, Hello, KeyReply, KeyRequest, LabelQuery, Ping
+from hsm.keys.eedk import ALGORITHM, EEDK_VERSION, Eedk, KeyLabel, KeyMode
+from hsm.pkcs11.oaep import OaepHash
 from tests.fuzz.targets import TARGETS, site
 
 HERE = Path(__file__).parent

@@ -22,20 +22,22 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hsm.eedk import Eedk, KeyLabel
-from hsm.ekm import admin_channel, messages, status
-from hsm.ekm.audit import AuditLog
-from hsm.ekm.connection import Connection
+from hsm.ekm.admin import channel
+from hsm.ekm.audit.log import AuditLog
 from hsm.ekm.drive_table import DriveTable
-from hsm.ekm.errors import EkmError, ErrorCode, ExchangeError, MessageError
 from hsm.ekm.exchange import Answer, Exchange, KeyManager, Steps, WrappedKey, finished
-from hsm.ekm.messages import LabelState
-from hsm.ekm.poller import Timer
-from hsm.ekm.tls_stream import TlsStream
+from hsm.ekm.protocol import messages
+from hsm.ekm.protocol.drive_side import DriveSession, Generate
+from hsm.ekm.protocol.errors import EkmError, ErrorCode, ExchangeError, MessageError
+from hsm.ekm.protocol.fields import LabelState
+from hsm.ekm.service import http_status
+from hsm.ekm.service.connection import Connection
+from hsm.ekm.service.event_loop import Timer
+from hsm.ekm.service.tls_stream import TlsStream
 from hsm.errors import EedkMalformedError
-from hsm.oaep import OaepHash
-from hsm.pki import Role
-from rig.drive.key_exchange import DriveSession, Generate
+from hsm.keys.eedk import Eedk, KeyLabel
+from hsm.keys.pki import Role
+from hsm.pkcs11.oaep import OaepHash
 
 SERIAL = "FUZZ000001"
 
@@ -80,7 +82,7 @@ def reply(data: bytes) -> None:
 def admin(data: bytes) -> None:
     """A request at the administrators' socket."""
     try:
-        secret, command, arguments = admin_channel._parsed(data)
+        secret, command, arguments = channel._parsed(data)
     except EkmError:
         return
     assert isinstance(secret, str)
@@ -98,7 +100,7 @@ def http_head(data: bytes) -> None:
         def metrics_page() -> bytes:
             return b"page"
 
-    server: Any = object.__new__(status.StatusServer)
+    server: Any = object.__new__(http_status.StatusServer)
     server._crew = Idle
     answer = server._answer(data)
     assert answer.startswith(b"HTTP/1.0 ")

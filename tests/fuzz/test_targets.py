@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsm.ekm import messages
+from hsm.ekm.protocol import messages
 from tests.fuzz.seeds import seeds
 from tests.fuzz.targets import TARGETS, site
 

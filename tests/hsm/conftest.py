@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from hsm.datakeys import DataKeys
-from hsm.keystore import Keystore
-from hsm.lab import ProvisionedLab, provision_lab
-from hsm.token import Token, open_token
-from tests.hsm.outside import OutsidePair, outside_pair
+from hsm.keys.data_keys import DataKeys
+from hsm.keys.keystore import Keystore
+from hsm.pkcs11.token import Token, open_token
+from hsm.provisioning import ProvisionedLab, provision_lab
+from tests.support.outside import OutsidePair, outside_pair
 
 DRIVE = "TEST-DRIVE-1"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from rig.board.sim import SimBoard
-from rig.engine import Engine
-from tests.rig.boards import StartBoard, write_transport_key
-from tests.rig.nodes import Places
-from tests.rig.tape_site import Site, open_site
+from rig.engine.driver import Engine
+from tests.support.boards import StartBoard, write_transport_key
+from tests.support.nodes import Places
+from tests.support.tape_site import Site, open_site
 
 
 @pytest.fixture(scope="session")

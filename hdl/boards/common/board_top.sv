@@ -1,6 +1,6 @@
 // A whole board but for its pins: the engine behind a UART that speaks UARTBone.
 //
-// Addresses (bytes; UARTBone counts words of four): engine registers (regs.rdl) at 0, board
+// Addresses (bytes; UARTBone counts words of four): engine registers (engine.rdl) at 0, board
 // registers (board.rdl) at 0x0001_0000, record windows at 0x1000_0000 and 0x2000_0000.
 //
 // Ports

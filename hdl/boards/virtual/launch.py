@@ -5,7 +5,6 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from hdl.build import BuiltSim, simulation_environment, verilate
 from hdl.sources import (
     BOARD_DIRECTORY,
     GENERATED_DIRECTORY,
@@ -15,6 +14,7 @@ from hdl.sources import (
     board_sources,
     rtl_packages,
 )
+from hdl.verilator.verilate import BuiltSim, simulation_environment, verilate
 
 TOP = "virtual_top"
 

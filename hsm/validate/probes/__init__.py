@@ -1,5 +1,6 @@
 """All probes, in the order in which they are made."""
 
+from hsm.validate.findings import Probe, by_name
 from hsm.validate.probes import (
     attacks,
     attributes,
@@ -13,7 +14,6 @@ from hsm.validate.probes import (
     rates,
     rsa_keys,
 )
-from hsm.validate.probing import Probe, by_name
 
 AREAS: dict[str, str] = {
     "declared": "What the module declares",

@@ -2,7 +2,8 @@
 
 Each attack is carried through: a key is called out only when its very bytes are in the attacker's
 hands, outside. Data keys have a known value (wrapped outside, unwrapped as the rig does it), so
-that this can be seen. KEKs bear the guards that the token takes, as the rig's do (hsm.guard). The
+that this can be seen. KEKs bear the guards that the token takes, as the rig's do
+(hsm.pkcs11.key_restrictions). The
 methods are those of Clulow (2003), Delaune, Kremer and Steel (2008), and Bardou and others (2012).
 """
 
@@ -22,9 +23,10 @@ from cryptography.hazmat.primitives.keywrap import (
 from cryptography.hazmat.primitives.padding import PKCS7
 from pkcs11 import Attribute, KeyType, Mechanism
 
-from hsm.cryptoki_c import MechanismCall
-from hsm.validate.bench import BARE_DATA_KEY, UNWRAPPED, Bench, outside_decrypt
-from hsm.validate.probing import Answer, Attempt, NotTriedError, Probe, Status, attempt, good_if
+from hsm.pkcs11.structures import MechanismCall
+from hsm.validate.attempt import Attempt, NotTriedError, attempt
+from hsm.validate.findings import Answer, Probe, Status, good_if
+from hsm.validate.session import BARE_DATA_KEY, UNWRAPPED, Bench, outside_decrypt
 
 _IV: Final = bytes(16)
 _WRAPS: Final = (

@@ -6,11 +6,12 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pkcs11 import Attribute, Mechanism
 
-from hsm.cryptoki_c import MechanismCall
-from hsm.validate.bench import AES_256, BARE_DATA_KEY, PROTECTION, UNWRAPPED, Bench, outside_oaep
-from hsm.validate.cryptoki_calls import RefusedCallError
-from hsm.validate.own_objects import marks
-from hsm.validate.probing import Answer, NotTriedError, Probe, Status, attempt, good_if
+from hsm.pkcs11.structures import MechanismCall
+from hsm.validate.attempt import NotTriedError, attempt
+from hsm.validate.findings import Answer, Probe, Status, good_if
+from hsm.validate.raw_pkcs11 import RefusedCallError
+from hsm.validate.session import AES_256, BARE_DATA_KEY, PROTECTION, UNWRAPPED, Bench, outside_oaep
+from hsm.validate.tagged_objects import marks
 
 _PKCS1: Final = MechanismCall(Mechanism.RSA_PKCS)
 

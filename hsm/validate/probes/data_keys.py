@@ -5,9 +5,10 @@ from typing import Final
 
 from pkcs11 import Attribute, Mechanism
 
-from hsm.cryptoki_c import MechanismCall
-from hsm.validate.bench import AES_256, Bench
-from hsm.validate.probing import Answer, Probe, Status, attempt, good_if
+from hsm.pkcs11.structures import MechanismCall
+from hsm.validate.attempt import attempt
+from hsm.validate.findings import Answer, Probe, Status, good_if
+from hsm.validate.session import AES_256, Bench
 
 
 def _generate(bits: int, bench: Bench) -> Answer:

@@ -5,9 +5,9 @@ from typing import Final
 
 from pkcs11 import Mechanism, MechanismFlag
 
-from hsm.validate.bench import Bench
-from hsm.validate.cryptoki_calls import RefusedCallError
-from hsm.validate.probing import Answer, Probe, Status
+from hsm.validate.findings import Answer, Probe, Status
+from hsm.validate.raw_pkcs11 import RefusedCallError
+from hsm.validate.session import Bench
 
 NEEDED: Final = {
     "AES_KEY_GEN": (Mechanism.AES_KEY_GEN, "making data keys", True),

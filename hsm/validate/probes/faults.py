@@ -8,9 +8,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from pkcs11 import Attribute, Mechanism
 
-from hsm.cryptoki_c import MechanismCall
-from hsm.validate.bench import HASHES, Bench, outside_oaep
-from hsm.validate.probing import Answer, Attempt, NotTriedError, Probe, Status, attempt, good_if
+from hsm.pkcs11.structures import MechanismCall
+from hsm.validate.attempt import Attempt, NotTriedError, attempt
+from hsm.validate.findings import Answer, Probe, Status, good_if
+from hsm.validate.session import HASHES, Bench, outside_oaep
 
 _KEY_WRAP: Final = MechanismCall(Mechanism.AES_KEY_WRAP)
 

@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.keywrap import (
 from cryptography.hazmat.primitives.padding import PKCS7
 from pkcs11 import Mechanism
 
-from hsm.cryptoki_c import MechanismCall
-from hsm.validate.bench import Bench
-from hsm.validate.probing import Answer, Probe, Status, attempt, good_if
+from hsm.pkcs11.structures import MechanismCall
+from hsm.validate.attempt import attempt
+from hsm.validate.findings import Answer, Probe, Status, good_if
+from hsm.validate.session import Bench
 
 _IV: Final = bytes(range(16))
 _Outside = Callable[[bytes, bytes], bytes]

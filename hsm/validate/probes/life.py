@@ -10,16 +10,10 @@ from typing import Final
 
 from pkcs11 import Attribute
 
-from hsm.validate.bench import AES_256, Bench, outside_decrypt
-from hsm.validate.cryptoki_calls import RefusedCallError, Session
-from hsm.validate.probing import (
-    Answer,
-    NotTriedError,
-    Probe,
-    Status,
-    attempt,
-    good_if,
-)
+from hsm.validate.attempt import NotTriedError, attempt
+from hsm.validate.findings import Answer, Probe, Status, good_if
+from hsm.validate.raw_pkcs11 import RefusedCallError, Session
+from hsm.validate.session import AES_256, Bench, outside_decrypt
 
 SESSIONS: Final = 64
 THREADS: Final = 4

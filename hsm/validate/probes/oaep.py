@@ -6,9 +6,10 @@ from typing import Final
 
 from pkcs11 import Attribute
 
-from hsm.cryptoki_c import oaep
-from hsm.validate.bench import HASHES, Bench, outside_decrypt, outside_oaep
-from hsm.validate.probing import Answer, Probe, Status, attempt, good_if
+from hsm.pkcs11.structures import oaep
+from hsm.validate.attempt import attempt
+from hsm.validate.findings import Answer, Probe, Status, good_if
+from hsm.validate.session import HASHES, Bench, outside_decrypt, outside_oaep
 
 LABEL: Final = b"taperig"
 

@@ -8,10 +8,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pkcs11 import Attribute, CertificateType, ObjectClass
 
-from hsm.public_keys import der_integer
-from hsm.validate.bench import Bench
-from hsm.validate.own_objects import LABEL, OTHER_CASE_LABEL
-from hsm.validate.probing import Answer, Probe, Status, attempt, good_if
+from hsm.pkcs11.encoding import der_integer
+from hsm.validate.attempt import attempt
+from hsm.validate.findings import Answer, Probe, Status, good_if
+from hsm.validate.session import Bench
+from hsm.validate.tagged_objects import LABEL, OTHER_CASE_LABEL
 
 
 def _certificate() -> x509.Certificate:

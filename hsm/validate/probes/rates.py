@@ -8,11 +8,12 @@ from typing import Final
 
 from pkcs11 import Attribute, Mechanism
 
-from hsm.cryptoki import PRIVATE_HALF
-from hsm.cryptoki_c import MechanismCall
-from hsm.validate.bench import AES_256, Bench
-from hsm.validate.cryptoki_calls import RefusedCallError
-from hsm.validate.probing import Answer, NotTriedError, Probe, Status
+from hsm.pkcs11.structures import MechanismCall
+from hsm.pkcs11.templates import PRIVATE_HALF
+from hsm.validate.attempt import NotTriedError
+from hsm.validate.findings import Answer, Probe, Status
+from hsm.validate.raw_pkcs11 import RefusedCallError
+from hsm.validate.session import AES_256, Bench
 
 SECONDS: Final = 0.5
 _P256: Final = bytes.fromhex("06082a8648ce3d030107")

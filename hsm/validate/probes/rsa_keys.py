@@ -9,10 +9,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from pkcs11 import Attribute, Mechanism
 
-from hsm.cryptoki import PRIVATE_HALF
-from hsm.cryptoki_c import MechanismCall
-from hsm.validate.bench import Bench, Kek
-from hsm.validate.probing import Answer, Probe, Status, attempt, good_if
+from hsm.pkcs11.structures import MechanismCall
+from hsm.pkcs11.templates import PRIVATE_HALF
+from hsm.validate.attempt import attempt
+from hsm.validate.findings import Answer, Probe, Status, good_if
+from hsm.validate.session import Bench, Kek
 
 _P256: Final = bytes.fromhex("06082a8648ce3d030107")
 

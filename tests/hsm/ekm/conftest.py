@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from hsm.datakeys import DataKeys
-from hsm.ekm.audit import AuditLog
+from hsm.ekm.audit.log import AuditLog
 from hsm.ekm.config import EkmConfig
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.exchange import KeyManager
 from hsm.ekm.key_service import TokenKeyService
-from hsm.keystore import Keystore
-from hsm.lab import ProvisionedLab
-from hsm.pki import load_certificate
-from hsm.token import Token, open_token
-from rig.drive.key_exchange import DriveSession
-from tests.ekm_lab import SoftDrive, SoftKek, TokenWatch, authority, der, make_lab
-from tests.hsm.ekm.ekm_bench import PUBLIC_ONLY, Bench, Outsiders, Site
-from tests.hsm.ekm.service_bench import ASK, free_port, make_config
+from hsm.ekm.protocol.drive_side import DriveSession
+from hsm.keys.data_keys import DataKeys
+from hsm.keys.keystore import Keystore
+from hsm.keys.pki import load_certificate
+from hsm.pkcs11.token import Token, open_token
+from hsm.provisioning import ProvisionedLab
+from tests.support.ekm_bench import PUBLIC_ONLY, Bench, Outsiders, Site
+from tests.support.ekm_lab import SoftDrive, SoftKek, TokenWatch, authority, der, make_lab
+from tests.support.service_bench import ASK, free_port, make_config
 
 
 @pytest.fixture(scope="session")

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from hsm.ekm import drive_table
-from hsm.ekm.certificates import fingerprint
 from hsm.ekm.drive_table import (
     NONCES_KEPT,
     DriveTable,
     DriveTableError,
     EnrolledDrive,
 )
-from hsm.ekm.errors import ErrorCode, ExchangeError
-from hsm.oaep import OaepHash
+from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
+from hsm.ekm.protocol.identities import fingerprint
+from hsm.pkcs11.oaep import OaepHash
 
 PRINT = fingerprint(b"certificate")
 

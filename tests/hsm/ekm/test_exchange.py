@@ -13,13 +13,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import load_pem_x509_certificate
 
-from hsm.datakeys import DataKeys
-from hsm.eedk import Eedk, KeyLabel, KeyMode
-from hsm.ekm import audit, messages
+from hsm.ekm.audit import log as audit_log
 from hsm.ekm.drive_table import DriveTable
-from hsm.ekm.errors import ErrorCode
 from hsm.ekm.exchange import Answer, Exchange, KeyService, Steps, WrappedKey
-from hsm.ekm.messages import (
+from hsm.ekm.protocol import messages
+from hsm.ekm.protocol.drive_side import DriveSession, Generate, Rekey, Translate, Wish
+from hsm.ekm.protocol.errors import ErrorCode
+from hsm.ekm.protocol.fields import LabelState, Operation
+from hsm.ekm.protocol.messages import (
     Ack,
     Challenge,
     Error,
@@ -27,17 +28,16 @@ from hsm.ekm.messages import (
     KeyRequest,
     LabelAnswer,
     LabelQuery,
-    LabelState,
-    Operation,
     Ping,
 )
 from hsm.errors import TokenRefusedError
-from hsm.oaep import OaepHash
-from hsm.pki import CertificateAuthority, Role
-from hsm.token import Token
-from rig.drive.key_exchange import DriveSession, Generate, Rekey, Translate, Wish
-from tests.ekm_lab import DR_KEY, MAIN_KEY, SoftDrive, SoftKek, authority, der
-from tests.hsm.ekm.ekm_bench import PUBLIC_ONLY, Bench, decoded, error_of, reply_of
+from hsm.keys.data_keys import DataKeys
+from hsm.keys.eedk import Eedk, KeyLabel, KeyMode
+from hsm.keys.pki import CertificateAuthority, Role
+from hsm.pkcs11.oaep import OaepHash
+from hsm.pkcs11.token import Token
+from tests.support.ekm_bench import PUBLIC_ONLY, Bench, decoded, error_of, reply_of
+from tests.support.ekm_lab import DR_KEY, MAIN_KEY, SoftDrive, SoftKek, authority, der
 
 VOLUME = "VOL001"
 TWO_LABELS = (KeyLabel(MAIN_KEY), KeyLabel(DR_KEY, KeyMode.HASH))
@@ -754,10 +754,10 @@ def test_an_unforeseen_failure_tells_its_kind_and_no_more(
 def test_no_record_no_key(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     exchange, _, key_request = begun(bench)
 
-    def full(log: audit.AuditLog, event: str, **details: object) -> None:
-        raise audit.AuditError("Cannot write the audit log.")
+    def full(log: audit_log.AuditLog, event: str, **details: object) -> None:
+        raise audit_log.AuditError("Cannot write the audit log.")
 
-    monkeypatch.setattr(audit.AuditLog, "note", full)
+    monkeypatch.setattr(audit_log.AuditLog, "note", full)
     answer = exchange.on_frame(key_request)
     assert ErrorCode(error_of(answer).code) is ErrorCode.INTERNAL_FAILURE
     assert answer.close

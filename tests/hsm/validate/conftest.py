@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from hsm.lab import ProvisionedLab
-from hsm.validate.bench import Pins
+from hsm.provisioning import ProvisionedLab
 from hsm.validate.probes import PROBES
 from hsm.validate.report import Validation
 from hsm.validate.run import validate
+from hsm.validate.session import Pins
 
 SLOW = {"rsa_keys.generate_3072", "rsa_keys.generate_4096"}
 QUICK = tuple(name for name, probe in PROBES.items() if probe.area != "rates" and name not in SLOW)

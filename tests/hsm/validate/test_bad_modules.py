@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from hsm.errors import ModuleAbsentError, TokenAbsentError, TokenError, WrongPinError
-from hsm.lab import ProvisionedLab
-from hsm.validate.bench import Pins
-from hsm.validate.judge import Fitness
+from hsm.provisioning import ProvisionedLab
+from hsm.validate.findings import Status
 from hsm.validate.probes import PROBES
-from hsm.validate.probing import Status
 from hsm.validate.report import Validation
 from hsm.validate.run import ModuleCrashedError, validate
-from tests.hsm import broken_module
+from hsm.validate.session import Pins
+from hsm.validate.verdict import Fitness
+from tests.support import broken_module
 
 PINS = Pins("1234", None)
 

@@ -10,13 +10,8 @@ import pytest
 
 from hsm.validate.probes import AREAS, PROBES
 from hsm.validate.report import SCHEMA
-from tests.hsm.foreign_tokens import (
-    MAKERS,
-    PIN_VARIABLE,
-    SO_PIN_VARIABLE,
-    ForeignToken,
-)
-from tests.rig.rig_command import RIG
+from tests.support.foreign_tokens import MAKERS, PIN_VARIABLE, SO_PIN_VARIABLE, ForeignToken
+from tests.support.rig_command import RIG
 
 NOT_ASKED = {"rates"}
 KNOWN: dict[str, dict[str, tuple[str, str]]] = {

@@ -9,13 +9,13 @@ import pytest
 from pkcs11 import Attribute
 from pkcs11 import exceptions as refusals
 
-from hsm.lab import ProvisionedLab
-from hsm.token import open_token
-from hsm.validate.bench import Pins
-from hsm.validate.judge import Fitness
-from hsm.validate.probing import Status
+from hsm.pkcs11.token import open_token
+from hsm.provisioning import ProvisionedLab
+from hsm.validate.findings import Status
 from hsm.validate.report import SCHEMA, Validation
 from hsm.validate.run import validate
+from hsm.validate.session import Pins
+from hsm.validate.verdict import Fitness
 from tests.hsm.validate.conftest import QUICK, Validate
 
 KNOWN = {  # SoftHSM 2.6, as section 9 of the design has it

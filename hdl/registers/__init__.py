@@ -1,0 +1,1 @@
+"""The register maps, generated from RDL."""

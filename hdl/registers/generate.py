@@ -1,0 +1,186 @@
+"""Generate the register blocks and the Python register maps from the .rdl files.
+
+There are two: the engine's (engine.rdl) and that of a board around it (board.rdl).
+Run as `python -m hdl.registers.generate`; the results are checked in, and a test compares them.
+"""
+
+import itertools
+import json
+import re
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from peakrdl_etana.cpuif.apb4 import APB4_Cpuif_flattened  # type: ignore[import-untyped]
+from peakrdl_etana.exporter import RegblockExporter  # type: ignore[import-untyped]
+from peakrdl_etana.udps import ALL_UDPS  # type: ignore[import-untyped]
+from systemrdl.compiler import RDLCompiler
+from systemrdl.node import AddrmapNode, RegNode
+
+HERE = Path(__file__).parent
+HDL_DIRECTORY = HERE.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """One .rdl file and what is generated from it."""
+
+    source: Path
+    block: Path
+    map: Path
+    base: int
+    """The bus address of its first register."""
+    whose: str
+    windows: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = ()
+    """Addresses that are no registers: a comment, names and addresses."""
+
+    @property
+    def hash(self) -> int:
+        """The CRC-32 of the description, as its hash register shows it."""
+        return zlib.crc32(self.source.read_bytes())
+
+
+ENGINE = Description(
+    source=HERE / "engine.rdl",
+    block=HDL_DIRECTORY / "rtl" / "generated" / "drive_crypto_regs.sv",
+    map=HERE / "engine_map.py",
+    base=0,
+    whose="engine",
+    windows=(
+        (
+            "Windows on the record streams: 16-byte words, first in, first out.",
+            (("RECORD_IN", 0x1000_0000), ("RECORD_OUT", 0x2000_0000)),
+        ),
+    ),
+)
+BOARD = Description(
+    source=HERE / "board.rdl",
+    block=HDL_DIRECTORY / "boards" / "common" / "generated" / "board_regs.sv",
+    map=HERE / "board_map.py",
+    base=0x0001_0000,
+    whose="board",
+    windows=(
+        (
+            "What ends a burst at each record window; see boards/common/record_*_window.sv.",
+            (("IN_COMMIT", 0x1000_0010), ("OUT_ACK", 0x2000_0010)),
+        ),
+    ),
+)
+DESCRIPTIONS = (ENGINE, BOARD)
+
+
+def elaborate(description: Description) -> AddrmapNode:
+    """Compile a description."""
+    compiler = RDLCompiler()
+    for definition in ALL_UDPS:
+        compiler.register_udp(definition)
+    compiler.compile_file(str(description.source))
+    return compiler.elaborate(parameters={"MAP_CRC": description.hash}).top
+
+
+def register_block(description: Description, top: AddrmapNode) -> str:
+    """Return the SystemVerilog of the register block, with a flat APB4 port."""
+    with tempfile.TemporaryDirectory(prefix="taperig-registers-") as directory:
+        RegblockExporter().export(
+            top,
+            directory,
+            cpuif_cls=APB4_Cpuif_flattened,
+            default_reset_activelow=True,
+            default_reset_async=True,
+        )
+        text = (Path(directory) / description.block.name).read_text()
+    # No other module of ours has a time scale, and none has blanks at line ends.
+    text = text.replace("`timescale 1ns / 1ps\n\n", "")
+    return re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE).rstrip() + "\n"
+
+
+def register_map(description: Description, top: AddrmapNode) -> str:
+    """Return the Python module with every address and field of the map."""
+    groups = [
+        (name, list(words))
+        for name, words in itertools.groupby(
+            (child for child in top.children() if isinstance(child, RegNode)), _array_name
+        )
+    ]
+    names = [name for name, _ in groups]
+    counters = [name.removesuffix("_LO") for name in names if name.endswith("_LO")]
+    types = ["Counter", "Field", "Register"] if counters else ["Field", "Register"]
+    source = description.source.name
+    lines = [
+        f'"""Addresses and fields of the {description.whose}\'s registers.',
+        "",
+        f"Generated from {source} by `python -m hdl.registers.generate`; do not edit.",
+        '"""',
+        "",
+        f"from hdl.registers.types import {', '.join(types)}",
+        "",
+        f"# CRC-32 of {source}; the {description.whose}'s hash register must read the same.",
+        f"MAP_HASH_EXPECTED = 0x{description.hash:08X}",
+        "",
+    ]
+    for comment, addresses in description.windows:
+        lines.append(f"# {comment}")
+        lines += [*(f"{name} = {_address(value)}" for name, value in addresses), ""]
+    for name, group in groups:
+        _check_contiguous(name, group)
+        lines += [*_register_lines(name, group, description.base), ""]
+    lines += [f'{name} = Counter("{name}", {name}_LO, {name}_HI)' for name in counters]
+    lines += [""] if counters else []
+    lines += ["REGISTERS = (", *(f"    {name}," for name in names), ")"]
+    return "\n".join(lines) + "\n"
+
+
+def generated() -> dict[Path, str]:
+    """Return every generated file with the text it must have."""
+    texts: dict[Path, str] = {}
+    for description in DESCRIPTIONS:
+        top = elaborate(description)
+        texts[description.block] = register_block(description, top)
+        texts[description.map] = register_map(description, top)
+    return texts
+
+
+def main() -> None:
+    """Write the generated files."""
+    for path, text in generated().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def _array_name(register: RegNode) -> str:
+    return re.sub(r"_\d+$", "", register.inst_name)
+
+
+def _check_contiguous(name: str, group: list[RegNode]) -> None:
+    start = group[0].absolute_address
+    for index, word in enumerate(group):
+        numbered = len(group) == 1 or word.inst_name == f"{name}_{index}"
+        if not numbered or word.absolute_address != start + 4 * index:
+            raise ValueError(f"{word.inst_name} breaks the row of words named {name}")
+
+
+def _register_lines(name: str, group: list[RegNode], base: int) -> list[str]:
+    register = group[0]
+    address = base + register.absolute_address
+    arguments = [json.dumps(name), _address(address) if base else f"0x{address:02X}"]
+    if len(group) > 1:
+        arguments.append(f"count={len(group)}")
+    if not register.has_sw_readable:
+        arguments.append("readable=False")
+    if register.has_sw_writable:
+        arguments.append("writable=True")
+    lines = [f"{name} = Register({', '.join(arguments)})"]
+    for field in sorted(register.fields(), key=lambda field: field.low):
+        if field.width < 32:
+            constant = f"{name}_{field.inst_name.upper()}"
+            lines.append(f'{constant} = Field("{constant}", {field.low}, {field.width})')
+    return lines
+
+
+def _address(value: int) -> str:
+    return f"0x{value >> 16:04X}_{value & 0xFFFF:04X}"
+
+
+if __name__ == "__main__":
+    main()

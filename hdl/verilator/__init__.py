@@ -1,0 +1,1 @@
+"""Simulation with Verilator: build, cache, lint, coverage."""

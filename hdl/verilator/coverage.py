@@ -1,0 +1,202 @@
+"""Measure what the benches cover of hdl/rtl: `make coverage`.
+
+Also `python -m hdl.verilator.coverage [pytest args]`.
+
+Runs the benches of tests/hdl in builds that count lines, branches and toggles, adds up what every
+one of them counted in every instance of a module, and writes build/coverage/index.html and
+summary.json.  What cannot be covered is named, with its reason, in coverage_exclusions.toml;
+`--again` instead of pytest's arguments applies it anew to what the last run counted.
+"""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hdl.sources import HDL_DIRECTORY, RTL_DIRECTORY
+from hdl.verilator.bench import COVERAGE_VARIABLE
+
+EXCLUSIONS = HDL_DIRECTORY / "coverage_exclusions.toml"
+OUTPUT = HDL_DIRECTORY.parent / "build" / "coverage"
+BENCHES = HDL_DIRECTORY.parent / "tests" / "hdl"
+
+TARGETS = {"line": 95.0, "branch": None, "toggle": 90.0}
+"""Least share of each kind of point, in percent."""
+
+# A line of coverage.dat: fields as \x01 name \x02 value, then how often.
+_LINE = re.compile(r"^C '(.*)' (\d+)$")
+_FIELD = re.compile(r"\x01([^\x02]*)\x02([^\x01]*)")
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """One thing to be covered: a block of lines, a branch, or an edge of one bit of a signal."""
+
+    file: str
+    line: int
+    column: int
+    kind: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Points that no bench can reach, and why; patterns must match the whole name."""
+
+    file: str
+    kind: str
+    what: str
+    reason: str
+
+    def covers(self, point: Point) -> bool:
+        """Whether the point is meant."""
+        return (
+            re.fullmatch(self.file, point.file) is not None
+            and re.fullmatch(self.kind, point.kind) is not None
+            and re.fullmatch(self.what, point.what) is not None
+        )
+
+
+def read_counts(text: str, root: Path = RTL_DIRECTORY) -> Counter[Point]:
+    """Return how often each point under `root` was met, over all instances."""
+    counts: Counter[Point] = Counter()
+    for line in text.splitlines():
+        match = _LINE.match(line)
+        if match is None:
+            continue
+        fields = dict(_FIELD.findall(match[1]))
+        file = Path(fields["f"])
+        if not file.is_relative_to(root):
+            continue
+        counts[
+            Point(
+                file=str(file.relative_to(root)),
+                line=int(fields["l"]),
+                column=int(fields["n"]),
+                kind=fields.get("t", fields["page"].removeprefix("v_").partition("/")[0]),
+                what=fields.get("o", ""),
+            )
+        ] += int(match[2])
+    return counts
+
+
+def read_exclusions(path: Path = EXCLUSIONS) -> list[Exclusion]:
+    """Return the exclusions of a file."""
+    if not path.is_file():
+        return []
+    return [Exclusion(**entry) for entry in tomllib.loads(path.read_text()).get("exclusion", [])]
+
+
+def summarize(
+    counts: Mapping[Point, int], exclusions: Iterable[Exclusion]
+) -> tuple[dict[str, dict[str, float]], dict[Point, int], list[Exclusion]]:
+    """Return covered, all and percent by kind; what counts; and the exclusions that met nothing."""
+    exclusions = list(exclusions)
+    used = {e for e in exclusions if any(e.covers(point) for point in counts)}
+    kept = {p: n for p, n in counts.items() if not any(e.covers(p) for e in exclusions)}
+    summary: dict[str, dict[str, float]] = {}
+    for kind in sorted({point.kind for point in kept}):
+        hits = [count > 0 for point, count in kept.items() if point.kind == kind]
+        percent = round(100 * sum(hits) / len(hits), 2)
+        summary[kind] = {"covered": sum(hits), "points": len(hits), "percent": percent}
+    return summary, kept, [e for e in exclusions if e not in used]
+
+
+def write_html(summary: Mapping[str, Mapping[str, float]], kept: Mapping[Point, int]) -> str:
+    """Return a page: the summary, then every file with the lines that have points not covered."""
+    rows = "".join(
+        f"<tr><td>{kind}</td><td>{s['covered']:.0f} of {s['points']:.0f}</td>"
+        f"<td>{s['percent']:.2f} %</td></tr>"
+        for kind, s in summary.items()
+    )
+    by_file: dict[str, dict[int, list[Point]]] = defaultdict(lambda: defaultdict(list))
+    for point in sorted(kept):
+        by_file[point.file]
+        if kept[point] == 0:
+            by_file[point.file][point.line].append(point)
+    parts = []
+    for file, lines in by_file.items():
+        shown = []
+        for number, text in enumerate((RTL_DIRECTORY / file).read_text().splitlines(), 1):
+            missed = lines.get(number, [])
+            words = "; ".join(f"{point.kind} {point.what}".strip() for point in missed)
+            line = f"{number:5} {html.escape(text)}"
+            shown.append(f'<b title="{html.escape(words)}">{line}</b>' if missed else line)
+        missing = sum(map(len, lines.values()))
+        parts.append(
+            f"<details><summary>{file}: {missing} not covered</summary><pre>"
+            + "\n".join(shown)
+            + "</pre></details>"
+        )
+    return (
+        "<!doctype html><meta charset=utf-8><title>Coverage of hdl/rtl</title>"
+        "<style>b{background:#fcc;font-weight:normal}</style><h1>Coverage of hdl/rtl</h1>"
+        f"<table>{rows}</table>{''.join(parts)}\n"
+    )
+
+
+def benches() -> list[str]:
+    """Return the files of tests that simulate modules of hdl/rtl."""
+    return [
+        str(file)
+        for file in sorted(BENCHES.glob("test_*.py"))
+        if file.name != "test_build.py"  # its modules are its own
+        and "run_bench(" in (text := file.read_text())
+        and re.search(r"\brtl\(|rtl_sources\(|\bSOURCES\b", text)
+    ]
+
+
+def run_benches(folder: Path, arguments: list[str]) -> int:
+    """Run the benches so that each leaves its coverage.dat in `folder`; return pytest's verdict."""
+    # Builds that count everything are slow: no test is stopped for taking long.
+    options = ["--timeout=0", *(arguments or [*benches(), "-n", "2"])]
+    command = [sys.executable, "-m", "pytest", *options]
+    return subprocess.run(
+        command, env={**os.environ, COVERAGE_VARIABLE: str(folder)}, check=False
+    ).returncode
+
+
+def main() -> int:
+    """Run, merge, write; return 1 when a bench failed or a target was missed."""
+    data = OUTPUT / "data"
+    failed = False
+    if sys.argv[1:] != ["--again"]:
+        shutil.rmtree(data, ignore_errors=True)
+        data.mkdir(parents=True)
+        failed = run_benches(data, sys.argv[1:]) != 0
+    counts: Counter[Point] = Counter()
+    for file in sorted(data.glob("*.dat")):
+        # Not `update`: points met zero times must stay.
+        for point, count in read_counts(file.read_text()).items():
+            counts[point] = counts[point] + count
+    if not counts:
+        print("no bench left any coverage", file=sys.stderr)
+        return 1
+    summary, kept, useless = summarize(counts, read_exclusions())
+    (OUTPUT / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (OUTPUT / "index.html").write_text(write_html(summary, kept))
+    for exclusion in useless:
+        print(f"exclusion that excludes nothing: {exclusion.file} {exclusion.what}")
+    for kind, figures in summary.items():
+        target = TARGETS.get(kind)
+        missed = target is not None and figures["percent"] < target
+        failed |= missed
+        wanted = "" if target is None else f", at least {target:.0f} % wanted"
+        print(
+            f"{kind:7} {figures['percent']:6.2f} % "
+            f"({figures['covered']:.0f} of {figures['points']:.0f}{wanted})"
+        )
+    print(f"written to {OUTPUT / 'index.html'}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

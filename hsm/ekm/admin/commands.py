@@ -1,0 +1,255 @@
+"""What an administrator may do with a key manager, whoever carries it out: server or command line.
+
+Each command takes and returns plain values, is written to the audit log with its outcome, and
+raises EkmError with a sentence when it is refused. No command touches the token: keys are made and
+removed by the command line, with PINs that the key manager does not have.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hsm.ekm.audit import log as audit_log
+from hsm.ekm.audit.archive import archive
+from hsm.ekm.audit.key_usage import FORGOTTEN, KnownCartridge, known_in, needs
+from hsm.ekm.audit.log import AuditLog
+from hsm.ekm.config import EkmConfig
+from hsm.ekm.drive_table import DriveTable, note_use
+from hsm.ekm.protocol import identities
+from hsm.ekm.protocol.errors import EkmError
+from hsm.errors import TaperigError
+from hsm.keys.eedk import check_volume
+from hsm.keys.keystore import check_drive_key
+from hsm.keys.labels import normalize_label
+from hsm.keys.pki import Role, load_certificate
+from hsm.pkcs11.oaep import OaepHash
+from hsm.provisioning import check_serial
+
+SHOWN_AT_MOST = 10_000
+"""Audit records shown at a time."""
+SETTLING_SECONDS = 1.0
+"""After so long, no exchange is under way that began before a key was said to retire."""
+_LISTED = 10
+_TOLD = 100
+"""Longest argument that goes into the log, in characters: no certificates, no keys."""
+
+
+class KeyInUseError(EkmError):
+    """A key cannot be retired, because cartridges need it."""
+
+
+class Administration:
+    """The commands, by name, on the files of one key manager."""
+
+    def __init__(
+        self, config: EkmConfig, log: AuditLog, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """Work on the files that ``config`` names; ``log`` is the open audit log."""
+        self._config = config
+        self._log = log
+        self._sleep = sleep
+        self._commands: dict[str, Callable[..., Any]] = {
+            "drive add": self.drive_add,
+            "drive list": self.drive_list,
+            "drive revoke": self.drive_revoke,
+            "audit verify": self.audit_verify,
+            "audit rotate": self.audit_rotate,
+            "audit archive": self.audit_archive,
+            "audit show": self.audit_show,
+            "key add": self.key_add,
+            "key added": self.key_added,
+            "key users": self.key_users,
+            "key retire": self.key_retire,
+            "key retired": self.key_retired,
+            "cartridge forget": self.cartridge_forget,
+        }
+
+    def run(self, command: str, arguments: dict[str, Any], who: str) -> Any:
+        """Carry out a command for ``who``, which is in the log with its outcome afterwards."""
+        act = self._commands.get(command)
+        if act is None:
+            raise EkmError(
+                f"There is no command '{command[:40]}'; there are {', '.join(self._commands)}."
+            )
+        told: dict[str, str | int | list[str]] = {
+            "command": command,
+            "who": who,
+            "arguments": [
+                f"{name}={value}" for name, value in arguments.items() if len(str(value)) <= _TOLD
+            ],
+        }
+        try:
+            result = act(**arguments)
+        except TypeError:
+            # Arguments of a newer or older command line; the text would quote Python names.
+            self._log.append("admin", outcome="refused", **told)
+            raise EkmError(f"The command '{command}' does not take these arguments.") from None
+        except TaperigError as error:
+            self._log.append("admin", outcome="refused", text=str(error), **told)
+            raise
+        self._log.append("admin", outcome="ok", **told)
+        return result
+
+    def refused(self, who: str) -> None:
+        """Record that somebody came with a wrong secret."""
+        self._log.append("admin", outcome="refused", who=who, text="wrong admin secret")
+
+    # Drives
+
+    def drive_add(
+        self, serial: str, certificate: str, wrap_key: str, oaep_hash: str
+    ) -> dict[str, Any]:
+        """Admit a drive: certificate and RSA wrapping key (SPKI) in DER, hexadecimal."""
+        check_serial(serial)
+        certificate_der, wrap_spki = _octets(certificate), _octets(wrap_key)
+        identity = identities.verify_identity(
+            certificate_der, load_certificate(self._config.drive_ca), Role.DRIVE
+        )
+        if identity.name != serial:
+            raise EkmError(f"The certificate is that of drive {identity.name} and not of {serial}.")
+        check_drive_key(serial, wrap_spki)
+        if oaep_hash not in tuple(OaepHash):
+            raise EkmError(f"A drive's OAEP hash is {' or '.join(OaepHash)}.")
+        with DriveTable(self._config.drive_table) as table:
+            table.enrol(serial, certificate_der, wrap_spki, OaepHash(oaep_hash))
+            found = table.find(serial)
+        return {"serial": serial, "revoked": bool(found and found.revoked)}
+
+    def drive_list(self) -> list[dict[str, Any]]:
+        """Return all drives by serial number."""
+        with DriveTable(self._config.drive_table) as table:
+            return [
+                {
+                    "serial": drive.serial,
+                    "revoked": drive.revoked,
+                    "sequence": drive.sequence,
+                    "certificate_sha256": drive.fingerprint.hex(),
+                    "oaep_hash": drive.oaep_hash.value,
+                }
+                for drive in table.drives()
+            ]
+
+    def drive_revoke(self, serial: str, revoked: bool = True) -> dict[str, Any]:
+        """Bar a drive from keys from its next request on, or admit it again."""
+        with DriveTable(self._config.drive_table) as table:
+            table.set_revoked(serial, revoked)
+        return {"serial": serial, "revoked": revoked}
+
+    # Audit log
+
+    def audit_verify(self, archive: str = "") -> dict[str, Any]:
+        """Verify the whole chain; return its length and its head, to be kept elsewhere.
+
+        ``archive`` is a folder with segments that were archived away.
+        """
+        summary = audit_log.verify(self._log.path, Path(archive) if archive else None)
+        return {
+            "path": str(self._log.path),
+            "records": summary.records,
+            "head": summary.head,
+            "torn_bytes": summary.torn_bytes,
+            "first": summary.first,
+            "anchor": summary.anchor,
+            "archived": summary.archived,
+            "files": summary.files,
+        }
+
+    def audit_rotate(self) -> dict[str, Any]:
+        """Close the log's file and begin a new one; return the closed one."""
+        return {"segment": str(self._log.rotate())}
+
+    def audit_archive(self, directory: str) -> dict[str, Any]:
+        """Move all closed segments to a directory; return which."""
+        used: dict[str, int] = {}
+        for record in audit_log.records(self._log.path):
+            note_use(used, record)
+        with DriveTable(self._config.drive_table) as table:
+            table.catch_up(used)  # and to the disk: from now on the log does not tell all
+        return archive(self._log, Path(directory))
+
+    def audit_show(
+        self, last: int = 50, event: str = "", serial: str = "", volume: str = ""
+    ) -> list[dict[str, Any]]:
+        """Return the last records, of an event, a drive or a volume if given; verified."""
+        wanted = {"event": event, "serial": serial, "volume": volume}
+        shown: deque[dict[str, Any]] = deque(maxlen=max(1, min(last, SHOWN_AT_MOST)))
+        for record in audit_log.records(self._log.path):
+            if all(not value or record.get(name) == value for name, value in wanted.items()):
+                shown.append(record)
+        return list(shown)
+
+    # Keys
+
+    def key_add(self, label: str) -> dict[str, Any]:
+        """Record that a key is about to be made or brought in."""
+        return {"label": normalize_label(label)}
+
+    def key_added(self, label: str, kek_hash: str) -> dict[str, Any]:
+        """Record a key that was made or brought in; one that was retiring is not any more."""
+        label = normalize_label(label)
+        with DriveTable(self._config.drive_table) as table:
+            table.set_retiring(_octets(kek_hash), False)
+        return {"label": label}
+
+    def key_users(self, label: str, kek_hash: str) -> list[dict[str, Any]]:
+        """Return the cartridges that need a key, by volume."""
+        return [
+            {"volume": cartridge.volume, "keys": sorted(cartridge.keys), "last": cartridge.last}
+            for cartridge in self._users(label, _octets(kek_hash))
+        ]
+
+    def key_retire(self, label: str, kek_hash: str) -> dict[str, Any]:
+        """Stop new use of a key and see that no cartridge needs it; then it may be removed.
+
+        Raises KeyInUseError, which lists cartridges, and then the key is in use as before.
+        """
+        identity = _octets(kek_hash)
+        self._refuse_used(label, identity)
+        with DriveTable(self._config.drive_table) as table:
+            table.set_retiring(identity, True)
+            try:
+                self._sleep(SETTLING_SECONDS)
+                self._refuse_used(label, identity)
+            except BaseException:
+                table.set_retiring(identity, False)
+                raise
+        return {"label": label}
+
+    def key_retired(self, label: str, kek_hash: str, removed: bool) -> dict[str, Any]:
+        """Record that a retiring key was removed, or that it was not and stays in use."""
+        if not removed:
+            with DriveTable(self._config.drive_table) as table:
+                table.set_retiring(_octets(kek_hash), False)
+        return {"label": label, "removed": removed}
+
+    def cartridge_forget(self, volume: str) -> dict[str, Any]:
+        """Take a cartridge for one that needs no key: scrapped, or overwritten in the clear."""
+        check_volume(volume)
+        self._log.append(FORGOTTEN, outcome="ok", volume=volume)
+        return {"volume": volume}
+
+    def _users(self, label: str, kek_hash: bytes) -> list[KnownCartridge]:
+        known = known_in(self._log.path)
+        return [known[volume] for volume in sorted(known) if needs(known[volume], label, kek_hash)]
+
+    def _refuse_used(self, label: str, kek_hash: bytes) -> None:
+        users = [cartridge.volume for cartridge in self._users(label, kek_hash)]
+        if users:
+            more = f" and {len(users) - _LISTED} more" if len(users) > _LISTED else ""
+            raise KeyInUseError(
+                f"The key labelled {label!r} cannot be retired: "
+                f"{len(users)} cartridge{'s need' if len(users) > 1 else ' needs'} it "
+                f"({', '.join(users[:_LISTED])}{more}); rekey or rewrite them, or say "
+                "`rig ekm cartridge forget VOLUME` of one that is scrapped."
+            )
+
+
+def _octets(value: str) -> bytes:
+    try:
+        return bytes.fromhex(value)
+    except (ValueError, TypeError):
+        raise EkmError("A certificate, key or hash is expected in hexadecimal.") from None

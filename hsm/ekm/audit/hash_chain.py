@@ -1,0 +1,202 @@
+"""The audit log as a reader has it: append-only, a JSON line each record, bound by a hash chain.
+
+A record's ``hash`` is SHA-256 of its line without that member; its ``previous`` is the hash of the
+record before, so a changed, removed or inserted line breaks the chain at a known place. Cutting
+whole lines off the end is not detectable from the files alone: keep ``head`` elsewhere for that.
+
+The chain goes on over files: ``audit.jsonl`` is written, ``audit.jsonl.000000004712`` is a closed
+segment that begins with record 4712. Segments may be archived away, the oldest first. What is left
+still verifies: its first record names the hash of the last one that is not here, and a record
+``archived`` says that this part was taken away on purpose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from hsm.ekm.protocol.errors import EkmError
+
+GENESIS: Final = "0" * 64
+"""What the first record of all has for ``previous``."""
+CONTINUED: Final = "continued"
+"""The event of the first record of a file that follows another one."""
+ARCHIVED: Final = "archived"
+"""The event that says through which record, with which hash, the log was archived away."""
+STEP: Final = 65536
+"""Bytes that are read at a time when the end of the log is looked for."""
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class AuditError(EkmError):
+    """The audit log cannot be used or does not verify."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSummary:
+    """A verified log: how many records, the last one's hash, bytes of a half-written last line.
+
+    It can vouch for what is written from record ``first`` on; the record before that, if there was
+    one, had the hash ``anchor``. ``archived`` says whether the log itself tells that what is not
+    here was taken away on purpose (true when all is here). ``files`` are those that were read.
+    """
+
+    records: int
+    head: str
+    torn_bytes: int
+    length: int
+    first: int = 1
+    anchor: str = GENESIS
+    archived: bool = True
+    files: int = 1
+
+
+def encoded(content: dict[str, Any]) -> bytes:
+    """Return a record's line, without its newline."""
+    return _ENCODER.encode(content).encode()
+
+
+def hash_of(content: dict[str, Any]) -> str:
+    """Return the hash of a record that has no hash yet."""
+    return hashlib.sha256(encoded(content)).hexdigest()
+
+
+def parsed(line: bytes) -> dict[str, Any]:
+    """Return what a line holds; nothing when it is no record."""
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def segment_path(path: Path, first: int) -> Path:
+    """Return the name of the closed segment that begins with record ``first``."""
+    return path.with_name(f"{path.name}.{first:012d}")
+
+
+def segments(path: Path, archive: Path | None = None) -> list[Path]:
+    """Return the closed segments of a log in their order; those in ``archive`` too."""
+    name = re.compile(re.escape(path.name) + r"\.\d{12}")
+    found: dict[str, Path] = {}
+    for folder in (archive, path.parent):
+        if folder is not None:
+            found |= {each.name: each for each in folder.iterdir() if name.fullmatch(each.name)}
+    return [found[each] for each in sorted(found)]
+
+
+def records(path: Path, archive: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the records in order, verifying as it goes; a torn last line is left out.
+
+    ``archive`` is a folder where older segments are. Raises AuditError with file and number of the
+    first line that does not fit.
+    """
+    chain = _Chain()
+    try:
+        with path.open("rb") as log:
+            written = os.fstat(log.fileno())
+            for segment in segments(path, archive):
+                with segment.open("rb") as closed:
+                    # One that is just being closed is a segment already, and still the log.
+                    if not os.path.samestat(os.fstat(closed.fileno()), written):
+                        yield from chain.verified(segment, closed, closed=True)
+            yield from chain.verified(path, log, closed=False)
+    except OSError as error:
+        raise AuditError(f"Cannot read the audit log {path}: {error}.") from error
+
+
+class _Chain:
+    """How far a chain was verified."""
+
+    def __init__(self) -> None:
+        self._previous: str | None = None
+        self._number = 0
+
+    def verified(self, path: Path, log: BinaryIO, *, closed: bool) -> Iterator[dict[str, Any]]:
+        for place, line in enumerate(log, start=1):
+            if not line.endswith(b"\n") and not closed:
+                return
+            content = parsed(line)
+            stored = content.pop("hash", None)
+            if (
+                not self._follows(content, first_line=place == 1)
+                or stored != hash_of(content)
+                or encoded(content | {"hash": stored}) + b"\n" != line
+            ):
+                raise AuditError(self._broken(path, place, content))
+            self._previous, self._number = stored, content["number"]
+            yield content | {"hash": stored}
+
+    def _follows(self, content: dict[str, Any], *, first_line: bool) -> bool:
+        number, previous = content.get("number"), content.get("previous")
+        if self._previous is not None:
+            return number == self._number + 1 and previous == self._previous
+        if number == 1:
+            return previous == GENESIS
+        return (
+            first_line
+            and content.get("event") == CONTINUED
+            and isinstance(number, int)
+            and number > 1
+            and isinstance(previous, str)
+            and _HASH.fullmatch(previous) is not None
+        )
+
+    def _broken(self, path: Path, place: int, content: dict[str, Any]) -> str:
+        number, expected = content.get("number"), self._number + 1
+        begins = place == 1 and content.get("event") == CONTINUED
+        if begins and isinstance(number, int) and number > expected:
+            return (
+                f"A part of the audit log is missing before {path}: records {expected} to "
+                f"{number - 1}; bring the segment that holds them back."
+            )
+        return (
+            f"The audit log {path} was altered: line {place} does not fit the chain; "
+            "keep the file as evidence and give the key manager a new one."
+        )
+
+
+def verify(path: Path, archive: Path | None = None) -> AuditSummary:
+    """Return what the log holds; raise AuditError when its chain is broken."""
+    count, head, first, anchor = 0, GENESIS, 1, GENESIS
+    archived: tuple[int, str] = (0, GENESIS)
+    for record in records(path, archive):
+        if not count:
+            first, anchor = record["number"], record["previous"]
+        if record["event"] == ARCHIVED:
+            archived = max(archived, (record["through"], record["head"]))
+        count, head = count + 1, record["hash"]
+    through, last_head = archived
+    data_end, length = _end_of_lines(path)
+    return AuditSummary(
+        count,
+        head,
+        torn_bytes=length - data_end,
+        length=data_end,
+        first=first,
+        anchor=anchor,
+        archived=through >= first or (through, last_head) == (first - 1, anchor),
+        files=len(segments(path, archive)) + 1,
+    )
+
+
+def _end_of_lines(path: Path) -> tuple[int, int]:
+    """Return the offset just after the last newline, and the file's length, both in bytes."""
+    length = path.stat().st_size
+    with path.open("rb") as log:
+        end = length
+        while end > 0:
+            begin = max(0, end - STEP)
+            log.seek(begin)
+            newline = log.read(end - begin).rfind(b"\n")
+            if newline >= 0:
+                return begin + newline + 1, length
+            end = begin
+    return 0, length

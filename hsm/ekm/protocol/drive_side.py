@@ -1,0 +1,313 @@
+"""The drive's half of a key exchange: asks for a data key and checks what comes back.
+
+The drive trusts nothing between itself and the key manager: it checks the key manager's
+certificate against the lab's authority, the signature over all that was said, the exchange's name,
+the sequence number, and that the EEDKs belong to its volume and name the keys it asked for.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from cryptography import x509
+
+from hsm.ekm.protocol import identities, messages
+from hsm.ekm.protocol.errors import ErrorCode, ExchangeError, ExchangeRefusedError, MessageError
+from hsm.ekm.protocol.fields import Operation, printable
+from hsm.ekm.protocol.messages import (
+    Ack,
+    Challenge,
+    Error,
+    Hello,
+    KeyReply,
+    KeyRequest,
+    LabelAnswer,
+    LabelQuery,
+    Ping,
+)
+from hsm.ekm.protocol.transcript import Transcript
+from hsm.errors import EedkMalformedError
+from hsm.keys.eedk import Eedk, KeyLabel, KeyMode
+from hsm.keys.labels import label_key
+from hsm.keys.pki import Role
+
+
+class Signer(Protocol):
+    """What a key exchange needs of the drive's secure element."""
+
+    @property
+    def certificate_der(self) -> bytes:
+        """The drive's signing certificate (X.509 DER)."""
+
+    def sign(self, data: bytes) -> bytes:
+        """Return the ECDSA P-256 signature, DER, over SHA-256 of ``data``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Asks for a fresh data key for a cartridge written from BOT.
+
+    One label makes both EEDKs; two make one each. A pair without a private half at the key manager
+    is refused unless ``allow_public_only``.
+    """
+
+    volume: str
+    labels: tuple[KeyLabel, ...]
+    allow_public_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Translate:
+    """Asks for the data key in a cartridge's EEDKs, of which either will do."""
+
+    volume: str
+    eedks: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rekey:
+    """Asks for new EEDKs of the data key in a cartridge's EEDKs; labels as in Generate."""
+
+    volume: str
+    eedks: tuple[bytes, ...]
+    labels: tuple[KeyLabel, ...]
+    allow_public_only: bool = False
+
+
+Wish = Generate | Translate | Rekey
+"""What a drive may ask a key manager for."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyGrant:
+    """What an exchange yields: the data key wrapped for this drive, and the cartridge's EEDKs."""
+
+    sedk: bytes
+    eedks: tuple[bytes, ...]
+
+
+class DriveSession:
+    """One exchange as the drive has it: bytes in, bytes out.
+
+    Send ``hello()``, feed each answer to ``on_message`` and send what it returns, until
+    ``finished``. Then ``grant`` is the result, or raises why there is none. ``hello()`` begins the
+    exchange anew, with another nonce, for another key manager or after lost contact.
+    """
+
+    def __init__(
+        self,
+        element: Signer,
+        ekm_trust_ca_der: bytes,
+        serial: str,
+        request: Wish,
+        next_sequence: Callable[[], int] | None = None,
+    ) -> None:
+        """Prepare an exchange.
+
+        ``ekm_trust_ca_der`` is the authority that key managers' certificates come from;
+        ``next_sequence`` gives numbers that grow over the drive's life, by default the time.
+        """
+        self.serial = serial
+        self.request = request
+        self._element = element
+        self._trust_ca = x509.load_der_x509_certificate(ekm_trust_ca_der)
+        self._next_sequence = next_sequence or _SEQUENCE.next
+        self._transcript = Transcript()
+        self._challenge: Challenge | None = None
+        self._ekm_key: identities.PublicKey | None = None
+        self._sequence = 0
+        self._begun = False
+        self._grant: KeyGrant | None = None
+        self._failure: ExchangeError | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the exchange is over, one way or the other."""
+        return self._grant is not None or self._failure is not None
+
+    @property
+    def failure(self) -> ExchangeError | None:
+        """Why there is no grant, once it is known that there is none."""
+        return self._failure
+
+    @property
+    def grant(self) -> KeyGrant:
+        """What the key manager granted; raises ExchangeError when it did not."""
+        if self._failure is not None:
+            raise self._failure
+        if self._grant is None:
+            raise ExchangeError(
+                ErrorCode.UNEXPECTED_MESSAGE,
+                f"The key exchange of drive {self.serial} is not finished.",
+            )
+        return self._grant
+
+    def hello(self) -> bytes:
+        """Begin, or begin again; return the message to send."""
+        self._challenge = None
+        self._grant = None
+        self._failure = None
+        self._begun = True
+        hello = Hello(
+            certificate=self._element.certificate_der,
+            nonce=secrets.token_bytes(messages.NONCE_BYTES),
+        ).encode()
+        self._transcript = Transcript()
+        self._transcript.add(hello)
+        return hello
+
+    def on_message(self, data: bytes) -> bytes | None:
+        """Take an answer of the key manager; return what to send next, if anything.
+
+        A bad answer ends the exchange: what is returned then is an Error for the key manager.
+        """
+        if self.finished or not self._begun:
+            raise ExchangeError(
+                ErrorCode.UNEXPECTED_MESSAGE,
+                f"Drive {self.serial} got a message outside of a key exchange.",
+            )
+        try:
+            return self._on_message(data)
+        except MessageError as error:
+            text = f"Drive {self.serial} cannot read the key manager's message: {error}"
+            return self._fail(ExchangeError(ErrorCode.MALFORMED_MESSAGE, text))
+        except ExchangeRefusedError as refusal:
+            self._failure = refusal
+            return None
+        except ExchangeError as error:
+            return self._fail(error)
+
+    def _fail(self, error: ExchangeError) -> bytes:
+        self._failure = error
+        return Error(error.code, printable(str(error))).encode()
+
+    def _on_message(self, data: bytes) -> bytes:
+        match messages.decode(data):
+            case Error() as error:
+                raise ExchangeRefusedError(_known_code(error.code), error.text)
+            case Challenge() as challenge if self._challenge is None:
+                return self._on_challenge(challenge, data)
+            case KeyReply() as reply if self._challenge is not None:
+                return self._on_reply(reply, data)
+            case (Challenge() | KeyReply() | Hello() | KeyRequest() | Ack() | Ping()) | (
+                LabelQuery() | LabelAnswer()
+            ) as message:
+                raise ExchangeError(
+                    ErrorCode.UNEXPECTED_MESSAGE,
+                    f"Drive {self.serial} got a {message.TYPE} that does not belong here.",
+                )
+
+    def _on_challenge(self, challenge: Challenge, data: bytes) -> bytes:
+        self._ekm_key = identities.verify_identity(
+            challenge.certificate, self._trust_ca, Role.KEY_MANAGER
+        ).public_key
+        self._challenge = challenge
+        self._transcript.add(data)
+        self._sequence = self._next_sequence()
+        request = self._unsigned_request(challenge.session)
+        return self._transcript.signed(request, self._element.sign)
+
+    def _unsigned_request(self, session: bytes) -> KeyRequest:
+        match self.request:
+            case Generate(volume, labels, allow_public_only):
+                operation, eedks = Operation.GENERATE, ()
+            case Translate(volume, eedks):
+                operation, labels, allow_public_only = Operation.TRANSLATE, (), False
+            case Rekey(volume, eedks, labels, allow_public_only):
+                operation = Operation.REKEY
+        return KeyRequest(
+            session=session,
+            operation=operation,
+            volume=volume,
+            labels=labels,
+            allow_public_only=allow_public_only,
+            eedks=eedks,
+            sequence=self._sequence,
+        )
+
+    def _on_reply(self, reply: KeyReply, data: bytes) -> bytes:
+        assert self._challenge is not None
+        assert self._ekm_key is not None
+        if reply.session != self._challenge.session:
+            raise ExchangeError(
+                ErrorCode.WRONG_SESSION, "The key reply belongs to another exchange."
+            )
+        identities.verify_signature(
+            self._ekm_key,
+            reply.signature,
+            self._transcript.to_verify(reply, data),
+            "The key reply's signature is not that of the key manager.",
+        )
+        if reply.sequence != self._sequence:
+            raise ExchangeError(
+                ErrorCode.STALE_SEQUENCE,
+                f"The key reply answers request {reply.sequence}, not {self._sequence}.",
+            )
+        grant = KeyGrant(reply.sedk, self._checked_eedks(reply.eedks))
+        self._transcript.add(data)
+        ack = self._transcript.signed(Ack(session=reply.session, status=0), self._element.sign)
+        self._grant = grant
+        return ack
+
+    def _checked_eedks(self, eedks: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """Return the EEDKs that the cartridge is to have."""
+        if isinstance(self.request, Translate):
+            if eedks:
+                raise ExchangeError(ErrorCode.BAD_REPLY, "The key reply bears EEDKs unasked.")
+            return self.request.eedks
+        if len(eedks) != 2:
+            raise ExchangeError(
+                ErrorCode.BAD_REPLY,
+                f"A cartridge takes two EEDKs; the key reply bears {len(eedks)}.",
+            )
+        labels = self.request.labels
+        for data, label in zip(eedks, (labels[0], labels[-1]), strict=True):
+            _check_eedk(data, label, self.request.volume)
+        return eedks
+
+
+def _check_eedk(data: bytes, asked: KeyLabel, volume: str) -> None:
+    try:
+        eedk = Eedk.decode(data)
+    except EedkMalformedError as error:
+        text = f"The key reply bears a bad EEDK: {error}"
+        raise ExchangeError(ErrorCode.CORRUPT_EEDK, text) from None
+    if eedk.volume != volume:
+        raise ExchangeError(
+            ErrorCode.WRONG_VOLUME,
+            f"The key reply bears an EEDK of volume {eedk.volume}, asked for {volume}.",
+        )
+    same_label = asked.mode is KeyMode.HASH or (
+        eedk.label is not None and label_key(eedk.label) == label_key(asked.label)
+    )
+    if eedk.mode is not asked.mode or not same_label:
+        raise ExchangeError(
+            ErrorCode.BAD_REPLY,
+            f"The key reply bears an EEDK for another key than {asked.label!r} in "
+            f"{asked.mode} mode.",
+        )
+
+
+class _TimeSequence:
+    """Numbers that grow even over restarts: nanoseconds of Unix time, and never the same twice."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self) -> int:
+        self._last = max(self._last + 1, time.time_ns())
+        return self._last
+
+
+_SEQUENCE = _TimeSequence()
+
+
+def _known_code(code: int) -> ErrorCode:
+    try:
+        return ErrorCode(code)
+    except ValueError:  # from a key manager newer than this drive
+        return ErrorCode.INTERNAL_FAILURE

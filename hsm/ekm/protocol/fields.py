@@ -1,0 +1,189 @@
+"""The fields of key exchange messages: how each is encoded, read and bounded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from hsm.ekm.protocol.errors import MessageError
+from hsm.errors import LabelInvalidError
+from hsm.keys.eedk import KEK_HASH_BYTES, KeyLabel, KeyMode
+
+
+class Operation(StrEnum):
+    """What a drive may ask for."""
+
+    GENERATE = "generate"
+    """A fresh data key, and its two EEDKs, for a cartridge written from BOT."""
+    TRANSLATE = "translate"
+    """The data key out of a cartridge's EEDKs, to append or read."""
+    REKEY = "rekey"
+    """Two new EEDKs for the data key in a cartridge's EEDKs."""
+
+
+_OPERATIONS: Mapping[str, Operation] = {each.value: each for each in Operation}
+
+
+TEXT_LIMIT = 500
+"""Longest text of an Error message, in characters."""
+
+Wire = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """How one field is checked on the way in and, where it is another value there, written."""
+
+    read: Wire
+    write: Wire | None = None
+
+
+def octets(least: int, most: int) -> Field:
+    """Bound a byte string by its length."""
+
+    def read(value: object) -> bytes:
+        if isinstance(value, bytes) and least <= len(value) <= most:
+            return value
+        if not isinstance(value, bytes):
+            raise MessageError("must be bytes")
+        raise MessageError(f"must be {least} to {most} bytes, not {len(value)}")
+
+    return Field(read)
+
+
+def integer(least: int, most: int) -> Field:
+    """Bound an integer, both ends included."""
+
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise MessageError("must be a whole number")
+        if not least <= value <= most:
+            raise MessageError(f"must be {least} to {most}")
+        return value
+
+    return Field(read)
+
+
+def printable_text(most: int) -> Field:
+    """Bound a printable text by its characters."""
+
+    def read(value: object) -> str:
+        if not isinstance(value, str):
+            raise MessageError("must be text")
+        if len(value) > most or not value.isprintable():
+            raise MessageError(f"must be printable and at most {most} characters")
+        return value
+
+    return Field(read)
+
+
+def read_volume(value: object) -> str:
+    """Read a VOLSER."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Z0-9]{6}", value):
+        raise MessageError("must be a VOLSER: six characters A-Z 0-9")
+    return value
+
+
+def read_flag(value: object) -> bool:
+    """Read a boolean."""
+    if not isinstance(value, bool):
+        raise MessageError("must be true or false")
+    return value
+
+
+def read_operation(value: object) -> Operation:
+    """Read what a drive asks for."""
+    operation = _OPERATIONS.get(value) if isinstance(value, str) else None
+    if operation is None:
+        raise MessageError(f"must be one of {', '.join(Operation)}")
+    return operation
+
+
+def list_of(most: int, read_item: Wire) -> Wire:
+    """Read a list of at most `most` items."""
+
+    def read(value: object) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple) or len(value) > most:
+            raise MessageError(f"must be a list of at most {most}")
+        return tuple(read_item(item) for item in value)
+
+    return read
+
+
+def pair_of(read_item: Wire) -> Wire:
+    """Read a list of at most two items."""
+    return list_of(2, read_item)
+
+
+def read_label(value: object) -> KeyLabel:
+    """Read a key label and its mode."""
+    if isinstance(value, KeyLabel):
+        return value
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(v, str) for v in value):
+        raise MessageError("must hold pairs of label and mode")
+    label, mode = value
+    try:
+        key_label = KeyLabel(label, mode)
+    except (LabelInvalidError, ValueError):
+        key_label = None
+    if key_label is None or key_label.label != label:
+        raise MessageError(
+            "must hold labels of 1 to 64 printable characters in NFC with no blanks around them, "
+            "and modes 'clear' or 'hash'"
+        )
+    return key_label
+
+
+def write_label(key_label: KeyLabel) -> list[str]:
+    """Write a key label and its mode."""
+    return [key_label.label, key_label.mode.value]
+
+
+def read_label_text(value: object) -> str:
+    """Read a key label without a mode."""
+    if not isinstance(value, str):
+        raise MessageError("must hold texts")
+    return read_label([value, KeyMode.CLEAR.value]).label
+
+
+@dataclass(frozen=True, slots=True)
+class LabelState:
+    """What a keystore has under a label.
+
+    ``kek_hash`` is SHA-256 of the KEK's SubjectPublicKeyInfo, empty when the label is unknown.
+    """
+
+    label: str
+    kek_hash: bytes = b""
+    has_private: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a KEK of this label."""
+        return bool(self.kek_hash)
+
+
+def read_label_state(value: object) -> LabelState:
+    """Read what a key manager knows of a label."""
+    match value:
+        case LabelState():
+            return value
+        case [str() as label, bytes() as kek_hash, bool() as has_private] if len(
+            kek_hash
+        ) == KEK_HASH_BYTES or not (kek_hash or has_private):
+            return LabelState(read_label_text(label), kek_hash, has_private)
+    raise MessageError("must hold triples of label, hash of its key, and whether it is private")
+
+
+def write_label_state(state: LabelState) -> list[str | bytes | bool]:
+    """Write what a key manager knows of a label."""
+    return [state.label, state.kek_hash, state.has_private]
+
+
+def printable(text: str) -> str:
+    """Return the text as an Error message may carry it."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return shown[:TEXT_LIMIT]

@@ -1,0 +1,264 @@
+"""A key manager's worker processes as its front has them: started, watched, replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from hsm.ekm.audit.log import AuditError, AuditLog
+from hsm.ekm.config import EkmConfig
+from hsm.ekm.protocol.errors import EkmError
+from hsm.ekm.service import metrics
+from hsm.ekm.service.logs import LOG
+from hsm.ekm.service.worker_ipc import CONNECTION, MESSAGE_LIMIT, STOP, beat_seconds
+
+READY_SECONDS = 60.0
+_REAP_SECONDS = 1.0
+"""How long a killed process is waited for; one that the kernel holds is not waited for longer."""
+_STEADY_SECONDS = 10.0
+"""A worker that lived this long is replaced at once; others after a pause that doubles."""
+_LONGEST_PAUSE = 30.0
+_END_SECONDS = 6.0
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    link: socket.socket
+    began: float
+    heard: float
+    ready: bool = False
+    connections: int = 0
+    failure: str = ""
+    hangs: bool = False
+
+
+class Crew:
+    """All workers of one key manager."""
+
+    def __init__(self, config: EkmConfig, audit: AuditLog) -> None:
+        """Prepare; ``start`` begins."""
+        self._config = config
+        self._audit = audit
+        self._workers: list[_Worker] = []
+        self._stopping = False
+        self._pause = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        # Beside the event loop: a worker that hangs may hold the log's lock until it is killed.
+        self._recorder = ThreadPoolExecutor(1)
+        self._folder = config.audit.parent / f"{config.audit.name}.counts"
+        metrics.prepare_folder(self._folder)
+        self.metrics = metrics.FrontMetrics(self._folder)
+        self.on_serving: Callable[[bool], None] = lambda serving: None
+
+    @property
+    def serving(self) -> int:
+        """How many workers serve: they are ready, and heard of."""
+        return sum(worker.ready and not self._overdue(worker) for worker in self._workers)
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are, as far as the workers have told."""
+        return sum(worker.connections for worker in self._workers)
+
+    def pids(self) -> list[int]:
+        """Return the process numbers of the workers that serve."""
+        return [worker.process.pid for worker in self._workers if worker.ready]
+
+    async def start(self, stop: asyncio.Event) -> None:
+        """Start all workers and return when they serve, or when ``stop`` is set.
+
+        Raises EkmError with the worker's own sentence when one cannot.
+        """
+        for _ in range(self._config.workers):
+            self._spawn()
+        until = time.monotonic() + READY_SECONDS
+        while not stop.is_set() and not all(worker.ready for worker in self._workers):
+            for worker in self._workers:
+                if worker.failure or worker.process.poll() is not None:
+                    self._hear(worker)
+                    raise EkmError(worker.failure or "A worker process ended and said nothing.")
+            if time.monotonic() > until:
+                raise EkmError(f"The workers are not ready after {READY_SECONDS:g} s.")
+            await asyncio.sleep(0.01)
+        self._background(self._watch())
+
+    async def stop(self) -> None:
+        """Ask all workers to end, and see that they do."""
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        for worker in self._workers:
+            with suppress(OSError):
+                worker.link.send(STOP)
+        until = time.monotonic() + _END_SECONDS
+        while time.monotonic() < until and any(w.process.poll() is None for w in self._workers):
+            await asyncio.sleep(0.01)
+        for worker in list(self._workers):
+            worker.process.kill()
+            _reap(worker)
+            self._remove(worker)
+        self._recorder.shutdown()
+
+    def hand_over(self, connection: socket.socket) -> None:
+        """Give a connection to the worker that has the fewest; over the limit, to none."""
+        self.metrics.accepted.inc()
+        ready = sorted(
+            (worker for worker in self._workers if worker.ready),
+            key=lambda w: (self._overdue(w), w.connections),
+        )
+        if self.connections >= self._config.connections:
+            self.metrics.turned_away.inc()
+            LOG.warning("connection turned away", limit=self._config.connections)
+            return
+        for worker in ready:
+            with suppress(OSError):  # it is about to be found dead
+                socket.send_fds(worker.link, [CONNECTION], [connection.fileno()])
+                worker.connections += 1
+                return
+
+    def turn_away(self, connection: socket.socket) -> None:
+        """Have a connection end, since nobody serves it: its relay goes elsewhere."""
+        self.metrics.accepted.inc()
+        self.metrics.turned_away.inc()
+
+    # Within
+
+    def _spawn(self) -> None:
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with far:
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "hsm.ekm.service.worker",
+                    str(far.fileno()),
+                    str(os.getpid()),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[far.fileno()],
+                env={**os.environ, metrics.FOLDER_VARIABLE: str(self._folder)},
+            )
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin as pipe:
+            pipe.write(pickle.dumps(self._config))
+        near.setblocking(False)
+        now = time.monotonic()
+        worker = _Worker(process, near, now, now)
+        self._workers.append(worker)
+        asyncio.get_running_loop().add_reader(near, self._hear, worker)
+
+    def _hear(self, worker: _Worker) -> None:
+        """Take what a worker tells; find it ended when it tells nothing more."""
+        while True:
+            try:
+                data = worker.link.recv(MESSAGE_LIMIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                asyncio.get_running_loop().remove_reader(worker.link)
+                if not self._stopping and worker.ready:
+                    self._lost(worker)
+                return
+            worker.heard = time.monotonic()
+            self._told(worker, json.loads(data))
+
+    def _told(self, worker: _Worker, content: dict[str, Any]) -> None:
+        if "failed" in content:
+            worker.failure = str(content["failed"])
+        if "closed" in content:
+            worker.connections = max(0, worker.connections - 1)
+        if "connections" in content:
+            worker.connections = int(content["connections"])
+        if content.get("ready"):
+            worker.ready = True
+            self._tell_serving()
+
+    def metrics_page(self) -> bytes:
+        """Return all counters as of now, in Prometheus' text format."""
+        self.metrics.workers.set(self.serving)
+        self.metrics.ready.set(bool(self.serving))
+        return self.metrics.page()
+
+    def _tell_serving(self) -> None:
+        self.on_serving(bool(self.serving))
+
+    def _lost(self, worker: _Worker) -> None:
+        """Replace a worker that ended unasked."""
+        worker.ready = False
+        worker.process.kill()
+        status = _reap(worker)
+        self._remove(worker)
+        self.metrics.workers_lost.inc()
+        LOG.error("worker lost", pid=worker.process.pid, status=status, cause=worker.failure)
+        self._recorder.submit(self._record_loss, worker.process.pid, worker.failure)
+        self._tell_serving()
+        lived = time.monotonic() - worker.began
+        self._pause = 0.0 if lived > _STEADY_SECONDS else min(_LONGEST_PAUSE, 2 * self._pause + 0.1)
+        self._background(self._replace(self._pause))
+
+    def _record_loss(self, pid: int, cause: str) -> None:
+        try:
+            self._audit.append("worker-lost", outcome="failed", pid=pid, cause=cause)
+        except AuditError as error:
+            LOG.error("loss not recorded", pid=pid, cause=str(error))
+
+    def _overdue(self, worker: _Worker) -> bool:
+        """Say whether a worker is silent for so long that others are preferred."""
+        return time.monotonic() - worker.heard > self._config.worker_seconds / 3
+
+    async def _replace(self, pause: float) -> None:
+        await asyncio.sleep(pause)
+        self._spawn()
+
+    def _remove(self, worker: _Worker) -> None:
+        if worker in self._workers:
+            self._workers.remove(worker)
+        asyncio.get_running_loop().remove_reader(worker.link)
+        worker.link.close()
+        metrics.forget_worker(self._folder, worker.process.pid)
+
+    async def _watch(self) -> None:
+        """End workers that hang (in the token, on the disk), and those that never became ready."""
+        silence = self._config.worker_seconds
+        while True:
+            await asyncio.sleep(beat_seconds(silence))
+            now = time.monotonic()
+            for worker in self._workers:
+                if now - worker.heard > (silence if worker.ready else READY_SECONDS):
+                    LOG.error("worker hangs", pid=worker.process.pid)
+                    worker.failure = f"no sign of life for {now - worker.heard:.1f} s"
+                    worker.process.kill()  # all of them, before any is waited for
+                    worker.hangs = True
+            for worker in list(self._workers):
+                if worker.hangs or worker.process.poll() is not None:
+                    self._lost(worker)
+            self._tell_serving()
+
+    def _background(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _reap(worker: _Worker) -> int | None:
+    """Return the exit status of a worker that was killed; None when the kernel does not end it."""
+    try:
+        return worker.process.wait(_REAP_SECONDS)
+    except subprocess.TimeoutExpired:
+        LOG.error("worker cannot be ended", pid=worker.process.pid)
+        return None

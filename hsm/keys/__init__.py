@@ -1,0 +1,1 @@
+"""Keys: keystore, data keys, EEDKs, certificates, signatures."""

@@ -1,0 +1,161 @@
+"""SoftHSM as the default token: configuration, tokens and PINs under the state directory.
+
+Nothing of the system's own SoftHSM set-up is read or written. Every step can be repeated after an
+interruption: PIN files come first and whole; then the token, made aside with its PINs and moved in.
+"""
+
+import ctypes
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pkcs11
+from pkcs11 import TokenFlag
+from pkcs11 import exceptions as refusals
+
+from hsm.errors import ModuleAbsentError, ProvisioningError
+from hsm.files import private_directory, write_private
+from hsm.pkcs11.config import TokenConfig
+from hsm.pkcs11.module import Module, login_error
+from hsm.pkcs11.pins import PinFromFile, ensure_pin_file
+
+EKM_TOKEN_LABEL: Final = "taperig-ekm"
+MODULE_VARIABLE: Final = "TAPERIG_SOFTHSM"
+"""Environment variable that names SoftHSM's module when it is not in a usual place."""
+_MODULES: Final = (
+    Path("/usr/lib/softhsm/libsofthsm2.so"),
+    Path("/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"),
+    Path("/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so"),
+    Path("/usr/lib64/softhsm/libsofthsm2.so"),
+    Path("/usr/local/lib/softhsm/libsofthsm2.so"),
+)
+_MAX_TOKEN_LABEL_BYTES: Final = 32
+
+
+def find_module() -> Path:
+    """Return the path of SoftHSM's PKCS#11 module; raises ModuleAbsentError."""
+    named = os.environ.get(MODULE_VARIABLE)
+    for path in (Path(named),) if named else _MODULES:
+        if path.is_file():
+            return path
+    where = named or "the usual places"
+    raise ModuleAbsentError(
+        f"SoftHSM's module libsofthsm2.so is not in {where}; install the Debian package softhsm2 "
+        f"or set {MODULE_VARIABLE} to the path of the module."
+    )
+
+
+def drive_token_label(serial: str) -> str:
+    """Return the label of the token in the secure element of the drive `serial`."""
+    return f"taperig-drive-{serial}"
+
+
+def token_config(state_dir: Path, label: str) -> TokenConfig:
+    """Return how to open the token `label` under `state_dir`. Does nothing to it."""
+    return TokenConfig(
+        module=find_module(),
+        label=label,
+        pin=PinFromFile(state_dir / "pins" / label),
+        so_pin=PinFromFile(state_dir / "pins" / f"{label}.so"),
+        softhsm_conf=state_dir / "softhsm2.conf",
+    )
+
+
+def provision(state_dir: Path) -> TokenConfig:
+    """Make the configuration and the key manager's token if they are not there; return it."""
+    write_configuration(state_dir)
+    return ensure_token(state_dir, EKM_TOKEN_LABEL)
+
+
+def write_configuration(state_dir: Path) -> None:
+    """Write SoftHSM's configuration and make its directories (0700), if they are not there."""
+    for directory in (state_dir, state_dir / "tokens", state_dir / "pins"):
+        private_directory(directory)
+    content = _configuration(state_dir / "tokens")
+    path = state_dir / "softhsm2.conf"
+    if not path.exists() or path.read_bytes() != content:
+        write_private(path, content)
+
+
+def _configuration(tokens: Path) -> bytes:
+    return (
+        "# Written by Taperig; SoftHSM reads it through SOFTHSM2_CONF.\n"
+        f"directories.tokendir = {tokens}\n"
+        "objectstore.backend = file\n"
+        "log.level = ERROR\n"
+        "slots.removable = false\n"
+    ).encode()
+
+
+def ensure_token(state_dir: Path, label: str) -> TokenConfig:
+    """Return the token `label`, made with random PINs if it is not there.
+
+    No token may be open in this process. Raises ProvisioningError, TokenError, PinError.
+    """
+    if not 0 < len(label.encode()) <= _MAX_TOKEN_LABEL_BYTES or not label.isprintable():
+        raise ProvisioningError(
+            f"A token label has 1 to {_MAX_TOKEN_LABEL_BYTES} printable bytes; {label!r} has not."
+        )
+    config = token_config(state_dir, label)
+    user_pin = ensure_pin_file(state_dir / "pins" / label)
+    so_pin = ensure_pin_file(state_dir / "pins" / f"{label}.so")
+    with Module(config) as module:
+        present = label in {token.label for token in module.tokens()}
+        if present:
+            token = module.find_token(label)
+            if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
+                _init_user_pin(token, so_pin.read(), user_pin.read())
+    if not present:
+        _make_token(state_dir, config, so_pin.read(), user_pin.read())
+    return config
+
+
+def _make_token(state_dir: Path, config: TokenConfig, so_pin: str, user_pin: str) -> None:
+    """Make the token in a directory of its own and move it in by one rename.
+
+    SoftHSM lists no token at all any more once it meets one whose file was cut while written.
+    """
+    aside = state_dir / "tokens.new"
+    shutil.rmtree(aside, ignore_errors=True)
+    private_directory(aside)
+    configuration = state_dir / "softhsm2.new.conf"
+    write_private(configuration, _configuration(aside))
+    with Module(replace(config, softhsm_conf=configuration)) as module:
+        _init_token(module, config.label, so_pin)
+        _init_user_pin(module.find_token(config.label), so_pin, user_pin)
+    (made,) = aside.iterdir()
+    try:
+        made.rename(state_dir / "tokens" / made.name)
+        aside.rmdir()
+        configuration.unlink()
+    except OSError as error:
+        raise ProvisioningError(
+            f"The token {config.label} cannot be put into {state_dir / 'tokens'}: {error.strerror}."
+        ) from None
+
+
+def _init_token(module: Module, label: str, so_pin: str) -> None:
+    """Call C_InitToken, which python-pkcs11 lacks, on the free slot that SoftHSM always shows."""
+    free = module.tokens(initialized=False)[0].slot
+    pin = so_pin.encode()
+    function = ctypes.CDLL(str(module.path)).C_InitToken
+    function.argtypes = (ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+    function.restype = ctypes.c_ulong
+    code = function(free.slot_id, pin, len(pin), label.encode().ljust(_MAX_TOKEN_LABEL_BYTES))
+    if code:
+        raise ProvisioningError(
+            f"SoftHSM could not make the token {label} (PKCS#11 error 0x{code:x}); check that its "
+            "directory can be written."
+        )
+
+
+def _init_user_pin(token: pkcs11.Token, so_pin: str, user_pin: str) -> None:
+    try:
+        with token.open(rw=True, so_pin=so_pin) as session:
+            session.init_pin(user_pin)
+    except refusals.PKCS11Error as error:
+        raise login_error(
+            error, token.label, "security officer", token.slot.get_token().flags
+        ) from None

@@ -1,0 +1,105 @@
+"""What a probe is and what it finds: what the token does, with the exact return code."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from hsm.validate.raw_pkcs11 import RefusedCallError
+
+if TYPE_CHECKING:
+    from hsm.validate.session import Bench
+from hsm.validate.attempt import NotTriedError
+
+PROBE_SECONDS: Final = 60.0
+
+
+class Status(StrEnum):
+    """How what was found stands to what the rig needs."""
+
+    GOOD = "good"
+    """As the rig wants it."""
+    LACKS = "lacks"
+    """The token does not do it."""
+    RISK = "risk"
+    """The token does what weakens the protection of keys."""
+    NOTE = "note"
+    """Neither good nor bad, but the rig has to know."""
+    CRASHED = "crashed"
+    """The module ended its process."""
+    HUNG = "hung"
+    """The module did not answer in time."""
+    UNTRIED = "not tried"
+    """What the probe stands on is not there; `does` says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a probe saw."""
+
+    status: Status
+    does: str
+    code: str = ""
+    """The call that decided and what it returned: `C_WrapKey: CKR_OK`."""
+    rate: float | None = None
+    """Operations a second, where the probe measures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A probe's answer with the question."""
+
+    probe: str
+    asks: str
+    answer: Answer
+
+    @property
+    def status(self) -> Status:
+        """The answer's status."""
+        return self.answer.status
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A question to a token. `alone`: in a process of its own, because it may ruin the module."""
+
+    name: str
+    """area.question, as in reports."""
+    asks: str
+    run: "Callable[[Bench], Answer]"
+    alone: bool = False
+    locking: bool = False
+    """Whether the module is asked for the system's locks; such a probe is alone."""
+    seconds: float = PROBE_SECONDS
+
+    @property
+    def area(self) -> str:
+        """The first part of the name."""
+        return self.name.partition(".")[0]
+
+
+def answer_of(probe: Probe, bench: "Bench") -> Answer:
+    """Run a probe; a refusal that it did not expect is an answer too."""
+    try:
+        return probe.run(bench)
+    except NotTriedError as reason:
+        return Answer(Status.UNTRIED, str(reason))
+    except RefusedCallError as refusal:
+        return Answer(Status.LACKS, "refused", f"{refusal.function}: {refusal.name}")
+    except Exception as error:  # a token may answer anything; the other probes go on
+        return Answer(Status.UNTRIED, f"the probe itself failed: {type(error).__name__}: {error}")
+
+
+def good_if(holds: bool, does: str, otherwise: str, code: str, *, bad: Status) -> Answer:
+    """Return GOOD and what the token does, or `bad` and what it does instead."""
+    return Answer(Status.GOOD, does, code) if holds else Answer(bad, otherwise, code)
+
+
+def by_name(probes: Iterable[Probe]) -> dict[str, Probe]:
+    """Return the probes by their names, which must differ."""
+    found: dict[str, Probe] = {}
+    for probe in probes:
+        if probe.name in found:
+            raise ValueError(f"two probes are called {probe.name}")
+        found[probe.name] = probe
+    return found

@@ -1,0 +1,402 @@
+"""What a probe works with: a session logged in as the user, and keys that it made itself.
+
+Everything made here is tagged (hsm.validate.tagged_objects) and, but for what must be seen from
+elsewhere, a session object, which dies with the process.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
+
+from hsm.pkcs11.encoding import big_integer
+from hsm.pkcs11.key_restrictions import ALL_GUARDS, Guard, guard_template
+from hsm.pkcs11.structures import MechanismCall, oaep
+from hsm.pkcs11.templates import DATA_KEY, NO_USE, PRIVATE_HALF, WRAPPING_PUBLIC
+from hsm.validate.attempt import NotTriedError, attempt
+from hsm.validate.raw_pkcs11 import CKU_SO, Library, RefusedCallError, Session
+from hsm.validate.return_codes import ReturnCode
+from hsm.validate.tagged_objects import LABEL, Owner, marks
+
+HASHES: Final[dict[str, tuple[Mechanism, MGF, type[hashes.HashAlgorithm]]]] = {
+    "SHA-1": (Mechanism.SHA_1, MGF.SHA1, hashes.SHA1),
+    "SHA-256": (Mechanism.SHA256, MGF.SHA256, hashes.SHA256),
+    "SHA-384": (Mechanism.SHA384, MGF.SHA384, hashes.SHA384),
+}
+PROTECTION: Final = (Attribute.SENSITIVE, Attribute.EXTRACTABLE)
+BARE_DATA_KEY: Final = {
+    name: value for name, value in DATA_KEY.items() if name is not Attribute.WRAP_WITH_TRUSTED
+}
+"""A data key's template for a token that does not know WRAP_WITH_TRUSTED."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kek:
+    """An RSA pair in the token, as the rig makes KEKs: the private half unwraps only."""
+
+    private: int
+    public_key: rsa.RSAPublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """The PINs of a validation."""
+
+    user: str
+    officer: str | None
+
+    def __repr__(self) -> str:
+        """Tell nothing."""
+        return "<Pins>"
+
+
+class Bench:
+    """A token under validation, with its user logged in."""
+
+    def __init__(
+        self,
+        library: Library,
+        slot: int,
+        pins: Pins,
+        label: str,
+        removal: tuple[str, str] | None = None,
+    ) -> None:
+        """Open a session and log in; raises RefusedCallError.
+
+        `removal` are the shell commands that take the token away and bring it back.
+        """
+        self.library = library
+        self.slot = slot
+        self.pins = pins
+        self.label = label
+        self.removal = removal
+        self.owner = Owner.this()
+        self.session: Session = library.open_session(slot)
+        self.session.login(pins.user)
+
+    def renew(self) -> None:
+        """Open a session in place of a dead one, and log in; raises RefusedCallError."""
+        self.session = self.library.open_session(self.slot)
+        try:
+            self.session.login(self.pins.user)
+        except RefusedCallError as refusal:
+            if refusal.code != ReturnCode.USER_ALREADY_LOGGED_IN:
+                raise
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the keys that died with a session or a login; they are made anew when needed."""
+        for name in ("kek", "guarded_kek", "outside_public"):
+            self.__dict__.pop(name, None)
+
+    # Templates
+
+    def mine(self, template: dict[Any, Any], label: str = LABEL) -> dict[Any, Any]:
+        """Return the template of an object of the session, tagged.
+
+        The tag comes first: some tokens refuse what follows a MODIFIABLE false.
+        """
+        return {Attribute.TOKEN: False, **marks(self.owner, label), **template}
+
+    def kept(self, template: dict[Any, Any], label: str = LABEL) -> dict[Any, Any]:
+        """Return the template of an object that stays on the token, tagged."""
+        return {**marks(self.owner, label), **template, Attribute.TOKEN: True}
+
+    def aes(self, **more: Any) -> dict[Any, Any]:
+        """Return the template of a secret AES key without any use; names as in Attribute."""
+        return self.mine(
+            {
+                Attribute.CLASS: ObjectClass.SECRET_KEY,
+                Attribute.KEY_TYPE: KeyType.AES,
+                **NO_USE,
+                Attribute.PRIVATE: True,
+                **{Attribute[name]: value for name, value in more.items()},
+            }
+        )
+
+    @cached_property
+    def knows_wrap_with_trusted(self) -> bool:
+        """Whether a data key with WRAP_WITH_TRUSTED can be made and tells it."""
+        made = attempt(self.session.generate_key, AES_256, self.mine({**_NEW, **DATA_KEY}))
+        if made.refused:
+            return False
+        try:
+            return self.session.is_set(made.value, Attribute.WRAP_WITH_TRUSTED)
+        except RefusedCallError:
+            return False
+        finally:
+            self.session.destroy(made.value)
+
+    @property
+    def data_key_template(self) -> dict[Any, Any]:
+        """What the rig makes a data key from, on this token."""
+        return dict(DATA_KEY if self.knows_wrap_with_trusted else BARE_DATA_KEY)
+
+    # Keys
+
+    def data_key(self, **more: Any) -> int:
+        """Return a new data key as the rig makes it, but for what `more` says."""
+        changed = {Attribute[name]: value for name, value in more.items()}
+        return self.session.generate_key(
+            AES_256, self.mine({**_NEW, **self.data_key_template, **changed})
+        )
+
+    def untrusting_data_key(self) -> int:
+        """Return a data key that any public key may wrap, to see what is in it."""
+        return self.session.generate_key(AES_256, self.mine({**_NEW, **BARE_DATA_KEY}))
+
+    def known_aes(self, value: bytes, **more: Any) -> int:
+        """Return an AES key whose value is known outside; raises NotTriedError."""
+        made = attempt(self.session.create, {**self.aes(**more), Attribute.VALUE: value})
+        if made.refused:
+            raise NotTriedError(f"a key of known value cannot be made ({made.code})")
+        return int(made.value)
+
+    @cached_property
+    def outside(self) -> rsa.RSAPrivateKey:
+        """An RSA pair of 2048 bits that is not in the token."""
+        return rsa.generate_private_key(65537, 2048)
+
+    @cached_property
+    def outside_public(self) -> int:
+        """The public half of the outside pair, as an object that may wrap; the user's making."""
+        return self.public(self.outside.public_key())
+
+    def public(self, public_key: rsa.RSAPublicKey, **more: Any) -> int:
+        """Return a public key as an object that may wrap; not TRUSTED."""
+        return self.session.create(self.public_template(public_key.public_numbers(), **more))
+
+    def public_template(self, numbers: rsa.RSAPublicNumbers, **more: Any) -> dict[Any, Any]:
+        """Return what a public key that may wrap is made from; TRUSTED only if `more` says so."""
+        template = dict(WRAPPING_PUBLIC)
+        del template[Attribute.TRUSTED]
+        return self.mine(
+            {
+                **template,
+                Attribute.TOKEN: False,
+                Attribute.MODULUS: big_integer(numbers.n),
+                Attribute.PUBLIC_EXPONENT: big_integer(numbers.e),
+                **{Attribute[name]: value for name, value in more.items()},
+            }
+        )
+
+    def pair(self, bits: int, *, token: bool = False, **more: Any) -> Kek:
+        """Make an RSA pair as the rig makes a KEK; the public half is not kept."""
+        form = self.kept if token else self.mine
+        public, private = self.session.generate_pair(
+            MechanismCall(Mechanism.RSA_PKCS_KEY_PAIR_GEN),
+            self.mine(
+                {
+                    Attribute.MODULUS_BITS: bits,
+                    Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01",
+                    Attribute.PRIVATE: False,
+                    Attribute.ENCRYPT: False,
+                    Attribute.VERIFY: False,
+                    Attribute.WRAP: True,
+                }
+            ),
+            form(
+                {
+                    **PRIVATE_HALF,
+                    Attribute.UNWRAP: True,
+                    Attribute.TOKEN: token,
+                    **{Attribute[name]: value for name, value in more.items()},
+                }
+            ),
+        )
+        numbers = [
+            int.from_bytes(self.session.get(public, name), "big")
+            for name in (Attribute.PUBLIC_EXPONENT, Attribute.MODULUS)
+        ]
+        self.session.destroy(public)
+        return Kek(private, rsa.RSAPublicNumbers(*numbers).public_key())
+
+    def private_template(self, key: rsa.RSAPrivateKey, **more: Any) -> dict[Any, Any]:
+        """Return what a private key made outside is taken in from, as the rig does it."""
+        numbers = key.private_numbers()
+        return self.mine(
+            {
+                Attribute.CLASS: ObjectClass.PRIVATE_KEY,
+                Attribute.KEY_TYPE: KeyType.RSA,
+                **PRIVATE_HALF,
+                Attribute.UNWRAP: True,
+                Attribute.TOKEN: False,
+                Attribute.MODULUS: big_integer(numbers.public_numbers.n),
+                Attribute.PUBLIC_EXPONENT: big_integer(numbers.public_numbers.e),
+                Attribute.PRIVATE_EXPONENT: big_integer(numbers.d),
+                Attribute.PRIME_1: big_integer(numbers.p),
+                Attribute.PRIME_2: big_integer(numbers.q),
+                Attribute.EXPONENT_1: big_integer(numbers.dmp1),
+                Attribute.EXPONENT_2: big_integer(numbers.dmq1),
+                Attribute.COEFFICIENT: big_integer(numbers.iqmp),
+                **{Attribute[name]: value for name, value in more.items()},
+            }
+        )
+
+    @cached_property
+    def kek(self) -> Kek:
+        """A KEK of 2048 bits, made in the token or, where that is refused, taken in."""
+        with suppress(RefusedCallError):
+            return self.pair(2048)
+        outside = rsa.generate_private_key(65537, 2048)
+        made = attempt(self.session.create, self.private_template(outside))
+        if made.refused:
+            raise NotTriedError(f"the token takes no RSA private key ({made.code})")
+        return Kek(made.value, outside.public_key())
+
+    @cached_property
+    def guarded_kek(self) -> Kek:
+        """A KEK with the guards that the token takes, as the rig makes it; for the attacks."""
+        return self.guarded_pair()
+
+    def guarded_pair(self) -> Kek:
+        """Make an RSA pair with as many key restrictions as the token takes."""
+        for guards in (ALL_GUARDS, self._guards_taken):
+            with suppress(RefusedCallError):
+                return self._pair_with(guards)
+        return self.kek
+
+    def _pair_with(self, guards: frozenset[Guard]) -> Kek:
+        template = guard_template(guards, self.data_key_template)
+        return self.pair(2048, **{name.name: value for name, value in template.items()})
+
+    @cached_property
+    def _guards_taken(self) -> frozenset[Guard]:
+        """The guards with which an RSA pair is made; whether they are honoured is another thing."""
+        taken = set()
+        for guard in Guard:
+            with suppress(RefusedCallError):
+                self.session.destroy(self._pair_with(frozenset({guard})).private)
+                taken.add(guard)
+        return frozenset(taken)
+
+    # OAEP
+
+    @cached_property
+    def best_hash(self) -> str:
+        """The OAEP hash that the rig would choose; raises NotTriedError when there is none."""
+        key = self.untrusting_data_key()
+        for name in ("SHA-256", "SHA-1"):
+            mechanism, mgf, _ = HASHES[name]
+            if not attempt(
+                self.session.wrap, oaep(mechanism, mgf), self.outside_public, key
+            ).refused:
+                self.session.destroy(key)
+                return name
+        raise NotTriedError("RSA-OAEP works neither with SHA-256 nor with SHA-1")
+
+    @property
+    def oaep(self) -> MechanismCall:
+        """RSA-OAEP with the best hash."""
+        mechanism, mgf, _ = HASHES[self.best_hash]
+        return oaep(mechanism, mgf)
+
+    def wrapped_outside(self, payload: bytes, kek: Kek | None = None) -> bytes:
+        """Return bytes wrapped outside to a KEK, by RSA-OAEP with the best hash."""
+        return (kek or self.kek).public_key.encrypt(payload, outside_oaep(self.best_hash))
+
+    def known_data_key(self, value: bytes | None = None) -> tuple[int, bytes]:
+        """Return a data key, unwrapped and protected as the rig does it, and its value.
+
+        Raises RefusedCallError.
+        """
+        value = os.urandom(32) if value is None else value
+        template = self.unwrap_template
+        handle = self.session.unwrap(
+            self.oaep, self.kek.private, self.wrapped_outside(value), self.mine(template)
+        )
+        self.protect(handle)
+        return handle, value
+
+    @cached_property
+    def honours_protection(self) -> bool:
+        """Whether SENSITIVE and EXTRACTABLE in an unwrap template are what the key then has."""
+        template = self.mine({**UNWRAPPED, **BARE_DATA_KEY})
+        del template[Attribute.MODIFIABLE]
+        made = attempt(
+            self.session.unwrap,
+            self.oaep,
+            self.kek.private,
+            self.wrapped_outside(os.urandom(32)),
+            template,
+        )
+        if made.refused:
+            return False
+        has = [self.session.is_set(made.value, name) for name in PROTECTION]
+        self.session.destroy(made.value)
+        return has == [True, True]
+
+    @property
+    def unwrap_template(self) -> dict[Any, Any]:
+        """What the rig unwraps a data key with, on this token."""
+        template = {**UNWRAPPED, **self.data_key_template}
+        if not self.honours_protection:
+            for name in (*PROTECTION, Attribute.MODIFIABLE):  # what is not there can be set
+                del template[name]
+        return template
+
+    def protect(self, key: int) -> None:
+        """Give an unwrapped key the protection that the token dropped from the template."""
+        if not self.honours_protection:
+            self.session.set(key, {Attribute.SENSITIVE: True})
+
+    def reveal(self, key: int) -> bytes:
+        """Return the value of an extractable key, by wrapping it to the outside pair."""
+        return outside_decrypt(
+            self.outside, self.session.wrap(self.oaep, self.outside_public, key), self.best_hash
+        )
+
+    # The security officer
+
+    @contextmanager
+    def officer(self) -> Iterator[Session]:
+        """Give a session with the officer logged in; the user is logged out meanwhile.
+
+        Raises NotTriedError without the officer's PIN or when the login is refused. Handles of
+        private objects do not survive it.
+        """
+        if self.pins.officer is None:
+            raise NotTriedError("the security officer's PIN was not given")
+        self.session.logout()
+        try:
+            login = attempt(self.session.login, self.pins.officer, CKU_SO)
+            if login.refused:
+                raise NotTriedError(f"the security officer cannot log in ({login.code})")
+            try:
+                yield self.session
+            finally:
+                self.session.logout()
+        finally:
+            self.session.login(self.pins.user)
+            self.forget()
+
+
+AES_256: Final = MechanismCall(Mechanism.AES_KEY_GEN)
+_NEW: Final = {
+    Attribute.CLASS: ObjectClass.SECRET_KEY,
+    Attribute.KEY_TYPE: KeyType.AES,
+    Attribute.VALUE_LEN: 32,
+}
+UNWRAPPED: Final = {
+    Attribute.CLASS: ObjectClass.SECRET_KEY,
+    Attribute.KEY_TYPE: KeyType.AES,
+}
+
+
+def outside_oaep(name: str, label: bytes | None = None) -> padding.OAEP:
+    """Return OAEP of the `cryptography` library with a hash of HASHES."""
+    kind = HASHES[name][2]
+    return padding.OAEP(padding.MGF1(kind()), kind(), label)
+
+
+def outside_decrypt(
+    key: rsa.RSAPrivateKey, wrapped: bytes, name: str, label: bytes | None = None
+) -> bytes:
+    """Open RSA-OAEP outside; raises ValueError."""
+    return key.decrypt(wrapped, outside_oaep(name, label))

@@ -1,0 +1,261 @@
+"""``rig board build`` and ``rig board program``: a bitstream made, and put into a board."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hdl.errors import HdlError
+from hsm.errors import TaperigError
+
+board_app = typer.Typer(
+    no_args_is_help=True, help="FPGA boards: bitstreams, programming, the virtual board."
+)
+
+TargetArgument = Annotated[str, typer.Argument(metavar="BOARD", help="ulx3s or ecp5_evn.")]
+
+
+class BoardBuildError(TaperigError):
+    """A bitstream was not made, or did not get into a board."""
+
+
+@contextmanager
+def _as_sentence() -> Iterator[None]:
+    try:
+        yield
+    except HdlError as error:
+        raise BoardBuildError(str(error)) from error
+
+
+def build_folder(target: str) -> Path:
+    """Where a board's bitstream and report are, unless another folder is named."""
+    from rig.testbed.state import private_folder, state_dir
+
+    return private_folder(state_dir() / "bitstreams" / target)
+
+
+@board_app.command("build")
+def board_build(
+    board: TargetArgument,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--seed", metavar="N", help="Seed of the placer; repeat to keep the best of several."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Folder for the results; by default in the state."
+        ),
+    ] = None,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record", help="Make this the checked-in last good build; only if it meets its clock."
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Make a bitstream and its report.json: the same one from the same sources and seed.
+
+    Takes about a quarter of an hour for each seed. Exits 1 if no seed reaches the board's clock.
+    """
+    from hdl.fpga.synthesis import DEFAULT_SEED, build, write_summary
+    from hdl.fpga.targets import find_target
+    from rig.report.console import ConsoleReport
+
+    report = ConsoleReport(error_stream=as_json)
+    with _as_sentence():
+        target = find_target(board)
+        folder = out if out is not None else build_folder(target.name)
+        built = build(target, folder, seeds=_seeds(seed, DEFAULT_SEED), say=report.line)
+        if as_json:
+            print(json.dumps(built.report, indent=2))
+        else:
+            _print_summary(built.report)
+            print(f"bitstream {built.bitstream}")
+            print(f"report    {built.report_file}")
+        if record:
+            report.line(f"recorded in {write_summary(built)}")
+    if not built.meets_clock:
+        report.line(
+            f"{built.fmax_mhz:g} MHz is less than the {target.clock_hz / 1e6:g} MHz at which this "
+            "bitstream runs: do not trust it on a board; try other seeds with --seed."
+        )
+        raise typer.Exit(1)
+
+
+@board_app.command("program")
+def board_program(
+    board: TargetArgument,
+    serial: Annotated[
+        str | None,
+        typer.Option("--serial", metavar="S", help="USB serial number, when several are there."),
+    ] = None,
+    bitstream: Annotated[
+        Path | None,
+        typer.Option("--bitstream", metavar="FILE", help="By default that of the last build."),
+    ] = None,
+) -> None:
+    """Load a bitstream into a board on USB, until its power goes."""
+    from hdl.fpga.programming import program
+    from hdl.fpga.targets import find_target
+
+    with _as_sentence():
+        target = find_target(board)
+        file = bitstream if bitstream is not None else build_folder(board) / f"{board}.bit"
+        program(target, file, serial)
+    print(f"{target.title} runs {file}")
+
+
+@board_app.command("provision")
+def board_provision(
+    board: TargetArgument,
+    drive: Annotated[
+        str | None,
+        typer.Option(
+            "--drive", metavar="SERIAL", help="Drive whose gates these are; by default the first."
+        ),
+    ] = None,
+    lab: Annotated[Path | None, typer.Option("--lab", metavar="FILE", help="Lab file.")] = None,
+) -> None:
+    """Put a drive's transport key into the bitstream of the last build: that drive's own bitstream.
+
+    The key goes from its file into the bitstream in a process of its own.
+    """
+    from hdl.fpga.targets import find_target
+    from rig.lab.load import default_lab_path, load_lab
+    from rig.lab.model import LabError
+    from rig.report.console import ConsoleReport
+    from rig.testbed.key_managers import provision
+    from rig.testbed.state import state_dir
+
+    with _as_sentence():
+        target = find_target(board)
+    checked = load_lab(lab if lab is not None else default_lab_path())
+    serial = drive if drive is not None else checked.drives[0].serial
+    if serial not in [unit.serial for unit in checked.drives]:
+        known = ", ".join(unit.serial for unit in checked.drives)
+        raise LabError(f"There is no drive '{serial}' in the lab file; known: {known}.")
+    folder = build_folder(target.name)
+    try:
+        seed = json.loads((folder / "report.json").read_text(encoding="utf-8"))["seed"]
+    except (OSError, ValueError, KeyError):
+        raise BoardBuildError(
+            f"There is no build of {board} in {folder}; make it with: rig board build {board}"
+        ) from None
+    with ConsoleReport(error_stream=True).task("preparing tokens, keys and certificates"):
+        made = provision(checked, state_dir(), [serial])
+    out = folder / f"{target.name}-{serial}.bit"
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "hdl.fpga.transport_key"),
+            *(str(made.drive(serial).transport_key), str(folder / f"seed{seed}.config"), str(out)),
+        ],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if ended.returncode != 0:
+        raise BoardBuildError(ended.stderr.strip())
+    print(f"bitstream {out}")
+
+
+@board_app.command("list")
+def board_list() -> None:
+    """List the boards that can be built for, and the programming cables on USB."""
+    from hdl.fpga.programming import list_cables
+    from hdl.fpga.synthesis import source_hash
+    from hdl.fpga.targets import TARGETS, last_build
+
+    with _as_sentence():
+        for target in TARGETS.values():
+            last = last_build(target)
+            speed = f"last good build {last.fmax_mhz:g} MHz" if last else "no good build yet"
+            if last and last.source_hash != source_hash(target):
+                speed += f", of other sources than these ({last.source_hash[:8]})"
+            print(f"{target.name:<10} {target.title}; {speed}")
+        cables = list_cables()
+    for cable in cables:
+        print(f"on USB     {cable.vendor:04x}:{cable.product:04x} {cable.description}")
+    if not cables:
+        print("on USB     no programming cable")
+
+
+def _seeds(asked: Sequence[int] | None, default: int) -> tuple[int, ...]:
+    seeds = tuple(asked or (default,))
+    if any(seed < 1 for seed in seeds):
+        raise BoardBuildError("A seed is a whole number from 1 on; give --seed N.")
+    return seeds
+
+
+def _print_summary(report: dict[str, object]) -> None:
+    path = report["critical_path"]
+    assert isinstance(path, dict)
+    modules = dict.fromkeys(share["module"] for share in path["modules"])
+    print(f"Fmax      {report['fmax_mhz']} MHz, seed {report['seed']}")
+    print(f"size      {report['lut4']} LUT4, {report['ff']} FF, {report['ebr']} EBR")
+    print(
+        f"slowest   {path['delay_ns']} ns ({path['routing_ns']} ns of it wires) through "
+        f"{', '.join(modules)}"
+    )
+
+
+def board_serve(
+    board: Annotated[str, typer.Argument(metavar="BOARD", help="virtual.")] = "virtual",
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", help="TCP port on 127.0.0.1; 0 takes a free one.")
+    ] = 3820,
+    drive: Annotated[
+        str | None,
+        typer.Option(
+            "--drive",
+            metavar="SERIAL",
+            help="Drive that the gates belong to; by default the first.",
+        ),
+    ] = None,
+    lab: Annotated[
+        Path | None,
+        typer.Option(
+            "--lab", metavar="FILE", help="Lab file; by default lab.yaml here, else the project's."
+        ),
+    ] = None,
+) -> None:
+    """Serve a whole board, simulated at its pins, until interrupted.
+
+    Prints the two VISA resources at which its serial line is: a TCP socket and a terminal (pty).
+    """
+    from rig.board.virtual import VirtualBoard
+    from rig.lab.load import default_lab_path, load_lab
+    from rig.lab.model import LabError
+    from rig.report.console import ConsoleReport
+    from rig.testbed.key_managers import provision
+    from rig.testbed.state import state_dir
+
+    if board != "virtual":
+        raise LabError(f"There is no board '{board}' to serve; there is 'virtual'.")
+    checked = load_lab(lab if lab is not None else default_lab_path())
+    serial = drive if drive is not None else checked.drives[0].serial
+    if serial not in [unit.serial for unit in checked.drives]:
+        known = ", ".join(unit.serial for unit in checked.drives)
+        raise LabError(f"There is no drive '{serial}' in the lab file; known: {known}.")
+    report = ConsoleReport(error_stream=True)
+    with report.task("preparing tokens, keys and certificates"):
+        made = provision(checked, state_dir(), [serial])
+    key = made.drive(serial).transport_key
+    with VirtualBoard(port=port, transport_key=key, on_build=report.begin) as served:
+        print(f"serving {served.socket_resource}")
+        print(f"serving {served.serial_resource}")
+        try:
+            served.wait()
+        except KeyboardInterrupt:
+            return

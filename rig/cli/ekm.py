@@ -1,0 +1,56 @@
+"""``rig ekm``: the key manager."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rig.cli.ekm_admin import audit_app, cartridge_app, drive_app, key_app
+from rig.cli.options import LabOption, lab_of
+
+ekm_app = typer.Typer(no_args_is_help=True, help="The key manager (EKM).")
+ekm_app.add_typer(drive_app, name="drive")
+ekm_app.add_typer(key_app, name="key")
+ekm_app.add_typer(cartridge_app, name="cartridge")
+ekm_app.add_typer(audit_app, name="audit")
+
+
+@ekm_app.command("serve")
+def ekm_serve(
+    lab: LabOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", metavar="NAME", help="Key manager of the lab file; by default the first."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", help="A key manager's own file, instead of a lab."
+        ),
+    ] = None,
+) -> None:
+    """Serve data keys until interrupted (TLS 1.3, client certificates)."""
+    import os
+
+    from hsm.ekm.config import load_config
+    from hsm.ekm.service.front import serve
+    from hsm.ekm.service.logs import LOG
+    from rig.lab.model import LabError
+    from rig.testbed.key_managers import ekm_config, provision
+    from rig.testbed.state import state_dir
+
+    if config is not None:
+        serving = load_config(config)
+    else:
+        checked = lab_of(lab)
+        chosen = [ekm for ekm in checked.ekms if name is None or ekm.name == name]
+        if not chosen:
+            known = ", ".join(ekm.name for ekm in checked.ekms)
+            raise LabError(f"There is no key manager '{name}' in the lab file; known: {known}.")
+        serving = ekm_config(checked, chosen[0], provision(checked, state_dir()))
+    LOG.configure(serving.log_format, serving.log_level, f"front {os.getpid()}")
+    serve(serving)

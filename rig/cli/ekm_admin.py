@@ -1,0 +1,319 @@
+"""``rig ekm drive | key | cartridge | audit``: administration, with the admin secret."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rig.cli.options import JsonOption, LabOption, lab_of, print_json
+
+if TYPE_CHECKING:
+    from hsm.ekm.admin.administrator import Administrator
+
+drive_app = typer.Typer(no_args_is_help=True, help="Drives that may ask for keys.")
+key_app = typer.Typer(no_args_is_help=True, help="Key-encryption keys: add, retire, who needs one.")
+cartridge_app = typer.Typer(no_args_is_help=True, help="Cartridges that the key manager knows.")
+audit_app = typer.Typer(no_args_is_help=True, help="The audit log: verify, show, rotate, archive.")
+
+NameOption = Annotated[
+    str | None,
+    typer.Option("--name", metavar="NAME", help="Key manager of the lab; by default the first."),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="A key manager's own file, instead of a lab."),
+]
+SecretOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--secret-file",
+        metavar="FILE",
+        help="File (0600) with the admin secret; by default $TAPERIG_EKM_ADMIN, then the lab's.",
+    ),
+]
+OfficerOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--so-pin-file",
+        metavar="FILE",
+        help="File (0600) with the security officer's PIN; else $TAPERIG_SO_PIN or the lab's.",
+    ),
+]
+LabelArgument = Annotated[str, typer.Argument(metavar="LABEL", help="Key label, in any case.")]
+SerialArgument = Annotated[str, typer.Argument(metavar="SERIAL", help="Serial number.")]
+
+
+def _administrator(
+    lab: Path | None,
+    name: str | None,
+    config: Path | None,
+    secret_file: Path | None,
+    officer: tuple[Path | None] | None = None,
+) -> Administrator:
+    """Return the administrator of the key manager that the options name.
+
+    ``officer`` is given when the security officer's PIN is needed, with the option's value.
+    """
+    from hsm.ekm.admin.administrator import Administrator, admin_secret, with_officer
+    from hsm.ekm.config import load_config
+    from rig.testbed.key_managers import ekm_config, provision
+    from rig.testbed.state import state_dir
+
+    if config is not None:
+        configs, usual, authority = [load_config(config)], None, None
+    else:
+        checked = lab_of(lab)
+        chosen = _unit(checked, name)
+        made = provision(checked, state_dir())
+        units = [chosen, *(u for u in checked.ekms if u is not chosen and u.token == chosen.token)]
+        configs = [ekm_config(checked, unit, made) for unit in units]
+        usual, authority = made.admin_secret, made.ca.parent
+    if officer is not None:
+        configs[0] = with_officer(configs[0], officer[0])
+    return Administrator(configs, admin_secret(secret_file, usual), authority)
+
+
+def _unit(lab: Any, name: str | None) -> Any:
+    from rig.lab.model import LabError
+
+    for unit in lab.ekms:
+        if name is None or unit.name == name:
+            return unit
+    known = ", ".join(unit.name for unit in lab.ekms)
+    raise LabError(f"There is no key manager '{name}' in the lab file; known: {known}.")
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+@drive_app.command("add")
+def drive_add(
+    serial: SerialArgument,
+    certificate: Annotated[
+        Path | None,
+        typer.Option("--certificate", metavar="FILE", help="Its identity certificate."),
+    ] = None,
+    wrap_key: Annotated[
+        Path | None,
+        typer.Option("--wrap-key", metavar="FILE", help="Its RSA wrapping key, public, PEM."),
+    ] = None,
+    lab: LabOption = None,
+    name: NameOption = None,
+    config: ConfigOption = None,
+    secret_file: SecretOption = None,
+    so_pin_file: OfficerOption = None,
+) -> None:
+    """Admit a drive: one with a certificate and key of its own, or a drive that the lab makes."""
+    from hsm.ekm.admin.administrator import AdministrationError, wrap_key_of
+    from hsm.keys.pki import load_certificate
+    from hsm.pkcs11.oaep import OaepHash
+    from hsm.provisioning import provision_drive
+    from rig.testbed.state import state_dir
+
+    admin = _administrator(lab, name, config, secret_file, (so_pin_file,))
+    if certificate is not None and wrap_key is not None:
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        der = load_certificate(certificate).public_bytes(Encoding.DER)
+        answer = admin.add_drive(serial, der, wrap_key_of(wrap_key), OaepHash.SHA1)
+    elif certificate is None and wrap_key is None and config is None:
+        made = provision_drive(state_dir(), serial)
+        answer = admin.add_drive(serial, made.certificate_der, made.wrap_public_der, made.oaep_hash)
+    else:
+        raise AdministrationError("A drive comes with both --certificate and --wrap-key.")
+    revoked = ", still revoked: `rig ekm drive revoke --undo`" if answer["revoked"] else ""
+    print(f"drive   {serial} admitted{revoked}")
+
+
+@drive_app.command("list")
+def drive_list(
+    lab: LabOption = None,
+    name: NameOption = None,
+    config: ConfigOption = None,
+    secret_file: SecretOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the drive table."""
+    drives = _administrator(lab, name, config, secret_file).ask("drive list")
+    if as_json:
+        print_json(drives)
+        return
+    for drive in drives:
+        state = "revoked" if drive["revoked"] else "admitted"
+        print(f"{drive['serial']:<18}  {state:<8}  {drive['certificate_sha256'][:16]}")
+
+
+@drive_app.command("revoke")
+def drive_revoke(
+    serial: SerialArgument,
+    undo: Annotated[bool, typer.Option("--undo", help="Admit it again.")] = False,
+    lab: LabOption = None,
+    name: NameOption = None,
+    config: ConfigOption = None,
+    secret_file: SecretOption = None,
+) -> None:
+    """Bar a drive from keys, from its next request on."""
+    admin = _administrator(lab, name, config, secret_file)
+    admin.ask("drive revoke", serial=serial, revoked=not undo)
+    print(f"drive   {serial} {'admitted again' if undo else 'revoked'}")
+
+
+@key_app.command("add")
+def key_add(
+    label: LabelArgument,
+    bits: Annotated[int, typer.Option("--bits", help="Size of a new RSA key.")] = 2048,
+    certificate: Annotated[
+        Path | None,
+        typer.Option("--certificate", metavar="FILE", help="Bring in this one: public-only."),
+    ] = None,
+    private_key: Annotated[
+        Path | None,
+        typer.Option("--private-key", metavar="FILE", help="Its private half too, PEM."),
+    ] = None,
+    lab: LabOption = None,
+    name: NameOption = None,
+    config: ConfigOption = None,
+    secret_file: SecretOption = None,
+    so_pin_file: OfficerOption = None,
+) -> None:
+    """Make a key-encryption key in the token, or bring one in."""
+    admin = _administrator(lab, name, config, secret_file, (so_pin_file,))
+    made = admin.add_key(label, bits, certificate, private_key)
+    half = "private and public" if made.has_private else "public only"
+    print(f"KEK     {made.label}, RSA {made.bits}, {half}, {made.spki_hash.hex()}")
+
+
+@key_app.command("users")
+def key_users(
+    label: LabelArgument,
+    lab: LabOption = None,
+    name: NameOption = None,
+    config: ConfigOption = None,
+    secret_file: SecretOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the cartridges that need a key."""
+    users = _administrator(lab, name, config, secret_file).users(label)
+    if as_json:
+        print_json(users)
+        return
+    for user in users:
+        print(f"{user['volume']}  last {_time(user['last'])}  {', '.join(user['keys'])}")
+    print(f"{len(users)} cartridges need {label}")
+
+
+@key_app.command("retire")
+def key_retire(
+    label: LabelArgument,
+    lab: LabOption = None,
+    name: NameOption = None,
+    config: ConfigOption = None,
+    secret_file: SecretOption = None,
+) -> None:
+    """Remove a key from the token for good; refused while a known cartridge needs it."""
+    retired = _administrator(lab, name, config, secret_file).retire(label)
+    print(f"KEK     {retired.label} removed, {retired.spki_hash.hex()}")
+
+
+@cartridge_app.command("forget")
+def cartridge_forget(
+    volume: Annotated[str, typer.Argument(metavar="VOLSER", help="Six characters.")],
+    lab: LabOption = None,
+    name: NameOption = None,
+    config: ConfigOption = None,
+    secret_file: SecretOption = None,
+) -> None:
+    """Say that a cartridge needs no key any more: scrapped, or overwritten in the clear."""
+    _administrator(lab, name, config, secret_file).ask_all("cartridge forget", volume=volume)
+    print(f"cartridge {volume} forgotten")
+
+
+@audit_app.command("verify")
+def audit_verify(
+    archive: Annotated[
+        Path | None,
+        typer.Option(
+            "--archive", metavar="DIR", help="Where archived segments are, to verify too."
+        ),
+    ] = None,
+    lab: LabOption = None,
+    name: NameOption = None,
+    config: ConfigOption = None,
+    secret_file: SecretOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify the audit log's chain over all its files; print its head, to be kept elsewhere."""
+    where = {} if archive is None else {"archive": str(archive.absolute())}
+    found = _administrator(lab, name, config, secret_file).ask("audit verify", **where)
+    if as_json:
+        print_json(found)
+        return
+    files = f" in {found['files']} files" if found["files"] > 1 else ""
+    print(f"log     {found['path']}\nrecords {found['records']}{files}\nhead    {found['head']}")
+    if found["first"] > 1:
+        print(f"from    record {found['first']} on; the one before had the hash {found['anchor']}")
+        if not found["archived"]:
+            print("missing what was before, and the log does not say that it was archived")
+
+
+@audit_app.command("rotate")
+def audit_rotate(
+    lab: LabOption = None,
+    name: NameOption = None,
+    config: ConfigOption = None,
+    secret_file: SecretOption = None,
+) -> None:
+    """Close the audit log's file as a segment and go on in a new one; the chain goes on."""
+    closed = _administrator(lab, name, config, secret_file).ask("audit rotate")
+    print(f"closed  {closed['segment']}")
+
+
+@audit_app.command("archive")
+def audit_archive(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where they go.")],
+    lab: LabOption = None,
+    name: NameOption = None,
+    config: ConfigOption = None,
+    secret_file: SecretOption = None,
+) -> None:
+    """Move the closed segments away; which cartridges need which key stays known."""
+    admin = _administrator(lab, name, config, secret_file)
+    moved = admin.ask("audit archive", directory=str(directory.absolute()))
+    for segment in moved["segments"]:
+        print(f"moved   {segment}")
+    print(f"through record {moved['through']}, to {moved['directory']}")
+
+
+@audit_app.command("show")
+def audit_show(
+    last: Annotated[int, typer.Option("--last", metavar="N", help="So many at most.")] = 20,
+    event: Annotated[str, typer.Option("--event", help="Only these: key-reply, refusal...")] = "",
+    serial: Annotated[str, typer.Option("--drive", metavar="SERIAL", help="Of a drive.")] = "",
+    volume: Annotated[str, typer.Option("--volume", metavar="VOLSER", help="Of a volume.")] = "",
+    lab: LabOption = None,
+    name: NameOption = None,
+    config: ConfigOption = None,
+    secret_file: SecretOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the last records of the audit log."""
+    admin = _administrator(lab, name, config, secret_file)
+    records = admin.ask("audit show", last=last, event=event, serial=serial, volume=volume)
+    if as_json:
+        print_json(records)
+        return
+    for record in records:
+        told = {k: v for k, v in record.items() if k not in _SHOWN_APART and v not in ("", [], 0)}
+        more = "  ".join(f"{key}={_short(value)}" for key, value in told.items())
+        print(f"{record['number']:>6}  {_time(record['time'])}  {record['event']:<12}  {more}")
+
+
+_SHOWN_APART = {"number", "time", "event", "previous", "hash"}
+
+
+def _short(value: object) -> str:
+    return " + ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,254 @@
+"""The ``rig`` command.
+
+Exit codes: 0 all holds; 1 something judged is wrong; 2 the command could not do its work, and one
+sentence on standard error says why; 130 and 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from hsm.errors import TaperigError
+from rig.cli.board import board_app, board_serve
+from rig.cli.cartridge import cartridge_rekey
+from rig.cli.ekm import ekm_app
+from rig.cli.ekm_verify import ekm_verify
+from rig.cli.hsm import hsm_app
+from rig.cli.options import BoardOption, JsonOption, LabOption, lab_of, print_json
+from rig.cli.ve import ve_app
+
+if TYPE_CHECKING:
+    from rig.engine.known_answers import KatReport
+
+# Every command imports what it needs when it runs, so that --help and completion answer at once.
+
+_EXAMPLES = """
+\b
+Examples:
+  rig run                              the default scenario of lab.yaml
+  rig run --data FOLDER --out /tmp/r   your own files as logical volumes
+  rig run --waves                      with a waveform (FST), on little data
+  rig kat gcmEncryptExtIV256.rsp       known answers through the gates
+  rig hsm list                         the keys in the token
+  rig ekm verify                       do all key managers answer, and know every label
+  rig ve write FILE...; rig ve work    volumes through cache and pools to tape
+  rig cartridge show TAP002.tape       what is on a cartridge
+  rig cartridge rekey TAP002           the pool's keys of now for a cartridge; data as it is
+  rig board build ulx3s                a bitstream, and how fast it is
+  rig board serve virtual              a whole board, simulated, at a VISA resource
+  rig rules                            every rule, its tests, their verdict
+
+State (tokens, PINs, certificates, cartridges, results) is in $TAPERIG_STATE, by default
+~/.local/state/taperig. Shell completion: rig --install-completion.
+"""
+
+app = typer.Typer(
+    name="rig",
+    help="Test rig for tape encryption: gates, keys, drive and virtualization engine, judged.",
+    epilog=_EXAMPLES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+cartridge_app = typer.Typer(no_args_is_help=True, help="Cartridge files.")
+app.add_typer(hsm_app, name="hsm")
+app.add_typer(ekm_app, name="ekm")
+app.add_typer(ve_app, name="ve")
+app.add_typer(cartridge_app, name="cartridge")
+app.add_typer(board_app, name="board")
+board_app.command("serve")(board_serve)
+cartridge_app.command("rekey")(cartridge_rekey)
+ekm_app.command("verify")(ekm_verify)
+
+
+@app.command(short_help="Write files to tape and back through the gates, judged.")
+def run(
+    lab: LabOption = None,
+    board: BoardOption = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--data",
+            metavar="PATH",
+            help="File or folder to write to tape; may be given repeatedly.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Folder for the results; by default in the state."
+        ),
+    ] = None,
+    waves: Annotated[
+        bool, typer.Option("--waves", help="Write a waveform of the run (FST); slower.")
+    ] = False,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scenario",
+            metavar="NAME",
+            help="round_trip, rates (both by default), pool_over_time, migration or two_sites.",
+        ),
+    ] = None,
+) -> None:
+    """Write real files to tape through the gates, append, read back, compare; measure the rates.
+
+    Writes results.json and junit.xml, and exits 0 only if everything holds.
+    """
+    from rig.scenarios.runner import RunOptions, run_lab
+    from rig.testbed.state import state_dir
+
+    options = RunOptions(
+        board=board,
+        data=tuple(data or ()),
+        out=out,
+        waves=waves,
+        scenarios=tuple(scenario or ()),
+    )
+    result = run_lab(lab_of(lab), state_dir(), options)
+    raise typer.Exit({"pass": 0, "fail": 1, "error": 2}[result.verdict])
+
+
+@app.command(short_help="Run known answers (CAVP) through the gates.")
+def kat(
+    file: Annotated[Path, typer.Argument(help="CAVP response file of AES-GCM (.rsp).")],
+    lab: LabOption = None,
+    board: BoardOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a file of known answers (encrypt or decrypt layout) through the gates.
+
+    Exits 0 only if no vector failed and at least one ran.
+    """
+    from rig.engine.known_answers import read_vectors, run_kat
+    from rig.report.console import ConsoleReport
+    from rig.testbed.boards import open_engine
+
+    total = len(read_vectors(file))
+    report = ConsoleReport(error_stream=as_json)
+    done_before = 0
+    with (
+        open_engine(lab_of(lab), board, report) as engine,
+        report.task(f"{file.name}: {total} vectors", total) as advance,
+    ):
+
+        def progress(done: int, _all: int) -> None:
+            nonlocal done_before
+            advance(done - done_before)
+            done_before = done
+
+        found = run_kat(file, engine, progress)
+    if as_json:
+        print_json(_kat_json(file, found))
+    else:
+        print(f"{file}: {found.run} run, {found.passed} passed, {found.failed} failed")
+        for reason, count in sorted(found.skipped.items()):
+            print(f"  {count} skipped: {reason}")
+        for failure in found.failures[:20]:
+            print(f"  line {failure.line}, Count = {failure.count}: {failure.reason}")
+        if len(found.failures) > 20:
+            print(f"  and {len(found.failures) - 20} more")
+        if not found.run:
+            print("  no vector fits the engine (256-bit key, 96-bit IV, 128-bit tag)")
+    raise typer.Exit(0 if found.good else 1)
+
+
+def _kat_json(file: Path, found: KatReport) -> dict[str, object]:
+    return {
+        "file": str(file),
+        "run": found.run,
+        "passed": found.passed,
+        "failed": found.failed,
+        "skipped": found.skipped,
+        "failures": [
+            {"line": failure.line, "count": failure.count, "reason": failure.reason}
+            for failure in found.failures
+        ],
+    }
+
+
+@cartridge_app.command("show")
+def cartridge_show(
+    file: Annotated[Path, typer.Argument(help="Cartridge file.")], as_json: JsonOption = False
+) -> None:
+    """Show a cartridge's memory, EEDKs (labels or hashes, never keys) and record map."""
+    from rig.cli.cartridge import render, show
+
+    shown = show(file)
+    if as_json:
+        print_json(shown)
+    else:
+        print(render(shown))
+    if shown["damage"]:
+        raise TaperigError(shown["damage"])
+
+
+@app.command(short_help="List every rule with its tests and their verdict.")
+def rules(as_json: JsonOption = False) -> None:
+    """List every rule of the modelled system with its tests and their last verdict."""
+    from rig.report.console import ConsoleReport
+    from rig.results.traceability import rule_status
+
+    report = ConsoleReport(error_stream=as_json)
+    with report.task("collecting the tests"):
+        status = rule_status()
+    if as_json:
+        print_json(
+            [
+                {
+                    "id": each.rule.id,
+                    "group": each.rule.group,
+                    "text": each.rule.text,
+                    "verdict": each.verdict,
+                    "tests": [{"name": test.name, "last": test.outcome} for test in each.tests],
+                }
+                for each in status
+            ]
+        )
+        return
+    group = ""
+    for each in status:
+        if each.rule.group != group:
+            group = each.rule.group
+            print(f"\n{group}")
+        print(f"{each.rule.id:<8} {each.verdict:<8} {each.rule.text}")
+        for test in each.tests:
+            print(f"{'':<17} {test.outcome:<8} {test.name}")
+    covered = sum(1 for each in status if each.tests)
+    print(f"\n{covered} of {len(status)} rules have tests")
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    """End as on an exception, so that every child is stopped and every file is closed."""
+    sys.exit(128 + number)
+
+
+def main() -> None:
+    """Run the command line; what the user has to mend comes as one sentence."""
+    signal.signal(signal.SIGTERM, _terminated)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # File names need not be UTF-8, and a log shall show each line when it is said.
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+    try:
+        app(standalone_mode=True)
+    except TaperigError as error:
+        from rig.report.text import printable
+
+        print(f"rig: {printable(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # Nobody reads our output any more; keep Python from failing again at its last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

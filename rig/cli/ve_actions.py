@@ -1,0 +1,507 @@
+"""What ``rig ve`` makes a node do: settings, volumes in and out, moves. Added to `ve_app`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rig.cli.options import JsonOption, LabOption, lab_of, print_json
+from rig.cli.ve_common import NodeOption, in_cache, looking, reclaim_app, ve_app, working
+
+if TYPE_CHECKING:
+    from hsm.keys.eedk import KeyLabel
+    from rig.lab.model import Lab
+    from rig.report.console import ConsoleReport
+    from rig.ve.catalogue.model import InhibitPeriod
+    from rig.ve.node import Node
+
+
+def _work(
+    node: Node, report: ConsoleReport, *, reclaim: bool = False, as_json: bool = False
+) -> None:
+    """Let the drives do what is ordered; what has to wait is said, and is an error."""
+    done = node.work(reclaim=reclaim)
+    if as_json:
+        print_json({"done": done.done, "waiting": [str(each) for each in done.failures]})
+    else:
+        for failure in done.failures:
+            report.error(str(failure))
+    if done.failures:
+        raise typer.Exit(2)
+
+
+@ve_app.command("pools")
+def pools(
+    number: Annotated[
+        int | None,
+        typer.Option("--set", metavar="POOL", help="Set this pool's panel, 1 to 32."),
+    ] = None,
+    encrypt: Annotated[
+        bool | None, typer.Option("--encrypt/--no-encrypt", help="At the next write from BOT.")
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option("--key", metavar="LABEL", help="Key by its label (clear mode)."),
+    ] = None,
+    hash_key: Annotated[
+        list[str] | None,
+        typer.Option("--hash-key", metavar="LABEL", help="Key by its hash (hash mode)."),
+    ] = None,
+    borrow: Annotated[
+        bool | None, typer.Option("--borrow/--no-borrow", help="From the common scratch pool.")
+    ] = None,
+    return_borrowed: Annotated[
+        bool | None, typer.Option("--return/--keep", help="Return borrowed volumes once empty.")
+    ] = None,
+    reclaim_pool: Annotated[
+        int | None, typer.Option(metavar="POOL", help="Where reclaim moves its data.")
+    ] = None,
+    threshold: Annotated[
+        int | None, typer.Option(metavar="PERCENT", help="Reclaim below, 5 to 95.")
+    ] = None,
+    days_access: Annotated[
+        int | None, typer.Option(metavar="DAYS", help="Without access, 1 to 365; 0 off.")
+    ] = None,
+    days_write: Annotated[
+        int | None, typer.Option(metavar="DAYS", help="Since last written, 1 to 365; 0 off.")
+    ] = None,
+    days_inactivation: Annotated[
+        int | None, typer.Option(metavar="DAYS", help="Since last inactivation; 0 off.")
+    ] = None,
+    max_active: Annotated[
+        int | None, typer.Option(metavar="PERCENT", help="With the former, 5 to 95.")
+    ] = None,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the pools' panels, or set one; what is on tape stays until written from BOT."""
+    from dataclasses import replace
+
+    from rig.cli.tables import print_table
+    from rig.ve import operator_views
+    from rig.ve.catalogue import settings as catalogue_settings
+    from rig.ve.catalogue.model import PoolSettings
+    from rig.ve.catalogue.schema import PoolRow
+
+    if number is not None:
+        if encrypt:
+            _license(lab_of(lab))
+        with working(lab, node, drives=False) as (opened, _), opened.change() as session:
+            row = session.get(PoolRow, number)
+            before = PoolSettings(number) if row is None else row.record()
+            keys = _keys(key or [], hash_key or []) or before.keys
+            policy = replace(
+                before.reclaim,
+                **_given(
+                    threshold_percent=threshold,
+                    days_since_access=days_access,
+                    days_since_write=days_write,
+                    days_since_inactivation=days_inactivation,
+                    inactivation_max_active_percent=max_active,
+                ),
+            )
+            settings = replace(
+                before,
+                keys=keys,
+                reclaim=policy,
+                **_given(
+                    encrypt=encrypt,
+                    borrow=borrow,
+                    return_borrowed=return_borrowed,
+                    reclaim_pool=reclaim_pool,
+                ),
+            )
+            catalogue_settings.set_pool(session, settings)
+    with looking(lab_of(lab), node) as (session, _, _):
+        rows = operator_views.pools(session)
+    if as_json:
+        print_json(rows)
+        return
+    for shown in rows:
+        shown["reclaim"] = _policy(shown["reclaim"])
+    columns = ("pool", "encrypt", "keys", "borrow", "return_borrowed", "reclaim_pool", "reclaim")
+    print_table(rows, (*columns, "cartridges", "logical_volumes", "active_bytes"), "no pools")
+
+
+@ve_app.command("constructs")
+def constructs(
+    storage_group: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=POOL", help="Make or change a storage group.")
+    ] = None,
+    management_class: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=POOL", help="Make or change a management class; 0: no copy."),
+    ] = None,
+    default_primary: Annotated[
+        int | None, typer.Option(metavar="POOL", help="Primary pool without constructs.")
+    ] = None,
+    default_secondary: Annotated[
+        int | None, typer.Option(metavar="POOL", help="Secondary pool without constructs.")
+    ] = None,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show storage groups, management classes and defaults, or change them."""
+    from rig.ve import operator_views
+    from rig.ve.catalogue import settings as catalogue_settings
+    from rig.ve.catalogue.model import ManagementClass, StorageGroup
+
+    if storage_group or management_class or (default_primary, default_secondary) != (None, None):
+        with working(lab, node, drives=False) as (opened, _), opened.change() as session:
+            for word in storage_group or ():
+                catalogue_settings.set_storage_group(session, StorageGroup(*_mapping(word)))
+            for word in management_class or ():
+                catalogue_settings.set_management_class(session, ManagementClass(*_mapping(word)))
+            primary, secondary = catalogue_settings.defaults(session)
+            catalogue_settings.set_defaults(
+                session,
+                primary if default_primary is None else default_primary,
+                secondary if default_secondary is None else default_secondary,
+            )
+    with looking(lab_of(lab), node) as (session, _, _):
+        shown = operator_views.constructs(session)
+    if as_json:
+        print_json(shown)
+        return
+    for name, pool in shown["storage_groups"].items():
+        print(f"storage group     {name:<16} primary pool {pool}")
+    for name, pool in shown["management_classes"].items():
+        print(f"management class  {name:<16} " + (f"secondary pool {pool}" if pool else "no copy"))
+    primary, secondary = shown["defaults"].values()
+    copy = f"secondary pool {secondary}" if secondary else "no copy"
+    print(f"without           {'':<16} primary pool {primary}, {copy}")
+
+
+@ve_app.command("migrate")
+def migrate(
+    old: Annotated[int, typer.Argument(help="Pool whose data shall move.")],
+    new: Annotated[int, typer.Argument(help="New, empty, encrypted pool.")],
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the changes that begin a move to encryption; then use recall, move or reclaim."""
+    from rig.ve.catalogue import settings as catalogue_settings
+
+    with working(lab, node, drives=False) as (opened, _), opened.change() as session:
+        changes = catalogue_settings.begin_migration(session, old, new)
+    if as_json:
+        print_json(changes)
+    else:
+        print("\n".join(changes))
+
+
+@ve_app.command("insert")
+def insert(
+    volsers: Annotated[list[str] | None, typer.Argument(help="VOLSERs of new cartridges.")] = None,
+    count: Annotated[int, typer.Option(min=0, help="Or how many, with VOLSERs that follow.")] = 0,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Insert blank cartridges into the common scratch pool."""
+    from rig.testbed.node import next_volsers
+
+    with working(lab, node, drives=False) as (opened, _):
+        chosen = [*(volsers or ()), *next_volsers(opened, count)]
+        opened.insert(chosen)
+    print_json(chosen) if as_json else print(" ".join(chosen) or "nothing to insert")
+
+
+@ve_app.command("clock")
+def clock(
+    advance: Annotated[
+        float, typer.Option(metavar="DAYS", min=0, help="Set the node's clock ahead, for good.")
+    ] = 0.0,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the node's clock, or set it ahead."""
+    from rig.ve.operator_views import when
+
+    if advance:
+        with working(lab, node, drives=False) as (opened, _):
+            opened.advance(advance)
+    with looking(lab_of(lab), node) as (_, now, _):
+        print_json({"time": when(now)}) if as_json else print(f"{when(now)} UTC")
+
+
+@ve_app.command("write")
+def write(
+    files: Annotated[list[Path], typer.Argument(help="Files to write as logical volumes.")],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the volume; by default the next free L00001.")
+    ] = None,
+    storage_group: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    management_class: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write files into the cache and unload them; `rig ve work` copies them to tape."""
+    from hsm.errors import TaperigError
+
+    if name is not None and len(files) > 1:
+        raise TaperigError("A name is for one file; leave --name out to write several.")
+    written = []
+    with working(lab, node, drives=False) as (opened, _):
+        for path in files:
+            volume = opened.write(
+                name or opened.free_name(),
+                path,
+                storage_group=storage_group,
+                management_class=management_class,
+            )
+            opened.unload(volume.name)
+            written.append({"volume": volume.name, "size": volume.size, "source": volume.source})
+            if not as_json:
+                print(f"{volume.name}  {volume.size} bytes  {path}")
+    if as_json:
+        print_json(written)
+
+
+@ve_app.command("read")
+def read(
+    names: Annotated[list[str], typer.Argument(help="Logical volumes.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files.")] = Path(),
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read logical volumes into files of their names, recalled from tape where they must be."""
+    import shutil
+
+    from hsm.errors import TaperigError
+
+    found = []
+    cached = in_cache(lab_of(lab), node, names)
+    with working(lab, node, drives=not cached, quiet=as_json) as (opened, _):
+        for name in names:
+            source, target = opened.read(name), out / name
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+            except OSError as error:
+                raise TaperigError(
+                    f"{name} cannot be put at {target} ({error.strerror}); choose another --out."
+                ) from None
+            finally:
+                opened.release(name)
+            found.append({"volume": name, "file": str(target)})
+            if not as_json:
+                print(f"{name}  {target}")
+    if as_json:
+        print_json(found)
+
+
+@ve_app.command("expire")
+def expire(
+    names: Annotated[list[str], typer.Argument(help="Logical volumes.")],
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let logical volumes expire: their data is inactive, their names are free."""
+    with working(lab, node, drives=False) as (opened, _):
+        for name in names:
+            opened.expire(name)
+    print_json(names) if as_json else print(f"{len(names)} expired")
+
+
+@ve_app.command("work")
+def work(
+    reclaim: Annotated[bool, typer.Option("--reclaim", help="Reclaim too.")] = False,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Do what is ordered: copies to pools, database backups, moves."""
+    with working(lab, node, drives=True, quiet=as_json) as (opened, report):
+        _work(opened, report, reclaim=reclaim, as_json=as_json)
+
+
+@ve_app.command("serve")
+def serve(lab: LabOption = None, node: NodeOption = None) -> None:
+    """Do what is ordered, reclaim included, until interrupted; what fails is tried again."""
+    import threading
+
+    with working(lab, node, drives=True) as (opened, report):
+        report.line("serving; interrupt to end")
+        try:
+            opened.serve(threading.Event())
+        except KeyboardInterrupt:
+            report.line("ended")
+
+
+@ve_app.command("recall")
+def recall(
+    names: Annotated[list[str] | None, typer.Argument(help="Logical volumes.")] = None,
+    volser: Annotated[
+        list[str] | None, typer.Option("--volser", help="All volumes on this physical volume.")
+    ] = None,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recall volumes by position on tape and unload each: they go to the pool named now."""
+    from rig.ve.catalogue import transactions
+
+    with working(lab, node, drives=True, quiet=as_json) as (opened, _):
+        wanted = list(names or ())
+        with opened.catalogue.reading() as session:
+            for each in volser or ():
+                transactions.physical(session, each)
+                wanted += [copy.name for copy in transactions.copies_on(session, each)]
+        opened.recall_job(dict.fromkeys(wanted))
+    if as_json:
+        print_json(list(dict.fromkeys(wanted)))
+
+
+@ve_app.command("move")
+def move(
+    volsers: Annotated[list[str], typer.Argument(help="Physical volumes; FIRST-LAST is a range.")],
+    to: Annotated[int, typer.Option("--to", metavar="POOL", help="Target pool.")],
+    when_eligible: Annotated[
+        bool, typer.Option("--when-eligible", help="Each once it is eligible for reclaim.")
+    ] = False,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Move the volumes stacked on physical volumes to a pool, tape to tape."""
+    with working(lab, node, drives=not when_eligible, quiet=as_json) as (opened, report):
+        opened.move_stacked(_range(opened, volsers), to, when_eligible=when_eligible)
+        if not when_eligible:
+            _work(opened, report, as_json=as_json)
+        elif as_json:
+            print_json({"done": 0, "waiting": []})
+        else:
+            report.line("ordered; `rig ve work` moves each once it is eligible for reclaim")
+
+
+@reclaim_app.command("run")
+def reclaim_run(
+    lab: LabOption = None, node: NodeOption = None, as_json: JsonOption = False
+) -> None:
+    """Reclaim what is eligible, in the planner's order, and do what else is ordered."""
+    with working(lab, node, drives=True, quiet=as_json) as (opened, report):
+        _work(opened, report, reclaim=True, as_json=as_json)
+
+
+@reclaim_app.command("inhibit")
+def reclaim_inhibit(
+    periods: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="DAY/HH:MM+MINUTES", help="As mon/22:00+480, UTC; none: no period."),
+    ] = None,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set the weekly periods in which no reclaim begins."""
+    from rig.ve.catalogue import settings as catalogue_settings
+
+    chosen = [_period(word) for word in periods or ()]
+    with working(lab, node, drives=False) as (opened, _), opened.change() as session:
+        catalogue_settings.set_inhibit_periods(session, chosen)
+    print_json(periods or []) if as_json else print(f"{len(chosen)} periods")
+
+
+@ve_app.command("check")
+def check(
+    deep: Annotated[bool, typer.Option("--deep", help="Hash what is in the cache.")] = False,
+    tapes: Annotated[
+        bool, typer.Option("--tapes", help="Read all that is on tape, through the drives.")
+    ] = False,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that catalogue, cache and cartridges agree; exits 1 when they do not."""
+    from dataclasses import asdict
+
+    with working(lab, node, drives=tapes, quiet=as_json) as (opened, _):
+        found = asdict(opened.check(deep=deep))
+        if tapes:
+            found["findings"] = [*found["findings"], *opened.verify_tapes()]
+    if as_json:
+        print_json(found)
+    else:
+        for line in found["findings"]:
+            print(f"wrong  {line}")
+        print(
+            f"{found['logical_volumes']} logical volumes, {found['in_cache']} in the cache, "
+            f"{found['copies']} copies on {found['physical_volumes']} cartridges: "
+            f"{len(found['findings']) or 'nothing'} wrong"
+        )
+    raise typer.Exit(1 if found["findings"] else 0)
+
+
+def _license(lab: Lab) -> None:
+    """Refuse encryption settings where the installation has no license for them (PRE-4)."""
+    from rig.ve.prerequisites import require_encryption_settings
+
+    if lab.installation is not None:
+        require_encryption_settings(lab.installation.record(ekms=len(lab.ekms)))
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _keys(clear: list[str], hashed: list[str]) -> tuple[KeyLabel, ...]:
+    from hsm.keys.eedk import KeyLabel, KeyMode
+
+    return tuple(
+        [KeyLabel(label) for label in clear] + [KeyLabel(label, KeyMode.HASH) for label in hashed]
+    )
+
+
+def _policy(policy: dict[str, int]) -> str:
+    words = [f"below {policy['threshold_percent']} %"]
+    for name in ("access", "write", "inactivation"):
+        if days := policy[f"days_since_{name}"]:
+            words.append(f"{days} days since {name}")
+    if policy["days_since_inactivation"]:
+        words[-1] += f" below {policy['inactivation_max_active_percent']} %"
+    return ", ".join(words)
+
+
+def _mapping(word: str) -> tuple[str, int]:
+    from hsm.errors import TaperigError
+
+    name, sign, number = word.partition("=")
+    if not (name and sign and number.isdecimal()):
+        raise TaperigError(f"'{word[:40]}' is no mapping; write NAME=POOL, such as PAYROLL=2.")
+    return name, int(number)
+
+
+def _range(node: Node, words: list[str]) -> list[str]:
+    """VOLSERs; a range stands for all of the node's cartridges between, ends included."""
+    found = []
+    for word in words:
+        first, sign, last = word.partition("-")
+        if sign:
+            found += [each for each in node.parts.shelf.volsers() if first <= each <= last]
+        else:
+            found.append(first)
+    return found
+
+
+def _period(word: str) -> InhibitPeriod:
+    import re
+
+    from hsm.errors import TaperigError
+    from rig.ve.catalogue.model import InhibitPeriod
+
+    days = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+    found = re.fullmatch(r"([a-z]{3})/(\d\d):(\d\d)\+(\d+)", word)
+    if found is None or found[1] not in days:
+        raise TaperigError(f"'{word[:40]}' is no period; write DAY/HH:MM+MINUTES: mon/22:00+480.")
+    start = int(found[2]) * 60 + int(found[3])
+    return InhibitPeriod(days.index(found[1]), start, int(found[4]))

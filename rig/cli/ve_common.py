@@ -1,0 +1,81 @@
+"""What all commands of ``rig ve`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rig.cli.options import lab_of
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from rig.lab.model import Lab
+    from rig.report.console import ConsoleReport
+    from rig.ve.node import Node
+
+ve_app = typer.Typer(
+    no_args_is_help=True,
+    help="The virtualization engine: pools, volumes, cache, migration, reclaim.",
+)
+reclaim_app = typer.Typer(no_args_is_help=True, help="Reclaim: what is eligible, and doing it.")
+ve_app.add_typer(reclaim_app, name="reclaim")
+
+NodeOption = Annotated[
+    str | None,
+    typer.Option("--node", metavar="NAME", help="Node of the lab file; by default the first."),
+]
+
+
+@contextmanager
+def looking(lab: Lab, node: str | None) -> Iterator[tuple[Session, float, str]]:
+    """The catalogue of a node at one moment, the node's time, and its name."""
+    from rig.testbed.node import choose_node, open_catalogue
+    from rig.testbed.state import state_dir
+    from rig.ve.catalogue.clock import Clock, offset
+
+    name = choose_node(lab, node)
+    with (
+        open_catalogue(state_dir(), lab, name) as catalogue,
+        catalogue.reading() as session,
+    ):
+        yield session, Clock(offset(session)).now(), name
+
+
+@contextmanager
+def working(
+    lab: Path | None, node: str | None, *, drives: bool, quiet: bool = False
+) -> Iterator[tuple[Node, ConsoleReport]]:
+    """A node, opened to change it; with `drives`, its gates and key managers are started."""
+    from rig.report.console import ConsoleReport
+    from rig.results.events import EventLog
+    from rig.testbed.node import choose_node, open_node
+    from rig.testbed.state import state_dir, used_alone
+
+    checked, state = lab_of(lab), state_dir()
+    report, events = ConsoleReport(error_stream=quiet), EventLog()
+    name = choose_node(checked, node)
+    if not drives:
+        with open_node(checked, name, state, report, events, drives=False) as opened:
+            yield opened, report
+        return
+    with (
+        used_alone(state),
+        open_node(checked, name, state, report, events) as opened,
+    ):
+        for line in opened.healed:
+            report.line(f"healed  {line}")
+        events.listeners.append(report.step)
+        yield opened, report
+
+
+def in_cache(lab: Lab, node: str | None, names: list[str]) -> bool:
+    """Whether all these volumes are in the cache, so that no drive is needed to read them."""
+    from rig.ve import operator_views
+
+    with looking(lab, node) as (session, _, _):
+        return all(row["in_cache"] for row in operator_views.volumes(session, names))

@@ -1,0 +1,82 @@
+"""``rig ve import`` and ``export``: logical volumes as AWSTAPE images. Added to `ve_app`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rig.cli.options import JsonOption, LabOption, lab_of, print_json
+from rig.cli.ve_common import NodeOption, in_cache, ve_app, working
+
+
+@ve_app.command("import")
+def import_images(
+    images: Annotated[list[Path], typer.Argument(help="AWSTAPE images (.aws).")],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the volume; by default its VOL1 label's.")
+    ] = None,
+    storage_group: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    management_class: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write mainframe tape images as logical volumes, under the names of their VOL1 labels."""
+    from hsm.errors import TaperigError
+    from rig.ve.volumes.image_transfer import volume_of_image
+
+    if name is not None and len(images) > 1:
+        raise TaperigError("A name is for one image; leave --name out to import several.")
+    volumes = [volume_of_image(path, name) for path in images]
+    with working(lab, node, drives=False) as (opened, _):
+        for volume in volumes:
+            opened.write(
+                volume.name,
+                volume.source,
+                storage_group=storage_group,
+                management_class=management_class,
+            )
+            opened.unload(volume.name)
+    if as_json:
+        print_json([{"volume": each.name, "source": str(each.source)} for each in volumes])
+        return
+    for volume in volumes:
+        print(f"{volume.name}  {volume.size} bytes  {volume.source}")
+
+
+@ve_app.command("export")
+def export_images(
+    names: Annotated[list[str], typer.Argument(help="Logical volumes.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the images.")] = Path(),
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write logical volumes as AWSTAPE images with standard labels, recalled where they must be."""
+    import datetime
+
+    from hsm.errors import TaperigError
+    from rig.ve.volumes.image_transfer import export_image
+
+    found = []
+    cached = in_cache(lab_of(lab), node, names)
+    with working(lab, node, drives=not cached, quiet=as_json) as (opened, _):
+        today = datetime.datetime.fromtimestamp(opened.clock.now(), datetime.UTC).date()
+        for name in names:
+            target = out / f"{name}.aws"
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                export_image(name, opened.read(name), target, today)
+            except OSError as error:
+                raise TaperigError(
+                    f"{name} cannot be put at {target} ({error.strerror}); choose another --out."
+                ) from None
+            finally:
+                opened.release(name)
+            found.append({"volume": name, "file": str(target)})
+            if not as_json:
+                print(f"{name}  {target}")
+    if as_json:
+        print_json(found)

@@ -1,0 +1,272 @@
+"""``rig ve``, what it shows of a node. Added to `ve_app`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from rig.cli.options import JsonOption, LabOption, lab_of, print_json
+from rig.cli.ve_common import NodeOption, looking, reclaim_app, ve_app
+
+
+@ve_app.command("status")
+def status(lab: LabOption = None, node: NodeOption = None, as_json: JsonOption = False) -> None:
+    """Show the node at a glance: cache, what waits for tape, drives, cartridges."""
+    from rig.cli.tables import print_table
+    from rig.report.text import size
+    from rig.testbed.node import node_settings
+    from rig.ve import operator_views
+
+    checked = lab_of(lab)
+    with looking(checked, node) as (session, now, name):
+        shown = {
+            "node": name,
+            **operator_views.status(session, now, node_settings(checked, name).cache_bytes),
+        }
+    if as_json:
+        print_json(shown)
+        return
+    print(f"node           {name}, {shown['time']} UTC")
+    print(f"volumes        {shown['logical_volumes']}, {size(shown['bytes'])}")
+    limit = size(shown["cache_limit_bytes"])
+    print(f"cache          {shown['in_cache']} volumes, {size(shown['cache_bytes'])} of {limit}")
+    print(f"waits for tape {shown['waiting_for_tape']} copies")
+    print(f"interventions  {shown['interventions']} open")
+    print()
+    print_table(shown["drives"], ("serial", "model", "mounts", "last"), "no drive has worked yet")
+    print()
+    print_table(shown["cartridges"], ("pool", "state", "cartridges"), "no cartridges")
+
+
+@ve_app.command("volumes")
+def volumes(
+    names: Annotated[list[str] | None, typer.Argument(help="Logical volumes; all.")] = None,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List logical volumes: where each is, and what it waits for."""
+    from rig.ve import operator_views
+
+    with looking(lab_of(lab), node) as (session, _, _):
+        rows = list(operator_views.volumes(session, names))
+    for row in rows if not as_json else ():
+        row["copies"] = [
+            f"{copy['role']} pool {copy['pool']} {copy['volser']}@{copy['block']}"
+            for copy in row["copies"]
+        ]
+    columns = ("volume", "size", "storage_group", "in_cache", "mounted", "copies")
+    _show(rows, (*columns, "waiting_for_pools", "accessed"), "no logical volumes", as_json)
+
+
+@ve_app.command("search")
+def search(
+    pool: Annotated[int | None, typer.Option(help="Pool; 0 is the common scratch pool.")] = None,
+    encryption: Annotated[
+        str | None, typer.Option(metavar="blank|clear|encrypted", help="How it was written.")
+    ] = None,
+    state: Annotated[
+        str | None, typer.Option(metavar="scratch|filling|full", help="How far it is written.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(metavar="LABEL", help="Key label.")] = None,
+    fill_above: Annotated[float | None, typer.Option(help="Percent of capacity.")] = None,
+    fill_below: Annotated[float | None, typer.Option(help="Percent of capacity.")] = None,
+    active_below: Annotated[float | None, typer.Option(help="Percent of what is written.")] = None,
+    written_before: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Last written so long ago, or longer.")
+    ] = None,
+    written_within: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Last written within so many days.")
+    ] = None,
+    accessed_before: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Not recalled from for so long.")
+    ] = None,
+    accessed_within: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Recalled from within so many days.")
+    ] = None,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search the database of physical volumes; all filters must hold."""
+    from rig.ve import operator_views
+    from rig.ve.catalogue.model import TapeEncryption, VolumeState
+
+    filters = operator_views.Search(
+        pool=pool,
+        encryption=None if encryption is None else _choice(TapeEncryption, encryption),
+        state=None if state is None else _choice(VolumeState, state),
+        key=key,
+        fill_above=fill_above,
+        fill_below=fill_below,
+        active_below=active_below,
+        written_before_days=written_before,
+        written_within_days=written_within,
+        accessed_before_days=accessed_before,
+        accessed_within_days=accessed_within,
+    )
+    with looking(lab_of(lab), node) as (session, now, _):
+        rows = list(operator_views.search(session, filters, now))
+    columns = ("volser", "pool", "state", "encryption", "keys", "fill_percent", "active_percent")
+    more = ("active_volumes", "borrowed", "last_written", "last_accessed")
+    _show(rows, (*columns, *more), "no physical volume", as_json)
+
+
+@ve_app.command("map")
+def tape_map(
+    volser: Annotated[str, typer.Argument(help="Physical volume.")],
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the logical volumes on a physical volume in their order on tape (BVIR map)."""
+    from rig.ve import operator_views
+
+    with looking(lab_of(lab), node) as (session, _, _):
+        rows = operator_views.tape_map(session, volser)
+    columns = ("block", "blocks", "volume", "generation", "size", "role", "active")
+    _show(rows, columns, f"nothing is on {volser}", as_json)
+
+
+@ve_app.command("needs-key")
+def needs_key(
+    label: Annotated[str, typer.Argument(help="Key label.")],
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which physical volumes still need a KEK; exits 1 while there are any."""
+    from rig.ve import operator_views
+
+    with looking(lab_of(lab), node) as (session, _, _):
+        found = operator_views.key_users(session, label)
+    if as_json:
+        print_json({"label": label, "volumes": found})
+    elif found:
+        print(f"{len(found)} physical volumes need the key {label!r}: {', '.join(found)}")
+    else:
+        print(f"no physical volume needs the key {label!r}")
+    raise typer.Exit(1 if found else 0)
+
+
+@ve_app.command("interventions")
+def interventions(
+    every: Annotated[bool, typer.Option("--all", help="Those cleared too.")] = False,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what the operator has to see to."""
+    from rig.ve import operator_views
+    from rig.ve.catalogue import operator_messages
+
+    with looking(lab_of(lab), node) as (session, _, _):
+        rows = operator_views.events(session, operator_messages.INTERVENTION, only_open=not every)
+    columns = ("time", "subject", "text", "cleared") if every else ("time", "subject", "text")
+    _show(rows, columns, "no intervention is open", as_json)
+
+
+@ve_app.command("messages")
+def messages(lab: LabOption = None, node: NodeOption = None, as_json: JsonOption = False) -> None:
+    """List the messages to the hosts' consoles, and calls home."""
+    from rig.ve import operator_views
+    from rig.ve.catalogue import operator_messages
+
+    with looking(lab_of(lab), node) as (session, _, _):
+        rows = operator_views.events(
+            session, operator_messages.MESSAGE, operator_messages.CALL_HOME
+        )
+    _show(rows, ("time", "kind", "text"), "no messages", as_json)
+
+
+@ve_app.command("stats")
+def stats(
+    hours: Annotated[int, typer.Option(min=1, help="Length of a period, in hours.")] = 24,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what was written over time, pool by pool, encrypted and clear."""
+    from rig.ve import operator_views
+
+    with looking(lab_of(lab), node) as (session, _, _):
+        rows = operator_views.statistics(session, hours)
+    columns = ("from", "pool", "encrypted_volumes", "encrypted_bytes", "clear_volumes")
+    _show(rows, (*columns, "clear_bytes"), "nothing was written yet", as_json)
+
+
+@ve_app.command("prerequisites")
+def prerequisites(lab: LabOption = None, as_json: JsonOption = False) -> None:
+    """Say what keeps the installation from encrypting, which drives are used, what comes next.
+
+    Exits 1 when something does.
+    """
+    from dataclasses import asdict
+
+    from hsm.errors import TaperigError
+    from rig.cli.tables import print_table
+    from rig.ve.prerequisites import drives_in_use, findings, next_step
+
+    checked = lab_of(lab)
+    if checked.installation is None:
+        raise TaperigError(
+            "The lab file does not say what is installed; add installation: with its drives."
+        )
+    installation = checked.installation.record(ekms=len(checked.ekms))
+    wrong, step = findings(installation), next_step(installation)
+    drives = [
+        {"drive": use.drive.serial, "used": use.online, "why": use.message}
+        for use in drives_in_use(installation, encrypted_volumes=True)
+    ]
+    if as_json:
+        rows = [asdict(each) for each in wrong]
+        print_json({"findings": rows, "drives": drives, "next_step": step})
+    else:
+        print_table([asdict(each) for each in wrong], ("rule", "message"), "nothing is missing")
+        print()
+        print_table(drives, ("drive", "used", "why"), "no drives")
+        print(f"\nnext step: {step or 'none, all are done'}")
+    raise typer.Exit(1 if wrong else 0)
+
+
+@reclaim_app.command("plan")
+def reclaim_plan(
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which physical volumes are eligible for reclaim, in the order in which they would go."""
+    from rig.cli.tables import print_table
+    from rig.ve import operator_views
+    from rig.ve.scheduler import planned
+
+    with looking(lab_of(lab), node) as (session, now, _):
+        shown = operator_views.plan(planned(session, now, limit))
+    if as_json:
+        print_json(shown)
+        return
+    if shown["inhibited_until"]:
+        print(f"reclaim is inhibited until {shown['inhibited_until']}")
+    columns = ("volser", "pool", "to_pool", "active_percent", "active_bytes", "reasons")
+    print_table(shown["candidates"], columns, "nothing is eligible for reclaim")
+
+
+def _show(rows: list[dict[str, Any]], columns: tuple[str, ...], empty: str, as_json: bool) -> None:
+    from rig.cli.tables import print_table
+
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(rows, columns, empty)
+
+
+def _choice(kind: Any, word: str) -> Any:
+    from hsm.errors import TaperigError
+
+    try:
+        return kind(word)
+    except ValueError:
+        known = ", ".join(each.value for each in kind)
+        raise TaperigError(f"'{word[:40]}' is none of: {known}.") from None

@@ -1,0 +1,1 @@
+"""The engine's driver, known answers and throughput."""

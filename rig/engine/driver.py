@@ -1,0 +1,398 @@
+"""The AES-256-GCM engine as its driver sees it, on any board."""
+
+import math
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+import hdl.registers.engine_map as regs
+from hdl.registers.types import Field, Register
+from hsm.errors import TaperigError
+from rig.board.protocol import Board
+
+IV_BYTES = 12
+TAG_BYTES = 16
+KEY_BYTES = 32
+SEALED_KEY_BYTES = 40
+
+_REGISTER_BYTES = 4
+_WORD_BYTES = 16
+_ID = 0x54415045  # "TAPE"
+_VERSION_MAJOR = 1
+_SCRATCH_PATTERNS = (0xA55A_0FF0, 0x5AA5_F00F)
+_PACE_UNIT = 1 << regs.PACE_RATE.width
+
+# Loading and wiping take thousands of clocks at most; a link may take longer than the engine.
+_STATUS_LIMIT_S = 30.0
+
+# One behind the other, so that one read takes them all; in the order of Counters.
+_COUNTERS = (
+    regs.CYCLES_BUSY,
+    regs.CYCLES_STALL_SOURCE,
+    regs.CYCLES_STALL_SINK,
+    regs.RECORDS,
+    regs.BYTES,
+    regs.TAG_FAILURES,
+)
+
+# How many batches of records a board takes before results are read.
+_BATCHES = 4
+
+_HEADER = struct.Struct(">I12s")
+
+
+class EngineError(TaperigError):
+    """The engine does not do what it was asked."""
+
+
+class IdentityError(EngineError):
+    """What is behind the board is not an engine that this driver knows."""
+
+
+class SelfTestError(EngineError):
+    """The engine failed its power-on self test, or a check inside it, and refuses to work."""
+
+
+class UnwrapFailed(EngineError):  # noqa: N818 - an outcome, named as the register bit is
+    """The sealed key was not wrapped under this engine's transport key, or was damaged."""
+
+
+class PlainPortError(EngineError):
+    """The plain key port was locked; only power-on opens it again."""
+
+
+class RecordError(EngineError):
+    """A record that this engine cannot take."""
+
+
+class Operation(Enum):
+    """What the engine does to a record."""
+
+    ENCRYPT = 1
+    DECRYPT = 2
+    BYPASS = 3
+
+
+class Status(IntEnum):
+    """How a record ended.  Only OK comes with data."""
+
+    OK = 0
+    TAG_MISMATCH = 1
+    NO_KEY = 2
+    BAD_FRAME = 3
+    NOT_READY = 4
+    ZEROIZED = 5
+
+
+_STATUS_CODES = frozenset(Status)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record on its way into the engine; `tag` is what decryption expects."""
+
+    operation: Operation
+    data: bytes
+    iv: bytes = bytes(IV_BYTES)
+    aad: bytes = b""
+    tag: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One record out of the engine; `tag` comes with encryption only."""
+
+    status: Status
+    data: bytes
+    tag: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the engine counted since its counters were cleared: clocks, records, data bytes."""
+
+    cycles_busy: int
+    stall_source: int
+    stall_sink: int
+    records: int
+    bytes: int
+    tag_failures: int
+
+
+class Engine:
+    """The engine on `board`: keys in, records through, counters out."""
+
+    def __init__(self, board: Board) -> None:
+        """Prove that the board carries a working engine of this register map."""
+        self._board = board
+        self.build_hash = self._read(regs.BUILD_HASH)
+        self.check_identity()
+        features = self._read(regs.FEATURES)
+        self.max_data_bytes = 1 << regs.FEATURES_BANK_LOG2.get(features)
+        self.max_aad_bytes = regs.FEATURES_AAD_MAX.get(features)
+        self._wait_for_self_test()
+
+    @property
+    def clock_hz(self) -> float:
+        """The engine's clock."""
+        return self._board.clock_hz
+
+    def check_identity(self) -> None:
+        """Check identity, link and register map; raise IdentityError naming what differs."""
+        found = self._read(regs.ID)
+        if found != _ID:
+            raise IdentityError(
+                f"Board {self._board.name} is no Taperig engine: its ID register reads "
+                f"{found:#010x} instead of {_ID:#010x}"
+            )
+        for pattern in _SCRATCH_PATTERNS:
+            self._write(regs.SCRATCH, pattern)
+            echo = self._read(regs.SCRATCH)
+            if echo != pattern:
+                raise IdentityError(
+                    f"The link to board {self._board.name} is not sound: SCRATCH was written "
+                    f"{pattern:#010x} and reads {echo:#010x}"
+                )
+        major = regs.VERSION_MAJOR.get(self._read(regs.VERSION))
+        map_hash = self._read(regs.MAP_HASH)
+        if major != _VERSION_MAJOR or map_hash != regs.MAP_HASH_EXPECTED:
+            raise IdentityError(
+                f"Board {self._board.name} (build {self.build_hash:#010x}) has another register "
+                f"map (version {major}, hash {map_hash:#010x}) than this driver (version "
+                f"{_VERSION_MAJOR}, hash {regs.MAP_HASH_EXPECTED:#010x}): build both from the "
+                "same sources"
+            )
+
+    # ---- keys ----
+
+    @property
+    def key_valid(self) -> bool:
+        """Whether a key is loaded."""
+        return self._has(regs.STATUS_KEY_VALID)
+
+    def load_sealed_key(self, blob: bytes) -> None:
+        """Load a data key wrapped under the transport key (RFC 3394, 40 bytes).
+
+        Raises UnwrapFailed, with no key loaded, when the engine's integrity check fails.
+        """
+        if len(blob) != SEALED_KEY_BYTES:
+            raise EngineError(f"A sealed key has {SEALED_KEY_BYTES} bytes, not {len(blob)}")
+        self._board.write(regs.SEALED_KEY.address, _REGISTER_BYTES, blob)
+        self._command(regs.CTRL_LOAD_SEALED)
+        status = self._settled()
+        if regs.STATUS_UNWRAP_FAILED.get(status):
+            raise UnwrapFailed(
+                "The engine refuses the sealed key: it was damaged, or wrapped under another "
+                "transport key than this board's; provision the drive for this board again"
+            )
+        self._require_key(status)
+
+    def load_plain_key(self, key: bytes) -> None:
+        """Load a key in the clear: for known-answer tests only, and only until the port is locked.
+
+        Raises PlainPortError after lock_plain_key.
+        """
+        if len(key) != KEY_BYTES:
+            raise EngineError(f"A key has {KEY_BYTES} bytes, not {len(key)}")
+        if self._has(regs.STATUS_PLAIN_LOCKED):
+            raise PlainPortError(
+                "The engine's plain key port is locked until the board is powered on again"
+            )
+        self._board.write(regs.PLAIN_KEY.address, _REGISTER_BYTES, key)
+        self._command(regs.CTRL_LOAD_PLAIN)
+        self._require_key(self._settled())
+
+    def lock_plain_key(self) -> None:
+        """Close the plain key port until power-on."""
+        self._command(regs.CTRL_LOCK_PLAIN)
+        if not self._has(regs.STATUS_PLAIN_LOCKED):
+            raise EngineError("The engine did not lock its plain key port")
+
+    def zeroize(self) -> None:
+        """Wipe keys, buffers and all state made with them; return when the engine is done."""
+        self._command(regs.CTRL_ZEROIZE)
+        if regs.STATUS_KEY_VALID.get(self._settled()):
+            raise EngineError("The engine still holds a key after zeroize")
+
+    # ---- records ----
+
+    def process(self, records: Sequence[Record]) -> list[Result]:
+        """Pass records through, back to back, and return their results in order.
+
+        While the board works on one batch, the next is made and the results of the last are taken.
+        Raises SelfTestError when a check inside the engine failed meanwhile, whatever came out.
+        """
+        for number, record in enumerate(records):
+            self._check(number, record)
+        results: list[Result] = []
+        inside: deque[tuple[int, list[Record]]] = deque()
+        free = self._board.in_flight_bytes
+        for batch in self._batches(records):
+            frames = b"".join(map(_frame, batch))
+            while inside and len(frames) > free:
+                size, oldest = inside.popleft()
+                results.extend(map(self._result, oldest))
+                free += size
+            self._board.write(regs.RECORD_IN, _WORD_BYTES, frames)
+            inside.append((len(frames), batch))
+            free -= len(frames)
+        results.extend(self._result(record) for _, batch in inside for record in batch)
+        if records and self._has(regs.STATUS_FAULT):
+            raise SelfTestError(
+                f"A check inside the engine of board {self._board.name} failed while records "
+                "passed: their results are thrown away; reset the board to have it tested again"
+            )
+        return results
+
+    # ---- measuring ----
+
+    def counters(self) -> Counters:
+        """Return all counters as they stood at one clock."""
+        self._command(regs.CTRL_COUNTERS_SNAPSHOT)
+        first = _COUNTERS[0].low.address
+        count = (_COUNTERS[-1].high.address - first) // _REGISTER_BYTES + 1
+        data = self._board.read(first, _REGISTER_BYTES, count)
+        words: tuple[int, ...] = struct.unpack(f">{count}I", data)
+
+        def word(register: Register) -> int:
+            return words[(register.address - first) // _REGISTER_BYTES]
+
+        return Counters(*(word(one.high) << 32 | word(one.low) for one in _COUNTERS))
+
+    def clear_counters(self) -> None:
+        """Set all counters to zero."""
+        self._command(regs.CTRL_COUNTERS_CLEAR)
+
+    def set_pace(self, bytes_per_second: float | None) -> float | None:
+        """Let data in at most at this rate (as a tape channel would), or freely with None.
+
+        Returns the rate that is set: the next one the gates can count that is not slower, or None
+        when the engine's own rate (16 bytes a clock) is not above what was asked.
+        """
+        rate = 0
+        if bytes_per_second is not None:
+            if not bytes_per_second > 0:
+                raise EngineError(f"A pace is above zero bytes a second, not {bytes_per_second}")
+            words_a_clock = bytes_per_second / _WORD_BYTES / self.clock_hz
+            rate = math.ceil(words_a_clock * _PACE_UNIT)
+            if rate >= _PACE_UNIT:
+                rate = 0
+        self._write(regs.PACE, regs.PACE_RATE.put(rate))
+        return rate * _WORD_BYTES * self.clock_hz / _PACE_UNIT if rate else None
+
+    # ---- registers ----
+
+    def _read(self, register: Register) -> int:
+        return int.from_bytes(self._board.read(register.address, _REGISTER_BYTES, 1), "big")
+
+    def _write(self, register: Register, value: int) -> None:
+        data = value.to_bytes(_REGISTER_BYTES, "big")
+        self._board.write(register.address, _REGISTER_BYTES, data)
+
+    def _command(self, field: Field) -> None:
+        self._write(regs.CTRL, field.put(1))
+
+    def _has(self, field: Field) -> bool:
+        return bool(field.get(self._read(regs.STATUS)))
+
+    def _settled(self) -> int:
+        """Wait until nothing is being loaded or wiped; return STATUS."""
+        busy = regs.STATUS_KEY_LOADING.mask | regs.STATUS_ZEROIZING.mask
+        return self._wait(lambda status: not status & busy, "load a key or wipe")
+
+    def _wait_for_self_test(self) -> None:
+        done = regs.STATUS_SELF_TEST_DONE.mask
+        status = self._wait(lambda status: bool(status & done), "end its self test")
+        if not regs.STATUS_SELF_TEST_OK.get(status) or regs.STATUS_FAULT.get(status):
+            raise SelfTestError(
+                f"The engine of board {self._board.name} failed its power-on self test"
+            )
+
+    def _wait(self, over: Callable[[int], bool], what: str) -> int:
+        deadline = time.monotonic() + _STATUS_LIMIT_S
+        while not over(status := self._read(regs.STATUS)):
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"The engine does not {what} within {_STATUS_LIMIT_S:.0f} s "
+                    f"(STATUS {status:#010x})"
+                )
+        return status
+
+    def _require_key(self, status: int) -> None:
+        if not regs.STATUS_KEY_VALID.get(status):
+            raise EngineError(f"The engine took no key (STATUS {status:#010x})")
+
+    # ---- frames ----
+
+    def _check(self, number: int, record: Record) -> None:
+        wrong = None
+        if len(record.data) > self.max_data_bytes:
+            wrong = f"{len(record.data)} bytes of data, more than {self.max_data_bytes}"
+        elif len(record.aad) > self.max_aad_bytes:
+            wrong = f"{len(record.aad)} bytes of AAD, more than {self.max_aad_bytes}"
+        elif len(record.iv) != IV_BYTES:
+            wrong = f"an IV of {len(record.iv)} bytes instead of {IV_BYTES}"
+        elif record.operation is Operation.DECRYPT and len(record.tag) != TAG_BYTES:
+            wrong = f"a tag of {len(record.tag)} bytes instead of {TAG_BYTES}"
+        elif record.operation is Operation.BYPASS and record.aad:
+            wrong = "AAD, which a clear record cannot have"
+        if wrong is not None:
+            raise RecordError(f"Record {number} of the batch has {wrong}")
+
+    def _batches(self, records: Iterable[Record]) -> Iterator[list[Record]]:
+        """Cut into runs of which the board holds some before results are read."""
+        most = self._board.in_flight_bytes // _BATCHES
+        batch: list[Record] = []
+        size = 0
+        for record in records:
+            # Header, tag and the padding of AAD and data are four words at most.
+            frame = 4 * _WORD_BYTES + len(record.aad) + len(record.data)
+            if batch and size + frame > most:
+                yield batch
+                batch, size = [], 0
+            batch.append(record)
+            size += frame
+        if batch:
+            yield batch
+
+    def _result(self, record: Record) -> Result:
+        top = int.from_bytes(self._read_words(1)[:4], "big")
+        length = top & 0x7FFFF
+        code, operation = top >> 24, top >> 20 & 0xF
+        if operation != record.operation.value or code not in _STATUS_CODES:
+            raise EngineError(
+                f"The engine's results are out of step with its records (result word {top:#010x})"
+            )
+        status = Status(code)
+        if status is not Status.OK:
+            return Result(status, b"", b"")
+        if length != len(record.data):
+            raise EngineError(
+                f"The engine returned {length} bytes for a record of {len(record.data)}"
+            )
+        data_words = -(-length // _WORD_BYTES)
+        tag_words = 1 if record.operation is Operation.ENCRYPT else 0
+        if data_words + tag_words == 0:
+            return Result(status, b"", b"")
+        body = self._read_words(data_words + tag_words)
+        tag = body[data_words * _WORD_BYTES :]
+        return Result(status, body[:length], tag)
+
+    def _read_words(self, count: int) -> bytes:
+        return self._board.read(regs.RECORD_OUT, _WORD_BYTES, count)
+
+
+def _frame(record: Record) -> bytes:
+    top = record.operation.value << 28 | len(record.aad) << 20 | len(record.data)
+    parts = [_HEADER.pack(top, record.iv), _padded(record.aad), _padded(record.data)]
+    if record.operation is Operation.DECRYPT:
+        parts.append(record.tag)
+    return b"".join(parts)
+
+
+def _padded(data: bytes) -> bytes:
+    short = -len(data) % _WORD_BYTES
+    return data + bytes(short) if short else data

@@ -1,0 +1,131 @@
+"""The traffic generator on a board: records at the engine's own rate, however slow the link is.
+
+What it sends is known (hdl/boards/common/traffic.sv), so the host computes what must come out.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+import hdl.registers.board_map as regs
+from hdl.registers.types import Register
+from rig.board.protocol import Board
+from rig.engine.driver import EngineError, Operation, Result, Status
+
+_REGISTER_BYTES = 4
+_WORD_BYTES = 16
+_LIMIT_S = 60.0
+_TOP_BITS = (1 << 128) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the records ended, and the check value over all words of all their results."""
+
+    good: int
+    bad: int
+    check: int
+
+
+class TrafficGenerator:
+    """The generator and checker of `board`."""
+
+    def __init__(self, board: Board) -> None:
+        """Use the generator of this board."""
+        self._board = board
+
+    def run(
+        self,
+        operation: Operation,
+        record_bytes: int,
+        records: int,
+        *,
+        seed: int = 0,
+        tag: bytes = bytes(_WORD_BYTES),
+    ) -> Outcome:
+        """Send `records` records of `record_bytes` bytes back to back; return when all are done."""
+        if record_bytes < 1 or records < 1:
+            raise EngineError("The traffic generator sends at least one record of one byte")
+        shape = regs.TRAFFIC_SHAPE_OP.put(operation.value)
+        self._write(regs.TRAFFIC_SHAPE, shape | regs.TRAFFIC_SHAPE_SIZE.put(record_bytes))
+        self._write(regs.TRAFFIC_RECORDS, records)
+        self._write(regs.TRAFFIC_SEED, seed)
+        self._board.write(regs.TRAFFIC_TAG.address, _REGISTER_BYTES, tag)
+        self._write(regs.BOARD_CTRL, regs.BOARD_CTRL_TRAFFIC_START.put(1))
+        deadline = time.monotonic() + _LIMIT_S
+        while regs.BOARD_STATUS_TRAFFIC_BUSY.get(self._read(regs.BOARD_STATUS)):
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"The traffic generator of board {self._board.name} does not end within "
+                    f"{_LIMIT_S:.0f} s"
+                )
+        check = self._board.read(regs.TRAFFIC_CHECK.address, _REGISTER_BYTES, 4)
+        return Outcome(
+            self._read(regs.TRAFFIC_GOOD),
+            self._read(regs.TRAFFIC_BAD),
+            int.from_bytes(check, "big"),
+        )
+
+    def _read(self, register: Register) -> int:
+        return int.from_bytes(self._board.read(register.address, _REGISTER_BYTES, 1), "big")
+
+    def _write(self, register: Register, value: int) -> None:
+        self._board.write(register.address, _REGISTER_BYTES, value.to_bytes(4, "big"))
+
+
+def record_iv(seed: int, number: int) -> bytes:
+    """The IV of record `number`; no record on tape has one like it."""
+    return struct.pack(">III", 0xFFFF_FFFF, seed, number)
+
+
+def record_data(seed: int, number: int, size: int) -> bytes:
+    """The data of record `number`."""
+    words = -(-size // _WORD_BYTES)
+    pattern = b"".join(
+        struct.pack(">IIII", seed, number, word, word ^ 0xFFFF_FFFF) for word in range(words)
+    )
+    return pattern[:size]
+
+
+def expected(
+    key: bytes, operation: Operation, size: int, records: int, seed: int
+) -> tuple[bytes, int]:
+    """What the host computes itself: the tag that decryption shall expect, and the check value."""
+    tag = bytes(_WORD_BYTES)
+    results = []
+    if operation is Operation.DECRYPT:
+        iv = record_iv(seed, 0)
+        counter = Cipher(algorithms.AES(key), modes.CTR(iv + bytes((0, 0, 0, 2)))).decryptor()
+        plain = counter.update(record_data(seed, 0, size))
+        tag = AESGCM(key).encrypt(iv, plain, b"")[size:]
+        results = [Result(Status.OK, plain, b"")] * records
+    else:
+        for number in range(records):
+            data = record_data(seed, number, size)
+            if operation is Operation.ENCRYPT:
+                sealed = AESGCM(key).encrypt(record_iv(seed, number), data, b"")
+                results.append(Result(Status.OK, sealed[:size], sealed[size:]))
+            else:
+                results.append(Result(Status.OK, data, b""))
+    return tag, check_value(operation, results)
+
+
+def check_value(operation: Operation, results: Iterable[Result]) -> int:
+    """The check value over these results, as the board computes it."""
+    check = 0
+    for result in results:
+        head = result.status << 120 | operation.value << 116 | len(result.data) << 96
+        body = result.data + bytes(-len(result.data) % _WORD_BYTES) + result.tag
+        words = [head] + [
+            int.from_bytes(body[at : at + _WORD_BYTES], "big")
+            for at in range(0, len(body), _WORD_BYTES)
+        ]
+        for word in words:
+            check = (check << 1 & _TOP_BITS | check >> 127) ^ word
+    return check

@@ -1,0 +1,1 @@
+"""lab.yaml: its model, how it is loaded and checked."""

@@ -1,0 +1,207 @@
+"""What no part of a lab file can know alone: names that must exist elsewhere, or only once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+from hdl.errors import HdlError
+from hdl.fpga.targets import find_target, last_build
+from rig.lab.base import PIN_RULE, RESOURCE_RULE, Location
+from rig.ve.ekm.host_address import is_address, is_host
+from rig.ve.prerequisites import PrerequisiteError, require_encryption_settings
+
+if TYPE_CHECKING:
+    from rig.lab.model import Board, Lab, PoolUnit
+
+
+def _fpga_mistakes(name: str, board: Board, fpga: str) -> Iterator[tuple[Location, str]]:
+    """What the gates in an FPGA cannot be: simulated, or clocked faster than they were routed."""
+    try:
+        build = last_build(find_target(fpga))
+    except HdlError as error:
+        yield ("boards", name, "fpga"), f"boards.{name}.fpga: {error}"
+        return
+    if board.kind == "sim":
+        yield (
+            ("boards", name, "fpga"),
+            f"boards.{name} is simulated and in no FPGA; remove fpga, or set kind: visa.",
+        )
+    elif build is None:
+        yield (
+            ("boards", name, "fpga"),
+            f"boards.{name}.fpga: no build of {fpga} has met its clock yet, so nobody knows how "
+            f"fast it may run; make one with: rig board build {fpga} --record",
+        )
+    elif board.clock_mhz > build.fmax_mhz:
+        yield (
+            ("boards", name, "clock_mhz"),
+            f"boards.{name}.clock_mhz is {board.clock_mhz:g}, and the gates of the last good build "
+            f"of {fpga} work up to {build.fmax_mhz:g} MHz; write {build.clock_mhz:g}, the clock "
+            "that this build runs at.",
+        )
+
+
+def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
+    """Names that must exist elsewhere in the file, and must not exist twice."""
+    for name, board in lab.boards.items():
+        if board.kind == "visa" and board.resource is None:
+            yield (
+                ("boards", name),
+                f"boards.{name} has no resource; write resource: {RESOURCE_RULE}.",
+            )
+        if board.kind == "sim" and board.resource is not None:
+            yield (
+                ("boards", name, "resource"),
+                f"boards.{name} is simulated and has no resource; remove it, or set kind: visa.",
+            )
+        if board.fpga is not None:
+            yield from _fpga_mistakes(name, board, board.fpga)
+    serials: set[str] = set()
+    for index, drive in enumerate(lab.drives):
+        if drive.board not in lab.boards:
+            yield ("drives", index, "board"), _no_such("board", drive.board, lab.boards)
+        if drive.serial in serials:
+            yield (
+                ("drives", index, "serial"),
+                f"two drives have the serial number {drive.serial}; each has its own.",
+            )
+        serials.add(drive.serial)
+    names: set[str] = set()
+    for index, ekm in enumerate(lab.ekms):
+        if ekm.name in names:
+            yield (
+                ("ekms", index, "name"),
+                f"two key managers have the name '{ekm.name}'; each has its own.",
+            )
+        names.add(ekm.name)
+        if not is_host(ekm.host):
+            yield (
+                ("ekms", index, "host"),
+                f"ekms[{index}].host is {ekm.host!r}; it must be an address or a host name.",
+            )
+        if ekm.token not in lab.tokens:
+            yield ("ekms", index, "token"), _no_such("token", ekm.token, lab.tokens)
+        if ekm.port == 0 and not ekm.start:
+            yield (
+                ("ekms", index, "port"),
+                "port 0 is for a key manager that the rig starts; "
+                "name the port of this one, or set start: true.",
+            )
+    for index, server in enumerate(lab.dns):
+        if not is_address(server.address):
+            yield (
+                ("dns", index, "address"),
+                f"dns[{index}].address is {server.address!r}; it must be an IP address, since a "
+                "name could only be looked up there.",
+            )
+    for name, token in lab.tokens.items():
+        if token.module != "softhsm" and token.pin is None:
+            yield (
+                ("tokens", name),
+                f"tokens.{name} has no pin; for a token of your own write {PIN_RULE}.",
+            )
+    yield from _node_mistakes(lab)
+    yield from _token_mistakes(lab)
+    labels: set[str] = set()
+    for index, kek in enumerate(lab.keks):
+        if kek.label.casefold() in labels:
+            yield (
+                ("keks", index, "label"),
+                f"the key label {kek.label!r} is given twice (labels are compared without case).",
+            )
+        labels.add(kek.label.casefold())
+        if kek.token is not None and kek.token not in lab.tokens:
+            yield ("keks", index, "token"), _no_such("token", kek.token, lab.tokens)
+    for number, pool in lab.pools.items():
+        yield from _pool_mistakes(lab, ("pools", number), number, pool)
+
+
+def _node_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
+    """A drive belongs to one node; drives and key managers exist; constructs name pools."""
+    owner: dict[str, str] = {}
+    serials = [drive.serial for drive in lab.drives]
+    names = [ekm.name for ekm in lab.ekms]
+    for name, node in lab.nodes.items():
+        for index, serial in enumerate(node.drives or serials):
+            where: Location = ("nodes", name, "drives", index)
+            if serial not in serials:
+                yield where, _no_such("drive", serial, serials)
+            elif serial in owner:
+                yield (
+                    where,
+                    f"drive {serial} belongs to node {owner[serial]} already; list the drives of "
+                    "each node.",
+                )
+            owner[serial] = name
+        if node.ekms is None and len(lab.ekms) > 2:
+            yield (
+                ("nodes", name) if ("nodes" in lab.model_fields_set) else ("ekms",),
+                f"node {name} would have {len(lab.ekms)} key managers; a node has one or two, so "
+                "name them: ekms: [PRIMARY, SECONDARY].",
+            )
+        for index, ekm in enumerate(node.ekms or ()):
+            if ekm not in names:
+                yield ("nodes", name, "ekms", index), _no_such("key manager", ekm, names)
+        pools = lab.pools if node.pools is None else node.pools
+        for kind, constructs in (
+            ("storage_groups", node.storage_groups),
+            ("management_classes", node.management_classes),
+        ):
+            for construct, number in constructs.items():
+                if number != 0 and number not in pools:
+                    yield (
+                        ("nodes", name, kind, construct),
+                        f"pool {number} of '{construct}' is not among the pools of node {name}.",
+                    )
+        for number, pool in (node.pools or {}).items():
+            yield from _pool_mistakes(lab, ("nodes", name, "pools", number), number, pool)
+
+
+def _token_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
+    """Key managers on different tokens each need a key of a pool in theirs."""
+    if not lab.other_tokens:
+        return
+    labels = {lab.tokens[name].label for name in lab.other_tokens}
+    if len(labels) < len(lab.other_tokens) or lab.tokens[lab.ekms[0].token].label in labels:
+        yield (
+            ("tokens",),
+            "two tokens of key managers have the same label; use one token for both of them, or "
+            "give each token a label of its own.",
+        )
+    homes = {kek.label.casefold(): lab.home_of(kek) for kek in lab.keks}
+    for node in lab.nodes:
+        for number, pool in lab.pools_of(node).items():
+            known = {homes.get(key.label.casefold()) for key in pool.keys}
+            for ekm in lab.ekms_of(node):
+                if ekm.start and pool.encrypt and None not in known and ekm.token not in known:
+                    yield (
+                        ("pools", number) if lab.nodes[node].pools is None else ("nodes", node),
+                        f"pool {number} has no key in token '{ekm.token}', so key manager "
+                        f"'{ekm.name}' could neither write nor read its tapes; give the pool a "
+                        f"second key, of keks with token: {ekm.token}.",
+                    )
+
+
+def _pool_mistakes(
+    lab: Lab, where: Location, number: int, pool: PoolUnit
+) -> Iterator[tuple[Location, str]]:
+    """A pool that encrypts has keys, and the installation allows it."""
+    if pool.encrypt and not pool.keys:
+        yield (
+            where,
+            f"pool {number} encrypts but has no keys; "
+            "add keys: a list of one or two of {label: ..., mode: clear or hash}.",
+        )
+    if pool.encrypt and lab.installation is not None:
+        try:
+            require_encryption_settings(lab.installation.record(ekms=len(lab.ekms)))
+        except PrerequisiteError as error:
+            yield (*where, "encrypt"), f"pool {number} cannot encrypt: {error}"
+
+
+def _no_such(what: str, name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
+    return f"there is no {what} '{name}'; {hint}"

@@ -1,0 +1,280 @@
+"""lab.yaml: what stands in the lab and what the default scenario runs, parsed and checked.
+
+A mistake is reported with file, line, what is wrong and what would be right; every mistake of
+the file at once, a line each. Values that could be secrets are never repeated.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from hsm.pkcs11.accepted_risks import Limit
+from rig.lab.base import NAME_RULE, PIN_RULE, RESOURCE_RULE, Part
+from rig.lab.base import LabError as LabError
+from rig.lab.installation import InstallationPart
+
+NATIVE_RATES: dict[str, float] = {
+    "TS1120": 104e6,
+    "TS1140": 250e6,
+    "TS1160": 400e6,
+    "TS1170": 400e6,
+}
+"""Native data rate of each drive model, in bytes a second."""
+
+
+def _number_key(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+Label = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+PoolNumber = Annotated[int, BeforeValidator(_number_key), Field(ge=1, le=32)]
+SecondaryPool = Annotated[int, Field(ge=0, le=32)]
+LABEL_RULE = "a key label of 1 to 64 printable characters"
+
+
+class Board(Part):
+    """A board that carries the gates."""
+
+    kind: Literal["sim", "visa"] = Field(
+        description="'sim' (the gates under Verilator) or 'visa' (a board at a VISA resource)"
+    )
+    clock_mhz: float = Field(default=62.5, ge=1, le=1000, description="a number from 1 to 1000")
+    resource: str | None = Field(
+        default=None,
+        pattern=r"^(ASRL\S+::INSTR|TCPIP\d*::\S+::\d+::SOCKET)$",
+        description=RESOURCE_RULE,
+    )
+    baud: int = Field(
+        default=1_000_000, ge=300, le=12_000_000, description="a rate of the serial line, in bits/s"
+    )
+    fpga: str | None = Field(
+        default=None,
+        min_length=1,
+        description="an FPGA board of `rig board list`, whose last good build limits clock_mhz",
+    )
+
+    @property
+    def clock_hz(self) -> float:
+        """The clock of the gates, in hertz."""
+        return self.clock_mhz * 1e6
+
+
+class DriveUnit(Part):
+    """A tape drive, and the board that is its encryption hardware."""
+
+    serial: str = Field(
+        pattern=r"^[A-Z0-9]{1,12}$",
+        description="1 to 12 capital letters and digits, quoted when all are digits",
+    )
+    model: Literal["TS1120", "TS1140", "TS1160", "TS1170"] = Field(
+        description="one of TS1120, TS1140, TS1160, TS1170"
+    )
+    board: Name = Field(description="the name of one of the boards")
+
+    @property
+    def native_rate(self) -> float:
+        """Native data rate in bytes a second."""
+        return NATIVE_RATES[self.model]
+
+
+class PinSource(Part):
+    """Where a PIN is read from when it is needed; never the PIN itself."""
+
+    env: str | None = Field(default=None, min_length=1, description="an environment variable")
+    file: Path | None = Field(default=None, strict=False, description="the path of a file")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> PinSource:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("exactly one of env and file")
+        return self
+
+
+class TokenUnit(Part):
+    """A PKCS#11 token."""
+
+    module: str = Field(min_length=1, description="'softhsm' or the path of a PKCS#11 library")
+    label: str = Field(min_length=1, max_length=32, description="a token label of 1 to 32 letters")
+    pin: PinSource | None = Field(default=None, description=PIN_RULE)
+    so_pin: PinSource | None = Field(default=None, description=PIN_RULE)
+    accept: tuple[Annotated[Limit, Field(strict=False)], ...] = Field(
+        default=(), strict=False, description=f"a list of {', '.join(Limit)}"
+    )
+
+
+class EkmUnit(Part):
+    """A key manager; the rig starts it itself when ``start`` is true."""
+
+    name: Name = Field(description=NAME_RULE)
+    host: str = Field(default="127.0.0.1", min_length=1, description="an address or a host name")
+    port: int = Field(
+        default=3801, ge=0, le=65535, description="a TCP port from 1 to 65535, or 0 for any free"
+    )
+    start: bool = Field(default=True, description="true or false")
+    token: Name = Field(description="the name of one of the tokens")
+
+
+class DnsUnit(Part):
+    """A DNS server at which host names of key managers are looked up."""
+
+    address: str = Field(min_length=1, max_length=64, description="an IP address")
+    port: int = Field(default=53, ge=1, le=65535, description="a port from 1 to 65535")
+
+
+class KekUnit(Part):
+    """A key-encryption key that is made in the token when it is absent."""
+
+    label: Label = Field(description=LABEL_RULE)
+    bits: Literal[2048, 3072, 4096] = Field(default=2048, description="2048, 3072 or 4096")
+    token: Name | None = Field(
+        default=None,
+        description="the token that it is made in, by default that of the first key manager",
+    )
+
+
+class PoolKey(Part):
+    """One of a pool's two keys: its label, and what the EEDK says of it."""
+
+    label: Label = Field(description=LABEL_RULE)
+    mode: Literal["clear", "hash"] = Field(default="clear", description="'clear' or 'hash'")
+
+
+class PoolUnit(Part):
+    """A storage pool and whether it encrypts."""
+
+    encrypt: bool = Field(description="true or false")
+    keys: tuple[PoolKey, ...] = Field(
+        default=(),
+        max_length=2,
+        strict=False,
+        description="a list of one or two keys, each {label: ..., mode: clear or hash}",
+    )
+    allow_public_only: bool = Field(default=False, description="true or false")
+
+
+class NodeUnit(Part):
+    """A node: a virtualization engine with drives, key managers and pools of its own (EKM-10)."""
+
+    drives: tuple[str, ...] | None = Field(
+        default=None, strict=False, min_length=1, description="a list of serial numbers of drives"
+    )
+    ekms: tuple[Name, ...] | None = Field(
+        default=None,
+        strict=False,
+        min_length=1,
+        max_length=2,
+        description="a list of one or two names of key managers, the primary first",
+    )
+    pools: dict[PoolNumber, PoolUnit] | None = Field(
+        default=None, strict=False, min_length=1, description="a map of pools by number, 1 to 32"
+    )
+    storage_groups: dict[Name, PoolNumber] = Field(
+        default={}, strict=False, description="a map of pool numbers by storage group"
+    )
+    management_classes: dict[Name, SecondaryPool] = Field(
+        default={},
+        strict=False,
+        description="a map of secondary pools by management class, 0 for no copy",
+    )
+    cache_mb: float = Field(default=1000.0, gt=0, description="a number of megabytes above 0")
+    cartridge_mb: float = Field(default=100.0, gt=0, description="a number of megabytes above 0")
+    cartridges: int = Field(
+        default=10, ge=0, le=10_000, description="a number of cartridges from 0 to 10000"
+    )
+
+
+class ScenarioPart(Part):
+    """What ``rig run`` writes and reads."""
+
+    data: tuple[Annotated[Path, Field(strict=False)], ...] | None = Field(
+        default=None, strict=False, min_length=1, description="a list of files and folders"
+    )
+    cap_mb: float = Field(
+        default=8.0, gt=0, le=100_000, description="a number of megabytes above 0, at most 100000"
+    )
+
+
+class Lab(Part):
+    """A whole lab.yaml."""
+
+    name: Name = Field(description=NAME_RULE)
+    boards: dict[Name, Board] = Field(min_length=1, description="a map of boards by name")
+    drives: tuple[DriveUnit, ...] = Field(
+        min_length=1, strict=False, description="a list of at least one drive"
+    )
+    tokens: dict[Name, TokenUnit] = Field(min_length=1, description="a map of tokens by name")
+    ekms: tuple[EkmUnit, ...] = Field(
+        min_length=1, max_length=16, strict=False, description="a list of one or two key managers"
+    )
+    dns: tuple[DnsUnit, ...] = Field(
+        default=(),
+        max_length=2,
+        strict=False,
+        description="a list of one or two DNS servers, primary and alternate, each {address: ...}",
+    )
+    keks: tuple[KekUnit, ...] = Field(
+        default=(), strict=False, description="a list of keys, each {label: ...}"
+    )
+    pools: dict[PoolNumber, PoolUnit] = Field(
+        min_length=1, strict=False, description="a map of pools by number, 1 to 32"
+    )
+    nodes: dict[Name, NodeUnit] = Field(
+        default={"main": NodeUnit()},
+        strict=False,
+        min_length=1,
+        description="a map of nodes by name",
+    )
+    scenario: ScenarioPart = Field(
+        default_factory=ScenarioPart, description="a map with data and cap_mb"
+    )
+
+    installation: InstallationPart | None = Field(
+        default=None, description="a map with library, microcode, features and drives"
+    )
+
+    def ekms_of(self, node: str) -> tuple[EkmUnit, ...]:
+        """The key managers of a node, the primary first (EKM-10)."""
+        names = self.nodes[node].ekms
+        if names is None:
+            return self.ekms
+        known = {ekm.name: ekm for ekm in self.ekms}
+        return tuple(known[name] for name in names)
+
+    def pools_of(self, node: str) -> dict[int, PoolUnit]:
+        """The pools of a node by number (EKM-10)."""
+        pools = self.nodes[node].pools
+        return self.pools if pools is None else pools
+
+    def drives_of(self, node: str) -> tuple[DriveUnit, ...]:
+        """The drives of a node (EKM-10)."""
+        serials = self.nodes[node].drives
+        return tuple(each for each in self.drives if serials is None or each.serial in serials)
+
+    @property
+    def other_tokens(self) -> tuple[str, ...]:
+        """Tokens of key managers that the rig starts, but for that of the first key manager."""
+        names = dict.fromkeys(ekm.token for ekm in self.ekms if ekm.start)
+        return tuple(name for name in names if name != self.ekms[0].token)
+
+    def home_of(self, kek: KekUnit) -> str:
+        """The name of the token that a KEK is made in."""
+        return kek.token or self.ekms[0].token
+
+    @property
+    def run_node(self) -> str:
+        """The node whose drives, key managers and pools ``rig run`` takes: the first."""
+        return next(iter(self.nodes))
+
+    def labels_of(self, node: str) -> tuple[str, ...]:
+        """Every key label configured on a node, once, in the order of its pools (EKM-11)."""
+        pools = sorted(self.pools_of(node).items())
+        return tuple(dict.fromkeys(key.label for _, pool in pools for key in pool.keys))
+
+    @property
+    def fastest_rate(self) -> float:
+        """Native rate of the fastest drive configured, in bytes a second."""
+        return max(drive.native_rate for drive in self.drives)

@@ -1,0 +1,1 @@
+"""What a run found: events, measurements, results, rules."""

@@ -1,0 +1,38 @@
+"""A measured value against its limits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One value against its limits; a value that is not a number fails."""
+
+    name: str
+    value: float
+    unit: str
+    minimum: float | None = None
+    maximum: float | None = None
+    rules: tuple[str, ...] = ()
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value is within its limits."""
+        if math.isnan(self.value):
+            return False
+        above = self.minimum is None or self.value >= self.minimum
+        return above and (self.maximum is None or self.value <= self.maximum)
+
+    @property
+    def margin(self) -> float | None:
+        """Distance to the nearer limit as a share of that limit; negative when failed."""
+        distances = []
+        if self.minimum:
+            distances.append((self.value - self.minimum) / abs(self.minimum))
+        if self.maximum:
+            distances.append((self.maximum - self.value) / abs(self.maximum))
+        return min(distances) if distances else None

@@ -1,0 +1,212 @@
+"""What a run found, and the results.json that keeps it (schema: results.schema.json beside this).
+
+The word of a verdict is ``pass``, ``fail`` (something was judged and is wrong) or ``error`` (the
+run could not judge). Times are seconds; ``started`` is seconds since 1970, UTC.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rig.results.events import Event, Notice
+from rig.results.measurement import Measurement
+
+FORMAT = "taperig-results-1"
+SCHEMA_PATH = Path(__file__).parent / "results.schema.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something that holds or does not, with a word on what was compared."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+    rules: tuple[str, ...] = ()
+
+
+@dataclass
+class ScenarioResult:
+    """What one scenario did and found."""
+
+    name: str
+    title: str
+    started: float = field(default_factory=time.time)
+    duration_s: float = 0.0
+    steps: list[Event] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """``error`` when it was cut short, ``fail`` when anything judged is wrong, else ``pass``.
+
+        A scenario that judged nothing has not passed.
+        """
+        if self.error is not None:
+            return "error"
+        judged: list[Check | Measurement] = [*self.checks, *self.measurements]
+        if not judged or not all(item.passed for item in judged):
+            return "fail"
+        return "fail" if any(step.outcome == "failed" for step in self.steps) else "pass"
+
+
+@dataclass
+class RunResult:
+    """A whole run."""
+
+    lab: str
+    board: str
+    clock_hz: float
+    drive: dict[str, Any]
+    command: list[str]
+    started: float = field(default_factory=time.time)
+    duration_s: float = 0.0
+    phases: dict[str, float] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    scenarios: list[ScenarioResult] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The worst of the scenarios; a run without scenarios has not passed."""
+        if self.error is not None:
+            return "error"
+        verdicts = [scenario.verdict for scenario in self.scenarios]
+        for worst in ("error", "fail"):
+            if worst in verdicts:
+                return worst
+        return "pass" if verdicts else "fail"
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the seconds of one part of the run."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases[name] = round(time.monotonic() - began, 3)
+
+
+@contextmanager
+def untimed(name: str) -> Iterator[None]:
+    """Stand in for ``RunResult.phase`` where nothing is counted."""
+    yield
+
+
+def as_json(run: RunResult) -> dict[str, Any]:
+    """The run as results.json has it."""
+    return {
+        "format": FORMAT,
+        "verdict": run.verdict,
+        "error": run.error,
+        "lab": run.lab,
+        "board": run.board,
+        "clock_hz": run.clock_hz,
+        "drive": run.drive,
+        "command": run.command,
+        "started": run.started,
+        "duration_s": round(run.duration_s, 3),
+        "phases_s": run.phases,
+        "data": run.data,
+        "scenarios": [_scenario(scenario) for scenario in run.scenarios],
+        "notices": [
+            {
+                "kind": notice.kind.value,
+                "about": notice.about,
+                "text": notice.text,
+                "time": notice.time,
+                "detail": notice.detail,
+            }
+            for notice in run.notices
+        ],
+    }
+
+
+def _scenario(result: ScenarioResult) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "title": result.title,
+        "verdict": result.verdict,
+        "error": result.error,
+        "started": result.started,
+        "duration_s": round(result.duration_s, 3),
+        "steps": [
+            {
+                "step": step.step,
+                "text": step.text,
+                "volume": step.volume,
+                "started": step.started,
+                "duration_s": round(step.duration_s, 6),
+                "outcome": step.outcome,
+                "detail": step.detail,
+            }
+            for step in result.steps
+        ],
+        "checks": [
+            {
+                "name": check.name,
+                "verdict": "pass" if check.passed else "fail",
+                "detail": check.detail,
+                "rules": list(check.rules),
+            }
+            for check in result.checks
+        ],
+        "measurements": [_measurement(item) for item in result.measurements],
+    }
+
+
+def _measurement(item: Measurement) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "value": item.value,
+        "unit": item.unit,
+        "minimum": item.minimum,
+        "maximum": item.maximum,
+        "verdict": "pass" if item.passed else "fail",
+        "margin": item.margin,
+        "rules": list(item.rules),
+        "detail": item.detail,
+    }
+
+
+def write_results(run: RunResult, folder: Path) -> Path:
+    """Write results.json into a folder, whole or not at all; return its path."""
+    text = json.dumps(
+        _finite(as_json(run)), indent=2, ensure_ascii=False, allow_nan=False, default=str
+    )
+    return write_whole(folder / "results.json", text + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for every number that JSON cannot write."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write a text file so that a crash leaves the old one or the new one, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        # File names may hold bytes that are no UTF-8; JSON knows their escapes.
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path

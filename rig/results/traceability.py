@@ -1,0 +1,126 @@
+"""The rules of the modelled system, the tests that check them, and what those tests last said.
+
+The texts are in rules.yaml beside this file. Tests name rules with ``@pytest.mark.rule("BOT-2b")``;
+the tests' conftest.py writes which tests bear which rule, and their verdicts, for this module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from hsm.errors import TaperigError
+
+PROJECT = Path(__file__).parents[2]
+COLLECT_TO = "TAPERIG_RULES_COLLECT"
+"""Environment variable: the file into which conftest.py writes the collected tests by rule."""
+
+VERDICTS_KEY = "taperig/rules"
+"""Name under which conftest.py keeps verdicts in pytest's cache."""
+
+
+class RulesError(TaperigError):
+    """The tests of the rules cannot be listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of the modelled system."""
+
+    id: str
+    group: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuleTest:
+    """A test that checks a rule, and the outcome of its last run."""
+
+    name: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuleStatus:
+    """A rule with its tests."""
+
+    rule: Rule
+    tests: tuple[RuleTest, ...]
+
+    @property
+    def verdict(self) -> str:
+        """``passed``, ``failed``, ``not run`` (some test has no verdict yet) or ``no test``."""
+        outcomes = {test.outcome for test in self.tests}
+        if not outcomes:
+            return "no test"
+        if "failed" in outcomes:
+            return "failed"
+        return "passed" if outcomes == {"passed"} else "not run"
+
+
+@cache
+def load_rules() -> tuple[Rule, ...]:
+    """Every rule, in the order of the source."""
+    groups = yaml.safe_load((Path(__file__).parent / "rules.yaml").read_text(encoding="utf-8"))
+    return tuple(
+        Rule(rule_id, group, text)
+        for group, rules in groups.items()
+        for rule_id, text in rules.items()
+    )
+
+
+def rule_status(project: Path = PROJECT) -> list[RuleStatus]:
+    """Every rule with the tests found now and the verdicts of the last test runs."""
+    tests = _collect(project)
+    verdicts = _last_verdicts(project)
+    return [
+        RuleStatus(
+            rule,
+            tuple(RuleTest(name, verdicts.get(name, "not run")) for name in tests.get(rule.id, ())),
+        )
+        for rule in load_rules()
+    ]
+
+
+def _collect(project: Path) -> dict[str, list[str]]:
+    """Names of the tests of each rule, found by letting pytest collect them."""
+    if not (project / "tests" / "conftest.py").exists():
+        raise RulesError(
+            f"The tests are not beside the rig (no {project / 'tests'}); "
+            "run this from a clone of the project, installed by `make setup`."
+        )
+    with tempfile.TemporaryDirectory(prefix="taperig-rules-") as folder:
+        target = Path(folder) / "tests.json"
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"],
+            cwd=project,
+            env={**os.environ, COLLECT_TO: str(target)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0 or not target.exists():
+            last = (done.stdout + done.stderr).strip().splitlines()[-1:] or ["no word from pytest"]
+            raise RulesError(
+                f"pytest could not collect the tests of {project / 'tests'} "
+                f"({last[0].strip('= ')}); run `make test` to see why."
+            )
+        collected: dict[str, list[str]] = json.loads(target.read_text(encoding="utf-8"))
+    return collected
+
+
+def _last_verdicts(project: Path) -> dict[str, str]:
+    path = project / ".pytest_cache" / "v" / VERDICTS_KEY
+    try:
+        verdicts: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return verdicts

@@ -1,0 +1,162 @@
+"""A whole run: a lab is opened, its scenarios are judged, and the results are written."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+from hsm.errors import TaperigError
+from rig.lab.model import Lab
+from rig.report import text
+from rig.report.console import ConsoleReport
+from rig.report.junit import write_junit
+from rig.results.events import EventLog
+from rig.results.results import RunResult, write_results
+from rig.scenarios.base import Scenario
+from rig.scenarios.host_files import capped, files_of, machine_files
+from rig.testbed.boards import choose_board
+from rig.testbed.session import choose_drive, open_station
+from rig.testbed.state import new_run_dir, used_alone
+
+SCENARIOS: Final = {
+    "round_trip": "RoundTrip",
+    "rates": "Rates",
+    "pool_over_time": "PoolOverTime",
+    "migration": "Migration",
+    "two_sites": "TwoSites",
+}
+"""The modules of rig.scenarios, named as the scenarios, and their classes; in a run's order."""
+DEFAULT_SCENARIOS: Final = ("round_trip", "rates")
+"""What runs when no scenario is asked for."""
+WAVES_CAP_BYTES = 64_000
+"""With a waveform, no more of the lab's own data than this: an FST grows by the clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line says."""
+
+    board: str | None = None
+    data: tuple[Path, ...] = ()
+    out: Path | None = None
+    waves: bool = False
+    scenarios: tuple[str, ...] = ()
+
+
+class ScenarioChoiceError(TaperigError):
+    """A scenario was asked for that does not exist."""
+
+
+def choose_scenarios(asked: Sequence[str]) -> list[Scenario]:
+    """What a run judges, in its own order: what was asked for, else what runs by default."""
+    for name in asked:
+        if name not in SCENARIOS:
+            raise ScenarioChoiceError(
+                f"There is no scenario '{name}'; there are {', '.join(SCENARIOS)}."
+            )
+    return [_load(name) for name in SCENARIOS if name in (asked or DEFAULT_SCENARIOS)]
+
+
+def _load(name: str) -> Scenario:
+    """Import a scenario: those with a catalogue take a quarter of a second, and most runs none."""
+    made = getattr(import_module(f"rig.scenarios.{name}"), SCENARIOS[name])()
+    assert isinstance(made, Scenario)
+    return made
+
+
+def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
+    """Run the lab's scenarios, report them and write the results; the verdict is in what returns.
+
+    Raises TaperigError for what is wrong before anything runs; later errors are in the results.
+    """
+    began = time.monotonic()
+    report = ConsoleReport()
+    scenarios = choose_scenarios(options.scenarios)
+    board = choose_board(lab, options.board)
+    unit = choose_drive(lab, board)
+    files = _files(lab, options)
+    total = sum(path.stat().st_size for path in files)
+    folder = new_run_dir(state, options.out)
+    run = RunResult(
+        lab=lab.name,
+        board=board,
+        clock_hz=lab.boards[board].clock_hz,
+        drive={
+            "serial": unit.serial,
+            "model": unit.model,
+            "native_mb_per_s": unit.native_rate / 1e6,
+        },
+        command=sys.argv,
+        data={"volumes": len(files), "bytes": total, "sources": _sources(lab, options)},
+    )
+    report.line(
+        f"lab {lab.name}, board {board} at {run.clock_hz / 1e6:g} MHz, drive {unit.serial} "
+        f"({unit.model}, {unit.native_rate / 1e6:g} MB/s), {len(files)} files of {text.size(total)}"
+    )
+    try:
+        _run_all(lab, board, state, folder, scenarios, files, report, run, options.waves)
+    except TaperigError as error:
+        run.error = str(error)
+        report.error(str(error))
+    except BaseException as error:
+        run.error = f"The run was cut short ({type(error).__name__})."
+        raise
+    finally:
+        run.duration_s = time.monotonic() - began
+        results = write_results(run, folder)
+        write_junit(run, folder)
+    report.verdict(run)
+    report.line(f"results  {results}")
+    if options.waves:
+        report.line(f"waves    {folder / 'waves.fst'}")
+    elif run.verdict != "pass":
+        command = shlex.join(["rig", *sys.argv[1:], "--waves"])
+        report.line(f"for a waveform of this run: {command}")
+    return run
+
+
+def _run_all(
+    lab: Lab,
+    board: str,
+    state: Path,
+    folder: Path,
+    scenarios: Sequence[Scenario],
+    files: Sequence[Path],
+    report: ConsoleReport,
+    run: RunResult,
+    waves: bool,
+) -> None:
+    events = EventLog()
+    events.listeners.append(report.step)
+    events.notice_listeners.append(report.notice)
+    run.notices = events.notices
+    with (
+        used_alone(state),
+        open_station(
+            lab, board, state, folder, report, run.phase, waves=waves, events=events
+        ) as station,
+    ):
+        for scenario in scenarios:
+            with run.phase(scenario.name):
+                result = scenario.execute(station, files, report)
+            run.scenarios.append(result)
+
+
+def _files(lab: Lab, options: RunOptions) -> list[Path]:
+    """The files to write: all that the command line names, else the lab's own up to its cap."""
+    if options.data:
+        return files_of(options.data)
+    candidates = machine_files() if lab.scenario.data is None else files_of(lab.scenario.data)
+    cap = lab.scenario.cap_mb * 1e6
+    return capped(candidates, min(cap, WAVES_CAP_BYTES) if options.waves else cap)
+
+
+def _sources(lab: Lab, options: RunOptions) -> list[str]:
+    named = options.data or lab.scenario.data
+    return [str(path) for path in named] if named else ["this machine's licences and library"]

@@ -1,0 +1,1 @@
+"""Open a lab: state folder, boards, key managers, drives, node."""

@@ -1,0 +1,80 @@
+"""The boards of a lab, opened for use."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hsm.errors import TaperigError
+from rig.board.protocol import Board
+from rig.board.sim import SimBoard
+from rig.engine.driver import Engine
+from rig.lab.model import Lab
+from rig.report.console import ConsoleReport
+
+
+class BoardChoiceError(TaperigError):
+    """A board was asked for that the lab does not have."""
+
+
+def choose_board(lab: Lab, asked: str | None) -> str:
+    """The board to use: the one asked for, else that of the first drive."""
+    if asked is None:
+        return lab.drives_of(lab.run_node)[0].board
+    if asked not in lab.boards:
+        near = difflib.get_close_matches(asked, lab.boards, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(lab.boards)}."
+        raise BoardChoiceError(f"There is no board '{asked}' in the lab '{lab.name}'; {hint}")
+    return asked
+
+
+@contextmanager
+def open_board(
+    lab: Lab,
+    name: str,
+    report: ConsoleReport,
+    *,
+    transport_key: Path | None = None,
+    waves: Path | None = None,
+    log: Path | None = None,
+) -> Iterator[Board]:
+    """A board, opened and answering; a simulation is built first when its sources are new.
+
+    A simulation may be starting still: the first access waits for it.
+
+    `transport_key`, `waves` and `log` are for a simulation, which is started here. Whoever made or
+    started another board gave it its key.
+    """
+    unit = lab.boards[name]
+    if unit.resource is not None:
+        if waves is not None:
+            raise BoardChoiceError(
+                f"Board {name} is not simulated here and has no waveform; choose one of kind sim"
+            )
+        with report.task(f"opening {unit.resource}"):
+            from rig.board.visa import VisaBoard  # PyVISA takes long to import
+
+            visa = VisaBoard(name, unit.resource, clock_hz=unit.clock_hz, baud=unit.baud)
+        with visa:
+            yield visa
+        return
+    with report.task("starting the simulation (built first when its sources are new)"):
+        simulation = SimBoard(
+            transport_key=transport_key,
+            waves=waves,
+            log=log,
+            clock_hz=unit.clock_hz,
+            wait=False,
+            on_build=report.begin,
+        )
+    with simulation:
+        yield simulation
+
+
+@contextmanager
+def open_engine(lab: Lab, asked: str | None, report: ConsoleReport) -> Iterator[Engine]:
+    """The engine of a board, without drive or keys: for known answers."""
+    with open_board(lab, choose_board(lab, asked), report) as board:
+        yield Engine(board)

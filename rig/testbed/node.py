@@ -1,0 +1,180 @@
+"""A lab's node, opened for work: its key managers, its drives with their gates, its catalogue.
+
+A node is under `ve/NAME` in the state folder. What the lab file says of its pools and constructs is
+entered when the node does not know them yet; after that, `rig ve pools` and `rig ve constructs`
+change them, and the lab file does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from sqlalchemy import select
+
+from hsm.keys.eedk import KeyLabel, KeyMode
+from rig.drive.drive import Drive
+from rig.lab.model import Lab, LabError, NodeUnit, PoolUnit
+from rig.report.console import ConsoleReport
+from rig.results.events import EventLog
+from rig.testbed import key_managers
+from rig.testbed.drives import open_drive
+from rig.testbed.key_managers import open_proxy
+from rig.ve.catalogue import operator_messages, settings
+from rig.ve.catalogue.database import FILE, Catalogue
+from rig.ve.catalogue.model import (
+    ManagementClass,
+    PoolSettings,
+    StorageGroup,
+    TapeEncryption,
+    VolumeState,
+)
+from rig.ve.catalogue.schema import (
+    DriveRow,
+    ManagementClassRow,
+    PhysicalRow,
+    PoolRow,
+    StorageGroupRow,
+)
+from rig.ve.node import Node, NodeSettings
+from rig.ve.prerequisites import drives_in_use
+
+
+def choose_node(lab: Lab, asked: str | None) -> str:
+    """The node asked for, else the first of the lab."""
+    if asked is None:
+        return lab.run_node
+    if asked not in lab.nodes:
+        raise LabError(f"There is no node '{asked}' in the lab; known: {', '.join(lab.nodes)}.")
+    return asked
+
+
+def node_folder(state: Path, name: str) -> Path:
+    """Where a node keeps what it has."""
+    return state / "ve" / name
+
+
+def node_settings(lab: Lab, name: str) -> NodeSettings:
+    """What the lab file says of a node."""
+    unit = lab.nodes[name]
+    return NodeSettings(name, int(unit.cache_mb * 1e6), int(unit.cartridge_mb * 1e6))
+
+
+@contextmanager
+def open_node(
+    lab: Lab,
+    name: str,
+    state: Path,
+    report: ConsoleReport,
+    events: EventLog | None = None,
+    *,
+    drives: bool = True,
+) -> Iterator[Node]:
+    """Open a node; without `drives` nothing goes to tape or comes from there."""
+    events = EventLog() if events is None else events
+    unit = lab.nodes[name]
+    with ExitStack() as stack:
+        opened: list[Drive] = []
+        offline: dict[str, str] = {}
+        proxy = None
+        if drives:
+            units = list(lab.drives_of(name))
+            with report.task("preparing tokens, keys and certificates"):
+                provisioned = key_managers.provision(lab, state, [each.serial for each in units])
+            with report.task("starting the key managers"):
+                ekms = lab.ekms_of(name)
+                proxy = stack.enter_context(open_proxy(lab, ekms, provisioned, events))
+                proxy.watch()
+                proxy.watch()
+            offline = _offline(lab, node_folder(state, name))
+            units = [each for each in units if each.serial not in offline]
+            opened = [open_drive(stack, lab, each, provisioned, report) for each in units]
+        node = stack.enter_context(
+            Node(
+                node_folder(state, name),
+                opened,
+                proxy,
+                settings=node_settings(lab, name),
+                events=events,
+            )
+        )
+        _seed(node, lab, unit)
+        if drives:
+            _tell_offline(node, offline)
+        yield node
+
+
+@contextmanager
+def open_catalogue(state: Path, lab: Lab, name: str) -> Iterator[Catalogue]:
+    """The catalogue of a node, to look at; made by opening the node once when it is not there."""
+    path = node_folder(state, name) / FILE
+    if not path.exists():
+        with open_node(lab, name, state, ConsoleReport(error_stream=True), drives=False):
+            pass
+    catalogue = Catalogue(path)
+    try:
+        yield catalogue
+    finally:
+        catalogue.close()
+
+
+def _offline(lab: Lab, folder: Path) -> dict[str, str]:
+    """Drives that the node may not use, and why (PRE-1, PRE-2, PRE-5)."""
+    if lab.installation is None:
+        return {}
+    encrypted = False
+    if (folder / FILE).exists():
+        catalogue = Catalogue(folder / FILE)
+        with catalogue.reading() as session:
+            query = select(PhysicalRow.volser).where(
+                PhysicalRow.encryption == TapeEncryption.ENCRYPTED.value,
+                PhysicalRow.state != VolumeState.SCRATCH.value,
+            )
+            encrypted = session.scalar(query.limit(1)) is not None
+        catalogue.close()
+    installation = lab.installation.record(ekms=len(lab.ekms))
+    uses = drives_in_use(installation, encrypted_volumes=encrypted)
+    return {use.drive.serial: use.message for use in uses if not use.online}
+
+
+def _tell_offline(node: Node, offline: Mapping[str, str]) -> None:
+    """An intervention for each drive that is offline, for as long as it is."""
+    now = node.clock.now()
+    with node.change() as session:
+        for row in session.scalars(select(DriveRow.serial)):
+            if row not in offline:
+                operator_messages.clear_intervention(session, f"drive {row}", now)
+        for serial, why in offline.items():
+            operator_messages.raise_intervention(session, f"drive {serial}", why, now)
+
+
+def _seed(node: Node, lab: Lab, unit: NodeUnit) -> None:
+    """Enter pools and constructs that the node does not know, and its first cartridges."""
+    with node.change() as session:
+        fresh = session.scalar(select(PoolRow.number).limit(1)) is None
+        for number, pool in sorted((lab.pools if unit.pools is None else unit.pools).items()):
+            if session.get(PoolRow, number) is None:
+                settings.set_pool(session, _settings(number, pool))
+        for name, number in unit.storage_groups.items():
+            if session.get(StorageGroupRow, name) is None:
+                settings.set_storage_group(session, StorageGroup(name, number))
+        for name, number in unit.management_classes.items():
+            if session.get(ManagementClassRow, name) is None:
+                settings.set_management_class(session, ManagementClass(name, number))
+    if fresh and not node.parts.shelf.volsers():
+        node.insert(next_volsers(node, unit.cartridges))
+
+
+def next_volsers(node: Node, count: int) -> Sequence[str]:
+    """TAP001 to TAP999, then T01000 and on: so many that the node does not have."""
+    taken = set(node.parts.shelf.volsers())
+    numbers = range(1, 100_000)
+    names = (f"TAP{each:03}" if each < 1000 else f"T{each:05}" for each in numbers)
+    free = (name for name in names if name not in taken)
+    return [name for _, name in zip(range(count), free, strict=False)]
+
+
+def _settings(number: int, unit: PoolUnit) -> PoolSettings:
+    keys = tuple(KeyLabel(key.label, KeyMode(key.mode)) for key in unit.keys)
+    return PoolSettings(number, unit.encrypt, keys, unit.allow_public_only)

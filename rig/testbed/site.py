@@ -1,0 +1,134 @@
+"""A site's key side, whole: a token, an authority and a pair of key managers of its own.
+
+Sites know of each other by certificates only: those of KEKs, under labels that each site chooses,
+and those by which key managers sign EEDKs. The drive travels: it shows the same certificate and
+wrapping key at each site, and believes the key managers of the site where it stands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from hsm.ekm.client import EkmEndpoint
+from hsm.ekm.config import EkmConfig, lab_config
+from hsm.ekm.drive_table import DriveTable
+from hsm.ekm.service.launch import EkmProcess, spawn_ekm
+from hsm.files import private_directory
+from hsm.keys.pki import load_certificate
+from hsm.provisioning import ProvisionedDrive, ProvisionedLab, provision_lab
+from rig.results.events import EventLog
+from rig.ve.ekm.proxy import EkmProxy, Observer
+
+PAIR = ("primary", "secondary")
+
+
+@dataclass
+class KeySite:
+    """One site: what it holds, and its key managers while they run."""
+
+    name: str
+    folder: Path
+    labels: tuple[str, ...]
+    drive: ProvisionedDrive
+    drive_ca: Path
+    foreign: dict[str, x509.Certificate] = field(default_factory=dict)
+    partners: list[Path] = field(default_factory=list)
+    running: dict[str, EkmProcess] = field(default_factory=dict)
+    provisioned: ProvisionedLab = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make what the site lacks."""
+        self._provision()
+
+    def _provision(self) -> None:
+        self.provisioned = provision_lab(
+            self.folder,
+            self.labels,
+            [],
+            partner_keks=self.foreign,
+            partner_drives={self.drive.serial: self.drive.wrap_public_der},
+        )
+
+    @property
+    def ca_der(self) -> bytes:
+        """The authority that a drive believes here (X.509 DER)."""
+        return load_certificate(self.provisioned.ca).public_bytes(Encoding.DER)
+
+    def certificate(self, label: str) -> x509.Certificate:
+        """The certificate of one of the site's own KEKs, for other sites."""
+        return self.provisioned.keks[label]
+
+    def take_in(self, other: KeySite, labels: Mapping[str, str]) -> None:
+        """Take in another site's certificates: its KEKs, each under a label of here, and its EKM's.
+
+        ``labels`` gives the other site's label by the one that the key gets here.
+        """
+        self.foreign |= {here: other.certificate(there) for here, there in labels.items()}
+        partner = self.folder / "partners" / f"{other.name}-ekm.pem"
+        private_directory(partner.parent)
+        shutil.copyfile(other.provisioned.ekm_certificate, partner)
+        self.partners.append(partner)
+        self._provision()
+
+    def ekm_config(self, which: str) -> EkmConfig:
+        """The configuration of one of the pair, on any free port; the drive is in its table."""
+        config = lab_config(self.provisioned, port=0)
+        folder = config.audit.parent / which
+        private_directory(folder)
+        config = dataclasses.replace(
+            config,
+            drive_table=folder / config.drive_table.name,
+            audit=folder / config.audit.name,
+            drive_ca=self.drive_ca,
+            partners=tuple(self.partners),
+        )
+        mine = self.drive
+        with DriveTable(config.drive_table) as table:
+            table.enrol(mine.serial, mine.certificate_der, mine.wrap_public_der, mine.oaep_hash)
+        return config
+
+    def start(self, which: str) -> EkmProcess:
+        """Start one of the pair, on the port that it had before if it was started before."""
+        before = self.running.get(which)
+        config = self.ekm_config(which)
+        if before is not None:
+            config = dataclasses.replace(config, port=before.port)
+        self.running[which] = spawn_ekm(config)
+        return self.running[which]
+
+    def stop(self) -> None:
+        """Stop the key managers that run."""
+        for process in self.running.values():
+            process.stop()
+
+    def endpoints(self) -> Sequence[EkmEndpoint]:
+        """Where the running key managers are, the primary first."""
+        return [
+            EkmEndpoint(
+                process.host, process.port, self.provisioned.rig_tls, f"{self.name}-{which}"
+            )
+            for which, process in self.running.items()
+        ]
+
+
+@contextmanager
+def serving(
+    site: KeySite, events: EventLog, observer: Observer | None = None
+) -> Iterator[EkmProxy]:
+    """Start a site's pair of key managers and connect to both; they stop at the end."""
+    with ExitStack() as stack:
+        stack.callback(site.stop)
+        for which in PAIR:
+            site.start(which)
+        proxy = stack.enter_context(EkmProxy(site.endpoints(), observer=observer, events=events))
+        proxy.connect()
+        proxy.watch()
+        yield proxy

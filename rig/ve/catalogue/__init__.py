@@ -1,0 +1,1 @@
+"""The catalogue: database, schema, settings, messages."""

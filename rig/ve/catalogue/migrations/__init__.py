@@ -1,0 +1,1 @@
+"""Alembic's migrations of the catalogue; `rig.ve.catalogue.database` runs them."""

@@ -1,0 +1,46 @@
+"""Messages to the hosts' consoles and interventions for the operator, kept in the catalogue."""
+
+from __future__ import annotations
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from rig.ve.catalogue.schema import EventRow
+
+MESSAGE = "message"
+INTERVENTION = "intervention"
+CALL_HOME = "call-home"
+
+
+def tell_hosts(session: Session, text: str, now: float, subject: str = "") -> None:
+    """Send a message to the hosts' consoles."""
+    session.add(EventRow(at=now, kind=MESSAGE, subject=subject, text=text))
+
+
+def call_home(session: Session, text: str, now: float, subject: str = "") -> None:
+    """Alert the maker's service."""
+    session.add(EventRow(at=now, kind=CALL_HOME, subject=subject, text=text))
+
+
+def raise_intervention(session: Session, subject: str, text: str, now: float) -> bool:
+    """Ask for the operator, once for each subject until it is cleared; False: asked already."""
+    if session.scalar(_open(subject)) is not None:
+        return False
+    session.add(EventRow(at=now, kind=INTERVENTION, subject=subject, text=text))
+    session.flush()
+    return True
+
+
+def clear_intervention(session: Session, subject: str, now: float) -> bool:
+    """Take an intervention back; False: there was none."""
+    row = session.scalar(_open(subject))
+    if row is None:
+        return False
+    row.cleared = now
+    return True
+
+
+def _open(subject: str) -> Select[EventRow]:
+    return select(EventRow).where(
+        EventRow.kind == INTERVENTION, EventRow.subject == subject, EventRow.cleared.is_(None)
+    )

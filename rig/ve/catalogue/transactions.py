@@ -1,0 +1,347 @@
+"""What may be written into the catalogue: each function is a part of one transaction.
+
+They keep these true, and `checking.py` checks them:
+
+- a logical volume is in the cache, or a cartridge has an active copy of its newest generation;
+- a copy is entered only after it is on tape, and is active only if it is of the newest generation;
+- a scratch cartridge has no copies; a cartridge's sums are those of its copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from hsm.keys.eedk import KeyLabel
+from rig.ve.catalogue import settings as catalogue_settings
+from rig.ve.catalogue.database import CatalogueError
+from rig.ve.catalogue.model import SCRATCH_POOL, CopyRole, TapeEncryption, VolumeState
+from rig.ve.catalogue.schema import (
+    CopyRow,
+    LogicalRow,
+    PhysicalRow,
+    PremigrationRow,
+    RetiredName,
+    TrafficRow,
+    keys_json,
+)
+
+HOUR_S = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class TapeFacts:
+    """What a cartridge itself says, at its demount."""
+
+    encryption: TapeEncryption
+    first_epoch: int
+    block_count: int
+    data_bytes: int
+    """Data of logical volumes, whole or not, without labels."""
+    label_blocks: tuple[int, ...]
+
+    def last_volumes(self, count: int) -> list[tuple[int, int]]:
+        """First block and number of blocks of each of the last `count` whole volumes."""
+        labels = self.label_blocks[len(self.label_blocks) - 2 * count :]
+        return [
+            (first, last - first + 1) for first, last in zip(labels[::2], labels[1::2], strict=True)
+        ]
+
+
+# The host's side
+
+
+def logical(session: Session, name: str) -> LogicalRow:
+    """A logical volume; raises CatalogueError when there is none of that name."""
+    row = session.get(LogicalRow, name)
+    if row is None:
+        raise CatalogueError(
+            f"There is no logical volume {name[:40]!r}; `rig ve volumes` lists all."
+        )
+    return row
+
+
+def next_generation(session: Session, name: str) -> int:
+    """The generation that the next content under a name will have."""
+    row = session.get(LogicalRow, name)
+    if row is not None:
+        return row.generation + 1
+    retired = session.get(RetiredName, name)
+    return 1 if retired is None else retired.generation + 1
+
+
+def enter_written(session: Session, row: LogicalRow, now: float) -> None:
+    """Enter a new content, just written to the cache; what was there before is inactivated."""
+    inactivate_all(session, row.name, now)
+    session.execute(delete(PremigrationRow).where(PremigrationRow.name == row.name))
+    session.execute(delete(RetiredName).where(RetiredName.name == row.name))
+    session.merge(row)
+
+
+def expire(session: Session, name: str, now: float) -> LogicalRow:
+    """Let a logical volume expire: its data is inactivated, its name is free (MIG-12)."""
+    row = logical(session, name)
+    inactivate_all(session, name, now)
+    session.execute(delete(PremigrationRow).where(PremigrationRow.name == name))
+    session.merge(RetiredName(name=name, generation=row.generation))
+    session.delete(row)
+    return row
+
+
+def unload(session: Session, name: str, now: float) -> None:
+    """Rewind and unload: now the pools are decided, and copies that lack are ordered (MIG-2)."""
+    row = logical(session, name)
+    row.mounted = False
+    if not row.in_cache:
+        return
+    active = {CopyRole(copy.role): copy for copy in active_copies(session, name)}
+    for role, number in catalogue_settings.pools_of(
+        session, row.storage_group, row.management_class
+    ).items():
+        copy = active.get(role)
+        if copy is not None and session.get_one(PhysicalRow, copy.volser).pool == number:
+            _drop_order(session, name, role)
+            continue
+        session.merge(
+            PremigrationRow(
+                name=name, role=role.value, generation=row.generation, pool=number, queued=now
+            )
+        )
+
+
+def _drop_order(session: Session, name: str, role: CopyRole) -> None:
+    order = session.get(PremigrationRow, (name, role.value))
+    if order is not None:
+        session.delete(order)
+
+
+# Copies
+
+
+def active_copies(session: Session, name: str) -> list[CopyRow]:
+    """The active copies of a logical volume, the primary one first."""
+    return list(
+        session.scalars(
+            select(CopyRow).where(CopyRow.name == name, CopyRow.active).order_by(CopyRow.role)
+        )
+    )
+
+
+def holders(session: Session, name: str, role: str) -> frozenset[str]:
+    """The cartridges that have the other copy of a volume; this one goes to none of them."""
+    copies = active_copies(session, name)
+    return frozenset(copy.volser for copy in copies if copy.role != role)
+
+
+def inactivate_all(session: Session, name: str, now: float) -> None:
+    """Inactivate every copy of a logical volume."""
+    for copy in active_copies(session, name):
+        inactivate(session, copy, now)
+
+
+def inactivate(session: Session, copy: CopyRow, now: float) -> None:
+    """Make a copy's data inactive; a cartridge without active data becomes scratch (MIG-12)."""
+    copy.active = False
+    row = session.get_one(PhysicalRow, copy.volser)
+    row.active_bytes -= copy.size
+    row.active_volumes -= 1
+    row.last_inactivated = now
+    session.flush()
+    release_if_empty(session, row)
+
+
+def release_if_empty(session: Session, row: PhysicalRow) -> None:
+    """Return a cartridge without active data to scratch, unless a drive is writing it."""
+    if row.active_volumes or row.writing_pool is not None or row.state == VolumeState.SCRATCH.value:
+        return
+    session.execute(delete(CopyRow).where(CopyRow.volser == row.volser))
+    row.state = VolumeState.SCRATCH.value
+    row.keys = []
+    row.written_bytes = 0
+    row.close_wanted = False
+    row.backup_block = None
+    row.move_pool = None
+    row.move_when_eligible = False
+    catalogue_settings.return_borrowed(row, catalogue_settings.pool(session, row.pool))
+
+
+# Cartridges
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A cartridge to write to."""
+
+    volser: str
+    from_bot: bool
+    room: int
+    """Bytes of data that it still takes."""
+
+
+def physical(session: Session, volser: str) -> PhysicalRow:
+    """A cartridge; raises CatalogueError when the catalogue has none of that VOLSER."""
+    row = session.get(PhysicalRow, volser)
+    if row is None:
+        raise CatalogueError(
+            f"There is no physical volume {volser[:40]!r}; `rig ve search` lists all."
+        )
+    return row
+
+
+def reserve(session: Session, number: int, size: int, busy: Collection[str]) -> Reservation | None:
+    """Choose the pool's cartridge for `size` bytes and more, and mark it as being written.
+
+    A filling one with room, the fullest first; else scratch of the pool; else, if the pool may,
+    one borrowed from the common scratch pool. None when there is none. A filling one without room
+    is to be closed.
+    """
+    settings = catalogue_settings.pool(session, number)
+    filling = select(PhysicalRow).where(
+        PhysicalRow.pool == number,
+        PhysicalRow.state == VolumeState.FILLING.value,
+        PhysicalRow.writing_pool.is_(None),
+        PhysicalRow.move_pool.is_(None),
+        PhysicalRow.close_wanted.is_(False),
+    )
+    for row in session.scalars(filling.order_by(PhysicalRow.written_bytes.desc())):
+        if row.volser in busy:
+            continue
+        if row.capacity_bytes - row.written_bytes >= size:
+            row.writing_pool = number
+            return Reservation(row.volser, False, row.capacity_bytes - row.written_bytes)
+        row.close_wanted = True
+    places = [number, SCRATCH_POOL] if settings.borrow else [number]
+    for place in places:
+        scratch = select(PhysicalRow).where(
+            PhysicalRow.pool == place,
+            PhysicalRow.state == VolumeState.SCRATCH.value,
+            PhysicalRow.writing_pool.is_(None),
+            PhysicalRow.capacity_bytes >= size,
+        )
+        for row in session.scalars(scratch.order_by(PhysicalRow.volser)):
+            if row.volser not in busy:
+                row.writing_pool = number
+                return Reservation(row.volser, True, row.capacity_bytes)
+    return None
+
+
+def order_move(session: Session, volser: str, number: int, *, when_eligible: bool) -> None:
+    """Order that the volumes of a cartridge move to a pool: now, or once it may be reclaimed."""
+    catalogue_settings.pool(session, number)
+    row = physical(session, volser)
+    if row.state == VolumeState.SCRATCH.value:
+        raise CatalogueError(f"Cartridge {volser} is scratch; there is nothing on it to move.")
+    row.move_pool = number
+    row.move_when_eligible = when_eligible
+
+
+def enter_bot(
+    session: Session, row: PhysicalRow, keys: tuple[KeyLabel, ...], facts: TapeFacts
+) -> None:
+    """Enter that a reserved scratch cartridge was written from BOT (BOT-5)."""
+    assert row.writing_pool is not None
+    if row.pool == SCRATCH_POOL:
+        row.borrowed = True
+    row.pool = row.writing_pool
+    row.state = VolumeState.FILLING.value
+    row.keys = keys_json(keys) if facts.encryption is TapeEncryption.ENCRYPTED else []
+    row.last_accessed = row.last_inactivated = None
+
+
+def enter_facts(row: PhysicalRow, facts: TapeFacts) -> None:
+    """Enter what the cartridge itself says."""
+    row.encryption = facts.encryption.value
+    row.first_epoch = facts.first_epoch
+    row.block_count = facts.block_count
+
+
+def enter_copies(
+    session: Session,
+    row: PhysicalRow,
+    copies: Iterable[CopyRow],
+    now: float,
+) -> None:
+    """Enter copies that are on tape now; those of the newest generation take the others' place.
+
+    A copy whose `active` is False already was overtaken while it was written, and stays so.
+    """
+    volumes = size = 0
+    for copy in copies:
+        volumes += 1
+        size += copy.size
+        newest = session.get(LogicalRow, copy.name)
+        copy.active = (
+            copy.active is not False and newest is not None and newest.generation == copy.generation
+        )
+        if copy.active:
+            for other in active_copies(session, copy.name):
+                if other.role == copy.role:
+                    inactivate(session, other, now)
+            row.active_bytes += copy.size
+            row.active_volumes += 1
+        session.add(copy)
+        session.flush()
+    row.last_written = now
+    _count_traffic(session, row, size, volumes, now)
+
+
+def _count_traffic(session: Session, row: PhysicalRow, size: int, volumes: int, now: float) -> None:
+    key = (int(now // HOUR_S), row.pool, row.encryption == TapeEncryption.ENCRYPTED.value)
+    entry = session.get(TrafficRow, key)
+    if entry is None:
+        entry = TrafficRow(hour=key[0], pool=key[1], encrypted=key[2], bytes=0, volumes=0)
+        session.add(entry)
+    entry.bytes += size
+    entry.volumes += volumes
+
+
+def end_writing(session: Session, row: PhysicalRow) -> None:
+    """Let a cartridge go that was written, or was to be."""
+    row.writing_pool = None
+    session.flush()
+    release_if_empty(session, row)
+
+
+def reconcile(session: Session, row: PhysicalRow, facts: TapeFacts) -> str:
+    """Make the catalogue agree with a cartridge whose writing was cut off; say what was found.
+
+    Whatever is on it that the catalogue does not know was never promised to anybody: it counts
+    as written and inactive, and its volumes are still in the cache or where they were moved from.
+    """
+    found = "nothing had been written"
+    if facts.first_epoch != row.first_epoch:
+        if row.state != VolumeState.SCRATCH.value:
+            raise CatalogueError(
+                f"Cartridge {row.volser} was written from BOT by somebody else than this node: its "
+                f"epoch is {facts.first_epoch}, the catalogue says {row.first_epoch}."
+            )
+        found = "it had been begun from BOT; it is scratch again"
+    elif facts.block_count < row.block_count:
+        raise CatalogueError(
+            f"Cartridge {row.volser} has {facts.block_count} blocks, the catalogue knows "
+            f"{row.block_count}: data is lost."
+        )
+    elif facts.block_count > row.block_count:
+        found = f"{facts.block_count - row.block_count} blocks of a write that was cut off"
+        row.written_bytes = facts.data_bytes
+    enter_facts(row, facts)
+    end_writing(session, row)
+    return found
+
+
+def copies_on(session: Session, volser: str, *, active: bool = True) -> list[CopyRow]:
+    """The copies on a cartridge in their order on tape (MIG-3)."""
+    query = select(CopyRow).where(CopyRow.volser == volser).order_by(CopyRow.first_block)
+    return list(session.scalars(query.where(CopyRow.active) if active else query))
+
+
+def recalled(session: Session, volser: str, names: Sequence[str], now: float) -> None:
+    """Enter that volumes were read from a cartridge into the cache."""
+    session.get_one(PhysicalRow, volser).last_accessed = now
+    for name in names:
+        row = session.get_one(LogicalRow, name)
+        row.in_cache = True
+        row.accessed = now

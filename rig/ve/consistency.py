@@ -1,0 +1,180 @@
+"""`rig ve check`: do catalogue, cache and cartridges agree, and is every volume there?
+
+Without `deep`, files are looked at and cartridges' headers; no key is needed. With `deep`, every
+content in the cache is hashed too; `Node.verify_tapes` reads what is on tape.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from hsm.errors import TaperigError
+from rig.drive.cartridge import Cartridge
+from rig.drive.cartridge_format import TapeFormat
+from rig.drive.drive import Block
+from rig.ve.catalogue.database import Catalogue
+from rig.ve.catalogue.model import VolumeState
+from rig.ve.catalogue.schema import CopyRow, LogicalRow, PhysicalRow, PremigrationRow
+from rig.ve.tape.cartridge_store import Shelf, facts_of
+from rig.ve.volumes.logical_volume import VolumeError, VolumeHeader, decode_label
+from rig.ve.volumes.tape_volume_cache import Cache
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What was looked at, and what is wrong."""
+
+    logical_volumes: int
+    in_cache: int
+    physical_volumes: int
+    copies: int
+    findings: tuple[str, ...]
+
+
+def check(catalogue: Catalogue, cache: Cache, shelf: Shelf, *, deep: bool = False) -> CheckReport:
+    """Look at everything; nothing is changed."""
+    findings = catalogue.integrity()
+    with catalogue.reading() as session:
+        findings += _cartridges(session, shelf)
+        findings += _volumes(session, cache, deep=deep)
+        findings += _orders(session)
+
+        def count(query: object) -> int:
+            return int(session.scalar(select(func.count()).select_from(query)) or 0)  # type: ignore[arg-type]
+
+        return CheckReport(
+            logical_volumes=count(LogicalRow),
+            in_cache=count(select(LogicalRow).where(LogicalRow.in_cache).subquery()),
+            physical_volumes=count(PhysicalRow),
+            copies=count(CopyRow),
+            findings=tuple(findings),
+        )
+
+
+def _cartridges(session: Session, shelf: Shelf) -> Iterator[str]:
+    known = set()
+    for row in session.scalars(select(PhysicalRow).order_by(PhysicalRow.volser)):
+        known.add(row.volser)
+        copies = list(
+            session.scalars(
+                select(CopyRow).where(CopyRow.volser == row.volser).order_by(CopyRow.first_block)
+            )
+        )
+        yield from (f"{row.volser}: {what}" for what in _sums(row, copies))
+        try:
+            with Cartridge.open(shelf.path(row.volser)) as cartridge:
+                found = list(_tape(row, copies, cartridge))
+        except TaperigError as error:
+            found = [str(error)]
+        yield from (f"{row.volser}: {what}" for what in found)
+    for volser in shelf.volsers():
+        if volser not in known:
+            yield f"{volser}: this cartridge is on the shelf, but not in the catalogue"
+
+
+def _sums(row: PhysicalRow, copies: list[CopyRow]) -> Iterator[str]:
+    active = [copy for copy in copies if copy.active]
+    if row.writing_pool is not None:
+        yield "a write to it was cut off and not settled"
+    if row.active_bytes != sum(copy.size for copy in active):
+        yield f"its active bytes are {sum(copy.size for copy in active)}, not {row.active_bytes}"
+    if row.active_volumes != len(active):
+        yield f"{len(active)} of its copies are active, not {row.active_volumes}"
+    if sum(copy.size for copy in copies) > row.written_bytes:
+        yield f"its copies have more than the {row.written_bytes} bytes written"
+    if row.state == VolumeState.SCRATCH.value and copies:
+        yield f"it is scratch and has {len(copies)} copies"
+    if row.state != VolumeState.SCRATCH.value and not active:
+        yield f"it is {row.state} and nothing on it is active"
+
+
+def _tape(row: PhysicalRow, copies: list[CopyRow], cartridge: Cartridge) -> Iterator[str]:
+    if cartridge.volser != row.volser:
+        yield f"the cartridge in its place is {cartridge.volser}"
+        return
+    if cartridge.damage:
+        yield cartridge.damage
+    facts = facts_of(cartridge)
+    for what, catalogued, there in (
+        ("encryption", row.encryption, facts.encryption.value),
+        ("epoch of the write from BOT", row.first_epoch, facts.first_epoch),
+        ("number of blocks", row.block_count, facts.block_count),
+    ):
+        if catalogued != there:
+            yield f"its {what} is {there}, the catalogue says {catalogued}"
+    if row.written_bytes > facts.data_bytes:
+        yield f"{facts.data_bytes} bytes are on it, the catalogue says {row.written_bytes}"
+    labels = set(facts.label_blocks)
+    for copy in copies:
+        last = copy.first_block + copy.blocks - 1
+        inside = cartridge.headers[copy.first_block + 1 : last]
+        size = sum(header.length for header in inside)
+        if not {copy.first_block, last} <= labels or size != copy.size:
+            yield f"{copy.name} is not at block {copy.first_block} as the catalogue says"
+        elif cartridge.format is TapeFormat.CLEAR:
+            yield from _label(copy, cartridge)
+
+
+def _label(copy: CopyRow, cartridge: Cartridge) -> Iterator[str]:
+    (record,) = cartridge.read(copy.first_block, 1)
+    try:
+        label = decode_label(Block(record.data, label=True).data)
+    except VolumeError as error:
+        yield str(error)
+        return
+    if not isinstance(label, VolumeHeader) or (label.name, label.size) != (copy.name, copy.size):
+        yield f"block {copy.first_block} is not the header of {copy.name}"
+
+
+def _volumes(session: Session, cache: Cache, *, deep: bool) -> Iterator[str]:
+    known = set()
+    for row in session.scalars(select(LogicalRow).order_by(LogicalRow.name)):
+        path = cache.path(row.name, row.generation)
+        active = list(
+            session.scalars(select(CopyRow).where(CopyRow.name == row.name, CopyRow.active))
+        )
+        roles = [copy.role for copy in active]
+        if len(set(roles)) != len(roles):
+            yield f"{row.name} has two active copies of one role"
+        for copy in active:
+            if (copy.generation, copy.size) != (row.generation, row.size):
+                yield f"{row.name} has an active copy of another content on {copy.volser}"
+        if not row.in_cache:
+            if not active:
+                yield f"{row.name} is lost: it is neither in the cache nor on a cartridge"
+            continue
+        known.add(path)
+        if not path.exists():
+            yield f"{row.name} is not in the cache, the catalogue says it is"
+        elif path.stat().st_size != row.size:
+            yield f"{row.name} has {path.stat().st_size} bytes in the cache, not {row.size}"
+        elif deep and _sha256(path) != row.sha256:
+            yield f"{row.name} in the cache is not what was written: its SHA-256 differs"
+    for path in cache.files():
+        if path not in known:
+            yield f"{path} is in the cache, but not in the catalogue"
+    orphans = select(CopyRow).where(
+        CopyRow.active, CopyRow.name.not_in(select(LogicalRow.name).scalar_subquery())
+    )
+    for copy in session.scalars(orphans):
+        yield f"{copy.name} has an active copy on {copy.volser}, but does not exist"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _orders(session: Session) -> Iterator[str]:
+    query = select(PremigrationRow, LogicalRow).join(
+        LogicalRow, LogicalRow.name == PremigrationRow.name
+    )
+    for order, row in session.execute(query):
+        if not row.in_cache or order.generation != row.generation:
+            yield f"{order.name} is ordered to pool {order.pool}, but is not in the cache so"

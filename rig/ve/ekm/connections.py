@@ -1,0 +1,189 @@
+"""Connections to all configured key managers, kept open at all times (EKM-5).
+
+Each is pinged when it was idle for a while. A lost one is tried again after a delay that doubles up
+to a limit. What is lost and what comes back is told once (`ekm_notices`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from hsm.ekm.client import CONNECT_SECONDS, PING_SECONDS, EkmClient
+from hsm.ekm.protocol.errors import EkmUnavailable
+from rig.ve.ekm.notices import EkmNotices
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When connections are tried, and for how long; all in seconds."""
+
+    ping_every: float = 10.0
+    """A connection that was not used for this long is pinged."""
+    ping_answer: float = PING_SECONDS
+    first_retry: float = 0.5
+    """A lost key manager is tried again after this, then after twice as long, and so on,"""
+    longest_retry: float = 60.0
+    """but never later than this."""
+    probe: float = 1.0
+    """How long an exchange waits for a key manager that was lost before."""
+
+
+class EkmConnection:
+    """One key manager and what is known of it."""
+
+    def __init__(self, client: EkmClient, pace: Pace, clock: Callable[[], float]) -> None:
+        """Connect to nothing yet."""
+        self.client = client
+        self.name = client.endpoint.name or str(client.endpoint)
+        self.up: bool | None = None
+        """Whether it answered when last asked; None before that."""
+        self._pace = pace
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._used = clock()
+        self._delay = pace.first_retry
+
+    @property
+    def due(self) -> float:
+        """When it shall be looked at next, by the clock: a ping, or another try."""
+        return self._used + (self._pace.ping_every if self.up else self._delay)
+
+    @contextmanager
+    def held(self, seconds: float | None = None) -> Iterator[EkmClient]:
+        """Have the connection for oneself; raises EkmUnavailable when others keep it too long.
+
+        ``seconds`` is how long to wait for them, by default as long as `revive` would.
+        """
+        if not self._lock.acquire(timeout=self._patience if seconds is None else seconds):
+            raise EkmUnavailable(f"The key manager {self.name} is being tried by others.")
+        try:
+            yield self.client
+        finally:
+            self._lock.release()
+
+    def revive(self) -> None:
+        """See that it answers before an exchange is begun; raises EkmUnavailable.
+
+        One that was lost before is not waited for as long as one that answered.
+        """
+        self.client.revive(self._patience)
+
+    @property
+    def _patience(self) -> float:
+        return self._pace.probe if self.up is False else self._pace.ping_answer
+
+    def answered(self) -> bool:
+        """Note that it answered; return whether that is news."""
+        news, self.up = self.up is not True, True
+        self._used, self._delay = self._clock(), self._pace.first_retry
+        return news
+
+    def failed(self) -> bool:
+        """Note that it did not; return whether that is news. The next try comes later and later.
+
+        What exchanges try in between does not put it off.
+        """
+        now, news = self._clock(), self.up is not False
+        if not news and now >= self.due:
+            self._delay = min(2 * self._delay, self._pace.longest_retry)
+            self._used = now
+        elif news:
+            self._used = now
+        self.up = False
+        return news
+
+
+class EkmConnections:
+    """All key managers of a node, the primary first."""
+
+    def __init__(
+        self,
+        clients: Sequence[EkmClient],
+        notices: EkmNotices,
+        pace: Pace | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare; ``clock`` gives seconds."""
+        self._pace = pace or Pace()
+        self._clock = clock
+        self._notices = notices
+        self._settling = threading.Lock()
+        self._end = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self.all = tuple(EkmConnection(client, self._pace, clock) for client in clients)
+
+    def check(self) -> Mapping[EkmConnection, float | EkmUnavailable]:
+        """Ask every key manager for a sign of life; return the seconds it took, or the failure."""
+        return self._check(self.all, wait=CONNECT_SECONDS)
+
+    def tick(self) -> float:
+        """Do what is due now; return in how many seconds something is due next."""
+        now = self._clock()
+        self._check([each for each in self.all if each.due <= now], wait=0)
+        return max(0.0, min(each.due for each in self.all) - self._clock())
+
+    def watch(self) -> None:
+        """Do what is due from now on, in a thread of its own, until closed."""
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, name="key managers", daemon=True)
+            self._watcher.start()
+
+    def _watch(self) -> None:
+        while not self._end.wait(max(self.tick(), self._pace.first_retry / 10)):
+            pass
+
+    def close(self) -> None:
+        """End the watch and close all connections."""
+        self._end.set()
+        if self._watcher is not None:
+            self._watcher.join()
+        for each in self.all:
+            each.client.close()
+
+    def settle(self, outcomes: Mapping[EkmConnection, EkmUnavailable | None]) -> None:
+        """Take over what was found of key managers, and tell what is new."""
+        with self._settling:
+            first_look = all(each.up is None for each in outcomes)  # before they are noted
+            news = [
+                each
+                for each, failure in outcomes.items()
+                if (each.answered() if failure is None else each.failed())
+            ]
+            for each in news:
+                failure = outcomes[each]
+                where = str(each.client.endpoint)
+                if failure is not None:
+                    self._notices.lost(each.name, where, str(failure).removesuffix("."))
+                else:
+                    self._notices.back(each.name, where)
+            up = [each.name for each in self.all if each.up]
+            down = [each.name for each in self.all if each.up is False]
+            all_known = len(up) + len(down) == len(self.all)
+            if news and (up or all_known) and not (first_look and not down):
+                self._notices.hosts(up, down)
+
+    def _check(
+        self, chosen: Sequence[EkmConnection], wait: float
+    ) -> Mapping[EkmConnection, float | EkmUnavailable]:
+        found: dict[EkmConnection, float | EkmUnavailable] = {}
+        for each in chosen:
+            try:
+                with each.held(wait) as client:
+                    found[each] = self._sign_of_life(each, client)
+            except EkmUnavailable as failure:
+                if wait:
+                    found[each] = failure  # else an exchange uses it just now
+        self.settle({e: f if isinstance(f, EkmUnavailable) else None for e, f in found.items()})
+        return found
+
+    def _sign_of_life(self, each: EkmConnection, client: EkmClient) -> float | EkmUnavailable:
+        try:
+            if not client.connected:
+                client.connect()
+            return client.ping(self._pace.ping_answer)
+        except EkmUnavailable as failure:
+            return failure

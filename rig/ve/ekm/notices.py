@@ -1,0 +1,69 @@
+"""What operators, hosts and the service are told of lost and returned key managers (EKM-7, 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rig.results.events import EventLog, NoticeKind
+
+NO_KEY_MANAGER = "no key manager"
+"""What a call home is about."""
+
+
+class EkmNotices:
+    """Tells each change once; with no log, tells nobody."""
+
+    def __init__(self, log: EventLog | None) -> None:
+        """Begin with everything in order."""
+        self._log = log
+        self._open: set[str] = set()
+        self._called = False
+
+    def lost(self, name: str, where: str, reason: str) -> None:
+        """Raise an intervention: a key manager is lost."""
+        if name in self._open:
+            return
+        self._open.add(name)
+        self._tell(NoticeKind.INTERVENTION, name, f"Key manager {name} ({where}) is lost: {reason}")
+
+    def back(self, name: str, where: str) -> None:
+        """Clear the intervention: the key manager answers again."""
+        self._called = False
+        if name in self._open:
+            self._open.remove(name)
+            self._tell(NoticeKind.CLEARED, name, f"Key manager {name} ({where}) answers again")
+
+    def hosts(self, up: Sequence[str], down: Sequence[str]) -> None:
+        """Tell the hosts which key managers serve, after a change."""
+        if not down:
+            mode = "recovered"
+            text = f"Encryption is back to normal: {_names(up)} can be reached"
+        elif up:
+            mode = "degraded"
+            text = f"Degraded mode: {_names(down)} is lost, {_names(up)} serves"
+        else:
+            mode = "none"
+            text = (
+                "No key manager can be reached: volumes in cache can be read, "
+                "encrypted cartridges wait"
+            )
+        self._tell(NoticeKind.HOSTS, NO_KEY_MANAGER, text, mode=mode, up=[*up], down=[*down])
+
+    def call_home(self, reason: str) -> None:
+        """Call the service, once for as long as no key manager is there."""
+        if self._called:
+            return
+        self._called = True
+        self._tell(
+            NoticeKind.CALL_HOME,
+            NO_KEY_MANAGER,
+            f"A data key was needed and no key manager gave one: {reason}",
+        )
+
+    def _tell(self, kind: NoticeKind, about: str, text: str, **detail: object) -> None:
+        if self._log is not None:
+            self._log.notice(kind, about, text, **detail)
+
+
+def _names(names: Sequence[str]) -> str:
+    return f"key manager{'s' if len(names) > 1 else ''} {' and '.join(names)}"

@@ -1,0 +1,171 @@
+"""The virtualization engine between drive and key manager: relays, and does not look (BOT-2c)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from hsm.ekm.client import ANSWER_SECONDS, EkmClient, EkmEndpoint, Resolve
+from hsm.ekm.protocol.errors import EkmUnavailable
+from rig.results.events import EventLog
+from rig.ve.ekm.connections import EkmConnection, EkmConnections, Pace
+from rig.ve.ekm.notices import EkmNotices
+from rig.ve.ekm.relay import RelayedSession
+
+Observer = Callable[[str, bytes], None]
+"""Called with the direction (``to-ekm``, ``to-drive``) and the bytes of each relayed message."""
+
+
+class EkmProxy:
+    """Permanent connections to all configured key managers, the first of which is the primary.
+
+    The primary serves every exchange while it can be reached, else the secondary (EKM-6). So an
+    exchange always tries the primary first, shortly when it was lost before.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[EkmEndpoint],
+        answer_seconds: float = ANSWER_SECONDS,
+        observer: Observer | None = None,
+        *,
+        events: EventLog | None = None,
+        resolve: Resolve | None = None,
+        pace: Pace | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare; ``connect`` or the first exchange opens the connections.
+
+        ``events`` is told of key managers that are lost and come back; ``resolve`` looks up host
+        names; ``pace`` and ``clock`` say when connections are tried.
+        """
+        if not endpoints:
+            raise EkmUnavailable("No key manager is configured; name one in the lab file.")
+        self._notices = EkmNotices(events)
+        clients = [EkmClient(endpoint, answer_seconds, resolve) for endpoint in endpoints]
+        self.connections = EkmConnections(clients, self._notices, pace, clock)
+        self._observer = observer or (lambda direction, data: None)
+
+    @property
+    def endpoints(self) -> tuple[EkmEndpoint, ...]:
+        """The configured key managers in their order."""
+        return tuple(each.client.endpoint for each in self.connections.all)
+
+    def connect(self) -> None:
+        """Open the connections to all key managers; raise EkmUnavailable when none answers."""
+        self.ping()
+
+    def watch(self) -> None:
+        """Keep the connections alive from now on: pings, and new attempts at what was lost."""
+        self.connections.watch()
+
+    def ping(self) -> dict[EkmEndpoint, float]:
+        """Return how long each key manager that answers took, in seconds.
+
+        Raises EkmUnavailable when none answers.
+        """
+        found = self.connections.check()
+        answered = {
+            each.client.endpoint: seconds
+            for each, seconds in found.items()
+            if isinstance(seconds, float)
+        }
+        if not answered:
+            raise _all_failed([f for f in found.values() if isinstance(f, EkmUnavailable)])
+        return answered
+
+    def exchange(self, session: RelayedSession) -> None:
+        """Relay a drive's exchange, with the first key manager that can be reached.
+
+        Contact lost before the drive has its key: the exchange goes, once and whole, to the other
+        one. Raises EkmUnavailable when there is none left, ExchangeError when it was refused.
+        """
+        failures: list[EkmUnavailable] = []
+        left = list(self.connections.all)
+        was_cut = False
+        while left:
+            each = left.pop(0)
+            try:
+                self._attempt(each, session)
+            except _Cut as failure:
+                failures.append(failure)
+                # The other one, whichever it is: one that was out of reach may be back.
+                left = [] if was_cut else [o for o in self.connections.all if o is not each]
+                was_cut = True
+            except EkmUnavailable as failure:
+                failures.append(failure)
+            else:
+                if session.failure is not None:
+                    raise session.failure
+                return
+        none_left = _all_failed(failures)
+        self._notices.call_home(str(none_left).removesuffix("."))
+        raise none_left
+
+    def _attempt(self, each: EkmConnection, session: RelayedSession) -> None:
+        """Relay the whole exchange with one key manager; raises _Cut once it has begun."""
+        with each.held() as client:
+            try:
+                each.revive()
+            except EkmUnavailable as failure:
+                self.connections.settle({each: failure})
+                raise
+            try:
+                lost_after = self._relay(client, session)
+            except EkmUnavailable as failure:
+                self.connections.settle({each: failure})
+                raise _Cut(str(failure)) from failure
+        self.connections.settle({each: lost_after})
+
+    def _relay(self, client: EkmClient, session: RelayedSession) -> EkmUnavailable | None:
+        outgoing: bytes | None = session.hello()
+        while outgoing is not None and not session.finished:
+            self._observer("to-ekm", outgoing)
+            answer = client.request(outgoing, begins=False)
+            self._observer("to-drive", answer)
+            outgoing = session.on_message(answer)
+        return None if outgoing is None else self._send_last_word(client, outgoing)
+
+    def _send_last_word(self, client: EkmClient, outgoing: bytes) -> EkmUnavailable | None:
+        """Deliver what gets no answer; the ping shows that it was taken.
+
+        The drive has what it needs by now, so lost contact here fails nothing and is returned: the
+        key manager records that it never heard from the drive.
+        """
+        self._observer("to-ekm", outgoing)
+        try:
+            client.send(outgoing, begins=False)
+            client.ping()
+        except EkmUnavailable as failure:
+            client.close()
+            return failure
+        return None
+
+    def close(self) -> None:
+        """End the watch and close all connections."""
+        self.connections.close()
+
+    def __enter__(self) -> Self:
+        """Return the proxy."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close all connections."""
+        self.close()
+
+
+class _Cut(EkmUnavailable):
+    """Contact was lost in the middle of an exchange."""
+
+
+def _all_failed(failures: Sequence[EkmUnavailable]) -> EkmUnavailable:
+    if len(failures) == 1:
+        return failures[0]
+    return EkmUnavailable("No key manager is left: " + "; ".join(map(str, failures)))

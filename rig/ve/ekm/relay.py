@@ -1,0 +1,58 @@
+"""Relay the messages between a drive and a key manager."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from hsm.ekm.protocol.errors import EkmUnavailable, ExchangeError
+
+
+class RelayedSession(Protocol):
+    """A drive's key exchange, as far as the one who relays it knows it."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the drive has nothing more to send or to hear."""
+
+    @property
+    def failure(self) -> ExchangeError | None:
+        """Why the drive got no key, when it did not."""
+
+    def hello(self) -> bytes:
+        """Begin the exchange, from the beginning; return the message to send."""
+
+    def on_message(self, data: bytes) -> bytes | None:
+        """Take an answer; return what to send next, if anything."""
+
+
+class Relay(Protocol):
+    """The way to the key managers."""
+
+    def exchange(self, session: RelayedSession) -> None:
+        """Relay a drive's exchange."""
+
+
+class OneAtATime:
+    """A relay for several drives: one exchange after the other."""
+
+    def __init__(self, relay: Relay, answered: Callable[[], None]) -> None:
+        """Call `answered` after each exchange that a key manager answered."""
+        self._relay = relay
+        self._answered = answered
+        self._lock = threading.Lock()
+
+    def exchange(self, session: RelayedSession) -> None:
+        """Relay a drive's exchange."""
+        with self._lock:
+            self._relay.exchange(session)
+            self._answered()
+
+
+class NoKeyManager:
+    """A node without key managers."""
+
+    def exchange(self, session: RelayedSession) -> None:
+        """Refuse."""
+        raise EkmUnavailable("No key manager is configured for this node.")

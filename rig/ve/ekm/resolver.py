@@ -1,0 +1,95 @@
+"""Host names of key managers, looked up at the lab's DNS servers and nowhere else (EKM-4).
+
+The primary server is asked first; the alternate when the primary does not answer or fails. A host
+that is an address is never looked up. An address once found is used on when no server answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import dns.exception
+import dns.nameserver
+import dns.resolver
+
+from hsm.ekm.client import Resolve
+from hsm.ekm.protocol.errors import EkmUnavailable
+from rig.ve.ekm.host_address import is_address
+
+SERVER_SECONDS = 1.0
+"""How long one server is waited for."""
+_RECORDS = ("A", "AAAA")
+
+
+class Server(Protocol):
+    """A DNS server as the lab file has it."""
+
+    @property
+    def address(self) -> str:
+        """Its IP address."""
+
+    @property
+    def port(self) -> int:
+        """Its UDP and TCP port."""
+
+
+def resolver(servers: Sequence[Server], server_seconds: float = SERVER_SECONDS) -> Resolve | None:
+    """How to look names up at one or two servers; None, the system's way, when there is none."""
+    return Resolver(servers, server_seconds).addresses if servers else None
+
+
+class Resolver:
+    """Looks host names up at given servers, in their order."""
+
+    def __init__(self, servers: Sequence[Server], server_seconds: float = SERVER_SECONDS) -> None:
+        """Ask nothing yet; ``server_seconds`` is how long each server is waited for."""
+        self._servers = [f"{server.address} port {server.port}" for server in servers]
+        self._dns = dns.resolver.Resolver(configure=False)
+        self._dns.nameservers = [
+            dns.nameserver.Do53Nameserver(server.address, server.port) for server in servers
+        ]
+        self._dns.timeout = server_seconds
+        self._dns.lifetime = server_seconds * len(servers)
+        self._known: dict[str, tuple[str, ...]] = {}
+
+    def addresses(self, host: str) -> tuple[str, ...]:
+        """Return the addresses of a host; raises EkmUnavailable when they cannot be known."""
+        if is_address(host):
+            return (host,)
+        try:
+            found = self._look_up(host)
+        except dns.resolver.NXDOMAIN:
+            raise self._unknown(host, "there is no such name") from None
+        except dns.exception.DNSException as error:
+            if host in self._known:
+                return self._known[host]
+            raise self._unknown(host, _reason(error)) from None
+        if not found:
+            raise self._unknown(host, "the name has no address")
+        self._known[host] = found
+        return found
+
+    def _look_up(self, host: str) -> tuple[str, ...]:
+        found: list[str] = []
+        for kind in _RECORDS:
+            answer = self._dns.resolve(host, kind, search=False, raise_on_no_answer=False)
+            found += [record.to_text() for record in answer.rrset or ()]
+            if found:
+                break
+        return tuple(found)
+
+    def _unknown(self, host: str, reason: str) -> EkmUnavailable:
+        return EkmUnavailable(
+            f"The key manager's host name {host} could not be looked up at the DNS servers "
+            f"{' and '.join(self._servers)}: {reason}; correct host or dns in the lab file, or "
+            "write an address."
+        )
+
+
+def _reason(error: dns.exception.DNSException) -> str:
+    if isinstance(error, dns.exception.Timeout):
+        return "no answer in time"
+    if isinstance(error, dns.resolver.NoNameservers):
+        return "none of them knew"
+    return f"it is no name that can be looked up ({type(error).__name__})"

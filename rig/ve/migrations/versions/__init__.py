@@ -1,1 +1,0 @@
-"""The migrations, each a file; the newest is `rig.ve.catalogue.HEAD`."""

@@ -1,0 +1,336 @@
+"""What the operator's commands show, read from the catalogue: rows of plain values, JSON-ready."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from hsm.keys.labels import label_key
+from rig.ve.catalogue import operator_messages, transactions
+from rig.ve.catalogue import settings as catalogue_settings
+from rig.ve.catalogue.model import DAY_S, SCRATCH_POOL, TapeEncryption, VolumeState
+from rig.ve.catalogue.schema import (
+    DriveRow,
+    EventRow,
+    LogicalRow,
+    ManagementClassRow,
+    PhysicalRow,
+    PoolRow,
+    PremigrationRow,
+    StorageGroupRow,
+    TrafficRow,
+)
+from rig.ve.reclaim_planner import ReclaimPlan
+
+Row = dict[str, Any]
+
+
+def when(seconds: float | None) -> str | None:
+    """A time in words: UTC, to the second."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def status(session: Session, now: float, cache_bytes: int) -> Row:
+    """The node at a glance."""
+
+    def count(*conditions: Any) -> tuple[int, int]:
+        query = select(func.count(), func.coalesce(func.sum(LogicalRow.size), 0))
+        number, size = session.execute(query.where(*conditions)).one()
+        return number, size
+
+    volumes, total = count()
+    cached, cached_bytes = count(LogicalRow.in_cache)
+    waiting = select(func.count()).select_from(PremigrationRow)
+    opened = select(func.count()).select_from(EventRow)
+    return {
+        "time": when(now),
+        "logical_volumes": volumes,
+        "bytes": total,
+        "in_cache": cached,
+        "cache_bytes": cached_bytes,
+        "cache_limit_bytes": cache_bytes,
+        "waiting_for_tape": session.scalar(waiting),
+        "interventions": session.scalar(
+            opened.where(
+                EventRow.kind == operator_messages.INTERVENTION, EventRow.cleared.is_(None)
+            )
+        ),
+        "drives": [
+            {"serial": row.serial, "model": row.model, "mounts": row.mounts, "last": row.volser}
+            for row in session.scalars(select(DriveRow).order_by(DriveRow.serial))
+        ],
+        "cartridges": [
+            {"pool": place, "state": state, "cartridges": number}
+            for place, state, number in session.execute(
+                select(PhysicalRow.pool, PhysicalRow.state, func.count())
+                .group_by(PhysicalRow.pool, PhysicalRow.state)
+                .order_by(PhysicalRow.pool, PhysicalRow.state)
+            )
+        ],
+    }
+
+
+def pools(session: Session) -> list[Row]:
+    """Every pool's settings, and what it holds."""
+    found = []
+    for row in session.scalars(select(PoolRow).order_by(PoolRow.number)):
+        settings = row.record()
+        held = select(
+            func.count(),
+            func.coalesce(func.sum(PhysicalRow.active_bytes), 0),
+            func.coalesce(func.sum(PhysicalRow.active_volumes), 0),
+        ).where(PhysicalRow.pool == row.number)
+        cartridges, active, volumes = session.execute(held).one()
+        found.append(
+            {
+                "pool": settings.number,
+                "encrypt": settings.encrypt,
+                "keys": _keys(row.keys),
+                "borrow": settings.borrow,
+                "return_borrowed": settings.return_borrowed,
+                "reclaim_pool": settings.reclaim_target,
+                "reclaim": asdict(settings.reclaim),
+                "cartridges": cartridges,
+                "logical_volumes": volumes,
+                "active_bytes": active,
+            }
+        )
+    return found
+
+
+def constructs(session: Session) -> Row:
+    """Storage groups, management classes and defaults."""
+    primary, secondary = catalogue_settings.defaults(session)
+    groups = session.scalars(select(StorageGroupRow).order_by(StorageGroupRow.name))
+    classes = session.scalars(select(ManagementClassRow).order_by(ManagementClassRow.name))
+    return {
+        "storage_groups": {row.name: row.pool for row in groups},
+        "management_classes": {row.name: row.secondary_pool for row in classes},
+        "defaults": {"primary_pool": primary, "secondary_pool": secondary},
+    }
+
+
+def volumes(session: Session, names: list[str] | None = None) -> Iterator[Row]:
+    """Logical volumes and where they are."""
+    query = select(LogicalRow).order_by(LogicalRow.name)
+    if names:
+        for name in names:
+            transactions.logical(session, name)
+        query = query.where(LogicalRow.name.in_(names))
+    for row in session.scalars(query):
+        copies = [
+            {
+                "role": copy.role,
+                "pool": session.get_one(PhysicalRow, copy.volser).pool,
+                "volser": copy.volser,
+                "block": copy.first_block,
+            }
+            for copy in transactions.active_copies(session, row.name)
+        ]
+        orders = select(PremigrationRow).where(PremigrationRow.name == row.name)
+        yield {
+            "volume": row.name,
+            "size": row.size,
+            "storage_group": row.storage_group,
+            "management_class": row.management_class,
+            "written": when(row.written),
+            "accessed": when(row.accessed),
+            "in_cache": row.in_cache,
+            "mounted": row.mounted,
+            "copies": copies,
+            "waiting_for_pools": [order.pool for order in session.scalars(orders)],
+            "sha256": row.sha256,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The filters of "Search database" (POOL-7); None filters nothing."""
+
+    pool: int | None = None
+    encryption: TapeEncryption | None = None
+    state: VolumeState | None = None
+    key: str | None = None
+    """A key label, compared without case."""
+    fill_above: float | None = None
+    """Percent of the capacity that is written."""
+    fill_below: float | None = None
+    active_below: float | None = None
+    """Percent of what is written that is active."""
+    written_before_days: float | None = None
+    """Last written so many days ago or longer."""
+    written_within_days: float | None = None
+    accessed_before_days: float | None = None
+    """Last accessed so many days ago or longer, or never."""
+    accessed_within_days: float | None = None
+
+
+def search(session: Session, filters: Search, now: float) -> Iterator[Row]:
+    """Physical volumes that pass all filters, by VOLSER."""
+    query = select(PhysicalRow).order_by(PhysicalRow.volser)
+    if filters.pool is not None:
+        query = query.where(PhysicalRow.pool == filters.pool)
+    if filters.encryption is not None:
+        query = query.where(PhysicalRow.encryption == filters.encryption.value)
+    if filters.state is not None:
+        query = query.where(PhysicalRow.state == filters.state.value)
+    for row in session.scalars(query.execution_options(yield_per=1000)):
+        if _passes(row, filters, now):
+            yield physical(row)
+
+
+def physical(row: PhysicalRow) -> Row:
+    """A physical volume."""
+    return {
+        "volser": row.volser,
+        "pool": row.pool,
+        "state": row.state,
+        "encryption": row.encryption,
+        "keys": _keys(row.keys),
+        "borrowed": row.borrowed,
+        "fill_percent": round(_fill(row), 1),
+        "active_percent": round(_active(row), 1),
+        "active_volumes": row.active_volumes,
+        "active_bytes": row.active_bytes,
+        "last_written": when(row.last_written),
+        "last_accessed": when(row.last_accessed),
+        "last_inactivated": when(row.last_inactivated),
+        "move_to_pool": row.move_pool,
+    }
+
+
+def _passes(row: PhysicalRow, filters: Search, now: float) -> bool:
+    if filters.key is not None and label_key(filters.key) not in {
+        label_key(key["label"]) for key in row.keys
+    }:
+        return False
+    for limit, value, above in (
+        (filters.fill_above, _fill(row), True),
+        (filters.fill_below, _fill(row), False),
+        (filters.active_below, _active(row), False),
+    ):
+        if limit is not None and (value <= limit if above else value >= limit):
+            return False
+    for before, within, at, never_counts in (
+        (filters.written_before_days, filters.written_within_days, row.last_written, False),
+        (filters.accessed_before_days, filters.accessed_within_days, row.last_accessed, True),
+    ):
+        days = None if at is None else (now - at) / DAY_S
+        if before is not None and (not never_counts if days is None else days < before):
+            return False
+        if within is not None and (days is None or days > within):
+            return False
+    return True
+
+
+def _fill(row: PhysicalRow) -> float:
+    return 100 * row.written_bytes / max(1, row.capacity_bytes)
+
+
+def _active(row: PhysicalRow) -> float:
+    return 100 * row.active_bytes / max(1, row.written_bytes)
+
+
+def key_users(session: Session, label: str) -> list[str]:
+    """The cartridges with active data that still need a KEK (POOL-3)."""
+    rows = session.scalars(
+        select(PhysicalRow)
+        .where(PhysicalRow.state != VolumeState.SCRATCH.value)
+        .order_by(PhysicalRow.volser)
+    )
+    wanted = label_key(label)
+    return [row.volser for row in rows if wanted in {label_key(key["label"]) for key in row.keys}]
+
+
+def tape_map(session: Session, volser: str) -> list[Row]:
+    """The logical volumes on a cartridge in their order on tape (MIG-3)."""
+    transactions.physical(session, volser)
+    return [
+        {
+            "block": copy.first_block,
+            "blocks": copy.blocks,
+            "volume": copy.name,
+            "generation": copy.generation,
+            "size": copy.size,
+            "role": copy.role,
+            "active": copy.active,
+        }
+        for copy in transactions.copies_on(session, volser, active=False)
+    ]
+
+
+def events(session: Session, *kinds: str, only_open: bool = False) -> list[Row]:
+    """Messages or interventions, in order."""
+    query = select(EventRow).where(EventRow.kind.in_(kinds)).order_by(EventRow.id)
+    if only_open:
+        query = query.where(EventRow.cleared.is_(None))
+    return [
+        {
+            "time": when(row.at),
+            "kind": row.kind,
+            "subject": row.subject,
+            "text": row.text,
+            "cleared": when(row.cleared),
+        }
+        for row in session.scalars(query)
+    ]
+
+
+def statistics(session: Session, hours: int) -> list[Row]:
+    """What was written pool by pool, encrypted and clear, in periods of so many hours (MSG-2)."""
+    found: dict[tuple[int, int], Row] = {}
+    for row in session.scalars(select(TrafficRow).order_by(TrafficRow.hour, TrafficRow.pool)):
+        begin = row.hour // hours * hours
+        entry = found.setdefault(
+            (begin, row.pool),
+            {
+                "from": when(begin * 3600.0),
+                "pool": row.pool,
+                "encrypted_volumes": 0,
+                "encrypted_bytes": 0,
+                "clear_volumes": 0,
+                "clear_bytes": 0,
+            },
+        )
+        kind = "encrypted" if row.encrypted else "clear"
+        entry[f"{kind}_volumes"] += row.volumes
+        entry[f"{kind}_bytes"] += row.bytes
+    return list(found.values())
+
+
+def plan(found: ReclaimPlan) -> Row:
+    """A reclaim plan."""
+    return {
+        "eligible": found.eligible,
+        "inhibited_until": None
+        if found.inhibited_until is None
+        else (when(found.inhibited_until) if found.inhibited_until != float("inf") else "ever"),
+        "candidates": [
+            {
+                "volser": each.volume.volser,
+                "pool": each.volume.pool,
+                "to_pool": each.target_pool,
+                "active_percent": round(each.active_percent, 1),
+                "active_bytes": each.volume.active_bytes,
+                "reasons": [reason.value for reason in each.reasons],
+            }
+            for each in found.candidates
+        ],
+    }
+
+
+def scratch_left(session: Session) -> int:
+    """Cartridges in the common scratch pool."""
+    query = select(func.count()).select_from(PhysicalRow)
+    return session.scalar(query.where(PhysicalRow.pool == SCRATCH_POOL)) or 0
+
+
+def _keys(stored: list[Any]) -> list[str]:
+    return [f"{key['label']} ({key['mode']})" for key in stored]

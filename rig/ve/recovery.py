@@ -1,0 +1,94 @@
+"""What a node does when it starts, so that catalogue, cache and cartridges agree after any kill.
+
+The reasoning is in README.md beside this module.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from hsm.errors import TaperigError
+from rig.ve.catalogue import operator_messages, transactions
+from rig.ve.catalogue.model import SCRATCH_POOL, TapeEncryption
+from rig.ve.catalogue.schema import LogicalRow, PhysicalRow
+from rig.ve.tape.jobs import NodeParts, settle_cartridge
+
+
+def heal(parts: NodeParts, capacity_bytes: int) -> list[str]:
+    """Bring everything to agree; say what was found, one sentence each."""
+    found = list(_cut_off_writes(parts))
+    found += _unknown_cartridges(parts, capacity_bytes)
+    found += _left_files(parts)
+    found += _lost_sessions(parts)
+    return found
+
+
+def _cut_off_writes(parts: NodeParts) -> list[str]:
+    """Only a cartridge that was being written can differ from the catalogue."""
+    with parts.catalogue.reading() as session:
+        query = select(PhysicalRow.volser).where(PhysicalRow.writing_pool.is_not(None))
+        volsers = list(session.scalars(query))
+    found = []
+    for volser in volsers:
+        subject = f"cartridge {volser}"
+        now = parts.clock.now()
+        try:
+            what = settle_cartridge(parts, volser)
+        except TaperigError as error:
+            found.append(f"{volser}: {error}")
+            with parts.catalogue.transaction() as session:
+                operator_messages.raise_intervention(session, subject, str(error), now)
+            continue
+        found.append(f"{volser}: its writing was cut off: {what}")
+        with parts.catalogue.transaction() as session:
+            operator_messages.clear_intervention(session, subject, now)
+    return found
+
+
+def _unknown_cartridges(parts: NodeParts, capacity_bytes: int) -> list[str]:
+    """A blank cartridge without an entry was being inserted; one with data is the operator's."""
+    with parts.catalogue.reading() as session:
+        known = set(session.scalars(select(PhysicalRow.volser)))
+    found = []
+    for volser in sorted(set(parts.shelf.volsers()) - known):
+        try:
+            blank = parts.shelf.inspect(volser).encryption is TapeEncryption.BLANK
+        except TaperigError as error:
+            found.append(str(error))
+            continue
+        if blank:
+            insert(parts, volser, capacity_bytes)
+            found.append(f"{volser}: a blank cartridge that was not entered yet")
+    return found
+
+
+def insert(parts: NodeParts, volser: str, capacity_bytes: int) -> None:
+    """Enter a blank cartridge that is on the shelf into the common scratch pool."""
+    facts = parts.shelf.inspect(volser)
+    with parts.catalogue.transaction() as session:
+        row = PhysicalRow(volser=volser, pool=SCRATCH_POOL, capacity_bytes=capacity_bytes)
+        session.add(row)
+        transactions.enter_facts(row, facts)
+
+
+def _left_files(parts: NodeParts) -> list[str]:
+    """Files in the cache that the catalogue does not know, and all of those in staging."""
+    with parts.catalogue.reading() as session:
+        rows = session.execute(
+            select(LogicalRow.name, LogicalRow.generation).where(LogicalRow.in_cache)
+        )
+        known = {parts.cache.path(name, generation) for name, generation in rows}
+    left = [path for path in parts.cache.files() if path not in known]
+    left += parts.staging.files()
+    for path in left:
+        path.unlink()
+    return [f"{path.name}: left over from something that was cut off" for path in left]
+
+
+def _lost_sessions(parts: NodeParts) -> list[str]:
+    """The hosts' sessions ended with the process: what they had mounted is unloaded."""
+    with parts.catalogue.transaction() as session:
+        names = list(session.scalars(select(LogicalRow.name).where(LogicalRow.mounted)))
+        for name in names:
+            transactions.unload(session, name, parts.clock.now())
+    return [f"{name}: unloaded, its host is gone" for name in names]

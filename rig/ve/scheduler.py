@@ -1,0 +1,209 @@
+"""The drives of a node at work: what is ordered is given to whichever is free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import LifoQueue
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from hsm.ekm.protocol.errors import EkmUnavailable
+from hsm.errors import TaperigError
+from rig.drive.drive import Drive
+from rig.results.events import EventLog
+from rig.ve.catalogue import operator_messages, settings
+from rig.ve.catalogue.model import VolumeState
+from rig.ve.catalogue.schema import CopyRow, DriveRow, PhysicalRow, PoolRow, PremigrationRow
+from rig.ve.ekm.relay import NoKeyManager, OneAtATime, Relay
+from rig.ve.reclaim_planner import ReclaimPlan, plan_reclaim
+from rig.ve.tape.jobs import NodeParts, TapeWork
+from rig.ve.tape.sequences import VirtualizationEngine
+
+NO_KEY_MANAGER = "no key manager"
+
+
+class CrewError(TaperigError):
+    """There is no drive to do the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A piece of work for one drive."""
+
+    kind: str
+    """`premigrate`, `close` or `move`."""
+    volser: str | None = None
+    pool: int = 0
+
+    def collides(self, other: Task) -> bool:
+        """Whether both are about the same cartridge, or copies to the same pool."""
+        if self.volser is not None:
+            return self.volser == other.volser
+        return self == other
+
+    def run(self, work: TapeWork) -> None:
+        """Let a drive carry it out."""
+        match self.kind, self.volser:
+            case "premigrate", None:
+                work.premigrate(self.pool)
+            case "close", str(volser):
+                work.close(volser)
+            case "move", str(volser):
+                work.move(volser, self.pool)
+            case _:
+                raise AssertionError(self)
+
+
+@dataclass(slots=True)
+class WorkReport:
+    """What `work` did: tasks carried out, and what failed and stays ordered."""
+
+    done: int = 0
+    failures: list[TaperigError] = field(default_factory=list)
+
+
+class Crew:
+    """All drives of a node. Each works in a thread of its own."""
+
+    def __init__(
+        self, parts: NodeParts, drives: Sequence[Drive], proxy: Relay | None, events: EventLog
+    ) -> None:
+        """Take over the drives; without `proxy` there is no key manager."""
+        self._parts = parts
+        self._count = len(drives)
+        self._idle: LifoQueue[TapeWork] = LifoQueue()
+        relay: Relay = NoKeyManager()
+        if proxy is not None:
+            relay = OneAtATime(proxy, self._key_manager_answers)
+        for drive in reversed(drives):
+            engine = VirtualizationEngine(drive, relay, parts.shelf, {}, events)
+            self._idle.put(TapeWork(parts, engine))
+        self._enter(drives)
+
+    def _enter(self, drives: Sequence[Drive]) -> None:
+        with self._parts.catalogue.transaction() as session:
+            for drive in drives:
+                row = session.get(DriveRow, drive.serial)
+                if row is None:
+                    session.add(DriveRow(serial=drive.serial, model=drive.model, mounts=0))
+                else:
+                    row.model = drive.model
+
+    def recall(self, volser: str, copies: Sequence[CopyRow]) -> None:
+        """Let a drive read volumes from a cartridge into the cache."""
+        with self._drive() as work, self._telling_key_manager():
+            work.recall(volser, copies)
+
+    def verify(self, volser: str) -> list[str]:
+        """Let a drive read all active copies on a cartridge; what is not as it was written."""
+        with self._drive() as work:
+            return work.verify(volser)
+
+    def work(self, *, reclaim: bool = False) -> WorkReport:
+        """Carry out with all drives what is ordered, until nothing is left that can be done.
+
+        With `reclaim`, eligible cartridges are reclaimed too, in the planner's order.
+        """
+        report = WorkReport()
+        blocked: set[Task] = set()
+        running: dict[Future[None], Task] = {}
+        with ThreadPoolExecutor(max(1, self._count), "drive") as workers:
+            while True:
+                if self._count:
+                    for task in self._tasks(reclaim=reclaim):
+                        if len(running) >= self._count:
+                            break
+                        if task not in blocked and not any(map(task.collides, running.values())):
+                            running[workers.submit(self._carry_out, task)] = task
+                if not running:
+                    return report
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    task = running.pop(future)
+                    try:
+                        future.result()
+                        report.done += 1
+                    except TaperigError as error:
+                        blocked.add(task)
+                        report.failures.append(error)
+
+    def _tasks(self, *, reclaim: bool) -> list[Task]:
+        """What is ordered now: copies to pools, cartridges to fill up, moves; then reclaim."""
+        with self._parts.catalogue.reading() as session:
+            pools = select(PremigrationRow.pool).distinct().order_by(PremigrationRow.pool)
+            tasks = [Task("premigrate", None, pool) for pool in session.scalars(pools)]
+            free = PhysicalRow.writing_pool.is_(None)
+            closing = select(PhysicalRow.volser).where(PhysicalRow.close_wanted, free)
+            tasks += [Task("close", volser) for volser in session.scalars(closing)]
+            moving = select(
+                PhysicalRow.volser, PhysicalRow.move_pool, PhysicalRow.move_when_eligible
+            ).where(PhysicalRow.move_pool.is_not(None), free)
+            waiting = {}
+            for volser, pool, when_eligible in session.execute(moving):
+                if when_eligible:
+                    waiting[volser] = pool or 0
+                else:
+                    tasks.append(Task("move", volser, pool or 0))
+        if reclaim or waiting:
+            plan = self.plan_reclaim()
+            if plan.inhibited_until is None:
+                for each in plan.candidates:
+                    volser = each.volume.volser
+                    if reclaim or volser in waiting:
+                        tasks.append(Task("move", volser, waiting.get(volser, each.target_pool)))
+        return tasks
+
+    def _carry_out(self, task: Task) -> None:
+        with self._drive() as work, self._telling_key_manager():
+            task.run(work)
+
+    @contextmanager
+    def _drive(self) -> Iterator[TapeWork]:
+        """A drive, once one is free."""
+        if not self._count:
+            raise CrewError("The node was opened without drives.")
+        work = self._idle.get()
+        try:
+            yield work
+        finally:
+            self._idle.put(work)
+
+    @contextmanager
+    def _telling_key_manager(self) -> Iterator[None]:
+        """Keep an intervention open for as long as no key manager is there when one is needed."""
+        try:
+            yield
+        except EkmUnavailable as error:
+            with self._parts.catalogue.transaction() as session:
+                operator_messages.raise_intervention(
+                    session,
+                    NO_KEY_MANAGER,
+                    f"No key manager can be reached: {error} What is bound for encrypted pools "
+                    f"stays in the cache.",
+                    self._parts.clock.now(),
+                )
+            raise
+
+    def _key_manager_answers(self) -> None:
+        with self._parts.catalogue.transaction() as session:
+            operator_messages.clear_intervention(session, NO_KEY_MANAGER, self._parts.clock.now())
+
+    def plan_reclaim(self, limit: int | None = None) -> ReclaimPlan:
+        """Which cartridges are eligible for reclaim now, and in what order."""
+        with self._parts.catalogue.reading() as session:
+            return planned(session, self._parts.clock.now(), limit)
+
+
+def planned(session: Session, now: float, limit: int | None = None) -> ReclaimPlan:
+    """The reclaim plan of a catalogue."""
+    pools = {row.number: row.record() for row in session.scalars(select(PoolRow))}
+    full = select(PhysicalRow).where(
+        PhysicalRow.state == VolumeState.FULL.value, PhysicalRow.writing_pool.is_(None)
+    )
+    volumes = (row.record() for row in session.scalars(full).yield_per(1000))
+    inhibit = settings.inhibit_periods(session)
+    return plan_reclaim(volumes, pools, now, inhibit=inhibit, limit=limit)

@@ -1,0 +1,1 @@
+"""Tape work: sequences, jobs, cartridges, rekey."""

@@ -1,0 +1,84 @@
+"""The node's cartridges: files in a folder, mounted by its drives; the catalogue says the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rig.drive.cartridge import Cartridge
+from rig.drive.cartridge_format import SUFFIX, Flags, TapeFormat
+from rig.ve.catalogue.model import TapeEncryption
+from rig.ve.catalogue.transactions import TapeFacts
+from rig.ve.tape.library import LibraryError
+
+_ENCRYPTION = {
+    TapeFormat.BLANK: TapeEncryption.BLANK,
+    TapeFormat.CLEAR: TapeEncryption.CLEAR,
+    TapeFormat.ENCRYPTED: TapeEncryption.ENCRYPTED,
+}
+
+
+class Shelf:
+    """The cartridge files of a node; serves its virtualization engines as their `Cartridges`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use `folder`, which is made when absent."""
+        self.folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._facts: dict[str, TapeFacts] = {}
+
+    def path(self, volser: str) -> Path:
+        """The file of a cartridge."""
+        return self.folder / f"{volser}{SUFFIX}"
+
+    def volsers(self) -> list[str]:
+        """The VOLSERs of all files here."""
+        return sorted(path.name.removesuffix(SUFFIX) for path in self.folder.glob(f"*{SUFFIX}"))
+
+    def to_write(self, pool: int, volser: str | None) -> str:
+        """The cartridge that was reserved for the pool."""
+        if volser is None:
+            raise LibraryError(f"No cartridge was reserved for pool {pool}.")
+        return volser
+
+    def mark_written(self, volser: str) -> None:
+        """Do nothing: the catalogue says it in the transaction that enters what was written."""
+
+    @contextmanager
+    def mounted(self, volser: str, *, write: bool) -> Iterator[Cartridge]:
+        """Mount a cartridge; `facts` knows at the demount what is on it."""
+        path = self.path(volser)
+        with Cartridge.open(path, write=write) as cartridge:
+            if cartridge.volser != volser:
+                raise LibraryError(
+                    f"The cartridge in {path} is {cartridge.volser}, not {volser}: files were "
+                    f"exchanged; put them back."
+                )
+            try:
+                yield cartridge
+            finally:
+                self._facts[volser] = facts_of(cartridge)
+
+    def facts(self, volser: str) -> TapeFacts:
+        """What was on a cartridge at its last demount."""
+        return self._facts[volser]
+
+    def inspect(self, volser: str, *, mend: bool = False) -> TapeFacts:
+        """Look at a cartridge; with `mend`, cut off first what a power cut left torn on it."""
+        with self.mounted(volser, write=mend) as cartridge:
+            if cartridge.damage:
+                raise LibraryError(cartridge.damage)
+        return self.facts(volser)
+
+
+def facts_of(cartridge: Cartridge) -> TapeFacts:
+    """What a cartridge says without its key."""
+    labels = [header.block for header in cartridge.headers if Flags.LABEL in header.flags]
+    return TapeFacts(
+        encryption=_ENCRYPTION[cartridge.format],
+        first_epoch=cartridge.memory.first_epoch,
+        block_count=cartridge.block_count,
+        data_bytes=sum(h.length for h in cartridge.headers if Flags.LABEL not in h.flags),
+        label_blocks=tuple(labels),
+    )

@@ -1,0 +1,414 @@
+"""What one drive does in one go: premigrate, close, recall, move. Each ends in one transaction.
+
+The order is always the same: the catalogue says that a cartridge is being written; the data goes to
+tape, synced; the catalogue says in one transaction where it is and that the cartridge is free.
+Whatever goes wrong in between, `reconcile` compares the cartridge with the catalogue, here or, when
+the process was killed, at the next start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from hsm.errors import TaperigError
+from rig.ve.catalogue import operator_messages, transactions
+from rig.ve.catalogue import settings as catalogue_settings
+from rig.ve.catalogue.clock import Clock
+from rig.ve.catalogue.database import Catalogue
+from rig.ve.catalogue.model import TapeEncryption, VolumeState
+from rig.ve.catalogue.schema import CopyRow, DriveRow, LogicalRow, PhysicalRow, PremigrationRow
+from rig.ve.catalogue.transactions import Reservation
+from rig.ve.tape.cartridge_locks import Claims
+from rig.ve.tape.cartridge_store import Shelf
+from rig.ve.tape.sequences import VirtualizationEngine
+from rig.ve.volumes.logical_volume import LogicalVolume
+from rig.ve.volumes.tape_volume_cache import Cache, Recall
+
+BATCH_VOLUMES = 1000
+"""Logical volumes written in one mount at most."""
+
+RUN_BYTES = 64_000_000
+"""Data that a move takes from a cartridge in one mount, bytes; at least one volume."""
+
+BACKUP_NAME = "DBBKUP"
+"""The name under which database backups are on tape; no host may use it."""
+
+
+class NoScratchError(TaperigError):
+    """A pool has no cartridge left to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeParts:
+    """What the work of all drives of a node shares."""
+
+    name: str
+    catalogue: Catalogue
+    cache: Cache
+    staging: Cache
+    """Volumes on their way from tape to tape; they never enter the cache."""
+    shelf: Shelf
+    claims: Claims
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A logical volume on its way to a cartridge."""
+
+    name: str
+    generation: int
+    role: str
+    size: int
+    sha256: str
+    origin: str
+    path: Path
+    came_from: int | None = None
+    """The copy (its id) that a move takes it from."""
+
+
+Settle = Callable[[Session, Outgoing, CopyRow], None]
+"""What else is entered, in the same transaction, once a volume is on tape."""
+
+
+class TapeWork:
+    """The work of one drive."""
+
+    def __init__(self, parts: NodeParts, engine: VirtualizationEngine) -> None:
+        """Work with a drive's virtualization engine."""
+        self.parts = parts
+        self.engine = engine
+
+    # Cache to tape
+
+    def premigrate(self, pool: int) -> int:
+        """Copy to a pool what is ordered for it, as much as one cartridge takes; how many."""
+        cache = self.parts.cache
+        orders = self._orders(pool)
+        with cache.pinned([order.path for order in orders]):
+            # What was rewritten before its file was pinned is ordered no more.
+            still = set(self._orders(pool))
+            return self._write(pool, [order for order in orders if order in still], _settle_order)
+
+    def _orders(self, pool: int) -> list[Outgoing]:
+        query = (
+            select(PremigrationRow, LogicalRow)
+            .join(LogicalRow, LogicalRow.name == PremigrationRow.name)
+            .where(PremigrationRow.pool == pool)
+            .order_by(PremigrationRow.queued, PremigrationRow.name)
+            .limit(BATCH_VOLUMES)
+        )
+        found: dict[str, Outgoing] = {}
+        with self.parts.catalogue.reading() as session:
+            for order, row in session.execute(query):
+                path = self.parts.cache.path(row.name, row.generation)
+                outgoing = Outgoing(
+                    row.name, row.generation, order.role, row.size, row.sha256, row.source, path
+                )
+                found.setdefault(row.name, outgoing)  # two copies are never on one cartridge
+        return list(found.values())
+
+    def _write(self, pool: int, volumes: Sequence[Outgoing], settle: Settle) -> int:
+        """Write to a cartridge of the pool the first of these volumes that fit; how many."""
+        if not volumes:
+            return 0
+        parts = self.parts
+        with parts.catalogue.reading() as session:
+            elsewhere = {
+                each.name: transactions.holders(session, each.name, each.role) for each in volumes
+            }
+        leading = volumes[0]
+        with self._reserved(pool, leading.size, elsewhere[leading.name]) as target:
+            fitting = _fitting(volumes, target, elsewhere)
+            with parts.catalogue.reading() as session:
+                settings = catalogue_settings.pool(session, pool).encryption()
+            files = [
+                LogicalVolume(each.name, each.path, each.size, each.sha256, each.origin)
+                for each in fitting
+            ]
+            if target.from_bot:
+                self.engine.pools = {pool: settings}
+                self.engine.write_from_bot(pool, files, target.volser)
+            else:
+                self.engine.append(target.volser, files)
+            facts = parts.shelf.facts(target.volser)
+            now = parts.clock.now()
+            with parts.catalogue.transaction() as session:
+                row = session.get_one(PhysicalRow, target.volser)
+                if target.from_bot:
+                    transactions.enter_bot(session, row, settings.keys, facts)
+                transactions.enter_facts(row, facts)
+                row.written_bytes = facts.data_bytes
+                copies = []
+                for each, (first, blocks) in zip(
+                    fitting, facts.last_volumes(len(fitting)), strict=True
+                ):
+                    copy = CopyRow(
+                        name=each.name,
+                        generation=each.generation,
+                        volser=target.volser,
+                        role=each.role,
+                        first_block=first,
+                        blocks=blocks,
+                        size=each.size,
+                    )
+                    settle(session, each, copy)
+                    copies.append(copy)
+                transactions.enter_copies(session, row, copies, now)
+                self._enter_mount(session, target.volser)
+                operator_messages.clear_intervention(session, _scratch_subject(pool), now)
+                transactions.end_writing(session, row)
+        return len(fitting)
+
+    def close(self, volser: str) -> None:
+        """Fill a cartridge up: its database backup goes behind its volumes (MSG-1)."""
+        parts = self.parts
+        with parts.claims.claimed(volser):
+            with parts.catalogue.transaction() as session:
+                row = transactions.physical(session, volser)
+                if not row.close_wanted or row.writing_pool is not None:
+                    return  # it became scratch meanwhile
+                row.writing_pool = row.pool
+            with self._settled(volser):
+                self._write_backup(volser)
+
+    def _write_backup(self, volser: str) -> None:
+        parts = self.parts
+        backup = parts.staging.path(BACKUP_NAME + volser, 0)
+        backup.unlink(missing_ok=True)
+        try:
+            parts.catalogue.backup(backup)
+            volume = LogicalVolume.of(BACKUP_NAME, backup)
+            self.engine.append(volser, [volume])
+        finally:
+            backup.unlink(missing_ok=True)
+        facts = parts.shelf.facts(volser)
+        now = parts.clock.now()
+        with parts.catalogue.transaction() as session:
+            row = session.get_one(PhysicalRow, volser)
+            transactions.enter_facts(row, facts)
+            ((row.backup_block, _),) = facts.last_volumes(1)
+            row.state = VolumeState.FULL.value
+            row.close_wanted = False
+            encrypted = facts.encryption is TapeEncryption.ENCRYPTED
+            kind = "Encrypted Physical" if encrypted else "Physical"
+            text = f"Database Backup written to {kind} Tape {volser}"
+            operator_messages.tell_hosts(session, text, now, volser)
+            self._enter_mount(session, volser)
+            transactions.end_writing(session, row)
+
+    # Tape to cache
+
+    def recall(self, volser: str, copies: Sequence[CopyRow]) -> None:
+        """Read volumes from a cartridge into the cache, by position on tape (MIG-3)."""
+        parts = self.parts
+        with parts.claims.claimed(volser):
+            current = self._still_active(copies)
+            if not current:
+                return
+            stored = self._read(volser, current, parts.cache)
+            now = parts.clock.now()
+            with parts.catalogue.transaction() as session:
+                gone = []
+                for copy in current:
+                    row = session.get(LogicalRow, copy.name)
+                    if row is None or row.generation != copy.generation:
+                        gone.append(copy)
+                names = [name for name in stored if name not in {copy.name for copy in gone}]
+                transactions.recalled(session, volser, names, now)
+                self._enter_mount(session, volser)
+            for copy in gone:
+                parts.cache.remove(copy.name, copy.generation)
+
+    def _still_active(self, copies: Sequence[CopyRow]) -> list[CopyRow]:
+        with self.parts.catalogue.reading() as session:
+            found = [session.get(CopyRow, copy.id) for copy in copies]
+        return sorted(
+            (copy for copy in found if copy is not None and copy.active),
+            key=lambda copy: copy.first_block,
+        )
+
+    def _read(self, volser: str, copies: Sequence[CopyRow], into: Cache) -> list[str]:
+        """Read these copies, verified against the catalogue; the names of what was stored."""
+        with self.parts.catalogue.reading() as session:
+            expected = {
+                copy.name: (copy.generation, transactions.logical(session, copy.name).sha256)
+                for copy in copies
+            }
+        sink = Recall(into, expected)
+        runs = [range(copy.first_block, copy.first_block + copy.blocks) for copy in copies]
+        self.engine.read(volser, sink, expected.keys(), runs)
+        if missing := sorted(expected.keys() - set(sink.stored)):
+            raise TaperigError(
+                f"Cartridge {volser} does not hold {', '.join(missing)} where the catalogue says; "
+                f"run `rig ve check`."
+            )
+        return sink.stored
+
+    def verify(self, volser: str) -> list[str]:
+        """Read every active copy on a cartridge to its end; say what is not as written."""
+        with self.parts.claims.claimed(volser):
+            with self.parts.catalogue.reading() as session:
+                copies = transactions.copies_on(session, volser)
+                expected = {copy.first_block: copy for copy in copies}
+                sha256 = {
+                    copy.name: transactions.logical(session, copy.name).sha256 for copy in copies
+                }
+            runs = [range(first, first + copy.blocks) for first, copy in expected.items()]
+            wanted = [(copy.name, sha256[copy.name]) for copy in copies]
+            if self._holds(volser, runs, wanted) is None:
+                return []
+            found = []  # something is wrong: copy by copy
+            for copy, run, want in zip(copies, runs, wanted, strict=True):
+                wrong = self._holds(volser, [run], [want])
+                if wrong is not None:
+                    found.append(f"{copy.name} on {volser}: {wrong}")
+            return found
+
+    def _holds(
+        self, volser: str, runs: Sequence[range], wanted: Sequence[tuple[str, str]]
+    ) -> str | None:
+        """What is wrong with these runs of blocks, which are to hold these names and SHA-256s."""
+        try:
+            report = self.engine.read(volser, at=runs)
+        except TaperigError as error:
+            return str(error)
+        there = [(header.name, header.sha256) for header in report.volumes]
+        return None if there == list(wanted) else "it is not what was written"
+
+    # Tape to tape
+
+    def move(self, volser: str, pool: int) -> int:
+        """Move all active data of a cartridge to a pool, tape to tape (MIG-4); how many volumes."""
+        parts = self.parts
+        moved = 0
+        with parts.claims.claimed(volser):
+            while run := self._next_run(volser):
+                try:
+                    self._read(volser, run, parts.staging)
+                    with parts.catalogue.transaction() as session:
+                        self._enter_mount(session, volser)
+                        outgoing = [self._staged(session, copy) for copy in run]
+                    while outgoing:
+                        count = self._write(pool, outgoing, _settle_move)
+                        moved += count
+                        outgoing = outgoing[count:]
+                finally:
+                    for copy in run:
+                        parts.staging.remove(copy.name, copy.generation)
+        return moved
+
+    def _next_run(self, volser: str) -> list[CopyRow]:
+        run: dict[str, CopyRow] = {}
+        size = 0
+        with self.parts.catalogue.reading() as session:
+            for copy in transactions.copies_on(session, volser):
+                size += copy.size
+                if run and size > RUN_BYTES:
+                    break
+                run.setdefault(copy.name, copy)
+        return list(run.values())
+
+    def _staged(self, session: Session, copy: CopyRow) -> Outgoing:
+        row = session.get(LogicalRow, copy.name)
+        same = row is not None and row.generation == copy.generation
+        return Outgoing(
+            copy.name,
+            copy.generation,
+            copy.role,
+            copy.size,
+            row.sha256 if row is not None and same else "",
+            row.source if row is not None and same else "",
+            self.parts.staging.path(copy.name, copy.generation),
+            copy.id,
+        )
+
+    # Parts
+
+    @contextmanager
+    def _reserved(self, pool: int, size: int, avoid: Set[str]) -> Iterator[Reservation]:
+        """A cartridge to write to; whatever happens, the catalogue agrees with it afterwards."""
+        parts = self.parts
+        with parts.claims.choosing() as busy:
+            with parts.catalogue.transaction() as session:
+                target = transactions.reserve(session, pool, size, busy | avoid)
+            if target is not None:
+                busy.add(target.volser)
+        if target is None:
+            text = (
+                f"Pool {pool} is out of scratch volumes; what is bound for it stays in the cache. "
+                f"Insert cartridges with: rig ve insert"
+            )
+            with parts.catalogue.transaction() as session:
+                operator_messages.raise_intervention(
+                    session, _scratch_subject(pool), text, parts.clock.now()
+                )
+            raise NoScratchError(text)
+        try:
+            with self._settled(target.volser):
+                yield target
+        finally:
+            parts.claims.release(target.volser)
+
+    @contextmanager
+    def _settled(self, volser: str) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            with suppress(TaperigError):  # then the next start does it
+                settle_cartridge(self.parts, volser)
+            raise
+
+    def _enter_mount(self, session: Session, volser: str) -> None:
+        row = session.get_one(DriveRow, self.engine.drive.serial)
+        row.mounts += 1
+        row.volser = volser
+
+
+def settle_cartridge(parts: NodeParts, volser: str) -> str:
+    """Compare a cartridge that was being written with the catalogue, and let it go."""
+    facts = parts.shelf.inspect(volser, mend=True)
+    with parts.catalogue.transaction() as session:
+        row = session.get_one(PhysicalRow, volser)
+        if row.writing_pool is None:
+            return "nothing was open"
+        return transactions.reconcile(session, row, facts)
+
+
+def _settle_order(session: Session, volume: Outgoing, copy: CopyRow) -> None:
+    """The order is done, unless another rewind/unload named another pool meanwhile."""
+    order = session.get(PremigrationRow, (volume.name, volume.role))
+    row = session.get_one(PhysicalRow, copy.volser)
+    if order is not None and (order.generation, order.pool) == (volume.generation, row.pool):
+        session.delete(order)
+
+
+def _settle_move(session: Session, volume: Outgoing, copy: CopyRow) -> None:
+    """A copy that was overtaken while it was moved (rewritten, expired, copied) stays inactive."""
+    source = session.get(CopyRow, volume.came_from)
+    if source is None or not source.active:
+        copy.active = False
+
+
+def _fitting(
+    volumes: Sequence[Outgoing], target: Reservation, elsewhere: Mapping[str, Set[str]]
+) -> list[Outgoing]:
+    """The first of the volumes, as many as the cartridge takes; not a volume's second copy."""
+    fitting: list[Outgoing] = []
+    room = target.room
+    for volume in volumes:
+        room -= volume.size
+        if room < 0 or target.volser in elsewhere[volume.name]:
+            break
+        fitting.append(volume)
+    return fitting
+
+
+def _scratch_subject(pool: int) -> str:
+    return f"scratch pool {pool}"

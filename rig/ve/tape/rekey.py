@@ -1,0 +1,131 @@
+"""Rekey: new EEDKs for a cartridge, so that other KEKs open it; its data is not rewritten.
+
+The key manager opens an old EEDK and wraps the same data key anew. Before the old EEDKs are given
+up, the drive's hardware proves the data key against the cartridge's key check, and each new EEDK
+that a key manager here can open is opened and proved likewise: an EEDK that nobody can open would
+lose the tape. Whatever fails before that leaves the cartridge as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from hsm.ekm.protocol.drive_side import KeyGrant
+from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
+from hsm.errors import TaperigError
+from hsm.keys.eedk import KeyLabel
+from rig.drive.drive import Drive
+from rig.drive.sense import sense_of
+from rig.results.events import EventLog
+from rig.ve.ekm.relay import Relay
+from rig.ve.tape.sequences import Cartridges
+
+REKEY_STEPS = {
+    "REKEY-1": "mount the physical volume",
+    "REKEY-2": "key exchange: new EEDKs for the same data key",
+    "REKEY-3": "the hardware proves the data key",
+    "REKEY-4": "the new EEDKs are opened and proved",
+    "REKEY-5": "replace the EEDKs in cartridge memory and on the media",
+    "REKEY-6": "zeroize and demount",
+}
+"""The steps as they are recorded. The modelled system's rules do not number them."""
+
+
+class RekeyError(TaperigError):
+    """New EEDKs were refused before the old ones were given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class RekeyReport:
+    """What a rekey did: which of the two new EEDKs were opened here, and both of them."""
+
+    volser: str
+    eedks: tuple[bytes, ...]
+    opened: tuple[bool, ...]
+
+
+def rekey(
+    drive: Drive,
+    proxy: Relay,
+    library: Cartridges,
+    events: EventLog,
+    volser: str,
+    keys: Sequence[KeyLabel],
+    *,
+    allow_public_only: bool = False,
+) -> RekeyReport:
+    """Give a cartridge EEDKs for one or two other keys; when this returns, the old ones are gone.
+
+    ``allow_public_only`` admits keys none of which a key manager here can open. Raises
+    ExchangeError, EkmUnavailable, DriveError, CartridgeError or RekeyError.
+    """
+    sequence = _Sequence(events, volser)
+    with library.mounted(volser, write=True) as cartridge:
+        with sequence.step("REKEY-1") as detail:
+            drive.load(cartridge)
+            if cartridge.notes:
+                detail["notes"] = list(cartridge.notes)
+        try:
+            with sequence.step("REKEY-2") as detail:
+                session = drive.rekey_session(keys, allow_public_only=allow_public_only)
+                proxy.exchange(session)
+                grant = session.grant
+                detail["keys"] = [f"{key.label} ({key.mode})" for key in keys]
+            with sequence.step("REKEY-3"):
+                drive.prove(grant)
+            with sequence.step("REKEY-4") as detail:
+                opened = tuple(_opens(drive, proxy, eedk) for eedk in grant.eedks)
+                detail["opened"] = sum(opened)
+                if not any(opened) and not allow_public_only:
+                    raise RekeyError(
+                        f"No key manager here opens either new EEDK of {volser}, so it keeps its "
+                        "old ones; look into the key manager's audit log."
+                    )
+            with sequence.step("REKEY-5"):
+                drive.store_eedks(grant.eedks)
+        except BaseException:
+            with suppress(TaperigError):  # recorded; what came first is what the caller hears
+                _demount(sequence, drive)
+            raise
+        _demount(sequence, drive)
+    return RekeyReport(volser, grant.eedks, opened)
+
+
+def _opens(drive: Drive, proxy: Relay, eedk: bytes) -> bool:
+    """Whether a key manager here opens the EEDK; raises unless what it holds is the data key."""
+    session = drive.proof_session(eedk)
+    try:
+        proxy.exchange(session)
+    except ExchangeError as error:
+        if error.code is ErrorCode.KEK_PUBLIC_ONLY:
+            return False
+        raise
+    grant: KeyGrant = session.grant
+    drive.prove(grant)
+    return True
+
+
+def _demount(sequence: _Sequence, drive: Drive) -> None:
+    with sequence.step("REKEY-6") as detail:
+        drive.unload()
+        detail["zeroized"] = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    events: EventLog
+    volser: str
+
+    @contextmanager
+    def step(self, step: str) -> Iterator[dict[str, Any]]:
+        with self.events.step(step, REKEY_STEPS[step], self.volser) as detail:
+            try:
+                yield detail
+            except TaperigError as error:
+                sense = sense_of(error)
+                if sense is not None:
+                    detail["sense"] = sense.code
+                raise

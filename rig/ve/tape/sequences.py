@@ -1,0 +1,346 @@
+"""The virtualization engine (VE): mounts, configures the drive, relays the exchange, moves data.
+
+Each numbered step of the sequences (`sequences.py`) is recorded as an event with its time, duration
+and outcome; the error of a failed step goes on to the caller, after the demount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from hsm.errors import TaperigError
+from rig.drive.cartridge import Cartridge
+from rig.drive.cartridge_format import Flags, TapeFormat
+from rig.drive.drive import READ_AHEAD_BYTES, Block, Direction, Drive
+from rig.drive.sense import KeyRequired, sense_of
+from rig.results.events import EventLog
+from rig.ve.catalogue.pools import Pool
+from rig.ve.ekm.relay import Relay
+from rig.ve.tape.prefetch import ahead
+from rig.ve.volumes.logical_volume import (
+    LogicalVolume,
+    VolumeHeader,
+    blocks_of,
+    in_batches,
+    prepare,
+)
+from rig.ve.volumes.reading import NullSink, VolumeReader, VolumeSink
+
+BATCH_BYTES = 4 * 1024 * 1024
+"""Data handed to the drive at once, in bytes."""
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes moved so far, and all there are, while data is moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReport:
+    """What was read: whole volumes in the order on tape, and those that were cut off in writing."""
+
+    volumes: list[VolumeHeader]
+    incomplete: list[str]
+    bytes: int  # of the whole volumes
+
+
+class Cartridges(Protocol):
+    """Where the cartridges are, as far as the sequences need to know."""
+
+    def to_write(self, pool: int, volser: str | None) -> str:
+        """The cartridge to write from BOT for a pool: the one named if it may be, or a scratch."""
+
+    def mark_written(self, volser: str) -> None:
+        """Take note that a cartridge was written from BOT."""
+
+    def mounted(self, volser: str, *, write: bool) -> AbstractContextManager[Cartridge]:
+        """Mount a cartridge for as long as the context lasts."""
+
+
+class PoolPanel(Protocol):
+    """The settings of the pools as they are now."""
+
+    def __getitem__(self, number: int) -> Pool:
+        """Return a pool's settings."""
+
+
+class VirtualizationEngine:
+    """One VE with one drive."""
+
+    def __init__(
+        self,
+        drive: Drive,
+        proxy: Relay,
+        library: Cartridges,
+        pools: PoolPanel,
+        events: EventLog,
+        progress: Progress = lambda done, total: None,
+    ) -> None:
+        """Put the parts together; `events` tells each step, `progress` how far data has moved."""
+        self.drive = drive
+        self.proxy = proxy
+        self.library = library
+        self.pools = pools
+        self.events = events
+        self.progress = progress
+
+    # The three sequences
+
+    def write_from_bot(
+        self, pool_number: int, volumes: Sequence[LogicalVolume], volser: str | None = None
+    ) -> str:
+        """Write volumes from BOT on a scratch cartridge of the pool, or on the one named.
+
+        The pool's settings of this moment are applied; what was on the cartridge is replaced.
+        Returns its VOLSER.
+        """
+        pool = self.pools[pool_number]
+        headers = prepare(volumes)
+        volser = self.library.to_write(pool_number, volser)
+        batches = self._batches(volumes, headers)
+        with self._mounted("BOT-1", "BOT-4", volser, write=True):
+            if pool.encrypt:
+                with self._step("BOT-2a", volser) as detail:
+                    self.drive.set_encryption(pool.keys, allow_public_only=pool.allow_public_only)
+                    detail["keys"] = [f"{key.label} ({key.mode})" for key in pool.keys]
+                    first = next(batches)
+                self._ask_for_key("BOT-2b", volser, lambda: self.drive.write(first))
+                self._exchange("BOT-2c", "BOT-2d", volser)
+                with self._step("BOT-2e", volser) as detail:
+                    self._write(first, batches, headers, detail)
+            else:
+                with self._step("BOT-3a", volser):
+                    self.drive.set_encryption(None)
+                with self._step("BOT-3b", volser) as detail:
+                    self._write(next(batches), batches, headers, detail)
+        self.library.mark_written(volser)
+        return volser
+
+    def append(self, volser: str, volumes: Sequence[LogicalVolume]) -> None:
+        """Append volumes to a cartridge, in the format and under the key that it has."""
+        headers = prepare(volumes)
+        batches = self._batches(volumes, headers)
+        with self._mounted("APP-1", "APP-4", volser, write=True) as cartridge:
+            if cartridge.format is TapeFormat.ENCRYPTED:
+                with self._step("APP-2a", volser) as detail:
+                    detail["format"] = cartridge.format.name.lower()
+                with self._step("APP-2b", volser) as detail:
+                    detail["block"] = self.drive.locate_append_point()
+                    first = next(batches)
+                self._ask_for_key("APP-2c", volser, lambda: self.drive.write(first))
+                self._exchange("APP-2d", "APP-2e", volser)
+                with self._step("APP-2f", volser) as detail:
+                    self._write(first, batches, headers, detail)
+            else:
+                with self._step("APP-3a", volser) as detail:
+                    detail["format"] = cartridge.format.name.lower()
+                with self._step("APP-3b", volser) as detail:
+                    detail["block"] = self.drive.locate_append_point()
+                    self._write(next(batches), batches, headers, detail)
+
+    def read(
+        self,
+        volser: str,
+        sink: VolumeSink | None = None,
+        names: Iterable[str] | None = None,
+        at: Sequence[range] | None = None,
+    ) -> ReadReport:
+        """Read a cartridge and give its volumes to `sink`: all, or those of these names.
+
+        With `at`, only these runs of blocks are read, in the order given, each of whole volumes.
+        """
+        reader = VolumeReader(sink or NullSink(), names)
+        with self._mounted("READ-1", "READ-4", volser, write=False) as cartridge:
+            if cartridge.format is TapeFormat.ENCRYPTED:
+                with self._step("READ-2a", volser) as detail:
+                    detail["format"] = cartridge.format.name.lower()
+                if cartridge.block_count:
+                    self._ask_for_key("READ-2b", volser, self.drive.read)
+                    self._exchange("READ-2c", "READ-2d", volser)
+                with self._step("READ-2e", volser) as detail:
+                    self._read(cartridge, reader, at, detail)
+            else:
+                with self._step("READ-3", volser) as detail:
+                    self._read(cartridge, reader, at, detail)
+        return ReadReport(reader.whole, reader.incomplete, reader.bytes)
+
+    # Their parts
+
+    @contextmanager
+    def _mounted(
+        self, mount: str, demount: str, volser: str, *, write: bool
+    ) -> Iterator[Cartridge]:
+        """Mount, and whatever happens zeroize and demount."""
+        with ExitStack() as mounting:
+            with self._step(mount, volser) as detail:
+                cartridge = mounting.enter_context(self.library.mounted(volser, write=write))
+                detail["format"] = self.drive.load(cartridge).name.lower()
+                if cartridge.notes:
+                    detail["notes"] = list(cartridge.notes)
+            try:
+                yield cartridge
+            except BaseException:
+                with suppress(TaperigError):  # recorded; what came first is what the caller hears
+                    self._demount(demount, volser)
+                raise
+            self._demount(demount, volser)
+
+    def _demount(self, step: str, volser: str) -> None:
+        with self._step(step, volser) as detail:
+            self.drive.unload()
+            detail["zeroized"] = True
+
+    def _ask_for_key(self, step: str, volser: str, command: Callable[[], object]) -> None:
+        """Give a command that the drive answers with the wish for a data key."""
+        with self._step(step, volser) as detail:
+            try:
+                command()
+            except KeyRequired as wish:
+                detail["sense"] = wish.sense.code
+                return
+            raise TaperigError(
+                f"Drive {self.drive.serial} went on with {volser} without a data key; it is not "
+                f"in encryption mode."
+            )
+
+    def _exchange(self, exchange: str, set_key: str, volser: str) -> None:
+        with self._step(exchange, volser):
+            session = self.drive.key_session()
+            self.proxy.exchange(session)
+            grant = session.grant
+        with self._step(set_key, volser):
+            self.drive.accept_key(grant)
+
+    def _batches(
+        self, volumes: Sequence[LogicalVolume], headers: Sequence[VolumeHeader]
+    ) -> Iterator[list[Block]]:
+        blocks = (
+            block
+            for volume, header in zip(volumes, headers, strict=True)
+            for block in blocks_of(volume, header, self.drive.max_block_bytes)
+        )
+        return in_batches(blocks, BATCH_BYTES)
+
+    def _write(
+        self,
+        first: list[Block],
+        batches: Iterator[list[Block]],
+        headers: Sequence[VolumeHeader],
+        detail: dict[str, Any],
+    ) -> None:
+        total = sum(header.size for header in headers)
+        detail.update(volumes=len(headers), bytes=0, blocks=0)
+        self.drive.write(first)
+        self._moved(detail, first, total)
+        # While the drive writes, the next batch is read from its file.
+        with ahead(batches) as ready:
+            for batch in ready:
+                self.drive.write(batch)
+                self._moved(detail, batch, total)
+        self._add_figures(detail, Direction.WRITE)
+
+    def _read(
+        self,
+        cartridge: Cartridge,
+        reader: VolumeReader,
+        at: Sequence[range] | None,
+        detail: dict[str, Any],
+    ) -> None:
+        runs = [range(cartridge.block_count)] if at is None else at
+        total = sum(
+            header.length
+            for run in runs
+            for header in cartridge.headers[run.start : run.stop]
+            if Flags.LABEL not in header.flags
+        )
+        detail.update(bytes=0, blocks=0)
+        if at is not None:
+            detail["positions"] = [run.start for run in runs]
+        try:
+            for run in runs:
+                if at is not None:
+                    self.drive.locate(run.start)
+                # While blocks are checked and passed on, the drive reads the next.
+                with ahead(self._blocks_of(cartridge, None if at is None else run)) as ready:
+                    for blocks in ready:
+                        for block in blocks:
+                            reader.take(block)
+                        self._moved(detail, blocks, total)
+        finally:
+            reader.finish()
+        detail["volumes"] = len(reader.whole)
+        if reader.incomplete:
+            detail["incomplete"] = reader.incomplete
+        self._add_figures(detail, Direction.READ)
+
+    def _blocks_of(self, cartridge: Cartridge, run: range | None) -> Iterator[list[Block]]:
+        """Read on to the end of the tape, or of a run of blocks and not a byte further."""
+        while run is None or self.drive.position < run.stop:
+            most = READ_AHEAD_BYTES
+            if run is not None:
+                rest = cartridge.headers[self.drive.position : run.stop]
+                most = min(most, sum(header.length for header in rest))
+            blocks = self.drive.read(most)
+            if not blocks:
+                return
+            yield blocks
+
+    def _moved(self, detail: dict[str, Any], blocks: list[Block], total: int) -> None:
+        detail["bytes"] += sum(len(block.data) for block in blocks if not block.label)
+        detail["blocks"] += len(blocks)
+        self.progress(min(detail["bytes"], total), total)
+
+    def _add_figures(self, detail: dict[str, Any], direction: Direction) -> None:
+        """What the engine counted for this step's data, labels included."""
+        detail["engine"] = {
+            operation.name.lower(): {
+                "bytes": counted.bytes,
+                "records": counted.records,
+                "cycles": counted.cycles_busy,
+            }
+            for (way, operation), counted in self.drive.figures.items()
+            if way is direction
+        }
+
+    @contextmanager
+    def _step(self, step: str, volser: str) -> Iterator[dict[str, Any]]:
+        with self.events.step(step, STEPS[step], volser) as detail:
+            try:
+                yield detail
+            except TaperigError as error:
+                sense = sense_of(error)
+                if sense is not None:
+                    detail["sense"] = sense.code
+                raise
+
+
+STEPS = {
+    "BOT-1": "mount the physical volume",
+    "BOT-2a": "set encryption mode and key labels, start writing",
+    "BOT-2b": "the drive asks for a data key",
+    "BOT-2c": "key exchange with the EKM through the VE",
+    "BOT-2d": "the drive decrypts the data key and sets it",
+    "BOT-2e": "write at full speed, encrypted",
+    "BOT-3a": "turn encryption mode off",
+    "BOT-3b": "write in the clear",
+    "BOT-4": "zeroize and demount",
+    "APP-1": "mount the physical volume",
+    "APP-2a": "the drive recognizes the encryption format",
+    "APP-2b": "position to the append point",
+    "APP-2c": "the drive asks for the data key",
+    "APP-2d": "key exchange with the EKM through the VE",
+    "APP-2e": "the drive decrypts the data key and sets it",
+    "APP-2f": "write at full speed, encrypted",
+    "APP-3a": "the drive stays in non-encryption mode",
+    "APP-3b": "position and write in the clear",
+    "APP-4": "zeroize and demount",
+    "READ-1": "mount the physical volume",
+    "READ-2a": "the drive recognizes the encryption format",
+    "READ-2b": "the drive asks for the data key",
+    "READ-2c": "key exchange with the EKM through the VE",
+    "READ-2d": "the drive decrypts the data key and sets it",
+    "READ-2e": "read at full speed, decrypted",
+    "READ-3": "read in the clear",
+    "READ-4": "zeroize and demount",
+}

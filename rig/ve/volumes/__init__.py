@@ -1,0 +1,1 @@
+"""Logical volumes: cache, labels, images."""

@@ -1,0 +1,207 @@
+"""Logical volumes: what the host sees, many on one cartridge.
+
+A logical volume is a real file. On tape it is a header label, its data in blocks of up to 256 KiB,
+and a trailer label. Labels are marked as such in the record header and hold JSON (ASCII):
+
+    {"label": "header", "volume": "L00001", "size": 5, "sha256": "...", "path": "/etc/hostname"}
+    {"label": "trailer", "volume": "L00001", "blocks": 1}
+
+`size` in bytes and `sha256` (hexadecimal) are of the whole file. A volume without a trailer was cut
+off while it was written, and is not one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hsm.errors import TaperigError
+from rig.drive.cartridge_format import MAX_BLOCK_BYTES
+from rig.drive.drive import Block
+
+MAX_LABEL_BYTES = 64 * 1024
+_NAME = re.compile(r"[A-Z0-9]{6}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class VolumeError(TaperigError):
+    """A file cannot become a logical volume, or what is on tape is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogicalVolume:
+    """A file to be written under a name of six capital letters or digits."""
+
+    name: str
+    source: Path
+    size: int  # bytes
+    sha256: str = ""
+    """What the file must have, hexadecimal, when it is known before."""
+    origin: str = ""
+    """Where the content came from, for the label; by default the file's own path."""
+
+    def __post_init__(self) -> None:
+        """Check the name."""
+        if not _NAME.fullmatch(self.name):
+            raise VolumeError(
+                f"{self.name[:40]!r} is no name of a logical volume: give six capital letters or "
+                f"digits, such as L00001."
+            )
+
+    @classmethod
+    def of(cls, name: str, source: Path) -> LogicalVolume:
+        """Return a volume for a file."""
+        try:
+            return cls(name, source, source.stat().st_size)
+        except OSError as error:
+            raise _unreadable(source, error) from error
+
+
+def number_volumes(sources: Iterable[Path], first: int = 1) -> list[LogicalVolume]:
+    """Name files L00001 and on, in their order."""
+    return [
+        LogicalVolume.of(f"L{number:05}", source) for number, source in enumerate(sources, first)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeHeader:
+    """What the header label says."""
+
+    name: str
+    size: int
+    sha256: str
+    path: str
+
+    def encode(self) -> Block:
+        """Return the label's block."""
+        return _label(
+            label="header", volume=self.name, size=self.size, sha256=self.sha256, path=self.path
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeTrailer:
+    """What the trailer label says."""
+
+    name: str
+    blocks: int
+
+    def encode(self) -> Block:
+        """Return the label's block."""
+        return _label(label="trailer", volume=self.name, blocks=self.blocks)
+
+
+def decode_label(data: bytes) -> VolumeHeader | VolumeTrailer:
+    """Read a label; raises VolumeError."""
+    if len(data) > MAX_LABEL_BYTES:
+        raise VolumeError(f"A volume label of {len(data)} bytes is on the tape: too long for one.")
+    try:
+        content = json.loads(data.decode("ascii"))
+    except (ValueError, RecursionError):
+        raise VolumeError("A volume label on the tape is not JSON.") from None
+    match content:
+        case {
+            "label": "header",
+            "volume": str(name),
+            "size": int(size),
+            "sha256": str(sha256),
+            "path": str(path),
+            **others,
+        } if not others and _NAME.fullmatch(name) and size >= 0 and _SHA256.fullmatch(sha256):
+            return VolumeHeader(name, size, sha256, path)
+        case {
+            "label": "trailer",
+            "volume": str(name),
+            "blocks": int(blocks),
+            **others,
+        } if not others and _NAME.fullmatch(name) and blocks >= 0:
+            return VolumeTrailer(name, blocks)
+    raise VolumeError("A volume label on the tape is neither a header nor a trailer.")
+
+
+def _label(**content: str | int) -> Block:
+    data = json.dumps(content).encode("ascii")
+    if len(data) > MAX_LABEL_BYTES:
+        raise VolumeError(f"The path name of volume {content['volume']} is too long for a label.")
+    return Block(data, label=True)
+
+
+# Writing
+
+
+def prepare(volumes: Sequence[LogicalVolume]) -> list[VolumeHeader]:
+    """Read every file once, so that one that cannot be read fails before anything is mounted."""
+    names = [volume.name for volume in volumes]
+    if not names:
+        raise VolumeError("There is no logical volume to write; give at least one.")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise VolumeError(f"The logical volume {twice} is given twice; give each its own name.")
+    return [_header(volume) for volume in volumes]
+
+
+def _header(volume: LogicalVolume) -> VolumeHeader:
+    try:
+        with volume.source.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise _unreadable(volume.source, error) from error
+    if volume.sha256 not in ("", sha256):
+        raise VolumeError(
+            f"The file {volume.source} is not what was stored as {volume.name} any more: its "
+            f"SHA-256 is {sha256} and was {volume.sha256}; restore it."
+        )
+    return VolumeHeader(volume.name, size, sha256, volume.origin or str(volume.source))
+
+
+def blocks_of(
+    volume: LogicalVolume, header: VolumeHeader, block_bytes: int = MAX_BLOCK_BYTES
+) -> Iterator[Block]:
+    """Yield a volume as it goes to tape; raises VolumeError when the file changed meanwhile."""
+    yield header.encode()
+    sha256 = hashlib.sha256()
+    count = 0
+    try:
+        with volume.source.open("rb") as file:
+            while data := file.read(block_bytes):
+                sha256.update(data)
+                count += 1
+                yield Block(data)
+    except OSError as error:
+        raise _unreadable(volume.source, error) from error
+    if sha256.hexdigest() != header.sha256:
+        raise VolumeError(
+            f"The file {volume.source} changed while it was written as {volume.name}; write it "
+            f"again."
+        )
+    yield VolumeTrailer(volume.name, count).encode()
+
+
+def in_batches(blocks: Iterable[Block], batch_bytes: int) -> Iterator[list[Block]]:
+    """Gather blocks into runs of at least `batch_bytes`, the last may be shorter."""
+    batch: list[Block] = []
+    size = 0
+    for block in blocks:
+        batch.append(block)
+        size += len(block.data)
+        if size >= batch_bytes:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+# Reading
+
+
+def _unreadable(path: Path, error: OSError) -> VolumeError:
+    return VolumeError(
+        f"The file {path} cannot be read ({error.strerror}); leave it out or change its mode."
+    )

@@ -1,0 +1,39 @@
+"""The quick property sets of hdl/formal, on the design and on a copy broken on purpose.
+
+`make formal` runs all sets on all broken copies.
+"""
+
+import pytest
+
+from hdl.formal.prove import Broken, ProofError, Verdict, property_sets, prove
+
+SETS = property_sets()
+QUICK = [name for name, each in SETS.items() if each.quick]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_proved(name: str) -> None:
+    proof = prove(name)
+    assert proof.verdict is Verdict.PROVED, proof.log[-4000:]
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [(name, broken) for name in QUICK for broken in SETS[name].broken[:1]],
+    ids=lambda value: value.what.replace(" ", "-") if isinstance(value, Broken) else value,
+)
+def test_broken_copy_is_refused(name: str, broken: Broken) -> None:
+    assert prove(name, broken).verdict is not Verdict.PROVED
+
+
+def test_every_set_has_a_broken_copy() -> None:
+    assert [name for name, each in SETS.items() if not each.broken] == []
+
+
+def test_what_cannot_be_run_is_an_error() -> None:
+    with pytest.raises(ProofError, match="no property set nothing"):
+        prove("nothing")
+    with pytest.raises(ProofError, match="stands there 0 times"):
+        prove("key_lock", Broken("x", "key_control.sv", "no such text", ""))
+    with pytest.raises(ProofError, match="not one source"):
+        prove("key_lock", Broken("x", "no_such.sv", "a", "b"))

@@ -1,0 +1,84 @@
+"""The transport key in a finished bitstream: exchanged, nothing else with it, and nowhere shown."""
+
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hdl.fpga.synthesis import copy_sources, place_and_route, synthesize
+from hdl.fpga.tools import run_tool
+from hdl.fpga.transport_key import TransportKeyError, exchange, pattern, read_key
+from tests.support.small_boards import keyed_target, ram_contents
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What place and route writes for the block RAM of the key and a register behind it."""
+    source = tmp_path_factory.mktemp("keyed")
+    target = keyed_target(source)
+    folder = tmp_path_factory.mktemp("build")
+    synthesize(target, folder, copy_sources(target, folder), build_hash=None)
+    place_and_route(target, folder, 1, {"": "keyed"})
+    return folder / "seed1.config"
+
+
+def test_the_bitstream_has_the_key_and_nothing_says_it(config: Path, tmp_path: Path) -> None:
+    key = secrets.token_bytes(32)
+    key_file = tmp_path / "drive.hex"
+    key_file.write_text(key.hex() + "\n")
+    bitstream = tmp_path / "own.bit"
+    bitstream.write_text("an older one, readable by all")
+    command = [sys.executable, "-m", "hdl.fpga.transport_key", str(key_file), str(config)]
+    ended = subprocess.run(
+        [*command, str(bitstream)], capture_output=True, text=True, check=False, cwd=Path.cwd()
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert bitstream.stat().st_mode & 0o777 == 0o600
+    assert key.hex() not in config.read_text()
+
+    unpacked = ["--input", bitstream.name, "--textcfg", "unpacked.config"]
+    assert run_tool("yowasp-ecpunpack", unpacked, tmp_path).code == 0
+    assert ram_contents((tmp_path / "unpacked.config").read_text()) == [key + pattern()[32:]]
+
+
+def test_nothing_else_is_changed(config: Path) -> None:
+    text = config.read_text()
+    key = secrets.token_bytes(32)
+    changed = [
+        (old, new)
+        for old, new in zip(text.splitlines(), exchange(text, key).splitlines(), strict=True)
+        if old != new
+    ]
+    assert len(changed) <= 4  # eight bytes on a line
+    assert ram_contents(text) == [pattern()]
+    with pytest.raises(TransportKeyError, match="the key is in it already"):
+        exchange(exchange(text, key), secrets.token_bytes(32))
+
+
+@pytest.mark.parametrize("text", ["", "12" * 31, "zz" * 32, "12" * 33])
+def test_what_is_no_key_is_refused_and_not_shown(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "some.hex"
+    file.write_text(text)
+    with pytest.raises(TransportKeyError, match="should hold 64 hexadecimal digits") as caught:
+        read_key(file)
+    assert not text or text not in str(caught.value)
+
+
+def test_a_build_that_is_not_there_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "some.hex"
+    file.write_text("12" * 32)
+    command = [
+        sys.executable,
+        "-m",
+        "hdl.fpga.transport_key",
+        str(file),
+        str(tmp_path / "none.config"),
+    ]
+    ended = subprocess.run(
+        [*command, str(tmp_path / "out.bit")], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert "make it with `rig board build`" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1

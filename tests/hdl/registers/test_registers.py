@@ -1,0 +1,33 @@
+"""The register map: what is generated from regs.rdl is what is checked in."""
+
+from pathlib import Path
+
+import pytest
+
+from hdl.registers import engine_map as regs
+from hdl.registers.generate import generated
+from hdl.registers.types import Field
+
+
+@pytest.mark.parametrize("path", generated(), ids=lambda path: path.name)
+def test_generated_files_are_fresh(path: Path) -> None:
+    assert path.read_text() == generated()[path], "run python -m hdl.registers.generate"
+
+
+def test_registers_do_not_overlap() -> None:
+    taken = [r.address + 4 * i for r in regs.REGISTERS for i in range(r.count)]
+    assert len(taken) == len(set(taken))
+
+
+def test_no_key_register_is_readable() -> None:
+    assert not regs.SEALED_KEY.readable
+    assert not regs.PLAIN_KEY.readable
+
+
+def test_field_values() -> None:
+    field = Field("F", 4, 3)
+    assert field.mask == 0x70
+    assert field.get(0xFF) == 7
+    assert field.put(5) == 0x50
+    with pytest.raises(ValueError, match="does not fit the 3 bits of F"):
+        field.put(8)

@@ -1,0 +1,12 @@
+"""GHASH, block by block (bench_ghash.py)."""
+
+from pathlib import Path
+
+from hdl.verilator.bench import rtl, run_bench
+
+VISIBLE = Path(__file__).parent / "registers_visible.vlt"
+
+
+def test_ghash() -> None:
+    sources = rtl("clmul_32.sv", "gf128_mul.sv", "ghash.sv")
+    run_bench("ghash", sources, "bench_ghash", vlt=[VISIBLE])

@@ -1,0 +1,255 @@
+"""Building simulations: once for each content, whole or not at all, and loud when it fails."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hdl.errors import BenchError, BuildError
+from hdl.sources import rtl_packages, rtl_sources
+from hdl.verilator import lint
+from hdl.verilator.bench import run_bench
+from hdl.verilator.recipe import Variant
+from hdl.verilator.verilate import cache_directory, verilate
+
+ADDER = """
+module adder #(
+    parameter int unsigned Step = 1
+) (
+    input  logic       clk_i,
+    input  logic [7:0] a_i,
+    output logic [7:0] sum_o
+);
+  always_ff @(posedge clk_i) sum_o <= a_i + 8'(Step);
+endmodule
+"""
+
+BENCH = """
+import os
+import cocotb
+from cocotb.clock import Clock
+from cocotb.triggers import ClockCycles
+
+@cocotb.test()
+async def adds(dut):
+    cocotb.start_soon(Clock(dut.clk_i, 10, "ns").start())
+    dut.a_i.value = 40
+    await ClockCycles(dut.clk_i, 3)
+    assert dut.sum_o.value == 40 + int(os.environ["STEP"])
+    if "DIE" in os.environ:
+        os.abort()
+"""
+
+
+@pytest.fixture(scope="module")
+def adder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("adder")
+    (directory / "adder.sv").write_text(ADDER)
+    (directory / "bench_adder.py").write_text(BENCH)
+    (directory / "bench_empty.py").write_text("import cocotb\n")
+    return directory / "adder.sv"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, empty but for Verilator's run-time library (which takes long)."""
+    runtimes = list(cache_directory().glob("runtime-*"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    directory = cache_directory()
+    for runtime in runtimes:
+        shutil.copytree(runtime, directory / runtime.name)
+    return directory
+
+
+def builds(cache: Path) -> list[str]:
+    return [
+        path.name
+        for path in cache.iterdir()
+        if path.suffix != ".lock" and not path.name.startswith("runtime-")
+    ]
+
+
+class TestBench:
+    def test_a_good_one_passes(self, adder: Path, tmp_path: Path) -> None:
+        self.run(adder, "bench_adder", {"STEP": "1"}, output=tmp_path)
+        assert (tmp_path / "bench.log").is_file()
+
+    def test_coverage_is_written(self, adder: Path, tmp_path: Path) -> None:
+        self.run(adder, "bench_adder", {"STEP": "1"}, "coverage", tmp_path)
+        assert "adder.sv" in (tmp_path / "coverage.dat").read_text()
+
+    def test_a_failing_one_fails_with_the_end_of_its_log(self, adder: Path) -> None:
+        with pytest.raises(BenchError, match=r"failed 1 of 1.*\n(.*\n)*.*AssertionError"):
+            self.run(adder, "bench_adder", {"STEP": "2"})
+
+    def test_one_that_kills_the_simulator_fails(self, adder: Path) -> None:
+        with pytest.raises(BenchError, match="stopped"):
+            self.run(adder, "bench_adder", {"STEP": "1", "DIE": "1"})
+
+    @pytest.mark.parametrize("module", ["bench_empty", "bench_missing"])
+    def test_one_without_tests_fails(self, adder: Path, module: str) -> None:
+        with pytest.raises(BenchError):
+            self.run(adder, module, {})
+
+    def test_a_case_that_is_not_there_fails(self, adder: Path) -> None:
+        with pytest.raises(BenchError):
+            run_bench(
+                "adder",
+                [adder],
+                "bench_adder",
+                testcase="subtracts",
+                module_directory=adder.parent,
+            )
+
+    @staticmethod
+    def run(
+        adder: Path,
+        module: str,
+        environment: dict[str, str],
+        variant: Variant = "plain",
+        output: Path | None = None,
+    ) -> None:
+        run_bench(
+            "adder",
+            [adder],
+            module,
+            extra_env=environment,
+            module_directory=adder.parent,
+            variant=variant,
+            output_directory=output,
+        )
+
+
+class TestCache:
+    def test_the_same_content_is_built_once(self, adder: Path, cache: Path) -> None:
+        said: list[str] = []
+        first = verilate("adder", [adder], on_build=said.append)
+        second = verilate("adder", [adder], on_build=said.append)
+        assert (first.was_cached, second.was_cached) == (False, True)
+        assert first.executable == second.executable
+        assert len(said) == 1
+        assert first.directory.parent == cache
+
+    def test_content_parameters_and_flags_make_another_build(
+        self, adder: Path, tmp_path: Path, cache: Path
+    ) -> None:
+        def name(source: Path, **options: object) -> str:
+            with pytest.raises(BuildError, match="does not build"):
+                verilate("absent", [source], **options)  # type: ignore[arg-type]  # passed on
+            (lock,) = set(cache.glob("*.lock")) - seen
+            seen.add(lock)
+            return lock.name
+
+        seen: set[Path] = set()
+        changed = tmp_path / "adder.sv"
+        changed.write_text(ADDER + "\n")
+        names = {
+            name(adder),
+            name(changed),
+            name(adder, parameters={"Step": 2}),
+            name(adder, flags=["--assert"]),
+            name(adder, variant="coverage"),
+        }
+        assert len(names) == 5
+
+    def test_two_processes_build_it_once(self, adder: Path, cache: Path) -> None:
+        script = (
+            "import sys; from pathlib import Path; from hdl.verilator.verilate import verilate\n"
+            "built = verilate('adder', [Path(sys.argv[1])])\n"
+            "print(built.was_cached, built.executable.stat().st_ino)"
+        )
+        command = [sys.executable, "-c", script, str(adder)]
+        both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        said = sorted(process.communicate()[0].split() for process in both)
+        assert [word[0] for word in said] == ["False", "True"]
+        assert said[0][1] == said[1][1]
+        assert len(builds(cache)) == 1
+
+    def test_what_does_not_compile_leaves_nothing_and_shows_the_error(
+        self, tmp_path: Path, cache: Path
+    ) -> None:
+        broken = tmp_path / "broken.sv"
+        broken.write_text("module broken;\n  assign a = ;\nendmodule\n")
+        with pytest.raises(BuildError, match=r"broken\.sv:2:.*syntax error"):
+            verilate("broken", [broken])
+        assert builds(cache) == []
+
+    def test_a_source_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(BuildError, match=r"no such source file: .*none\.sv"):
+            verilate("none", [tmp_path / "none.sv"])
+
+    def test_a_blank_in_the_path_is_named(self, tmp_path: Path, cache: Path) -> None:
+        source = tmp_path / "a blank" / "adder.sv"
+        source.parent.mkdir()
+        source.write_text(ADDER)
+        with pytest.raises(BuildError, match="contains a blank"):
+            verilate("adder", [source])
+
+
+class TestToolchain:
+    def test_missing_compilers_are_named_with_their_packages(self, tmp_path: Path) -> None:
+        assert "apt-get install g++ make perl" in self.complaint({"PATH": str(tmp_path)})
+
+    def test_a_chosen_verilator_that_is_none(self, tmp_path: Path) -> None:
+        said = self.complaint({"TAPERIG_VERILATOR": str(tmp_path / "verilator")})
+        assert str(tmp_path / "verilator") in said
+        assert "TAPERIG_VERILATOR" in said
+
+    def test_a_chosen_verilator_is_used(self, tmp_path: Path) -> None:
+        chosen = tmp_path / "verilator"
+        chosen.write_text("#!/bin/sh\necho Verilator 9.999\n")
+        chosen.chmod(0o755)
+        said = self.complaint({"TAPERIG_VERILATOR": str(chosen)})
+        assert said.startswith(f"{chosen} Verilator 9.999")
+
+    @staticmethod
+    def complaint(changes: dict[str, str]) -> str:
+        script = (
+            "from hdl.verilator.toolchain import find_toolchain\n"
+            "from hdl.errors import ToolchainError\n"
+            "try:\n    found = find_toolchain()\n    print(found.verilator, found.version)\n"
+            "except ToolchainError as error:\n    print(error)\n"
+        )
+        answer = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, **changes},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        (line,) = answer.stdout.splitlines()
+        return line
+
+
+class TestLint:
+    """The three checks find what they are for; `make lint` says that the design is clean."""
+
+    def test_verilator_finds_what_only_wall_shows(self, tmp_path: Path) -> None:
+        source = tmp_path / "forgotten.sv"
+        source.write_text("module forgotten (\n    input logic [3:0] a_i\n);\nendmodule\n")
+        assert "UNUSEDSIGNAL" in lint.lint_verilator([source])
+
+    def test_verible_finds_a_style_mistake(self, tmp_path: Path) -> None:
+        source = tmp_path / "styled.sv"
+        source.write_text("module other;\nendmodule\n")
+        assert "module-filename" in lint.lint_verible([source])
+
+    def test_the_formatter_finds_and_mends(self, tmp_path: Path) -> None:
+        source = tmp_path / "crooked.sv"
+        source.write_text("module crooked;\n        logic a;\nendmodule\n")
+        assert "crooked.sv" in lint.check_format([source])
+        assert lint.fix_format([source]) == ""
+        assert lint.check_format([source]) == ""
+
+
+def test_packages_come_before_what_names_them() -> None:
+    order = [path.stem for path in rtl_packages()]
+    for at, path in enumerate(rtl_packages()):
+        text = path.read_text()
+        assert not [later for later in order[at + 1 :] if f"{later}::" in text]
+    sources = rtl_sources()
+    assert sources[: len(order)] == rtl_packages()
+    assert "drive_crypto" in [path.stem for path in sources]

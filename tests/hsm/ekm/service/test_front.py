@@ -1,0 +1,736 @@
+"""The key manager as a process: real sockets, real TLS, a real token, and peers of every kind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hsm.ekm.audit import log as audit_log
+from hsm.ekm.client import EkmClient, EkmEndpoint, tls_context
+from hsm.ekm.config import EkmConfig, dump_config, lab_config, load_config
+from hsm.ekm.drive_table import DriveTable
+from hsm.ekm.protocol import messages
+from hsm.ekm.protocol.drive_side import DriveSession, Generate
+from hsm.ekm.protocol.errors import EkmError, EkmUnavailable, ErrorCode
+from hsm.ekm.protocol.messages import Error, Hello, Ping
+from hsm.ekm.service.front import serve
+from hsm.ekm.service.launch import EkmProcess, spawn_ekm
+from hsm.errors import TaperigError
+from hsm.keys.eedk import KeyLabel
+from hsm.keys.pki import CertificateAuthority, TlsFiles, load_certificate
+from hsm.pkcs11.pins import PinFromEnv, PinFromFile
+from hsm.provisioning import ProvisionedLab
+from rig.ve.ekm.proxy import EkmProxy
+from tests.support.ekm_bench import Outsiders
+from tests.support.ekm_lab import MAIN_KEY, SoftDrive, der
+from tests.support.service_bench import make_config
+
+PING = Ping().encode()
+ASK = Generate("VOL001", (KeyLabel(MAIN_KEY),))
+FRAME_SECONDS = 0.6
+HANDSHAKE_SECONDS = 0.8
+
+
+TIMES = {"frame_seconds": FRAME_SECONDS, "handshake_seconds": HANDSHAKE_SECONDS}
+
+
+@dataclasses.dataclass
+class Serving:
+    """The key manager that most tests share, since a start takes its time."""
+
+    config: EkmConfig
+    process: EkmProcess
+
+
+@pytest.fixture(scope="module")
+def serving(
+    lab: ProvisionedLab, outsiders: Outsiders, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Serving]:
+    config = make_config(lab, outsiders, tmp_path_factory.mktemp("ekm"), **TIMES)
+    with spawn_ekm(config) as process:
+        yield Serving(config, process)
+        assert process.stop() == 0
+        assert process.last_words() == ""
+
+
+@pytest.fixture
+def endpoint(lab: ProvisionedLab, serving: Serving) -> EkmEndpoint:
+    return EkmEndpoint(serving.process.host, serving.process.port, lab.rig_tls)
+
+
+class Log:
+    """What the shared key manager records from here on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._before = audit_log.verify(path).records
+
+    def records(self) -> list[dict[str, Any]]:
+        return list(audit_log.records(self.path))[self._before :]
+
+    def awaited(self, event: str) -> dict[str, Any]:
+        """Return the record, which the other process may be about to write."""
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            for record in self.records():
+                if record["event"] == event:
+                    return record
+            time.sleep(0.02)
+        raise AssertionError(f"no record {event!r}")
+
+
+@pytest.fixture
+def log(serving: Serving) -> Log:
+    return Log(serving.config.audit)
+
+
+@pytest.fixture
+def config(lab: ProvisionedLab, outsiders: Outsiders, tmp_path: Path) -> EkmConfig:
+    """The configuration of a key manager of the test's own."""
+    return make_config(lab, outsiders, tmp_path, **TIMES)
+
+
+@pytest.fixture
+def ekm(config: EkmConfig) -> Iterator[EkmProcess]:
+    """A key manager of the test's own."""
+    with spawn_ekm(config) as process:
+        yield process
+
+
+@contextmanager
+def connected(endpoint: EkmEndpoint) -> Iterator[ssl.SSLSocket]:
+    """A bare TLS connection, to send over it what a client would not."""
+    context = tls_context(endpoint.tls, ssl.Purpose.SERVER_AUTH)
+    with (
+        socket.create_connection((endpoint.host, endpoint.port), 5) as plain,
+        context.wrap_socket(plain, server_hostname=endpoint.host) as secured,
+    ):
+        yield secured
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    received = b""
+    while part := connection.recv(4096):
+        received += part
+    return received
+
+
+def error_in(received: bytes) -> ErrorCode:
+    message = messages.decode(received[messages.LENGTH_BYTES :])
+    assert isinstance(message, Error)
+    return ErrorCode(message.code)
+
+
+def records(config: EkmConfig) -> list[dict[str, Any]]:
+    return list(audit_log.records(config.audit))
+
+
+def session_of(drive: SoftDrive, lab: ProvisionedLab) -> DriveSession:
+    return DriveSession(drive, der(load_certificate(lab.ca)), drive.serial, ASK)
+
+
+# Serving
+
+
+@pytest.mark.rule("EKM-1", "EKM-3")
+def test_a_drive_gets_its_key_over_tcp(
+    endpoint: EkmEndpoint, lab: ProvisionedLab, outsiders: Outsiders, log: Log
+) -> None:
+    session = session_of(outsiders.drive, lab)
+    with EkmProxy([endpoint]) as proxy:
+        proxy.exchange(session)
+    assert len(outsiders.drive.data_key(session.grant.sedk)) == 32
+    assert [r["event"] for r in log.records()] == ["key-reply", "ack"]
+
+
+@pytest.mark.rule("EKM-5")
+def test_an_idle_connection_stays_open(endpoint: EkmEndpoint) -> None:
+    with connected(endpoint) as connection:
+        for _ in range(2):
+            time.sleep(2 * max(FRAME_SECONDS, HANDSHAKE_SECONDS))
+            connection.sendall(messages.frame(PING))
+            assert connection.recv(100) == messages.frame(PING)
+
+
+def test_a_connection_serves_pings_in_one_packet_or_byte_by_byte(endpoint: EkmEndpoint) -> None:
+    with connected(endpoint) as connection:
+        connection.sendall(messages.frame(PING) * 3)
+        received = b""
+        while len(received) < 3 * len(messages.frame(PING)):
+            received += connection.recv(100)
+        assert received == messages.frame(PING) * 3
+        for byte in messages.frame(PING):
+            connection.sendall(bytes([byte]))
+        assert connection.recv(100) == messages.frame(PING)
+
+
+def test_many_relays_are_served_at_once(
+    endpoint: EkmEndpoint, lab: ProvisionedLab, outsiders: Outsiders
+) -> None:
+    """Each relay speaks for a drive of its own, since a drive asks for one key at a time."""
+    failures: list[BaseException] = []
+
+    def relay() -> None:
+        try:
+            with EkmClient(endpoint) as client:
+                for _ in range(20):
+                    client.ping()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=relay) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    session = session_of(outsiders.drive, lab)
+    with EkmProxy([endpoint]) as proxy:
+        proxy.exchange(session)
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert session.grant
+
+
+def test_the_drive_table_is_shared_with_whoever_changes_it(
+    endpoint: EkmEndpoint, lab: ProvisionedLab, outsiders: Outsiders, serving: Serving
+) -> None:
+    with EkmProxy([endpoint]) as proxy:
+        proxy.exchange(session_of(outsiders.drive, lab))
+        with DriveTable(serving.config.drive_table) as table:
+            table.set_revoked(outsiders.drive.serial, True)
+        with pytest.raises(EkmError, match="is revoked"):
+            proxy.exchange(session_of(outsiders.drive, lab))
+        with DriveTable(serving.config.drive_table) as table:
+            table.set_revoked(outsiders.drive.serial, False)
+        proxy.exchange(session_of(outsiders.drive, lab))
+
+
+# Peers that misbehave; each time another peer is served on
+
+
+@pytest.fixture
+def others_are_served(endpoint: EkmEndpoint) -> Iterator[None]:
+    with EkmClient(endpoint) as before:
+        before.ping()
+        yield
+        before.ping()
+        with EkmClient(endpoint) as after:
+            after.ping()
+
+
+@pytest.mark.usefixtures("others_are_served")
+@pytest.mark.parametrize(
+    "data",
+    [
+        messages.frame(PING)[:2],
+        messages.frame(PING)[:-1],
+        messages.frame(bytes(60000))[:30000],
+    ],
+    ids=["in its length", "in its last byte", "in the middle"],
+)
+def test_a_half_sent_frame_is_given_up_in_time(
+    endpoint: EkmEndpoint, log: Log, data: bytes
+) -> None:
+    with connected(endpoint) as connection:
+        started = time.monotonic()
+        connection.sendall(data)
+        assert error_in(read_to_end(connection)) is ErrorCode.FRAME_TIMEOUT
+        assert FRAME_SECONDS * 0.9 < time.monotonic() - started < FRAME_SECONDS + 3
+    assert log.awaited("refusal")["cause"] == "FRAME_TIMEOUT"
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_a_frame_sent_drop_by_drop_is_given_up_in_time(endpoint: EkmEndpoint) -> None:
+    """Each byte keeps the connection lively; the limit is for the frame as a whole."""
+    with connected(endpoint) as connection:
+        connection.settimeout(0.05)
+        deadline = time.monotonic() + 10 * FRAME_SECONDS
+        connection.sendall(b"\x00\x00\xff\xff")
+        answer = b""
+        while not answer and time.monotonic() < deadline:
+            try:
+                connection.sendall(b"x")
+                answer = connection.recv(4096)
+            except TimeoutError:
+                continue
+        assert error_in(answer) is ErrorCode.FRAME_TIMEOUT
+
+
+@pytest.mark.usefixtures("others_are_served")
+@pytest.mark.parametrize("length", [0, messages.FRAME_LIMIT + 1, 0xFFFFFFFF])
+def test_a_frame_out_of_bounds_is_refused_unread(
+    endpoint: EkmEndpoint, log: Log, length: int
+) -> None:
+    with connected(endpoint) as connection:
+        started = time.monotonic()
+        connection.sendall(length.to_bytes(4, "big") + b"x" * 100)
+        assert error_in(read_to_end(connection)) is ErrorCode.FRAME_TOO_LARGE
+        assert time.monotonic() - started < FRAME_SECONDS, "not only after the time allowed"
+    assert log.awaited("refusal")["cause"] == "FRAME_TOO_LARGE"
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_garbage_in_a_frame_is_refused(endpoint: EkmEndpoint, log: Log) -> None:
+    with connected(endpoint) as connection:
+        connection.sendall(messages.frame(b"\xde\xad\xbe\xef"))
+        assert error_in(read_to_end(connection)) is ErrorCode.MALFORMED_MESSAGE
+    assert log.awaited("refusal")["cause"] == "MALFORMED_MESSAGE"
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_a_peer_that_does_not_read_its_answers_is_dropped(
+    endpoint: EkmEndpoint, outsiders: Outsiders
+) -> None:
+    hello = messages.frame(Hello(outsiders.drive.certificate_der, bytes(32)).encode())
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.connect((endpoint.host, endpoint.port))
+        context = tls_context(endpoint.tls, ssl.Purpose.SERVER_AUTH)
+        with context.wrap_socket(plain, server_hostname=endpoint.host) as connection:
+            connection.settimeout(30)
+            with pytest.raises((ConnectionError, ssl.SSLEOFError)):
+                connection.sendall(hello * 20000)
+
+
+def test_a_peer_that_goes_away_after_its_reply_leaves_a_record(
+    endpoint: EkmEndpoint, lab: ProvisionedLab, outsiders: Outsiders, log: Log
+) -> None:
+    session = session_of(outsiders.drive, lab)
+    with EkmClient(endpoint) as client:
+        request = session.on_message(client.request(session.hello()))
+        assert request is not None
+        client.request(request)
+    assert log.awaited("no-ack")["volume"] == "VOL001"
+
+
+# Peers that are not ours
+
+
+def refused(endpoint: EkmEndpoint) -> EkmUnavailable:
+    with EkmClient(endpoint) as client, pytest.raises(EkmUnavailable) as refusal:
+        client.ping()
+    return refusal.value
+
+
+@pytest.fixture
+def foreign(lab: ProvisionedLab, tmp_path: Path) -> CertificateAuthority:
+    (tmp_path / "foreign").mkdir()
+    return CertificateAuthority(tmp_path / "foreign")
+
+
+@pytest.mark.rule("EKM-2")
+@pytest.mark.usefixtures("others_are_served")
+def test_a_relay_of_another_authority_is_refused(
+    endpoint: EkmEndpoint, foreign: CertificateAuthority, log: Log
+) -> None:
+    stranger = foreign.issue_tls("stranger", server=False)
+    files = dataclasses.replace(stranger, ca=endpoint.tls.ca)
+    refusal = refused(dataclasses.replace(endpoint, tls=files))
+    assert f"does not trust the certificate {files.certificate}" in str(refusal)
+    record = log.awaited("connection")
+    assert record["outcome"] == "refused"
+    assert "CERTIFICATE" in record["cause"]
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_a_servers_certificate_is_no_relays(
+    endpoint: EkmEndpoint, lab: ProvisionedLab, log: Log
+) -> None:
+    refused(dataclasses.replace(endpoint, tls=lab.ekm_tls))
+    assert log.awaited("connection")["outcome"] == "refused"
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_a_relay_without_a_certificate_is_refused(endpoint: EkmEndpoint, log: Log) -> None:
+    context = ssl.create_default_context(cafile=str(endpoint.tls.ca))
+    with (
+        socket.create_connection((endpoint.host, endpoint.port), 5) as plain,
+        context.wrap_socket(plain, server_hostname=endpoint.host) as connection,
+        suppress(OSError),  # reset rather than closed, as the timing has it
+    ):
+        connection.sendall(messages.frame(PING))
+        assert connection.recv(100) == b""
+    assert log.awaited("connection")["outcome"] == "refused"
+
+
+@pytest.mark.usefixtures("others_are_served")
+def test_tls_1_2_is_refused(endpoint: EkmEndpoint) -> None:
+    context = tls_context(endpoint.tls, ssl.Purpose.SERVER_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with (
+        socket.create_connection((endpoint.host, endpoint.port), 5) as plain,
+        pytest.raises(OSError, match=r"(?i)version|eof|reset"),
+    ):
+        context.wrap_socket(plain, server_hostname=endpoint.host)
+
+
+@pytest.mark.rule("KEY-12")
+@pytest.mark.usefixtures("others_are_served")
+@pytest.mark.parametrize("data", [messages.frame(PING), b"GET / HTTP/1.0\r\n\r\n", b"\x00" * 5000])
+def test_a_peer_in_plain_text_is_refused(endpoint: EkmEndpoint, log: Log, data: bytes) -> None:
+    with socket.create_connection((endpoint.host, endpoint.port), 5) as plain:
+        plain.sendall(data)
+        try:
+            received = read_to_end(plain)
+        except ConnectionResetError:
+            received = b""
+        assert PING not in received
+        assert not received or received[0] == 21, "a TLS alert at most"
+    assert log.awaited("connection")["outcome"] == "refused"
+
+
+@pytest.mark.usefixtures("others_are_served")
+@pytest.mark.parametrize("data", [b"", b"\x16\x03\x01"])
+def test_a_handshake_that_does_not_come_is_given_up_in_time(
+    endpoint: EkmEndpoint, log: Log, data: bytes
+) -> None:
+    with socket.create_connection((endpoint.host, endpoint.port), 5) as plain:
+        started = time.monotonic()
+        plain.sendall(data)
+        read_to_end(plain)
+        assert HANDSHAKE_SECONDS * 0.9 < time.monotonic() - started < HANDSHAKE_SECONDS + 3
+    assert log.awaited("connection")["cause"] == "no TLS handshake in time"
+
+
+def test_a_key_manager_of_another_authority_is_not_spoken_to(
+    endpoint: EkmEndpoint, foreign: CertificateAuthority
+) -> None:
+    files = dataclasses.replace(endpoint.tls, ca=foreign.certificate_path)
+    text = str(refused(dataclasses.replace(endpoint, tls=files)))
+    assert "its certificate is not acceptable" in text
+
+
+def test_a_key_manager_under_another_name_is_not_spoken_to(endpoint: EkmEndpoint) -> None:
+    text = str(refused(dataclasses.replace(endpoint, host="127.0.0.2")))
+    assert "nothing listens" in text or "not acceptable" in text
+
+
+# Secrets in traffic
+
+
+class Tap:
+    """Relays a TCP connection byte by byte and keeps what passed."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.seen = bytearray()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        near, _ = self._listener.accept()
+        far = socket.create_connection(self._target)
+        back = threading.Thread(target=self._copy, args=(far, near), daemon=True)
+        back.start()
+        self._copy(near, far)
+        back.join()
+        for each in (near, far, self._listener):
+            each.close()
+
+    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+        while part := source.recv(65536):
+            self.seen += part
+            sink.sendall(part)
+        sink.shutdown(socket.SHUT_WR)
+
+    def wait(self) -> bytes:
+        self._thread.join(5)
+        return bytes(self.seen)
+
+
+@pytest.mark.rule("KEY-12", "BOT-2c")
+def test_neither_data_key_nor_pin_crosses_the_wire_or_the_relay(
+    endpoint: EkmEndpoint, lab: ProvisionedLab, outsiders: Outsiders, log: Log
+) -> None:
+    tap = Tap((endpoint.host, endpoint.port))
+    relayed: list[bytes] = []
+    sessions = []
+    near = dataclasses.replace(endpoint, host="localhost", port=tap.port)
+    with EkmProxy([near], observer=lambda direction, data: relayed.append(data)) as proxy:
+        for _ in range(3):
+            sessions.append(session_of(outsiders.drive, lab))
+            proxy.exchange(sessions[-1])
+    wire = tap.wait()
+    pins = [path.read_bytes().strip() for path in (lab.state_dir / "pins").iterdir()]
+    keys = [outsiders.drive.data_key(session.grant.sedk) for session in sessions]
+    assert len(relayed) == 3 * 5
+    assert len(wire) > sum(map(len, relayed)), "the tap saw the exchanges"
+    assert not any(data in wire for data in relayed), "TLS hides the messages themselves"
+    everything = wire + b"".join(relayed) + log.path.read_bytes()
+    for secret in (*keys, *pins):
+        for form in (secret, secret.hex().encode(), secret.hex().upper().encode()):
+            assert form not in everything
+    planted = everything + keys[0]
+    assert keys[0] in planted
+
+
+# Life and death
+
+
+def test_it_ends_in_order_when_asked(ekm: EkmProcess, config: EkmConfig) -> None:
+    assert ekm.stop() == 0
+    assert [r["event"] for r in records(config)] == ["start", "stop"]
+    assert ekm.last_words() == ""
+
+
+def test_it_ends_in_order_with_connections_open(
+    ekm: EkmProcess, lab: ProvisionedLab, config: EkmConfig
+) -> None:
+    endpoint = EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)
+    with connected(endpoint) as idle, connected(endpoint) as busy:
+        idle.sendall(messages.frame(PING))
+        idle.recv(100)
+        busy.sendall(messages.frame(PING)[:3])
+        started = time.monotonic()
+        assert ekm.stop() == 0
+        assert time.monotonic() - started < 4, "not only after the time allowed"
+        assert read_to_end(idle) == b""
+    assert records(config)[-1]["event"] == "stop"
+    assert ekm.last_words() == ""
+
+
+def test_the_relay_reconnects_after_a_restart(
+    lab: ProvisionedLab, config: EkmConfig, outsiders: Outsiders
+) -> None:
+    with spawn_ekm(config) as first:
+        port = first.port
+        proxy = EkmProxy([EkmEndpoint("127.0.0.1", port, lab.rig_tls)])
+        proxy.exchange(session_of(outsiders.drive, lab))
+    with pytest.raises(EkmUnavailable, match="nothing listens there"):
+        proxy.exchange(session_of(outsiders.drive, lab))
+    with spawn_ekm(dataclasses.replace(config, port=port)), proxy:
+        proxy.exchange(session_of(outsiders.drive, lab))
+
+
+def test_killed_at_any_time_it_starts_again(
+    lab: ProvisionedLab, config: EkmConfig, outsiders: Outsiders
+) -> None:
+    for delay in (0.0, 0.01, 0.03):
+        process = spawn_ekm(config)
+        stop = threading.Event()
+        endpoint = EkmEndpoint(process.host, process.port, lab.rig_tls)
+
+        def keep_asking(to: EkmEndpoint = endpoint, until: threading.Event = stop) -> None:
+            with EkmProxy([to]) as proxy:
+                while not until.is_set():
+                    try:
+                        proxy.exchange(session_of(outsiders.drive, lab))
+                    except EkmUnavailable:
+                        return
+
+        asking = threading.Thread(target=keep_asking)
+        asking.start()
+        time.sleep(0.3 + delay)
+        os.kill(process.pid, signal.SIGKILL)
+        asking.join()
+        stop.set()
+        process.stop()
+    with (
+        spawn_ekm(config) as process,
+        EkmProxy([EkmEndpoint(process.host, process.port, lab.rig_tls)]) as proxy,
+    ):
+        proxy.exchange(session_of(outsiders.drive, lab))
+    assert audit_log.verify(config.audit).torn_bytes == 0
+
+
+_PARENT = """
+import sys, time
+from pathlib import Path
+from hsm.ekm.config import load_config
+from hsm.ekm.process import spawn_ekm
+process = spawn_ekm(load_config(Path(sys.argv[1])))
+print(process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_it_dies_with_its_parent(config: EkmConfig, tmp_path: Path) -> None:
+    path = tmp_path / "ekm.yaml"
+    path.write_text(dump_config(config))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _PARENT, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 5
+    while _runs(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _runs(child)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+# What keeps it from starting: one sentence each
+
+
+def start_failure(config: EkmConfig) -> str:
+    with pytest.raises(TaperigError) as failure:
+        serve(config)
+    text = str(failure.value)
+    assert "\n" not in text
+    return text
+
+
+def test_why_a_child_did_not_start_is_told_by_its_parent(config: EkmConfig) -> None:
+    with pytest.raises(EkmError) as failure:
+        spawn_ekm(dataclasses.replace(config, certificate=config.drive_ca))
+    text = str(failure.value)
+    assert text.startswith("The key manager did not start: The certificate")
+    assert "does not belong to the signing key" in text
+    assert "\n" not in text
+
+
+def test_a_port_in_use_is_one_sentence(serving: Serving, config: EkmConfig) -> None:
+    text = start_failure(dataclasses.replace(config, port=serving.process.port))
+    assert f"127.0.0.1:{serving.process.port}" in text
+    assert "Address already in use" in text
+
+
+def test_the_command_ends_with_status_2_and_its_sentence(
+    serving: Serving, config: EkmConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "ekm.yaml"
+    path.write_text(dump_config(dataclasses.replace(config, port=serving.process.port)))
+    ended = subprocess.run(
+        [sys.executable, "-m", "hsm.ekm.service.front", str(path)], capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1
+    assert "cannot listen" in ended.stderr
+
+
+def test_two_key_managers_do_not_share_an_audit_log(serving: Serving) -> None:
+    assert "in use by another key manager" in start_failure(serving.config)
+
+
+def test_a_wrong_pin_is_one_sentence_without_the_pin(
+    config: EkmConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_PIN", "9182736455")
+    token = dataclasses.replace(config.token, pin=PinFromEnv("TEST_PIN"))
+    text = start_failure(dataclasses.replace(config, token=token))
+    assert "PIN" in text
+    assert "9182736455" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"host": "203.0.113.7"}, "cannot listen on 203.0.113.7"),
+        ({"host": "no.such.host.invalid"}, "cannot listen on no.such.host.invalid"),
+        ({"certificate": "drive"}, "does not belong to the signing key"),
+        ({"certificate": "absent"}, "cannot be read"),
+        ({"drive_ca": "absent"}, "cannot be read"),
+        ({"tls": "absent"}, "Cannot use the TLS files"),
+        ({"drive_table": "garbage"}, "is not a drive table"),
+        ({"audit": "garbage"}, "was altered: line 1"),
+    ],
+    ids=lambda value: "-".join(map(str, value.items())) if isinstance(value, dict) else "",
+)
+def test_what_is_wrong_is_told_in_one_sentence(
+    config: EkmConfig, lab: ProvisionedLab, tmp_path: Path, change: dict[str, str], words: str
+) -> None:
+    garbage = tmp_path / "garbage"
+    garbage.write_bytes(b"garbage\n" * 100)
+    absent = tmp_path / "absent"
+    values: dict[str, Any] = {
+        "drive": lab.drives[0].certificate,
+        "garbage": garbage,
+        "absent": absent,
+    }
+    name, value = next(iter(change.items()))
+    if name == "tls":
+        values["absent"] = TlsFiles(absent, absent, absent)
+    changed: Any = dataclasses.replace(config, **{name: values.get(value, value)})
+    assert words in start_failure(changed)
+
+
+def test_an_absent_token_is_one_sentence(config: EkmConfig) -> None:
+    token = dataclasses.replace(config.token, label="no such token")
+    assert "no such token" in start_failure(dataclasses.replace(config, token=token))
+
+
+# The configuration file
+
+
+def test_a_configuration_comes_back_as_it_was(config: EkmConfig, tmp_path: Path) -> None:
+    path = tmp_path / "ekm.yaml"
+    config = dataclasses.replace(config, partners=(tmp_path / "partner.pem",), port=3801)
+    for token in (
+        config.token,
+        dataclasses.replace(config.token, pin=PinFromEnv("PIN"), softhsm_conf=None),
+    ):
+        asked = dataclasses.replace(config, token=dataclasses.replace(token, so_pin=None))
+        path.write_text(dump_config(asked))
+        assert load_config(path) == asked
+
+
+def test_paths_are_relative_to_the_file(config: EkmConfig, tmp_path: Path) -> None:
+    path = tmp_path / "ekm.yaml"
+    path.write_text(
+        "token: {module: m.so, label: t, pin_file: pin}\n"
+        "tls: {certificate: c, key: k, ca: a}\n"
+        "certificate: e\ndrive_ca: d\ndrive_table: s\naudit: l\n"
+    )
+    loaded = load_config(path)
+    assert loaded.audit == tmp_path / "l"
+    assert loaded.token.pin == PinFromFile(tmp_path / "pin")
+    assert (loaded.host, loaded.port) == ("127.0.0.1", 3801)
+
+
+@pytest.mark.rule("EKM-1")
+def test_the_default_port_is_3801_and_another_may_be_configured(
+    lab: ProvisionedLab, serving: Serving
+) -> None:
+    assert lab_config(lab).port == 3801
+    assert serving.process.port != 3801
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("port: 0", "port: 70000", "port"),
+        ("port: 0", "prot: 0", "prot"),
+        ("pin_file:", "pin_fil:", "pin_fil"),
+        ("audit:", "audit_log:", "audit"),
+        ("token:", "token: [", "is not YAML"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_told(
+    config: EkmConfig, tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    path = tmp_path / "ekm.yaml"
+    text = dump_config(config)
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(EkmError, match=words):
+        load_config(path)
+
+
+def test_an_absent_configuration_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(EkmError, match=r"Cannot read the key manager's configuration"):
+        load_config(tmp_path / "absent.yaml")

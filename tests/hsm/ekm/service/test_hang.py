@@ -1,0 +1,321 @@
+"""Workers that hang and tokens that vanish: noticed in time, told, mended; no drive is misled."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hsm.ekm.audit import log as audit_log
+from hsm.ekm.audit.log import _LOCK, _UNLOCK
+from hsm.ekm.client import EkmClient, EkmEndpoint
+from hsm.ekm.config import EkmConfig
+from hsm.ekm.protocol.drive_side import DriveSession, Translate
+from hsm.ekm.protocol.errors import EkmUnavailable
+from hsm.ekm.protocol.messages import LabelQuery
+from hsm.ekm.service.launch import EkmProcess, spawn_ekm
+from hsm.keys.pki import load_certificate
+from hsm.pkcs11.config import TokenConfig
+from hsm.provisioning import ProvisionedLab
+from rig.results.events import EventLog
+from rig.ve.ekm.proxy import EkmProxy
+from tests.support.broken_module import CALL_REPLACED, build_module
+from tests.support.ekm_bench import Outsiders
+from tests.support.ekm_lab import MAIN_KEY, der
+from tests.support.service_bench import ASK, await_workers, page, until_served, workers_of
+
+ANSWER_SECONDS = 20.0
+
+
+def events(config: EkmConfig, *names: str) -> list[dict[str, object]]:
+    return [record for record in audit_log.records(config.audit) if record["event"] in names]
+
+
+def await_status(config: EkmConfig, status: int) -> None:
+    deadline = time.monotonic() + 30
+    while page(config, "/readyz")[0] != status:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def await_cause(config: EkmConfig, cause: str) -> None:
+    deadline = time.monotonic() + 30
+    while not any(cause in str(record["cause"]) for record in events(config, "worker-lost")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@contextmanager
+def running(config: EkmConfig, lab: ProvisionedLab) -> Iterator[tuple[EkmProcess, EkmEndpoint]]:
+    with spawn_ekm(config) as process:
+        yield process, EkmEndpoint(process.host, process.port, lab.rig_tls)
+
+
+@contextmanager
+def second(config: EkmConfig, lab: ProvisionedLab) -> Iterator[tuple[EkmConfig, EkmEndpoint]]:
+    """Another key manager on the lab's token, with a drive table and a log of its own."""
+    table = config.drive_table.with_name("second.sqlite")
+    shutil.copy(config.drive_table, table)
+    other = dataclasses.replace(
+        config,
+        token=lab.ekm_token,
+        drive_table=table,
+        audit=config.audit.with_name("second.jsonl"),
+        workers=1,
+        metrics_port=None,
+    )
+    with running(other, lab) as (_, endpoint):
+        yield other, endpoint
+
+
+class At:
+    """Does something just before the n-th message goes to a key manager."""
+
+    def __init__(self, number: int, act: Callable[[], object]) -> None:
+        self.left, self.act = number, act
+
+    def __call__(self, direction: str, data: bytes) -> None:
+        if direction == "to-ekm":
+            self.left -= 1
+            if self.left == 0:
+                self.act()
+
+
+@pytest.mark.rule("EKM-6")
+@pytest.mark.parametrize("message", [2, 3], ids=["request", "ack"])
+def test_a_stopped_worker_is_replaced_and_its_drive_served_by_the_secondary(
+    config: EkmConfig,
+    lab: ProvisionedLab,
+    session: DriveSession,
+    message: int,
+) -> None:
+    config = dataclasses.replace(config, workers=1, worker_seconds=1.0)
+    with running(config, lab) as (ekm, endpoint), second(config, lab) as (other, backup):
+        (stopped,) = workers_of(ekm.pid)
+        stop = At(message, lambda: os.kill(stopped, signal.SIGSTOP))
+        with EkmProxy([endpoint, backup], ANSWER_SECONDS, stop) as proxy:
+            proxy.connect()
+            began = time.monotonic()
+            proxy.exchange(session)
+            took = time.monotonic() - began
+            assert session.grant.sedk
+            assert took < ANSWER_SECONDS, "the key manager noticed before the relay gave up"
+            await_workers(config, 1)
+            before = len(events(config, "key-reply"))
+            until_served(proxy, session)
+            assert len(events(config, "key-reply")) == before + 1, "the primary serves again"
+        replies = events(config, "key-reply"), events(other, "key-reply")
+    assert [len(each) for each in replies] == ([1, 1] if message < 3 else [2, 0])
+    (lost,) = events(config, "worker-lost")
+    assert lost["pid"] == stopped
+    assert str(lost["cause"]).startswith("no sign of life for 1.")
+    taken = [(record["serial"], record["sequence"]) for each in replies for record in each]
+    assert len(set(taken)) == len(taken), "nothing is answered twice"
+
+
+def test_a_worker_that_hangs_gets_no_connections_and_readiness_tells(
+    config: EkmConfig,
+    lab: ProvisionedLab,
+) -> None:
+    config = dataclasses.replace(config, worker_seconds=3.0)
+    with running(config, lab) as (ekm, endpoint):
+        one, two = workers_of(ekm.pid)
+        os.kill(one, signal.SIGSTOP)
+        await_workers(config, 1)
+        for _ in range(4):
+            with EkmClient(endpoint) as client:
+                client.ping()
+        assert one in workers_of(ekm.pid), "it is avoided before it is ended"
+        os.kill(two, signal.SIGSTOP)
+        await_status(config, 503)
+        assert "taperig_ekm_ready 0.0" in page(config, "/metrics")[1].splitlines()
+        assert page(config, "/healthz")[0] == 200
+        await_workers(config, 2)
+        assert not {one, two} & set(workers_of(ekm.pid))
+        with EkmClient(endpoint) as client:
+            client.ping()
+
+
+def test_a_worker_that_hangs_with_the_logs_lock_does_not_hold_up_the_front(
+    config: EkmConfig,
+    lab: ProvisionedLab,
+    session: DriveSession,
+) -> None:
+    """This test holds the lock, so the worker that serves hangs in it like on a dead disk."""
+    config = dataclasses.replace(config, worker_seconds=1.0)
+    with running(config, lab) as (ekm, endpoint), config.audit.open("r+b") as holder:
+        before = set(workers_of(ekm.pid))
+        fcntl.fcntl(holder, fcntl.F_OFD_SETLKW, _LOCK)
+        with EkmProxy([endpoint], ANSWER_SECONDS) as proxy:
+            with pytest.raises(EkmUnavailable, match="Lost contact"):
+                proxy.exchange(session)
+            await_workers(config, 2)
+            (replaced,) = before - set(workers_of(ekm.pid))
+            fcntl.fcntl(holder, fcntl.F_OFD_SETLKW, _UNLOCK)
+            until_served(proxy, session)
+        assert ekm.stop() == 0
+    assert [record["pid"] for record in events(config, "worker-lost")] == [replaced]
+
+
+# The token
+
+
+@pytest.mark.rule("EKM-6")
+def test_a_call_to_the_token_that_never_returns_costs_its_worker_and_no_drive(
+    config: EkmConfig,
+    lab: ProvisionedLab,
+    session: DriveSession,
+    outsiders: Outsiders,
+    tmp_path: Path,
+) -> None:
+    """The token's module itself hangs in C_UnwrapKey, as one does whose HSM's network is cut."""
+    cut = tmp_path / "cut"
+    module = build_module(
+        tmp_path / "hanging.so",
+        lab.ekm_token.module,
+        "C_UnwrapKey",
+        f'while (!access("{cut}", F_OK)) pause(); {CALL_REPLACED}',
+    )
+    token = dataclasses.replace(lab.ekm_token, module=module)
+    config = dataclasses.replace(config, token=token, workers=1, worker_seconds=1.0)
+    told = EventLog()
+    with running(config, lab) as (ekm, endpoint), second(config, lab) as (other, backup):
+        with EkmProxy([endpoint, backup], ANSWER_SECONDS, events=told) as proxy:
+            proxy.connect()
+            proxy.exchange(session)
+            wish = Translate(ASK.volume, session.grant.eedks)
+
+            def translated() -> DriveSession:
+                trust = der(load_certificate(lab.ca))
+                return DriveSession(outsiders.drive, trust, outsiders.drive.serial, wish)
+
+            proxy.exchange(first := translated())
+            assert first.grant.sedk
+            (hanging,) = workers_of(ekm.pid)
+            cut.touch()
+            proxy.exchange(hung := translated())
+            assert hung.grant.sedk, "the secondary served it"
+            cut.unlink()
+            await_workers(config, 1)
+            assert hanging not in workers_of(ekm.pid)
+            until_served(proxy, after := translated())
+            assert after.grant.sedk
+        assert ekm.stop() == 0
+    contact = told.notices[0].text
+    assert "Lost contact" in contact
+    assert "no answer in time" not in contact, "the connection ended; nobody waited in vain"
+    assert not audit_log.verify(config.audit).torn_bytes
+    asked = [record["operation"] for record in events(config, "key-reply")]
+    assert asked == ["generate", "translate", "translate"], "the call that hung got no answer"
+    assert [record["operation"] for record in events(other, "key-reply")] == ["translate"]
+    (lost,) = events(config, "worker-lost")
+    assert lost["pid"] == hanging
+    assert str(lost["cause"]).startswith("no sign of life for 1.")
+
+
+@pytest.fixture
+def own_token(lab: ProvisionedLab, tmp_path: Path) -> TokenConfig:
+    """A copy of the lab's token, to be taken away."""
+    shutil.copytree(lab.state_dir / "tokens", tmp_path / "tokens")
+    conf = tmp_path / "softhsm2.conf"
+    assert lab.ekm_token.softhsm_conf is not None
+    conf.write_text(
+        lab.ekm_token.softhsm_conf.read_text().replace(
+            str(lab.state_dir / "tokens"), str(tmp_path / "tokens")
+        )
+    )
+    return dataclasses.replace(lab.ekm_token, softhsm_conf=conf)
+
+
+@pytest.mark.rule("EKM-6")
+def test_a_token_taken_away_in_an_exchange_ends_the_connection_and_refuses_nothing(
+    config: EkmConfig,
+    lab: ProvisionedLab,
+    session: DriveSession,
+    own_token: TokenConfig,
+    tmp_path: Path,
+) -> None:
+    """Or the drive would be told that the pool's key label is unknown, and the write fail."""
+    config = dataclasses.replace(config, token=own_token, workers=1)
+    tokens, away = tmp_path / "tokens", tmp_path / "away"
+    with running(config, lab) as (_, endpoint), second(config, lab) as (other, backup):
+        take_away = At(2, lambda: tokens.rename(away))
+        with EkmProxy([endpoint, backup], ANSWER_SECONDS, take_away) as proxy:
+            proxy.connect()
+            proxy.exchange(session)
+            assert session.grant.sedk
+            await_status(config, 503)
+            until_served(proxy, session)
+            assert len(events(other, "key-reply")) == 2
+            away.rename(tokens)
+            await_workers(config, 1)
+            until_served(proxy, session)
+        assert len(events(config, "key-reply")) == 1
+        assert not events(config, "refusal")
+        first = events(config, "worker-lost")[0]
+    assert "lost all its keys" in str(first["cause"])
+
+
+def test_a_token_taken_away_while_nothing_is_asked_is_noticed_and_back_by_itself(
+    config: EkmConfig,
+    lab: ProvisionedLab,
+    own_token: TokenConfig,
+    tmp_path: Path,
+) -> None:
+    config = dataclasses.replace(config, token=own_token, worker_seconds=2.0)
+    tokens, away = tmp_path / "tokens", tmp_path / "away"
+    with running(config, lab) as (ekm, endpoint):
+        tokens.rename(away)
+        await_status(config, 503)
+        lines = page(config, "/metrics")[1].splitlines()
+        assert {"taperig_ekm_ready 0.0", "taperig_ekm_workers 0.0"} <= set(lines)
+        # Connections wait for a worker for a while; then they are ended, and the VE goes elsewhere.
+        with socket.create_connection((endpoint.host, endpoint.port), 20) as waiting:
+            assert waiting.recv(1) == b""
+        with socket.create_connection((endpoint.host, endpoint.port), 3) as another:
+            assert another.recv(1) == b"", "from then on at once"
+        turned_away = "taperig_ekm_connections_turned_away_total 2.0"
+        assert turned_away in page(config, "/metrics")[1].splitlines()
+        # Those that are to replace them find no token either.
+        await_cause(config, "could not be started (GeneralError)")
+        away.rename(tokens)
+        await_workers(config, 2)
+        with EkmClient(endpoint) as client:
+            client.ping()
+        assert ekm.alive
+
+
+@pytest.mark.rule("EKM-11")
+def test_verify_connection_does_not_call_labels_unknown_when_the_token_is_gone(
+    config: EkmConfig,
+    lab: ProvisionedLab,
+    own_token: TokenConfig,
+    tmp_path: Path,
+) -> None:
+    config = dataclasses.replace(config, token=own_token, workers=1)
+    with running(config, lab) as (_, endpoint), EkmClient(endpoint) as client:
+        client.ping()
+        (tmp_path / "tokens").rename(tmp_path / "away")
+        with pytest.raises(EkmUnavailable):
+            client.request(LabelQuery((MAIN_KEY,)).encode())
+
+
+def test_a_key_manager_stops_though_its_worker_hangs(
+    config: EkmConfig,
+    lab: ProvisionedLab,
+) -> None:
+    with running(dataclasses.replace(config, workers=1), lab) as (ekm, _):
+        (stopped,) = workers_of(ekm.pid)
+        os.kill(stopped, signal.SIGSTOP)
+        assert ekm.stop() == 0
+    assert not Path(f"/proc/{stopped}").exists()
+    assert [record["event"] for record in audit_log.records(config.audit)] == ["start", "stop"]

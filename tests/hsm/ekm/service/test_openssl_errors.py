@@ -1,0 +1,104 @@
+"""What a token's module leaves among OpenSSL's errors ends no TLS connection of the process."""
+
+from __future__ import annotations
+
+import _ssl
+import ctypes
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+
+from hsm.ekm.client import EkmClient, EkmEndpoint, tls_context
+from hsm.ekm.service.event_loop import Poller
+from hsm.ekm.service.launch import spawn_ekm
+from hsm.ekm.service.tls_stream import TlsStream
+from hsm.provisioning import ProvisionedLab
+from tests.support.ekm_bench import Outsiders
+from tests.support.service_bench import make_config
+
+
+def leave_an_error() -> None:
+    """As SoftHSM does when a process opens it first: it looks for an engine that is not there."""
+    openssl = ctypes.CDLL(_ssl.__file__)
+    openssl.ENGINE_by_id(b"none of this name")
+    assert openssl.ERR_peek_error()
+
+
+def elsewhere(act: Callable[[], None]) -> None:
+    """Do it in another thread: a handshake in this one would clear what is left here."""
+    thread = Thread(target=act)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_client_waits_for_its_answer(
+    lab: ProvisionedLab, outsiders: Outsiders, tmp_path: Path
+) -> None:
+    with (
+        spawn_ekm(make_config(lab, outsiders, tmp_path)) as process,
+        EkmClient(EkmEndpoint(process.host, process.port, lab.rig_tls)) as client,
+    ):
+        elsewhere(client.connect)
+        leave_an_error()
+        client.ping()
+
+
+class User:
+    """Takes what comes over a stream."""
+
+    def __init__(self) -> None:
+        self.received, self.lost = b"", False
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+    def connection_lost(self) -> None:
+        self.lost = True
+
+
+def test_a_worker_waits_for_the_rest_of_a_record(lab: ProvisionedLab) -> None:
+    near, far = socket.socketpair()
+    poller, user = Poller(lambda error: None), User()
+    stream = TlsStream(poller, near, tls_context(lab.ekm_tls, ssl.Purpose.CLIENT_AUTH), 1)
+
+    def shaken(trouble: str) -> None:
+        assert not trouble
+        stream.serve(user)
+
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = tls_context(lab.rig_tls, ssl.Purpose.SERVER_AUTH)
+    peer = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+
+    def shake() -> None:
+        stream.shake(shaken)
+        for _ in range(2):  # hello and its answer; finished
+            with suppress(ssl.SSLWantReadError):
+                peer.do_handshake()
+            far.sendall(outgoing.read())
+            poller.turn(wait=True)
+            if outgoing.pending == 0 and not incoming.pending:
+                far.settimeout(0.2)
+                try:
+                    incoming.write(far.recv(65536))
+                except TimeoutError:
+                    return
+
+    with far:
+        elsewhere(shake)
+        peer.write(b"a message")
+        record = outgoing.read()
+        for part in (record[:10], record[10:]):
+            leave_an_error()
+            far.sendall(part)
+            poller.turn(wait=True)
+        assert (user.received, user.lost) == (b"a message", False)
+        stream.abort()
+        poller.close()

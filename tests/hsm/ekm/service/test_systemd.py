@@ -1,0 +1,185 @@
+"""What systemd is told, over a real socket; the unit of the docs, by systemd's own judgement."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import hsm.ekm.service
+from hsm.ekm.config import EkmConfig
+from hsm.ekm.service.launch import EkmProcess, spawn_ekm
+from hsm.ekm.service.systemd import Supervisor
+from tests.support.service_bench import workers_of
+
+UNIT = Path(hsm.ekm.service.__file__).with_name("taperig-ekm.service")
+EXPOSURE = 20
+"""Highest exposure that `systemd-analyze security` may find, in tenths of its points of 10."""
+
+
+class Listener:
+    """The supervisor's end: a datagram socket, as systemd has it."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(address)
+        self.told: list[str] = []
+
+    def until(self, wanted: str, seconds: float = 20) -> list[str]:
+        """Return the lines up to the wanted one, which is among them."""
+        deadline, lines = time.monotonic() + seconds, []
+        while wanted not in lines:
+            self.socket.settimeout(max(0.01, deadline - time.monotonic()))
+            lines += self.socket.recv(4096).decode().splitlines()
+        return lines
+
+    def drain(self) -> None:
+        """Forget what was told before."""
+        self.socket.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                self.socket.recv(4096)
+
+
+@pytest.fixture
+def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+    monkeypatch.chdir(tmp_path)  # a socket's name is short
+    made = Listener("notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    yield made
+    made.socket.close()
+
+
+@pytest.fixture
+def ekm(config: EkmConfig, listener: Listener) -> Iterator[EkmProcess]:
+    with spawn_ekm(dataclasses.replace(config, workers=1)) as process:
+        yield process
+
+
+def test_ready_is_told_when_connections_are_taken_and_stopping_when_it_stops(
+    listener: Listener, ekm: EkmProcess
+) -> None:
+    listener.until("READY=1")
+    with socket.create_connection((ekm.host, ekm.port), 5):
+        pass
+    (worker,) = workers_of(ekm.pid)
+    environment = Path(f"/proc/{worker}/environ").read_bytes()
+    assert b"NOTIFY_SOCKET" not in environment, "workers have nothing to tell"
+    os.kill(ekm.pid, signal.SIGTERM)
+    listener.until("STOPPING=1")
+    assert ekm.stop() == 0
+
+
+def test_nothing_is_ready_before_the_token_is_open(
+    config: EkmConfig, listener: Listener, tmp_path: Path
+) -> None:
+    wrong = dataclasses.replace(config, token=dataclasses.replace(config.token, label="absent"))
+    with pytest.raises(Exception, match="There is no token absent"):
+        spawn_ekm(wrong)
+    listener.socket.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        listener.socket.recv(100)
+
+
+def test_the_status_says_that_no_worker_serves(listener: Listener, ekm: EkmProcess) -> None:
+    listener.until("READY=1")
+    (worker,) = workers_of(ekm.pid)
+    os.kill(worker, signal.SIGKILL)
+    listener.until("STATUS=no worker serves")
+    listener.until(f"STATUS=serves at {ekm.host}:{ekm.port}")
+
+
+def test_the_watchdog_hears_of_a_loop_that_turns_and_of_none_that_does_not(
+    config: EkmConfig, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "400000")
+    with spawn_ekm(dataclasses.replace(config, workers=1)) as ekm:
+        listener.until("READY=1")
+        for _ in range(3):
+            listener.until("WATCHDOG=1", seconds=5)
+        os.kill(ekm.pid, signal.SIGSTOP)
+        try:
+            time.sleep(0.1)
+            listener.drain()
+            with pytest.raises(TimeoutError):
+                listener.until("WATCHDOG=1", seconds=1.5)
+        finally:
+            os.kill(ekm.pid, signal.SIGCONT)
+        listener.until("WATCHDOG=1", seconds=5)
+
+
+def test_an_abstract_address_and_another_process_watchdog() -> None:
+    address = f"taperig-test-{os.getpid()}"
+    listener = Listener(f"\0{address}")
+    environment = {
+        "NOTIFY_SOCKET": f"@{address}",
+        "WATCHDOG_USEC": "1000000",
+        "WATCHDOG_PID": "1",
+        "OTHER": "",
+    }
+    supervisor = Supervisor(environment)
+    assert environment == {"OTHER": ""}
+    supervisor.ready("here")
+    assert listener.until("READY=1") == ["READY=1", "STATUS=serves at here"]
+    assert supervisor._pause == 0
+    listener.socket.close()
+    supervisor.stopping()  # nobody listens any more
+
+
+def test_without_a_supervisor_nothing_is_told() -> None:
+    Supervisor({}).ready("here")
+
+
+# The unit
+
+
+def analyzed(*arguments: str | Path) -> str:
+    """Return what systemd-analyze says of the unit, which it must find good."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is absent: install the Debian package systemd")
+    done = subprocess.run(
+        ["systemd-analyze", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_unit_is_one(tmp_path: Path) -> None:
+    """The command is put where the unit says, below another root, for systemd looks at it."""
+    text = UNIT.read_text()
+    (command,) = (
+        line.removeprefix("ExecStart=").split()[0]
+        for line in text.splitlines()
+        if line.startswith("ExecStart=")
+    )
+    there = tmp_path / "rig"
+    there.write_text("#!/bin/sh\n")
+    there.chmod(0o755)
+    unit = tmp_path / UNIT.name
+    unit.write_text(text.replace(command, str(there)))
+    assert analyzed("verify", "--man=no", unit) == ""
+
+
+def test_a_unit_with_a_mistake_would_be_found(tmp_path: Path) -> None:
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("ProtectClock=yes", "ProtectClok=yes"))
+    with pytest.raises(AssertionError, match="Unknown key 'ProtectClok'"):
+        analyzed("verify", "--man=no", unit)
+
+
+def test_the_unit_exposes_little(tmp_path: Path) -> None:
+    judged = analyzed("security", "--offline=yes", f"--threshold={EXPOSURE}", "--no-pager", UNIT)
+    assert "Overall exposure level" in judged
+    loose = tmp_path / UNIT.name
+    loose.write_text(UNIT.read_text().replace("CapabilityBoundingSet=\n", ""))
+    with pytest.raises(AssertionError, match="Overall exposure level"):
+        analyzed("security", "--offline=yes", f"--threshold={EXPOSURE}", "--no-pager", loose)

@@ -1,0 +1,147 @@
+"""What a serving key manager remembers of its token, and when it looks again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from pkcs11 import Attribute, ObjectClass
+
+from hsm.ekm.drive_table import EnrolledDrive
+from hsm.ekm.exchange import finished
+from hsm.ekm.key_service import TokenKeyService
+from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
+from hsm.errors import LabelUnknownError, NotADataKeyError
+from hsm.keys.data_keys import EKM_SIGNING_LABEL, DataKeys
+from hsm.keys.eedk import KeyLabel
+from hsm.keys.keystore import Keystore
+from hsm.keys.keystore_cache import REMEMBERED_SECONDS, RememberingKeystore
+from hsm.keys.signature import signature_holds
+from hsm.pkcs11.oaep import OaepHash
+from hsm.pkcs11.token import Token
+from hsm.provisioning import ProvisionedLab
+from tests.support.ekm_lab import SoftKek, TokenWatch
+
+_REMOVE = """
+import sys
+from pathlib import Path
+from pkcs11 import Attribute
+from hsm import softhsm
+from hsm.token import open_token
+with open_token(softhsm.token_config(Path(sys.argv[1]), softhsm.EKM_TOKEN_LABEL)) as token:
+    for found in token.find({Attribute.LABEL: sys.argv[2]}):
+        found.destroy()
+"""
+
+
+def remove_elsewhere(lab: ProvisionedLab, label: str) -> None:
+    """Remove all objects of a label, in another process."""
+    subprocess.run([sys.executable, "-c", _REMOVE, str(lab.state_dir), label], check=True)
+
+
+@pytest.fixture
+def now() -> list[float]:
+    return [1000.0]
+
+
+@pytest.fixture
+def remembering(token: Token, now: list[float]) -> RememberingKeystore:
+    return RememberingKeystore(token, clock=lambda: now[0])
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> TokenWatch:
+    watch = TokenWatch(Token.asking)
+    monkeypatch.setattr(Token, "asking", lambda token, what: watch(token, what))
+    return watch
+
+
+def test_what_was_found_is_not_looked_for_again(
+    remembering: RememberingKeystore, watch: TokenWatch, now: list[float]
+) -> None:
+    def look() -> None:
+        kek = remembering.find("kek 1")
+        assert remembering.find_by_hash(kek.spki_hash) == kek
+        remembering.public_key(kek)
+        remembering.private_key(kek)
+        remembering.signing_key(EKM_SIGNING_LABEL)
+
+    look()
+    asked = watch.count
+    look()
+    assert watch.count == asked
+    now[0] += REMEMBERED_SECONDS
+    look()
+    assert watch.count == 2 * asked
+    assert remembering.forget()
+    assert not remembering.forget()
+    look()
+    assert watch.count == 3 * asked
+
+
+def test_what_was_absent_is_looked_for_again(
+    remembering: RememberingKeystore, keystore: Keystore
+) -> None:
+    kek = SoftKek.make("Remembered Later")
+    with pytest.raises(LabelUnknownError):
+        remembering.find(kek.label)
+    keystore.import_certificate(kek.label, kek.certificate)
+    assert not remembering.find(kek.label).has_private
+    keystore.import_kek(kek.label, kek.pem, kek.certificate)
+    assert remembering.find(kek.label).has_private
+
+
+def test_a_key_removed_by_another_process_is_not_used(
+    remembering: RememberingKeystore, keystore: Keystore, lab_state: ProvisionedLab
+) -> None:
+    kek = SoftKek.make("Removed Elsewhere")
+    keystore.import_kek(kek.label, kek.pem, kek.certificate)
+    drive = EnrolledDrive("D1", b"", lab_state.drives[0].wrap_public_der, OaepHash.SHA1)
+    service = TokenKeyService(DataKeys(remembering))
+    made = service.generate(drive, "VOL001", (KeyLabel(kek.label),), False)
+    assert finished(service.translate(drive, "VOL001", made.eedks)).sedk
+    remove_elsewhere(lab_state, kek.label)
+    with pytest.raises(ExchangeError) as refusal:
+        finished(service.translate(drive, "VOL001", made.eedks))
+    assert refusal.value.code is ErrorCode.KEK_ABSENT
+    assert kek.label in str(refusal.value)
+    with pytest.raises(ExchangeError) as refusal:
+        service.generate(drive, "VOL001", (KeyLabel(kek.label),), False)
+    assert refusal.value.code is ErrorCode.UNKNOWN_LABEL
+
+
+def test_a_forgotten_handle_is_looked_up_again(
+    remembering: RememberingKeystore, lab_state: ProvisionedLab, token: Token
+) -> None:
+    """The security officer's visit ends the session, and with it the handles of private keys."""
+    drive = EnrolledDrive("D1", b"", lab_state.drives[0].wrap_public_der, OaepHash.SHA1)
+    service = TokenKeyService(DataKeys(remembering))
+    made = service.generate(drive, "VOL001", (KeyLabel("KEK 1"),), False)
+    with token.officer():
+        pass
+    assert finished(service.translate(drive, "VOL001", made.eedks)).sedk
+
+
+def test_what_a_partner_signed_is_measured(token: Token) -> None:
+    """Only a key manager's own signature says that 32 bytes were wrapped."""
+    kek = SoftKek.make("Measured")
+    Keystore(token).import_kek(kek.label, kek.pem, kek.certificate)
+    private = Keystore(token).private_key(Keystore(token).find(kek.label))
+    with pytest.raises(NotADataKeyError):
+        token.unwrap_data_key(kek.wrap(bytes(31)), private, OaepHash.SHA1)
+    token.unwrap_data_key(kek.wrap(bytes(31)), private, OaepHash.SHA1, measure=False).destroy()
+
+
+def test_copies_at_hand_do_not_pile_up(remembering: RememberingKeystore, now: list[float]) -> None:
+    """A key that is used often is copied into the session, once, and is as good as the key."""
+    copies = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.TOKEN: False}
+    token = remembering.token
+    public_key = token.p256_public_key(EKM_SIGNING_LABEL)
+    for _ in range(3):
+        key = remembering.signing_key(EKM_SIGNING_LABEL)
+        assert signature_holds(public_key, token.sign_p256(key, b"signed"), b"signed")
+        assert len(token.find(copies)) == 1
+        now[0] += REMEMBERED_SECONDS
+    remembering.forget()
+    assert token.find(copies) == []

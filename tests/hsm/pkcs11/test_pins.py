@@ -1,0 +1,77 @@
+"""PINs come from the environment or from a file of mode 0600, and are never told."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from hsm.errors import PinError, PinFileExposedError, PinFileUnreadableError, PinUnsetError
+from hsm.pkcs11.pins import PinFromEnv, PinFromFile, ensure_pin_file
+
+
+def pin_file(path: Path, content: bytes, mode: int = 0o600) -> PinFromFile:
+    path.write_bytes(content)
+    path.chmod(mode)
+    return PinFromFile(path)
+
+
+def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = PinFromEnv("TAPERIG_TEST_PIN")
+    for unset in (None, ""):
+        monkeypatch.delenv("TAPERIG_TEST_PIN", raising=False)
+        if unset is not None:
+            monkeypatch.setenv("TAPERIG_TEST_PIN", unset)
+        with pytest.raises(PinUnsetError, match="TAPERIG_TEST_PIN holds no PIN; export it"):
+            source.read()
+    monkeypatch.setenv("TAPERIG_TEST_PIN", "4711")
+    assert source.read() == "4711"
+    assert "4711" not in repr(source)
+
+
+@pytest.mark.parametrize("content", [b"123456", b"123456\n", b"123456\r\n", b"123456\nmore\n"])
+def test_first_line_of_a_file(tmp_path: Path, content: bytes) -> None:
+    source = pin_file(tmp_path / "pin", content)
+    assert source.read() == "123456"
+    assert "123456" not in repr(source)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o620, 0o700, 0o601])
+def test_exposed_file(tmp_path: Path, mode: int) -> None:
+    source = pin_file(tmp_path / "pin", b"123456", mode)
+    with pytest.raises(
+        PinFileExposedError, match=rf"mode {mode:04o}.*chmod 600 {source.path}"
+    ) as e:
+        source.read()
+    assert "123456" not in str(e.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\n123456", b"x" * 256, "größe".encode()])
+def test_file_without_a_pin(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(PinFileUnreadableError, match="one line of 1 to 255 ASCII"):
+        pin_file(tmp_path / "pin", content).read()
+
+
+def test_absent_file(tmp_path: Path) -> None:
+    with pytest.raises(PinFileUnreadableError, match=r"none cannot be read: No such file"):
+        PinFromFile(tmp_path / "none").read()
+    with pytest.raises(PinError):
+        PinFromFile(tmp_path).read()
+
+
+def test_made_once(tmp_path: Path) -> None:
+    source = ensure_pin_file(tmp_path / "pin")
+    pin = source.read()
+    assert len(pin) == 16
+    assert pin.isdigit()
+    assert stat.S_IMODE(source.path.stat().st_mode) == 0o600
+    assert ensure_pin_file(tmp_path / "pin").read() == pin
+    assert ensure_pin_file(tmp_path / "other").read() != pin
+
+
+def test_interrupted_writing_leaves_no_pin_file(tmp_path: Path) -> None:
+    partial = tmp_path / "pin.partial"
+    partial.write_text("12")
+    assert len(ensure_pin_file(tmp_path / "pin").read()) == 16
+    assert not partial.exists()

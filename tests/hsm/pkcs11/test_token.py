@@ -1,0 +1,380 @@
+"""The token: what it refuses to open, what a data key is, what unwrapping lets through."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, TokenFlag
+from pkcs11 import exceptions as refusals
+
+from hsm.errors import (
+    KeyAbsentError,
+    ModuleAbsentError,
+    NotADataKeyError,
+    PinLockedError,
+    PinUnsetError,
+    TokenAbsentError,
+    TokenBusyError,
+    TokenError,
+    TokenRefusedError,
+    UnwrapRefusedError,
+    WrongPinError,
+)
+from hsm.keys.keystore import Keystore
+from hsm.keys.signature import signature_holds
+from hsm.pkcs11.length_check import GAUGES
+from hsm.pkcs11.module import login_error
+from hsm.pkcs11.oaep import OaepHash
+from hsm.pkcs11.pins import PinFromEnv
+from hsm.pkcs11.token import Token, open_token
+from hsm.provisioning import ProvisionedLab
+from tests.support.outside import OutsidePair
+
+
+@pytest.fixture(scope="session")
+def outside_in_token(lab_state: ProvisionedLab, outside: OutsidePair) -> OutsidePair:
+    """The pair made outside, private half in the token too."""
+    with open_token(lab_state.ekm_token) as token:
+        Keystore(token).import_kek("known plaintext", outside.pem, outside.certificate)
+    return outside
+
+
+# Opening
+
+
+def test_wrong_pin(lab_state: ProvisionedLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRONG_PIN", "8675309867")
+    config = dataclasses.replace(lab_state.ekm_token, pin=PinFromEnv("WRONG_PIN"))
+    with pytest.raises(WrongPinError, match="taperig-ekm refused the user's PIN") as caught:
+        open_token(config)
+    assert "8675309867" not in str(caught.value)
+    with open_token(lab_state.ekm_token):  # nothing is left open behind the failure
+        pass
+
+
+def test_pin_from_environment(lab_state: ProvisionedLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(lab_state.ekm_token, pin=PinFromEnv("EKM_PIN"))
+    monkeypatch.delenv("EKM_PIN", raising=False)
+    with pytest.raises(PinUnsetError, match="EKM_PIN"):
+        open_token(config)
+    monkeypatch.setenv("EKM_PIN", lab_state.ekm_token.pin.read())
+    with open_token(config) as token:
+        assert token.label == "taperig-ekm"
+
+
+OPENED_OFTEN = """
+import pickle, sys
+from hsm.token import open_token
+config = pickle.load(sys.stdin.buffer)
+for _ in range(40):
+    with open_token(config) as token:
+        assert token.label == "taperig-ekm"
+"""
+
+
+def test_a_token_that_others_log_in_to_is_found_all_the_same(lab_state: ProvisionedLab) -> None:
+    """SoftHSM writes its token at each login, and does not find one that is being written."""
+    crowd = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPENED_OFTEN], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for _ in range(3)
+    ]
+    for process in crowd:
+        assert process.stdin is not None
+        process.stdin.write(pickle.dumps(lab_state.ekm_token))
+        process.stdin.flush()
+    said = [process.communicate()[1] for process in crowd]
+    assert [process.returncode for process in crowd] == [0, 0, 0], said
+
+
+def test_absent_token_is_named_with_those_present(lab_state: ProvisionedLab) -> None:
+    config = dataclasses.replace(lab_state.ekm_token, label="TAPERIG-EKM")
+    with pytest.raises(TokenAbsentError) as caught:
+        open_token(config)
+    assert "no token TAPERIG-EKM" in str(caught.value)
+    assert "taperig-drive-TEST-DRIVE-1, taperig-ekm" in str(caught.value)
+
+
+def test_absent_module(lab_state: ProvisionedLab) -> None:
+    config = dataclasses.replace(lab_state.ekm_token, module=Path("/nowhere/libsofthsm2.so"))
+    with pytest.raises(ModuleAbsentError, match=r"/nowhere/libsofthsm2\.so"):
+        open_token(config)
+
+
+def test_file_that_is_no_module(lab_state: ProvisionedLab, tmp_path: Path) -> None:
+    module = tmp_path / "module.so"
+    module.write_text("not a library")
+    with pytest.raises(ModuleAbsentError, match=r"module\.so could not be started"):
+        open_token(dataclasses.replace(lab_state.ekm_token, module=module))
+
+
+def test_absent_configuration(lab_state: ProvisionedLab, tmp_path: Path) -> None:
+    config = dataclasses.replace(lab_state.ekm_token, softhsm_conf=tmp_path / "none.conf")
+    with pytest.raises(TokenAbsentError, match=r"none\.conf does not exist; run `rig hsm init`"):
+        open_token(config)
+
+
+def test_one_process_owns_one_token(lab_state: ProvisionedLab) -> None:
+    with (
+        open_token(lab_state.ekm_token),
+        pytest.raises(TokenBusyError, match="has taperig-ekm open"),
+    ):
+        open_token(lab_state.drives[0].token)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error", "text"),
+    [
+        (refusals.PinLocked(), PinLockedError, "has locked the user's PIN"),
+        (refusals.PinLenRange(), WrongPinError, "refused the user's PIN"),
+        (refusals.UserPinNotInitialized(), TokenRefusedError, "has no user PIN yet"),
+        (refusals.UserAlreadyLoggedIn(), TokenBusyError, "logged in at the token T already"),
+        (refusals.DeviceError(), TokenRefusedError, "DeviceError"),
+    ],
+)
+def test_login_refusals(refusal: refusals.PKCS11Error, error: type[TokenError], text: str) -> None:
+    # SoftHSM never locks a PIN, so what a token that does would answer is given here.
+    told = login_error(refusal, "T", "user", TokenFlag(0))
+    assert type(told) is error
+    assert text in str(told)
+
+
+def test_last_attempt_is_announced() -> None:
+    told = login_error(refusals.PinIncorrect(), "T", "user", TokenFlag.USER_PIN_FINAL_TRY)
+    assert "one more wrong PIN locks it" in str(told)
+    assert "locks" not in str(login_error(refusals.PinIncorrect(), "T", "user", TokenFlag(0)))
+
+
+def test_no_core_file(token: Token) -> None:
+    assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
+
+
+def test_closed_token(lab_state: ProvisionedLab) -> None:
+    with open_token(lab_state.ekm_token) as token:
+        data_key = token.generate_data_key()
+    token.close()
+    with pytest.raises(TokenError, match="taperig-ekm is closed"):
+        token.generate_data_key()
+    with pytest.raises(TokenError, match="has been destroyed"):
+        _ = data_key.handle
+
+
+def test_keys_of_another_process_are_seen(lab_state: ProvisionedLab, token: Token) -> None:
+    """A key manager that is running sees what is imported meanwhile."""
+    script = (
+        "import sys; from pathlib import Path; from hsm.provisioning import provision_lab;"
+        "provision_lab(Path(sys.argv[1]), ['added meanwhile'], [])"
+    )
+    subprocess.run([sys.executable, "-c", script, lab_state.state_dir], check=True)
+    assert Keystore(token).find("Added Meanwhile").has_private
+
+
+# Data keys
+
+
+def test_data_key_template(token: Token) -> None:
+    with token.generate_data_key() as data_key:
+        key = data_key.handle
+        for name, value in {
+            Attribute.SENSITIVE: True,
+            Attribute.EXTRACTABLE: True,
+            Attribute.WRAP_WITH_TRUSTED: True,
+            Attribute.PRIVATE: True,
+            Attribute.TOKEN: False,
+            Attribute.ENCRYPT: False,
+            Attribute.DECRYPT: False,
+            Attribute.WRAP: False,
+            Attribute.UNWRAP: False,
+            Attribute.SIGN: False,
+            Attribute.DERIVE: False,
+            Attribute.VALUE_LEN: 32,
+        }.items():
+            assert key[name] == value, name
+        with pytest.raises(refusals.AttributeSensitive):
+            _ = key[Attribute.VALUE]
+    assert repr(data_key) == "<DataKey, destroyed>"
+
+
+@pytest.mark.rule("KEY-12")
+def test_data_key_is_wrapped_by_trusted_keys_only(token: Token) -> None:
+    untrusted = rsa.generate_private_key(65537, 2048).public_key().public_numbers()
+    public_key = token.session.create_object(
+        {
+            Attribute.CLASS: ObjectClass.PUBLIC_KEY,
+            Attribute.KEY_TYPE: KeyType.RSA,
+            Attribute.MODULUS: untrusted.n.to_bytes(256, "big"),
+            Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01",
+            Attribute.WRAP: True,
+        }
+    )
+    with token.generate_data_key() as data_key, pytest.raises(TokenRefusedError):
+        token.wrap_data_key(data_key, public_key)  # type: ignore[arg-type] # an Object that wraps
+    with pytest.raises(refusals.PKCS11Error):
+        public_key[Attribute.TRUSTED] = True
+
+
+def test_destroyed_keys_leave_no_objects(token: Token) -> None:
+    session_keys = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.TOKEN: False}
+    with token.generate_data_key():
+        assert len(token.find(session_keys)) == 1
+    assert token.find(session_keys) == []
+
+
+def test_oaep_hash_of_this_token(token: Token) -> None:
+    """SoftHSM 2.6 has SHA-1 only, and asking for more is refused instead of downgraded."""
+    assert token.oaep_hash is OaepHash.SHA1
+    kek = Keystore(token).find("KEK 1")
+    with (
+        token.generate_data_key() as data_key,
+        pytest.raises(TokenRefusedError, match="OAEP SHA-256"),
+    ):
+        token.wrap_data_key(data_key, Keystore(token).public_key(kek), OaepHash.SHA256)
+
+
+def test_round_trip(token: Token, outside_in_token: OutsidePair) -> None:
+    keystore = Keystore(token)
+    kek = keystore.find("known plaintext")
+    with token.generate_data_key() as data_key:
+        first = token.wrap_data_key(data_key, keystore.public_key(kek))
+    with token.unwrap_data_key(first, keystore.private_key(kek), OaepHash.SHA1) as data_key:
+        second = token.wrap_data_key(data_key, keystore.public_key(kek))
+    assert first != second
+    assert outside_in_token.unwrap(first) == outside_in_token.unwrap(second)
+
+
+@pytest.mark.parametrize("length", [0, 1, 16, 24, 25, 31, 33, 40, 64])
+def test_only_32_bytes_are_a_data_key(
+    token: Token, outside_in_token: OutsidePair, length: int
+) -> None:
+    """SoftHSM unwraps any length as AES and tells none, so the length is measured."""
+    keystore = Keystore(token)
+    private_key = keystore.private_key(keystore.find("known plaintext"))
+    wrapped = outside_in_token.wrap(os.urandom(length))
+    with pytest.raises((NotADataKeyError, UnwrapRefusedError)):
+        token.unwrap_data_key(wrapped, private_key, OaepHash.SHA1)
+    wrapped = outside_in_token.wrap(os.urandom(32))
+    token.unwrap_data_key(wrapped, private_key, OaepHash.SHA1).destroy()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda wrapped: bytes([wrapped[0] ^ 1]) + wrapped[1:],
+        lambda wrapped: wrapped[:-1] + bytes([wrapped[-1] ^ 0x80]),
+        lambda wrapped: wrapped[:-1],
+        lambda wrapped: wrapped + b"\0",
+        lambda wrapped: b"",
+        lambda wrapped: b"\xff" * len(wrapped),
+        lambda wrapped: bytes(len(wrapped)),
+    ],
+)
+def test_damaged_wrap(token: Token, damage: Callable[[bytes], bytes]) -> None:
+    keystore = Keystore(token)
+    kek = keystore.find("KEK 1")
+    with token.generate_data_key() as data_key:
+        wrapped = token.wrap_data_key(data_key, keystore.public_key(kek))
+    damaged = damage(wrapped)
+    text = (
+        "is damaged" if len(damaged) == 256 else f"2048 bits has 256 bytes; this has {len(damaged)}"
+    )
+    with pytest.raises(UnwrapRefusedError, match=text):
+        token.unwrap_data_key(damaged, keystore.private_key(kek), OaepHash.SHA1)
+
+
+def test_private_halves_do_nothing_but_unwrap(token: Token, outside_in_token: OutsidePair) -> None:
+    keystore = Keystore(token)
+    for kek in keystore.list():
+        if not kek.has_private:
+            continue
+        key = keystore.private_key(kek)
+        expected = {
+            Attribute.UNWRAP: True,
+            Attribute.DECRYPT: False,
+            Attribute.SIGN: False,
+            Attribute.DERIVE: False,
+            Attribute.SENSITIVE: True,
+            Attribute.EXTRACTABLE: False,
+            Attribute.PRIVATE: True,
+        }
+        assert {name: key[name] for name in expected} == expected
+        with pytest.raises(refusals.AttributeSensitive):
+            _ = key[Attribute.PRIVATE_EXPONENT]
+
+
+# Keys of the rig's own
+
+
+def test_signature(token: Token) -> None:
+    key = token.signing_key("taperig ekm signing")
+    public_key = token.p256_public_key("taperig ekm signing")
+    signature = token.sign_p256(key, b"message")
+    assert signature_holds(public_key, signature, b"message")
+    assert not signature_holds(public_key, signature, b"massage")
+    assert not signature_holds(public_key, signature[:-1], b"message")
+    assert not signature_holds(public_key, b"", b"message")
+    with pytest.raises(KeyAbsentError, match="'no such key'"):
+        token.signing_key("no such key")
+
+
+@pytest.mark.parametrize(
+    "mechanism", [Mechanism.RSA_PKCS, Mechanism.RSA_PKCS_OAEP, Mechanism.RSA_X_509]
+)
+def test_gauge_keys_give_nothing_away(
+    token: Token, outside_in_token: OutsidePair, mechanism: Mechanism
+) -> None:
+    """They are TRUSTED and small; whatever they take, they give 1."""
+    keystore = Keystore(token)
+    private_key = keystore.private_key(keystore.find("known plaintext"))
+    with token.unwrap_data_key(
+        outside_in_token.wrap(os.urandom(32)), private_key, OaepHash.SHA1
+    ) as data_key:
+        for label, modulus in GAUGES.items():
+            gauge = token.find_one({Attribute.LABEL: label})
+            assert gauge[Attribute.TRUSTED]
+            try:
+                wrapped = gauge.wrap_key(data_key.handle, mechanism=mechanism)
+            except refusals.PKCS11Error:
+                continue
+            assert int.from_bytes(wrapped, "big") == 1
+            assert len(wrapped) == modulus.bit_length() // 8
+
+
+def test_gauge_moduli_are_primes() -> None:
+    for modulus in GAUGES.values():
+        assert all(pow(witness, modulus - 1, modulus) == 1 for witness in range(2, 40))
+
+
+def test_token_without_gauges(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hsm.pkcs11.token.TAKES_32_BYTES", "no such gauge")
+    keystore = Keystore(token)
+    kek = keystore.find("KEK 1")
+    with token.generate_data_key() as data_key:
+        wrapped = token.wrap_data_key(data_key, keystore.public_key(kek))
+    with pytest.raises(KeyAbsentError, match="run `rig hsm init`"):
+        token.unwrap_data_key(wrapped, keystore.private_key(kek), OaepHash.SHA1)
+
+
+def test_officer_waits_for_data_keys(token: Token) -> None:
+    with token.generate_data_key(), pytest.raises(TokenBusyError, match="in use"), token.officer():
+        pass
+    with token.officer():
+        pass
+    token.generate_data_key().destroy()  # the user is logged in again
+
+
+def test_officer_needs_a_pin(lab_state: ProvisionedLab) -> None:
+    config = dataclasses.replace(lab_state.ekm_token, so_pin=None)
+    with open_token(config) as token:
+        with pytest.raises(TokenError, match="security officer's PIN"), token.officer():
+            pass
+        token.generate_data_key().destroy()

@@ -1,0 +1,347 @@
+"""Provisioning: whole, private, repeatable after any interruption, and never a system path."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from hsm.errors import (
+    LabelInvalidError,
+    ModuleAbsentError,
+    ProvisioningError,
+    TaperigError,
+    TokenBusyError,
+    TokenRefusedError,
+)
+from hsm.keys.data_keys import DataKeys
+from hsm.keys.eedk import KeyLabel
+from hsm.keys.keystore import Keystore
+from hsm.keys.pki import CertificateAuthority, load_certificate
+from hsm.pkcs11.module import Module
+from hsm.pkcs11.pins import ensure_pin_file
+from hsm.pkcs11.softhsm import (
+    _init_token,
+    ensure_token,
+    find_module,
+    provision,
+    token_config,
+    write_configuration,
+)
+from hsm.pkcs11.token import open_token
+from hsm.provisioning import ProvisionedLab, provision_drive, provision_lab
+
+SERIAL = "DRIVE-7"
+
+
+def contents(state_dir: Path) -> dict[str, bytes]:
+    """What repeating must not change; SoftHSM itself writes the excepted ones at every login."""
+    return {
+        str(path.relative_to(state_dir)): path.read_bytes()
+        for path in state_dir.rglob("*")
+        if path.is_file() and path.name not in {"generation", "token.object"}
+    }
+
+
+def works(lab: ProvisionedLab) -> bool:
+    """Make a data key and wrap it for every KEK and drive."""
+    with open_token(lab.ekm_token) as token:
+        keystore = Keystore(token)
+        data_keys = DataKeys(keystore)
+        with data_keys.generate() as data_key:
+            for kek in keystore.list():
+                eedk, _ = data_keys.make_pair(data_key, [KeyLabel(kek.label)], "VOL001")
+                data_keys.open_eedk(eedk, "VOL001").destroy()
+            for drive in lab.drives:
+                data_keys.wrap_for_drive(data_key, drive.wrap_public_der)
+    return True
+
+
+def test_all_is_made(tmp_path: Path) -> None:
+    steps: list[str] = []
+    state_dir = tmp_path / "not" / "there yet"
+    lab = provision_lab(state_dir, ["KEK A"], [SERIAL], progress=steps.append)
+    assert "key KEK A" in steps
+    assert f"secure element of drive {SERIAL}" in steps
+    assert works(lab)
+    drive = lab.drive(SERIAL)
+    key = drive.transport_key.read_text()
+    assert len(key) == 65
+    assert key == key.lower()
+    assert len(bytes.fromhex(key)) == 32
+    assert drive.certificate_der
+    with pytest.raises(ProvisioningError, match="NO-DRIVE is not provisioned"):
+        lab.drive("NO-DRIVE")
+
+
+def test_everything_is_its_owners_alone(lab_state: ProvisionedLab) -> None:
+    for path in (lab_state.state_dir, *lab_state.state_dir.rglob("*")):
+        expected = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+def test_repeating_changes_nothing(tmp_path: Path) -> None:
+    first = provision_lab(tmp_path / "lab", ["KEK A"], [SERIAL])
+    before = contents(tmp_path / "lab")
+    assert provision_lab(tmp_path / "lab", ["kek a"], [SERIAL]) == first
+    after = contents(tmp_path / "lab")
+    assert [
+        path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
+    ] == []
+
+
+def test_more_keys_and_drives_later(tmp_path: Path) -> None:
+    first = provision_lab(tmp_path / "lab", ["KEK A"], [])
+    before = contents(tmp_path / "lab")
+    drive = provision_drive(tmp_path / "lab", SERIAL)
+    lab = provision_lab(tmp_path / "lab", ["KEK B"], [SERIAL])
+    assert lab.drive(SERIAL) == drive
+    assert lab.ekm_token == first.ekm_token
+    assert before.items() <= contents(tmp_path / "lab").items()
+    with open_token(lab.ekm_token) as token:
+        assert [kek.label for kek in Keystore(token).list()] == ["KEK A", "KEK B"]
+
+
+@pytest.mark.parametrize("steps", range(1, 6))
+def test_interrupted_at_any_step(tmp_path: Path, steps: int) -> None:
+    request = {
+        "state_dir": str(tmp_path / "lab"),
+        "kek_labels": ["KEK A"],
+        "kek_bits": 2048,
+        "drive_serials": [SERIAL],
+        "ekm_hosts": ["localhost"],
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "hsm.provisioning"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdin
+        assert child.stdout
+        child.stdin.write(json.dumps(request).encode())
+        child.stdin.close()
+        for _ in range(steps):
+            assert b"step" in child.stdout.readline()
+        time.sleep(random.random() / 10)
+        child.kill()
+    lab = provision_lab(tmp_path / "lab", ["KEK A"], [SERIAL])
+    assert works(lab)
+    with open_token(lab.ekm_token) as token:
+        assert [kek.label for kek in Keystore(token).list()] == ["KEK A"]
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from hsm.provisioning import provision_lab;"
+        f"provision_lab(Path(sys.argv[1]), ['KEK A'], ['{SERIAL}'])"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", script, tmp_path / "lab"]) for _ in range(2)]
+    assert [run.wait(timeout=60) for run in runs] == [0, 0]
+    assert works(provision_lab(tmp_path / "lab", ["KEK A"], [SERIAL]))
+    with open_token(provision_lab(tmp_path / "lab", [], []).ekm_token) as token:
+        assert len(Keystore(token).list()) == 1
+
+
+def test_no_system_path_is_touched(tmp_path: Path) -> None:
+    """Every file that provisioning opens for writing lies under the state directory."""
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "def watch(event, args):\n"
+        "    if event == 'open' and isinstance(args[0], (str, bytes)) and args[2] & 3:\n"
+        "        print('WROTE', os.fsdecode(args[0]), file=sys.stderr)\n"
+        "sys.addaudithook(watch)\n"
+        "import hsm.provisioning; sys.exit(hsm.provisioning.main())"
+    )
+    request = {
+        "state_dir": str(tmp_path / "lab"),
+        "kek_labels": ["KEK A"],
+        "kek_bits": 2048,
+        "drive_serials": [],
+        "ekm_hosts": [],
+    }
+    before = _softhsm_of_the_system()
+    run = subprocess.run(
+        [sys.executable, "-B", "-c", script],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "SOFTHSM2_CONF": "/etc/softhsm/softhsm2.conf"},
+    )
+    written = [line.split(" ", 1)[1] for line in run.stderr.splitlines() if "WROTE" in line]
+    assert written
+    assert all(path.startswith(str(tmp_path / "lab")) for path in written)
+    assert any((tmp_path / "lab" / "tokens").iterdir())
+    assert _softhsm_of_the_system() == before
+
+
+def _softhsm_of_the_system() -> list[str]:
+    return sorted(str(path) for path in Path("/var/lib/softhsm").rglob("*"))
+
+
+@pytest.mark.parametrize("serial", ["", "with space", "x" * 19, "../../x", "a/b", "größe"])
+def test_bad_serials(tmp_path: Path, serial: str) -> None:
+    with pytest.raises(ProvisioningError, match="1 to 18 letters, digits and hyphens"):
+        provision_lab(tmp_path / "lab", [], [serial])
+    assert not (tmp_path / "lab").exists()
+
+
+def test_bad_labels(tmp_path: Path) -> None:
+    with pytest.raises(LabelInvalidError):
+        provision_lab(tmp_path / "lab", ["good", "x" * 65], [])
+    assert not (tmp_path / "lab").exists()
+
+
+def test_state_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ProvisioningError, match=r"file/lab cannot be made ready: Not a directory"):
+        provision_lab(tmp_path / "file" / "lab", [], [])
+
+
+def test_lost_pins_are_told(tmp_path: Path) -> None:
+    lab = provision_lab(tmp_path / "lab", [], [])
+    (tmp_path / "lab" / "pins" / "taperig-ekm").unlink()
+    with pytest.raises(ProvisioningError, match="taperig-ekm refused the user's PIN"):
+        provision_lab(tmp_path / "lab", [], [])
+    assert lab.ekm_token.label == "taperig-ekm"
+
+
+def test_lost_transport_file_gets_a_new_key(tmp_path: Path) -> None:
+    drive = provision_drive(tmp_path / "lab", SERIAL)
+    old = drive.transport_key.read_text()
+    drive.transport_key.unlink()
+    new = provision_drive(tmp_path / "lab", SERIAL).transport_key.read_text()
+    assert new != old
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("00" * 32 + "\n", "is not the one in the drive's token"),
+        ("00" * 31 + "\n", "should hold 64 hexadecimal digits"),
+        ("", "should hold 64 hexadecimal digits"),
+        ("ä" * 64, "should hold 64 hexadecimal digits"),
+    ],
+)
+def test_changed_transport_file_is_told(lab_state: ProvisionedLab, content: str, text: str) -> None:
+    drive = lab_state.drives[0]
+    kept = drive.transport_key.read_text()
+    drive.transport_key.write_text(content)
+    try:
+        with pytest.raises(ProvisioningError, match=text):
+            provision_drive(lab_state.state_dir, drive.serial)
+    finally:
+        drive.transport_key.write_text(kept)
+    assert provision_drive(lab_state.state_dir, drive.serial) == drive
+
+
+def test_new_hosts_get_a_new_certificate(tmp_path: Path) -> None:
+    lab = provision_lab(tmp_path / "lab", [], [])
+    first = lab.ekm_tls.certificate.read_bytes()
+    provision_lab(tmp_path / "lab", [], [], ekm_hosts=["localhost"])
+    assert lab.ekm_tls.certificate.read_bytes() == first
+    provision_lab(tmp_path / "lab", [], [], ekm_hosts=["ekm.example", "192.0.2.7"])
+    assert lab.ekm_tls.certificate.read_bytes() != first
+
+
+def test_foreign_ca_key_is_told(tmp_path: Path) -> None:
+    lab = provision_lab(tmp_path / "lab", [], [])
+    other = CertificateAuthority(tmp_path / "other")
+    (lab.ca.parent / "ca.key").write_bytes((other.certificate_path.parent / "ca.key").read_bytes())
+    with pytest.raises(ProvisioningError, match="is not that of"):
+        provision_lab(tmp_path / "lab", [], [])
+
+
+def test_softhsm_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAPERIG_SOFTHSM", str(tmp_path / "libsofthsm2.so"))
+    with pytest.raises(ModuleAbsentError, match=r"install the Debian package softhsm2 or set TAPE"):
+        find_module()
+    monkeypatch.delenv("TAPERIG_SOFTHSM")
+    monkeypatch.setattr("hsm.pkcs11.softhsm._MODULES", (tmp_path / "x.so",))
+    with pytest.raises(ModuleAbsentError, match="not in the usual places"):
+        find_module()
+
+
+def test_interrupted_while_a_token_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What SoftHSM had written of it by then, it could not read; so it was not among the tokens."""
+
+    def interrupt(*_: object) -> None:
+        (made,) = (tmp_path / "lab" / "tokens.new").iterdir()
+        os.truncate(made / "token.object", 8)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hsm.pkcs11.softhsm._init_user_pin", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            provision(tmp_path / "lab")
+    open_token(provision(tmp_path / "lab")).close()
+    assert len(list((tmp_path / "lab" / "tokens").iterdir())) == 1
+    assert not list((tmp_path / "lab").glob("*new*"))
+
+
+def test_token_left_without_a_user_pin(tmp_path: Path) -> None:
+    write_configuration(tmp_path / "lab")
+    ensure_pin_file(tmp_path / "lab" / "pins" / "taperig-ekm")
+    so_pin = ensure_pin_file(tmp_path / "lab" / "pins" / "taperig-ekm.so").read()
+    with Module(token_config(tmp_path / "lab", "taperig-ekm")) as module:
+        _init_token(module, "taperig-ekm", so_pin)
+    with pytest.raises(TokenRefusedError, match="has no user PIN yet; run `rig hsm init`"):
+        open_token(token_config(tmp_path / "lab", "taperig-ekm"))
+    open_token(provision(tmp_path / "lab")).close()
+    assert len(list((tmp_path / "lab" / "tokens").iterdir())) == 1
+
+
+def test_single_token(tmp_path: Path) -> None:
+    config = provision(tmp_path / "lab")
+    with open_token(config) as token:
+        assert token.label == "taperig-ekm"
+        with pytest.raises(TokenBusyError):
+            ensure_token(tmp_path / "lab", "another")
+    for label in ("", "x" * 33, "a\nb"):
+        with pytest.raises(TaperigError, match="1 to 32 printable bytes"):
+            ensure_token(tmp_path / "lab", label)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_reaches_the_child(tmp_path: Path) -> None:
+    """The whole group is interrupted, as by a terminal, and no traceback is shown."""
+    script = (
+        "import sys; from pathlib import Path; from hsm.provisioning import provision_lab\n"
+        "def told(step):\n"
+        "    if step == 'key A': print(step, flush=True)\n"
+        "try:\n"
+        "    provision_lab(Path(sys.argv[1]), list('ABCDEFGH'), [], kek_bits=4096, progress=told)\n"
+        "except KeyboardInterrupt:\n"
+        "    sys.exit(77)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path / "lab"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as run:
+        assert run.stdout
+        assert run.stdout.readline() == "key A\n"
+        os.killpg(run.pid, signal.SIGINT)
+        _, stderr = run.communicate(timeout=60)
+    assert run.returncode == 77
+    assert "Traceback" not in stderr
+
+
+def test_certificates_belong_to_the_keys(lab_state: ProvisionedLab) -> None:
+    with open_token(lab_state.ekm_token) as token:
+        ekm_key = token.p256_public_key("taperig ekm signing")
+    assert load_certificate(lab_state.ekm_certificate).public_key() == ekm_key
+    drive = lab_state.drives[0]
+    with open_token(drive.token) as token:
+        drive_key = token.p256_public_key("taperig drive identity")
+    assert isinstance(drive_key.curve, ec.SECP256R1)
+    assert load_certificate(drive.certificate).public_key() == drive_key

@@ -1,0 +1,91 @@
+"""The verdict: fit only when everything is, and each rule can be broken on its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from hsm.validate.findings import Answer, Finding, Status
+from hsm.validate.probes import PROBES
+from hsm.validate.verdict import LIMITS, UNFIT, Fitness, Rule, judge
+
+ALL_GOOD = dict.fromkeys(PROBES, Status.GOOD)
+
+
+def _findings(changed: dict[str, Status]) -> list[Finding]:
+    statuses = {**ALL_GOOD, **changed}
+    return [Finding(name, PROBES[name].asks, Answer(s, "does so")) for name, s in statuses.items()]
+
+
+def test_fit() -> None:
+    verdict = judge(_findings({}))
+    assert verdict.fitness is Fitness.FIT
+    assert verdict.sentence == "fit"
+    assert (verdict.unfit, verdict.limits, verdict.secure_element) == ((), (), ())
+
+
+def test_nothing_tried_is_nothing_held_against_it() -> None:
+    assert judge([]).sentence == "as far as was tried, fit"
+
+
+def test_a_verdict_without_one_probe_says_so() -> None:
+    findings = [each for each in _findings({}) if each.probe != "objects.label_long"]
+    assert not judge(findings).complete
+    assert judge(_findings({})).complete
+
+
+@pytest.mark.parametrize("rule", [*UNFIT, *LIMITS], ids=lambda rule: rule.name)
+def test_each_rule_by_each_of_its_probes(rule: Rule) -> None:
+    worst = {name: _worst(rule, name) for name in rule.probes}
+    for name, status in worst.items():
+        verdict = judge(_findings({name: status}))
+        named = verdict.unfit if rule in UNFIT else verdict.limits
+        (told,) = (each for each in named if each.name == rule.name)
+        assert told.because == (name,)
+        expected = Fitness.UNFIT if rule in UNFIT else Fitness.LIMITED
+        assert verdict.fitness is expected
+        assert rule.name in verdict.sentence
+
+
+def _worst(rule: Rule, name: str) -> Status:
+    """A status that brings the rule about."""
+    for status in (Status.LACKS, Status.RISK):
+        if rule.when(Finding(name, "", Answer(status, "does so"))):
+            return status
+    raise AssertionError(f"{rule.name} cannot be broken by {name}")
+
+
+@pytest.mark.parametrize(
+    ("broken", "names"),
+    [
+        (["oaep.sha256_wrap", "oaep.sha1_unwrap"], {"no RSA-OAEP"}),
+        (["rsa_keys.generate_2048", "rsa_keys.import"], {"no KEKs"}),
+        (
+            ["attributes.unwrap_honours", "attributes.set_afterwards"],
+            {"no protection after unwrap"},
+        ),
+    ],
+)
+def test_what_has_two_ways_is_lost_with_both(broken: list[str], names: set[str]) -> None:
+    for one in broken:
+        assert judge(_findings({one: Status.LACKS})).fitness is not Fitness.UNFIT
+    verdict = judge(_findings(dict.fromkeys(broken, Status.LACKS)))
+    assert verdict.fitness is Fitness.UNFIT
+    assert names <= {each.name for each in verdict.unfit}
+
+
+@pytest.mark.parametrize("status", [Status.CRASHED, Status.HUNG])
+def test_a_crash_is_a_limit(status: Status) -> None:
+    verdict = judge(_findings({"oaep.sha384_wrap": status}))
+    (limit,) = verdict.limits
+    assert (limit.name, limit.because) == ("crashes", ("oaep.sha384_wrap",))
+
+
+def test_secure_element() -> None:
+    verdict = judge(_findings({"key_wrap.key_wrap_wrap": Status.LACKS}))
+    assert verdict.fitness is Fitness.FIT
+    assert [each.name for each in verdict.secure_element] == ["no AES-KEY-WRAP"]
+
+
+def test_rules_name_probes_that_there_are() -> None:
+    for rule in (*UNFIT, *LIMITS):
+        assert set(rule.probes) <= set(PROBES), rule.name

@@ -1,0 +1,103 @@
+"""``rig ekm verify``: every key manager of a node answers and knows every label of its pools."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rig.lab.load import load_lab
+from tests.support.rig_command import Ended, lab_file, rig
+
+NODES = """
+nodes:
+  one:
+    drives: [TR0000000001]
+    ekms: [main]
+  two:
+    drives: [TR0000000002]
+    ekms: [backup]
+    pools:
+      7:
+        encrypt: true
+        keys:
+          - {label: June 2007 Key}
+          - {label: May 1999 Key}
+"""
+BACKUP = ("ekms:\n", "ekms:\n  - {name: backup, port: 0, token: ekm}\n")
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A state folder of this module's own, provisioned by the first command."""
+    return str(tmp_path_factory.mktemp("verify") / "state")
+
+
+def verify(state: str, lab: Path, *options: str) -> Ended:
+    return rig("ekm", "verify", "--lab", lab, *options, TAPERIG_STATE=state)
+
+
+def told(ended: Ended) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(ended.out)
+    return found
+
+
+@contextmanager
+def mute_port() -> Iterator[int]:
+    """A port where connections are taken and nothing is said."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.rule("EKM-10", "EKM-11")
+def test_each_node_has_key_managers_and_labels_of_its_own(state: str, tmp_path: Path) -> None:
+    second = "drives:\n  - {serial: TR0000000002, model: TS1120, board: sim}\n"
+    lab = lab_file(tmp_path, BACKUP, ("drives:\n", second))
+    lab.write_text(lab.read_text() + NODES)
+    loaded = load_lab(lab)
+    assert [ekm.name for ekm in loaded.ekms_of("one")] == ["main"]
+    assert [ekm.name for ekm in loaded.ekms_of("two")] == ["backup"]
+    assert list(loaded.pools_of("two")) == [7]
+    assert loaded.labels_of("one") == ("June 2007 Key", "June 2007 DR Site Key")
+
+    good = verify(state, lab)
+    assert (good.code, good.err) == (0, "")
+    assert "node one: 1 key managers, 2 key labels" in good.out
+    assert "pass  main (127.0.0.1:" in good.out
+    assert "knows every label" in good.out
+    assert "backup" not in good.out
+
+    bad = verify(state, lab, "--node", "two", "--json")
+    assert bad.code == 1
+    found = told(bad)
+    assert (found["node"], found["good"]) == ("two", False)
+    (backup,) = found["ekms"]
+    assert backup["name"] == "backup"
+    assert [(each["label"], each["known"]) for each in backup["labels"]] == [
+        ("June 2007 Key", True),
+        ("May 1999 Key", False),
+    ]
+    assert "There is no node 'three'" in verify(state, lab, "--node", "three").sentence()
+
+
+@pytest.mark.rule("EKM-11")
+def test_one_that_does_not_answer_is_told_beside_one_that_does(state: str, tmp_path: Path) -> None:
+    with mute_port() as port:
+        dead = f"ekms:\n  - {{name: backup, port: {port}, start: false, token: ekm}}\n"
+        ended = verify(state, lab_file(tmp_path, ("ekms:\n", dead)))
+    assert (ended.code, ended.err) == (1, "")
+    assert f"fail  backup (127.0.0.1:{port})" in ended.out
+    assert "no answer in time" in ended.out
+    assert "pass  main (127.0.0.1:" in ended.out
+
+
+def test_a_node_has_at_most_two_key_managers(tmp_path: Path) -> None:
+    more = "ekms:\n" + "".join(f"  - {{name: e{n}, port: 0, token: ekm}}\n" for n in range(3))
+    lab = lab_file(tmp_path, ("ekms:\n", more))
+    sentence = rig("ekm", "verify", "--lab", lab).sentence()
+    assert "node main would have 4 key managers; a node has one or two" in sentence

@@ -1,0 +1,199 @@
+"""``rig ve`` as an operator uses it: commands, one after the other, on one node.
+
+They run in this process, which saves starting Python thirty times; the last test starts it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from hsm.errors import TaperigError
+from rig.cli.main import app
+from rig.ve.volumes.image_transfer import inspect_image
+from tests.support.rig_command import DEFAULT_LAB, rig
+from tests.support.tape_images import labelled, write_tape
+
+NODES = """
+nodes:
+  first:
+    storage_groups: {PLAIN: 1, SECRET: 2}
+    management_classes: {TWICE: 1}
+    cartridge_mb: 0.03
+    cartridges: 4
+  second:
+    drives: [TR0000000002]
+    pools:
+      7: {encrypt: false}
+    cartridges: 1
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    """The default lab with two nodes."""
+    text = DEFAULT_LAB.replace("port: 3801", "port: 0")
+    drive = "  - serial: TR0000000001\n    model: TS1120 "
+    assert drive in text
+    other = drive.replace("TR0000000001", "TR0000000002").rstrip() + "\n    board: sim\n"
+    text = text.replace(drive, other + drive) + NODES.replace(
+        "first:", "first:\n    drives: [TR0000000001]"
+    )
+    path = tmp_path / "lab.yaml"
+    path.write_text(text)
+    return path
+
+
+def ve(lab: Path, *arguments: str | Path, code: int = 0) -> str:
+    """What a command prints on standard output."""
+    done = CliRunner().invoke(app, ["ve", *map(str, arguments), "--lab", str(lab)])
+    assert done.exit_code == code, (done.stdout, done.stderr, done.exception)
+    return done.stdout
+
+
+def ve_json(lab: Path, *arguments: str | Path, code: int = 0) -> Any:
+    return json.loads(ve(lab, *arguments, "--json", code=code))
+
+
+def refusal(lab: Path, *arguments: str | Path) -> str:
+    """The sentence that a command refuses with."""
+    done = CliRunner().invoke(app, ["ve", *map(str, arguments), "--lab", str(lab)])
+    assert isinstance(done.exception, TaperigError), (done.stdout, done.exception)
+    return str(done.exception)
+
+
+@pytest.mark.rule("POOL-7", "EKM-10")
+def test_a_day_of_an_operator(tmp_path: Path, state: Path, lab: Path) -> None:
+    files = []
+    for number in (1, 2, 3):
+        files.append(tmp_path / f"file{number}")
+        files[-1].write_bytes(bytes([number]) * 10_000 * number)
+    assert "0 copies" in ve(lab, "status")
+    assert "L00003" in ve(lab, "write", *files, "--storage-group", "SECRET")
+    assert ve_json(lab, "status")["waiting_for_tape"] == 3
+    worked = ve(lab, "work")
+    assert "BOT-2e   TAP001" in worked
+    assert "BOT-2e   TAP002" in worked  # 10 and 20 kB fill the first cartridge
+    assert ve(lab, "messages").count("Encrypted Physical Tape TAP001") == 1
+    volumes = {row["volume"]: row for row in ve_json(lab, "volumes")}
+    assert [volumes[name]["copies"][0]["volser"] for name in sorted(volumes)] == [
+        *("TAP001", "TAP001", "TAP002")
+    ]
+    assert [row["volser"] for row in ve_json(lab, "search", "--encryption", "encrypted")] == [
+        *("TAP001", "TAP002")
+    ]
+    assert ve_json(lab, "needs-key", "june 2007 key", code=1)["volumes"] == ["TAP001", "TAP002"]
+    # Settings of one node; the other's are its own.
+    ve(lab, "pools", "--set", "3", "--no-borrow", "--threshold", "50", "--days-write", "10")
+    ve(lab, "constructs", "--storage-group", "LATER=3", "--default-primary", "3")
+    pools = {row["pool"]: row for row in ve_json(lab, "pools")}
+    assert (pools[3]["borrow"], pools[3]["reclaim"]["days_since_write"]) == (False, 10)
+    assert [row["pool"] for row in ve_json(lab, "pools", "--node", "second")] == [7]
+    assert ve_json(lab, "constructs")["defaults"] == {"primary_pool": 3, "secondary_pool": 0}
+    # Two of the three methods; the third is a story of its own.
+    ve(lab, "expire", "L00002")
+    assert "L00001" in ve(lab, "map", "TAP001")
+    assert ve_json(lab, "reclaim", "plan")["candidates"][0]["volser"] == "TAP001"
+    ve(lab, "reclaim", "inhibit", "mon/00:00+10080")
+    assert "reclaim is inhibited until ever" in ve(lab, "reclaim", "plan")
+    assert ve_json(lab, "move", "TAP001-TAP002", "--to", "1")["waiting"] == []
+    assert {row["volser"] for row in ve_json(lab, "search", "--pool", "1")} == {"TAP003", "TAP004"}
+    out = tmp_path / "out"
+    ve(lab, "read", "L00001", "L00003", "--out", out)
+    assert (out / "L00001").read_bytes() == files[0].read_bytes()
+    assert (out / "L00003").read_bytes() == files[2].read_bytes()
+    assert "nothing wrong" in ve(lab, "check", "--deep")
+    rows = ve_json(lab, "stats")
+    assert [(row["pool"], row["encrypted_volumes"], row["clear_volumes"]) for row in rows] == [
+        (1, 0, 2),
+        (2, 3, 0),
+    ]
+    before = ve_json(lab, "clock")["time"]
+    assert ve_json(lab, "clock", "--advance", "30")["time"] > before
+    assert "no intervention" in ve(lab, "interventions")
+
+
+def test_tape_images_come_under_their_names_and_go_as_they_came(
+    tmp_path: Path, state: Path, lab: Path
+) -> None:
+    image = write_tape(tmp_path / "any.aws", *labelled("PAY001", "PAY.ROLL", b"payroll" * 100))
+    assert ve(lab, "import", image, "--storage-group", "PLAIN").startswith("PAY001  ")
+    assert ve_json(lab, "volumes", "PAY001")[0]["waiting_for_pools"] == [1]
+    (tmp_path / "plain").write_bytes(b"a file")
+    ve(lab, "write", tmp_path / "plain", "--name", "PLAIN1")
+    ve(lab, "export", "PAY001", "PLAIN1", "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "PAY001.aws").read_bytes() == image.read_bytes()
+    exported = inspect_image(tmp_path / "out" / "PLAIN1.aws")
+    assert (exported.volser, exported.data_sets[0].bytes) == ("PLAIN1", 6)
+    assert "nothing wrong" in ve(lab, "check", "--deep")
+
+
+INSTALLATION = """
+installation:
+  drives:
+    - {serial: TR0000000001, features: [9592]}
+    - {serial: TR0000000003, features: [9592], method: library-managed}
+"""
+
+
+@pytest.mark.rule("PRE-4", "PRE-5", "PRE-6")
+def test_prerequisites_are_listed_and_hold_for_the_panel(
+    tmp_path: Path, state: Path, lab: Path
+) -> None:
+    assert "does not say what is installed" in refusal(lab, "prerequisites")
+    lab.write_text(lab.read_text() + INSTALLATION)
+    found = ve_json(lab, "prerequisites", code=1)
+    assert [each["rule"] for each in found["findings"]] == ["PRE-5"]
+    assert [each["used"] for each in found["drives"]] == [True, False]
+    assert "set them to system-managed" in ve(lab, "prerequisites", code=1)
+    key = ("--key", "June 2007 Key")
+    ve(lab, "pools", "--set", "4", "--encrypt", *key)
+    # Without the license, the lab file's own encrypted pool is refused, and so is the panel's.
+    lab.write_text(
+        lab.read_text()
+        .replace("installation:\n", "installation:\n  features: [1000]\n")
+        .replace("  2:\n    encrypt: true", "  2:\n    encrypt: false")
+    )
+    assert "9900" in refusal(lab, "pools", "--set", "5", "--encrypt", *key)
+
+
+def test_what_is_wrong_is_one_sentence(lab: Path, state: Path) -> None:
+    assert "no node 'third'" in refusal(lab, "status", "--node", "third")
+    assert "none of: blank, clear, encrypted" in refusal(lab, "search", "--encryption", "maybe")
+    assert "no logical volume 'L00001'" in refusal(lab, "volumes", "L00001")
+    assert "no physical volume 'TAP099'" in refusal(lab, "map", "TAP099")
+    assert "Pool 9 is not configured" in refusal(lab, "constructs", "--storage-group", "X=9")
+    assert "NAME=POOL" in refusal(lab, "constructs", "--storage-group", "X")
+    assert "encrypts, but has 0 key labels" in refusal(lab, "pools", "--set", "4", "--encrypt")
+    assert "from 5 to 95" in refusal(lab, "pools", "--set", "4", "--threshold", "4")
+    assert "does not encrypt" in refusal(lab, "migrate", "2", "1")
+    assert "mon/22:00+480" in refusal(lab, "reclaim", "inhibit", "sometimes")
+    assert "cannot be read" in refusal(lab, "write", lab.parent / "absent")
+    assert "is no name of a logical volume" in refusal(lab, "write", lab, "--name", "x")
+
+
+def test_a_node_in_the_lab_file_is_checked(tmp_path: Path, state: Path) -> None:
+    path = tmp_path / "lab.yaml"
+    wrong = """
+nodes:
+  one: {drives: [TR0000000009]}
+  two: {ekms: [nobody], storage_groups: {A: 9}, cartridges: many}
+"""
+    path.write_text(DEFAULT_LAB + wrong)
+    assert "cartridges is 'many'; it must be a number of cartridges" in refusal(path, "status")
+    path.write_text(DEFAULT_LAB + wrong.replace(", cartridges: many", ""))
+    said = refusal(path, "status")
+    for words in (
+        "there is no drive 'TR0000000009'",
+        "there is no key manager 'nobody'",
+        "pool 9 of 'A' is not among the pools of node two",
+    ):
+        assert words in said
+
+
+def test_the_command_itself_ends_with_one_sentence(lab: Path, state: Path) -> None:
+    assert "no physical volume 'TAP099'" in rig("ve", "map", "TAP099", "--lab", lab).sentence()

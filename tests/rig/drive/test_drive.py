@@ -1,0 +1,559 @@
+"""The drive's firmware on real gates: what it asks for, what it refuses, and with which sense."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hsm.ekm.protocol.drive_side import KeyGrant
+from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
+from hsm.keys.eedk import KeyLabel
+from rig.drive.cartridge import Cartridge
+from rig.drive.cartridge_format import (
+    HEADER_BYTES,
+    SLOT_OFFSETS,
+    TAG_BYTES,
+    CartridgeMemory,
+    DamagedCartridgeError,
+    Flags,
+    RecordHeader,
+)
+from rig.drive.drive import Block, Drive
+from rig.drive.sense import KEY_FAIL_LIMIT, DriveError, KeyRequired, Sense, sense_of
+from rig.engine.driver import Operation, Record, Status
+from rig.ve.catalogue.pools import Pool
+from tests.support.tape_site import Room, Site
+
+LABELS = (KeyLabel("KEK 1"),)
+ENCRYPTED = Pool(2, True, LABELS)
+CLEAR = Pool(1)
+
+
+@pytest.fixture
+def room(site: Site, tmp_path: Path) -> Room:
+    return site.room(tmp_path, CLEAR, ENCRYPTED)
+
+
+@contextmanager
+def mounted(room: Room, volser: str, *, write: bool = False) -> Iterator[Drive]:
+    """Mount as the VE does, but leave the commands to the test."""
+    with room.library.mounted(volser, write=write) as cartridge:
+        room.drive.load(cartridge)
+        try:
+            yield room.drive
+        finally:
+            if room.drive.loaded:
+                room.drive.unload()
+
+
+def exchange(room: Room, drive: Drive) -> KeyGrant:
+    session = drive.key_session()
+    room.ve.proxy.exchange(session)
+    return session.grant
+
+
+def set_key(room: Room, command: Callable[[], object]) -> None:
+    """Give a command that needs a key, and have the key set."""
+    with pytest.raises(KeyRequired):
+        command()
+    room.drive.accept_key(exchange(room, room.drive))
+
+
+def read_all(room: Room, volser: str) -> list[Block]:
+    """Read a cartridge to its end, block by block."""
+    blocks: list[Block] = []
+    with mounted(room, volser) as drive:
+        if drive.encrypting and drive.block_count:
+            set_key(room, drive.read)
+        while got := drive.read(1):
+            assert len(got) == 1
+            blocks += got
+    return blocks
+
+
+def sense(room: Room, volser: str) -> tuple[Sense, int]:
+    """Read until it fails; return the sense and how many blocks came before."""
+    count = 0
+    with mounted(room, volser) as drive:
+        try:
+            if drive.encrypting:
+                set_key(room, drive.read)
+            while got := drive.read():
+                count += len(got)
+        except DriveError as error:
+            failure = error
+        else:
+            pytest.fail("it can be read to its end")
+    assert not room.site.engine.key_valid
+    return failure.sense, count
+
+
+# Asking for keys
+
+
+@pytest.mark.rule("BOT-2b", "APP-2b", "APP-2c", "READ-2b")
+def test_a_key_is_asked_for_when_data_needs_it_and_not_before(room: Room) -> None:
+    room.library.add("TAP001", 2)
+    with mounted(room, "TAP001", write=True) as drive:
+        with pytest.raises(DriveError, match="no need of a data key"):
+            drive.key_session()
+        drive.set_encryption(LABELS)
+        with pytest.raises(KeyRequired) as wish:
+            drive.write([Block(b"data")])
+        assert wish.value.sense is Sense.KEY_GENERATE
+        assert not drive.key_set
+        drive.accept_key(exchange(room, drive))
+        assert drive.key_set
+        assert room.site.engine.key_valid
+        drive.write([Block(b"data"), Block(b"label", label=True)])
+        assert drive.position == 2
+    assert not room.site.engine.key_valid
+    with mounted(room, "TAP001", write=True) as drive:
+        assert drive.encrypting
+        assert drive.locate_append_point() == 2
+        assert drive.label_positions() == [1]
+        assert not drive.key_set
+        with pytest.raises(KeyRequired) as wish:
+            drive.write([Block(b"more")])
+        assert wish.value.sense is Sense.KEY_TRANSLATE
+        assert drive.block_count == 2
+        drive.locate(1)
+        with pytest.raises(KeyRequired) as wish:
+            drive.read()
+        assert wish.value.sense is Sense.KEY_TRANSLATE
+        drive.accept_key(exchange(room, drive))
+        assert drive.read() == [Block(b"label", label=True)]
+        assert drive.read() == []
+
+
+@pytest.mark.rule("BOT-4")
+def test_no_key_outlives_a_mount_or_is_there_at_the_next(room: Room) -> None:
+    engine, element = room.site.engine, room.site.element
+    volser = room.ve.write_from_bot(2, room.volumes(100))
+    with mounted(room, volser) as drive:
+        set_key(room, drive.read)
+        (result,) = engine.process([Record(Operation.ENCRYPT, b"x")])
+        assert result.status is Status.OK
+        grant = None
+        drive.unload()
+        (result,) = engine.process([Record(Operation.ENCRYPT, b"x")])
+        assert result.status is Status.NO_KEY
+    with mounted(room, volser) as drive:
+        with pytest.raises(KeyRequired):
+            drive.read()
+        grant = exchange(room, drive)
+        drive.unload()
+    engine.load_sealed_key(element.unseal(grant.sedk))  # left by somebody else
+    with mounted(room, volser) as drive:
+        assert not engine.key_valid
+        with pytest.raises(KeyRequired):
+            drive.read()
+
+
+def test_a_key_lost_on_the_way_is_asked_for_again(room: Room) -> None:
+    volser = room.ve.write_from_bot(2, room.volumes(100))
+    with mounted(room, volser, write=True) as drive:
+        set_key(room, drive.read)
+        before = drive.read(1)
+        room.site.engine.zeroize()
+        with pytest.raises(KeyRequired, match="gone from its hardware") as wish:
+            drive.read()
+        assert wish.value.sense is Sense.KEY_REQUIRED
+        assert not drive.key_set
+        drive.accept_key(exchange(room, drive))
+        after = drive.read()
+        drive.write([Block(b"one")])
+        room.site.engine.zeroize()
+        with pytest.raises(KeyRequired, match="gone from its hardware"):
+            drive.write([Block(b"two")])
+        drive.accept_key(exchange(room, drive))
+        drive.write([Block(b"two")])
+    blocks = read_all(room, volser)
+    assert blocks == [*before, *after, Block(b"one"), Block(b"two")]
+    with Cartridge.open(room.library.path(volser)) as cartridge:
+        ivs = [header.iv for header in cartridge.headers]
+    assert len(set(ivs)) == len(ivs)
+
+
+@pytest.mark.rule("KEY-1", "BOT-5")
+def test_a_key_that_was_set_for_reading_is_not_used_to_write_from_bot(room: Room) -> None:
+    volser = room.ve.write_from_bot(2, room.volumes(100))
+    before = room.tape(volser)
+    with mounted(room, volser, write=True) as drive:
+        set_key(room, drive.read)
+        drive.set_encryption(LABELS)
+        assert not room.site.engine.key_valid
+        with pytest.raises(KeyRequired) as wish:
+            drive.write([Block(b"new")])
+        assert wish.value.sense is Sense.KEY_GENERATE
+    assert room.tape(volser) == before
+
+
+def test_a_key_lost_in_the_middle_of_writing_from_bot(room: Room) -> None:
+    room.library.add("TAP001", 2)
+    with mounted(room, "TAP001", write=True) as drive:
+        drive.set_encryption(LABELS)
+        set_key(room, lambda: drive.write([Block(b"one")]))
+        room.site.engine.zeroize()
+        with pytest.raises(KeyRequired):
+            drive.write([Block(b"one")])
+        drive.accept_key(exchange(room, drive))  # the same key: its EEDKs are in the memory by now
+        drive.write([Block(b"one")])
+    assert read_all(room, "TAP001") == [Block(b"one")]
+
+
+# Keys that are refused
+
+
+@pytest.mark.rule("READ-2d", "APP-2e")
+def test_the_key_of_another_cartridge_is_refused_before_any_use(room: Room) -> None:
+    first = room.ve.write_from_bot(2, room.volumes(100))
+    second = room.ve.write_from_bot(2, room.volumes(100))
+    before = room.tape(first)
+    with mounted(room, second) as drive:
+        with pytest.raises(KeyRequired):
+            drive.read()
+        wrong = exchange(room, drive)
+    with mounted(room, first, write=True) as drive:
+        drive.locate_append_point()
+        for _ in range(KEY_FAIL_LIMIT):
+            with pytest.raises(KeyRequired):
+                drive.write([Block(b"never")])
+            with pytest.raises(DriveError, match="is not its data key") as caught:
+                drive.accept_key(wrong)
+            assert caught.value.sense is Sense.WRONG_KEY
+            assert not room.site.engine.key_valid
+        with pytest.raises(KeyRequired):
+            drive.write([Block(b"never")])
+        right = exchange(room, drive)
+        with pytest.raises(DriveError) as caught:
+            drive.accept_key(right)
+        assert caught.value.sense is Sense.KEY_FAIL_LIMIT
+    assert room.tape(first)[8192:] == before[8192:]
+    assert len(read_all(room, first)) == 3
+
+
+@pytest.mark.rule("KEY-12", "BOT-2d")
+@pytest.mark.parametrize("sedk", [b"", bytes(256), b"\xff" * 256, bytes(10_000)])
+def test_an_sedk_that_does_not_open_is_refused(room: Room, sedk: bytes) -> None:
+    volser = room.ve.write_from_bot(2, room.volumes(100))
+    with mounted(room, volser) as drive:
+        with pytest.raises(DriveError) as caught:
+            drive.accept_key(KeyGrant(sedk, ()))
+        assert caught.value.sense is Sense.COMMAND_SEQUENCE
+        with pytest.raises(KeyRequired):
+            drive.read()
+        with pytest.raises(DriveError) as caught:
+            drive.accept_key(KeyGrant(sedk, ()))
+        assert caught.value.sense is Sense.KEY_WRAPPING_FAILURE
+        assert not room.site.engine.key_valid
+
+
+# What was done to a cartridge
+
+
+def put_memory(path: Path, change: Callable[[CartridgeMemory], CartridgeMemory]) -> None:
+    """Change the memory in both slots, with a right CRC."""
+    with path.open("r+b") as file:
+        for offset in SLOT_OFFSETS:
+            file.seek(offset)
+            memory = change(CartridgeMemory.decode(file.read(4096)))
+            file.seek(offset)
+            file.write(memory.encode())
+
+
+def stored(path: Path, block: int) -> tuple[int, RecordHeader, bytes]:
+    with Cartridge.open(path) as cartridge:
+        (record,) = cartridge.read(block, 1)
+        return cartridge.offset(block), record.header, record.data + record.tag
+
+
+def put_record(path: Path, offset: int, header: RecordHeader, payload: bytes) -> None:
+    """Put a record somewhere, with right CRCs."""
+    header = replace(header, payload_crc=zlib.crc32(payload))
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(header.encode() + payload)
+
+
+@pytest.mark.rule("READ-2e")
+@pytest.mark.parametrize("where", ["first byte", "last byte", "tag", "iv", "flags"])
+def test_an_altered_record_does_not_decrypt(room: Room, where: str) -> None:
+    volser = room.ve.write_from_bot(2, room.volumes(1000))
+    path = room.library.path(volser)
+    offset, header, payload = stored(path, 1)
+    changed = bytearray(payload)
+    if where == "first byte":
+        changed[0] ^= 0x80
+    elif where == "last byte":
+        changed[-TAG_BYTES - 1] ^= 1
+    elif where == "tag":
+        changed[-1] ^= 1
+    elif where == "iv":
+        header = replace(header, counter=header.counter + 1)
+    else:
+        header = replace(header, flags=header.flags | Flags.LABEL)
+    put_record(path, offset, header, bytes(changed))
+    assert sense(room, volser) == (Sense.INTEGRITY, 1)
+    with mounted(room, volser) as drive:
+        set_key(room, drive.read)
+        drive.locate(1)
+        with pytest.raises(DriveError, match="altered, moved or put there from elsewhere"):
+            drive.read()
+        drive.locate(2)
+        assert len(drive.read()) == 1
+
+
+def test_plain_damage_is_told_from_alteration(room: Room) -> None:
+    volser = room.ve.write_from_bot(2, room.volumes(1000))
+    path = room.library.path(volser)
+    offset, _, _ = stored(path, 1)
+    with path.open("r+b") as file:
+        file.seek(offset + HEADER_BYTES + 500)
+        file.write(b"damage")
+    with mounted(room, volser) as drive:
+        set_key(room, drive.read)
+        drive.locate(1)
+        with pytest.raises(DriveError, match="may be plain damage") as caught:
+            drive.read()
+    assert caught.value.sense is Sense.INTEGRITY
+
+
+@pytest.mark.rule("READ-2e")
+def test_swapped_records_do_not_decrypt(room: Room) -> None:
+    volser = room.ve.write_from_bot(2, room.volumes(100, 100))
+    path = room.library.path(volser)
+    first_offset, first, first_payload = stored(path, 1)
+    second_offset, second, second_payload = stored(path, 4)
+    put_record(path, first_offset, replace(second, block=1), second_payload)
+    put_record(path, second_offset, replace(first, block=4), first_payload)
+    assert sense(room, volser) == (Sense.INTEGRITY, 1)
+
+
+@pytest.mark.rule("READ-2e")
+def test_a_record_spliced_in_from_another_cartridge_does_not_decrypt(room: Room) -> None:
+    volumes = room.volumes(100)
+    first, second = (room.ve.write_from_bot(2, volumes) for _ in range(2))
+    offset, _, _ = stored(room.library.path(first), 1)
+    _, header, payload = stored(room.library.path(second), 1)
+    put_record(room.library.path(first), offset, header, payload)
+    assert sense(room, first) == (Sense.INTEGRITY, 1)
+
+
+@pytest.mark.rule("READ-2e", "BOT-5")
+def test_a_record_of_before_the_last_write_from_bot_does_not_decrypt(room: Room) -> None:
+    volumes = room.volumes(100)
+    volser = room.ve.write_from_bot(2, volumes)
+    path = room.library.path(volser)
+    _, old, old_payload = stored(path, 1)
+    room.ve.write_from_bot(2, volumes, volser)
+    offset, new, _ = stored(path, 1)
+    put_record(path, offset, replace(old, epoch=new.epoch), old_payload)
+    assert sense(room, volser) == (Sense.INTEGRITY, 1)
+
+
+@pytest.mark.rule("READ-2d")
+def test_a_whole_cartridge_under_another_volser_gets_no_key(room: Room) -> None:
+    """Everything of one cartridge copied to another, even with its memory made to fit."""
+    volser = room.ve.write_from_bot(2, room.volumes(100))
+    room.library.add("OTHER1", 2)
+    path = room.library.path("OTHER1")
+    path.write_bytes(room.tape(volser))
+    put_memory(path, lambda memory: replace(memory, volser="OTHER1"))
+    with mounted(room, "OTHER1") as drive:
+        with pytest.raises(KeyRequired):
+            drive.read()
+        with pytest.raises(ExchangeError) as caught:
+            exchange(room, drive)
+        assert caught.value.code is ErrorCode.WRONG_VOLUME
+        assert sense_of(caught.value) is Sense.WRONG_EEDK
+
+
+@pytest.mark.rule("READ-2d")
+def test_the_eedks_of_another_time_give_a_key_that_is_refused(room: Room) -> None:
+    """The same VOLSER written from BOT twice: its older EEDKs open, but to another key."""
+    volser = room.ve.write_from_bot(2, room.volumes(100))
+    with Cartridge.open(room.library.path(volser)) as cartridge:
+        older = cartridge.memory.eedks
+    room.ve.write_from_bot(2, room.volumes(100), volser)
+    put_memory(room.library.path(volser), lambda memory: replace(memory, eedks=older))
+    assert sense(room, volser) == (Sense.WRONG_KEY, 0)
+
+
+def test_unencrypted_data_on_an_encrypted_cartridge_is_refused(room: Room) -> None:
+    volser = room.ve.write_from_bot(2, room.volumes(100))
+    path = room.library.path(volser)
+    offset, header, payload = stored(path, 1)
+    plain = replace(header, flags=Flags(0), length=len(payload))
+    put_record(path, offset, plain, b"P" * len(payload))
+    assert sense(room, volser) == (Sense.UNENCRYPTED_DATA, 1)
+
+
+def test_encrypted_data_on_a_clear_cartridge_is_refused(room: Room) -> None:
+    volser = room.ve.write_from_bot(1, room.volumes(100))
+    path = room.library.path(volser)
+    offset, header, payload = stored(path, 1)
+    sealed = replace(header, flags=Flags.ENCRYPTED, length=len(payload) - TAG_BYTES)
+    put_record(path, offset, sealed, payload)
+    assert sense(room, volser) == (Sense.UNABLE_TO_DECRYPT, 1)
+
+
+def test_a_damaged_block_of_a_clear_cartridge_is_a_read_error(room: Room) -> None:
+    volser = room.ve.write_from_bot(1, room.volumes(100))
+    path = room.library.path(volser)
+    offset, _, _ = stored(path, 1)
+    with path.open("r+b") as file:
+        file.seek(offset + HEADER_BYTES)
+        file.write(b"damage")
+    assert sense(room, volser) == (Sense.READ_ERROR, 1)
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_a_damaged_header_is_read_up_to(room: Room, pool: int) -> None:
+    volser = room.ve.write_from_bot(pool, room.volumes(100, 100))
+    path = room.library.path(volser)
+    offset, _, _ = stored(path, 4)
+    with path.open("r+b") as file:
+        file.seek(offset + 10)
+        file.write(b"?")
+    assert sense(room, volser) == (Sense.FORMAT_CORRUPTED, 4)
+    with mounted(room, volser, write=True) as drive:
+        drive.locate_append_point()
+        if drive.encrypting:
+            set_key(room, lambda: drive.write([Block(b"x")]))
+        with pytest.raises(DamagedCartridgeError, match="cannot append"):
+            drive.write([Block(b"x")])
+
+
+@pytest.mark.rule("APP-2e")
+def test_a_changed_key_check_stops_an_append_before_it_mixes_keys(room: Room) -> None:
+    volser = room.ve.write_from_bot(2, room.volumes(100))
+    path = room.library.path(volser)
+    put_memory(path, lambda memory: replace(memory, key_check=bytes(16)))
+    before = path.read_bytes()
+    with mounted(room, volser, write=True) as drive:
+        drive.locate_append_point()
+        with pytest.raises(DriveError) as caught:
+            set_key(room, lambda: drive.write([Block(b"x")]))
+        assert caught.value.sense is Sense.WRONG_KEY
+    assert path.read_bytes() == before
+
+
+# The order of commands
+
+
+def make_other(room: Room) -> Cartridge:
+    room.library.add("OTHER1", 1)
+    return Cartridge.open(room.library.path("OTHER1"))
+
+
+def test_commands_out_of_order_are_refused(room: Room) -> None:
+    drive = room.drive
+    for command in (
+        drive.unload,
+        drive.read,
+        lambda: drive.write([Block(b"x")]),
+        lambda: drive.set_encryption(None),
+        lambda: drive.locate(0),
+    ):
+        with pytest.raises(DriveError) as caught:
+            command()
+        assert caught.value.sense is Sense.NO_CARTRIDGE
+    volser = room.ve.write_from_bot(1, room.volumes(100))
+    before = room.tape(volser)
+    with mounted(room, volser, write=True):
+        other = make_other(room)
+        with pytest.raises(DriveError, match="holds cartridge TAP001 already"):
+            drive.load(other)
+        other.close()
+        with pytest.raises(DriveError) as caught:
+            drive.write([Block(b"x")])  # at BOT, where nobody said that it may begin anew
+        assert caught.value.sense is Sense.POSITION
+        with pytest.raises(DriveError, match="no block 4"):
+            drive.locate(4)
+        with pytest.raises(DriveError, match="0 key labels"):
+            drive.set_encryption([])
+        drive.set_encryption(None)
+        drive.locate(1)
+        with pytest.raises(DriveError) as caught:
+            drive.write([Block(b"x")])
+        assert caught.value.sense is Sense.POSITION
+    assert room.tape(volser) == before
+    with mounted(room, volser, write=False):
+        for command in (lambda: drive.set_encryption(None), lambda: drive.write([Block(b"x")])):
+            with pytest.raises(DriveError) as caught:
+                command()
+            assert caught.value.sense is Sense.WRITE_PROTECTED
+    with mounted(room, volser, write=True):
+        drive.locate_append_point()
+        drive.write([Block(b"x")])
+        with pytest.raises(DriveError, match="is writing"):
+            drive.set_encryption(None)
+        drive.locate(0)
+        with pytest.raises(DriveError) as caught:
+            drive.write([Block(b"y")])
+        assert caught.value.sense is Sense.POSITION
+        assert len(drive.read()) == 4
+        drive.write([Block(b"y")])
+    assert [block.data for block in read_all(room, volser)][3:] == [b"x", b"y"]
+
+
+def test_read_gives_whole_blocks_up_to_the_bytes_asked_for(room: Room) -> None:
+    room.library.add("TAP001", 1)
+    with mounted(room, "TAP001", write=True) as drive:
+        drive.set_encryption(None)
+        drive.write([Block(bytes([n]) * 100) for n in range(5)])
+        drive.locate(0)
+        assert len(drive.read(250)) == 2
+        assert len(drive.read(1)) == 1
+        assert [block.data[0] for block in drive.read()] == [3, 4]
+        assert drive.read() == []
+
+
+def test_an_engine_that_will_not_zeroize_is_not_passed_over(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volser = room.ve.write_from_bot(2, room.volumes(100))
+    with mounted(room, volser) as drive:
+        set_key(room, drive.read)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(room.site.engine), "zeroize", lambda engine: None)
+            with pytest.raises(DriveError, match="still holds a data key") as caught:
+                drive.unload()
+        assert caught.value.sense is Sense.ENGINE_FAILURE
+        assert not drive.loaded
+    room.site.engine.zeroize()
+
+
+# Sense codes
+
+
+def test_sense_codes_are_each_their_own_and_say_what_to_do() -> None:
+    codes = [item.code for item in Sense]
+    assert len(set(codes)) == len(codes)
+    assert Sense.KEY_GENERATE.code == "7/EF/11"
+    for item in Sense:
+        assert item.meaning
+        assert item.remedy
+        text = str(DriveError(item, "Block 7 of TAP001"))
+        assert text == f"Block 7 of TAP001 (sense {item.code}, {item.meaning}); {item.remedy}."
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_every_failure_of_an_exchange_has_a_sense(code: ErrorCode) -> None:
+    found = sense_of(ExchangeError(code, "why"))
+    assert found is not None
+    assert found.asc == 0xEE
+    assert found.key == 4 or 0x26 <= found.ascq <= 0x32
+
+
+def test_the_codes_are_those_that_real_drives_report() -> None:
+    security = {s.code for s in Sense if s.asc == 0x74}
+    assert security == {f"7/74/0{n}" for n in range(6)}
+    assert {s.code for s in Sense if s.asc == 0xEF} == {"7/EF/10", "7/EF/11", "7/EF/13"}
+    assert {"7/26/10", "4/EE/0E", "4/EE/0F"} <= {s.code for s in Sense}

@@ -1,0 +1,161 @@
+"""Known-answer files: what is read, what is refused and where; NIST's answers from the gates."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from rig.engine.driver import Engine, Operation
+from rig.engine.known_answers import KatError, KatReport, read_vectors, run_kat
+
+# NIST SP 800-38D test case 16 (256-bit key, 20 bytes of AAD).
+KEY = "feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308"
+IV = "cafebabefacedbaddecaf888"
+PT = (
+    "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
+    "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"
+)
+AAD = "feedfacedeadbeeffeedfacedeadbeefabaddad2"
+CT = (
+    "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa"
+    "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662"
+)
+TAG = "76fc6ece0f4e1768cddf8853bb2d551b"
+
+HEAD = "# CAVS\r\n\r\n[Keylen = 256]\r\n[IVlen = 96]\r\n\r\n"
+
+
+def encrypt_vector(count: int = 0, **changes: str) -> str:
+    fields = {"Key": KEY, "IV": IV, "PT": PT, "AAD": AAD, "CT": CT, "Tag": TAG} | changes
+    return f"Count = {count}\n" + "".join(f"{n} = {v}\n" for n, v in fields.items()) + "\n"
+
+
+def decrypt_vector(count: int = 0, outcome: str = f"PT = {PT}", **changes: str) -> str:
+    fields = {"Key": KEY, "IV": IV, "CT": CT, "AAD": AAD, "Tag": TAG} | changes
+    lines = "".join(f"{n} = {v}\n" for n, v in fields.items())
+    return f"Count = {count}\n{lines}{outcome}\n\n"
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "vectors.rsp"
+    path.write_text(text)
+    return path
+
+
+class TestParser:
+    def test_both_layouts(self, tmp_path: Path) -> None:
+        text = HEAD + encrypt_vector(3) + decrypt_vector(4) + decrypt_vector(5, "FAIL")
+        one, two, three = read_vectors(written(tmp_path, text))
+        assert (one.operation, one.count, one.line) == (Operation.ENCRYPT, 3, 6)
+        assert (two.operation, two.plaintext) == (Operation.DECRYPT, bytes.fromhex(PT))
+        assert (three.operation, three.plaintext) == (Operation.DECRYPT, None)
+        assert one.ciphertext == two.ciphertext == bytes.fromhex(CT)
+        assert one.tag == bytes.fromhex(TAG)
+
+    def test_empty_values_and_no_newline_at_the_end(self, tmp_path: Path) -> None:
+        text = encrypt_vector(PT="", CT="", AAD="").rstrip()
+        (vector,) = read_vectors(written(tmp_path, text))
+        assert (vector.plaintext, vector.ciphertext, vector.aad) == (b"", b"", b"")
+        assert vector.operation is Operation.ENCRYPT
+
+    @pytest.mark.parametrize(
+        ("text", "line", "complaint"),
+        [
+            ("hello\n", 1, "expected 'Name = hex digits'"),
+            ("[Keylen 256]\n", 1, "expected a length"),
+            ("Key = 00\n", 1, "before the first Count"),
+            ("FAIL\n", 1, "outside of a vector"),
+            ("Count = x\n", 1, "not a number"),
+            ("Count = 0\nKey = 0\n", 2, "not a whole number of bytes"),
+            ("Count = 0\nKey = 0g\n", 2, "not a whole number of bytes"),
+            ("Count = 0\nKey = 00\nKey = 00\n", 3, "occurs twice"),
+            ("Count = 0\nWord = 00\n", 2, "expected 'Name = hex digits'"),
+            ("\nCount = 0\nKey = 00\n", 2, "lacks AAD, CT, IV, PT, Tag"),
+            (encrypt_vector(CT="00"), 1, "differ in length"),
+            (decrypt_vector() + "FAIL\n", 1, "both PT and FAIL"),
+            (decrypt_vector(0, "FAIL\nFAIL"), 8, "FAIL outside"),
+            ("#" * ((1 << 20) + 1), 1, "too long"),
+        ],
+    )
+    def test_mistakes_are_named_with_their_line(
+        self, tmp_path: Path, text: str, line: int, complaint: str
+    ) -> None:
+        path = written(tmp_path, text)
+        with pytest.raises(KatError, match=complaint) as caught:
+            read_vectors(path)
+        assert str(caught.value).startswith(f"{path}:{line}: ")
+
+    def test_files_that_are_none(self, tmp_path: Path) -> None:
+        for name, content, complaint in (
+            ("empty.rsp", b"# nothing\n", "holds no vectors"),
+            ("binary.rsp", b"\xff\xfe\x00", "not a CAVP text file"),
+        ):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(KatError, match=complaint):
+                read_vectors(tmp_path / name)
+        with pytest.raises(KatError, match="No such file"):
+            read_vectors(tmp_path / "none.rsp")
+        with pytest.raises(KatError, match="Is a directory"):
+            read_vectors(tmp_path)
+
+    def test_a_file_too_large_is_not_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "large.rsp"
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+        with pytest.raises(KatError, match="more than the"):
+            read_vectors(path)
+
+
+class TestRun:
+    def test_passed_failed_and_skipped_are_counted(self, tmp_path: Path, engine: Engine) -> None:
+        text = (
+            encrypt_vector(0)
+            + decrypt_vector(1)
+            + decrypt_vector(2, "FAIL", Tag="00" * 16)
+            + encrypt_vector(3, Key="00" * 16)
+            + encrypt_vector(4, IV="00")
+            + encrypt_vector(5, Tag="00" * 12)
+            + encrypt_vector(6, Tag="00" * 12)
+            + encrypt_vector(7, AAD="00" * 129)
+            + encrypt_vector(8, Tag="00" * 16)
+            + encrypt_vector(9, CT="00" * 60)
+            + decrypt_vector(10, "PT = " + "00" * 60)
+            + decrypt_vector(11, "FAIL")
+            + decrypt_vector(12, Tag="00" * 16)
+        )
+        report = run_kat(written(tmp_path, text), engine)
+        assert (report.run, report.passed, report.failed) == (8, 3, 5)
+        assert not report.good
+        assert report.skipped == {
+            "key of 128 bits": 1,
+            "IV of 8 bits": 1,
+            "tag of 96 bits": 2,
+            "AAD of 129 bytes": 1,
+        }
+        assert [(f.count, f.reason) for f in report.failures] == [
+            (8, "wrong tag"),
+            (9, "wrong ciphertext"),
+            (10, "wrong plaintext"),
+            (11, "ended with OK, must fail with TAG_MISMATCH"),
+            (12, "ended with TAG_MISMATCH"),
+        ]
+        assert not engine.key_valid
+
+    def test_a_report_without_a_vector_run_is_not_good(self) -> None:
+        assert not KatReport().good
+        assert KatReport(run=1, passed=1).good
+
+    @pytest.mark.parametrize("name", ["gcmEncryptExtIV256.rsp", "gcmDecrypt256.rsp"])
+    def test_nists_own(self, engine: Engine, name: str) -> None:
+        spec = find_spec("cryptography_vectors")
+        assert spec is not None
+        assert spec.origin is not None
+        path = Path(spec.origin).parent / "ciphers" / "AES" / "GCM" / name
+        seen: list[tuple[int, int]] = []
+        report = run_kat(path, engine, progress=lambda done, of: seen.append((done, of)))
+        assert report.failures == []
+        assert report.good
+        assert report.run == report.passed
+        assert report.run + sum(report.skipped.values()) == len(read_vectors(path))
+        assert report.run >= 375
+        assert seen[-1][0] == seen[-1][1]

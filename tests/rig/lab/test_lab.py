@@ -1,0 +1,344 @@
+"""lab.yaml: what it says is what the rig gets, and each mistake is named with its line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rig.lab.load import default_lab_path, load_lab
+from rig.lab.model import Lab, LabError, PinSource
+from rig.scenarios.round_trip import run_pools
+from rig.testbed.boards import choose_board
+from rig.testbed.session import choose_drive
+
+PROJECT = Path(__file__).parents[3]
+DEFAULT = (PROJECT / "lab.yaml").read_text()
+
+
+def load(folder: Path, text: str) -> Lab:
+    path = folder / "lab.yaml"
+    path.write_text(text)
+    return load_lab(path)
+
+
+def refusal(folder: Path, text: str) -> str:
+    with pytest.raises(LabError) as caught:
+        load(folder, text)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+@pytest.mark.rule("POOL-1", "EKM-1")
+def test_default_lab() -> None:
+    lab = load_lab(PROJECT / "lab.yaml")
+    assert lab.boards["sim"].clock_hz == 62.5e6
+    assert lab.drives[0].native_rate == 104e6
+    assert lab.fastest_rate == 104e6
+    assert lab.ekms[0].port == 3801
+    assert not lab.pools[1].encrypt
+    assert [(key.label, key.mode) for key in lab.pools[2].keys] == [
+        ("June 2007 Key", "clear"),
+        ("June 2007 DR Site Key", "hash"),
+    ]
+
+
+@pytest.mark.rule("EKM-1")
+def test_port_is_3801_unless_configured(tmp_path: Path) -> None:
+    assert load(tmp_path, DEFAULT.replace("    port: 3801\n", "")).ekms[0].port == 3801
+    assert load(tmp_path, DEFAULT.replace("port: 3801", "port: 4000")).ekms[0].port == 4000
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        (
+            "clock_mhz: 62.5 ",
+            "clok_mhz: 100 ",
+            "lab.yaml:9: 'clok_mhz' is not a key of boards.sim; did you mean 'clock_mhz'?",
+        ),
+        (
+            "clock_mhz: 62.5 ",
+            "clock_mhz: 0 ",
+            "lab.yaml:9: boards.sim.clock_mhz is 0; it must be a number from 1 to 1000.",
+        ),
+        (
+            "clock_mhz: 62.5 ",
+            "clock_mhz: .nan ",
+            "lab.yaml:9: boards.sim.clock_mhz is nan; it must be a number from 1 to 1000.",
+        ),
+        (
+            "kind: sim ",
+            "kind: fpga ",
+            "lab.yaml:8: boards.sim.kind is 'fpga'; it must be 'sim' (the gates under Verilator) "
+            "or 'visa' (a board at a VISA resource).",
+        ),
+        (
+            "    board: sim",
+            "    board: simm",
+            "lab.yaml:17: there is no board 'simm'; did you mean 'sim'?",
+        ),
+        (
+            "model: TS1120 ",
+            "model: TS112O ",
+            "lab.yaml:16: drives[0].model is 'TS112O'; "
+            "it must be one of TS1120, TS1140, TS1160, TS1170.",
+        ),
+        (
+            "    model: TS1120 ",
+            "    # model: TS1120 ",
+            "lab.yaml:15: drives[0] lacks 'model'; "
+            "it must be one of TS1120, TS1140, TS1160, TS1170.",
+        ),
+        (
+            "port: 3801",
+            "port: 70000",
+            "lab.yaml:29: ekms[0].port is 70000; "
+            "it must be a TCP port from 1 to 65535, or 0 for any free.",
+        ),
+        (
+            "start: true ",
+            "start: maybe ",
+            "lab.yaml:30: ekms[0].start is 'maybe'; it must be true or false.",
+        ),
+        (
+            "token: ekm",
+            "token: ekn",
+            "lab.yaml:31: there is no token 'ekn'; did you mean 'ekm'?",
+        ),
+        (
+            "  2:\n",
+            "  33:\n",
+            "lab.yaml:42: '33' cannot be a key of pools; it must be a number from 1 to 32.",
+        ),
+        (
+            "    encrypt: false",
+            "    encrypt: false\n    encrypt: true",
+            "lab.yaml:42: pools.1.encrypt is given twice, first in line 41; keep one of them.",
+        ),
+        (
+            "mode: hash",
+            "mode: hashed",
+            "lab.yaml:46: pools.2.keys[1].mode is 'hashed'; it must be 'clear' or 'hash'.",
+        ),
+        (
+            "- label: June 2007 DR Site Key",
+            "- label: june 2007 KEY",
+            "lab.yaml:37: the key label 'june 2007 KEY' is given twice "
+            "(labels are compared without case).",
+        ),
+        (
+            "cap_mb: 8 ",
+            "cap_mb: -1 ",
+            "lab.yaml:49: scenario.cap_mb is -1; "
+            "it must be a number of megabytes above 0, at most 100000.",
+        ),
+        (
+            "  cap_mb: 8 ",
+            "  data: 7\n  cap_mb: 8 ",
+            "lab.yaml:49: scenario.data is 7; it must be a list of files and folders.",
+        ),
+        (
+            "boards:\n  sim:",
+            "boards:\n  sim: 3\n  sam:",
+            "lab.yaml:7: boards.sim is 3; "
+            "it must be a map with kind, clock_mhz, resource, baud, fpga.",
+        ),
+        (
+            "name: default",
+            "name: [default",
+            "lab.yaml:6: this is not YAML: expected ',' or ']', but got ':'; "
+            "check the indentation, the colons and the quotes of this line and the one before.",
+        ),
+        (
+            "module: softhsm ",
+            "module: /opt/lib.so ",
+            "lab.yaml:21: tokens.ekm has no pin; for a token of your own write "
+            "'{env: NAME}' or '{file: PATH}', the place of the PIN.",
+        ),
+    ],
+)
+def test_mistake_is_named(tmp_path: Path, before: str, after: str, sentence: str) -> None:
+    rules = "\n".join(each for each in DEFAULT.splitlines() if not each.lstrip().startswith("# "))
+    assert f"{rules}\n".count(before) == 1
+    assert refusal(tmp_path, DEFAULT.replace(before, after, 1)) == sentence
+
+
+@pytest.mark.parametrize(
+    "written", ["pin: 12345678", "pin: '12345678'", "pin: {value: 12345678}", "pin: [12345678]"]
+)
+def test_pin_in_lab_file_is_refused_and_not_repeated(tmp_path: Path, written: str) -> None:
+    text = refusal(tmp_path, DEFAULT.replace("# pin: {env: NAME} ", f"{written} #"))
+    assert text.startswith("lab.yaml:24: ")
+    assert "12345678" not in text
+    assert "{env: NAME}" in text or "env, file" in text
+
+
+def test_pin_places(tmp_path: Path) -> None:
+    text = DEFAULT.replace("# pin: {env: NAME} ", "pin: {file: secret/pin} #")
+    pin = load(tmp_path, text).tokens["ekm"].pin
+    assert pin is not None
+    assert pin.file == tmp_path / "secret/pin"
+    both = DEFAULT.replace("# pin: {env: NAME} ", "pin: {env: A, file: b} #")
+    assert "never written" in refusal(tmp_path, both)
+
+
+def test_every_mistake_at_once_in_order_of_lines(tmp_path: Path) -> None:
+    text = DEFAULT.replace("port: 3801", "port: x").replace("kind: sim ", "kind: no ")
+    first, second = refusal(tmp_path, text).splitlines()
+    assert first.startswith("lab.yaml:8: ")
+    assert second.startswith("lab.yaml:29: ")
+
+
+@pytest.mark.rule("POOL-1")
+def test_encrypting_pool_needs_keys(tmp_path: Path) -> None:
+    text = DEFAULT.replace("    encrypt: false", "    encrypt: true")
+    assert refusal(tmp_path, text).startswith("lab.yaml:40: pool 1 encrypts but has no keys; ")
+
+
+def test_files_that_are_no_lab(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"nowhere\.yaml cannot be read"):
+        load_lab(tmp_path / "nowhere.yaml")
+    assert "is empty" in refusal(tmp_path, "")
+    assert "it must be a map with name" in refusal(tmp_path, "just words")
+    assert "contains itself" in refusal(tmp_path, "name: &a [*a]")
+    assert "forbids" in refusal(tmp_path, "name: \x00")
+    (tmp_path / "lab.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(LabError, match="byte 6 is not UTF-8"):
+        load_lab(tmp_path / "lab.yaml")
+
+
+def test_default_lab_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert default_lab_path() == PROJECT / "lab.yaml"
+    (tmp_path / "lab.yaml").write_text("name: x")
+    assert default_lab_path() == Path("lab.yaml")
+
+
+DNS = "dns:\n  - {address: 10.0.0.53}\n  - {address: '::1', port: 5353}\n"
+
+
+@pytest.mark.rule("EKM-4")
+def test_one_or_two_key_managers_and_dns_servers(tmp_path: Path) -> None:
+    pair = DEFAULT.replace(
+        "ekms:\n", "ekms:\n  - {name: backup, host: ekm-b.example.com, port: 3802, token: ekm}\n"
+    )
+    lab = load(tmp_path, DNS + pair)
+    assert [(ekm.name, ekm.host) for ekm in lab.ekms] == [
+        ("backup", "ekm-b.example.com"),
+        ("main", "127.0.0.1"),
+    ]
+    assert [(server.address, server.port) for server in lab.dns] == [
+        ("10.0.0.53", 53),
+        ("::1", 5353),
+    ]
+    assert load(tmp_path, DEFAULT).dns == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        (
+            "address: 10.0.0.53",
+            "address: dns.example.com",
+            "lab.yaml:2: dns[0].address is 'dns.example.com'; it must be an IP address, since a "
+            "name could only be looked up there.",
+        ),
+        (
+            "port: 5353",
+            "port: 0",
+            "lab.yaml:3: dns[1].port is 0; it must be a port from 1 to 65535.",
+        ),
+        (
+            "dns:\n",
+            "dns:\n  - {address: 10.0.0.54}\n",
+            "lab.yaml:1: dns is a list of 3; it must be a list of one or two DNS servers, primary "
+            "and alternate, each {address: ...}.",
+        ),
+        (
+            "host: 127.0.0.1",
+            "host: ekm main",
+            "lab.yaml:31: ekms[0].host is 'ekm main'; it must be an address or a host name.",
+        ),
+        (
+            "ekms:\n",
+            "ekms:\n  - {name: main, port: 3802, token: ekm}\n",
+            "lab.yaml:31: two key managers have the name 'main'; each has its own.",
+        ),
+    ],
+)
+def test_a_mistake_about_key_managers_and_names(
+    tmp_path: Path, before: str, after: str, sentence: str
+) -> None:
+    text = DNS + DEFAULT
+    assert before in text
+    assert refusal(tmp_path, text.replace(before, after, 1)) == sentence
+
+
+def uncommented(text: str) -> str:
+    """The lab with its examples: comments that hold keys or list items, not sentences."""
+    example = re.compile(r"^(\s*)# ((?:- \{| +|[a-z_0-9]+:(?: |$)).*)$", re.MULTILINE)
+    return example.sub(r"\1\2", text)
+
+
+@pytest.mark.rule("EKM-4", "EKM-10")
+def test_the_examples_of_the_default_lab_are_right(tmp_path: Path) -> None:
+    lab = load(tmp_path, uncommented(DEFAULT))
+    assert [(ekm.name, ekm.host) for ekm in lab.ekms_of("main")] == [
+        ("main", "127.0.0.1"),
+        ("backup", "ekm-b.example.com"),
+    ]
+    assert [ekm.name for ekm in lab.ekms_of("elsewhere")] == ["elsewhere"]
+    assert [server.address for server in lab.dns] == ["192.0.2.53", "192.0.2.54"]
+    assert [drive.model for drive in lab.drives_of("elsewhere")] == ["TS1160"]
+    assert lab.labels_of("elsewhere") == ("June 2007 DR Site Key",)
+    assert lab.tokens["ekm"].pin == PinSource(env="NAME")
+    assert lab.scenario.data == (tmp_path / "PATH", tmp_path / "..."), "from the file's folder"
+
+
+def test_data_to_write_is_named_in_the_lab_file(tmp_path: Path) -> None:
+    data = DEFAULT.replace("# data: [PATH, ...]", "data: [files/a, /b] #")
+    assert load(tmp_path, data).scenario.data == (tmp_path / "files/a", Path("/b"))
+    wrong = DEFAULT.replace("# data: [PATH, ...]", "data: [5] #")
+    assert "scenario.data[0] is 5; it must be the path of a file or folder." in refusal(
+        tmp_path, wrong
+    )
+
+
+OWN = """
+nodes:
+  first:
+    drives: [TR0000000002]
+    ekms: [second]
+    pools:
+      7: {encrypt: true, keys: [{label: June 2007 Key}]}
+  main: {drives: [TR0000000001], ekms: [main]}
+"""
+
+
+@pytest.mark.rule("EKM-10")
+def test_a_run_takes_drives_key_managers_and_pools_of_one_node(tmp_path: Path) -> None:
+    """Not the first node's key managers with the pools and drives of the whole lab."""
+    text = DEFAULT.replace(
+        "drives:\n", "drives:\n  - {serial: TR0000000002, model: TS1140, board: virtual}\n", 1
+    ).replace("ekms:\n", "ekms:\n  - {name: second, port: 3802, token: ekm}\n", 1)
+    lab = load(tmp_path, text + OWN)
+    assert lab.run_node == "first"
+    assert [ekm.name for ekm in lab.ekms_of(lab.run_node)] == ["second"]
+    assert [(pool.number, pool.encrypt) for pool in run_pools(lab)] == [(7, True)]
+    assert choose_board(lab, None) == "virtual"
+    assert choose_drive(lab, "virtual").serial == "TR0000000002"
+    assert choose_drive(lab, "sim").serial == "TR0000000002", "not the other node's drive"
+    other = load(tmp_path, text + OWN.replace("first:", "zzz:").replace("nodes:\n", "nodes:\n"))
+    assert other.run_node == "zzz", "the first in the file, whatever its name"
+    alone = load(tmp_path, DEFAULT)
+    assert [pool.number for pool in run_pools(alone)] == [1, 2]
+    assert choose_drive(alone, choose_board(alone, None)).serial == "TR0000000001"
+
+
+@pytest.mark.rule("POOL-1", "PRE-4")
+def test_a_nodes_own_pools_are_checked_as_the_labs(tmp_path: Path) -> None:
+    text = DEFAULT + "\nnodes:\n  main:\n    pools:\n      4: {encrypt: true}\n"
+    assert "pool 4 encrypts but has no keys" in refusal(tmp_path, text)

@@ -1,0 +1,368 @@
+"""``rig run`` from end to end: simulation, token, key manager and cartridges, all real."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+
+from rig.results.results import SCHEMA_PATH
+from rig.scenarios.round_trip import CLEAR_STEPS, ENCRYPTED_STEPS
+from tests.support.rig_command import RIG, Ended, lab_file, rig
+
+SCHEMA = json.loads(SCHEMA_PATH.read_text())
+
+
+ROUND_TRIP = ("--scenario", "round_trip")
+"""Without the rates, which take the longest."""
+
+
+@pytest.fixture(scope="session")
+def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder with the default lab's tokens and keys, never used otherwise."""
+    state = tmp_path_factory.mktemp("provisioned") / "state"
+    lab = lab_file(tmp_path_factory.mktemp("lab"))
+    assert rig("hsm", "init", "--lab", lab, TAPERIG_STATE=str(state)).code == 0
+    return state
+
+
+@pytest.fixture
+def own_state(tmp_path: Path, provisioned: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder of this test's own, provisioned already."""
+    state = tmp_path / "state"
+    shutil.copytree(provisioned, state)
+    conf = state / "softhsm2.conf"
+    conf.write_text(conf.read_text().replace(str(provisioned), str(state)))
+    monkeypatch.setenv("TAPERIG_STATE", str(state))
+    return state
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A few small files, an empty one and one with an odd name."""
+    folder = tmp_path / "data"
+    (folder / "below").mkdir(parents=True)
+    (folder / "a.txt").write_bytes(b"All that is gold does not glitter, " * 300)
+    (folder / "empty").write_bytes(b"")
+    (folder / "below" / "block").write_bytes(bytes(range(256)) * 1100)
+    (folder / os.fsdecode(b"odd \xff \n name")).write_bytes(b"x")
+    return folder
+
+
+def results(out: Path) -> dict[str, Any]:
+    """results.json, valid by its schema."""
+    found: dict[str, Any] = json.loads((out / "results.json").read_text())
+    jsonschema.validate(found, SCHEMA)
+    ElementTree.parse(out / "junit.xml")
+    return found
+
+
+def run(folder: Path, data: Path, *options: str | Path, lab: Path | None = None) -> Ended:
+    chosen = lab if lab is not None else lab_file(folder)
+    return rig("run", "--lab", chosen, "--data", data, "--out", folder / "out", *options)
+
+
+def cartridges(state: Path) -> dict[str, bytes]:
+    folder = state / "cartridges"
+    return {path.name: path.read_bytes() for path in folder.glob("*")} if folder.exists() else {}
+
+
+@pytest.mark.rule(
+    *("BOT-1", "BOT-2a", "BOT-2b", "BOT-2c", "BOT-2d", "BOT-2e", "BOT-3a", "BOT-3b", "BOT-4"),
+    *("APP-1", "APP-2a", "APP-2b", "APP-2c", "APP-2d", "APP-2e", "APP-2f", "APP-3a", "APP-3b"),
+    *("APP-4", "READ-1", "READ-2a", "READ-2b", "READ-2c", "READ-2d", "READ-2e", "READ-3"),
+    *("READ-4", "RATE-1", "RATE-2", "EKM-3", "POOL-1"),
+)
+def test_good_run(tmp_path: Path, own_state: Path, data: Path) -> None:
+    ended = run(tmp_path, data)
+    assert (ended.code, ended.err) == (0, "")
+    assert "\x1b" not in ended.out
+    assert "PASS" in ended.out
+    assert str(tmp_path / "out" / "results.json") in ended.out
+    found = results(tmp_path / "out")
+    assert found["verdict"] == "pass"
+    assert found["data"] == {"volumes": 4, "bytes": 292_101, "sources": [str(data)]}
+    round_trip, rates = found["scenarios"]
+    assert [step["step"] for step in round_trip["steps"]] == [*CLEAR_STEPS, *ENCRYPTED_STEPS]
+    assert all(step["outcome"] == "ok" and step["duration_s"] >= 0 for step in round_trip["steps"])
+    assert len([m for m in rates["measurements"] if m["rules"] == ["RATE-1"]]) == 16
+    assert len([m for m in rates["measurements"] if m["rules"] == ["RATE-2"]]) == 16
+    # The cartridges are there, and the next run writes them from BOT once more.
+    tapes = sorted(name for name in cartridges(own_state) if name.startswith("TAP"))
+    assert len(tapes) == 2
+    assert run(tmp_path, data, *ROUND_TRIP).code == 0
+    assert sorted(name for name in cartridges(own_state) if name.startswith("TAP")) == tapes
+
+
+@pytest.mark.rule("RATE-2")
+def test_too_slow_an_engine_fails(tmp_path: Path, own_state: Path, data: Path) -> None:
+    lab = lab_file(tmp_path, ("clock_mhz: 62.5 ", "clock_mhz: 10 "), ("TS1120 ", "TS1140 "))
+    ended = run(tmp_path, data, lab=lab)
+    assert (ended.code, ended.err) == (1, "")
+    assert "FAIL" in ended.out
+    assert "fail  engine rate, encrypt, 256 KiB records" in ended.out
+    assert "--waves" in ended.out
+    assert results(tmp_path / "out")["verdict"] == "fail"
+
+
+def test_waveform(tmp_path: Path, own_state: Path, data: Path) -> None:
+    ended = run(tmp_path, data / "a.txt", "--waves", *ROUND_TRIP)
+    assert (ended.code, ended.err) == (0, "")
+    assert (tmp_path / "out" / "waves.fst").stat().st_size > 10_000
+    assert str(tmp_path / "out" / "waves.fst") in ended.out
+
+
+# What is wrong: one sentence, results that say so, and nothing lost ----------------------------
+
+
+def refused(tmp_path: Path, ended: Ended) -> str:
+    sentence = ended.sentence()
+    found = results(tmp_path / "out")
+    assert found["verdict"] == "error"
+    errors = [found["error"], *(scenario["error"] for scenario in found["scenarios"])]
+    assert sentence in errors
+    return sentence
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def test_key_manager_down(tmp_path: Path, own_state: Path, data: Path) -> None:
+    assert run(tmp_path, data, *ROUND_TRIP).code == 0
+    before = cartridges(own_state)
+    port = free_port()
+    lab = lab_file(tmp_path, ("port: 0", f"port: {port}"), ("start: true ", "start: false "))
+    sentence = refused(tmp_path, run(tmp_path, data, *ROUND_TRIP, lab=lab))
+    assert f"127.0.0.1:{port}" in sentence
+    assert cartridges(own_state) == before
+
+
+@pytest.mark.rule("EKM-6", "EKM-7")
+def test_primary_key_manager_down(tmp_path: Path, own_state: Path, data: Path) -> None:
+    """The secondary serves the run; console and results tell of the loss, with the time."""
+    nobody = f"- {{name: gone, port: {free_port()}, start: false, token: ekm}}"
+    lab = lab_file(tmp_path, ("ekms:\n", f"ekms:\n  {nobody}\n"))
+    ended = run(tmp_path, data, *ROUND_TRIP, lab=lab)
+    assert (ended.code, ended.err) == (0, "")
+    found = results(tmp_path / "out")
+    assert [(n["kind"], n["about"]) for n in found["notices"]] == [
+        ("intervention raised", "gone"),
+        ("host notice", "no key manager"),
+    ]
+    assert found["notices"][1]["detail"] == {"mode": "degraded", "up": ["main"], "down": ["gone"]}
+    for notice in found["notices"]:
+        assert found["started"] <= notice["time"] <= found["started"] + found["duration_s"]
+        clock = time.strftime("%H:%M:%S", time.localtime(notice["time"]))
+        assert f"{clock} {notice['kind'].upper()}  {notice['text']}" in ended.out
+
+
+@pytest.mark.rule("EKM-4", "EKM-6", "EKM-7", "KEY-4", "KEY-6", "KEY-7", "KEY-8")
+def test_two_sites_scenario(tmp_path: Path, own_state: Path, data: Path) -> None:
+    """Everything at two sites is judged good, and what must fail is told from what fails."""
+    arguments = ("--lab", lab_file(tmp_path), "--data", data, "--out", tmp_path / "out")
+    ended = rig("run", *arguments, "--scenario", "two_sites", timeout=900)
+    assert (ended.code, ended.err) == (0, "")
+    found = results(tmp_path / "out")
+    (scenario,) = found["scenarios"]
+    assert scenario["verdict"] == "pass"
+    assert len(scenario["checks"]) == 12
+    failed = [step for step in scenario["steps"] if step["outcome"] != "ok"]
+    assert [(step["step"], step["outcome"]) for step in failed] == [("READ-2c", "expected")] * 3
+    assert "June 2007 DR Site Key" in failed[0]["detail"]["error"]
+    assert "May 2007 Key" in failed[1]["detail"]["error"]
+    assert "May 2007 Key" not in failed[2]["detail"]["error"]
+    assert [notice["kind"] for notice in found["notices"]] == [
+        "intervention raised",
+        "host notice",
+        "intervention cleared",
+        "host notice",
+    ]
+    # The DR site was never given main's private half, nor main the DR site's.
+    for here, there in (("main", "dr"), ("dr", "main")):
+        assert (own_state / "sites" / here / "partners" / f"{there}-ekm.pem").exists()
+
+
+def test_port_in_use(tmp_path: Path, own_state: Path, data: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        lab = lab_file(tmp_path, ("port: 0", f"port: {port}"))
+        sentence = refused(tmp_path, run(tmp_path, data, *ROUND_TRIP, lab=lab))
+    assert f"127.0.0.1:{port}" in sentence
+
+
+def test_wrong_pin(tmp_path: Path, own_state: Path, data: Path) -> None:
+    (tmp_path / "pin").write_text("0000000000000000\n")
+    (tmp_path / "pin").chmod(0o600)
+    lab = lab_file(tmp_path, ("# pin: {env: NAME} ", "pin: {file: pin} #"))
+    sentence = refused(tmp_path, run(tmp_path, data, *ROUND_TRIP, lab=lab))
+    assert "taperig-ekm" in sentence
+    assert "PIN" in sentence
+
+
+def test_absent_token(tmp_path: Path, own_state: Path, data: Path) -> None:
+    lab = lab_file(tmp_path, ("label: taperig-ekm", "label: somebody-elses"))
+    assert "somebody-elses" in refused(tmp_path, run(tmp_path, data, *ROUND_TRIP, lab=lab))
+
+
+@pytest.mark.rule("KEY-9")
+def test_absent_label(tmp_path: Path, own_state: Path, data: Path) -> None:
+    assert run(tmp_path, data, *ROUND_TRIP).code == 0
+    before = cartridges(own_state)["TAP002.tape"]
+    lab = lab_file(tmp_path, ("{label: June 2007 Key, mode: clear}", "{label: May 1999 Key}"))
+    sentence = refused(tmp_path, run(tmp_path, data, *ROUND_TRIP, lab=lab))
+    assert "May 1999 Key" in sentence
+    assert cartridges(own_state)["TAP002.tape"] == before
+
+
+def test_unreadable_file(tmp_path: Path, own_state: Path, data: Path) -> None:
+    assert "no/such/file" in run(tmp_path, tmp_path / "no/such/file").sentence()
+    (tmp_path / "nothing").mkdir()
+    assert "There is no file in" in run(tmp_path, tmp_path / "nothing").sentence()
+    os.mkfifo(tmp_path / "pipe")
+    assert "neither a file nor a folder" in run(tmp_path, tmp_path / "pipe").sentence()
+    # A file whose reading fails although its mode allows it (as on a bad disk).
+    assert "/proc/self/mem" in refused(tmp_path, run(tmp_path, Path("/proc/self/mem"), *ROUND_TRIP))
+    assert cartridges(own_state).keys() <= {"library.json", "TAP001.tape"}
+
+
+def test_damaged_cartridge(tmp_path: Path, own_state: Path, data: Path) -> None:
+    assert run(tmp_path, data, *ROUND_TRIP).code == 0
+    tape = own_state / "cartridges" / "TAP002.tape"
+    tape.write_bytes(b"not a tape at all" * 1000)
+    sentence = refused(tmp_path, run(tmp_path, data, *ROUND_TRIP))
+    assert "TAP002" in sentence
+    assert tape.read_bytes() == b"not a tape at all" * 1000
+
+
+def test_cartridge_show(tmp_path: Path, own_state: Path, data: Path) -> None:
+    assert run(tmp_path, data, *ROUND_TRIP).code == 0
+    tape = own_state / "cartridges" / "TAP002.tape"
+    shown = json.loads(rig("cartridge", "show", tape, "--json").out)
+    assert shown["format"] == "encrypted"
+    assert [eedk["mode"] for eedk in shown["eedks"]] == ["clear", "hash"]
+    assert "June 2007 Key" in rig("cartridge", "show", tape).out
+    # Every cut of the file is shown or refused in one sentence, and the file stays as it is.
+    whole = tape.read_bytes()
+    cut = tmp_path / "cut.tape"
+    for size in (0, 1, 4095, 4096, 10_000, len(whole) // 2, len(whole) - 1):
+        cut.write_bytes(whole[:size])
+        ended = rig("cartridge", "show", cut)
+        if ended.code != 0:
+            ended.sentence()
+        assert cut.read_bytes() == whole[:size]
+    assert "nowhere.tape" in rig("cartridge", "show", tmp_path / "nowhere.tape").sentence()
+
+
+@pytest.mark.rule("KEY-2")
+def test_cartridge_rekey(tmp_path: Path, own_state: Path, data: Path) -> None:
+    """Other keys for a tape on the command line: the pool's by default, or those named."""
+    lab = lab_file(tmp_path)
+    assert run(tmp_path, data, *ROUND_TRIP, lab=lab).code == 0
+    tape = own_state / "cartridges" / "TAP002.tape"
+
+    def keys() -> list[tuple[str, str | None]]:
+        shown = json.loads(rig("cartridge", "show", tape, "--json").out)
+        return [(eedk["mode"], eedk["label"]) for eedk in shown["eedks"]]
+
+    named = ("--key", "June 2007 DR Site Key", "--json")
+    ended = rig("cartridge", "rekey", "TAP002", "--lab", lab, *named)
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["opened_here"] == [True, True]
+    assert "REKEY-5" in ended.err
+    assert keys() == [("clear", "June 2007 DR Site Key")] * 2
+    ended = rig("cartridge", "rekey", "TAP002", "--lab", lab)
+    assert ended.code == 0, ended.err
+    assert keys() == [("clear", "June 2007 Key"), ("hash", None)]
+    before = tape.read_bytes()
+    for arguments, words in (
+        (("TAP009",), "There is no cartridge 'TAP009'"),
+        (("TAP001",), "Pool 1 of the lab has no keys"),
+        (("TAP002", "--key", "A", "--key", "B", "--hash-key", "C"), "one or two keys, not 3"),
+        (("TAP002", "--key", "No Such Key"), "No Such Key"),
+    ):
+        assert words in rig("cartridge", "rekey", *arguments, "--lab", lab).sentence()
+    assert tape.read_bytes() == before
+
+
+def test_another_run_in_the_same_state(tmp_path: Path, own_state: Path, data: Path) -> None:
+    with started(tmp_path, data) as first:
+        sentence = run(tmp_path, data).sentence()
+        assert first.poll() is None
+    assert "Another run uses" in sentence
+
+
+# Cut short -------------------------------------------------------------------------------------
+
+
+def started(folder: Path, data: Path) -> subprocess.Popen[str]:
+    """A run that has begun to move data, and has some seconds of it before it."""
+    (data / "much").write_bytes(os.urandom(1 << 20) * 16)
+    process = subprocess.Popen(
+        [
+            RIG,
+            "run",
+            *ROUND_TRIP,
+            "--lab",
+            lab_file(folder),
+            "--data",
+            data,
+            "--out",
+            folder / "cut",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("BOT-1"):
+            return process
+    raise AssertionError(process.communicate())
+
+
+def alive_in_session(session: int) -> list[str]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal():
+            continue
+        try:
+            if os.getsid(int(folder.name)) == session:
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if command:
+                    found.append(command)
+        except (OSError, ProcessLookupError):
+            continue
+    return found
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_cut_short(tmp_path: Path, own_state: Path, data: Path, how: signal.Signals) -> None:
+    """Ctrl-C, kill and a crash: no traceback, no process left, and the next run is as ever."""
+    process = started(tmp_path, data)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == (-how if how is signal.SIGKILL else 128 + how)
+    assert "Traceback" not in err
+    deadline = time.monotonic() + 10
+    while alive_in_session(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert alive_in_session(process.pid) == []
+    if how is not signal.SIGKILL:
+        assert results(tmp_path / "cut")["verdict"] == "error"
+    (data / "much").unlink()
+    assert run(tmp_path, data, *ROUND_TRIP).code == 0

@@ -1,0 +1,160 @@
+"""A cartridge written at the main site and taken to the disaster-recovery site (KEY-4, 7 and 8).
+
+The DR site has a token, an authority and a key manager of its own; the drive is the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from hsm.ekm.client import EkmEndpoint
+from hsm.ekm.drive_table import DriveTable
+from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
+from hsm.ekm.service.launch import spawn_ekm
+from hsm.keys.eedk import KeyLabel, KeyMode
+from hsm.keys.keystore import Keystore
+from hsm.keys.pki import load_certificate
+from hsm.pkcs11.token import open_token
+from hsm.provisioning import provision_lab
+from rig.drive.drive import Drive
+from rig.ve.catalogue.pools import Pool
+from rig.ve.ekm.proxy import EkmProxy
+from rig.ve.volumes.reading import CompareSink
+from tests.support.ekm_lab import SoftKek
+from tests.support.tape_site import SERIAL, Room, Site, ekm_settings
+
+MAIN_KEY = "June 2007 Key"
+DR_KEY_AT_MAIN = "June 2007 DR Site Key"
+MAIN_KEY_AT_DR = "June 2007 Main Site Key"
+DR_KEY_AT_DR = "June 2007 Key"
+
+
+@dataclass
+class DrSite:
+    """The other site: its key manager, and the authority that the drive believes there."""
+
+    proxy: EkmProxy
+    ca_der: bytes
+
+
+@pytest.fixture(scope="module")
+def keks(site: Site) -> tuple[SoftKek, SoftKek]:
+    """The main site's key and the DR site's, which the main site has the public half of."""
+    main, other = SoftKek.make(MAIN_KEY), SoftKek.make(DR_KEY_AT_MAIN)
+    with open_token(site.lab.ekm_token) as token:
+        Keystore(token).import_kek(MAIN_KEY, main.pem, main.certificate)
+        Keystore(token).import_certificate(DR_KEY_AT_MAIN, other.certificate)
+    return main, other
+
+
+@pytest.fixture(scope="module")
+def dr_site(
+    site: Site, keks: tuple[SoftKek, SoftKek], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DrSite]:
+    folder = tmp_path_factory.mktemp("dr")
+    lab = provision_lab(folder / "state", [], [])
+    drive = site.lab.drive(SERIAL)
+    main, other = keks
+    with open_token(lab.ekm_token) as token:
+        keystore = Keystore(token)
+        keystore.import_certificate(MAIN_KEY_AT_DR, main.certificate)
+        keystore.import_kek(DR_KEY_AT_DR, other.pem, other.certificate)
+        keystore.enroll_drive_key(SERIAL, drive.wrap_public_der)
+    config = replace(
+        ekm_settings(lab, folder), drive_ca=site.lab.ca, partners=(site.lab.ekm_certificate,)
+    )
+    with DriveTable(config.drive_table) as table:
+        table.enrol(SERIAL, drive.certificate_der, drive.wrap_public_der, drive.oaep_hash)
+    with ExitStack() as stack:
+        ekm = stack.enter_context(spawn_ekm(config))
+        proxy = stack.enter_context(EkmProxy([EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)]))
+        yield DrSite(proxy, load_certificate(lab.ca).public_bytes(Encoding.DER))
+
+
+def take_to(dr_site: DrSite, room: Room) -> None:
+    """From now on the room is at the DR site."""
+    drive = Drive(room.site.engine, room.site.element, SERIAL, "TS1120", ekm_ca_der=dr_site.ca_der)
+    room.drive = room.ve.drive = drive
+    room.ve.proxy = dr_site.proxy
+
+
+def pool(mode: KeyMode) -> Pool:
+    return Pool(1, True, (KeyLabel(MAIN_KEY, mode), KeyLabel(DR_KEY_AT_MAIN, mode)))
+
+
+@pytest.mark.rule("KEY-4", "KEY-7", "READ-2d", "APP-2e")
+def test_in_hash_mode_the_other_site_reads_and_appends(
+    site: Site, dr_site: DrSite, tmp_path: Path
+) -> None:
+    room = site.room(tmp_path, pool(KeyMode.HASH))
+    first, second = room.volumes(1000, 300_000), room.volumes(50)
+    volser = room.ve.write_from_bot(1, first)
+    take_to(dr_site, room)
+    sink = CompareSink(first)
+    room.ve.read(volser, sink)
+    assert sink.all_equal
+    room.ve.append(volser, second)
+    back = site.room(tmp_path, pool(KeyMode.HASH))
+    sink = CompareSink([*first, *second])
+    back.ve.read(volser, sink)
+    assert sink.all_equal
+
+
+@pytest.mark.rule("KEY-7")
+def test_in_clear_mode_the_other_site_cannot_for_its_labels_differ(
+    site: Site, dr_site: DrSite, tmp_path: Path
+) -> None:
+    room = site.room(tmp_path, pool(KeyMode.CLEAR))
+    volumes = room.volumes(1000)
+    volser = room.ve.write_from_bot(1, volumes)
+    take_to(dr_site, room)
+    room.steps()
+    with pytest.raises(ExchangeError) as caught:
+        room.ve.read(volser)
+    assert caught.value.code in (ErrorCode.KEK_ABSENT, ErrorCode.WRONG_KEK)
+    assert room.steps() == ["READ-1", "READ-2a", "READ-2b", "READ-2c!", "READ-4"]
+    back = site.room(tmp_path, pool(KeyMode.CLEAR))
+    sink = CompareSink(volumes)
+    back.ve.read(volser, sink)
+    assert sink.all_equal
+
+
+@pytest.mark.rule("KEY-8")
+@pytest.mark.parametrize("mode", [KeyMode.CLEAR, KeyMode.HASH])
+def test_a_missing_kek_is_named_in_clear_mode_only(
+    site: Site, dr_site: DrSite, tmp_path: Path, mode: KeyMode
+) -> None:
+    room = site.room(tmp_path, Pool(1, True, (KeyLabel("KEK 1", mode), KeyLabel("KEK 2", mode))))
+    volser = room.ve.write_from_bot(1, room.volumes(100))
+    take_to(dr_site, room)
+    with pytest.raises(ExchangeError) as caught:
+        room.ve.read(volser)
+    assert caught.value.code is ErrorCode.KEK_ABSENT
+    named = "KEK 1" in str(caught.value) or "KEK 2" in str(caught.value)
+    assert named is (mode is KeyMode.CLEAR)
+
+
+@pytest.mark.rule("KEY-4", "KEY-11")
+def test_a_pair_that_this_site_could_not_read_is_refused_unless_the_pool_allows_it(
+    site: Site, dr_site: DrSite, tmp_path: Path
+) -> None:
+    keys = (KeyLabel(DR_KEY_AT_MAIN, KeyMode.HASH),)
+    room = site.room(tmp_path, Pool(1, True, keys), Pool(2, True, keys, allow_public_only=True))
+    volumes = room.volumes(100)
+    with pytest.raises(ExchangeError) as caught:
+        room.ve.write_from_bot(1, volumes)
+    assert caught.value.code is ErrorCode.PUBLIC_ONLY_PAIR
+    volser = room.ve.write_from_bot(2, volumes)
+    with pytest.raises(ExchangeError) as caught:
+        room.ve.read(volser)
+    assert caught.value.code is ErrorCode.KEK_PUBLIC_ONLY
+    take_to(dr_site, room)
+    sink = CompareSink(volumes)
+    room.ve.read(volser, sink)
+    assert sink.all_equal

@@ -1,0 +1,105 @@
+"""Key managers of one node on two tokens of different makers: each opens what the other made."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rig.lab.load import load_lab
+from rig.lab.model import LabError
+from tests.support.foreign_tokens import PIN_VARIABLE, nss, opencryptoki
+from tests.support.rig_command import DEFAULT_LAB, PROJECT
+
+SOFT = "module: softhsm, label: taperig-second"
+WORKER = [sys.executable, "-m", "tests.support.two_tokens_worker"]
+
+
+def lab_text(second: str, first: str | None = None) -> str:
+    """The default lab with a second key manager on a token of its own, which has the DR key."""
+    text = DEFAULT_LAB.replace("port: 3801", "port: 0")
+    for before, after in (
+        ("ekms:\n", f"  other: {{{second}}}\n\nekms:\n"),
+        ("    token: ekm\n", "    token: ekm\n  - {name: backup, port: 0, token: other}\n"),
+        (
+            "  - label: June 2007 DR Site Key\n",
+            "  - {label: June 2007 DR Site Key, token: other}\n",
+        ),
+    ):
+        text = text.replace(before, after, 1)
+    if first is not None:
+        begin, end = text.index("  ekm:\n"), text.index("  other:")
+        text = f"{text[:begin]}  ekm: {{{first}}}\n{text[end:]}"
+    return text
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "lab.yaml"
+    path.write_text(text)
+    return path
+
+
+def judge(told: str) -> None:
+    answer: dict[str, Any] = json.loads(told.strip().splitlines()[-1])
+    assert answer["others"] == ["other"]
+    blobs = answer["blobs"]
+    assert sorted(blobs) == ["VOL000", "VOL001"]
+    for wrote, read in blobs.values():
+        assert wrote == read, "the same data key"
+    assert blobs["VOL000"] != blobs["VOL001"]
+
+
+@pytest.mark.rule("EKM-4", "KEY-4")
+def test_two_softhsm_tokens(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*WORKER, written(tmp_path, lab_text(SOFT)), tmp_path / "state"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    judge(done.stdout)
+
+
+@pytest.mark.rule("EKM-4", "KEY-4")
+def test_the_primary_on_opencryptoki_and_the_secondary_on_nss(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("ock", "nss")]
+    for folder in folders:
+        folder.mkdir()
+    first, second = opencryptoki(folders[0]), nss(folders[1])
+    pin = f"pin: {{env: {PIN_VARIABLE}}}"
+    tokens = [
+        f"module: {token.module}, label: {token.label}, {pin}, accept: [{', '.join(token.accept)}]"
+        for token in (first, second)
+    ]
+    lab = written(tmp_path, lab_text(tokens[1], tokens[0]))
+    inner = ["bash", "-c", second.script, "bash", str(second.folder)]
+    done = first.run(*inner, *WORKER, lab, tmp_path / "state", PYTHONPATH=f"{PROJECT}", timeout=200)
+    assert done.returncode == 0, done.stderr
+    judge(done.stdout)
+    assert not (tmp_path / "state" / "pins" / "taperig-ekm").exists(), "no SoftHSM token for KEKs"
+
+
+def refusal(folder: Path, text: str) -> str:
+    with pytest.raises(LabError) as caught:
+        load_lab(written(folder, text))
+    return str(caught.value)
+
+
+def test_a_pool_that_one_of_them_cannot_serve_is_refused(tmp_path: Path) -> None:
+    text = lab_text(SOFT).replace(", token: other}\n\npools", "}\n\npools")
+    assert (
+        "pool 2 has no key in token 'other', so key manager 'backup' could neither write nor read "
+        "its tapes; give the pool a second key, of keks with token: other."
+        in refusal(tmp_path, text)
+    )
+    load_lab(written(tmp_path, text.replace("port: 0, token: other", "port: 0, token: ekm")))
+    absent = lab_text(SOFT).replace("Key, token: other", "Key, token: othr")
+    assert "there is no token 'othr'; did you mean 'other'?" in refusal(tmp_path, absent)
+    same = lab_text(SOFT.replace("taperig-second", "taperig-ekm"))
+    assert "two tokens of key managers have the same label" in refusal(tmp_path, same)

@@ -1,0 +1,108 @@
+"""The catalogue: its migrations, its transactions, and what it says when it cannot be used."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from rig.ve.catalogue import database as module
+from rig.ve.catalogue import settings
+from rig.ve.catalogue.database import HEAD, Catalogue, CatalogueError
+from rig.ve.catalogue.model import PoolSettings
+from rig.ve.catalogue.schema import Base
+
+
+def test_migrations_end_in_the_tables_that_the_code_works_with(tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path / "catalogue.db")
+    with catalogue.reading() as session:
+        context = MigrationContext.configure(
+            session.connection(), opts={"compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, Base.metadata) == []
+    assert ScriptDirectory(str(module._MIGRATIONS)).get_current_head() == HEAD
+    assert catalogue.integrity() == []
+
+
+def test_a_transaction_is_whole_or_not_at_all(tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path / "catalogue.db")
+
+    def fail() -> None:
+        with catalogue.transaction() as session:
+            settings.set_pool(session, PoolSettings(1))
+            session.flush()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with catalogue.transaction() as session:
+        settings.set_pool(session, PoolSettings(2))
+    catalogue.close()
+    with Catalogue(tmp_path / "catalogue.db").reading() as session:
+        assert settings.pool(session, 2) == PoolSettings(2)
+        with pytest.raises(CatalogueError, match="Pool 1 is not configured; configured: 2"):
+            settings.pool(session, 1)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from rig.ve import ledger, panel
+from rig.ve.catalogue import Catalogue
+from rig.ve.records import PoolSettings
+catalogue = Catalogue(Path(sys.argv[1]))
+with catalogue.transaction() as session:
+    panel.set_pool(session, PoolSettings(1))
+with catalogue.transaction() as session:
+    panel.set_pool(session, PoolSettings(2))
+    session.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_kill_within_a_transaction_leaves_what_was_before(tmp_path: Path) -> None:
+    path = tmp_path / "catalogue.db"
+    done = subprocess.run([sys.executable, "-c", KILLED, path], check=False, env=os.environ)
+    assert done.returncode == -signal.SIGKILL
+    with Catalogue(path).reading() as session:
+        assert settings.pool(session, 1) == PoolSettings(1)
+        with pytest.raises(CatalogueError):
+            settings.pool(session, 2)
+
+
+def test_a_backup_is_a_whole_catalogue(tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path / "catalogue.db")
+    with catalogue.transaction() as session:
+        settings.set_pool(session, PoolSettings(5))
+    catalogue.backup(tmp_path / "copy.db")
+    with Catalogue(tmp_path / "copy.db").reading() as session:
+        assert settings.pool(session, 5) == PoolSettings(5)
+    with pytest.raises(CatalogueError, match="already exists"):
+        catalogue.backup(tmp_path / "copy.db")
+
+
+def test_what_is_no_catalogue_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "catalogue.db"
+    path.write_bytes(b"no database, but long enough to look like one " * 100)
+    with pytest.raises(CatalogueError, match=r"cannot be used \(file is not a database\)"):
+        Catalogue(path)
+    with pytest.raises(CatalogueError, match="unable to open database file"):
+        Catalogue(tmp_path / "absent" / "catalogue.db")
+
+
+def test_a_newer_catalogue_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "catalogue.db"
+    Catalogue(path).close()
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE alembic_version SET version_num = '9999'")
+    raw.close()
+    with pytest.raises(CatalogueError, match="made by a newer version"):
+        Catalogue(path)

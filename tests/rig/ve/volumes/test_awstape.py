@@ -1,0 +1,126 @@
+"""AWSTAPE images, block by block."""
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rig.ve.volumes.awstape import MAX_BLOCK_BYTES, TAPE_MARK, AwsTapeError, ImageWriter, read_image
+from tests.support.tape_images import write_tape
+
+ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+BLOCKS = st.lists(st.none() | st.binary(min_size=1, max_size=200), max_size=12)
+
+
+def header(length: int, before: int, flags: int) -> bytes:
+    return struct.pack("<HHBB", length, before, flags, 0)
+
+
+@ONE_FOLDER
+@given(blocks=BLOCKS)
+def test_what_was_written_is_read(tmp_path: Path, blocks: list[bytes | None]) -> None:
+    path = write_tape(tmp_path / "t.aws", *blocks)
+    assert list(read_image(path)) == blocks
+
+
+def test_the_bytes_are_those_of_the_format(tmp_path: Path) -> None:
+    path = write_tape(tmp_path / "t.aws", b"abc", TAPE_MARK, b"d")
+    assert path.read_bytes() == (
+        header(3, 0, 0xA0) + b"abc" + header(0, 3, 0x40) + header(1, 0, 0xA0) + b"d"
+    )
+
+
+def test_a_long_block_is_cut_into_segments(tmp_path: Path) -> None:
+    block = bytes(range(256)) * 600
+    path = write_tape(tmp_path / "t.aws", block, b"x")
+    assert list(read_image(path)) == [block, b"x"]
+    content = path.read_bytes()
+    assert content[:6] == header(65_535, 0, 0x80)
+    assert content[65_541:65_547] == header(65_535, 65_535, 0x00)
+    assert content[131_082:131_088] == header(len(block) - 131_070, 65_535, 0x20)
+
+
+@pytest.mark.parametrize("size", [0, MAX_BLOCK_BYTES + 1])
+def test_a_block_has_a_length_that_fits(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "t.aws"
+    with pytest.raises(AwsTapeError, match="1 to 2097152 bytes"), ImageWriter(path) as tape:
+        tape.block(bytes(size))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"abc", "at byte 0 it ends inside a segment's header"),
+        (header(5, 0, 0xA0) + b"abc", "at byte 0 it ends inside a block"),
+        (header(3, 0, 0x80) + b"abc", "it ends inside a block"),
+        (header(3, 7, 0xA0) + b"abc", "at byte 0 there is no segment's header"),
+        (header(1, 0, 0xA0) + b"a" + header(1, 2, 0xA0) + b"b", "at byte 7 there is no segment"),
+        (b"\x01\x00\x00\x00\xa0\x01a", "at byte 0 there is no segment's header"),
+        (header(1, 0, 0xC0) + b"a", "flags 0xc0"),
+        (header(1, 0, 0x20) + b"a", "flags 0x20"),
+        (header(1, 0, 0x80) + b"a" + header(1, 1, 0x80) + b"b", "flags 0x80"),
+        (header(1, 0, 0x40) + b"a", "a tape mark has bytes"),
+        (header(1, 0, 0x80) + b"a" + header(0, 1, 0x40), "a tape mark has bytes, or is inside"),
+    ],
+)
+def test_damage_is_named_with_its_place(tmp_path: Path, content: bytes, what: str) -> None:
+    path = tmp_path / "t.aws"
+    path.write_bytes(content)
+    with pytest.raises(AwsTapeError, match=what):
+        list(read_image(path))
+
+
+def test_a_block_of_any_length_does_not_fill_memory(tmp_path: Path) -> None:
+    path = tmp_path / "t.aws"
+    segments = [header(65_535, 0 if n == 0 else 65_535, 0x80 if n == 0 else 0) for n in range(40)]
+    path.write_bytes(b"".join(each + bytes(65_535) for each in segments))
+    with pytest.raises(AwsTapeError, match="a block is longer than 2097152 bytes"):
+        list(read_image(path))
+
+
+@ONE_FOLDER
+@given(content=st.binary(max_size=400))
+def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "t.aws"
+    path.write_bytes(content)
+    try:
+        blocks = list(read_image(path))
+    except AwsTapeError:
+        return
+    assert write_tape(tmp_path / "u.aws", *(b for b in blocks if b != b"")).is_file()
+
+
+@ONE_FOLDER
+@given(blocks=BLOCKS.filter(bool), data=st.data())
+def test_a_flipped_bit_in_a_header_is_seen_or_keeps_the_blocks_apart(
+    tmp_path: Path, blocks: list[bytes | None], data: st.DataObject
+) -> None:
+    path = write_tape(tmp_path / "t.aws", *blocks, b"end")
+    content = bytearray(path.read_bytes())
+    last = len(content) - 3 - 6
+    bit = data.draw(st.integers(0, 6 * 8 - 1))
+    content[last + bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+    with pytest.raises(AwsTapeError):
+        list(read_image(path))
+
+
+def test_an_absent_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AwsTapeError, match=r"none.aws cannot be read \(No such file"):
+        list(read_image(tmp_path / "none.aws"))
+
+
+def test_an_image_replaces_another_only_when_whole(tmp_path: Path) -> None:
+    path = write_tape(tmp_path / "t.aws", b"old")
+    with pytest.raises(AwsTapeError), ImageWriter(path) as tape:
+        tape.block(bytes(MAX_BLOCK_BYTES + 1))
+    assert list(read_image(path)) == [b"old"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AwsTapeError, match="cannot be written"):
+        ImageWriter(tmp_path / "absent" / "t.aws")

@@ -1,0 +1,362 @@
+"""Key exchanges while workers, key managers and connections are killed or stopped at random.
+
+Two key managers on one token, with logs and drive tables of their own, each reached through a
+forwarder that can cut connections. Drives ask through the relay of the virtualization engine, and
+go on asking until they have their key. Killing is SIGKILL, a worker may also be stopped (SIGSTOP)
+and is to be found; a key manager that was killed is started again, as a service manager would.
+Audit logs are rotated all the while. At the end the two audit logs are compared with what the
+drives have:
+
+- lost: an exchange that a drive has and no log tells, or a volume's key that comes out different;
+- answered twice: a sequence number that is answered in two records, of one log or of both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import signal
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hsm.ekm.audit import log as audit_log
+from hsm.ekm.client import EkmEndpoint
+from hsm.ekm.config import EkmConfig, lab_config
+from hsm.ekm.drive_table import DriveTable
+from hsm.ekm.protocol.drive_side import DriveSession, Generate, Translate
+from hsm.ekm.protocol.errors import EkmUnavailable
+from hsm.ekm.service.launch import EkmProcess, spawn_ekm
+from hsm.keys.eedk import KeyLabel
+from hsm.keys.keystore import Keystore
+from hsm.keys.pki import load_certificate
+from hsm.pkcs11.token import open_token
+from hsm.provisioning import ProvisionedLab
+from rig.ve.ekm.proxy import EkmProxy
+from tests.support.ekm_lab import MAIN_KEY, SoftDrive, authority, der
+
+_LABELS = (KeyLabel(MAIN_KEY),)
+_RESET = struct.pack("ii", 1, 0)
+_PATIENCE_SECONDS = 120.0
+
+
+class Forwarder:
+    """Passes TCP connections on to a port, and cuts them when told to."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target), 5)
+            except OSError:
+                near.close()
+                continue
+            far.settimeout(None)
+            pair = (near, far)
+            with self._lock:
+                self._pairs.append(pair)
+            for source, sink in (pair, pair[::-1]):
+                threading.Thread(target=self._copy, args=(source, sink, pair), daemon=True).start()
+
+    def _copy(
+        self, source: socket.socket, sink: socket.socket, pair: tuple[socket.socket, socket.socket]
+    ) -> None:
+        with suppress(OSError):
+            while part := source.recv(65536):
+                sink.sendall(part)
+        self._end(pair)
+
+    def _end(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        with self._lock:
+            if pair not in self._pairs:
+                return
+            self._pairs.remove(pair)
+        for each in pair:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def cut(self, chance: random.Random) -> bool:
+        """Cut a connection, in order or by a reset; False when there is none."""
+        with self._lock:
+            if not self._pairs:
+                return False
+            pair = chance.choice(self._pairs)
+        if chance.random() < 0.5:
+            for each in pair:
+                with suppress(OSError):
+                    each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._end(pair)
+        return True
+
+    def close(self) -> None:
+        self._listener.close()
+        for pair in list(self._pairs):
+            self._end(pair)
+
+
+class Managed:
+    """A key manager that is started again when it was killed."""
+
+    def __init__(self, config: EkmConfig) -> None:
+        self.config = config
+        self._process = spawn_ekm(config)
+
+    def kill(self) -> None:
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.stop()
+        self._process = spawn_ekm(self.config)
+
+    def kill_worker(self, chance: random.Random, number: signal.Signals = signal.SIGKILL) -> bool:
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if not children:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(int(chance.choice(children)), number)
+        return True
+
+    @property
+    def process(self) -> EkmProcess:
+        return self._process
+
+    def stop(self) -> int:
+        return self._process.stop()
+
+
+@dataclass
+class Asked:
+    """What one drive did: the sequence number of each grant, retries, keys that were wrong."""
+
+    granted: list[int] = field(default_factory=list)
+    retries: int = 0
+    wrong_keys: int = 0
+    error: str = ""
+    sequence: int = 0
+
+    def next_sequence(self) -> int:
+        """Return a number greater than all before, also over lives of the campaign."""
+        self.sequence = max(self.sequence + 1, time.time_ns())
+        return self.sequence
+
+
+@dataclass(frozen=True)
+class Granted:
+    """An SEDK and the cartridge's EEDKs."""
+
+    sedk: bytes
+    eedks: tuple[bytes, ...]
+
+
+def _drive(
+    drive: SoftDrive,
+    number: int,
+    endpoints: Sequence[EkmEndpoint],
+    trust: bytes,
+    stop: threading.Event,
+    asked: Asked,
+) -> None:
+    try:
+        with EkmProxy(endpoints) as proxy:
+            turn = 0
+            while not stop.is_set():
+                name = f"{number:02d}{turn % 10000:04d}"
+                made = _until_granted(proxy, drive, trust, Generate(name, _LABELS), asked)
+                again = _until_granted(proxy, drive, trust, Translate(name, made.eedks), asked)
+                if drive.data_key(made.sedk) != drive.data_key(again.sedk):
+                    asked.wrong_keys += 1
+                turn += 1
+    except Exception as error:
+        asked.error = f"{type(error).__name__}: {error}"
+
+
+def _until_granted(
+    proxy: EkmProxy, drive: SoftDrive, trust: bytes, request: Generate | Translate, asked: Asked
+) -> Granted:
+    """Ask until there is a key; what the drive has then must be in a log."""
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        session = DriveSession(drive, trust, drive.serial, request, asked.next_sequence)
+        try:
+            proxy.exchange(session)
+        except EkmUnavailable:
+            if time.monotonic() > until:
+                raise
+            asked.retries += 1
+            time.sleep(0.05)
+            continue
+        grant = session.grant
+        asked.granted.append(asked.sequence)
+        return Granted(grant.sedk, grant.eedks)
+
+
+@dataclass
+class Outcome:
+    """The campaign's counts."""
+
+    seconds: float = 0.0
+    exchanges: int = 0
+    retries: int = 0
+    workers_killed: int = 0
+    workers_stopped: int = 0
+    managers_killed: int = 0
+    connections_cut: int = 0
+    lost: int = 0
+    answered_twice: int = 0
+    wrong_keys: int = 0
+    unheard: int = 0
+    """Answered by a key manager and not received by the drive: asked again under a new number."""
+    records: int = 0
+    files: int = 0
+    """Of both audit logs."""
+    drives_failed: list[str] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was lost, answered twice or wrong."""
+        return not (self.lost or self.answered_twice or self.wrong_keys or self.drives_failed)
+
+
+def run_campaign(
+    lab: ProvisionedLab,
+    folder: Path,
+    seconds: float,
+    seed: int,
+    drives: int = 4,
+    pause: tuple[float, float] = (0.05, 0.6),
+) -> Outcome:
+    """Run the campaign and compare; ``pause`` is how long to wait between two killings."""
+    chance = random.Random(seed)
+    issuer = authority(lab)
+    made = [SoftDrive.issued_by(issuer, f"KILL{number:06d}") for number in range(drives)]
+    with open_token(lab.ekm_token) as token:
+        for drive in made:
+            Keystore(token).enroll_drive_key(drive.serial, drive.wrap_spki)
+    outcome = Outcome()
+    asked = [Asked() for _ in made]
+    configs = [_config(lab, folder / name, made) for name in ("main", "second")]
+    with ExitStack() as stack:
+        managers = [Managed(config) for config in configs]
+        for manager in managers:
+            stack.callback(manager.stop)
+        for index, manager in enumerate(managers):
+            managers[index].config = dataclasses.replace(manager.config, port=manager.process.port)
+        ways = [Forwarder(manager.process.port) for manager in managers]
+        for way in ways:
+            stack.callback(way.close)
+        endpoints = [EkmEndpoint("127.0.0.1", way.port, lab.rig_tls) for way in ways]
+        stop = threading.Event()
+        trust = der(load_certificate(lab.ca))
+        threads = [
+            threading.Thread(target=_drive, args=(drive, number, endpoints, trust, stop, word))
+            for number, (drive, word) in enumerate(zip(made, asked, strict=True))
+        ]
+        for thread in threads:
+            thread.start()
+        began = time.monotonic()
+        while time.monotonic() < began + seconds:
+            time.sleep(chance.uniform(*pause))
+            _kill_something(chance, managers, ways, outcome)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        outcome.seconds = time.monotonic() - began
+        for manager in managers:
+            assert manager.stop() == 0
+    _judge(outcome, configs, made, asked)
+    return outcome
+
+
+def _config(lab: ProvisionedLab, folder: Path, drives: Sequence[SoftDrive]) -> EkmConfig:
+    folder.mkdir()
+    config = dataclasses.replace(
+        lab_config(lab, port=0),
+        drive_table=folder / "drives.sqlite",
+        audit=folder / "audit.jsonl",
+        workers=2,
+        worker_seconds=3.0,
+        audit_bytes=50_000,
+        log_level="error",
+    )
+    with DriveTable(config.drive_table) as table:
+        for drive in drives:
+            table.enrol(drive.serial, drive.certificate_der, drive.wrap_spki, drive.oaep_hash)
+    return config
+
+
+def _kill_something(
+    chance: random.Random,
+    managers: Sequence[Managed],
+    ways: Sequence[Forwarder],
+    outcome: Outcome,
+) -> None:
+    which = chance.randrange(len(managers))
+    match chance.choices(("connection", "worker", "stop", "manager"), (12, 6, 1, 2))[0]:
+        case "connection":
+            outcome.connections_cut += ways[which].cut(chance)
+        case "worker":
+            outcome.workers_killed += managers[which].kill_worker(chance)
+        case "stop":
+            outcome.workers_stopped += managers[which].kill_worker(chance, signal.SIGSTOP)
+        case _:
+            managers[which].kill()
+            outcome.managers_killed += 1
+
+
+def _judge(
+    outcome: Outcome,
+    configs: Sequence[EkmConfig],
+    drives: Sequence[SoftDrive],
+    asked: Sequence[Asked],
+) -> None:
+    answered: Counter[tuple[str, int]] = Counter()
+    acknowledged: Counter[tuple[str, int]] = Counter()
+    for config in configs:
+        last: dict[str, int] = {}
+        outcome.files += audit_log.verify(config.audit).files
+        for record in audit_log.records(config.audit):
+            outcome.records += 1
+            key = (record.get("serial", ""), record.get("sequence", 0))
+            if record["event"] == "key-reply":
+                answered[key] += 1
+                if key[1] <= last.get(key[0], 0):
+                    outcome.answered_twice += 1
+                last[key[0]] = key[1]
+            elif record["event"] == "ack":
+                acknowledged[key] += 1
+        with DriveTable(config.drive_table) as table:
+            for drive in table.drives():
+                if drive.sequence < last.get(drive.serial, 0):
+                    outcome.lost += 1
+    granted = {
+        (drive.serial, sequence)
+        for drive, word in zip(drives, asked, strict=True)
+        for sequence in word.granted
+    }
+    outcome.exchanges = sum(len(word.granted) for word in asked)
+    outcome.retries = sum(word.retries for word in asked)
+    outcome.wrong_keys = sum(word.wrong_keys for word in asked)
+    outcome.drives_failed = [word.error for word in asked if word.error]
+    outcome.lost += len(granted - answered.keys()) + (outcome.exchanges - len(granted))
+    outcome.answered_twice += sum(count - 1 for count in answered.values())
+    outcome.answered_twice += sum(count - 1 for count in acknowledged.values())
+    outcome.lost += len(acknowledged.keys() - granted)
+    outcome.unheard = len(answered.keys() - granted)

@@ -1,0 +1,82 @@
+"""A key manager as a service, looked at from outside."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from hsm.ekm.config import EkmConfig, enrol_drives, lab_config
+from hsm.ekm.drive_table import DriveTable
+from hsm.ekm.protocol.drive_side import DriveSession, Generate
+from hsm.ekm.protocol.errors import EkmUnavailable
+from hsm.keys.eedk import KeyLabel
+from hsm.keys.keystore import Keystore
+from hsm.pkcs11.token import open_token
+from hsm.provisioning import ProvisionedLab
+from rig.ve.ekm.proxy import EkmProxy
+from tests.support.ekm_bench import Outsiders
+from tests.support.ekm_lab import MAIN_KEY
+
+ASK = Generate("VOL001", (KeyLabel(MAIN_KEY),))
+
+
+def make_config(
+    lab: ProvisionedLab, outsiders: Outsiders, folder: Path, **settings: Any
+) -> EkmConfig:
+    """Return the lab's configuration with a table in ``folder``; the soft drive is enrolled too."""
+    drive = outsiders.drive
+    with open_token(lab.ekm_token) as token:
+        Keystore(token).enroll_drive_key(drive.serial, drive.wrap_spki)
+    config = dataclasses.replace(
+        lab_config(lab, port=0),
+        drive_table=folder / "drives.sqlite",
+        audit=folder / "audit.jsonl",
+        **settings,
+    )
+    enrol_drives(config, lab)
+    with DriveTable(config.drive_table) as table:
+        table.enrol(drive.serial, drive.certificate_der, drive.wrap_spki, drive.oaep_hash)
+    return config
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def page(config: EkmConfig, path: str, method: str = "GET") -> tuple[int, str]:
+    assert config.metrics_port is not None
+    asking = http.client.HTTPConnection("127.0.0.1", config.metrics_port, timeout=10)
+    asking.request(method, path)
+    answer = asking.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def workers_of(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+def await_workers(config: EkmConfig, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if page(config, "/readyz") == (200, f"ready, workers: {count}\n"):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"not {count} workers")
+
+
+def until_served(proxy: EkmProxy, session: DriveSession) -> None:
+    """Ask again while connections still go to a worker that is not yet known to be dead."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return proxy.exchange(session)
+        except EkmUnavailable:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

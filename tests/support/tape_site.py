@@ -1,0 +1,136 @@
+"""A whole site for tests: gates, secure element, key manager and token, all real; one a run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from hsm.ekm.client import EkmEndpoint
+from hsm.ekm.config import EkmConfig, enrol_drives, lab_config
+from hsm.ekm.service.launch import EkmProcess, spawn_ekm
+from hsm.keys.keystore import Keystore
+from hsm.keys.pki import load_certificate
+from hsm.pkcs11.token import open_token
+from hsm.provisioning import ProvisionedLab, provision_lab
+from rig.board.sim import SimBoard
+from rig.drive.drive import Drive
+from rig.drive.secure_element import SecureElement, SecureElementConfig
+from rig.engine.driver import Engine
+from rig.results.events import EventLog
+from rig.ve.catalogue.pools import Pool, Pools
+from rig.ve.ekm.proxy import EkmProxy
+from rig.ve.tape.library import Library
+from rig.ve.tape.sequences import VirtualizationEngine
+from rig.ve.volumes.logical_volume import LogicalVolume
+from tests.support.ekm_lab import SoftKek
+
+SERIAL = "TAPE000001"
+
+
+@dataclass
+class Site:
+    """What stands in the machine room, shared by all tests of a run."""
+
+    lab: ProvisionedLab
+    engine: Engine
+    element: SecureElement
+    ekm: EkmProcess
+    proxy: EkmProxy
+    outside: SoftKek  # a KEK made outside the token and imported, private half and all
+    relayed: list[tuple[str, bytes]] = field(default_factory=list)  # what the VE passed on
+
+    def drive(self) -> Drive:
+        """Return the drive, empty."""
+        ca = load_certificate(self.lab.ca).public_bytes(Encoding.DER)
+        return Drive(self.engine, self.element, SERIAL, "TS1120", ekm_ca_der=ca)
+
+    def room(self, folder: Path, *pools: Pool, proxy: EkmProxy | None = None) -> Room:
+        """Return a VE with a library and pools of a test's own."""
+        self.relayed.clear()
+        events = EventLog()
+        library = Library(folder / "cartridges")
+        drive = self.drive()
+        panel = Pools(pools)
+        ve = VirtualizationEngine(drive, proxy or self.proxy, library, panel, events)
+        return Room(self, ve, drive, library, panel, events, folder)
+
+    def endpoint(self, ekm: EkmProcess) -> EkmEndpoint:
+        """Where the VE finds a key manager."""
+        return EkmEndpoint(ekm.host, ekm.port, self.lab.rig_tls)
+
+
+@dataclass
+class Room:
+    """A VE at work in one test."""
+
+    site: Site
+    ve: VirtualizationEngine
+    drive: Drive
+    library: Library
+    pools: Pools
+    events: EventLog
+    folder: Path
+    made: int = 0
+
+    def volumes(self, *sizes: int) -> list[LogicalVolume]:
+        """Make files of these sizes, of bytes that nothing else has, and volumes of them."""
+        volumes = []
+        for size in sizes:
+            self.made += 1
+            path = self.folder / f"file{self.made}"
+            path.write_bytes(random.Random(self.made).randbytes(size))
+            volumes.append(LogicalVolume.of(f"L{self.made:05}", path))
+        return volumes
+
+    def steps(self) -> list[str]:
+        """Return the steps since last asked, failed ones with a mark, and forget them."""
+        steps = [e.step + ("" if e.outcome == "ok" else "!") for e in self.events.events]
+        self.events.events.clear()
+        return steps
+
+    def tape(self, volser: str) -> bytes:
+        """Return all bytes of a cartridge's file."""
+        return self.library.path(volser).read_bytes()
+
+
+def ekm_settings(lab: ProvisionedLab, folder: Path) -> EkmConfig:
+    """Return a key manager on the lab's token and any free port, its drives admitted.
+
+    Its drive table and audit log are in `folder`.
+    """
+    config = replace(lab_config(lab, port=0), drive_table=folder / "drives", audit=folder / "audit")
+    enrol_drives(config, lab)
+    return config
+
+
+@contextmanager
+def open_site(folder: Path) -> Iterator[Site]:
+    """Provision and start everything."""
+    lab = provision_lab(folder / "state", ["KEK 1", "KEK 2"], [SERIAL])
+    outside = SoftKek.make("Made Outside")
+    with open_token(lab.ekm_token) as token:
+        Keystore(token).import_kek(outside.label, outside.pem, outside.certificate)
+    relayed: list[tuple[str, bytes]] = []
+    with ExitStack() as stack:
+        ekm = stack.enter_context(spawn_ekm(ekm_settings(lab, folder)))
+        endpoint = EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)
+        proxy = stack.enter_context(
+            EkmProxy([endpoint], observer=lambda way, data: relayed.append((way, data)))
+        )
+        board = stack.enter_context(SimBoard(transport_key=lab.drive(SERIAL).transport_key))
+        engine = Engine(board)
+        engine.lock_plain_key()
+        element = stack.enter_context(
+            SecureElement.start(SecureElementConfig.of(lab.drive(SERIAL)))
+        )
+        yield Site(lab, engine, element, ekm, proxy, outside, relayed)
+
+
+def sources(volumes: Sequence[LogicalVolume]) -> list[bytes]:
+    """Return the bytes of the volumes' files."""
+    return [volume.source.read_bytes() for volume in volumes]
