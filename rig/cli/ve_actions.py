@@ -487,7 +487,7 @@ def _range(node: Node, words: list[str]) -> list[str]:
     for word in words:
         first, sign, last = word.partition("-")
         if sign:
-            found += [each for each in node.parts.shelf.volsers() if first <= each <= last]
+            found += [each for each in node.parts.cartridges.volsers() if first <= each <= last]
         else:
             found.append(first)
     return found

@@ -67,8 +67,8 @@ def working(
         used_alone(state),
         open_node(checked, name, state, report, events) as opened,
     ):
-        for line in opened.healed:
-            report.line(f"healed  {line}")
+        for line in opened.recovered:
+            report.line(f"recovered  {line}")
         events.listeners.append(report.step)
         yield opened, report
 

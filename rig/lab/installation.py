@@ -27,7 +27,7 @@ def _as_text(value: object) -> object:
 
 
 LEVEL_RULE = "a level of numbers with dots, quoted when there is one dot: '534.31'"
-Level = Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^\d{1,6}(\.\d{1,6}){0,7}$")]
+LevelText = Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^\d{1,6}(\.\d{1,6}){0,7}$")]
 Feature = Annotated[int, Field(ge=1000, le=9999)]
 
 
@@ -56,10 +56,10 @@ class InstallationPart(Part):
     library: Annotated[Literal["TS3500", "3494"], BeforeValidator(_as_text)] = Field(
         default="TS3500", description="TS3500 or 3494"
     )
-    microcode: Level = Field(
+    microcode: LevelText = Field(
         default=level_text(MICROCODE[LibraryType.TS3500]), description=LEVEL_RULE
     )
-    library_manager: Level = Field(default=level_text(LIBRARY_MANAGER), description=LEVEL_RULE)
+    library_manager: LevelText = Field(default=level_text(LIBRARY_MANAGER), description=LEVEL_RULE)
     features: tuple[Feature, ...] = Field(
         default=(ENCRYPTION_LICENSE,), strict=False, description="a list of feature codes: [9900]"
     )

@@ -16,7 +16,7 @@ from rig.scenarios.base import Scenario, Stage
 from rig.ve.catalogue.pools import Pool, Pools
 from rig.ve.tape.library import Library
 from rig.ve.tape.sequences import VirtualizationEngine
-from rig.ve.volumes.logical_volume import LogicalVolume, number_volumes
+from rig.ve.volumes.logical_volume import VolumeFile, number_volumes
 from rig.ve.volumes.reading import CompareSink
 
 ENCRYPTED_STEPS = (
@@ -108,7 +108,7 @@ def _pool(number: int, unit: PoolUnit) -> Pool:
     return Pool(number, unit.encrypt, keys, unit.allow_public_only)
 
 
-def _split(files: Sequence[Path]) -> tuple[list[LogicalVolume], list[LogicalVolume]]:
+def _split(files: Sequence[Path]) -> tuple[list[VolumeFile], list[VolumeFile]]:
     """Two thirds are written from BOT, the rest is appended; a single file is both."""
     volumes = number_volumes(files)
     cut = max(1, 2 * len(volumes) // 3)
@@ -117,7 +117,7 @@ def _split(files: Sequence[Path]) -> tuple[list[LogicalVolume], list[LogicalVolu
 
 @contextmanager
 def _progress(
-    stage: Stage, engine: VirtualizationEngine, words: str, volumes: Sequence[LogicalVolume]
+    stage: Stage, engine: VirtualizationEngine, words: str, volumes: Sequence[VolumeFile]
 ) -> Iterator[None]:
     """Show how far the engine has come with these volumes."""
     done_before = 0
@@ -191,7 +191,7 @@ def _count_samples(cartridge: Path, samples: Sequence[bytes]) -> int:
     return sum(1 for sample in samples if sample not in missing)
 
 
-def _samples(volumes: Sequence[LogicalVolume]) -> list[bytes]:
+def _samples(volumes: Sequence[VolumeFile]) -> list[bytes]:
     """A telling piece of each of the largest volumes, from its first block."""
     samples: list[bytes] = []
     for volume in sorted(volumes, key=lambda volume: -volume.size)[:SAMPLES]:

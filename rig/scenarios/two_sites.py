@@ -29,7 +29,7 @@ from rig.ve.ekm.proxy import EkmProxy, Observer
 from rig.ve.ekm.verify_connection import verify_connection
 from rig.ve.tape.library import Library
 from rig.ve.tape.sequences import VirtualizationEngine
-from rig.ve.volumes.logical_volume import LogicalVolume, number_volumes
+from rig.ve.volumes.logical_volume import VolumeFile, number_volumes
 from rig.ve.volumes.reading import CompareSink
 
 KEY = "June 2007 Key"
@@ -102,7 +102,7 @@ class _Place:
         pools = Pools(Pool(number, True, keys) for number, keys in POOLS.items())
         return VirtualizationEngine(drive, self.proxy, self.library, pools, station.events)
 
-    def reads(self, volser: str, volumes: Sequence[LogicalVolume]) -> bool:
+    def reads(self, volser: str, volumes: Sequence[VolumeFile]) -> bool:
         """Read a tape and compare it."""
         sink = CompareSink(volumes)
         self.engine().read(volser, sink)
@@ -168,7 +168,7 @@ class _Story:
         )
 
     def _taken_to_dr(
-        self, dr: _Place, clear: str, hashed: str, volumes: Sequence[LogicalVolume]
+        self, dr: _Place, clear: str, hashed: str, volumes: Sequence[VolumeFile]
     ) -> None:
         refusal = dr.refusal(clear)
         named = refusal is not None and DR_KEY_AT_MAIN in str(refusal) and KEY in str(refusal)
@@ -188,7 +188,7 @@ class _Story:
         )
 
     def _key_manager_lost(
-        self, dr: _Place, cutter: _Cutter, hashed: str, volumes: Sequence[LogicalVolume]
+        self, dr: _Place, cutter: _Cutter, hashed: str, volumes: Sequence[VolumeFile]
     ) -> None:
         notices = self.stage.station.events.notices
         before = len(notices)
@@ -225,8 +225,8 @@ class _Story:
         main: _Place,
         clear: str,
         hashed: str,
-        written: Sequence[LogicalVolume],
-        appended: Sequence[LogicalVolume],
+        written: Sequence[VolumeFile],
+        appended: Sequence[VolumeFile],
     ) -> None:
         self.stage.check(
             f"{hashed}, appended to at the DR site, reads at main whole",

@@ -162,13 +162,13 @@ def _seed(node: Node, lab: Lab, unit: NodeUnit) -> None:
         for name, number in unit.management_classes.items():
             if session.get(ManagementClassRow, name) is None:
                 settings.set_management_class(session, ManagementClass(name, number))
-    if fresh and not node.parts.shelf.volsers():
+    if fresh and not node.parts.cartridges.volsers():
         node.insert(next_volsers(node, unit.cartridges))
 
 
 def next_volsers(node: Node, count: int) -> Sequence[str]:
     """TAP001 to TAP999, then T01000 and on: so many that the node does not have."""
-    taken = set(node.parts.shelf.volsers())
+    taken = set(node.parts.cartridges.volsers())
     numbers = range(1, 100_000)
     names = (f"TAP{each:03}" if each < 1000 else f"T{each:05}" for each in numbers)
     free = (name for name in names if name not in taken)

@@ -21,7 +21,7 @@ from rig.drive.drive import Block
 from rig.ve.catalogue.database import Catalogue
 from rig.ve.catalogue.model import VolumeState
 from rig.ve.catalogue.schema import CopyRow, LogicalRow, PhysicalRow, PremigrationRow
-from rig.ve.tape.cartridge_store import Shelf, facts_of
+from rig.ve.tape.cartridge_store import CartridgeStore, facts_of
 from rig.ve.volumes.logical_volume import VolumeError, VolumeHeader, decode_label
 from rig.ve.volumes.tape_volume_cache import Cache
 
@@ -37,11 +37,13 @@ class CheckReport:
     findings: tuple[str, ...]
 
 
-def check(catalogue: Catalogue, cache: Cache, shelf: Shelf, *, deep: bool = False) -> CheckReport:
+def check(
+    catalogue: Catalogue, cache: Cache, cartridges: CartridgeStore, *, deep: bool = False
+) -> CheckReport:
     """Look at everything; nothing is changed."""
     findings = catalogue.integrity()
     with catalogue.reading() as session:
-        findings += _cartridges(session, shelf)
+        findings += _cartridges(session, cartridges)
         findings += _volumes(session, cache, deep=deep)
         findings += _orders(session)
 
@@ -57,7 +59,7 @@ def check(catalogue: Catalogue, cache: Cache, shelf: Shelf, *, deep: bool = Fals
         )
 
 
-def _cartridges(session: Session, shelf: Shelf) -> Iterator[str]:
+def _cartridges(session: Session, cartridges: CartridgeStore) -> Iterator[str]:
     known = set()
     for row in session.scalars(select(PhysicalRow).order_by(PhysicalRow.volser)):
         known.add(row.volser)
@@ -68,14 +70,14 @@ def _cartridges(session: Session, shelf: Shelf) -> Iterator[str]:
         )
         yield from (f"{row.volser}: {what}" for what in _sums(row, copies))
         try:
-            with Cartridge.open(shelf.path(row.volser)) as cartridge:
+            with Cartridge.open(cartridges.path(row.volser)) as cartridge:
                 found = list(_tape(row, copies, cartridge))
         except TaperigError as error:
             found = [str(error)]
         yield from (f"{row.volser}: {what}" for what in found)
-    for volser in shelf.volsers():
+    for volser in cartridges.volsers():
         if volser not in known:
-            yield f"{volser}: this cartridge is on the shelf, but not in the catalogue"
+            yield f"{volser}: this cartridge is in the folder, but not in the catalogue"
 
 
 def _sums(row: PhysicalRow, copies: list[CopyRow]) -> Iterator[str]:

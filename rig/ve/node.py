@@ -32,12 +32,12 @@ from rig.ve.catalogue.model import LogicalVolume
 from rig.ve.catalogue.schema import CopyRow, LogicalRow, PhysicalRow, PremigrationRow
 from rig.ve.consistency import CheckReport, check
 from rig.ve.ekm.relay import Relay
-from rig.ve.recovery import heal, insert
-from rig.ve.scheduler import Crew, WorkReport
-from rig.ve.tape.cartridge_locks import Claims
-from rig.ve.tape.cartridge_store import Shelf
+from rig.ve.recovery import insert, recover
+from rig.ve.scheduler import Scheduler, WorkReport
+from rig.ve.tape.cartridge_locks import CartridgeLocks
+from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.jobs import BACKUP_NAME, NodeParts
-from rig.ve.volumes.logical_volume import LogicalVolume as HostVolume
+from rig.ve.volumes.logical_volume import VolumeFile
 from rig.ve.volumes.tape_volume_cache import Cache, CacheFullError, pieces_of
 
 RETRY_S = 2.0
@@ -75,7 +75,7 @@ class Node:
         events: EventLog | None = None,
         real_time: Callable[[], float] | None = None,
     ) -> None:
-        """Open the node in `folder`, and heal what an earlier process left in the middle."""
+        """Open the node in `folder`, and recover what an earlier process left in the middle."""
         self.folder = folder
         self.settings = settings or NodeSettings()
         self.events = events or EventLog()
@@ -98,12 +98,12 @@ class Node:
                 catalogue=self.catalogue,
                 cache=Cache(folder / "cache"),
                 staging=Cache(folder / "staging"),
-                shelf=Shelf(folder / "cartridges"),
-                claims=Claims(),
+                cartridges=CartridgeStore(folder / "cartridges"),
+                locks=CartridgeLocks(),
                 clock=self.clock,
             )
-            self.healed = heal(self.parts, self.settings.cartridge_bytes)
-            self.crew = Crew(self.parts, drives, proxy, self.events)
+            self.recovered = recover(self.parts, self.settings.cartridge_bytes)
+            self.scheduler = Scheduler(self.parts, drives, proxy, self.events)
         except BaseException:
             self._lock_file.close()
             raise
@@ -167,7 +167,7 @@ class Node:
         """Insert blank cartridges into the common scratch pool."""
         for volser in volsers:
             check_volser(volser)
-            path = self.parts.shelf.path(volser)
+            path = self.parts.cartridges.path(volser)
             if path.exists():
                 raise NodeError(f"There is a cartridge {volser} already; choose another VOLSER.")
             Cartridge.create(path, volser)
@@ -192,11 +192,11 @@ class Node:
         as they were. Raises CacheFullError, CatalogueError for an unknown construct, NodeError.
         """
         if isinstance(source, Path):
-            size = HostVolume.of(name, source).size
+            size = VolumeFile.of(name, source).size
             origin = origin or str(source)
             pieces: Iterable[bytes] = pieces_of(source)
         else:
-            HostVolume(name, Path(), size or 0)  # for the name
+            VolumeFile(name, Path(), size or 0)  # for the name
             pieces = source
         if name == BACKUP_NAME:
             raise NodeError(f"{name} is the name of database backups; choose another.")
@@ -302,13 +302,13 @@ class Node:
         self._make_room(total, keep=names)
         for volser, copies in sorted(by_cartridge.items()):
             try:
-                self.crew.recall(volser, copies)
+                self.scheduler.recall(volser, copies)
             except TaperigError:
                 instead = [second[copy.name] for copy in copies if copy.name in second]
                 if len(instead) < len(copies):
                     raise
                 for copy in instead:
-                    self.crew.recall(copy.volser, [copy])
+                    self.scheduler.recall(copy.volser, [copy])
 
     def recall_job(self, names: Iterable[str]) -> None:
         """Recall volumes and unload each, as a job that forces data to its new pool (MIG-2)."""
@@ -372,8 +372,8 @@ class Node:
     # The drives' side
 
     def work(self, *, reclaim: bool = False) -> WorkReport:
-        """Carry out with all drives what is ordered; see `Crew.work`."""
-        return self.crew.work(reclaim=reclaim)
+        """Carry out with all drives what is ordered; see `Scheduler.work`."""
+        return self.scheduler.work(reclaim=reclaim)
 
     def serve(self, stop: threading.Event, retry_s: float = RETRY_S) -> None:
         """Work until told to stop; what failed is tried again every `retry_s` seconds."""
@@ -401,14 +401,14 @@ class Node:
 
     def check(self, *, deep: bool = False) -> CheckReport:
         """Whether catalogue, cache and cartridges agree."""
-        return check(self.catalogue, self.parts.cache, self.parts.shelf, deep=deep)
+        return check(self.catalogue, self.parts.cache, self.parts.cartridges, deep=deep)
 
     def verify_tapes(self) -> list[str]:
         """Read every active copy on every cartridge, and say what is not as it was written."""
         with self.catalogue.reading() as session:
             query = select(PhysicalRow.volser).where(PhysicalRow.active_volumes > 0)
             volsers = list(session.scalars(query.order_by(PhysicalRow.volser)))
-        return [finding for volser in volsers for finding in self.crew.verify(volser)]
+        return [finding for volser in volsers for finding in self.scheduler.verify(volser)]
 
 
 def _kept(given: str | None, before: str) -> str:

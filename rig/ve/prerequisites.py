@@ -47,14 +47,14 @@ class EncryptionMethod(StrEnum):
     APPLICATION = "application-managed"
 
 
-Level = tuple[int, ...]
+MicrocodeLevel = tuple[int, ...]
 """A microcode level, number by number: 8.2.0.19 is (8, 2, 0, 19)."""
 
-MICROCODE: dict[LibraryType, Level] = {
+MICROCODE: dict[LibraryType, MicrocodeLevel] = {
     LibraryType.TS3500: (8, 2, 0, 19),
     LibraryType.L3494: (8, 2, 0, 27),
 }
-LIBRARY_MANAGER: Level = (534, 31)
+LIBRARY_MANAGER: MicrocodeLevel = (534, 31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ class Installation:
 
     drives: tuple[InstalledDrive, ...]
     library: LibraryType = LibraryType.TS3500
-    microcode: Level = MICROCODE[LibraryType.TS3500]
-    library_manager: Level = LIBRARY_MANAGER
+    microcode: MicrocodeLevel = MICROCODE[LibraryType.TS3500]
+    library_manager: MicrocodeLevel = LIBRARY_MANAGER
     features: frozenset[int] = frozenset({ENCRYPTION_LICENSE})
     forces_j1a: bool = False
     """Whether the VE is configured to run its drives in J1A mode."""
@@ -94,7 +94,7 @@ class Installation:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class UnmetPrerequisite:
     """One thing that is wrong: the rule, what it is about, and a sentence with its remedy."""
 
     rule: str
@@ -109,7 +109,7 @@ class Finding:
 # What is wrong
 
 
-def findings(installation: Installation) -> list[Finding]:
+def findings(installation: Installation) -> list[UnmetPrerequisite]:
     """Return all that keeps a VE from encrypting, by rule; empty when nothing does."""
     return [
         *_drive_models(installation),
@@ -120,33 +120,33 @@ def findings(installation: Installation) -> list[Finding]:
     ]
 
 
-def _drive_models(installation: Installation) -> Iterable[Finding]:
+def _drive_models(installation: Installation) -> Iterable[UnmetPrerequisite]:
     drives = installation.drives
     capable = [drive for drive in drives if drive.capable]
     old = [drive for drive in drives if drive.model is DriveModel.J1A]
     for drive in drives:
         if drive.model is DriveModel.E05 and not drive.capable:
-            yield Finding(
+            yield UnmetPrerequisite(
                 "PRE-1",
                 drive.serial,
                 f"Drive {drive.serial} is an E05 without feature 5592 or 9592 and cannot encrypt; "
                 f"have the feature installed, or detach the drive.",
             )
         elif drive.capable and not drive.native:
-            yield Finding(
+            yield UnmetPrerequisite(
                 "PRE-1",
                 drive.serial,
                 f"Drive {drive.serial} emulates a J1A; have it set to native (E05) mode.",
             )
     if not capable:
-        yield Finding(
+        yield UnmetPrerequisite(
             "PRE-1",
             "drives",
             "No drive attached to the VE can encrypt; attach E05 drives with feature 5592 or 9592.",
         )
     elif old and len(capable) < MIXED_MINIMUM:
         names = ", ".join(drive.serial for drive in old)
-        yield Finding(
+        yield UnmetPrerequisite(
             "PRE-1",
             names,
             f"With J1A drives attached ({names}) the VE needs at least {MIXED_MINIMUM} capable E05 "
@@ -154,12 +154,12 @@ def _drive_models(installation: Installation) -> Iterable[Finding]:
         )
 
 
-def _features_in_3494(installation: Installation) -> Iterable[Finding]:
+def _features_in_3494(installation: Installation) -> Iterable[UnmetPrerequisite]:
     if installation.library is not LibraryType.L3494:
         return
     for drive in installation.drives:
         if drive.capable and not drive.features & ENCRYPTION_IN_3494:
-            yield Finding(
+            yield UnmetPrerequisite(
                 "PRE-2",
                 drive.serial,
                 f"Drive {drive.serial} is in a 3494 library without feature 9596 (plant) or 5596 "
@@ -167,17 +167,17 @@ def _features_in_3494(installation: Installation) -> Iterable[Finding]:
             )
 
 
-def _levels(installation: Installation) -> Iterable[Finding]:
+def _levels(installation: Installation) -> Iterable[UnmetPrerequisite]:
     needed = MICROCODE[installation.library]
     if installation.microcode < needed:
-        yield Finding(
+        yield UnmetPrerequisite(
             "PRE-3",
             "VE",
             f"The VE has microcode {level_text(installation.microcode)}; with a "
             f"{installation.library} library it needs {level_text(needed)} or higher: update it.",
         )
     if installation.library_manager < LIBRARY_MANAGER:
-        yield Finding(
+        yield UnmetPrerequisite(
             "PRE-3",
             "library manager",
             f"The library manager has microcode {level_text(installation.library_manager)} and "
@@ -185,16 +185,16 @@ def _levels(installation: Installation) -> Iterable[Finding]:
         )
 
 
-def _license(installation: Installation) -> Iterable[Finding]:
+def _license(installation: Installation) -> Iterable[UnmetPrerequisite]:
     if ENCRYPTION_LICENSE not in installation.features:
-        yield Finding(
+        yield UnmetPrerequisite(
             "PRE-4",
             "VE",
             f"The VE has no feature {ENCRYPTION_LICENSE}, so the encryption settings are closed; "
             f"install its license key.",
         )
     if installation.forces_j1a:
-        yield Finding(
+        yield UnmetPrerequisite(
             "PRE-4",
             "VE",
             "The VE is configured to force its drives into J1A mode, in which none encrypts; have "
@@ -202,10 +202,10 @@ def _license(installation: Installation) -> Iterable[Finding]:
         )
 
 
-def _methods(installation: Installation) -> Iterable[Finding]:
+def _methods(installation: Installation) -> Iterable[UnmetPrerequisite]:
     for drive in installation.drives:
         if drive.capable and drive.method is not EncryptionMethod.SYSTEM:
-            yield Finding(
+            yield UnmetPrerequisite(
                 "PRE-5",
                 drive.serial,
                 f"Drive {drive.serial} has the encryption method {drive.method}; the VE uses "
@@ -316,7 +316,7 @@ def require_step(installation: Installation, step: Step) -> None:
 # Levels
 
 
-def parse_level(text: str) -> Level:
+def parse_level(text: str) -> MicrocodeLevel:
     """Read a microcode level such as 8.2.0.19; raises PrerequisiteError."""
     parts = text.split(".")
     if not all(part.isascii() and part.isdigit() and len(part) <= 6 for part in parts):
@@ -326,6 +326,6 @@ def parse_level(text: str) -> Level:
     return tuple(map(int, parts))
 
 
-def level_text(level: Level) -> str:
+def level_text(level: MicrocodeLevel) -> str:
     """Return a level as it is written."""
     return ".".join(map(str, level))

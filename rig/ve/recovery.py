@@ -14,7 +14,7 @@ from rig.ve.catalogue.schema import LogicalRow, PhysicalRow
 from rig.ve.tape.jobs import NodeParts, settle_cartridge
 
 
-def heal(parts: NodeParts, capacity_bytes: int) -> list[str]:
+def recover(parts: NodeParts, capacity_bytes: int) -> list[str]:
     """Bring everything to agree; say what was found, one sentence each."""
     found = list(_cut_off_writes(parts))
     found += _unknown_cartridges(parts, capacity_bytes)
@@ -50,9 +50,9 @@ def _unknown_cartridges(parts: NodeParts, capacity_bytes: int) -> list[str]:
     with parts.catalogue.reading() as session:
         known = set(session.scalars(select(PhysicalRow.volser)))
     found = []
-    for volser in sorted(set(parts.shelf.volsers()) - known):
+    for volser in sorted(set(parts.cartridges.volsers()) - known):
         try:
-            blank = parts.shelf.inspect(volser).encryption is TapeEncryption.BLANK
+            blank = parts.cartridges.inspect(volser).encryption is TapeEncryption.BLANK
         except TaperigError as error:
             found.append(str(error))
             continue
@@ -63,8 +63,8 @@ def _unknown_cartridges(parts: NodeParts, capacity_bytes: int) -> list[str]:
 
 
 def insert(parts: NodeParts, volser: str, capacity_bytes: int) -> None:
-    """Enter a blank cartridge that is on the shelf into the common scratch pool."""
-    facts = parts.shelf.inspect(volser)
+    """Enter a blank cartridge that is of the folder into the common scratch pool."""
+    facts = parts.cartridges.inspect(volser)
     with parts.catalogue.transaction() as session:
         row = PhysicalRow(volser=volser, pool=SCRATCH_POOL, capacity_bytes=capacity_bytes)
         session.add(row)

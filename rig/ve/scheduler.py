@@ -26,7 +26,7 @@ from rig.ve.tape.sequences import VirtualizationEngine
 NO_KEY_MANAGER = "no key manager"
 
 
-class CrewError(TaperigError):
+class NoDriveError(TaperigError):
     """There is no drive to do the work."""
 
 
@@ -66,7 +66,7 @@ class WorkReport:
     failures: list[TaperigError] = field(default_factory=list)
 
 
-class Crew:
+class Scheduler:
     """All drives of a node. Each works in a thread of its own."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Crew:
         if proxy is not None:
             relay = OneAtATime(proxy, self._key_manager_answers)
         for drive in reversed(drives):
-            engine = VirtualizationEngine(drive, relay, parts.shelf, {}, events)
+            engine = VirtualizationEngine(drive, relay, parts.cartridges, {}, events)
             self._idle.put(TapeWork(parts, engine))
         self._enter(drives)
 
@@ -165,7 +165,7 @@ class Crew:
     def _drive(self) -> Iterator[TapeWork]:
         """A drive, once one is free."""
         if not self._count:
-            raise CrewError("The node was opened without drives.")
+            raise NoDriveError("The node was opened without drives.")
         work = self._idle.get()
         try:
             yield work

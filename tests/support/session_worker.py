@@ -32,7 +32,7 @@ from rig.ve.catalogue.pools import Pool, Pools
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.tape.library import Library
 from rig.ve.tape.sequences import VirtualizationEngine
-from rig.ve.volumes.logical_volume import LogicalVolume, VolumeHeader
+from rig.ve.volumes.logical_volume import VolumeFile, VolumeHeader
 from rig.ve.volumes.reading import CompareSink
 from tests.support.boards import Passage
 from tests.support.key_rows import from_rows
@@ -64,7 +64,7 @@ class TappedBoard(Passage):
 class StopAtFirst(CompareSink):
     """Compares what is read, and stops at the first volume to be looked at."""
 
-    def __init__(self, volumes: list[LogicalVolume], pids: dict[str, int], board: SimBoard) -> None:
+    def __init__(self, volumes: list[VolumeFile], pids: dict[str, int], board: SimBoard) -> None:
         super().__init__(volumes)
         self._pids = pids
         self._board = board
@@ -92,7 +92,7 @@ def main() -> None:
     logging.basicConfig(filename=folder / "rig.log", level=logging.DEBUG)
     lab = provision_lab(folder / "state", ["KEK 1", "KEK 2"], [SERIAL])
     files = sorted((folder / "data").iterdir())
-    volumes = [LogicalVolume.of(f"L{i:05}", path) for i, path in enumerate(files)]
+    volumes = [VolumeFile.of(f"L{i:05}", path) for i, path in enumerate(files)]
     with ExitStack() as stack:
         link = stack.enter_context((folder / "link.capture").open("wb"))
         relay = stack.enter_context((folder / "relay.capture").open("wb"))

@@ -26,7 +26,7 @@ from rig.ve.catalogue.pools import Pool, Pools
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.tape.library import Library
 from rig.ve.tape.sequences import VirtualizationEngine
-from rig.ve.volumes.logical_volume import LogicalVolume
+from rig.ve.volumes.logical_volume import VolumeFile
 from tests.support.ekm_lab import SoftKek
 
 SERIAL = "TAPE000001"
@@ -77,14 +77,14 @@ class Room:
     folder: Path
     made: int = 0
 
-    def volumes(self, *sizes: int) -> list[LogicalVolume]:
+    def volumes(self, *sizes: int) -> list[VolumeFile]:
         """Make files of these sizes, of bytes that nothing else has, and volumes of them."""
         volumes = []
         for size in sizes:
             self.made += 1
             path = self.folder / f"file{self.made}"
             path.write_bytes(random.Random(self.made).randbytes(size))
-            volumes.append(LogicalVolume.of(f"L{self.made:05}", path))
+            volumes.append(VolumeFile.of(f"L{self.made:05}", path))
         return volumes
 
     def steps(self) -> list[str]:
@@ -131,6 +131,6 @@ def open_site(folder: Path) -> Iterator[Site]:
         yield Site(lab, engine, element, ekm, proxy, outside, relayed)
 
 
-def sources(volumes: Sequence[LogicalVolume]) -> list[bytes]:
+def sources(volumes: Sequence[VolumeFile]) -> list[bytes]:
     """Return the bytes of the volumes' files."""
     return [volume.source.read_bytes() for volume in volumes]

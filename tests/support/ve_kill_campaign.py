@@ -148,7 +148,7 @@ class Campaign:
     def _judge(self, number: int) -> None:
         def judge(say: Callable[[str], None]) -> None:
             with self._open() as node:
-                for line in node.healed:
+                for line in node.recovered:
                     say(f"healed {line}")
                 for finding in node.check(deep=True).findings:
                     say(f"wrong check: {finding}")

@@ -23,7 +23,7 @@ NO_COPY = 0
 DAY_S = 86_400.0
 
 
-class RecordError(TaperigError):
+class SettingsError(TaperigError):
     """A setting that cannot be."""
 
 
@@ -48,7 +48,7 @@ class InhibitPeriod:
             and 0 <= self.start_minute <= 1439
             and 1 <= self.minutes <= 7 * 1440
         ):
-            raise RecordError(
+            raise SettingsError(
                 f"An inhibit period of weekday {self.weekday}, minute {self.start_minute}, lasting "
                 f"{self.minutes} minutes cannot be; give 0 to 6, 0 to 1439 and 1 to 10080."
             )
@@ -73,10 +73,10 @@ class ReclaimPolicy:
         """Check the ranges."""
         for name in ("threshold_percent", "inactivation_max_active_percent"):
             if not 5 <= getattr(self, name) <= 95:
-                raise RecordError(f"{name} is {getattr(self, name)}; it must be from 5 to 95.")
+                raise SettingsError(f"{name} is {getattr(self, name)}; it must be from 5 to 95.")
         for name in ("days_since_access", "days_since_write", "days_since_inactivation"):
             if not 0 <= getattr(self, name) <= 365:
-                raise RecordError(
+                raise SettingsError(
                     f"{name} is {getattr(self, name)}; it must be from 1 to 365, or 0 for off."
                 )
 
@@ -105,7 +105,7 @@ class PoolSettings:
         """Check as `Pool` does."""
         self.encryption()
         if self.reclaim_pool is not None and self.reclaim_pool not in POOL_NUMBERS:
-            raise RecordError(
+            raise SettingsError(
                 f"The reclaim pool of pool {self.number} is {self.reclaim_pool}; pools have the "
                 f"numbers 1 to 32."
             )

@@ -1,4 +1,4 @@
-"""Which cartridges are in use by a drive now; no cartridge is in two drives."""
+"""Locks on cartridges: a cartridge is in one drive at a time."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Claims:
-    """The VOLSERs in use, within one process."""
+class CartridgeLocks:
+    """The VOLSERs in use by drives, within one process."""
 
     def __init__(self) -> None:
         """Begin with none."""
         self._condition = threading.Condition()
-        self._claimed: set[str] = set()
+        self._locked: set[str] = set()
 
     @contextmanager
     def choosing(self) -> Iterator[set[str]]:
-        """Nobody else claims meanwhile: choose one that is not in the set, and add it."""
+        """Hold off all others: choose a VOLSER that is not in the set, and add it."""
         with self._condition:
-            yield self._claimed
+            yield self._locked
 
     @contextmanager
-    def claimed(self, volser: str) -> Iterator[None]:
-        """Claim a cartridge, once it is free, for as long as the context lasts."""
+    def locked(self, volser: str) -> Iterator[None]:
+        """Lock a cartridge, once it is free, for as long as the context lasts."""
         with self._condition:
-            self._condition.wait_for(lambda: volser not in self._claimed)
-            self._claimed.add(volser)
+            self._condition.wait_for(lambda: volser not in self._locked)
+            self._locked.add(volser)
         try:
             yield
         finally:
             self.release(volser)
 
     def release(self, volser: str) -> None:
-        """Let a cartridge go."""
+        """Unlock a cartridge."""
         with self._condition:
-            self._claimed.discard(volser)
+            self._locked.discard(volser)
             self._condition.notify_all()

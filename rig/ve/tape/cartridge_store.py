@@ -19,7 +19,7 @@ _ENCRYPTION = {
 }
 
 
-class Shelf:
+class CartridgeStore:
     """The cartridge files of a node; serves its virtualization engines as their `Cartridges`."""
 
     def __init__(self, folder: Path) -> None:

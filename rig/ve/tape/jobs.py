@@ -24,10 +24,10 @@ from rig.ve.catalogue.database import Catalogue
 from rig.ve.catalogue.model import TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import CopyRow, DriveRow, LogicalRow, PhysicalRow, PremigrationRow
 from rig.ve.catalogue.transactions import Reservation
-from rig.ve.tape.cartridge_locks import Claims
-from rig.ve.tape.cartridge_store import Shelf
+from rig.ve.tape.cartridge_locks import CartridgeLocks
+from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.sequences import VirtualizationEngine
-from rig.ve.volumes.logical_volume import LogicalVolume
+from rig.ve.volumes.logical_volume import VolumeFile
 from rig.ve.volumes.tape_volume_cache import Cache, Recall
 
 BATCH_VOLUMES = 1000
@@ -53,8 +53,8 @@ class NodeParts:
     cache: Cache
     staging: Cache
     """Volumes on their way from tape to tape; they never enter the cache."""
-    shelf: Shelf
-    claims: Claims
+    cartridges: CartridgeStore
+    locks: CartridgeLocks
     clock: Clock
 
 
@@ -129,7 +129,7 @@ class TapeWork:
             with parts.catalogue.reading() as session:
                 settings = catalogue_settings.pool(session, pool).encryption()
             files = [
-                LogicalVolume(each.name, each.path, each.size, each.sha256, each.origin)
+                VolumeFile(each.name, each.path, each.size, each.sha256, each.origin)
                 for each in fitting
             ]
             if target.from_bot:
@@ -137,7 +137,7 @@ class TapeWork:
                 self.engine.write_from_bot(pool, files, target.volser)
             else:
                 self.engine.append(target.volser, files)
-            facts = parts.shelf.facts(target.volser)
+            facts = parts.cartridges.facts(target.volser)
             now = parts.clock.now()
             with parts.catalogue.transaction() as session:
                 row = session.get_one(PhysicalRow, target.volser)
@@ -169,7 +169,7 @@ class TapeWork:
     def close(self, volser: str) -> None:
         """Fill a cartridge up: its database backup goes behind its volumes (MSG-1)."""
         parts = self.parts
-        with parts.claims.claimed(volser):
+        with parts.locks.locked(volser):
             with parts.catalogue.transaction() as session:
                 row = transactions.physical(session, volser)
                 if not row.close_wanted or row.writing_pool is not None:
@@ -184,11 +184,11 @@ class TapeWork:
         backup.unlink(missing_ok=True)
         try:
             parts.catalogue.backup(backup)
-            volume = LogicalVolume.of(BACKUP_NAME, backup)
+            volume = VolumeFile.of(BACKUP_NAME, backup)
             self.engine.append(volser, [volume])
         finally:
             backup.unlink(missing_ok=True)
-        facts = parts.shelf.facts(volser)
+        facts = parts.cartridges.facts(volser)
         now = parts.clock.now()
         with parts.catalogue.transaction() as session:
             row = session.get_one(PhysicalRow, volser)
@@ -208,7 +208,7 @@ class TapeWork:
     def recall(self, volser: str, copies: Sequence[CopyRow]) -> None:
         """Read volumes from a cartridge into the cache, by position on tape (MIG-3)."""
         parts = self.parts
-        with parts.claims.claimed(volser):
+        with parts.locks.locked(volser):
             current = self._still_active(copies)
             if not current:
                 return
@@ -253,7 +253,7 @@ class TapeWork:
 
     def verify(self, volser: str) -> list[str]:
         """Read every active copy on a cartridge to its end; say what is not as written."""
-        with self.parts.claims.claimed(volser):
+        with self.parts.locks.locked(volser):
             with self.parts.catalogue.reading() as session:
                 copies = transactions.copies_on(session, volser)
                 expected = {copy.first_block: copy for copy in copies}
@@ -288,7 +288,7 @@ class TapeWork:
         """Move all active data of a cartridge to a pool, tape to tape (MIG-4); how many volumes."""
         parts = self.parts
         moved = 0
-        with parts.claims.claimed(volser):
+        with parts.locks.locked(volser):
             while run := self._next_run(volser):
                 try:
                     self._read(volser, run, parts.staging)
@@ -335,7 +335,7 @@ class TapeWork:
     def _reserved(self, pool: int, size: int, avoid: Set[str]) -> Iterator[Reservation]:
         """A cartridge to write to; whatever happens, the catalogue agrees with it afterwards."""
         parts = self.parts
-        with parts.claims.choosing() as busy:
+        with parts.locks.choosing() as busy:
             with parts.catalogue.transaction() as session:
                 target = transactions.reserve(session, pool, size, busy | avoid)
             if target is not None:
@@ -354,7 +354,7 @@ class TapeWork:
             with self._settled(target.volser):
                 yield target
         finally:
-            parts.claims.release(target.volser)
+            parts.locks.release(target.volser)
 
     @contextmanager
     def _settled(self, volser: str) -> Iterator[None]:
@@ -373,7 +373,7 @@ class TapeWork:
 
 def settle_cartridge(parts: NodeParts, volser: str) -> str:
     """Compare a cartridge that was being written with the catalogue, and let it go."""
-    facts = parts.shelf.inspect(volser, mend=True)
+    facts = parts.cartridges.inspect(volser, mend=True)
     with parts.catalogue.transaction() as session:
         row = session.get_one(PhysicalRow, volser)
         if row.writing_pool is None:

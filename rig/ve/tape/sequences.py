@@ -21,7 +21,7 @@ from rig.ve.catalogue.pools import Pool
 from rig.ve.ekm.relay import Relay
 from rig.ve.tape.prefetch import ahead
 from rig.ve.volumes.logical_volume import (
-    LogicalVolume,
+    VolumeFile,
     VolumeHeader,
     blocks_of,
     in_batches,
@@ -32,7 +32,7 @@ from rig.ve.volumes.reading import NullSink, VolumeReader, VolumeSink
 BATCH_BYTES = 4 * 1024 * 1024
 """Data handed to the drive at once, in bytes."""
 
-Progress = Callable[[int, int], None]
+ReportProgress = Callable[[int, int], None]
 """Called with the bytes moved so far, and all there are, while data is moved."""
 
 
@@ -75,7 +75,7 @@ class VirtualizationEngine:
         library: Cartridges,
         pools: PoolPanel,
         events: EventLog,
-        progress: Progress = lambda done, total: None,
+        progress: ReportProgress = lambda done, total: None,
     ) -> None:
         """Put the parts together; `events` tells each step, `progress` how far data has moved."""
         self.drive = drive
@@ -88,7 +88,7 @@ class VirtualizationEngine:
     # The three sequences
 
     def write_from_bot(
-        self, pool_number: int, volumes: Sequence[LogicalVolume], volser: str | None = None
+        self, pool_number: int, volumes: Sequence[VolumeFile], volser: str | None = None
     ) -> str:
         """Write volumes from BOT on a scratch cartridge of the pool, or on the one named.
 
@@ -117,7 +117,7 @@ class VirtualizationEngine:
         self.library.mark_written(volser)
         return volser
 
-    def append(self, volser: str, volumes: Sequence[LogicalVolume]) -> None:
+    def append(self, volser: str, volumes: Sequence[VolumeFile]) -> None:
         """Append volumes to a cartridge, in the format and under the key that it has."""
         headers = prepare(volumes)
         batches = self._batches(volumes, headers)
@@ -213,7 +213,7 @@ class VirtualizationEngine:
             self.drive.accept_key(grant)
 
     def _batches(
-        self, volumes: Sequence[LogicalVolume], headers: Sequence[VolumeHeader]
+        self, volumes: Sequence[VolumeFile], headers: Sequence[VolumeHeader]
     ) -> Iterator[list[Block]]:
         blocks = (
             block

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rig.ve.volumes.awstape import AwsTapeError, ImageWriter, read_image
-from rig.ve.volumes.logical_volume import LogicalVolume, VolumeError
+from rig.ve.volumes.logical_volume import VolumeError, VolumeFile
 from rig.ve.volumes.standard_labels import (
     DataSetLabel,
     FormatLabel,
@@ -68,7 +68,7 @@ def is_image(path: Path) -> bool:
     return True
 
 
-def volume_of_image(path: Path, name: str | None = None) -> LogicalVolume:
+def volume_of_image(path: Path, name: str | None = None) -> VolumeFile:
     """Return the logical volume that an image becomes, named as its VOL1 label says, or `name`.
 
     Raises AwsTapeError for a damaged image, VolumeError when nothing names it.
@@ -78,7 +78,7 @@ def volume_of_image(path: Path, name: str | None = None) -> LogicalVolume:
         raise VolumeError(
             f"The tape image {path} has no VOL1 label; give the name that its volume shall have."
         )
-    return LogicalVolume.of(name or str(volser), path)
+    return VolumeFile.of(name or str(volser), path)
 
 
 def export_image(name: str, data: Path, target: Path, created: datetime.date) -> None:

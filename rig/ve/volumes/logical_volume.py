@@ -34,7 +34,7 @@ class VolumeError(TaperigError):
 
 
 @dataclass(frozen=True, slots=True)
-class LogicalVolume:
+class VolumeFile:
     """A file to be written under a name of six capital letters or digits."""
 
     name: str
@@ -54,7 +54,7 @@ class LogicalVolume:
             )
 
     @classmethod
-    def of(cls, name: str, source: Path) -> LogicalVolume:
+    def of(cls, name: str, source: Path) -> VolumeFile:
         """Return a volume for a file."""
         try:
             return cls(name, source, source.stat().st_size)
@@ -62,11 +62,9 @@ class LogicalVolume:
             raise _unreadable(source, error) from error
 
 
-def number_volumes(sources: Iterable[Path], first: int = 1) -> list[LogicalVolume]:
+def number_volumes(sources: Iterable[Path], first: int = 1) -> list[VolumeFile]:
     """Name files L00001 and on, in their order."""
-    return [
-        LogicalVolume.of(f"L{number:05}", source) for number, source in enumerate(sources, first)
-    ]
+    return [VolumeFile.of(f"L{number:05}", source) for number, source in enumerate(sources, first)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +133,7 @@ def _label(**content: str | int) -> Block:
 # Writing
 
 
-def prepare(volumes: Sequence[LogicalVolume]) -> list[VolumeHeader]:
+def prepare(volumes: Sequence[VolumeFile]) -> list[VolumeHeader]:
     """Read every file once, so that one that cannot be read fails before anything is mounted."""
     names = [volume.name for volume in volumes]
     if not names:
@@ -146,7 +144,7 @@ def prepare(volumes: Sequence[LogicalVolume]) -> list[VolumeHeader]:
     return [_header(volume) for volume in volumes]
 
 
-def _header(volume: LogicalVolume) -> VolumeHeader:
+def _header(volume: VolumeFile) -> VolumeHeader:
     try:
         with volume.source.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -162,7 +160,7 @@ def _header(volume: LogicalVolume) -> VolumeHeader:
 
 
 def blocks_of(
-    volume: LogicalVolume, header: VolumeHeader, block_bytes: int = MAX_BLOCK_BYTES
+    volume: VolumeFile, header: VolumeHeader, block_bytes: int = MAX_BLOCK_BYTES
 ) -> Iterator[Block]:
     """Yield a volume as it goes to tape; raises VolumeError when the file changed meanwhile."""
     yield header.encode()

@@ -10,8 +10,8 @@ from typing import BinaryIO, Protocol
 
 from rig.drive.drive import Block
 from rig.ve.volumes.logical_volume import (
-    LogicalVolume,
     VolumeError,
+    VolumeFile,
     VolumeHeader,
     VolumeTrailer,
     decode_label,
@@ -97,7 +97,7 @@ class FolderSink:
 class CompareSink:
     """Compares each volume with the file that it was written from."""
 
-    def __init__(self, volumes: Iterable[LogicalVolume]) -> None:
+    def __init__(self, volumes: Iterable[VolumeFile]) -> None:
         """Expect these volumes; others are counted as `unexpected`."""
         self.expected = {volume.name: volume for volume in volumes}
         self.equal: list[str] = []

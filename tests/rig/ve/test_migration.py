@@ -164,7 +164,7 @@ def test_reclaim_takes_the_least_active_first_of_all_pools_and_never_the_unfille
     put(node, one[2], content(2, 2000), "SG1")  # rewritten elsewhere: its cartridge is empty
     first, second = copies(node, three[2])[0].volser, "TAP001"
     assert tape(node, second).state is VolumeState.SCRATCH
-    assert [each.volume.volser for each in node.crew.plan_reclaim().candidates] == [first]
+    assert [each.volume.volser for each in node.scheduler.plan_reclaim().candidates] == [first]
     assert not node.work(reclaim=True).failures
     assert tape(node, first).state is VolumeState.SCRATCH
     assert tape(node, copies(node, three[2])[0].volser).pool == 2

@@ -67,7 +67,7 @@ def test_a_volume_goes_from_host_to_cache_to_tape_and_back(places: Places) -> No
     assert (volume.pool, volume.state, volume.borrowed) == (2, VolumeState.FILLING, True)
     assert (volume.encryption, volume.keys) == (TapeEncryption.ENCRYPTED, (KEK_1,))
     assert (volume.active_bytes, volume.active_volumes, volume.written_bytes) == (3000, 1, 3000)
-    assert data[:16] not in node.parts.shelf.path("TAP001").read_bytes()
+    assert data[:16] not in node.parts.cartridges.path("TAP001").read_bytes()
     evict(node)
     assert node.parts.cache.files() == []
     assert_agrees(node)
@@ -135,7 +135,7 @@ def test_constructs_map_to_pools_several_to_one(places: Places) -> None:
     assert_agrees(node)
     # The second copy serves when the first cannot be read.
     evict(node)
-    node.parts.shelf.path(copies(node, "L00001")[0].volser).write_bytes(b"burnt")
+    node.parts.cartridges.path(copies(node, "L00001")[0].volser).write_bytes(b"burnt")
     assert node.read("L00001").read_bytes() == content(1)
     with pytest.raises(CatalogueError, match="no storage group 'NONE'; known: LEDGER, PAYROLL"):
         node.write("L00009", [b""], 0, storage_group="NONE")
@@ -232,7 +232,7 @@ def test_a_filled_tape_gets_its_database_backup_and_the_hosts_are_told(
     assert_agrees(node)
     # The backup is on the tape, and is the catalogue as it was then.
     sink = FolderSink(places.folder / "back")
-    node.crew._idle.queue[0].engine.read("TAP001", sink, ["DBBKUP"])
+    node.scheduler._idle.queue[0].engine.read("TAP001", sink, ["DBBKUP"])
     backup = (places.folder / "back" / "DBBKUP").read_bytes()
     assert backup.startswith(b"SQLite format 3")
     assert b"L00001" in backup
@@ -283,7 +283,7 @@ def test_pool_settings_apply_at_the_next_bot_only(places: Places) -> None:
     put(node, "L00003", content(3))
     work(node)
     assert tape(node, "TAP002").encryption is TapeEncryption.ENCRYPTED
-    with Cartridge.open(node.parts.shelf.path("TAP002")) as cartridge:
+    with Cartridge.open(node.parts.cartridges.path("TAP002")) as cartridge:
         assert cartridge.format is TapeFormat.ENCRYPTED
     assert tape(node, "TAP001").encryption is TapeEncryption.CLEAR
     assert_agrees(node)
@@ -437,13 +437,13 @@ def test_orders_and_copies_outlive_the_process(places: Places) -> None:
     node.write("L00002", [content(2)], 3000)  # still mounted: unloaded at the next start
     node.close()
     node = places.open()
-    assert node.healed == ["L00002: unloaded, its host is gone"]
+    assert node.recovered == ["L00002: unloaded, its host is gone"]
     with node.catalogue.reading() as session:
         assert len(session.scalars(select(PremigrationRow)).all()) == 2
     work(node)
     node.close()
     node = places.open()
-    assert node.healed == []
+    assert node.recovered == []
     for number in (1, 2):
         assert len(copies(node, f"L0000{number}")) == 1
     with node.catalogue.reading() as session:
@@ -493,7 +493,7 @@ def test_drives_work_in_parallel(site: Site, tmp_path: Path, start_board: StartB
         def meet(_done: int, _total: int) -> None:
             both.wait()
 
-        for each in node.crew._idle.queue:
+        for each in node.scheduler._idle.queue:
             each.engine.progress = meet
         work(node)
         assert both.n_waiting == 0

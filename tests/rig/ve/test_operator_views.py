@@ -122,6 +122,6 @@ def test_status_pools_constructs_volumes_map_and_plan(node: Node) -> None:
             session,
             replace(pool, reclaim_pool=2, reclaim=replace(pool.reclaim, threshold_percent=60)),
         )
-    plan = operator_views.plan(node.crew.plan_reclaim())
+    plan = operator_views.plan(node.scheduler.plan_reclaim())
     assert plan["inhibited_until"] is None
     assert [(each["volser"], each["to_pool"]) for each in plan["candidates"]] == [("TAP001", 2)]

@@ -7,12 +7,12 @@ import pytest
 from rig.ve.prerequisites import (
     DriveModel,
     EncryptionMethod,
-    Finding,
     Installation,
     InstalledDrive,
     LibraryType,
     PrerequisiteError,
     Step,
+    UnmetPrerequisite,
     drives_in_use,
     findings,
     next_step,
@@ -34,7 +34,7 @@ def j1a(serial: str) -> InstalledDrive:
     return InstalledDrive(serial, DriveModel.J1A, NONE, method=EncryptionMethod.NONE)
 
 
-def only(installation: Installation) -> Finding:
+def only(installation: Installation) -> UnmetPrerequisite:
     (found,) = findings(installation)
     return found
 

@@ -14,7 +14,7 @@ from rig.ve.catalogue.model import (
     PhysicalVolume,
     PoolSettings,
     ReclaimPolicy,
-    RecordError,
+    SettingsError,
     VolumeState,
 )
 from rig.ve.reclaim_planner import (
@@ -97,7 +97,7 @@ def test_limits_of_the_settings(field: str, lowest: int, highest: int) -> None:
     for good in (lowest, highest):
         ReclaimPolicy(**{field: good})
     for bad in (lowest - 1, highest + 1):
-        with pytest.raises(RecordError, match=field):
+        with pytest.raises(SettingsError, match=field):
             ReclaimPolicy(**{field: bad})
 
 

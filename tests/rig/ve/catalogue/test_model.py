@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hsm.keys.eedk import KeyLabel
-from rig.ve.catalogue.model import InhibitPeriod, PoolSettings, ReclaimPolicy, RecordError
+from rig.ve.catalogue.model import InhibitPeriod, PoolSettings, ReclaimPolicy, SettingsError
 from rig.ve.catalogue.pools import PoolError
 
 
@@ -26,7 +26,7 @@ def test_policies_have_the_limits_of_the_panel(
     for value in good:
         assert getattr(ReclaimPolicy(**{name: value}), name) == value
     for value in bad:
-        with pytest.raises(RecordError, match=name):
+        with pytest.raises(SettingsError, match=name):
             ReclaimPolicy(**{name: value})
 
 
@@ -49,7 +49,7 @@ def test_pool_settings_are_checked() -> None:
     with pytest.raises(PoolError, match="key labels"):
         PoolSettings(1, True)
     for number in (0, 33):
-        with pytest.raises(RecordError, match="1 to 32"):
+        with pytest.raises(SettingsError, match="1 to 32"):
             PoolSettings(1, reclaim_pool=number)
 
 
@@ -57,5 +57,5 @@ def test_pool_settings_are_checked() -> None:
 @pytest.mark.rule("MIG-11")
 def test_inhibit_periods_are_checked(period: tuple[int, int, int]) -> None:
     assert InhibitPeriod(6, 1439, 10080)
-    with pytest.raises(RecordError, match="inhibit period"):
+    with pytest.raises(SettingsError, match="inhibit period"):
         InhibitPeriod(*period)

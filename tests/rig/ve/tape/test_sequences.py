@@ -17,7 +17,7 @@ from rig.engine.driver import Operation, Record, Status
 from rig.ve.catalogue.pools import Pool
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.tape.library import LibraryError
-from rig.ve.volumes.logical_volume import LogicalVolume, VolumeError
+from rig.ve.volumes.logical_volume import VolumeError, VolumeFile
 from rig.ve.volumes.reading import CompareSink
 from tests.support.tape_site import Room, Site, ekm_settings, sources
 
@@ -34,7 +34,7 @@ READ_ENCRYPTED = ["READ-1", "READ-2a", "READ-2b", "READ-2c", "READ-2d", "READ-2e
 READ_CLEAR = ["READ-1", "READ-3", "READ-4"]
 
 
-def assert_reads(room: Room, volser: str, *volumes: LogicalVolume) -> None:
+def assert_reads(room: Room, volser: str, *volumes: VolumeFile) -> None:
     """Read a cartridge and compare all that is on it with the files it came from."""
     sink = CompareSink(volumes)
     report = room.ve.read(volser, sink)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rig.drive.drive import Block
 from rig.ve.volumes.logical_volume import (
-    LogicalVolume,
     VolumeError,
+    VolumeFile,
     VolumeHeader,
     VolumeTrailer,
     blocks_of,
@@ -31,7 +31,7 @@ headers = st.builds(
 trailers = st.builds(VolumeTrailer, name=names, blocks=st.integers(0, 2**48))
 
 
-def files(folder: Path, *contents: bytes) -> list[LogicalVolume]:
+def files(folder: Path, *contents: bytes) -> list[VolumeFile]:
     paths = []
     for number, content in enumerate(contents):
         path = folder / f"file{number}"
@@ -40,7 +40,7 @@ def files(folder: Path, *contents: bytes) -> list[LogicalVolume]:
     return number_volumes(paths)
 
 
-def tape(*volumes: LogicalVolume, block_bytes: int = 4) -> list[Block]:
+def tape(*volumes: VolumeFile, block_bytes: int = 4) -> list[Block]:
     return [
         block
         for volume, header in zip(volumes, prepare(volumes), strict=True)
@@ -111,14 +111,14 @@ def test_what_cannot_be_written_is_refused_before_it_begins(tmp_path: Path) -> N
     with pytest.raises(VolumeError, match="L00001 is given twice"):
         prepare([volume, volume])
     with pytest.raises(VolumeError, match="no name of a logical volume"):
-        LogicalVolume.of("l00001", volume.source)
+        VolumeFile.of("l00001", volume.source)
     with pytest.raises(VolumeError, match="cannot be read"):
-        LogicalVolume.of("L00001", tmp_path / "absent")
+        VolumeFile.of("L00001", tmp_path / "absent")
     volume.source.unlink()
     with pytest.raises(VolumeError, match=r"cannot be read \(No such file"):
         prepare([volume])
     with pytest.raises(VolumeError, match=r"cannot be read \(Is a directory"):
-        prepare([LogicalVolume.of("L00001", tmp_path)])
+        prepare([VolumeFile.of("L00001", tmp_path)])
 
 
 def test_a_file_that_changes_while_it_is_written_is_noticed(tmp_path: Path) -> None:
