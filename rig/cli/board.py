@@ -14,10 +14,9 @@ import typer
 
 from hdl.errors import HdlError
 from hsm.errors import TaperigError
+from rig.cli.help import CommandLine
 
-board_app = typer.Typer(
-    no_args_is_help=True, help="FPGA boards: bitstreams, programming, the virtual board."
-)
+board_app = CommandLine(help="FPGA boards: bitstreams, programming, the virtual board.")
 
 TargetArgument = Annotated[str, typer.Argument(metavar="BOARD", help="ulx3s or ecp5_evn.")]
 

@@ -37,7 +37,9 @@ HashKeyOption = Annotated[
 
 
 def cartridge_rekey(
-    volser: Annotated[str, typer.Argument(help="Cartridge of the library, such as TAP002.")],
+    volser: Annotated[
+        str, typer.Argument(metavar="VOLSER", help="Cartridge of the library, such as TAP002.")
+    ],
     key: KeyOption = None,
     hash_key: HashKeyOption = None,
     lab: LabOption = None,

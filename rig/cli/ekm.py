@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from rig.cli.ekm_admin import audit_app, cartridge_app, drive_app, key_app
+from rig.cli.help import CommandLine
 from rig.cli.options import LabOption, lab_of
 
-ekm_app = typer.Typer(no_args_is_help=True, help="The key manager (EKM).")
+ekm_app = CommandLine(help="The key manager (EKM).")
 ekm_app.add_typer(drive_app, name="drive")
 ekm_app.add_typer(key_app, name="key")
 ekm_app.add_typer(cartridge_app, name="cartridge")

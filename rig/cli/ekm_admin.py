@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rig.cli.help import CommandLine
 from rig.cli.options import JsonOption, LabOption, lab_of, print_json
 
 if TYPE_CHECKING:
     from hsm.ekm.admin.administrator import Administrator
 
-drive_app = typer.Typer(no_args_is_help=True, help="Drives that may ask for keys.")
-key_app = typer.Typer(no_args_is_help=True, help="Key-encryption keys: add, retire, who needs one.")
-cartridge_app = typer.Typer(no_args_is_help=True, help="Cartridges that the key manager knows.")
-audit_app = typer.Typer(no_args_is_help=True, help="The audit log: verify, show, rotate, archive.")
+drive_app = CommandLine(help="Drives that may ask for keys.")
+key_app = CommandLine(help="Key-encryption keys: add, retire, who needs one.")
+cartridge_app = CommandLine(help="Cartridges that the key manager knows.")
+audit_app = CommandLine(help="The audit log: verify, show, rotate, archive.")
 
 NameOption = Annotated[
     str | None,
@@ -95,11 +96,13 @@ def drive_add(
     serial: SerialArgument,
     certificate: Annotated[
         Path | None,
-        typer.Option("--certificate", metavar="FILE", help="Its identity certificate."),
+        typer.Option("--certificate", metavar="FILE", help="Identity certificate of the drive."),
     ] = None,
     wrap_key: Annotated[
         Path | None,
-        typer.Option("--wrap-key", metavar="FILE", help="Its RSA wrapping key, public, PEM."),
+        typer.Option(
+            "--wrap-key", metavar="FILE", help="Public RSA wrapping key of the drive, PEM."
+        ),
     ] = None,
     lab: LabOption = None,
     name: NameOption = None,
@@ -165,14 +168,20 @@ def drive_revoke(
 @key_app.command("add")
 def key_add(
     label: LabelArgument,
-    bits: Annotated[int, typer.Option("--bits", help="Size of a new RSA key.")] = 2048,
+    bits: Annotated[
+        int, typer.Option("--bits", metavar="BITS", help="Size of a new RSA key.")
+    ] = 2048,
     certificate: Annotated[
         Path | None,
-        typer.Option("--certificate", metavar="FILE", help="Bring in this one: public-only."),
+        typer.Option(
+            "--certificate",
+            metavar="FILE",
+            help="Bring in this certificate; without a private key: public-only.",
+        ),
     ] = None,
     private_key: Annotated[
         Path | None,
-        typer.Option("--private-key", metavar="FILE", help="Its private half too, PEM."),
+        typer.Option("--private-key", metavar="FILE", help="Private key of that certificate, PEM."),
     ] = None,
     lab: LabOption = None,
     name: NameOption = None,
@@ -237,7 +246,7 @@ def audit_verify(
     archive: Annotated[
         Path | None,
         typer.Option(
-            "--archive", metavar="DIR", help="Where archived segments are, to verify too."
+            "--archive", metavar="DIR", help="Folder of archived segments, to verify them too."
         ),
     ] = None,
     lab: LabOption = None,
@@ -274,7 +283,9 @@ def audit_rotate(
 
 @audit_app.command("archive")
 def audit_archive(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where they go.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder that the segments are moved to.")
+    ],
     lab: LabOption = None,
     name: NameOption = None,
     config: ConfigOption = None,
@@ -290,10 +301,21 @@ def audit_archive(
 
 @audit_app.command("show")
 def audit_show(
-    last: Annotated[int, typer.Option("--last", metavar="N", help="So many at most.")] = 20,
-    event: Annotated[str, typer.Option("--event", help="Only these: key-reply, refusal...")] = "",
-    serial: Annotated[str, typer.Option("--drive", metavar="SERIAL", help="Of a drive.")] = "",
-    volume: Annotated[str, typer.Option("--volume", metavar="VOLSER", help="Of a volume.")] = "",
+    last: Annotated[
+        int, typer.Option("--last", metavar="N", min=1, max=100_000, help="Show at most N records.")
+    ] = 20,
+    event: Annotated[
+        str,
+        typer.Option(
+            "--event", metavar="EVENT", help="Only of this event, such as key-reply or refusal."
+        ),
+    ] = "",
+    serial: Annotated[
+        str, typer.Option("--drive", metavar="SERIAL", help="Only of this drive.")
+    ] = "",
+    volume: Annotated[
+        str, typer.Option("--volume", metavar="VOLSER", help="Only of this cartridge.")
+    ] = "",
     lab: LabOption = None,
     name: NameOption = None,
     config: ConfigOption = None,

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
+from rig.cli.help import CommandLine
 from rig.cli.hsm_validate import hsm_validate
 from rig.cli.options import JsonOption, LabOption, lab_of, print_json
 
-hsm_app = typer.Typer(no_args_is_help=True, help="The token that holds the key-encryption keys.")
+hsm_app = CommandLine(help="The token that holds the key-encryption keys.")
 hsm_app.command("validate")(hsm_validate)
 
 

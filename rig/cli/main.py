@@ -21,6 +21,7 @@ from rig.cli.board import board_app, board_serve
 from rig.cli.cartridge import cartridge_rekey
 from rig.cli.ekm import ekm_app
 from rig.cli.ekm_verify import ekm_verify
+from rig.cli.help import CommandLine, ExampleGroup
 from rig.cli.hsm import hsm_app
 from rig.cli.options import BoardOption, JsonOption, LabOption, lab_of, print_json
 from rig.cli.ve import ve_app
@@ -31,45 +32,44 @@ if TYPE_CHECKING:
 # Every command imports what it needs when it runs, so that --help and completion answer at once.
 
 _EXAMPLES = """
-\b
-Examples:
-  rig run                              the default scenario of lab.yaml
-  rig run --data FOLDER --out /tmp/r   your own files as logical volumes
-  rig run --waves                      with a waveform (FST), on little data
-  rig kat gcmEncryptExtIV256.rsp       known answers through the gates
-  rig hsm list                         the keys in the token
-  rig ekm verify                       do all key managers answer, and know every label
-  rig ve write FILE...; rig ve work    volumes through cache and pools to tape
-  rig cartridge show TAP002.tape       what is on a cartridge
-  rig cartridge rekey TAP002           the pool's keys of now for a cartridge; data as it is
-  rig board build ulx3s                a bitstream, and how fast it is
-  rig board serve virtual              a whole board, simulated, at a VISA resource
-  rig rules                            every rule, its tests, their verdict
+rig run                            run the default scenario of lab.yaml
+rig run --data FOLDER --out DIR    write your own files as logical volumes
+rig run --waves                    write a waveform (FST), of little data
+rig kat gcmEncryptExtIV256.rsp     run NIST's known answers through the gates
+rig hsm list                       list the keys in the token
+rig ekm verify                     does every key manager know every label?
+rig ve write FILE...               put files into the cache as volumes
+rig ve work                        copy the cached volumes to tape
+rig cartridge show FILE            show what is on a cartridge
+rig board build ulx3s              build a bitstream; say how fast it is
+rig board serve virtual            serve a simulated board at a VISA resource
+rig rules                          list every rule, its tests, their verdict
 
 State (tokens, PINs, certificates, cartridges, results) is in $TAPERIG_STATE, by default
 ~/.local/state/taperig. Shell completion: rig --install-completion.
 """
+_JUDGE, _OPERATE, _SET_UP = "Test and judge", "Operate", "Set up"
 
-app = typer.Typer(
+app = CommandLine(
     name="rig",
+    cls=ExampleGroup,
     help="Test rig for tape encryption: gates, keys, drive and virtualization engine, judged.",
     epilog=_EXAMPLES,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
 )
-cartridge_app = typer.Typer(no_args_is_help=True, help="Cartridge files.")
-app.add_typer(hsm_app, name="hsm")
-app.add_typer(ekm_app, name="ekm")
-app.add_typer(ve_app, name="ve")
-app.add_typer(cartridge_app, name="cartridge")
-app.add_typer(board_app, name="board")
+cartridge_app = CommandLine(help="Cartridge files.")
+app.add_typer(ve_app, name="ve", rich_help_panel=_OPERATE)
+app.add_typer(ekm_app, name="ekm", rich_help_panel=_OPERATE)
+app.add_typer(cartridge_app, name="cartridge", rich_help_panel=_OPERATE)
+app.add_typer(hsm_app, name="hsm", rich_help_panel=_SET_UP)
+app.add_typer(board_app, name="board", rich_help_panel=_SET_UP)
 board_app.command("serve")(board_serve)
 cartridge_app.command("rekey")(cartridge_rekey)
 ekm_app.command("verify")(ekm_verify)
 
 
-@app.command(short_help="Write files to tape and back through the gates, judged.")
+@app.command(
+    rich_help_panel=_JUDGE, short_help="Write files to tape and back through the gates, judged."
+)
 def run(
     lab: LabOption = None,
     board: BoardOption = None,
@@ -117,9 +117,11 @@ def run(
     raise typer.Exit({"pass": 0, "fail": 1, "error": 2}[result.verdict])
 
 
-@app.command(short_help="Run known answers (CAVP) through the gates.")
+@app.command(rich_help_panel=_JUDGE, short_help="Run known answers (CAVP) through the gates.")
 def kat(
-    file: Annotated[Path, typer.Argument(help="CAVP response file of AES-GCM (.rsp).")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="CAVP response file of AES-GCM (.rsp).")
+    ],
     lab: LabOption = None,
     board: BoardOption = None,
     as_json: JsonOption = False,
@@ -177,7 +179,8 @@ def _kat_json(file: Path, found: KatReport) -> dict[str, object]:
 
 @cartridge_app.command("show")
 def cartridge_show(
-    file: Annotated[Path, typer.Argument(help="Cartridge file.")], as_json: JsonOption = False
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Cartridge file.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Show a cartridge's memory, EEDKs (labels or hashes, never keys) and record map."""
     from rig.cli.cartridge import render, show
@@ -191,7 +194,7 @@ def cartridge_show(
         raise TaperigError(shown["damage"])
 
 
-@app.command(short_help="List every rule with its tests and their verdict.")
+@app.command(rich_help_panel=_JUDGE, short_help="List every rule with its tests and their verdict.")
 def rules(as_json: JsonOption = False) -> None:
     """List every rule of the modelled system with its tests and their last verdict."""
     from rig.report.console import ConsoleReport

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rig.cli.options import JsonOption, LabOption, lab_of, print_json
-from rig.cli.ve_common import NodeOption, in_cache, looking, reclaim_app, ve_app, working
+from rig.cli.ve_common import (
+    SETTINGS,
+    VOLUMES,
+    ManagementClassOption,
+    NodeOption,
+    StorageGroupOption,
+    in_cache,
+    looking,
+    reclaim_app,
+    ve_app,
+    working,
+)
 
 if TYPE_CHECKING:
     from hsm.keys.eedk import KeyLabel
@@ -32,7 +43,7 @@ def _work(
         raise typer.Exit(2)
 
 
-@ve_app.command("pools")
+@ve_app.command("pools", rich_help_panel=SETTINGS)
 def pools(
     number: Annotated[
         int | None,
@@ -126,7 +137,7 @@ def pools(
     print_table(rows, (*columns, "cartridges", "logical_volumes", "active_bytes"), "no pools")
 
 
-@ve_app.command("constructs")
+@ve_app.command("constructs", rich_help_panel=SETTINGS)
 def constructs(
     storage_group: Annotated[
         list[str] | None, typer.Option(metavar="NAME=POOL", help="Make or change a storage group.")
@@ -176,10 +187,10 @@ def constructs(
     print(f"without           {'':<16} primary pool {primary}, {copy}")
 
 
-@ve_app.command("migrate")
+@ve_app.command("migrate", rich_help_panel=SETTINGS)
 def migrate(
-    old: Annotated[int, typer.Argument(help="Pool whose data shall move.")],
-    new: Annotated[int, typer.Argument(help="New, empty, encrypted pool.")],
+    old: Annotated[int, typer.Argument(metavar="OLD", help="Pool whose data is to move.")],
+    new: Annotated[int, typer.Argument(metavar="NEW", help="New, empty, encrypted pool.")],
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
@@ -195,10 +206,14 @@ def migrate(
         print("\n".join(changes))
 
 
-@ve_app.command("insert")
+@ve_app.command("insert", rich_help_panel=SETTINGS)
 def insert(
-    volsers: Annotated[list[str] | None, typer.Argument(help="VOLSERs of new cartridges.")] = None,
-    count: Annotated[int, typer.Option(min=0, help="Or how many, with VOLSERs that follow.")] = 0,
+    volsers: Annotated[
+        list[str] | None, typer.Argument(metavar="VOLSER", help="VOLSERs of new cartridges.")
+    ] = None,
+    count: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Or how many, with VOLSERs that follow.")
+    ] = 0,
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
@@ -212,7 +227,7 @@ def insert(
     print_json(chosen) if as_json else print(" ".join(chosen) or "nothing to insert")
 
 
-@ve_app.command("clock")
+@ve_app.command("clock", rich_help_panel=SETTINGS)
 def clock(
     advance: Annotated[
         float, typer.Option(metavar="DAYS", min=0, help="Set the node's clock ahead, for good.")
@@ -231,14 +246,17 @@ def clock(
         print_json({"time": when(now)}) if as_json else print(f"{when(now)} UTC")
 
 
-@ve_app.command("write")
+@ve_app.command("write", rich_help_panel=VOLUMES)
 def write(
-    files: Annotated[list[Path], typer.Argument(help="Files to write as logical volumes.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Files to write as logical volumes.")
+    ],
     name: Annotated[
-        str | None, typer.Option(help="Name of the volume; by default the next free L00001.")
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the volume; by default the next free L00001."),
     ] = None,
-    storage_group: Annotated[str | None, typer.Option(metavar="NAME")] = None,
-    management_class: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    storage_group: StorageGroupOption = None,
+    management_class: ManagementClassOption = None,
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
@@ -265,9 +283,9 @@ def write(
         print_json(written)
 
 
-@ve_app.command("read")
+@ve_app.command("read", rich_help_panel=VOLUMES)
 def read(
-    names: Annotated[list[str], typer.Argument(help="Logical volumes.")],
+    names: Annotated[list[str], typer.Argument(metavar="VOLUME", help="Logical volumes.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files.")] = Path(),
     lab: LabOption = None,
     node: NodeOption = None,
@@ -299,9 +317,9 @@ def read(
         print_json(found)
 
 
-@ve_app.command("expire")
+@ve_app.command("expire", rich_help_panel=VOLUMES)
 def expire(
-    names: Annotated[list[str], typer.Argument(help="Logical volumes.")],
+    names: Annotated[list[str], typer.Argument(metavar="VOLUME", help="Logical volumes.")],
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
@@ -313,7 +331,7 @@ def expire(
     print_json(names) if as_json else print(f"{len(names)} expired")
 
 
-@ve_app.command("work")
+@ve_app.command("work", rich_help_panel=VOLUMES)
 def work(
     reclaim: Annotated[bool, typer.Option("--reclaim", help="Reclaim too.")] = False,
     lab: LabOption = None,
@@ -325,7 +343,7 @@ def work(
         _work(opened, report, reclaim=reclaim, as_json=as_json)
 
 
-@ve_app.command("serve")
+@ve_app.command("serve", rich_help_panel=VOLUMES)
 def serve(lab: LabOption = None, node: NodeOption = None) -> None:
     """Do what is ordered, reclaim included, until interrupted; what fails is tried again."""
     import threading
@@ -338,11 +356,14 @@ def serve(lab: LabOption = None, node: NodeOption = None) -> None:
             report.line("ended")
 
 
-@ve_app.command("recall")
+@ve_app.command("recall", rich_help_panel=VOLUMES)
 def recall(
-    names: Annotated[list[str] | None, typer.Argument(help="Logical volumes.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="VOLUME", help="Logical volumes.")
+    ] = None,
     volser: Annotated[
-        list[str] | None, typer.Option("--volser", help="All volumes on this physical volume.")
+        list[str] | None,
+        typer.Option("--volser", metavar="VOLSER", help="All volumes on this physical volume."),
     ] = None,
     lab: LabOption = None,
     node: NodeOption = None,
@@ -362,9 +383,11 @@ def recall(
         print_json(list(dict.fromkeys(wanted)))
 
 
-@ve_app.command("move")
+@ve_app.command("move", rich_help_panel=VOLUMES)
 def move(
-    volsers: Annotated[list[str], typer.Argument(help="Physical volumes; FIRST-LAST is a range.")],
+    volsers: Annotated[
+        list[str], typer.Argument(metavar="VOLSER", help="Physical volumes; FIRST-LAST is a range.")
+    ],
     to: Annotated[int, typer.Option("--to", metavar="POOL", help="Target pool.")],
     when_eligible: Annotated[
         bool, typer.Option("--when-eligible", help="Each once it is eligible for reclaim.")
@@ -412,7 +435,7 @@ def reclaim_inhibit(
     print_json(periods or []) if as_json else print(f"{len(chosen)} periods")
 
 
-@ve_app.command("check")
+@ve_app.command("check", rich_help_panel=VOLUMES)
 def check(
     deep: Annotated[bool, typer.Option("--deep", help="Hash what is in the cache.")] = False,
     tapes: Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rig.cli.help import CommandLine
 from rig.cli.options import lab_of
 
 if TYPE_CHECKING:
@@ -18,13 +19,22 @@ if TYPE_CHECKING:
     from rig.report.console import ConsoleReport
     from rig.ve.node import Node
 
-ve_app = typer.Typer(
-    no_args_is_help=True,
-    help="The virtualization engine: pools, volumes, cache, migration, reclaim.",
-)
-reclaim_app = typer.Typer(no_args_is_help=True, help="Reclaim: what is eligible, and doing it.")
-ve_app.add_typer(reclaim_app, name="reclaim")
+ve_app = CommandLine(help="The virtualization engine: pools, volumes, cache, migration, reclaim.")
+reclaim_app = CommandLine(help="Reclaim: plan it, run it, set when it is inhibited.")
 
+SETTINGS, VOLUMES, VIEWS = "Settings", "Volumes and drives", "Views"
+"""The headings under which the help lists the commands."""
+
+ve_app.add_typer(reclaim_app, name="reclaim", rich_help_panel=VOLUMES)
+
+StorageGroupOption = Annotated[
+    str | None,
+    typer.Option("--storage-group", metavar="NAME", help="Names the volume's primary pool."),
+]
+ManagementClassOption = Annotated[
+    str | None,
+    typer.Option("--management-class", metavar="NAME", help="Names its secondary pool, if any."),
+]
 NodeOption = Annotated[
     str | None,
     typer.Option("--node", metavar="NAME", help="Node of the lab file; by default the first."),

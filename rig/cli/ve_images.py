@@ -8,17 +8,26 @@ from typing import Annotated
 import typer
 
 from rig.cli.options import JsonOption, LabOption, lab_of, print_json
-from rig.cli.ve_common import NodeOption, in_cache, ve_app, working
+from rig.cli.ve_common import (
+    VOLUMES,
+    ManagementClassOption,
+    NodeOption,
+    StorageGroupOption,
+    in_cache,
+    ve_app,
+    working,
+)
 
 
-@ve_app.command("import")
+@ve_app.command("import", rich_help_panel=VOLUMES)
 def import_images(
-    images: Annotated[list[Path], typer.Argument(help="AWSTAPE images (.aws).")],
+    images: Annotated[list[Path], typer.Argument(metavar="FILE", help="AWSTAPE images (.aws).")],
     name: Annotated[
-        str | None, typer.Option(help="Name of the volume; by default its VOL1 label's.")
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the volume; by default its VOL1 label's."),
     ] = None,
-    storage_group: Annotated[str | None, typer.Option(metavar="NAME")] = None,
-    management_class: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    storage_group: StorageGroupOption = None,
+    management_class: ManagementClassOption = None,
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
@@ -46,9 +55,9 @@ def import_images(
         print(f"{volume.name}  {volume.size} bytes  {volume.source}")
 
 
-@ve_app.command("export")
+@ve_app.command("export", rich_help_panel=VOLUMES)
 def export_images(
-    names: Annotated[list[str], typer.Argument(help="Logical volumes.")],
+    names: Annotated[list[str], typer.Argument(metavar="VOLUME", help="Logical volumes.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the images.")] = Path(),
     lab: LabOption = None,
     node: NodeOption = None,

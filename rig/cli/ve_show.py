@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from rig.cli.options import JsonOption, LabOption, lab_of, print_json
-from rig.cli.ve_common import NodeOption, looking, reclaim_app, ve_app
+from rig.cli.ve_common import VIEWS, NodeOption, looking, reclaim_app, ve_app
 
 
-@ve_app.command("status")
+@ve_app.command("status", rich_help_panel=VIEWS)
 def status(lab: LabOption = None, node: NodeOption = None, as_json: JsonOption = False) -> None:
     """Show the node at a glance: cache, what waits for tape, drives, cartridges."""
     from rig.cli.tables import print_table
@@ -39,9 +39,9 @@ def status(lab: LabOption = None, node: NodeOption = None, as_json: JsonOption =
     print_table(shown["cartridges"], ("pool", "state", "cartridges"), "no cartridges")
 
 
-@ve_app.command("volumes")
+@ve_app.command("volumes", rich_help_panel=VIEWS)
 def volumes(
-    names: Annotated[list[str] | None, typer.Argument(help="Logical volumes; all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="VOLUME", help="Only these.")] = None,
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
@@ -60,9 +60,12 @@ def volumes(
     _show(rows, (*columns, "waiting_for_pools", "accessed"), "no logical volumes", as_json)
 
 
-@ve_app.command("search")
+@ve_app.command("search", rich_help_panel=VIEWS)
 def search(
-    pool: Annotated[int | None, typer.Option(help="Pool; 0 is the common scratch pool.")] = None,
+    pool: Annotated[
+        int | None,
+        typer.Option(metavar="POOL", min=0, max=32, help="Pool; 0 is the common scratch pool."),
+    ] = None,
     encryption: Annotated[
         str | None, typer.Option(metavar="blank|clear|encrypted", help="How it was written.")
     ] = None,
@@ -70,9 +73,15 @@ def search(
         str | None, typer.Option(metavar="scratch|filling|full", help="How far it is written.")
     ] = None,
     key: Annotated[str | None, typer.Option(metavar="LABEL", help="Key label.")] = None,
-    fill_above: Annotated[float | None, typer.Option(help="Percent of capacity.")] = None,
-    fill_below: Annotated[float | None, typer.Option(help="Percent of capacity.")] = None,
-    active_below: Annotated[float | None, typer.Option(help="Percent of what is written.")] = None,
+    fill_above: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="Percent of capacity.")
+    ] = None,
+    fill_below: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="Percent of capacity.")
+    ] = None,
+    active_below: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="Percent of what is written.")
+    ] = None,
     written_before: Annotated[
         float | None, typer.Option(metavar="DAYS", help="Last written so long ago, or longer.")
     ] = None,
@@ -113,9 +122,9 @@ def search(
     _show(rows, (*columns, *more), "no physical volume", as_json)
 
 
-@ve_app.command("map")
+@ve_app.command("map", rich_help_panel=VIEWS)
 def tape_map(
-    volser: Annotated[str, typer.Argument(help="Physical volume.")],
+    volser: Annotated[str, typer.Argument(metavar="VOLSER", help="Physical volume.")],
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
@@ -129,9 +138,9 @@ def tape_map(
     _show(rows, columns, f"nothing is on {volser}", as_json)
 
 
-@ve_app.command("needs-key")
+@ve_app.command("needs-key", rich_help_panel=VIEWS)
 def needs_key(
-    label: Annotated[str, typer.Argument(help="Key label.")],
+    label: Annotated[str, typer.Argument(metavar="LABEL", help="Key label.")],
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
@@ -150,7 +159,7 @@ def needs_key(
     raise typer.Exit(1 if found else 0)
 
 
-@ve_app.command("interventions")
+@ve_app.command("interventions", rich_help_panel=VIEWS)
 def interventions(
     every: Annotated[bool, typer.Option("--all", help="Those cleared too.")] = False,
     lab: LabOption = None,
@@ -167,7 +176,7 @@ def interventions(
     _show(rows, columns, "no intervention is open", as_json)
 
 
-@ve_app.command("messages")
+@ve_app.command("messages", rich_help_panel=VIEWS)
 def messages(lab: LabOption = None, node: NodeOption = None, as_json: JsonOption = False) -> None:
     """List the messages to the hosts' consoles, and calls home."""
     from rig.ve import operator_views
@@ -180,9 +189,11 @@ def messages(lab: LabOption = None, node: NodeOption = None, as_json: JsonOption
     _show(rows, ("time", "kind", "text"), "no messages", as_json)
 
 
-@ve_app.command("stats")
+@ve_app.command("stats", rich_help_panel=VIEWS)
 def stats(
-    hours: Annotated[int, typer.Option(min=1, help="Length of a period, in hours.")] = 24,
+    hours: Annotated[
+        int, typer.Option(metavar="HOURS", min=1, max=100_000, help="Length of a period, in hours.")
+    ] = 24,
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
@@ -196,7 +207,7 @@ def stats(
     _show(rows, (*columns, "clear_bytes"), "nothing was written yet", as_json)
 
 
-@ve_app.command("prerequisites")
+@ve_app.command("prerequisites", rich_help_panel=VIEWS)
 def prerequisites(lab: LabOption = None, as_json: JsonOption = False) -> None:
     """Say what keeps the installation from encrypting, which drives are used, what comes next.
 
@@ -232,7 +243,7 @@ def prerequisites(lab: LabOption = None, as_json: JsonOption = False) -> None:
 
 @reclaim_app.command("plan")
 def reclaim_plan(
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most so many.")] = None,
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,

@@ -1,0 +1,133 @@
+"""Help texts: commands in groups, whole sentences, real metavars, plain text at any width."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup
+
+Row = tuple[str, str]
+
+
+def _argument_name(argument: TyperArgument) -> str:
+    """Return the metavar, as ``FILE`` or ``FILE...``."""
+    return (argument.metavar or str(argument.name).upper()) + ("..." if argument.nargs != 1 else "")
+
+
+def _usage(command: Any, ctx: Any) -> list[str]:
+    pieces = ["[OPTIONS]"]
+    for parameter in command.get_params(ctx):
+        if isinstance(parameter, TyperArgument):
+            name = _argument_name(parameter)
+            pieces.append(name if parameter.required else f"[{name}]")
+    return pieces
+
+
+def _write_parameters(command: Any, ctx: Any, formatter: Any) -> None:
+    rows: dict[str, list[Row]] = {"Arguments": [], "Options": []}
+    for parameter in command.get_params(ctx):
+        record = parameter.get_help_record(ctx)
+        if record is None:
+            continue
+        name, text = record[0], _in_words(record[1])
+        if isinstance(parameter, TyperArgument):
+            rows["Arguments"].append((_argument_name(parameter), text))
+        else:
+            rows["Options"].append((name, text))
+    for title, section in rows.items():
+        _write_section(formatter, title, section)
+
+
+def _in_words(text: str) -> str:
+    """Return a help text with its range of numbers in words: ``1<=x<=5`` is ``1 to 5``."""
+    text = re.sub(r"([-\d.]+)<=x<=([-\d.]+)", r"\1 to \2", text)
+    text = re.sub(r"x>=([-\d.]+)", r"at least \1", text)
+    return re.sub(r"x<=([-\d.]+)", r"at most \1", text)
+
+
+def _write_section(formatter: Any, title: str, rows: Sequence[Row]) -> None:
+    if rows:
+        with formatter.section(title):
+            formatter.write_dl(rows)
+
+
+class Command(TyperCommand):
+    """A command whose arguments are shown by their metavars."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage line after the command's name."""
+        return _usage(self, ctx)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options, each with its text."""
+        _write_parameters(self, ctx, formatter)
+
+
+class Group(TyperGroup):
+    """A group that lists its commands under headings and cuts no line."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage line after the group's name."""
+        return [*_usage(self, ctx), "COMMAND [ARGS]..."]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, then the commands."""
+        _write_parameters(self, ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands under the headings of their panels, each with its first sentence."""
+        panels: dict[str, list[Row]] = {}
+        for name in self.list_commands(ctx):
+            command: Any = self.get_command(ctx, name)
+            if command is None or command.hidden:
+                continue
+            panel = getattr(command, "rich_help_panel", None) or "Commands"
+            panels.setdefault(panel, []).append((name, first_sentence(command)))
+        for panel, rows in panels.items():
+            _write_section(formatter, panel, rows)
+
+
+class ExampleGroup(Group):
+    """A group whose epilog is examples, ``command  what it does`` a line, then paragraphs."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples as a list, so that they wrap as the rest does."""
+        examples, _, rest = (self.epilog or "").strip().partition("\n\n")
+        rows = [
+            tuple(part.strip() for part in line.split("  ", 1)) for line in examples.splitlines()
+        ]
+        with formatter.section("Examples"):
+            formatter.write_dl(rows, col_max=36)
+        if rest:
+            formatter.write_paragraph()
+            formatter.write_text(rest)
+
+
+class CommandLine(typer.Typer):
+    """Commands of one level; without arguments it shows its help."""
+
+    def __init__(
+        self, *, cls: type[Group] = Group, no_args_is_help: bool = True, **options: Any
+    ) -> None:
+        """Take the options of typer.Typer."""
+        super().__init__(
+            cls=cls,
+            no_args_is_help=no_args_is_help,
+            rich_markup_mode=None,
+            pretty_exceptions_enable=False,
+            **options,
+        )
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
+        """Register a command, as typer.Typer does."""
+        return super().command(name, cls=Command, **options)
+
+
+def first_sentence(command: Any) -> str:
+    """Return the short help of a command, else the first sentence of its help, whole."""
+    text = command.short_help or (command.help or "").strip().split("\n\n")[0]
+    return " ".join(str(text).split())
