@@ -32,6 +32,7 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict $(PYTHON_SOURCES)
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m hdl.verilator.lint
 
 setup:

@@ -43,7 +43,7 @@ class ProofError(HdlError):
     """A property set does not exist, does not compile, or its tools broke down."""
 
 
-class Verdict(Enum):
+class ProofVerdict(Enum):
     """What the tools say of a property set."""
 
     PROVED = "proved"
@@ -87,7 +87,7 @@ class PropertySet:
 class Proof:
     """One run of one set, on the design or on a broken copy; `seconds` of wall time."""
 
-    verdict: Verdict
+    verdict: ProofVerdict
     seconds: float
     log: str
 
@@ -161,7 +161,11 @@ def _run(root: Path, name: str, begin: float) -> Proof:
             raise ProofError(f"{name} has no verdict after {_TIMEOUT_S} s.") from error
     log = answer.stdout + answer.stderr
     found = re.search(r"DONE \((\w+), rc=\d+\)", log)
-    verdicts = {"PASS": Verdict.PROVED, "FAIL": Verdict.REFUTED, "UNKNOWN": Verdict.UNPROVED}
+    verdicts = {
+        "PASS": ProofVerdict.PROVED,
+        "FAIL": ProofVerdict.REFUTED,
+        "UNKNOWN": ProofVerdict.UNPROVED,
+    }
     verdict = verdicts.get(found.group(1)) if found else None
     if verdict is None:
         lines = log.splitlines()
@@ -186,7 +190,7 @@ def _search(root: Path, check: KeyPathCheck, begin: float) -> Proof:
         paths = key_paths(clean, check.keys, check.told)
     except ValueError as error:
         raise ProofError(f"The list of key storage in sets.toml is out of date: {error}.") from None
-    verdict = Verdict.REFUTED if paths else Verdict.PROVED
+    verdict = ProofVerdict.REFUTED if paths else ProofVerdict.PROVED
     return Proof(verdict, time.monotonic() - begin, f"keys reach: {', '.join(paths) or 'nothing'}")
 
 
@@ -244,17 +248,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.sets or known:
         keep = options.keep / name if options.keep else None
         proof = prove(name, keep=keep)
-        well &= proof.verdict is Verdict.PROVED
+        well &= proof.verdict is ProofVerdict.PROVED
         print(
             f"{name:22} {'as it is':12} {proof.verdict.value:12} {proof.seconds:7.1f}  "
             f"{known[name].proves}",
             flush=True,
         )
-        if proof.verdict is not Verdict.PROVED:
+        if proof.verdict is not ProofVerdict.PROVED:
             print("\n".join(proof.log.splitlines()[-_LOG_TAIL_LINES:]))
         for broken in () if options.skip_broken else known[name].broken:
             proof = prove(name, broken)
-            well &= proof.verdict is not Verdict.PROVED
+            well &= proof.verdict is not ProofVerdict.PROVED
             print(
                 f"{name:22} {'broken':12} {proof.verdict.value:12} {proof.seconds:7.1f}  "
                 f"{broken.file}: {broken.what}",

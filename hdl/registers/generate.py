@@ -105,7 +105,7 @@ def register_map(description: Description, top: AddrmapNode) -> str:
     ]
     names = [name for name, _ in groups]
     counters = [name.removesuffix("_LO") for name in names if name.endswith("_LO")]
-    types = ["Counter", "Field", "Register"] if counters else ["Field", "Register"]
+    types = [*(["Counter"] if counters else []), "Register", "RegisterField"]
     source = description.source.name
     lines = [
         f'"""Addresses and fields of the {description.whose}\'s registers.',
@@ -174,7 +174,7 @@ def _register_lines(name: str, group: list[RegNode], base: int) -> list[str]:
     for field in sorted(register.fields(), key=lambda field: field.low):
         if field.width < 32:
             constant = f"{name}_{field.inst_name.upper()}"
-            lines.append(f'{constant} = Field("{constant}", {field.low}, {field.width})')
+            lines.append(f'{constant} = RegisterField("{constant}", {field.low}, {field.width})')
     return lines
 
 

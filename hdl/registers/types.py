@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class RegisterField:
     """Some adjacent bits of a register."""
 
     name: str

@@ -14,7 +14,7 @@ import cocotb
 from cocotb.triggers import RisingEdge, Timer
 
 from hdl.registers.engine_map import RECORD_IN, RECORD_OUT
-from hdl.sim.wire import HELLO, REQUEST, SOCKET_VARIABLE, Kind, Outcome, receive, send_answer
+from hdl.sim.wire import HELLO, REQUEST, SOCKET_VARIABLE, Kind, RecordOutcome, receive, send_answer
 
 REGISTER_BYTES = 4
 WORD_BYTES = 16
@@ -138,7 +138,7 @@ class RegisterBus:
         return result
 
 
-class Server:
+class SimulationServer:
     """Carries out requests on the two."""
 
     def __init__(self, dut: Any, connection: socket.socket) -> None:
@@ -153,7 +153,7 @@ class Server:
         dut = self._dut
         dut.record_watch_i.value = 0
         await RisingEdge(dut.rst_ni)
-        send_answer(self._connection, Outcome.OK, HELLO)
+        send_answer(self._connection, RecordOutcome.OK, HELLO)
         reading = False
         while True:
             if reading:
@@ -173,10 +173,10 @@ class Server:
             try:
                 answer = await self._carry_out(kind, size, address, count, payload)
             except RequestError as error:
-                send_answer(self._connection, Outcome.ERROR, str(error).encode())
+                send_answer(self._connection, RecordOutcome.ERROR, str(error).encode())
             else:
                 if answer is not None:
-                    send_answer(self._connection, Outcome.OK, answer)
+                    send_answer(self._connection, RecordOutcome.OK, answer)
 
     async def _carry_out(
         self, kind: int, size: int, address: int, count: int, payload: bytearray
@@ -219,4 +219,4 @@ async def serve(dut: Any) -> None:
     connection = socket.socket(fileno=int(os.environ[SOCKET_VARIABLE]))
     # A host gone while it waited for an answer is as good an end as one gone before it asked.
     with connection, contextlib.suppress(ConnectionError):
-        await Server(dut, connection).run()
+        await SimulationServer(dut, connection).run()

@@ -37,7 +37,7 @@ class Kind(IntEnum):
     PEEK = 3
 
 
-class Outcome(IntEnum):
+class RecordOutcome(IntEnum):
     """What an answer says."""
 
     OK = 0
@@ -56,7 +56,7 @@ def receive(connection: socket.socket, size: int) -> bytearray | None:
     return data
 
 
-def send_answer(connection: socket.socket, outcome: Outcome, data: bytes | bytearray) -> None:
+def send_answer(connection: socket.socket, outcome: RecordOutcome, data: bytes | bytearray) -> None:
     """Send one answer."""
     view = memoryview(data)
     connection.sendall(ANSWER.pack(outcome, view.nbytes))

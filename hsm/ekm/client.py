@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from hsm.ekm import openssl_errors
 from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.errors import EkmError, EkmUnavailable, MessageError
-from hsm.ekm.service import openssl_errors
 from hsm.keys.pki import TlsFiles
 
 ANSWER_SECONDS = 30.0

@@ -40,8 +40,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hsm.ekm.drive_table import DriveTable
+from hsm.ekm.logs import LogFormat, LogLevel
 from hsm.ekm.protocol.errors import EkmError
-from hsm.ekm.service.logs import LogFormat, LogLevel
 from hsm.files import private_directory
 from hsm.keys.pki import TlsFiles
 from hsm.pkcs11.accepted_risks import Limit

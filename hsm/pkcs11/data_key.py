@@ -1,14 +1,12 @@
 """A data key in a token: a handle, never a value."""
 
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from pkcs11.types import Key
 
 from hsm.errors import TokenError
-
-if TYPE_CHECKING:
-    from hsm.pkcs11.token import Token
 
 
 class DataKey:
@@ -17,11 +15,11 @@ class DataKey:
     Works as a context manager that destroys the key on leaving.
     """
 
-    __slots__ = ("_key", "_token")
+    __slots__ = ("_forget", "_key")
 
-    def __init__(self, token: "Token", key: Key) -> None:
-        """Take over the session object `key` of `token`."""
-        self._token = token
+    def __init__(self, key: Key, forget: Callable[["DataKey"], None]) -> None:
+        """Take over the session object `key`; `forget` is called before it is destroyed."""
+        self._forget = forget
         self._key: Key | None = key
 
     @property
@@ -35,7 +33,7 @@ class DataKey:
         """Remove the key from the token; a second call does nothing."""
         if self._key is not None:
             key, self._key = self._key, None
-            self._token.forget(self)
+            self._forget(self)
             key.destroy()
 
     def __enter__(self) -> Self:

@@ -409,7 +409,7 @@ class Token:
         self._data_keys.discard(data_key)
 
     def _keep(self, key: Key) -> DataKey:
-        data_key = DataKey(self, key)
+        data_key = DataKey(key, self.forget)
         self._data_keys.add(data_key)
         return data_key
 

@@ -15,7 +15,7 @@ from hdl.errors import HdlError
 from hdl.registers.engine_map import RECORD_OUT
 from hdl.sim import wire
 from hdl.sim.launch import build_simulation, start_simulation
-from hdl.sim.wire import Kind, Outcome
+from hdl.sim.wire import Kind, RecordOutcome
 from rig.board.protocol import BoardError
 
 # The clock of sim_top.sv.  Below what place and route reports for the engine.
@@ -198,7 +198,7 @@ class SimBoard:
             raise self._crash() from None
         if data is None:
             raise self._crash()
-        if outcome != Outcome.OK:
+        if outcome != RecordOutcome.OK:
             raise BoardError(f"The simulated board reports: {data.decode(errors='replace')}")
         return data
 

@@ -38,8 +38,8 @@ def ekm_serve(
     import os
 
     from hsm.ekm.config import load_config
+    from hsm.ekm.logs import LOG
     from hsm.ekm.service.front import serve
-    from hsm.ekm.service.logs import LOG
     from rig.lab.model import LabError
     from rig.testbed.key_managers import ekm_config, provision
     from rig.testbed.state import state_dir

@@ -44,13 +44,14 @@ NodeOption = Annotated[
 @contextmanager
 def looking(lab: Lab, node: str | None) -> Iterator[tuple[Session, float, str]]:
     """The catalogue of a node at one moment, the node's time, and its name."""
+    from rig.report.console import ConsoleReport
     from rig.testbed.node import choose_node, open_catalogue
     from rig.testbed.state import state_dir
     from rig.ve.catalogue.clock import Clock, offset
 
     name = choose_node(lab, node)
     with (
-        open_catalogue(state_dir(), lab, name) as catalogue,
+        open_catalogue(state_dir(), lab, name, ConsoleReport(error_stream=True)) as catalogue,
         catalogue.reading() as session,
     ):
         yield session, Clock(offset(session)).now(), name

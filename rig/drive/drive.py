@@ -32,7 +32,15 @@ from rig.drive.cartridge_format import (
 )
 from rig.drive.secure_element import SecureElement, UnsealError
 from rig.drive.sense import KEY_FAIL_LIMIT, DriveError, KeyRequired, Sense
-from rig.engine.driver import Counters, Engine, Operation, Record, Result, Status, UnwrapFailed
+from rig.engine.driver import (
+    Counters,
+    Engine,
+    Operation,
+    Record,
+    RecordStatus,
+    Result,
+    UnwrapFailed,
+)
 
 READ_AHEAD_BYTES = 4 * 1024 * 1024
 """Data that one `read` returns at most, in bytes, and so what passes through the gates at once."""
@@ -307,7 +315,7 @@ class Drive:
             Operation.ENCRYPT, b"", iv=KEY_CHECK_IV, aad=key_check_aad(cartridge.volser)
         )
         (result,) = self._engine.process([record])
-        if result.status is not Status.OK:
+        if result.status is not RecordStatus.OK:
             raise self._engine_failure(result.status, "the key check")
         return result.tag
 
@@ -320,12 +328,12 @@ class Drive:
             tag=cartridge.memory.key_check,
         )
         (result,) = self._engine.process([record])
-        if result.status is Status.TAG_MISMATCH:
+        if result.status is RecordStatus.TAG_MISMATCH:
             self._wrong_keys += 1
             raise DriveError(
                 Sense.WRONG_KEY, f"The key granted for {cartridge.volser} is not its data key"
             )
-        if result.status is not Status.OK:
+        if result.status is not RecordStatus.OK:
             raise self._engine_failure(result.status, "the key check")
 
     def _need_key(self, why: Generate | Translate, sense: Sense, text: str) -> NoReturn:
@@ -363,7 +371,7 @@ class Drive:
         ]
         results = self._process(Direction.WRITE, records)
         for header, result in zip(headers, results, strict=True):
-            if result.status is not Status.OK:
+            if result.status is not RecordStatus.OK:
                 raise self._failed(header, result.status)
         cartridge.append([(h, r.data, r.tag) for h, r in zip(headers, results, strict=True)])
         self._position = cartridge.block_count
@@ -431,7 +439,7 @@ class Drive:
         )
         blocks: list[Block] = []
         for record, result in zip(good, results, strict=True):
-            if result.status is not Status.OK:
+            if result.status is not RecordStatus.OK:
                 if not blocks:
                     raise self._unreadable(record, result.status)
                 break
@@ -483,10 +491,10 @@ class Drive:
         self.figures[key] = _counted(before, after, self.figures.get(key))
         return results
 
-    def _failed(self, header: RecordHeader, status: Status) -> DriveError:
+    def _failed(self, header: RecordHeader, status: RecordStatus) -> DriveError:
         """What is wrong when the engine did not do a record, apart from its tag."""
         where = f"block {header.block} of {self._loaded().volser}"
-        if status in (Status.NO_KEY, Status.ZEROIZED):
+        if status in (RecordStatus.NO_KEY, RecordStatus.ZEROIZED):
             self._key_set = False
             cartridge = self._loaded()
             self._wanted = Translate(cartridge.volser, cartridge.memory.eedks)
@@ -497,9 +505,9 @@ class Drive:
             )
         return self._engine_failure(status, where)
 
-    def _unreadable(self, record: StoredRecord, status: Status) -> DriveError:
+    def _unreadable(self, record: StoredRecord, status: RecordStatus) -> DriveError:
         header = record.header
-        if status is not Status.TAG_MISMATCH:
+        if status is not RecordStatus.TAG_MISMATCH:
             return self._failed(header, status)
         how = (
             "it was altered, moved or put there from elsewhere"
@@ -511,7 +519,7 @@ class Drive:
             f"The tag of block {header.block} of {self._loaded().volser} does not match: {how}",
         )
 
-    def _engine_failure(self, status: Status, where: str) -> DriveError:
+    def _engine_failure(self, status: RecordStatus, where: str) -> DriveError:
         return DriveError(
             Sense.ENGINE_FAILURE,
             f"The encryption hardware of drive {self.serial} refused {where} "

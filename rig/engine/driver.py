@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 import hdl.registers.engine_map as regs
-from hdl.registers.types import Field, Register
+from hdl.registers.types import Register, RegisterField
 from hsm.errors import TaperigError
 from rig.board.protocol import Board
 
@@ -76,7 +76,7 @@ class Operation(Enum):
     BYPASS = 3
 
 
-class Status(IntEnum):
+class RecordStatus(IntEnum):
     """How a record ended.  Only OK comes with data."""
 
     OK = 0
@@ -87,7 +87,7 @@ class Status(IntEnum):
     ZEROIZED = 5
 
 
-_STATUS_CODES = frozenset(Status)
+_STATUS_CODES = frozenset(RecordStatus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Record:
 class Result:
     """One record out of the engine; `tag` comes with encryption only."""
 
-    status: Status
+    status: RecordStatus
     data: bytes
     tag: bytes
 
@@ -292,10 +292,10 @@ class Engine:
         data = value.to_bytes(_REGISTER_BYTES, "big")
         self._board.write(register.address, _REGISTER_BYTES, data)
 
-    def _command(self, field: Field) -> None:
+    def _command(self, field: RegisterField) -> None:
         self._write(regs.CTRL, field.put(1))
 
-    def _has(self, field: Field) -> bool:
+    def _has(self, field: RegisterField) -> bool:
         return bool(field.get(self._read(regs.STATUS)))
 
     def _settled(self) -> int:
@@ -366,8 +366,8 @@ class Engine:
             raise EngineError(
                 f"The engine's results are out of step with its records (result word {top:#010x})"
             )
-        status = Status(code)
-        if status is not Status.OK:
+        status = RecordStatus(code)
+        if status is not RecordStatus.OK:
             return Result(status, b"", b"")
         if length != len(record.data):
             raise EngineError(

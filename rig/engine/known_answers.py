@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hsm.errors import TaperigError
-from rig.engine.driver import IV_BYTES, KEY_BYTES, TAG_BYTES, Engine, Operation, Record, Status
+from rig.engine.driver import (
+    IV_BYTES,
+    KEY_BYTES,
+    TAG_BYTES,
+    Engine,
+    Operation,
+    Record,
+    RecordStatus,
+)
 
 MAX_FILE_BYTES = 64 << 20
 MAX_LINE_CHARACTERS = 1 << 20
@@ -141,10 +149,10 @@ def _wrong_answer(vector: Vector, engine: Engine) -> str | None:
     record = Record(vector.operation, data, vector.iv, vector.aad, b"" if encrypt else vector.tag)
     (result,) = engine.process([record])
     if vector.plaintext is None:
-        if result.status is not Status.TAG_MISMATCH:
+        if result.status is not RecordStatus.TAG_MISMATCH:
             return f"ended with {result.status.name}, must fail with TAG_MISMATCH"
         return "released data of a failed record" if result.data else None
-    if result.status is not Status.OK:
+    if result.status is not RecordStatus.OK:
         return f"ended with {result.status.name}"
     if result.data != (vector.ciphertext if encrypt else vector.plaintext):
         return "wrong ciphertext" if encrypt else "wrong plaintext"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hsm.errors import TaperigError
-from rig.engine.driver import Counters, Engine, Operation, Record, Result, Status
+from rig.engine.driver import Counters, Engine, Operation, Record, RecordStatus, Result
 from rig.engine.traffic_generator import TrafficGenerator, expected
 from rig.results.measurement import Measurement
 
@@ -81,7 +81,7 @@ def sample(engine: Engine, records: Sequence[Record]) -> tuple[Sample, list[Resu
     results = engine.process(records)
     counters = engine.counters()
     for result in results:
-        if result.status is not Status.OK:
+        if result.status is not RecordStatus.OK:
             raise MeasureError(
                 f"The engine refused a record of {len(records[0].data)} bytes while its rate was "
                 f"measured ({result.status.name}); no rate can be computed."

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 import hdl.registers.board_map as regs
 from hdl.registers.types import Register
 from rig.board.protocol import Board
-from rig.engine.driver import EngineError, Operation, Result, Status
+from rig.engine.driver import EngineError, Operation, RecordStatus, Result
 
 _REGISTER_BYTES = 4
 _WORD_BYTES = 16
@@ -25,7 +25,7 @@ _TOP_BITS = (1 << 128) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrafficOutcome:
     """How the records ended, and the check value over all words of all their results."""
 
     good: int
@@ -48,7 +48,7 @@ class TrafficGenerator:
         *,
         seed: int = 0,
         tag: bytes = bytes(_WORD_BYTES),
-    ) -> Outcome:
+    ) -> TrafficOutcome:
         """Send `records` records of `record_bytes` bytes back to back; return when all are done."""
         if record_bytes < 1 or records < 1:
             raise EngineError("The traffic generator sends at least one record of one byte")
@@ -66,7 +66,7 @@ class TrafficGenerator:
                     f"{_LIMIT_S:.0f} s"
                 )
         check = self._board.read(regs.TRAFFIC_CHECK.address, _REGISTER_BYTES, 4)
-        return Outcome(
+        return TrafficOutcome(
             self._read(regs.TRAFFIC_GOOD),
             self._read(regs.TRAFFIC_BAD),
             int.from_bytes(check, "big"),
@@ -104,15 +104,15 @@ def expected(
         counter = Cipher(algorithms.AES(key), modes.CTR(iv + bytes((0, 0, 0, 2)))).decryptor()
         plain = counter.update(record_data(seed, 0, size))
         tag = AESGCM(key).encrypt(iv, plain, b"")[size:]
-        results = [Result(Status.OK, plain, b"")] * records
+        results = [Result(RecordStatus.OK, plain, b"")] * records
     else:
         for number in range(records):
             data = record_data(seed, number, size)
             if operation is Operation.ENCRYPT:
                 sealed = AESGCM(key).encrypt(record_iv(seed, number), data, b"")
-                results.append(Result(Status.OK, sealed[:size], sealed[size:]))
+                results.append(Result(RecordStatus.OK, sealed[:size], sealed[size:]))
             else:
-                results.append(Result(Status.OK, data, b""))
+                results.append(Result(RecordStatus.OK, data, b""))
     return tag, check_value(operation, results)
 
 

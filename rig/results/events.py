@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Outcome = Literal["ok", "failed", "expected", "skipped"]
 """``expected``: it failed, as it had to for what is judged."""
@@ -59,6 +59,18 @@ class Notice:
 
 Listener = Callable[[Event], None]
 NoticeListener = Callable[[Notice], None]
+
+
+class TaskDisplay(Protocol):
+    """Shows the user what takes long while a lab is opened."""
+
+    def task(
+        self, words: str, total: float | None = None
+    ) -> AbstractContextManager[Callable[[float], None]]:
+        """Show a task while it runs; the caller reports how much of ``total`` is done."""
+
+    def begin(self, words: str) -> None:
+        """Say that something long begins, where a task is not shown live."""
 
 
 class EventLog:

@@ -12,7 +12,7 @@ from rig.board.protocol import Board
 from rig.board.sim import SimBoard
 from rig.engine.driver import Engine
 from rig.lab.model import Lab
-from rig.report.console import ConsoleReport
+from rig.results.events import TaskDisplay
 
 
 class BoardChoiceError(TaperigError):
@@ -34,7 +34,7 @@ def choose_board(lab: Lab, asked: str | None) -> str:
 def open_board(
     lab: Lab,
     name: str,
-    report: ConsoleReport,
+    report: TaskDisplay,
     *,
     transport_key: Path | None = None,
     waves: Path | None = None,
@@ -74,7 +74,7 @@ def open_board(
 
 
 @contextmanager
-def open_engine(lab: Lab, asked: str | None, report: ConsoleReport) -> Iterator[Engine]:
+def open_engine(lab: Lab, asked: str | None, report: TaskDisplay) -> Iterator[Engine]:
     """The engine of a board, without drive or keys: for known answers."""
     with open_board(lab, choose_board(lab, asked), report) as board:
         yield Engine(board)

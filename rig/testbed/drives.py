@@ -12,12 +12,12 @@ from rig.drive.drive import Drive
 from rig.drive.secure_element import SecureElement, SecureElementConfig
 from rig.engine.driver import Engine
 from rig.lab.model import DriveUnit, Lab
-from rig.report.console import ConsoleReport
+from rig.results.events import TaskDisplay
 from rig.testbed.boards import open_board
 
 
 def open_drive(
-    stack: ExitStack, lab: Lab, unit: DriveUnit, provisioned: ProvisionedLab, report: ConsoleReport
+    stack: ExitStack, lab: Lab, unit: DriveUnit, provisioned: ProvisionedLab, report: TaskDisplay
 ) -> Drive:
     """Open a drive of the lab on its board; it is closed with `stack`."""
     mine = provisioned.drive(unit.serial)

@@ -16,8 +16,7 @@ from sqlalchemy import select
 from hsm.keys.eedk import KeyLabel, KeyMode
 from rig.drive.drive import Drive
 from rig.lab.model import Lab, LabError, NodeUnit, PoolUnit
-from rig.report.console import ConsoleReport
-from rig.results.events import EventLog
+from rig.results.events import EventLog, TaskDisplay
 from rig.testbed import key_managers
 from rig.testbed.drives import open_drive
 from rig.testbed.key_managers import open_proxy
@@ -66,7 +65,7 @@ def open_node(
     lab: Lab,
     name: str,
     state: Path,
-    report: ConsoleReport,
+    report: TaskDisplay,
     events: EventLog | None = None,
     *,
     drives: bool = True,
@@ -106,11 +105,11 @@ def open_node(
 
 
 @contextmanager
-def open_catalogue(state: Path, lab: Lab, name: str) -> Iterator[Catalogue]:
+def open_catalogue(state: Path, lab: Lab, name: str, report: TaskDisplay) -> Iterator[Catalogue]:
     """The catalogue of a node, to look at; made by opening the node once when it is not there."""
     path = node_folder(state, name) / FILE
     if not path.exists():
-        with open_node(lab, name, state, ConsoleReport(error_stream=True), drives=False):
+        with open_node(lab, name, state, report, drives=False):
             pass
     catalogue = Catalogue(path)
     try:

@@ -16,8 +16,7 @@ from rig.drive.secure_element import SecureElement, SecureElementConfig
 from rig.engine.driver import Engine
 from rig.engine.traffic_generator import TrafficGenerator
 from rig.lab.model import DriveUnit, Lab
-from rig.report.console import ConsoleReport
-from rig.results.events import EventLog
+from rig.results.events import EventLog, TaskDisplay
 from rig.testbed import key_managers
 from rig.testbed.boards import open_board
 from rig.testbed.key_managers import open_proxy
@@ -56,7 +55,7 @@ def open_station(
     board_name: str,
     state: Path,
     run_folder: Path,
-    report: ConsoleReport,
+    report: TaskDisplay,
     phase: Phase,
     *,
     waves: bool = False,

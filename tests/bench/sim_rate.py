@@ -12,7 +12,7 @@ import time
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from rig.board.sim import SimBoard
-from rig.engine.driver import Engine, Operation, Record, Status
+from rig.engine.driver import Engine, Operation, Record, RecordStatus
 
 SIZES = (2048, 8192, 32768, 65536, 262144)
 AAD = bytes(24)
@@ -53,7 +53,7 @@ def main() -> None:
                 results = engine.process(records)
                 seconds = time.perf_counter() - begin
                 counted = engine.counters()
-                if any(result.status is not Status.OK for result in results):
+                if any(result.status is not RecordStatus.OK for result in results):
                     raise SystemExit(f"{operation.name} of {size} bytes failed")
                 per_clock = counted.bytes / counted.cycles_busy
                 print(

@@ -48,7 +48,7 @@ from hdl.verilator.recipe import MAKE_FLAGS
 from hdl.verilator.toolchain import find_toolchain
 from hdl.verilator.verilate import simulation_flags
 from rig.board.sim import SimBoard, announce
-from rig.engine.driver import Engine, Operation, Record, Status
+from rig.engine.driver import Engine, Operation, Record, RecordStatus
 
 HERE = Path(__file__).parent
 TOP = "drive_crypto"
@@ -100,7 +100,7 @@ def make_work(key: bytes, size: int, total: int) -> Work:
         records.append(record)
         top = Operation.ENCRYPT.value << 28 | len(AAD) << 20 | size
         frames += [top.to_bytes(4, "big"), record.iv, AAD, record.data]
-        top = Status.OK << 24 | Operation.ENCRYPT.value << 20 | size
+        top = RecordStatus.OK << 24 | Operation.ENCRYPT.value << 20 | size
         results += [top.to_bytes(4, "big"), bytes(12), cipher.encrypt(record.iv, record.data, AAD)]
     return Work(key, records, b"".join(frames), b"".join(results))
 
@@ -221,7 +221,7 @@ class RigPath:
         processor = self._processor_time() - processor_begin
         seconds = Seconds(time.perf_counter() - begin, processor)
         size = len(work.records[0].data)
-        top = Status.OK << 24 | Operation.ENCRYPT.value << 20 | size
+        top = RecordStatus.OK << 24 | Operation.ENCRYPT.value << 20 | size
         frames = [top.to_bytes(4, "big") + bytes(12) + r.data + r.tag for r in results]
         compare("The rig's path", b"".join(frames), work)
         return seconds

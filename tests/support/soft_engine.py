@@ -19,8 +19,8 @@ from rig.engine.driver import (
     Engine,
     Operation,
     Record,
+    RecordStatus,
     Result,
-    Status,
     UnwrapFailed,
 )
 
@@ -63,17 +63,17 @@ class SoftEngine(Engine):
 
     def _one(self, record: Record) -> Result:
         if record.operation is Operation.BYPASS:
-            return Result(Status.OK, record.data, b"")
+            return Result(RecordStatus.OK, record.data, b"")
         if self._aes is None:
-            return Result(Status.NO_KEY, b"", b"")
+            return Result(RecordStatus.NO_KEY, b"", b"")
         if record.operation is Operation.ENCRYPT:
             out = self._aes.encrypt(record.iv, record.data, record.aad)
-            return Result(Status.OK, out[:-TAG_BYTES], out[-TAG_BYTES:])
+            return Result(RecordStatus.OK, out[:-TAG_BYTES], out[-TAG_BYTES:])
         try:
             out = self._aes.decrypt(record.iv, record.data + record.tag, record.aad)
         except InvalidTag:
-            return Result(Status.TAG_MISMATCH, b"", b"")
-        return Result(Status.OK, out, b"")
+            return Result(RecordStatus.TAG_MISMATCH, b"", b"")
+        return Result(RecordStatus.OK, out, b"")
 
     def counters(self) -> Counters:
         """Nothing is counted."""

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, Self
 from hsm.admin_secret import AdminSecretError, secret_matches
 from hsm.ekm.audit.log import AuditLog
 from hsm.ekm.config import EkmConfig
+from hsm.ekm.logs import LOG
 from hsm.ekm.protocol.errors import EkmError
-from hsm.ekm.service.logs import LOG
 from hsm.errors import TaperigError
 
 if TYPE_CHECKING:

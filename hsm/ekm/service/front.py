@@ -24,10 +24,10 @@ from hsm.ekm.admin.channel import AdminServer
 from hsm.ekm.audit.log import AuditLog
 from hsm.ekm.config import EkmConfig, load_config, parse_config
 from hsm.ekm.drive_table import DriveTable, note_use
+from hsm.ekm.logs import LOG
 from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.errors import EkmError
 from hsm.ekm.service.http_status import StatusServer
-from hsm.ekm.service.logs import LOG
 from hsm.ekm.service.systemd import Supervisor
 from hsm.ekm.service.worker_pool import Crew
 from hsm.errors import TaperigError

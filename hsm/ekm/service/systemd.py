@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import MutableMapping
 
-from hsm.ekm.service.logs import LOG
+from hsm.ekm.logs import LOG
 
 
 class Supervisor:

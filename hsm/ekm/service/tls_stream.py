@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from hsm.ekm.service import openssl_errors
+from hsm.ekm import openssl_errors
 from hsm.ekm.service.event_loop import READ, WRITE, Poller, Timer
 
 _PART = 16 * 1024 + 512

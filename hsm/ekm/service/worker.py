@@ -36,11 +36,11 @@ from hsm.ekm.config import EkmConfig
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.exchange import Answer, Exchange, KeyManager
 from hsm.ekm.key_service import TokenKeyService
+from hsm.ekm.logs import LOG
 from hsm.ekm.protocol.errors import EkmError
 from hsm.ekm.protocol.identities import PublicKey
 from hsm.ekm.service.connection import Connection
 from hsm.ekm.service.event_loop import Poller, Timer
-from hsm.ekm.service.logs import LOG
 from hsm.ekm.service.metrics import WorkerMetrics
 from hsm.ekm.service.tls_stream import TlsStream
 from hsm.ekm.service.worker_ipc import CONNECTION, MESSAGE_LIMIT, beat_seconds

@@ -18,9 +18,9 @@ from typing import Any
 
 from hsm.ekm.audit.log import AuditError, AuditLog
 from hsm.ekm.config import EkmConfig
+from hsm.ekm.logs import LOG
 from hsm.ekm.protocol.errors import EkmError
 from hsm.ekm.service import metrics
-from hsm.ekm.service.logs import LOG
 from hsm.ekm.service.worker_ipc import CONNECTION, MESSAGE_LIMIT, STOP, beat_seconds
 
 READY_SECONDS = 60.0

@@ -22,7 +22,7 @@ SERVER_SECONDS = 1.0
 _RECORDS = ("A", "AAAA")
 
 
-class Server(Protocol):
+class DnsServer(Protocol):
     """A DNS server as the lab file has it."""
 
     @property
@@ -34,7 +34,9 @@ class Server(Protocol):
         """Its UDP and TCP port."""
 
 
-def resolver(servers: Sequence[Server], server_seconds: float = SERVER_SECONDS) -> Resolve | None:
+def resolver(
+    servers: Sequence[DnsServer], server_seconds: float = SERVER_SECONDS
+) -> Resolve | None:
     """How to look names up at one or two servers; None, the system's way, when there is none."""
     return Resolver(servers, server_seconds).addresses if servers else None
 
@@ -42,7 +44,9 @@ def resolver(servers: Sequence[Server], server_seconds: float = SERVER_SECONDS) 
 class Resolver:
     """Looks host names up at given servers, in their order."""
 
-    def __init__(self, servers: Sequence[Server], server_seconds: float = SERVER_SECONDS) -> None:
+    def __init__(
+        self, servers: Sequence[DnsServer], server_seconds: float = SERVER_SECONDS
+    ) -> None:
         """Ask nothing yet; ``server_seconds`` is how long each server is waited for."""
         self._servers = [f"{server.address} port {server.port}" for server in servers]
         self._dns = dns.resolver.Resolver(configure=False)

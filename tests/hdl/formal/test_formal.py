@@ -5,7 +5,7 @@
 
 import pytest
 
-from hdl.formal.prove import Broken, ProofError, Verdict, property_sets, prove
+from hdl.formal.prove import Broken, ProofError, ProofVerdict, property_sets, prove
 
 SETS = property_sets()
 QUICK = [name for name, each in SETS.items() if each.quick]
@@ -14,7 +14,7 @@ QUICK = [name for name, each in SETS.items() if each.quick]
 @pytest.mark.parametrize("name", QUICK)
 def test_proved(name: str) -> None:
     proof = prove(name)
-    assert proof.verdict is Verdict.PROVED, proof.log[-4000:]
+    assert proof.verdict is ProofVerdict.PROVED, proof.log[-4000:]
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_proved(name: str) -> None:
     ids=lambda value: value.what.replace(" ", "-") if isinstance(value, Broken) else value,
 )
 def test_broken_copy_is_refused(name: str, broken: Broken) -> None:
-    assert prove(name, broken).verdict is not Verdict.PROVED
+    assert prove(name, broken).verdict is not ProofVerdict.PROVED
 
 
 def test_every_set_has_a_broken_copy() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from hdl.registers import engine_map as regs
 from hdl.registers.generate import generated
-from hdl.registers.types import Field
+from hdl.registers.types import RegisterField
 
 
 @pytest.mark.parametrize("path", generated(), ids=lambda path: path.name)
@@ -25,7 +25,7 @@ def test_no_key_register_is_readable() -> None:
 
 
 def test_field_values() -> None:
-    field = Field("F", 4, 3)
+    field = RegisterField("F", 4, 3)
     assert field.mask == 0x70
     assert field.get(0xFF) == 7
     assert field.put(5) == 0x50

@@ -9,7 +9,7 @@ from typing import Any
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
 from hdl.registers import engine_map as regs
-from hdl.registers.types import Counter, Field, Register
+from hdl.registers.types import Counter, Register, RegisterField
 
 WORD = 16
 TRANSPORT_KEY = bytes.fromhex("a5" * 16 + "3c" * 16)
@@ -160,13 +160,13 @@ class Bench:
     async def write(self, register: Register, value: int, index: int = 0) -> None:
         await self._access(register.address + 4 * index, value)
 
-    async def command(self, *fields: Field) -> None:
+    async def command(self, *fields: RegisterField) -> None:
         await self.write(regs.CTRL, sum(field.put(1) for field in fields))
 
-    async def status(self, field: Field) -> bool:
+    async def status(self, field: RegisterField) -> bool:
         return bool(field.get(await self.read(regs.STATUS)))
 
-    async def until(self, field: Field, value: int = 1) -> None:
+    async def until(self, field: RegisterField, value: int = 1) -> None:
         for _ in range(POLL_LIMIT):
             if field.get(await self.read(regs.STATUS)) == value:
                 return

@@ -18,7 +18,15 @@ from rig.board.protocol import BoardError
 from rig.board.virtual import VirtualBoard
 from rig.board.visa import VisaBoard
 from rig.engine import traffic_generator
-from rig.engine.driver import Engine, IdentityError, Operation, Record, RecordError, Result, Status
+from rig.engine.driver import (
+    Engine,
+    IdentityError,
+    Operation,
+    Record,
+    RecordError,
+    RecordStatus,
+    Result,
+)
 from rig.engine.throughput import rate
 from tests.support.faulty_link import Fault, FaultyLink, Way
 
@@ -55,7 +63,7 @@ def link(virtual: VirtualBoard) -> Iterator[FaultyLink]:
 
 def sealed(key: bytes, record: Record) -> Result:
     out = AESGCM(key).encrypt(record.iv, record.data, record.aad)
-    return Result(Status.OK, out[:-16], out[-16:])
+    return Result(RecordStatus.OK, out[:-16], out[-16:])
 
 
 def random_record(size: int) -> Record:
@@ -107,7 +115,7 @@ class TestThirdParty:
         with VisaBoard("serial", virtual.serial_resource, clock_hz=CLOCK_HZ) as opened:
             engine = Engine(opened)
             (result,) = engine.process([Record(Operation.BYPASS, b"over the serial line")])
-        assert result == Result(Status.OK, b"over the serial line", b"")
+        assert result == Result(RecordStatus.OK, b"over the serial line", b"")
 
 
 class TestEngine:
@@ -212,7 +220,7 @@ class TestTraffic:
         plain = counter.update(text)
         tag = AESGCM(key).encrypt(iv, plain, b"")[-16:]
         assert self.outcome(visa, Operation.DECRYPT, tag) > 15.5
-        result = Result(Status.OK, plain, b"")
+        result = Result(RecordStatus.OK, plain, b"")
         assert self.check == traffic_generator.check_value(
             Operation.DECRYPT, [result] * self.RECORDS
         )
@@ -224,7 +232,9 @@ class TestTraffic:
     def test_bypass(self, visa: VisaBoard) -> None:
         assert self.outcome(visa, Operation.BYPASS) > 15.5
         wanted = [
-            Result(Status.OK, traffic_generator.record_data(self.SEED, number, self.SIZE), b"")
+            Result(
+                RecordStatus.OK, traffic_generator.record_data(self.SEED, number, self.SIZE), b""
+            )
             for number in range(self.RECORDS)
         ]
         assert self.check == traffic_generator.check_value(Operation.BYPASS, wanted)

@@ -25,7 +25,7 @@ from rig.drive.cartridge_format import (
 )
 from rig.drive.drive import Block, Drive
 from rig.drive.sense import KEY_FAIL_LIMIT, DriveError, KeyRequired, Sense, sense_of
-from rig.engine.driver import Operation, Record, Status
+from rig.engine.driver import Operation, Record, RecordStatus
 from rig.ve.catalogue.pools import Pool
 from tests.support.tape_site import Room, Site
 
@@ -138,11 +138,11 @@ def test_no_key_outlives_a_mount_or_is_there_at_the_next(room: Room) -> None:
     with mounted(room, volser) as drive:
         set_key(room, drive.read)
         (result,) = engine.process([Record(Operation.ENCRYPT, b"x")])
-        assert result.status is Status.OK
+        assert result.status is RecordStatus.OK
         grant = None
         drive.unload()
         (result,) = engine.process([Record(Operation.ENCRYPT, b"x")])
-        assert result.status is Status.NO_KEY
+        assert result.status is RecordStatus.NO_KEY
     with mounted(room, volser) as drive:
         with pytest.raises(KeyRequired):
             drive.read()

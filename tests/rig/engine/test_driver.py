@@ -20,9 +20,9 @@ from rig.engine.driver import (
     PlainPortError,
     Record,
     RecordError,
+    RecordStatus,
     Result,
     SelfTestError,
-    Status,
     UnwrapFailed,
 )
 from tests.support.boards import Passage, StartBoard, write_transport_key
@@ -60,13 +60,13 @@ class TestRecords:
     ) -> None:
         plain = [random_record(length, aad) for length in LENGTHS]
         wanted = [encrypted(key, record) for record in plain]
-        assert engine.process(plain) == [Result(Status.OK, w.data, w.tag) for w in wanted]
-        assert engine.process(wanted) == [Result(Status.OK, p.data, b"") for p in plain]
+        assert engine.process(plain) == [Result(RecordStatus.OK, w.data, w.tag) for w in wanted]
+        assert engine.process(wanted) == [Result(RecordStatus.OK, p.data, b"") for p in plain]
 
     def test_clear_records_pass_unchanged_and_without_a_key(self, engine: Engine) -> None:
         assert not engine.key_valid
         records = [Record(Operation.BYPASS, os.urandom(length)) for length in LENGTHS]
-        assert engine.process(records) == [Result(Status.OK, r.data, b"") for r in records]
+        assert engine.process(records) == [Result(RecordStatus.OK, r.data, b"") for r in records]
 
     def test_operations_may_be_mixed_in_one_batch(self, engine: Engine, key: bytes) -> None:
         first, second = random_record(100, 20), random_record(5000)
@@ -107,16 +107,16 @@ class TestRecords:
         )
         engine.clear_counters()
         assert engine.process([good, bad, good]) == [
-            Result(Status.OK, plain.data, b""),
-            Result(Status.TAG_MISMATCH, b"", b""),
-            Result(Status.OK, plain.data, b""),
+            Result(RecordStatus.OK, plain.data, b""),
+            Result(RecordStatus.TAG_MISMATCH, b"", b""),
+            Result(RecordStatus.OK, plain.data, b""),
         ]
         assert engine.counters().tag_failures == 1
 
     def test_without_a_key_nothing_is_encrypted(self, engine: Engine) -> None:
         assert not engine.key_valid
         ends = engine.process([random_record(100), random_record(1)])
-        assert ends == [Result(Status.NO_KEY, b"", b"")] * 2
+        assert ends == [Result(RecordStatus.NO_KEY, b"", b"")] * 2
 
     @pytest.mark.parametrize(
         ("record", "complaint"),
@@ -152,7 +152,7 @@ class TestKeys:
             engine.load_sealed_key(seal(secrets.token_bytes(32), secrets.token_bytes(32)))
         assert not engine.key_valid
         (end,) = engine.process([random_record(16)])
-        assert end.status is Status.NO_KEY
+        assert end.status is RecordStatus.NO_KEY
 
     def test_a_damaged_sealed_key_then_a_good_one(
         self, engine: Engine, transport_key: bytes
@@ -197,7 +197,7 @@ class TestKeys:
         assert engine.key_valid
         engine.zeroize()
         assert not engine.key_valid
-        assert engine.process([random_record(16)])[0].status is Status.NO_KEY
+        assert engine.process([random_record(16)])[0].status is RecordStatus.NO_KEY
 
     def test_a_locked_plain_port_stays_shut(
         self, start_board: StartBoard, transport_key_file: Path, transport_key: bytes

@@ -13,7 +13,7 @@ from hsm.keys.eedk import Eedk, KeyLabel, KeyMode
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import CartridgeError, TapeFormat
 from rig.drive.drive import Direction
-from rig.engine.driver import Operation, Record, Status
+from rig.engine.driver import Operation, Record, RecordStatus
 from rig.ve.catalogue.pools import Pool
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.tape.library import LibraryError
@@ -49,7 +49,7 @@ def assert_idle(site: Site, room: Room) -> None:
     assert not room.drive.loaded
     assert not site.engine.key_valid
     (result,) = site.engine.process([Record(Operation.ENCRYPT, b"x")])
-    assert result.status is Status.NO_KEY
+    assert result.status is RecordStatus.NO_KEY
 
 
 def eedks(room: Room, volser: str) -> list[Eedk]:
