@@ -93,16 +93,32 @@ class Work:
 
 def make_work(key: bytes, size: int, total: int) -> Work:
     """Make `total` bytes of random records of `size` bytes."""
+    return encryption_work(key, [os.urandom(size) for _ in range(total // size)])
+
+
+def encryption_work(key: bytes, blocks: Sequence[bytes]) -> Work:
+    """Make a record to encrypt of each block."""
     cipher = AESGCM(key)
     records, frames, results = [], [], []
-    for number in range(total // size):
-        record = Record(Operation.ENCRYPT, os.urandom(size), number.to_bytes(12, "big"), AAD)
+    for number, data in enumerate(blocks):
+        record = Record(Operation.ENCRYPT, data, number.to_bytes(12, "big"), AAD)
         records.append(record)
-        top = Operation.ENCRYPT.value << 28 | len(AAD) << 20 | size
-        frames += [top.to_bytes(4, "big"), record.iv, AAD, record.data]
-        top = RecordStatus.OK << 24 | Operation.ENCRYPT.value << 20 | size
-        results += [top.to_bytes(4, "big"), bytes(12), cipher.encrypt(record.iv, record.data, AAD)]
+        top = Operation.ENCRYPT.value << 28 | len(AAD) << 20 | len(data)
+        frames += [top.to_bytes(4, "big"), record.iv, AAD, padded(data)]
+        encrypted = cipher.encrypt(record.iv, data, AAD)
+        results += [result_top(len(data)), padded(encrypted[: len(data)]), encrypted[len(data) :]]
     return Work(key, records, b"".join(frames), b"".join(results))
+
+
+def padded(data: bytes) -> bytes:
+    """Fill up whole words of the gates."""
+    return data + bytes(-len(data) % WORD_BYTES)
+
+
+def result_top(size: int) -> bytes:
+    """Return the first word of the result of a record of `size` bytes."""
+    top = RecordStatus.OK << 24 | Operation.ENCRYPT.value << 20 | size
+    return top.to_bytes(4, "big") + bytes(12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +236,7 @@ class RigPath:
         results = self._engine.process(work.records)
         processor = self._processor_time() - processor_begin
         seconds = Seconds(time.perf_counter() - begin, processor)
-        size = len(work.records[0].data)
-        top = RecordStatus.OK << 24 | Operation.ENCRYPT.value << 20 | size
-        frames = [top.to_bytes(4, "big") + bytes(12) + r.data + r.tag for r in results]
+        frames = [result_top(len(each.data)) + padded(each.data) + each.tag for each in results]
         compare("The rig's path", b"".join(frames), work)
         return seconds
 
