@@ -394,6 +394,7 @@ def _told_of(request: KeyRequest) -> _Details:
     return {
         "operation": request.operation.value,
         "volume": request.volume,
+        "cartridge_id": request.cartridge_id.hex(),
         "sequence": request.sequence,
         "keys": [*map(_label_name, request.labels), *map(_eedk_name, request.eedks)],
     }

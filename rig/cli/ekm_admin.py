@@ -211,7 +211,8 @@ def key_users(
         print_json(users)
         return
     for user in users:
-        print(f"{user['volume']}  last {_time(user['last'])}  {', '.join(user['keys'])}")
+        cartridge = f"{user['volume']}  {user['cartridge_id'] or 'none':<32}"
+        print(f"{cartridge}  last {_time(user['last'])}  {', '.join(user['keys'])}")
     print(f"{len(users)} cartridges need {label}")
 
 
@@ -231,14 +232,23 @@ def key_retire(
 @cartridge_app.command("forget")
 def cartridge_forget(
     volume: Annotated[str, typer.Argument(metavar="VOLSER", help="Six characters.")],
+    cartridge_id: Annotated[
+        str,
+        typer.Option(
+            "--id",
+            metavar="ID",
+            help="Cartridge id, as `key users` shows it; needed when the VOLSER is not unique.",
+        ),
+    ] = "",
     lab: LabOption = None,
     name: NameOption = None,
     config: ConfigOption = None,
     secret_file: SecretOption = None,
 ) -> None:
     """Say that a cartridge needs no key any more: scrapped, or overwritten in the clear."""
-    _administrator(lab, name, config, secret_file).ask_all("cartridge forget", volume=volume)
-    print(f"cartridge {volume} forgotten")
+    admin = _administrator(lab, name, config, secret_file)
+    (forgotten,), *_ = admin.ask_all("cartridge forget", cartridges=[(volume, cartridge_id)])
+    print(f"cartridge {volume} id {forgotten['cartridge_id'] or 'none'} forgotten")
 
 
 @audit_app.command("verify")

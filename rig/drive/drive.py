@@ -260,11 +260,19 @@ class Drive:
         """Begin the exchange that brings new EEDKs, for one or two labels, of the same data key."""
         cartridge = self._rekeyable()
         eedks = cartridge.memory.eedks
-        return self._session(Rekey(cartridge.volser, eedks, tuple(labels), allow_public_only))
+        return self._session(
+            Rekey(
+                cartridge.volser,
+                cartridge.memory.cartridge_id,
+                eedks,
+                tuple(labels),
+                allow_public_only,
+            )
+        )
 
     def proof_session(self, eedk: bytes) -> DriveSession:
         """Begin an exchange that shows, with `prove`, which data key is in an EEDK."""
-        return self._session(Translate(self._loaded().volser, (eedk,)))
+        return self._session(_translate(self._loaded(), (eedk,)))
 
     def prove(self, grant: KeyGrant) -> None:
         """Raise DriveError (wrong key) unless the granted key is the cartridge's; forget it then.
@@ -272,7 +280,7 @@ class Drive:
         The hardware decides, by the cartridge's key check.
         """
         self._rekeyable()
-        self._wanted = Translate(self._loaded().volser, grant.eedks)
+        self._wanted = _translate(self._loaded(), grant.eedks)
         self.accept_key(grant)
         self._forget_key()
 
@@ -396,13 +404,16 @@ class Drive:
     def _need_key_to_write(self, cartridge: Cartridge) -> NoReturn:
         if self._from_bot is not None:
             request = Generate(
-                cartridge.volser, self._from_bot.labels, self._from_bot.allow_public_only
+                cartridge.volser,
+                cartridge.memory.cartridge_id,
+                self._from_bot.labels,
+                self._from_bot.allow_public_only,
             )
             self._need_key(request, Sense.KEY_GENERATE, "to write it from BOT")
         self._need_key_again(cartridge, "to append to it")
 
     def _need_key_again(self, cartridge: Cartridge, text: str) -> NoReturn:
-        request = Translate(cartridge.volser, cartridge.memory.eedks)
+        request = _translate(cartridge, cartridge.memory.eedks)
         self._need_key(request, Sense.KEY_TRANSLATE, text)
 
     def _begin(self, cartridge: Cartridge) -> None:
@@ -497,7 +508,7 @@ class Drive:
         if status in (RecordStatus.NO_KEY, RecordStatus.ZEROIZED):
             self._key_set = False
             cartridge = self._loaded()
-            self._wanted = Translate(cartridge.volser, cartridge.memory.eedks)
+            self._wanted = _translate(cartridge, cartridge.memory.eedks)
             return KeyRequired(
                 Sense.KEY_REQUIRED,
                 f"The data key that drive {self.serial} had is gone from its hardware before "
@@ -541,6 +552,10 @@ class Drive:
                 f"Cartridge {cartridge.volser} is in drive {self.serial} for reading",
             )
         return cartridge
+
+
+def _translate(cartridge: Cartridge, eedks: tuple[bytes, ...]) -> Translate:
+    return Translate(cartridge.volser, cartridge.memory.cartridge_id, eedks)
 
 
 def _to_engine(record: StoredRecord, volser: str) -> Record:

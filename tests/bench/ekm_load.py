@@ -48,6 +48,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tests.support.ekm_lab import CARTRIDGE_ID
+
 sys.path.insert(0, str(Path(__file__).parents[2]))  # for tests.support.ekm_lab
 
 from pkcs11 import KeyType, Mechanism, ObjectClass
@@ -129,9 +131,11 @@ def drive_process(
             return DriveSession(drive, trust, drive.serial, request)
 
         names = [volume_name(number, each) for each in range(volumes)]
-        made = {name: exchange(client, session(Generate(name, _LABELS))) for name in names}
+        made = {
+            name: exchange(client, session(Generate(name, CARTRIDGE_ID, _LABELS))) for name in names
+        }
         for name in names if operation == "translate" else ():
-            exchange(client, session(Translate(name, made[name].eedks)))
+            exchange(client, session(Translate(name, CARTRIDGE_ID, made[name].eedks)))
         client.ping()
         link.send("ready")
         while (seconds := link.recv()) is not None:
@@ -142,9 +146,9 @@ def drive_process(
             while began < until:
                 name = names[len(latencies) % volumes]
                 asked: Generate | Translate = (
-                    Translate(name, made[name].eedks)
+                    Translate(name, CARTRIDGE_ID, made[name].eedks)
                     if operation == "translate"
-                    else Generate(name, _LABELS)
+                    else Generate(name, CARTRIDGE_ID, _LABELS)
                 )
                 last[name] = exchange(client, session(asked))
                 now = time.monotonic()

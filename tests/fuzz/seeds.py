@@ -53,7 +53,7 @@ def seeds() -> dict[str, list[bytes]]:
     def request(operation: Operation, eedks: tuple[bytes, ...]) -> bytes:
         asked = () if operation is Operation.TRANSLATE else labels
         return KeyRequest(
-            bytes(16), operation, "VOL001", asked, False, eedks, 7, bytes(70)
+            bytes(16), operation, "VOL001", bytes(16), asked, False, eedks, 7, bytes(70)
         ).encode()
 
     requests = [

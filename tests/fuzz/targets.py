@@ -38,6 +38,7 @@ from hsm.errors import EedkMalformedError
 from hsm.keys.eedk import Eedk, KeyLabel
 from hsm.keys.pki import Role
 from hsm.pkcs11.oaep import OaepHash
+from tests.support.ekm_lab import CARTRIDGE_ID
 
 SERIAL = "FUZZ000001"
 
@@ -69,7 +70,10 @@ def reply(data: bytes) -> None:
     """Two answers of a key manager, as a drive has them; the first byte says where to part them."""
     site = _site()
     session = DriveSession(
-        site.drive, site.authority_der, SERIAL, Generate("VOL001", (KeyLabel("label"),))
+        site.drive,
+        site.authority_der,
+        SERIAL,
+        Generate("VOL001", CARTRIDGE_ID, (KeyLabel("label"),)),
     )
     session.hello()
     length = data[0] * 4 + 1 if data else 0

@@ -14,7 +14,7 @@ from hsm.ekm.audit.log import AuditLog
 _JOINED = """
 import sys
 from pathlib import Path
-from hsm.ekm.audit import AuditLog
+from hsm.ekm.audit.log import AuditLog
 path, name, rotate_bytes, longest, every = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
 log = AuditLog(path, joined=True, rotate_bytes=rotate_bytes or None)
 print(flush=True)

@@ -40,7 +40,7 @@ from hsm.keys.pki import load_certificate
 from hsm.pkcs11.token import open_token
 from hsm.provisioning import ProvisionedLab
 from rig.ve.ekm.proxy import EkmProxy
-from tests.support.ekm_lab import MAIN_KEY, SoftDrive, authority, der
+from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY, SoftDrive, authority, der
 
 _LABELS = (KeyLabel(MAIN_KEY),)
 _RESET = struct.pack("ii", 1, 0)
@@ -179,8 +179,12 @@ def _drive(
             turn = 0
             while not stop.is_set():
                 name = f"{number:02d}{turn % 10000:04d}"
-                made = _until_granted(proxy, drive, trust, Generate(name, _LABELS), asked)
-                again = _until_granted(proxy, drive, trust, Translate(name, made.eedks), asked)
+                made = _until_granted(
+                    proxy, drive, trust, Generate(name, CARTRIDGE_ID, _LABELS), asked
+                )
+                again = _until_granted(
+                    proxy, drive, trust, Translate(name, CARTRIDGE_ID, made.eedks), asked
+                )
                 if drive.data_key(made.sedk) != drive.data_key(again.sedk):
                     asked.wrong_keys += 1
                 turn += 1

@@ -33,6 +33,7 @@ MAIN_KEY = "June 2007 Key"
 DR_KEY = "June 2007 DR Site Key"
 REAL_SERIAL = "TAPE000001"
 SOFT_SERIAL = "SOFT000001"
+CARTRIDGE_ID = bytes(range(16))
 
 _OAEP = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)
 

@@ -24,10 +24,10 @@ from hsm.provisioning import ProvisionedLab, provision_lab
 from rig.results.events import EventLog, NoticeKind
 from rig.ve.ekm.connections import Pace
 from rig.ve.ekm.proxy import EkmProxy, Observer
-from tests.support.ekm_lab import MAIN_KEY, SoftDrive, authority, der
+from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY, SoftDrive, authority, der
 
 VOLUME = "VOL001"
-ASK = Generate(VOLUME, (KeyLabel(MAIN_KEY, KeyMode.HASH),))
+ASK = Generate(VOLUME, CARTRIDGE_ID, (KeyLabel(MAIN_KEY, KeyMode.HASH),))
 QUICK = Pace(ping_every=0.05, ping_answer=2, first_retry=0.05, longest_retry=0.2, probe=0.5)
 HOST_NAMES = ("ekm-a.lab.test", "ekm-b.lab.test")
 

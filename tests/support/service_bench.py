@@ -19,9 +19,9 @@ from hsm.pkcs11.token import open_token
 from hsm.provisioning import ProvisionedLab
 from rig.ve.ekm.proxy import EkmProxy
 from tests.support.ekm_bench import Outsiders
-from tests.support.ekm_lab import MAIN_KEY
+from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY
 
-ASK = Generate("VOL001", (KeyLabel(MAIN_KEY),))
+ASK = Generate("VOL001", CARTRIDGE_ID, (KeyLabel(MAIN_KEY),))
 
 
 def make_config(

@@ -18,7 +18,7 @@ from rig.drive.secure_element import SecureElement, SecureElementConfig
 from rig.lab.load import load_lab
 from rig.testbed.key_managers import ekm_config, endpoint, provision
 from rig.ve.ekm.proxy import EkmProxy
-from tests.support.ekm_lab import der
+from tests.support.ekm_lab import CARTRIDGE_ID, der
 
 
 def main(lab_path: str, state: str) -> None:
@@ -48,7 +48,11 @@ def main(lab_path: str, state: str) -> None:
                     spawn_ekm(ekm_config(lab, unit, made)) as process,
                     EkmProxy([endpoint(unit, made, process.port)]) as proxy,
                 ):
-                    wish: Wish = Translate(volume, eedks) if eedks else Generate(volume, labels)
+                    wish: Wish = (
+                        Translate(volume, CARTRIDGE_ID, eedks)
+                        if eedks
+                        else Generate(volume, CARTRIDGE_ID, labels)
+                    )
                     blob, new = exchange(proxy, wish)
                     eedks = eedks or new
                     blobs.setdefault(volume, []).append(blob)

@@ -7,7 +7,7 @@ in its audit log; then the token's work is done in this process, with the token'
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,10 @@ from hsm.pkcs11.token import open_token
 
 SO_PIN_VARIABLE = "TAPERIG_SO_PIN"
 """Environment variable that may hold the security officer's PIN, to bring keys into a token."""
+
+
+_FORGOTTEN_AT_ONCE = 1000
+"""Cartridges of one request, which is limited to 64 KiB."""
 
 
 class AdministrationError(TaperigError):
@@ -95,8 +99,18 @@ class Administrator:
         """Return the cartridges that need a key, as all key managers of its token know them."""
         kek = self._find(label)
         answers = self.ask_all("key users", label=kek.label, kek_hash=kek.spki_hash.hex())
-        found = {user["volume"]: user for answer in answers for user in answer}
-        return [found[volume] for volume in sorted(found)]
+        found = {(u["volume"], u["cartridge_id"]): u for answer in answers for u in answer}
+        return [found[cartridge] for cartridge in sorted(found)]
+
+    def forget_cartridges(self, cartridges: Iterable[tuple[str, bytes]]) -> None:
+        """Tell all key managers of cartridges that are thrown away, so that they need no key.
+
+        Each is a pair of VOLSER and the cartridge id in its memory. Works while the key managers
+        run and while they do not. Raises EkmError, PinError or AdminSecretError.
+        """
+        pairs = [(volume, cartridge_id.hex()) for volume, cartridge_id in cartridges]
+        for first in range(0, len(pairs), _FORGOTTEN_AT_ONCE):
+            self.ask_all("cartridge forget", cartridges=pairs[first : first + _FORGOTTEN_AT_ONCE])
 
     def retire(self, label: str) -> Kek:
         """Remove a KEK that no known cartridge needs, from the token and for good."""

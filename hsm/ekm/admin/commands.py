@@ -15,12 +15,21 @@ from typing import Any
 
 from hsm.ekm.audit import log as audit_log
 from hsm.ekm.audit.archive import archive
-from hsm.ekm.audit.key_usage import FORGOTTEN, KnownCartridge, known_in, needs
+from hsm.ekm.audit.key_usage import (
+    FORGOTTEN,
+    UNKNOWN_ID,
+    CartridgeKey,
+    KnownCartridge,
+    KnownCartridges,
+    known_in,
+    needs,
+)
 from hsm.ekm.audit.log import AuditLog
 from hsm.ekm.config import EkmConfig
 from hsm.ekm.drive_table import DriveTable, note_use
 from hsm.ekm.protocol import identities
 from hsm.ekm.protocol.errors import EkmError
+from hsm.ekm.protocol.messages import CARTRIDGE_ID_BYTES
 from hsm.errors import TaperigError
 from hsm.keys.eedk import check_volume
 from hsm.keys.keystore import check_drive_key
@@ -174,7 +183,7 @@ class Administration:
     def audit_show(
         self, last: int = 50, event: str = "", serial: str = "", volume: str = ""
     ) -> list[dict[str, Any]]:
-        """Return the last records, of an event, a drive or a volume if given; verified."""
+        """Return the last records, of an event, a drive or a VOLSER if given; verified."""
         wanted = {"event": event, "serial": serial, "volume": volume}
         shown: deque[dict[str, Any]] = deque(maxlen=max(1, min(last, SHOWN_AT_MOST)))
         for record in audit_log.records(self._log.path):
@@ -196,9 +205,14 @@ class Administration:
         return {"label": label}
 
     def key_users(self, label: str, kek_hash: str) -> list[dict[str, Any]]:
-        """Return the cartridges that need a key, by volume."""
+        """Return the cartridges that need a key, by VOLSER and cartridge id."""
         return [
-            {"volume": cartridge.volume, "keys": sorted(cartridge.keys), "last": cartridge.last}
+            {
+                "volume": cartridge.volume,
+                "cartridge_id": cartridge.cartridge_id,
+                "keys": sorted(cartridge.keys),
+                "last": cartridge.last,
+            }
             for cartridge in self._users(label, _octets(kek_hash))
         ]
 
@@ -226,26 +240,61 @@ class Administration:
                 table.set_retiring(_octets(kek_hash), False)
         return {"label": label, "removed": removed}
 
-    def cartridge_forget(self, volume: str) -> dict[str, Any]:
-        """Take a cartridge for one that needs no key: scrapped, or overwritten in the clear."""
-        check_volume(volume)
-        self._log.append(FORGOTTEN, outcome="ok", volume=volume)
-        return {"volume": volume}
+    def cartridge_forget(self, cartridges: list[list[str]]) -> list[dict[str, Any]]:
+        """Take cartridges for ones that need no key: scrapped, or overwritten in the clear.
+
+        Each is a pair of VOLSER and cartridge id (hexadecimal). An empty id stands for the only
+        known cartridge of its VOLSER; "none" for one that is known from records without an id.
+        Either all are forgotten or, with an EkmError, none.
+        """
+        try:
+            pairs = [(volume, cartridge_id) for volume, cartridge_id in cartridges]
+        except ValueError:
+            raise TypeError from None  # as other arguments of a wrong form
+        for volume, _ in pairs:
+            check_volume(volume)
+        known = known_in(self._log.path) if any(not each for _, each in pairs) else {}
+        chosen = [_chosen(volume, cartridge_id, known) for volume, cartridge_id in pairs]
+        for volume, cartridge_id in chosen:
+            self._log.note(FORGOTTEN, outcome="ok", volume=volume, cartridge_id=cartridge_id)
+        self._log.sync()
+        return [{"volume": volume, "cartridge_id": cartridge_id} for volume, cartridge_id in chosen]
 
     def _users(self, label: str, kek_hash: bytes) -> list[KnownCartridge]:
         known = known_in(self._log.path)
-        return [known[volume] for volume in sorted(known) if needs(known[volume], label, kek_hash)]
+        return [known[each] for each in sorted(known) if needs(known[each], label, kek_hash)]
 
     def _refuse_used(self, label: str, kek_hash: bytes) -> None:
-        users = [cartridge.volume for cartridge in self._users(label, kek_hash)]
+        users = list(map(str, self._users(label, kek_hash)))
         if users:
             more = f" and {len(users) - _LISTED} more" if len(users) > _LISTED else ""
             raise KeyInUseError(
                 f"The key labelled {label!r} cannot be retired: "
                 f"{len(users)} cartridge{'s need' if len(users) > 1 else ' needs'} it "
                 f"({', '.join(users[:_LISTED])}{more}); rekey or rewrite them, or say "
-                "`rig ekm cartridge forget VOLUME` of one that is scrapped."
+                "`rig ekm cartridge forget VOLSER --id ID` of one that is scrapped."
             )
+
+
+def _chosen(volume: str, cartridge_id: str, known: KnownCartridges) -> CartridgeKey:
+    """Return which cartridge an administrator names; raise EkmError when that is not clear."""
+    if cartridge_id == UNKNOWN_ID:
+        return volume, ""
+    if cartridge_id:
+        if not isinstance(cartridge_id, str) or len(_octets(cartridge_id)) != CARTRIDGE_ID_BYTES:
+            raise EkmError(
+                f"A cartridge id is {2 * CARTRIDGE_ID_BYTES} hexadecimal digits or "
+                f"'{UNKNOWN_ID}'; `rig ekm key users` shows it."
+            )
+        return volume, cartridge_id.lower()
+    candidates = [each for each in sorted(known) if each[0] == volume]
+    if len(candidates) > 1:
+        listed = ", ".join(str(known[each]) for each in candidates[:_LISTED])
+        raise EkmError(
+            f"{len(candidates)} cartridges of VOLSER {volume} are known ({listed}); nothing was "
+            "forgotten. Name one with `--id`."
+        )
+    return candidates[0] if candidates else (volume, "")
 
 
 def _octets(value: str) -> bytes:

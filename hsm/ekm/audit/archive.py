@@ -40,6 +40,7 @@ def archive(log: AuditLog, directory: Path) -> dict[str, Any]:
             outcome="ok",
             through=through,
             volume=cartridge.volume,
+            cartridge_id=cartridge.cartridge_id,
             keys=sorted(cartridge.keys),
             last=int(cartridge.last),
         )

@@ -10,6 +10,11 @@ The log has each key exchange with volume and keys. What a cartridge bears after
 When in doubt a cartridge needs a key, so a key is never removed too early. A cartridge that was
 scrapped, or overwritten in the clear, is known as such when an administrator says so.
 
+A cartridge is known by its VOLSER and by the id in its memory (CART-4), since two cartridges may
+bear one VOLSER. The id stays when a cartridge is written from BOT again: GENERATE replaces what the
+cartridge bore before. Records from before protocol version 2 have no id: all of one VOLSER count
+as one more cartridge, since nothing tells which one it was.
+
 What segments told that were archived away is summed up in the log (``hsm.ekm.audit.archive``).
 """
 
@@ -30,21 +35,35 @@ FORGOTTEN = "cartridge-forgotten"
 """The event by which an administrator says that a cartridge bears nothing any more."""
 KNOWN = "cartridge-known"
 """The event that sums up a cartridge's keys as of the record ``through``, which was archived."""
+UNKNOWN_ID = "none"
+"""How the id of a cartridge is written that is known from records without one."""
 _CLEAR, _HASH = " (clear)", " (hash)"
 
 
 @dataclass(slots=True)
 class KnownCartridge:
-    """A cartridge's keys, as audit records name them, and when it was last heard of (Unix time)."""
+    """A cartridge's keys, as audit records name them, and when it was last heard of (Unix time).
+
+    ``cartridge_id`` is hexadecimal, empty when the records are from before it was sent.
+    """
 
     volume: str
+    cartridge_id: str = ""
     keys: set[str] = field(default_factory=set)
-    offered: set[str] = field(default_factory=set)
     last: float = 0.0
 
+    def __str__(self) -> str:
+        """Return VOLSER and id, as messages name a cartridge."""
+        return f"{self.volume} id {self.cartridge_id or UNKNOWN_ID}"
 
-def known_in(path: Path, through: int | None = None) -> dict[str, KnownCartridge]:
-    """Return all cartridges by volume, from an audit log that is verified at the same time.
+
+CartridgeKey = tuple[str, str]
+"""VOLSER and cartridge id, by which a cartridge is known."""
+KnownCartridges = dict[CartridgeKey, KnownCartridge]
+
+
+def known_in(path: Path, through: int | None = None) -> KnownCartridges:
+    """Return all known cartridges, from an audit log that is verified at the same time.
 
     ``through`` is the last record that counts; all by default. Raises EkmError when the log begins
     later than what it sums up, AuditError when its chain is broken.
@@ -61,40 +80,46 @@ def known_in(path: Path, through: int | None = None) -> dict[str, KnownCartridge
     return known_cartridges(later, summaries.get(summed_up))
 
 
-def _summaries(path: Path) -> tuple[int, int, dict[int, dict[str, KnownCartridge]]]:
+def _summaries(path: Path) -> tuple[int, int, dict[int, KnownCartridges]]:
     """Return the first record's number, through which the log is summed up, and the summaries."""
     first, summed_up = 0, 0
-    summaries: dict[int, dict[str, KnownCartridge]] = {}
+    summaries: dict[int, KnownCartridges] = {}
     for record in hash_chain.records(path):
         first = first or record["number"]
         if record["event"] == KNOWN:
+            volume, cartridge_id = known_by = _cartridge_key(record)
             cartridge = KnownCartridge(
-                record["volume"], set(record["keys"]), last=float(record["last"])
+                volume, cartridge_id, set(record["keys"]), last=float(record["last"])
             )
-            summaries.setdefault(record["through"], {})[cartridge.volume] = cartridge
+            summaries.setdefault(record["through"], {})[known_by] = cartridge
         elif record["event"] == hash_chain.ARCHIVED:
             summed_up = max(summed_up, record["through"])
     return first or 1, summed_up, summaries
 
 
+def _cartridge_key(record: dict[str, Any]) -> CartridgeKey:
+    return record["volume"], record.get("cartridge_id", "")
+
+
 def known_cartridges(
-    records: Iterable[dict[str, Any]], before: dict[str, KnownCartridge] | None = None
-) -> dict[str, KnownCartridge]:
-    """Return all cartridges by volume, from the records of an audit log in order.
+    records: Iterable[dict[str, Any]], before: KnownCartridges | None = None
+) -> KnownCartridges:
+    """Return all known cartridges, from the records of an audit log in order.
 
     ``before`` is what was known before the first of them.
     """
     known = before or {}
     for record in records:
-        volume, event = record.get("volume"), record.get("event")
-        if not isinstance(volume, str):
+        event = record.get("event")
+        if not isinstance(record.get("volume"), str):
             continue
+        volume, cartridge_id = known_by = _cartridge_key(record)
         if event == FORGOTTEN:
-            known.pop(volume, None)
+            known.pop(known_by, None)
             continue
         if event not in ("key-reply", "ack") or record.get("operation") is None:
             continue
-        cartridge = known.setdefault(volume, KnownCartridge(volume))
+        cartridge = known.setdefault(known_by, KnownCartridge(volume, cartridge_id))
         cartridge.last = record["time"]
         _learn(cartridge, record, set(record["keys"]))
     return known

@@ -56,6 +56,7 @@ class Generate:
     """
 
     volume: str
+    cartridge_id: bytes
     labels: tuple[KeyLabel, ...]
     allow_public_only: bool = False
 
@@ -65,6 +66,7 @@ class Translate:
     """Asks for the data key in a cartridge's EEDKs, of which either will do."""
 
     volume: str
+    cartridge_id: bytes
     eedks: tuple[bytes, ...]
 
 
@@ -73,6 +75,7 @@ class Rekey:
     """Asks for new EEDKs of the data key in a cartridge's EEDKs; labels as in Generate."""
 
     volume: str
+    cartridge_id: bytes
     eedks: tuple[bytes, ...]
     labels: tuple[KeyLabel, ...]
     allow_public_only: bool = False
@@ -213,16 +216,17 @@ class DriveSession:
 
     def _unsigned_request(self, session: bytes) -> KeyRequest:
         match self.request:
-            case Generate(volume, labels, allow_public_only):
+            case Generate(volume, cartridge_id, labels, allow_public_only):
                 operation, eedks = Operation.GENERATE, ()
-            case Translate(volume, eedks):
+            case Translate(volume, cartridge_id, eedks):
                 operation, labels, allow_public_only = Operation.TRANSLATE, (), False
-            case Rekey(volume, eedks, labels, allow_public_only):
+            case Rekey(volume, cartridge_id, eedks, labels, allow_public_only):
                 operation = Operation.REKEY
         return KeyRequest(
             session=session,
             operation=operation,
             volume=volume,
+            cartridge_id=cartridge_id,
             labels=labels,
             allow_public_only=allow_public_only,
             eedks=eedks,

@@ -30,15 +30,22 @@ _OPERATIONS: Mapping[str, Operation] = {each.value: each for each in Operation}
 TEXT_LIMIT = 500
 """Longest text of an Error message, in characters."""
 
+_SHORT_BYTES = 24
+"""A byte string shorter than this is encoded as one byte and itself (RFC 8949, 3)."""
+
 Wire = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """How one field is checked on the way in and, where it is another value there, written."""
+    """How one field is checked on the way in and, where it is another value there, written.
+
+    ``size`` is the length of its encoding in bytes where that is always the same.
+    """
 
     read: Wire
     write: Wire | None = None
+    size: int | None = None
 
 
 def octets(least: int, most: int) -> Field:
@@ -51,7 +58,8 @@ def octets(least: int, most: int) -> Field:
             raise MessageError("must be bytes")
         raise MessageError(f"must be {least} to {most} bytes, not {len(value)}")
 
-    return Field(read)
+    short = most < _SHORT_BYTES
+    return Field(read, size=1 + most if least == most and short else None)
 
 
 def integer(least: int, most: int) -> Field:

@@ -43,13 +43,16 @@ from hsm.keys import deterministic_cbor
 from hsm.keys.eedk import MAX_EEDK_BYTES, KeyLabel
 from hsm.keys.signature import MAX_SIGNATURE_BYTES, MIN_SIGNATURE_BYTES
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+"""Version 2 names the cartridge by its id too (CART-4)."""
 LENGTH_BYTES = 4
 FRAME_LIMIT = 64 * 1024
 """Longest message, in bytes, without its four length bytes."""
 
 NONCE_BYTES = 32
 SESSION_BYTES = 16
+CARTRIDGE_ID_BYTES = 16
+"""As in the cartridge's memory."""
 CERTIFICATE_LIMIT = 4096
 SEDK_LIMIT = 512
 """RSA 4096, the largest drive key."""
@@ -64,7 +67,8 @@ _NONCE = octets(NONCE_BYTES, NONCE_BYTES)
 _SESSION = octets(SESSION_BYTES, SESSION_BYTES)
 _SIGNATURE = octets(MIN_SIGNATURE_BYTES, MAX_SIGNATURE_BYTES)
 _SEQUENCE = integer(1, SEQUENCE_LIMIT)
-_FLAG = Field(read_flag)
+_CARTRIDGE_ID = octets(CARTRIDGE_ID_BYTES, CARTRIDGE_ID_BYTES)
+_FLAG = Field(read_flag, size=1)
 _EEDKS = Field(pair_of(octets(1, MAX_EEDK_BYTES).read))
 
 
@@ -77,7 +81,7 @@ class Message:
     """The names of its map's members in their order."""
     READS: ClassVar[tuple[tuple[str, Wire], ...]]
     AFTER_SIGNATURE: ClassVar[int]
-    """Bytes that follow the signature in the encoding: those of flags."""
+    """Bytes that follow the signature in the encoding: those of fields of a fixed size."""
     _UNSIGNED_READS: ClassVar[tuple[tuple[str, Wire], ...]]
     _WRITES: ClassVar[tuple[tuple[str, Wire], ...]]
     _VALUES: ClassVar[Callable[[Any], tuple[Any, ...]]]
@@ -88,9 +92,8 @@ class Message:
         cls.READS = tuple((name, field.read) for name, field in cls.FIELDS.items())
         if "signature" in cls.FIELDS:
             after = cls.MEMBERS[cls.MEMBERS.index("signature") + 1 :]
-            assert all(cls.FIELDS[name] is _FLAG for name in after)
             cls._UNSIGNED_READS = tuple(each for each in cls.READS if each[0] != "signature")
-            cls.AFTER_SIGNATURE = sum(len(name) + 2 for name in after)
+            cls.AFTER_SIGNATURE = sum(map(cls._member_size, after))
         cls._WRITES = tuple(
             (name, field.write) for name, field in cls.FIELDS.items() if field.write is not None
         )
@@ -98,6 +101,12 @@ class Message:
         cls._VALUES = attrgetter(
             "TYPE", *("TYPE" if name == "type" else name for name in cls.MEMBERS)
         )
+
+    @classmethod
+    def _member_size(cls, name: str) -> int:
+        size = cls.FIELDS[name].size
+        assert size is not None, f"{name} follows the signature and has no fixed size"
+        return 1 + len(name) + size
 
     def encode(self) -> bytes:
         """Return the message's bytes; raise MessageError for a field a peer would refuse."""
@@ -145,7 +154,9 @@ class Challenge(Message):
 
 @dataclass(frozen=True, slots=True)
 class KeyRequest(Message):
-    """What the drive wants, for one volume, signed by the drive.
+    """What the drive wants, for one cartridge, signed by the drive.
+
+    The cartridge is named by its VOLSER and by the id in its memory (CART-4).
 
     GENERATE carries one or two labels and no EEDK, TRANSLATE one or two EEDKs and no label, REKEY
     both.
@@ -157,6 +168,7 @@ class KeyRequest(Message):
             "session": _SESSION,
             "operation": Field(read_operation, str),
             "volume": Field(read_volume),
+            "cartridge_id": _CARTRIDGE_ID,
             "labels": Field(pair_of(read_label), lambda pair: [write_label(each) for each in pair]),
             "allow_public_only": _FLAG,
             "eedks": _EEDKS,
@@ -168,6 +180,7 @@ class KeyRequest(Message):
     session: bytes
     operation: Operation
     volume: str
+    cartridge_id: bytes
     labels: tuple[KeyLabel, ...]
     allow_public_only: bool
     eedks: tuple[bytes, ...]

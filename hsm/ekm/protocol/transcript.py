@@ -22,7 +22,7 @@ class Transcript:
 
     def __init__(self) -> None:
         """Begin an exchange."""
-        self._hash = hashlib.sha256(b"taperig key exchange 1")
+        self._hash = hashlib.sha256(b"taperig key exchange 2")
 
     def add(self, data: bytes) -> None:
         """Take a message that was sent or received."""

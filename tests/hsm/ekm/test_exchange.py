@@ -37,12 +37,12 @@ from hsm.keys.pki import CertificateAuthority, Role
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.token import Token
 from tests.support.ekm_bench import PUBLIC_ONLY, Bench, decoded, error_of, reply_of
-from tests.support.ekm_lab import DR_KEY, MAIN_KEY, SoftDrive, SoftKek, authority, der
+from tests.support.ekm_lab import CARTRIDGE_ID, DR_KEY, MAIN_KEY, SoftDrive, SoftKek, authority, der
 
 VOLUME = "VOL001"
 TWO_LABELS = (KeyLabel(MAIN_KEY), KeyLabel(DR_KEY, KeyMode.HASH))
-ASK = Generate(VOLUME, TWO_LABELS)
-OUTSIDE = Generate(VOLUME, (KeyLabel("Made Outside"), KeyLabel(MAIN_KEY)))
+ASK = Generate(VOLUME, CARTRIDGE_ID, TWO_LABELS)
+OUTSIDE = Generate(VOLUME, CARTRIDGE_ID, (KeyLabel("Made Outside"), KeyLabel(MAIN_KEY)))
 
 
 def begun(bench: Bench, request: Wish = ASK) -> tuple[Exchange, DriveSession, bytes]:
@@ -89,7 +89,9 @@ def test_every_generate_makes_another_key(bench: Bench) -> None:
 @pytest.mark.rule("KEY-11")
 @pytest.mark.parametrize("mode", list(KeyMode))
 def test_one_label_makes_both_eedks(bench: Bench, mode: KeyMode) -> None:
-    grant = bench.run(bench.session(Generate(VOLUME, (KeyLabel(MAIN_KEY, mode),)))).grant
+    grant = bench.run(
+        bench.session(Generate(VOLUME, CARTRIDGE_ID, (KeyLabel(MAIN_KEY, mode),)))
+    ).grant
     first, second = map(Eedk.decode, grant.eedks)
     assert (first.mode, first.label, first.kek_hash) == (second.mode, second.label, second.kek_hash)
     assert first.wrapped != second.wrapped, "each is wrapped afresh"
@@ -97,7 +99,9 @@ def test_one_label_makes_both_eedks(bench: Bench, mode: KeyMode) -> None:
 
 @pytest.mark.rule("KEY-5")
 def test_a_label_is_found_whatever_its_case(bench: Bench) -> None:
-    grant = bench.run(bench.session(Generate(VOLUME, (KeyLabel(MAIN_KEY.upper()),)))).grant
+    grant = bench.run(
+        bench.session(Generate(VOLUME, CARTRIDGE_ID, (KeyLabel(MAIN_KEY.upper()),)))
+    ).grant
     assert Eedk.decode(grant.eedks[0]).label == MAIN_KEY
 
 
@@ -108,7 +112,7 @@ def test_translate_gives_the_same_key_from_either_eedk(
 ) -> None:
     made = bench.run(bench.session(ASK)).grant
     eedks = tuple(made.eedks[index] for index in which)
-    grant = bench.run(bench.session(Translate(VOLUME, eedks))).grant
+    grant = bench.run(bench.session(Translate(VOLUME, CARTRIDGE_ID, eedks))).grant
     assert bench.drive.data_key(grant.sedk) == bench.drive.data_key(made.sedk)
     assert grant.eedks == eedks
 
@@ -116,8 +120,8 @@ def test_translate_gives_the_same_key_from_either_eedk(
 @pytest.mark.rule("READ-2d", "KEY-4")
 def test_translate_takes_the_second_when_the_first_has_no_private_half_here(bench: Bench) -> None:
     labels = (KeyLabel(PUBLIC_ONLY[0]), KeyLabel(MAIN_KEY))
-    made = bench.run(bench.session(Generate(VOLUME, labels))).grant
-    grant = bench.run(bench.session(Translate(VOLUME, made.eedks))).grant
+    made = bench.run(bench.session(Generate(VOLUME, CARTRIDGE_ID, labels))).grant
+    grant = bench.run(bench.session(Translate(VOLUME, CARTRIDGE_ID, made.eedks))).grant
     assert bench.drive.data_key(grant.sedk) == bench.drive.data_key(made.sedk)
     assert last_record(bench)["keys"] == [f"{PUBLIC_ONLY[0]} (clear)", f"{MAIN_KEY} (clear)"]
 
@@ -132,7 +136,7 @@ def test_translate_takes_the_second_when_the_first_is_no_good(bench: Bench, dama
         "absent": partner_eedk(bench, label="Gone Since"),
         "forged": dataclasses.replace(good, volume=VOLUME, wrapped=b"\x01" * 256).encode(),
     }[damage]
-    grant = bench.run(bench.session(Translate(VOLUME, (first, made.eedks[1])))).grant
+    grant = bench.run(bench.session(Translate(VOLUME, CARTRIDGE_ID, (first, made.eedks[1])))).grant
     assert bench.drive.data_key(grant.sedk) == bench.drive.data_key(made.sedk)
 
 
@@ -154,8 +158,8 @@ def test_one_connection_serves_exchanges_one_after_another(bench: Bench) -> None
 
 def test_no_data_key_is_left_in_the_token(bench: Bench) -> None:
     made = bench.run(bench.session(ASK)).grant
-    bench.run(bench.session(Translate(VOLUME, made.eedks)))
-    bench.refused(Translate(VOLUME, (b"\x00",)))
+    bench.run(bench.session(Translate(VOLUME, CARTRIDGE_ID, made.eedks)))
+    bench.refused(Translate(VOLUME, CARTRIDGE_ID, (b"\x00",)))
     assert not bench.site.token._data_keys
 
 
@@ -169,10 +173,11 @@ def test_the_audit_log_tells_who_got_what_and_no_key(bench: Bench) -> None:
     for record in (reply, ack):
         assert record["serial"] == bench.drive.serial
         assert (record["operation"], record["volume"]) == ("generate", VOLUME)
+        assert record["cartridge_id"] == CARTRIDGE_ID.hex()
         assert record["keys"] == [f"{MAIN_KEY} (clear)", f"{DR_KEY} (hash)"]
         assert (record["outcome"], record["code"]) == ("ok", 0)
     assert (reply["event"], ack["event"]) == ("key-reply", "ack")
-    bench.run(bench.session(Translate(VOLUME, made.eedks)))
+    bench.run(bench.session(Translate(VOLUME, CARTRIDGE_ID, made.eedks)))
     hash_of_dr = bench.site.keystore.find(DR_KEY).spki_hash.hex()
     assert last_record(bench)["keys"] == [f"{MAIN_KEY} (clear)", f"{hash_of_dr} (hash)"]
     bench.manager.audit.write()
@@ -316,6 +321,7 @@ def test_a_stolen_certificate_without_its_key_is_refused(bench: Bench) -> None:
     "change",
     [
         {"volume": "VOL002"},
+        {"cartridge_id": bytes(16)},
         {"labels": (KeyLabel("Made Outside"),)},
         {"labels": TWO_LABELS[::-1]},
         {"allow_public_only": True},
@@ -394,6 +400,7 @@ def test_one_nonce_in_two_exchanges_at_once_is_refused_in_the_second(bench: Benc
         session=bytes(16),
         operation=Operation.GENERATE,
         volume=VOLUME,
+        cartridge_id=CARTRIDGE_ID,
         labels=TWO_LABELS,
         allow_public_only=False,
         eedks=(),
@@ -472,8 +479,8 @@ def test_after_a_refusal_the_exchange_is_over(bench: Bench) -> None:
 
 
 def test_another_version_is_refused(bench: Bench) -> None:
-    hello = Hello(bench.drive.certificate_der, nonce=bytes(32), version=2).encode()
-    expect(bench, error_of(bench.connect().on_frame(hello)), ErrorCode.UNSUPPORTED_VERSION, "2")
+    hello = Hello(bench.drive.certificate_der, nonce=bytes(32), version=9).encode()
+    expect(bench, error_of(bench.connect().on_frame(hello)), ErrorCode.UNSUPPORTED_VERSION, "9")
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", b"\xff" * 100, Ping().encode() + b"\x00"])
@@ -488,7 +495,7 @@ def test_rekey_wraps_the_same_key_to_other_keks(bench: Bench, which: slice) -> N
     made = bench.run(bench.session(ASK)).grant
     kek = bench.site.outsiders.kek
     labels = (KeyLabel(kek.label, KeyMode.HASH), KeyLabel(MAIN_KEY))
-    grant = bench.run(bench.session(Rekey(VOLUME, made.eedks[which], labels))).grant
+    grant = bench.run(bench.session(Rekey(VOLUME, CARTRIDGE_ID, made.eedks[which], labels))).grant
     new = [Eedk.decode(data) for data in grant.eedks]
     assert [(eedk.mode, eedk.label) for eedk in new] == [
         (KeyMode.HASH, None),
@@ -496,7 +503,7 @@ def test_rekey_wraps_the_same_key_to_other_keks(bench: Bench, which: slice) -> N
     ]
     data_key = bench.drive.data_key(made.sedk)
     assert kek.open(new[0].wrapped) == data_key == bench.drive.data_key(grant.sedk)
-    again = bench.run(bench.session(Translate(VOLUME, grant.eedks[1:]))).grant
+    again = bench.run(bench.session(Translate(VOLUME, CARTRIDGE_ID, grant.eedks[1:]))).grant
     assert bench.drive.data_key(again.sedk) == data_key
     assert not set(grant.eedks) & set(made.eedks)
     rekeyed = [record for record in bench.records() if record.get("operation") == "rekey"]
@@ -510,7 +517,7 @@ def test_rekey_to_an_unknown_label_is_refused_before_an_eedk_is_opened(
 ) -> None:
     made = bench.run(bench.session(ASK)).grant
     monkeypatch.delattr(Token, "unwrap_data_key")
-    error = bench.refused(Rekey(VOLUME, made.eedks, (KeyLabel("No Such Key"),)))
+    error = bench.refused(Rekey(VOLUME, CARTRIDGE_ID, made.eedks, (KeyLabel("No Such Key"),)))
     expect(bench, error, ErrorCode.UNKNOWN_LABEL, "No Such Key")
 
 
@@ -518,15 +525,19 @@ def test_rekey_to_an_unknown_label_is_refused_before_an_eedk_is_opened(
 def test_rekey_to_keys_that_nobody_here_can_open_is_refused_unless_allowed(bench: Bench) -> None:
     made = bench.run(bench.session(ASK)).grant
     labels = (KeyLabel(PUBLIC_ONLY[0]),)
-    refusal = bench.refused(Rekey(VOLUME, made.eedks, labels))
+    refusal = bench.refused(Rekey(VOLUME, CARTRIDGE_ID, made.eedks, labels))
     expect(bench, refusal, ErrorCode.PUBLIC_ONLY_PAIR, PUBLIC_ONLY[0])
-    allowed = Rekey(VOLUME, made.eedks, labels, allow_public_only=True)
+    allowed = Rekey(VOLUME, CARTRIDGE_ID, made.eedks, labels, allow_public_only=True)
     assert len(bench.run(bench.session(allowed)).grant.eedks) == 2
 
 
 def test_rekey_for_another_volume_is_refused(bench: Bench) -> None:
     made = bench.run(bench.session(ASK)).grant
-    expect(bench, bench.refused(Rekey("VOL002", made.eedks, TWO_LABELS)), ErrorCode.WRONG_VOLUME)
+    expect(
+        bench,
+        bench.refused(Rekey("VOL002", CARTRIDGE_ID, made.eedks, TWO_LABELS)),
+        ErrorCode.WRONG_VOLUME,
+    )
 
 
 @pytest.mark.rule("EKM-11")
@@ -577,7 +588,7 @@ def test_an_unknown_label_is_refused_by_name_before_any_key_is_made(
     made: list[str] = []
     monkeypatch.setattr(Token, "generate_data_key", lambda token: made.append("key"))
     labels = (KeyLabel(MAIN_KEY), KeyLabel("No Such Key", KeyMode.HASH))
-    error = bench.refused(Generate(VOLUME, labels))
+    error = bench.refused(Generate(VOLUME, CARTRIDGE_ID, labels))
     expect(bench, error, ErrorCode.UNKNOWN_LABEL, "No Such Key")
     assert last_record(bench)["keys"] == [f"{MAIN_KEY} (clear)", "No Such Key (hash)"]
     assert not made
@@ -586,19 +597,21 @@ def test_an_unknown_label_is_refused_by_name_before_any_key_is_made(
 @pytest.mark.rule("KEY-11", "KEY-4")
 def test_a_pair_that_nobody_here_can_open_is_refused_unless_allowed(bench: Bench) -> None:
     labels = (KeyLabel(PUBLIC_ONLY[0]), KeyLabel(PUBLIC_ONLY[1]))
-    error = bench.refused(Generate(VOLUME, labels))
+    error = bench.refused(Generate(VOLUME, CARTRIDGE_ID, labels))
     expect(bench, error, ErrorCode.PUBLIC_ONLY_PAIR, *PUBLIC_ONLY)
-    grant = bench.run(bench.session(Generate(VOLUME, labels, allow_public_only=True))).grant
+    grant = bench.run(
+        bench.session(Generate(VOLUME, CARTRIDGE_ID, labels, allow_public_only=True))
+    ).grant
     opened = bench.site.outsiders.public_only[1].open(Eedk.decode(grant.eedks[1]).wrapped)
     assert opened == bench.drive.data_key(grant.sedk), "the other site reads it"
-    error = bench.refused(Translate(VOLUME, grant.eedks))
+    error = bench.refused(Translate(VOLUME, CARTRIDGE_ID, grant.eedks))
     expect(bench, error, ErrorCode.KEK_PUBLIC_ONLY, *PUBLIC_ONLY)
 
 
 @pytest.mark.rule("KEY-11")
 def test_one_private_half_of_two_is_enough(bench: Bench) -> None:
     labels = (KeyLabel(PUBLIC_ONLY[0]), KeyLabel(MAIN_KEY))
-    assert bench.run(bench.session(Generate(VOLUME, labels))).grant
+    assert bench.run(bench.session(Generate(VOLUME, CARTRIDGE_ID, labels))).grant
 
 
 @pytest.mark.rule("EKM-2")
@@ -633,14 +646,18 @@ def partner_eedk(
 
 @pytest.mark.rule("KEY-8")
 def test_a_kek_that_has_gone_is_named_in_clear_mode(bench: Bench) -> None:
-    error = bench.refused(Translate(VOLUME, (partner_eedk(bench, label="Gone Since"),)))
+    error = bench.refused(
+        Translate(VOLUME, CARTRIDGE_ID, (partner_eedk(bench, label="Gone Since"),))
+    )
     expect(bench, error, ErrorCode.KEK_ABSENT, "Gone Since")
     assert last_record(bench)["keys"] == ["Gone Since (clear)"]
 
 
 @pytest.mark.rule("KEY-8")
 def test_a_kek_that_has_gone_is_only_a_hash_in_hash_mode(bench: Bench) -> None:
-    error = bench.refused(Translate(VOLUME, (partner_eedk(bench, kek_hash=b"\xab" * 32),)))
+    error = bench.refused(
+        Translate(VOLUME, CARTRIDGE_ID, (partner_eedk(bench, kek_hash=b"\xab" * 32),))
+    )
     expect(bench, error, ErrorCode.KEK_ABSENT, "ab" * 32)
 
 
@@ -649,12 +666,12 @@ def test_the_right_label_over_another_key_does_not_open_and_the_hash_does(bench:
     """The DR site calls a key by the name that main gave to another one."""
     theirs = bench.site.outsiders.kek
     clear = partner_eedk(bench, label=MAIN_KEY, kek=theirs)
-    error = bench.refused(Translate(VOLUME, (clear,)))
+    error = bench.refused(Translate(VOLUME, CARTRIDGE_ID, (clear,)))
     expect(bench, error, ErrorCode.WRONG_KEK, MAIN_KEY)
     by_hash = partner_eedk(
         bench, kek_hash=bench.site.keystore.find("Made Outside").spki_hash, kek=theirs
     )
-    grant = bench.run(bench.session(Translate(VOLUME, (by_hash,)))).grant
+    grant = bench.run(bench.session(Translate(VOLUME, CARTRIDGE_ID, (by_hash,)))).grant
     assert bench.drive.data_key(grant.sedk) == b"k" * 32
 
 
@@ -672,12 +689,12 @@ def test_an_eedk_that_holds_no_aes_256_key_is_refused(bench: Bench, length: int)
     eedk = partner_eedk(
         bench, label="Made Outside", kek=bench.site.outsiders.kek, data_key=b"k" * length
     )
-    expect(bench, bench.refused(Translate(VOLUME, (eedk,))), ErrorCode.WRONG_KEK)
+    expect(bench, bench.refused(Translate(VOLUME, CARTRIDGE_ID, (eedk,))), ErrorCode.WRONG_KEK)
 
 
 @pytest.mark.parametrize("damage", [b"\x00", b"\xa0", b"e" * 1024])
 def test_a_corrupt_eedk_is_refused(bench: Bench, damage: bytes) -> None:
-    expect(bench, bench.refused(Translate(VOLUME, (damage,))), ErrorCode.CORRUPT_EEDK)
+    expect(bench, bench.refused(Translate(VOLUME, CARTRIDGE_ID, (damage,))), ErrorCode.CORRUPT_EEDK)
     assert last_record(bench)["keys"] == ["unreadable EEDK"]
 
 
@@ -692,7 +709,9 @@ def test_an_eedk_with_any_field_changed_is_refused(bench: Bench) -> None:
         {"signature": bytes(70)},
     ):
         forged = dataclasses.replace(eedk, **change).encode()
-        expect(bench, bench.refused(Translate(VOLUME, (forged,))), ErrorCode.FORGED_EEDK)
+        expect(
+            bench, bench.refused(Translate(VOLUME, CARTRIDGE_ID, (forged,))), ErrorCode.FORGED_EEDK
+        )
     assert bench.watch.count == asked, "nothing of it reaches the token"
 
 
@@ -701,15 +720,15 @@ def test_an_eedk_of_another_volume_is_refused_whatever_the_other_says(
     bench: Bench, place: int
 ) -> None:
     mine = bench.run(bench.session(ASK)).grant.eedks
-    other = bench.run(bench.session(Generate("VOL002", TWO_LABELS))).grant.eedks
+    other = bench.run(bench.session(Generate("VOL002", CARTRIDGE_ID, TWO_LABELS))).grant.eedks
     eedks = (other[0], mine[1]) if place == 0 else (b"\x00", other[1])
-    error = bench.refused(Translate(VOLUME, eedks))
+    error = bench.refused(Translate(VOLUME, CARTRIDGE_ID, eedks))
     expect(bench, error, ErrorCode.WRONG_VOLUME, VOLUME, "VOL002")
 
 
 def test_both_reasons_are_told_when_neither_opens(bench: Bench) -> None:
     eedks = (partner_eedk(bench, label="Gone Since"), partner_eedk(bench, kek_hash=b"\xab" * 32))
-    error = bench.refused(Translate(VOLUME, eedks))
+    error = bench.refused(Translate(VOLUME, CARTRIDGE_ID, eedks))
     expect(bench, error, ErrorCode.KEK_ABSENT, "Gone Since", "ab" * 32)
 
 

@@ -73,7 +73,7 @@ def test_pin_from_environment(lab_state: ProvisionedLab, monkeypatch: pytest.Mon
 
 OPENED_OFTEN = """
 import pickle, sys
-from hsm.token import open_token
+from hsm.pkcs11.token import open_token
 config = pickle.load(sys.stdin.buffer)
 for _ in range(40):
     with open_token(config) as token:

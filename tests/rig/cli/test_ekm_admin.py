@@ -84,7 +84,9 @@ def test_the_audit_log_is_rotated_archived_and_verified(config: Path, tmp_path: 
 
 
 def test_a_cartridge_is_forgotten(config: Path) -> None:
-    assert "VOL001 forgotten" in rig("ekm", "cartridge", "forget", "VOL001", "--config", config)
+    assert "VOL001 id none forgotten" in rig(
+        "ekm", "cartridge", "forget", "VOL001", "--config", config
+    )
     records = json.loads(rig("ekm", "audit", "show", "--json", "--config", config))
     assert "cartridge-forgotten" in [record["event"] for record in records]
 

@@ -131,6 +131,29 @@ def test_a_key_is_asked_for_when_data_needs_it_and_not_before(room: Room) -> Non
         assert drive.read() == []
 
 
+@pytest.mark.rule("CART-4", "BOT-5")
+def test_drive_names_the_cartridge_by_the_id_in_its_memory(room: Room) -> None:
+    """The id stays when the cartridge is written from BOT again."""
+    room.library.add("TAP001", 2)
+    asked = []
+    with mounted(room, "TAP001", write=True) as drive:
+        drive.set_encryption(LABELS)
+        set_key(room, lambda: drive.write([Block(b"data")]))
+        drive.write([Block(b"data")])
+    with mounted(room, "TAP001", write=True) as drive:
+        with pytest.raises(KeyRequired):
+            drive.read()
+        asked.append(drive.key_session().request)
+        asked.append(drive.proof_session(b"eedk").request)
+        asked.append(drive.rekey_session(LABELS).request)
+        drive.set_encryption(LABELS)
+        with pytest.raises(KeyRequired):
+            drive.write([Block(b"anew")])
+        asked.append(drive.key_session().request)
+    with Cartridge.open(room.library.path("TAP001")) as cartridge:
+        assert {each.cartridge_id for each in asked} == {cartridge.memory.cartridge_id}
+
+
 @pytest.mark.rule("BOT-4")
 def test_no_key_outlives_a_mount_or_is_there_at_the_next(room: Room) -> None:
     engine, element = room.site.engine, room.site.element

@@ -34,7 +34,7 @@ from hsm.pkcs11.token import open_token
 from hsm.provisioning import ProvisionedLab
 from rig.ve.ekm.proxy import EkmProxy
 from tests.support.ekm_bench import Outsiders
-from tests.support.ekm_lab import MAIN_KEY, SoftDrive, authority, der
+from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY, SoftDrive, authority, der
 
 SERIAL = "ADMIN00001"
 
@@ -177,7 +177,7 @@ def test_while_none_runs_the_command_line_does_it_for_the_same_secret(
 def test_drives_are_added_revoked_and_admitted_while_it_serves(
     ekm: EkmProcess, config: EkmConfig, secret: str, lab: ProvisionedLab, drive: SoftDrive
 ) -> None:
-    ask = Generate("ADM001", (KeyLabel(MAIN_KEY),))
+    ask = Generate("ADM001", CARTRIDGE_ID, (KeyLabel(MAIN_KEY),))
     with pytest.raises(ExchangeError) as refusal:
         exchange(ekm, lab, drive, ask)
     assert refusal.value.code is ErrorCode.UNKNOWN_DRIVE
@@ -302,27 +302,83 @@ def test_a_key_is_retired_only_when_no_cartridge_needs_it(
     made = admin.add_key(label, 2048)
     add_drive(config, admin.secret, drive)
     hashed = (KeyLabel(MAIN_KEY), KeyLabel(label, KeyMode.HASH))
-    eedks = exchange(ekm, lab, drive, Generate("RET001", hashed)).grant.eedks
-    exchange(ekm, lab, drive, Generate("RET002", (KeyLabel(label),)))
-    exchange(ekm, lab, drive, Translate("RET001", eedks))
+    eedks = exchange(ekm, lab, drive, Generate("RET001", CARTRIDGE_ID, hashed)).grant.eedks
+    exchange(ekm, lab, drive, Generate("RET002", CARTRIDGE_ID, (KeyLabel(label),)))
+    exchange(ekm, lab, drive, Translate("RET001", CARTRIDGE_ID, eedks))
     assert [user["volume"] for user in admin.users("retire me")] == ["RET001", "RET002"]
-    with pytest.raises(EkmError, match=r"2 cartridges need it \(RET001, RET002\)"):
+    with pytest.raises(EkmError, match=r"2 cartridges need it \(RET001 id 0001.*, RET002 id "):
         admin.retire(label)
-    assert exchange(ekm, lab, drive, Translate("RET001", eedks)).grant
+    assert exchange(ekm, lab, drive, Translate("RET001", CARTRIDGE_ID, eedks)).grant
 
-    exchange(ekm, lab, drive, Generate("RET001", (KeyLabel(MAIN_KEY),)))
-    with pytest.raises(EkmError, match=r"1 cartridge needs it \(RET002\)"):
+    exchange(ekm, lab, drive, Generate("RET001", CARTRIDGE_ID, (KeyLabel(MAIN_KEY),)))
+    with pytest.raises(EkmError, match=r"1 cartridge needs it \(RET002 "):
         admin.retire(label)
-    admin.ask("cartridge forget", volume="RET002")
+    admin.ask("cartridge forget", cartridges=[("RET002", "")])
     assert admin.retire(label) == made
     with pytest.raises(ExchangeError) as refusal:
-        exchange(ekm, lab, drive, Generate("RET003", (KeyLabel(label),)))
+        exchange(ekm, lab, drive, Generate("RET003", CARTRIDGE_ID, (KeyLabel(label),)))
     assert refusal.value.code is ErrorCode.UNKNOWN_LABEL
     with open_token(lab.ekm_token) as token:
         keystore = Keystore(token)
         assert label not in [kek.label for kek in keystore.list()]
         assert token.private_half(made.public_key) is None
         assert token.trusted_public_key(made.spki_hash) is None
+
+
+@pytest.mark.rule("CART-4", "POOL-3")
+def test_key_usage_knows_two_cartridges_of_one_volser(
+    ekm: EkmProcess, config: EkmConfig, admin: Administrator, lab: ProvisionedLab, drive: SoftDrive
+) -> None:
+    label, first, second, volume = "One Of Two", b"1" * 16, b"2" * 16, "TAP001"
+    admin.add_key(label, 2048)
+    add_drive(config, admin.secret, drive)
+    eedks = exchange(ekm, lab, drive, Generate(volume, first, (KeyLabel(label),))).grant.eedks
+    exchange(ekm, lab, drive, Generate(volume, second, (KeyLabel(MAIN_KEY),)))
+    (user,) = admin.users(label)
+    assert (user["volume"], user["cartridge_id"]) == (volume, first.hex())
+    with pytest.raises(EkmError, match=f"1 cartridge needs it .TAP001 id {first.hex()}"):
+        admin.retire(label)
+    assert exchange(ekm, lab, drive, Translate(volume, first, eedks)).grant, "still readable"
+    with pytest.raises(EkmError, match=f"2 cartridges of VOLSER TAP001 .* id {second.hex()}"):
+        admin.ask("cartridge forget", cartridges=[(volume, "")])
+    admin.forget_cartridges([(volume, first)])
+    assert admin.users(label) == []
+    assert second.hex() in [user["cartridge_id"] for user in admin.users(MAIN_KEY)]
+    admin.retire(label)
+
+
+@pytest.mark.rule("CART-4", "POOL-3")
+def test_forget_cartridges_works_while_no_key_manager_runs(
+    config: EkmConfig, lab: ProvisionedLab, drive: SoftDrive, secret: str, admin: Administrator
+) -> None:
+    with spawn_ekm(config) as ekm:
+        add_drive(config, secret, drive)
+        for number in range(3):
+            exchange(
+                ekm, lab, drive, Generate("TAP001", bytes([number] * 16), (KeyLabel(MAIN_KEY),))
+            )
+    admin.forget_cartridges([("TAP001", bytes(16)), ("TAP001", bytes([2] * 16))])
+    assert [user["cartridge_id"] for user in admin.users(MAIN_KEY)] == ["01" * 16]
+
+
+@pytest.mark.parametrize(
+    ("cartridges", "text"),
+    [
+        ([("TAP001", "12")], "32 hexadecimal digits"),
+        ([("TAP001", "x" * 32)], "hexadecimal"),
+        ([("TAP001", 5)], "32 hexadecimal digits"),
+        ([("tap001", "")], "six characters"),
+        ([("TAP001",)], "does not take"),
+        ("TAP001", "does not take"),
+    ],
+)
+def test_cartridge_forget_refuses_what_is_no_cartridge(
+    config: EkmConfig, secret: str, cartridges: object, text: str
+) -> None:
+    AuditLog(config.audit).close()
+    with pytest.raises(TaperigError, match=text):
+        administer(config, secret, "cartridge forget", cartridges=cartridges)
+    assert [r["event"] for r in audit_log.records(config.audit)] == ["admin"], "nothing forgotten"
 
 
 @pytest.mark.rule("POOL-3")
@@ -335,15 +391,17 @@ def test_a_running_key_manager_rotates_its_log_and_knows_cartridges_without_the_
         add_drive(config, secret, drive)
         admin = Administrator([config], secret, lab.ca.parent)
         for number in range(20):
-            exchange(ekm, lab, drive, Generate(f"ROT{number:03}", (KeyLabel(MAIN_KEY),)))
+            exchange(
+                ekm, lab, drive, Generate(f"ROT{number:03}", CARTRIDGE_ID, (KeyLabel(MAIN_KEY),))
+            )
         assert len(hash_chain.segments(config.audit)) >= 1, "by size"
         closed = administer(config, secret, "audit rotate")["segment"]
         assert Path(closed).exists()
-        exchange(ekm, lab, drive, Generate("ROT020", (KeyLabel(MAIN_KEY),)))
+        exchange(ekm, lab, drive, Generate("ROT020", CARTRIDGE_ID, (KeyLabel(MAIN_KEY),)))
         before = administer(config, secret, "audit verify", archive="")
         moved = administer(config, secret, "audit archive", directory=str(archive))
         assert Path(closed).name in moved["segments"]
-        exchange(ekm, lab, drive, Generate("ROT021", (KeyLabel(MAIN_KEY),)))
+        exchange(ekm, lab, drive, Generate("ROT021", CARTRIDGE_ID, (KeyLabel(MAIN_KEY),)))
         after = administer(config, secret, "audit verify")
         assert after["first"] == moved["through"] + 1
         assert after["archived"]
@@ -354,7 +412,7 @@ def test_a_running_key_manager_rotates_its_log_and_knows_cartridges_without_the_
         replies = [r for r in audit_log.records(config.audit, archive) if r["event"] == "key-reply"]
         assert [r["volume"] for r in replies] == [f"ROT{number:03}" for number in range(22)]
     with spawn_ekm(config) as ekm:
-        exchange(ekm, lab, drive, Generate("ROT022", (KeyLabel(MAIN_KEY),)))
+        exchange(ekm, lab, drive, Generate("ROT022", CARTRIDGE_ID, (KeyLabel(MAIN_KEY),)))
 
 
 @pytest.mark.rule("POOL-3")
@@ -383,13 +441,13 @@ def test_nothing_new_is_written_under_a_retiring_key(
 ) -> None:
     made = admin.add_key("Retiring", 2048)
     add_drive(config, admin.secret, drive)
-    asked = Generate("RET004", (KeyLabel("Retiring"),))
+    asked = Generate("RET004", CARTRIDGE_ID, (KeyLabel("Retiring"),))
     eedks = exchange(ekm, lab, drive, asked).grant.eedks
     with DriveTable(config.drive_table) as table:
         table.set_retiring(made.spki_hash, True)
     with pytest.raises(ExchangeError, match="is being retired"):
         exchange(ekm, lab, drive, asked)
-    assert exchange(ekm, lab, drive, Translate("RET004", eedks)).grant
+    assert exchange(ekm, lab, drive, Translate("RET004", CARTRIDGE_ID, eedks)).grant
     admin.ask("key retired", label="Retiring", kek_hash=made.spki_hash.hex(), removed=False)
     assert exchange(ekm, lab, drive, asked).grant
 

@@ -32,8 +32,12 @@ def volumes(path: Path) -> list[str]:
     return [r["volume"] for r in audit_log.records(path) if r["event"] == "key-reply"]
 
 
-def reply(log: AuditLog, volume: str, *keys: str, operation: str = "translate") -> None:
-    log.append("key-reply", outcome="ok", operation=operation, volume=volume, keys=list(keys))
+def reply(
+    log: AuditLog, volume: str, *keys: str, operation: str = "translate", **more: str
+) -> None:
+    log.append(
+        "key-reply", outcome="ok", operation=operation, volume=volume, keys=list(keys), **more
+    )
 
 
 @pytest.fixture
@@ -223,8 +227,8 @@ def test_another_file_under_a_segments_name_is_not_overwritten(path: Path) -> No
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from hsm.ekm.audit import AuditLog
-from hsm.ekm.audit_archive import archive
+from hsm.ekm.audit.log import AuditLog
+from hsm.ekm.audit.archive import archive
 what, path, step, after = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "after"
 log = AuditLog(path, joined=True)
 log.append("key-reply", volume="BEFORE")
@@ -318,7 +322,7 @@ NEEDED = {"VOL001": {ONE, TWO}, "VOL002": {TWO, THREE}, "VOL004": {THREE}}
 
 
 def needed(path: Path) -> dict[str, set[str]]:
-    return {volume: cartridge.keys for volume, cartridge in known_in(path).items()}
+    return {cartridge.volume: cartridge.keys for cartridge in known_in(path).values()}
 
 
 @pytest.mark.rule("POOL-3")
@@ -343,6 +347,24 @@ def test_archived_segments_leave_behind_what_they_told_of_cartridges(path: Path)
         assert audit_log.verify(path, path.parent / "archive").first == 1
         assert audit_log.verify(path).archived
     assert needed(path) == NEEDED | {"VOL001": {THREE}}
+
+
+@pytest.mark.rule("CART-4", "POOL-3")
+def test_archive_sums_up_two_cartridges_of_one_volser(path: Path) -> None:
+    with AuditLog(path) as log:
+        reply(log, "VOL001", ONE, cartridge_id="01" * 16)
+        reply(log, "VOL001", TWO, cartridge_id="02" * 16)
+        reply(log, "VOL001", THREE)
+        before = known_in(path)
+        log.rotate()
+        archive(log, path.parent / "archive")
+    after = known_in(path)
+    assert {key: each.keys for key, each in after.items()} == {
+        ("VOL001", "01" * 16): {ONE},
+        ("VOL001", "02" * 16): {TWO},
+        ("VOL001", ""): {THREE},
+    }
+    assert before.keys() == after.keys()
 
 
 def test_an_altered_archive_is_found(path: Path) -> None:

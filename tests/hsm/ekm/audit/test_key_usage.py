@@ -26,7 +26,7 @@ def record(
 
 
 def keys(*records: dict[str, Any]) -> set[str]:
-    return known_cartridges(records)["VOL001"].keys
+    return known_cartridges(records)["VOL001", ""].keys
 
 
 def test_a_new_pair_replaces_the_old_one_once_acknowledged() -> None:
@@ -68,9 +68,56 @@ def test_a_forgotten_cartridge_is_unknown_until_it_is_written_again() -> None:
 
 
 def test_a_key_is_known_by_its_label_in_any_case_and_by_its_hash() -> None:
-    cartridge = known_cartridges([record("key-reply", "translate", ONE, THREE)])["VOL001"]
+    cartridge = known_cartridges([record("key-reply", "translate", ONE, THREE)])["VOL001", ""]
     assert needs(cartridge, "kek 1", bytes(32))
     assert needs(cartridge, "another label", HASH)
     assert not needs(cartridge, "KEK 2", bytes(32))
-    by_label = known_cartridges([record("key-reply", "generate", "KEK 2 (hash)")])["VOL001"]
+    by_label = known_cartridges([record("key-reply", "generate", "KEK 2 (hash)")])["VOL001", ""]
     assert needs(by_label, "KEK 2", bytes(32))
+
+
+FIRST, SECOND = "01" * 16, "02" * 16
+
+
+def of(cartridge_id: str, content: dict[str, Any]) -> dict[str, Any]:
+    return content | {"cartridge_id": cartridge_id}
+
+
+@pytest.mark.rule("CART-4", "POOL-3")
+def test_key_usage_keeps_two_cartridges_of_one_volser_apart() -> None:
+    known = known_cartridges(
+        of(cartridge, record(event, "generate", key))
+        for cartridge, key in ((FIRST, ONE), (SECOND, TWO))
+        for event in ("key-reply", "ack")
+    )
+    assert known["VOL001", FIRST].keys == {ONE}
+    assert known["VOL001", SECOND].keys == {TWO}
+
+
+@pytest.mark.rule("CART-4", "BOT-5", "POOL-3")
+def test_key_usage_of_a_cartridge_written_from_bot_again_is_the_new_pair() -> None:
+    """The cartridge keeps its id, so the keys of what it bore before are not needed any more."""
+    known = known_cartridges(
+        of(FIRST, record(event, "generate", key))
+        for key in (ONE, TWO)
+        for event in ("key-reply", "ack")
+    )
+    assert [cartridge.keys for cartridge in known.values()] == [{TWO}]
+
+
+@pytest.mark.rule("CART-4", "POOL-3")
+def test_key_usage_reads_records_without_an_id_by_volser_alone() -> None:
+    """Nothing tells whether the cartridge was the one whose id is known now: both are kept."""
+    old = [record("key-reply", "generate", ONE), record("ack", "generate", ONE)]
+    new = [
+        of(FIRST, record("key-reply", "generate", TWO)),
+        of(FIRST, record("ack", "generate", TWO)),
+    ]
+    known = known_cartridges(old + new)
+    assert {key: each.keys for key, each in known.items()} == {
+        ("VOL001", ""): {ONE},
+        ("VOL001", FIRST): {TWO},
+    }
+    forgotten = {"event": "cartridge-forgotten", "volume": "VOL001", "outcome": "ok", "time": 2.0}
+    assert [*known_cartridges([*old, *new, forgotten])] == [("VOL001", FIRST)]
+    assert [*known_cartridges([*old, *new, of(FIRST, forgotten)])] == [("VOL001", "")]

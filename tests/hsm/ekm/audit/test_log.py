@@ -242,7 +242,7 @@ _ENDLESS = """
 import sys
 import time
 from pathlib import Path
-from hsm.ekm.audit import AuditLog
+from hsm.ekm.audit.log import AuditLog
 log = AuditLog(Path(sys.argv[1]))
 number = 0
 while True:

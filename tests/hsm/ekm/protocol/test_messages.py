@@ -35,6 +35,7 @@ REQUEST = KeyRequest(
     session=b"s" * 16,
     operation=Operation.GENERATE,
     volume="VOL001",
+    cartridge_id=b"c" * 16,
     labels=(KeyLabel("June 2007 Key"), KeyLabel("DR", KeyMode.HASH)),
     allow_public_only=False,
     eedks=(),

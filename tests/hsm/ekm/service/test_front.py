@@ -35,11 +35,11 @@ from hsm.pkcs11.pins import PinFromEnv, PinFromFile
 from hsm.provisioning import ProvisionedLab
 from rig.ve.ekm.proxy import EkmProxy
 from tests.support.ekm_bench import Outsiders
-from tests.support.ekm_lab import MAIN_KEY, SoftDrive, der
+from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY, SoftDrive, der
 from tests.support.service_bench import make_config
 
 PING = Ping().encode()
-ASK = Generate("VOL001", (KeyLabel(MAIN_KEY),))
+ASK = Generate("VOL001", CARTRIDGE_ID, (KeyLabel(MAIN_KEY),))
 FRAME_SECONDS = 0.6
 HANDSHAKE_SECONDS = 0.8
 
@@ -552,7 +552,7 @@ _PARENT = """
 import sys, time
 from pathlib import Path
 from hsm.ekm.config import load_config
-from hsm.ekm.process import spawn_ekm
+from hsm.ekm.service.launch import spawn_ekm
 process = spawn_ekm(load_config(Path(sys.argv[1])))
 print(process.pid, flush=True)
 time.sleep(60)

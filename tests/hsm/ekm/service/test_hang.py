@@ -192,7 +192,7 @@ def test_a_call_to_the_token_that_never_returns_costs_its_worker_and_no_drive(
         with EkmProxy([endpoint, backup], ANSWER_SECONDS, events=told) as proxy:
             proxy.connect()
             proxy.exchange(session)
-            wish = Translate(ASK.volume, session.grant.eedks)
+            wish = Translate(ASK.volume, ASK.cartridge_id, session.grant.eedks)
 
             def translated() -> DriveSession:
                 trust = der(load_certificate(lab.ca))

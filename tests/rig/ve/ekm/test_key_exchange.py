@@ -32,6 +32,7 @@ from hsm.provisioning import ProvisionedLab
 from rig.drive.secure_element import SecureElement, SecureElementConfig, UnsealError
 from rig.ve.ekm.proxy import EkmProxy
 from tests.support.ekm_lab import (
+    CARTRIDGE_ID,
     DR_KEY,
     MAIN_KEY,
     REAL_SERIAL,
@@ -44,7 +45,7 @@ from tests.support.ekm_lab import (
 
 VOLUME = "VOL001"
 LABELS = (KeyLabel(MAIN_KEY), KeyLabel(DR_KEY, KeyMode.HASH))
-ASK = Generate(VOLUME, LABELS)
+ASK = Generate(VOLUME, CARTRIDGE_ID, LABELS)
 
 
 @pytest.fixture(scope="module")
@@ -162,13 +163,13 @@ def test_a_good_reply_is_a_grant_and_is_acknowledged(desk: Desk) -> None:
 
 
 def test_translate_keeps_the_eedks_that_were_asked_about(desk: Desk) -> None:
-    session = desk.run(SoftEkm(desk.ca, eedks=()), Translate(VOLUME, GOOD_EEDKS))
+    session = desk.run(SoftEkm(desk.ca, eedks=()), Translate(VOLUME, CARTRIDGE_ID, GOOD_EEDKS))
     assert session.grant.eedks == GOOD_EEDKS
 
 
 def test_one_label_stands_for_both_eedks(desk: Desk) -> None:
     ekm = SoftEkm(desk.ca, eedks=(eedk(), eedk()))
-    assert desk.run(ekm, Generate(VOLUME, LABELS[:1])).grant
+    assert desk.run(ekm, Generate(VOLUME, CARTRIDGE_ID, LABELS[:1])).grant
 
 
 def test_a_label_may_come_back_in_another_case(desk: Desk) -> None:
@@ -219,7 +220,10 @@ def test_a_reply_that_does_not_answer_the_request_is_refused(
 
 
 def test_eedks_that_nobody_asked_for_are_refused(desk: Desk) -> None:
-    assert desk.refusal(SoftEkm(desk.ca), Translate(VOLUME, GOOD_EEDKS)) is ErrorCode.BAD_REPLY
+    assert (
+        desk.refusal(SoftEkm(desk.ca), Translate(VOLUME, CARTRIDGE_ID, GOOD_EEDKS))
+        is ErrorCode.BAD_REPLY
+    )
 
 
 @pytest.mark.rule("BOT-2c")
@@ -405,7 +409,7 @@ def test_translate_brings_the_same_data_key_back(
 
     written, eedks = data_key(ASK)
     for which in (eedks, eedks[::-1], eedks[:1], eedks[1:]):
-        assert data_key(Translate(VOLUME, which))[0] == written
+        assert data_key(Translate(VOLUME, CARTRIDGE_ID, which))[0] == written
     assert data_key(ASK)[0] != written
 
 
@@ -424,7 +428,7 @@ def test_an_sedk_is_of_no_use_to_another_drive(
 def test_a_refusal_reaches_the_engine_with_its_code_and_the_label(
     proxy: EkmProxy, ask: AskFor
 ) -> None:
-    session = ask(Generate(VOLUME, (KeyLabel("No Such Key"),)))
+    session = ask(Generate(VOLUME, CARTRIDGE_ID, (KeyLabel("No Such Key"),)))
     with pytest.raises(ExchangeRefusedError, match="No Such Key") as refusal:
         proxy.exchange(session)
     assert refusal.value.code is ErrorCode.UNKNOWN_LABEL
