@@ -22,8 +22,8 @@ MAKER = """
 import json, sys, time
 from pathlib import Path
 from pkcs11 import Attribute
-from hsm.validate.bench import AES_256, Bench, Pins
-from hsm.validate.cryptoki_calls import Library
+from hsm.validate.session import AES_256, Bench, Pins
+from hsm.validate.raw_pkcs11 import Library
 module, label = sys.argv[1:]
 library = Library(Path(module))
 bench = Bench(library, library.slot_of(label), Pins(sys.stdin.readline().strip(), None), label)

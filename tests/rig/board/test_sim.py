@@ -161,9 +161,9 @@ def test_ctrl_c_does_not_reach_it(start_board: StartBoard) -> None:
 
 PARENT = """
 import sys, time
-import hdl.register_map as regs
+import hdl.registers.engine_map as regs
 from hdl.sim import wire
-from hdl.register_types import Register
+from hdl.registers.types import Register
 from rig.board.sim import SimBoard
 board = SimBoard()
 print(board.pid, flush=True)

@@ -55,14 +55,14 @@ def test_a_transaction_is_whole_or_not_at_all(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from rig.ve import ledger, panel
-from rig.ve.catalogue import Catalogue
-from rig.ve.records import PoolSettings
+from rig.ve.catalogue import settings
+from rig.ve.catalogue.database import Catalogue
+from rig.ve.catalogue.model import PoolSettings
 catalogue = Catalogue(Path(sys.argv[1]))
 with catalogue.transaction() as session:
-    panel.set_pool(session, PoolSettings(1))
+    settings.set_pool(session, PoolSettings(1))
 with catalogue.transaction() as session:
-    panel.set_pool(session, PoolSettings(2))
+    settings.set_pool(session, PoolSettings(2))
     session.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 """
