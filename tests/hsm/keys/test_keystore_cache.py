@@ -27,7 +27,7 @@ _REMOVE = """
 import sys
 from pathlib import Path
 from pkcs11 import Attribute
-from hsm import softhsm
+from hsm.pkcs11 import softhsm
 from hsm.pkcs11.token import open_token
 with open_token(softhsm.token_config(Path(sys.argv[1]), softhsm.EKM_TOKEN_LABEL)) as token:
     for found in token.find({Attribute.LABEL: sys.argv[2]}):
