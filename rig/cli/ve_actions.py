@@ -93,7 +93,7 @@ def pools(
 
     from rig.cli.tables import print_table
     from rig.ve import operator_views
-    from rig.ve.catalogue import settings as catalogue_settings
+    from rig.ve.catalogue import settings
     from rig.ve.catalogue.model import PoolSettings
     from rig.ve.catalogue.schema import PoolRow
 
@@ -114,7 +114,7 @@ def pools(
                     inactivation_max_active_percent=max_active,
                 ),
             )
-            settings = replace(
+            changed = replace(
                 before,
                 keys=keys,
                 reclaim=policy,
@@ -125,7 +125,7 @@ def pools(
                     reclaim_pool=reclaim_pool,
                 ),
             )
-            catalogue_settings.set_pool(session, settings)
+            settings.set_pool(session, changed)
     with looking(lab_of(lab), node) as (session, _, _):
         rows = operator_views.pools(session)
     if as_json:
@@ -158,17 +158,17 @@ def constructs(
 ) -> None:
     """Show storage groups, management classes and defaults, or change them."""
     from rig.ve import operator_views
-    from rig.ve.catalogue import settings as catalogue_settings
+    from rig.ve.catalogue import settings
     from rig.ve.catalogue.model import ManagementClass, StorageGroup
 
     if storage_group or management_class or (default_primary, default_secondary) != (None, None):
         with working(lab, node, drives=False) as (opened, _), opened.change() as session:
             for word in storage_group or ():
-                catalogue_settings.set_storage_group(session, StorageGroup(*_mapping(word)))
+                settings.set_storage_group(session, StorageGroup(*_mapping(word)))
             for word in management_class or ():
-                catalogue_settings.set_management_class(session, ManagementClass(*_mapping(word)))
-            primary, secondary = catalogue_settings.defaults(session)
-            catalogue_settings.set_defaults(
+                settings.set_management_class(session, ManagementClass(*_mapping(word)))
+            primary, secondary = settings.defaults(session)
+            settings.set_defaults(
                 session,
                 primary if default_primary is None else default_primary,
                 secondary if default_secondary is None else default_secondary,
@@ -196,10 +196,10 @@ def migrate(
     as_json: JsonOption = False,
 ) -> None:
     """Make the changes that begin a move to encryption; then use recall, move or reclaim."""
-    from rig.ve.catalogue import settings as catalogue_settings
+    from rig.ve.catalogue import settings
 
     with working(lab, node, drives=False) as (opened, _), opened.change() as session:
-        changes = catalogue_settings.begin_migration(session, old, new)
+        changes = settings.begin_migration(session, old, new)
     if as_json:
         print_json(changes)
     else:
@@ -427,11 +427,11 @@ def reclaim_inhibit(
     as_json: JsonOption = False,
 ) -> None:
     """Set the weekly periods in which no reclaim begins."""
-    from rig.ve.catalogue import settings as catalogue_settings
+    from rig.ve.catalogue import settings
 
     chosen = [_period(word) for word in periods or ()]
     with working(lab, node, drives=False) as (opened, _), opened.change() as session:
-        catalogue_settings.set_inhibit_periods(session, chosen)
+        settings.set_inhibit_periods(session, chosen)
     print_json(periods or []) if as_json else print(f"{len(chosen)} periods")
 
 

@@ -13,7 +13,6 @@ from sqlalchemy import select
 from hsm.errors import TaperigError
 from hsm.keys.eedk import KeyLabel
 from rig.scenarios.base import Stage
-from rig.ve.catalogue import settings as catalogue_settings
 from rig.ve.catalogue import transactions
 from rig.ve.catalogue.model import PoolSettings, StorageGroup, TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import PhysicalRow
@@ -94,14 +93,14 @@ def told(stage: Stage, name: str, pools: Sequence[PoolSettings]) -> Iterator[Sto
     """Begin a story on a node of its own, whose storage group names the first of the pools."""
     station = stage.station
     size = PER_CARTRIDGE * VOLUME_BYTES
-    settings = NodeSettings(name, 2 * VOLUMES * VOLUME_BYTES, size)
+    chosen = NodeSettings(name, 2 * VOLUMES * VOLUME_BYTES, size)
     with tempfile.TemporaryDirectory(prefix="story-", dir=station.cartridges) as scratch:
         folder = Path(scratch)
-        with Node(folder, [station.drive], station.proxy, settings=settings) as node:
+        with Node(folder, [station.drive], station.proxy, settings=chosen) as node:
             with node.change() as session:
                 for pool in pools:
-                    catalogue_settings.set_pool(session, pool)
-                catalogue_settings.set_storage_group(session, StorageGroup(GROUP, pools[0].number))
+                    settings.set_pool(session, pool)
+                settings.set_storage_group(session, StorageGroup(GROUP, pools[0].number))
             node.insert(f"STY{number:03}" for number in range(1, 16))
             yield Story(stage, node, {})
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from rig.scenarios.base import Scenario, Stage
 from rig.scenarios.lifecycle import PER_CARTRIDGE, VOLUMES, Story, pieces, told, two_keys
 from rig.ve import operator_views
-from rig.ve.catalogue import settings as catalogue_settings
 from rig.ve.catalogue.model import PoolSettings
 
 MONTH_DAYS = 30
@@ -27,7 +26,7 @@ class PoolOverTime(Scenario):
         """Tell it month by month, as a table of tapes by the key that they are under."""
         first, second = two_keys(stage)
         data = pieces(stage, VOLUMES * 2)
-        settings = {
+        panels = {
             0: PoolSettings(POOL),
             3: PoolSettings(POOL, True, (first,)),
             6: PoolSettings(POOL, True, (second,)),
@@ -37,12 +36,12 @@ class PoolOverTime(Scenario):
             ("day", "the pool is set to", "none", first.label, second.label)
         ]
         seen: list[dict[str, int]] = []
-        with told(stage, self.name, [settings[0]]) as story:
+        with told(stage, self.name, [panels[0]]) as story:
             for month in range(MONTHS + 1):
-                if month in settings:
+                if month in panels:
                     with story.node.change() as session:
-                        catalogue_settings.set_pool(session, settings[month])
-                before = story.tapes(POOL) if month in settings else None
+                        settings.set_pool(session, panels[month])
+                before = story.tapes(POOL) if month in panels else None
                 _rewrite(story, month, data)
                 tapes = story.tapes(POOL)
                 seen.append(tapes)

@@ -24,8 +24,7 @@ from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import check_volser
 from rig.drive.drive import Drive
 from rig.results.events import EventLog, Notice, NoticeKind
-from rig.ve.catalogue import operator_messages, transactions
-from rig.ve.catalogue import settings as catalogue_settings
+from rig.ve.catalogue import operator_messages, settings, transactions
 from rig.ve.catalogue.clock import Clock, offset, set_offset
 from rig.ve.catalogue.database import FILE, Catalogue, CatalogueError
 from rig.ve.catalogue.model import LogicalVolume
@@ -210,7 +209,7 @@ class Node:
                 before = session.get(LogicalRow, name)
                 group = _kept(storage_group, before.storage_group if before else "")
                 chosen = _kept(management_class, before.management_class if before else "")
-                catalogue_settings.pools_of(session, group, chosen)
+                settings.pools_of(session, group, chosen)
                 generation = transactions.next_generation(session, name)
             self._make_room(size or 0)
             stored = self.parts.cache.store(name, generation, pieces)

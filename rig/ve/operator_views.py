@@ -11,8 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from hsm.keys.labels import label_key
-from rig.ve.catalogue import operator_messages, transactions
-from rig.ve.catalogue import settings as catalogue_settings
+from rig.ve.catalogue import operator_messages, settings, transactions
 from rig.ve.catalogue.model import DAY_S, SCRATCH_POOL, TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import (
     DriveRow,
@@ -107,7 +106,7 @@ def pools(session: Session) -> list[Row]:
 
 def constructs(session: Session) -> Row:
     """Storage groups, management classes and defaults."""
-    primary, secondary = catalogue_settings.defaults(session)
+    primary, secondary = settings.defaults(session)
     groups = session.scalars(select(StorageGroupRow).order_by(StorageGroupRow.name))
     classes = session.scalars(select(ManagementClassRow).order_by(ManagementClassRow.name))
     return {

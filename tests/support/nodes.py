@@ -11,8 +11,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from hsm.keys.eedk import KeyLabel
-from rig.ve.catalogue import settings as catalogue_settings
-from rig.ve.catalogue import transactions
+from rig.ve.catalogue import settings, transactions
 from rig.ve.catalogue.model import PhysicalVolume, PoolSettings, StackedCopy, StorageGroup
 from rig.ve.catalogue.schema import EventRow
 from rig.ve.ekm.proxy import EkmProxy
@@ -89,10 +88,8 @@ class Places:
             for pool in sorted(
                 pools or (CLEAR, ENCRYPTED), key=lambda each: each.reclaim_pool or 0
             ):
-                catalogue_settings.set_pool(session, pool)
-                catalogue_settings.set_storage_group(
-                    session, StorageGroup(f"SG{pool.number}", pool.number)
-                )
+                settings.set_pool(session, pool)
+                settings.set_storage_group(session, StorageGroup(f"SG{pool.number}", pool.number))
         node.insert(f"TAP{number:03}" for number in range(1, cartridges + 1))
         return node
 
@@ -103,9 +100,9 @@ class Places:
         cartridge_bytes: int = 20_000,
     ) -> Node:
         """Open the node, as a new process would."""
-        settings = NodeSettings("main", cache_bytes, cartridge_bytes)
+        chosen = NodeSettings("main", cache_bytes, cartridge_bytes)
         drive = self.site.drive()
-        node = Node(self.folder / "node", [drive], proxy or self.site.proxy, settings=settings)
+        node = Node(self.folder / "node", [drive], proxy or self.site.proxy, settings=chosen)
         self.stack.callback(node.close)
         return node
 

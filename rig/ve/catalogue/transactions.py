@@ -16,7 +16,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from hsm.keys.eedk import KeyLabel
-from rig.ve.catalogue import settings as catalogue_settings
+from rig.ve.catalogue import settings
 from rig.ve.catalogue.database import CatalogueError
 from rig.ve.catalogue.model import SCRATCH_POOL, CopyRole, TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import (
@@ -98,9 +98,7 @@ def unload(session: Session, name: str, now: float) -> None:
     if not row.in_cache:
         return
     active = {CopyRole(copy.role): copy for copy in active_copies(session, name)}
-    for role, number in catalogue_settings.pools_of(
-        session, row.storage_group, row.management_class
-    ).items():
+    for role, number in settings.pools_of(session, row.storage_group, row.management_class).items():
         copy = active.get(role)
         if copy is not None and session.get_one(PhysicalRow, copy.volser).pool == number:
             _drop_order(session, name, role)
@@ -165,7 +163,7 @@ def release_if_empty(session: Session, row: PhysicalRow) -> None:
     row.backup_block = None
     row.move_pool = None
     row.move_when_eligible = False
-    catalogue_settings.return_borrowed(row, catalogue_settings.pool(session, row.pool))
+    settings.return_borrowed(row, settings.pool(session, row.pool))
 
 
 # Cartridges
@@ -198,7 +196,7 @@ def reserve(session: Session, number: int, size: int, busy: Collection[str]) -> 
     one borrowed from the common scratch pool. None when there is none. A filling one without room
     is to be closed.
     """
-    settings = catalogue_settings.pool(session, number)
+    panel = settings.pool(session, number)
     filling = select(PhysicalRow).where(
         PhysicalRow.pool == number,
         PhysicalRow.state == VolumeState.FILLING.value,
@@ -213,7 +211,7 @@ def reserve(session: Session, number: int, size: int, busy: Collection[str]) -> 
             row.writing_pool = number
             return Reservation(row.volser, False, row.capacity_bytes - row.written_bytes)
         row.close_wanted = True
-    places = [number, SCRATCH_POOL] if settings.borrow else [number]
+    places = [number, SCRATCH_POOL] if panel.borrow else [number]
     for place in places:
         scratch = select(PhysicalRow).where(
             PhysicalRow.pool == place,
@@ -230,7 +228,7 @@ def reserve(session: Session, number: int, size: int, busy: Collection[str]) -> 
 
 def order_move(session: Session, volser: str, number: int, *, when_eligible: bool) -> None:
     """Order that the volumes of a cartridge move to a pool: now, or once it may be reclaimed."""
-    catalogue_settings.pool(session, number)
+    settings.pool(session, number)
     row = physical(session, volser)
     if row.state == VolumeState.SCRATCH.value:
         raise CatalogueError(f"Cartridge {volser} is scratch; there is nothing on it to move.")

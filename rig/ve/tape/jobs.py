@@ -17,8 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hsm.errors import TaperigError
-from rig.ve.catalogue import operator_messages, transactions
-from rig.ve.catalogue import settings as catalogue_settings
+from rig.ve.catalogue import operator_messages, settings, transactions
 from rig.ve.catalogue.clock import Clock
 from rig.ve.catalogue.database import Catalogue
 from rig.ve.catalogue.model import TapeEncryption, VolumeState
@@ -127,13 +126,13 @@ class TapeWork:
         with self._reserved(pool, leading.size, elsewhere[leading.name]) as target:
             fitting = _fitting(volumes, target, elsewhere)
             with parts.catalogue.reading() as session:
-                settings = catalogue_settings.pool(session, pool).encryption()
+                encryption = settings.pool(session, pool).encryption()
             files = [
                 VolumeFile(each.name, each.path, each.size, each.sha256, each.origin)
                 for each in fitting
             ]
             if target.from_bot:
-                self.engine.pools = {pool: settings}
+                self.engine.pools = {pool: encryption}
                 self.engine.write_from_bot(pool, files, target.volser)
             else:
                 self.engine.append(target.volser, files)
@@ -142,7 +141,7 @@ class TapeWork:
             with parts.catalogue.transaction() as session:
                 row = session.get_one(PhysicalRow, target.volser)
                 if target.from_bot:
-                    transactions.enter_bot(session, row, settings.keys, facts)
+                    transactions.enter_bot(session, row, encryption.keys, facts)
                 transactions.enter_facts(row, facts)
                 row.written_bytes = facts.data_bytes
                 copies = []

@@ -19,7 +19,7 @@ from rig.drive.drive import Drive
 from rig.engine.driver import Engine
 from rig.results.events import NoticeKind
 from rig.ve import operator_views
-from rig.ve.catalogue import settings as catalogue_settings
+from rig.ve.catalogue import settings
 from rig.ve.catalogue.database import CatalogueError
 from rig.ve.catalogue.model import (
     ManagementClass,
@@ -103,7 +103,7 @@ def test_without_constructs_pool_1_and_no_copy(places: Places) -> None:
     work(node)
     assert [tape(node, copy.volser).pool for copy in copies(node, "L00001")] == [1]
     with node.change() as session:
-        catalogue_settings.set_defaults(session, 2, 1)
+        settings.set_defaults(session, 2, 1)
     put(node, "L00002", content(2))
     work(node)
     found = [(copy.role, tape(node, copy.volser).pool) for copy in copies(node, "L00002")]
@@ -115,11 +115,11 @@ def test_without_constructs_pool_1_and_no_copy(places: Places) -> None:
 def test_constructs_map_to_pools_several_to_one(places: Places) -> None:
     node = places.node(CLEAR, ENCRYPTED, PoolSettings(3))
     with node.change() as session:
-        catalogue_settings.set_storage_group(session, StorageGroup("PAYROLL", 2))
-        catalogue_settings.set_storage_group(session, StorageGroup("LEDGER", 2))
-        catalogue_settings.set_management_class(session, ManagementClass("TWICE", 3))
-        catalogue_settings.set_management_class(session, ManagementClass("TWO", 3))
-        catalogue_settings.set_management_class(session, ManagementClass("ONCE", 0))
+        settings.set_storage_group(session, StorageGroup("PAYROLL", 2))
+        settings.set_storage_group(session, StorageGroup("LEDGER", 2))
+        settings.set_management_class(session, ManagementClass("TWICE", 3))
+        settings.set_management_class(session, ManagementClass("TWO", 3))
+        settings.set_management_class(session, ManagementClass("ONCE", 0))
     for name, group, chosen in (
         ("L00001", "PAYROLL", "TWICE"),
         ("L00002", "LEDGER", "TWO"),
@@ -145,14 +145,14 @@ def test_constructs_map_to_pools_several_to_one(places: Places) -> None:
         pytest.raises(CatalogueError, match="Pool 9 is not configured; configured: 1, 2, 3"),
         node.change() as session,
     ):
-        catalogue_settings.set_storage_group(session, StorageGroup("X", 9))
+        settings.set_storage_group(session, StorageGroup("X", 9))
 
 
 @pytest.mark.rule("POOL-4")
 def test_both_copies_in_one_pool_are_on_two_cartridges(places: Places) -> None:
     node = places.node()
     with node.change() as session:
-        catalogue_settings.set_management_class(session, ManagementClass("TWICE", 1))
+        settings.set_management_class(session, ManagementClass("TWICE", 1))
     for number in range(3):
         put(node, f"L0000{number}", content(number), "SG1", "TWICE")
         work(node)
@@ -175,7 +175,7 @@ def test_a_recalled_volume_goes_at_unload_to_the_pool_that_its_group_names_then(
     put(node, "L00003", content(3), "SG1")
     work(node)
     with node.change() as session:
-        catalogue_settings.set_storage_group(session, StorageGroup("SG1", 2))
+        settings.set_storage_group(session, StorageGroup("SG1", 2))
     assert node.work().done == 0
     # In cache at the change: not affected until it is next unloaded.
     pools = {name: tape(node, copies(node, name)[0].volser).pool for name in ("L00001", "L00002")}
@@ -265,7 +265,7 @@ def test_data_is_inactivated_when_rewritten_or_expired_and_empty_tapes_are_scrat
     assert_agrees(node)
     # Told to return borrowed volumes, the pool returns the empty ones at once.
     with node.change() as session:
-        catalogue_settings.set_pool(session, PoolSettings(2, True, (KEK_1,), return_borrowed=True))
+        settings.set_pool(session, PoolSettings(2, True, (KEK_1,), return_borrowed=True))
     assert (tape(node, copy.volser).pool, tape(node, copy.volser).borrowed) == (0, False)
 
 
@@ -275,7 +275,7 @@ def test_pool_settings_apply_at_the_next_bot_only(places: Places) -> None:
     put(node, "L00001", content(1))
     work(node)
     with node.change() as session:
-        catalogue_settings.set_pool(session, PoolSettings(1, True, (KEK_1,)))
+        settings.set_pool(session, PoolSettings(1, True, (KEK_1,)))
     put(node, "L00002", content(2))
     work(node)
     assert {copies(node, name)[0].volser for name in ("L00001", "L00002")} == {"TAP001"}
@@ -297,7 +297,7 @@ def test_borrowing_can_be_forbidden_and_running_out_is_told(places: Places) -> N
     assert open_interventions(node) == ["scratch pool 1"]
     assert_agrees(node)
     with node.change() as session:
-        catalogue_settings.set_pool(session, PoolSettings(1, borrow=True))
+        settings.set_pool(session, PoolSettings(1, borrow=True))
     work(node)
     assert open_interventions(node) == []
     assert copies(node, "L00001")[0].volser == "TAP001"
@@ -331,7 +331,7 @@ def test_the_least_recently_used_leaves_the_cache_and_nothing_that_is_not_on_tap
 def test_without_a_key_manager_work_waits_and_resumes_by_itself(
     places: Places, site: Site, tmp_path: Path
 ) -> None:
-    settings = ekm_settings(site.lab, tmp_path)
+    key_manager = ekm_settings(site.lab, tmp_path)
     node = places.node()
     put(node, "L00001", content(1), "SG2")
     put(node, "L00002", content(2), "SG2")
@@ -340,7 +340,7 @@ def test_without_a_key_manager_work_waits_and_resumes_by_itself(
     node.read("L00002")
     node.unload("L00002")
     node.close()
-    with spawn_ekm(settings, ready_seconds=120) as ekm:
+    with spawn_ekm(key_manager, ready_seconds=120) as ekm:
         port, endpoint = ekm.port, site.endpoint(ekm)
     proxy = EkmProxy([endpoint])
     node = places.open(proxy=proxy)
@@ -360,7 +360,7 @@ def test_without_a_key_manager_work_waits_and_resumes_by_itself(
         assert copies(node, "L00003") == []
         assert node.read("L00003").read_bytes() == content(3)
         node.unload("L00003")
-        with spawn_ekm(replace(settings, port=port), ready_seconds=120):
+        with spawn_ekm(replace(key_manager, port=port), ready_seconds=120):
             until(lambda: copies(node, "L00003") != [], 120)
             assert open_interventions(node) == []
             assert node.read("L00001").read_bytes() == content(1)
@@ -470,7 +470,7 @@ def test_two_nodes_have_pools_and_key_managers_of_their_own(
     assert copies(two, "L00007") == []
     assert (open_interventions(one), open_interventions(two)) == ([], [NO_KEY_MANAGER])
     with pytest.raises(CatalogueError, match="Pool 7 is not configured"), one.change() as session:
-        catalogue_settings.set_defaults(session, 7)
+        settings.set_defaults(session, 7)
     for node in (one, two):
         assert_agrees(node)
 
@@ -480,12 +480,12 @@ def test_drives_work_in_parallel(site: Site, tmp_path: Path, start_board: StartB
     ca = load_certificate(site.lab.ca).public_bytes(Encoding.DER)
     other = Drive(Engine(start_board()), site.element, "TAPE000002", "TS1120", ekm_ca_der=ca)
     both = threading.Barrier(2, timeout=120)
-    settings = NodeSettings("main", 1_000_000, 20_000)
-    with Node(tmp_path / "node", [site.drive(), other], site.proxy, settings=settings) as node:
+    chosen = NodeSettings("main", 1_000_000, 20_000)
+    with Node(tmp_path / "node", [site.drive(), other], site.proxy, settings=chosen) as node:
         with node.change() as session:
             for number in (1, 2):
-                catalogue_settings.set_pool(session, PoolSettings(number))
-                catalogue_settings.set_storage_group(session, StorageGroup(f"SG{number}", number))
+                settings.set_pool(session, PoolSettings(number))
+                settings.set_storage_group(session, StorageGroup(f"SG{number}", number))
         node.insert(["TAP001", "TAP002"])
         for number in (1, 2):
             put(node, f"L0000{number}", content(number), f"SG{number}")
