@@ -13,7 +13,7 @@ from sqlalchemy import select
 from hsm.errors import TaperigError
 from hsm.keys.eedk import KeyLabel
 from rig.scenarios.base import Stage
-from rig.ve.catalogue import transactions
+from rig.ve.catalogue import settings, transactions
 from rig.ve.catalogue.model import PoolSettings, StorageGroup, TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import PhysicalRow
 from rig.ve.node import Node, NodeSettings

@@ -9,6 +9,7 @@ from __future__ import annotations
 from rig.scenarios.base import Scenario, Stage
 from rig.scenarios.lifecycle import PER_CARTRIDGE, VOLUMES, Story, pieces, told, two_keys
 from rig.ve import operator_views
+from rig.ve.catalogue import settings
 from rig.ve.catalogue.model import PoolSettings
 
 MONTH_DAYS = 30
