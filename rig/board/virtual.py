@@ -15,6 +15,7 @@ from typing import Self
 
 from hdl.boards.virtual.launch import build_virtual_board, start_virtual_board
 from hdl.errors import HdlError
+from hsm.listener import open_listener
 from rig.board.protocol import BoardError
 from rig.board.sim import announce
 
@@ -120,7 +121,7 @@ class VirtualBoard:
 
 def _listen(port: int) -> socket.socket:
     try:
-        return socket.create_server(("127.0.0.1", port))
+        return open_listener("127.0.0.1", port)
     except OSError as error:
         raise BoardError(
             f"The virtual board cannot listen on port {port} ({error.strerror}); "

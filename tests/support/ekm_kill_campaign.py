@@ -41,6 +41,7 @@ from hsm.pkcs11.token import open_token
 from hsm.provisioning import ProvisionedLab
 from rig.ve.ekm.proxy import EkmProxy
 from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY, SoftDrive, authority, der
+from tests.support.ports import reserve_port
 
 _LABELS = (KeyLabel(MAIN_KEY),)
 _RESET = struct.pack("ii", 1, 0)
@@ -261,8 +262,6 @@ def run_campaign(
         managers = [Managed(config) for config in configs]
         for manager in managers:
             stack.callback(manager.stop)
-        for index, manager in enumerate(managers):
-            managers[index].config = dataclasses.replace(manager.config, port=manager.process.port)
         ways = [Forwarder(manager.process.port) for manager in managers]
         for way in ways:
             stack.callback(way.close)
@@ -292,7 +291,7 @@ def run_campaign(
 def _config(lab: ProvisionedLab, folder: Path, drives: Sequence[SoftDrive]) -> EkmConfig:
     folder.mkdir()
     config = dataclasses.replace(
-        lab_config(lab, port=0),
+        lab_config(lab, port=reserve_port()),
         drive_table=folder / "drives.sqlite",
         audit=folder / "audit.jsonl",
         workers=2,

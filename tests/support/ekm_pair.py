@@ -25,6 +25,7 @@ from rig.results.events import EventLog, NoticeKind
 from rig.ve.ekm.connections import Pace
 from rig.ve.ekm.proxy import EkmProxy, Observer
 from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY, SoftDrive, authority, der
+from tests.support.ports import reserve_port
 
 VOLUME = "VOL001"
 ASK = Generate(VOLUME, CARTRIDGE_ID, (KeyLabel(MAIN_KEY, KeyMode.HASH),))
@@ -42,7 +43,6 @@ class Ekm:
 
     def start(self) -> None:
         self.process = spawn_ekm(self.config)
-        self.config = replace(self.config, port=self.process.port)
 
     @property
     def pid(self) -> int:
@@ -157,7 +157,7 @@ def open_pair(folder: Path) -> Iterator[Pair]:
     lab = provision_lab(state, [MAIN_KEY], [], ekm_hosts=hosts, partner_drives=admitted)
     ekms = []
     for name in ("main", "backup"):
-        config = lab_config(lab, port=0)
+        config = lab_config(lab, port=reserve_port())
         config = replace(
             config, drive_table=folder / f"{name}.drives", audit=folder / f"{name}.audit"
         )

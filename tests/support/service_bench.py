@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import http.client
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -41,12 +40,6 @@ def make_config(
     with DriveTable(config.drive_table) as table:
         table.enrol(drive.serial, drive.certificate_der, drive.wrap_spki, drive.oaep_hash)
     return config
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def page(config: EkmConfig, path: str, method: str = "GET") -> tuple[int, str]:

@@ -88,13 +88,17 @@ class AdminServer:
                 before = os.umask(0o117)
                 try:
                     listener.bind(name)
+                    listener.listen()
+                except OSError:
+                    listener.close()
+                    raise
                 finally:
                     os.umask(before)
-            self._server = await asyncio.start_unix_server(self._serve, sock=listener)
         except OSError as error:
             raise EkmError(
                 f"The key manager cannot listen for administrators at {path} ({error.strerror})."
             ) from error
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener)
         return self
 
     async def __aexit__(

@@ -31,10 +31,10 @@ from hsm.ekm.service.http_status import StatusServer
 from hsm.ekm.service.systemd import Supervisor
 from hsm.ekm.service.worker_pool import Crew
 from hsm.errors import TaperigError
+from hsm.listener import open_listener
 
 USER_ERROR = 2
 """Exit status when the user has something to mend."""
-_BACKLOG = 1024
 _ACCEPTED_AT_ONCE = 64
 _WAIT_SECONDS = 4.0
 """So long new connections wait for a worker, when none serves: less than relays have patience."""
@@ -58,7 +58,7 @@ class EkmServer:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        listener = _bind(self._config)
+        listener = _listen(self._config)
         supervisor = Supervisor()  # before the workers inherit what it is told by
         crew = Crew(self._config, self._audit)
         alive = loop.create_task(supervisor.keep_alive())
@@ -67,7 +67,6 @@ class EkmServer:
                 await crew.start(self._stop)
                 if self._stop.is_set():
                     return
-                listener.listen(_BACKLOG)
                 host, port = listener.getsockname()[:2]
 
                 def on_serving(serving: bool) -> None:
@@ -120,28 +119,16 @@ class EkmServer:
                 take(connection)
 
 
-def _bind(config: EkmConfig) -> socket.socket:
-    """Return a socket that has the port and does not listen yet."""
-    where = f"{config.host}:{config.port}"
+def _listen(config: EkmConfig) -> socket.socket:
+    """Return a socket that listens; what connects before a worker serves waits in the kernel."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM
-        )[0]
-        listener = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-            listener.bind(address)
-            # Two sockets may both have bound with SO_REUSEADDR until one listens.
-            listener.listen(0) if config.port else None
-        except BaseException:
-            listener.close()
-            raise
+        listener = open_listener(config.host, config.port, send_buffer=_SEND_BUFFER)
     except OSError as error:
         raise EkmError(
-            f"The key manager cannot listen on {where} ({error.strerror}); stop what uses the "
-            "port, or configure another one."
+            f"The key manager cannot listen on {config.host}:{config.port} ({error.strerror}); "
+            "stop what uses the port, or configure another one."
         ) from error
+    listener.setblocking(False)
     return listener
 
 

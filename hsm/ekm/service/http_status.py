@@ -18,8 +18,10 @@ from types import TracebackType
 from typing import Self
 
 from hsm.ekm.config import EkmConfig
+from hsm.ekm.logs import LOG
 from hsm.ekm.protocol.errors import EkmError
 from hsm.ekm.service.worker_pool import Crew
+from hsm.listener import open_listener
 
 REQUEST_LIMIT = 8192
 """Longest request, in bytes."""
@@ -44,14 +46,14 @@ class StatusServer:
         if self._port is None:
             return self
         try:
-            self._server = await asyncio.start_server(
-                self._serve, _HOST, self._port, limit=REQUEST_LIMIT
-            )
+            listener = open_listener(_HOST, self._port)
         except OSError as error:
             raise EkmError(
                 f"The key manager cannot listen for metrics on {_HOST}:{self._port} "
                 f"({error.strerror}); stop what uses the port, or configure another metrics_port."
             ) from error
+        self._server = await asyncio.start_server(self._serve, sock=listener, limit=REQUEST_LIMIT)
+        LOG.info("serving metrics", host=_HOST, port=listener.getsockname()[1])
         return self
 
     async def __aexit__(

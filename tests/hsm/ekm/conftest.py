@@ -21,7 +21,8 @@ from hsm.pkcs11.token import Token, open_token
 from hsm.provisioning import ProvisionedLab
 from tests.support.ekm_bench import PUBLIC_ONLY, Bench, Outsiders, Site
 from tests.support.ekm_lab import SoftDrive, SoftKek, TokenWatch, authority, der, make_lab
-from tests.support.service_bench import ASK, free_port, make_config
+from tests.support.ports import reserve_port
+from tests.support.service_bench import ASK, make_config
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +78,7 @@ def config(lab: ProvisionedLab, outsiders: Outsiders, tmp_path: Path) -> EkmConf
         outsiders,
         tmp_path,
         workers=2,
-        metrics_port=free_port(),
+        metrics_port=reserve_port(),
         log_format="json",
         log_level="info",
     )

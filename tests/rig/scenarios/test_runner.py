@@ -18,6 +18,7 @@ import pytest
 
 from rig.results.results import SCHEMA_PATH
 from rig.scenarios.round_trip import CLEAR_STEPS, ENCRYPTED_STEPS
+from tests.support.ports import reserve_port
 from tests.support.rig_command import RIG, Ended, lab_file, rig
 
 SCHEMA = json.loads(SCHEMA_PATH.read_text())
@@ -134,16 +135,10 @@ def refused(tmp_path: Path, ended: Ended) -> str:
     return sentence
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
 def test_key_manager_down(tmp_path: Path, own_state: Path, data: Path) -> None:
     assert run(tmp_path, data, *ROUND_TRIP).code == 0
     before = cartridges(own_state)
-    port = free_port()
+    port = reserve_port()
     lab = lab_file(tmp_path, ("port: 0", f"port: {port}"), ("start: true ", "start: false "))
     sentence = refused(tmp_path, run(tmp_path, data, *ROUND_TRIP, lab=lab))
     assert f"127.0.0.1:{port}" in sentence
@@ -153,7 +148,7 @@ def test_key_manager_down(tmp_path: Path, own_state: Path, data: Path) -> None:
 @pytest.mark.rule("EKM-6", "EKM-7")
 def test_primary_key_manager_down(tmp_path: Path, own_state: Path, data: Path) -> None:
     """The secondary serves the run; console and results tell of the loss, with the time."""
-    nobody = f"- {{name: gone, port: {free_port()}, start: false, token: ekm}}"
+    nobody = f"- {{name: gone, port: {reserve_port()}, start: false, token: ekm}}"
     lab = lab_file(tmp_path, ("ekms:\n", f"ekms:\n  {nobody}\n"))
     ended = run(tmp_path, data, *ROUND_TRIP, lab=lab)
     assert (ended.code, ended.err) == (0, "")

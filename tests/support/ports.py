@@ -1,0 +1,21 @@
+"""TCP ports for servers that must be at a known one."""
+
+from __future__ import annotations
+
+import socket
+
+_RESERVED: list[socket.socket] = []
+
+
+def reserve_port() -> int:
+    """Return a free port that nobody gets but who asks for it by number, while this process lives.
+
+    A socket holds it without listening: the kernel then gives it to nobody who asks for any port,
+    and a server with SO_REUSEADDR may still listen on it.
+    """
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", 0))
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _RESERVED.append(holder)
+    port: int = holder.getsockname()[1]
+    return port
