@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsm.admin_secret import ensure_admin_secret
+from hsm.crash_log import report
 from hsm.errors import (
     LabelUnknownError,
     LimitNotAcceptedError,
@@ -276,9 +277,9 @@ def _tell(**message: object) -> None:
 
 def main() -> int:
     """Provision what the request on standard input asks for; answer on standard output."""
-    request = json.load(sys.stdin)
-    state_dir = Path(request["state_dir"])
     try:
+        request = json.load(sys.stdin)
+        state_dir = Path(request["state_dir"])
         private_directory(state_dir)
         with _alone(state_dir):
             if "remove_keks" in request:
@@ -289,7 +290,10 @@ def main() -> int:
         _tell(error=str(error))
         return 2
     except BrokenPipeError:
-        return 1  # nobody listens any more
+        return 2  # nobody listens any more
+    except Exception as error:
+        _tell(error=report(error, "The provisioning process"))
+        return 2
     return 0
 
 

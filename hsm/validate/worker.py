@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hsm.crash_log import guarded
 from hsm.errors import TaperigError
 from hsm.validate.findings import answer_of
 from hsm.validate.probes import PROBES
@@ -91,4 +92,4 @@ def _open(request: dict[str, Any]) -> Bench:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main, "The validation worker"))

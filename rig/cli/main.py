@@ -1,20 +1,14 @@
-"""The ``rig`` command.
-
-Exit codes: 0 all holds; 1 something judged is wrong; 2 the command could not do its work, and one
-sentence on standard error says why; 130 and 143 interrupted.
-"""
+"""The commands of ``rig``; how the process ends is in rig/__main__.py."""
 
 from __future__ import annotations
 
-import io
 import os
-import signal
-import sys
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+import typer.main
+from typer._click.exceptions import ClickException  # typer has no public name for it
 
 from hsm.errors import TaperigError
 from rig.cli.board import board_app, board_serve
@@ -229,29 +223,20 @@ def rules(as_json: JsonOption = False) -> None:
     print(f"\n{covered} of {len(status)} rules have tests")
 
 
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    """End as on an exception, so that every child is stopped and every file is closed."""
-    sys.exit(128 + number)
+def run_command_line(arguments: list[str]) -> int:
+    """Run the command that the arguments name; return its exit code.
 
-
-def main() -> None:
-    """Run the command line; what the user has to mend comes as one sentence."""
-    signal.signal(signal.SIGTERM, _terminated)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # File names need not be UTF-8, and a log shall show each line when it is said.
-        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+    Whatever ends a command but a mistake in its arguments comes to the caller as it is.
+    """
+    if "_RIG_COMPLETE" in os.environ:
+        app(prog_name="rig")  # the shell asks for completions; this exits
+    command = typer.main.get_command(app)
     try:
-        app(standalone_mode=True)
-    except TaperigError as error:
-        from rig.report.text import printable
-
-        print(f"rig: {printable(str(error))}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        # Nobody reads our output any more; keep Python from failing again at its last flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()
+        with command.make_context("rig", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as ending:
+        return ending.exit_code
+    except ClickException as mistake:
+        mistake.show()
+        return mistake.exit_code
+    return 0

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def _work(
     node: Node, report: ConsoleReport, *, reclaim: bool = False, as_json: bool = False
 ) -> None:
-    """Let the drives do what is ordered; what has to wait is said, and is an error."""
+    """Run the queued tape jobs; name what is left undone, and exit with 1 then."""
     done = node.work(reclaim=reclaim)
     if as_json:
         print_json({"done": done.done, "waiting": [str(each) for each in done.failures]})
@@ -40,7 +40,7 @@ def _work(
         for failure in done.failures:
             report.error(str(failure))
     if done.failures:
-        raise typer.Exit(2)
+        raise typer.Exit(1)
 
 
 @ve_app.command("pools", rich_help_panel=SETTINGS)

@@ -10,6 +10,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from hsm.crash_log import guarded
 from hsm.errors import (
     KeyAbsentError,
     NotADataKeyError,
@@ -95,8 +96,9 @@ def _answer(keys: Keys, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Serve on the inherited socket. Ctrl-C is the drive's to handle: it hangs up when it ends."""
+    """Serve on the inherited socket. Ctrl-C and SIGHUP are the drive's: it hangs up at its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with socket.socket(fileno=int(sys.argv[1])) as link:
         try:
             serve(link)
@@ -106,4 +108,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main, "The secure element"))

@@ -17,11 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hsm.errors import TaperigError
 from rig.results.events import Event, Notice
 from rig.results.measurement import Measurement
 
 FORMAT = "taperig-results-1"
 SCHEMA_PATH = Path(__file__).parent / "results.schema.json"
+
+
+class ResultsError(TaperigError):
+    """The results of a run cannot be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,14 +204,23 @@ def _finite(value: Any) -> Any:
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """Write a text file so that a crash leaves the old one or the new one, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a text file so that a crash leaves the old one or the new one, never a part.
+
+    Raises ResultsError where the file cannot be written.
+    """
     try:
-        # File names may hold bytes that are no UTF-8; JSON knows their escapes.
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            # File names may hold bytes that are no UTF-8; JSON knows their escapes.
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ResultsError(
+            f"The results of the run cannot be written to {path} ({error.strerror}); make room "
+            "there, or choose another folder with --out."
+        ) from error
     return path

@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +18,7 @@ from rig.report import text
 from rig.report.console import ConsoleReport
 from rig.report.junit import write_junit
 from rig.results.events import EventLog
-from rig.results.results import RunResult, write_results
+from rig.results.results import ResultsError, RunResult, write_results
 from rig.scenarios.base import Scenario
 from rig.scenarios.host_files import capped, files_of, machine_files
 from rig.testbed.boards import choose_board
@@ -105,12 +106,14 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
         run.error = str(error)
         report.error(str(error))
     except BaseException as error:
-        run.error = f"The run was cut short ({type(error).__name__})."
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            run.error = "The run was interrupted."
+        else:
+            run.error = f"The run was cut short by an internal error ({type(error).__name__})."
+        with suppress(ResultsError):  # what cut it short is what the user is told
+            _write(run, folder, began)
         raise
-    finally:
-        run.duration_s = time.monotonic() - began
-        results = write_results(run, folder)
-        write_junit(run, folder)
+    results = _write(run, folder, began)
     report.verdict(run)
     report.line(f"results  {results}")
     if options.waves:
@@ -119,6 +122,14 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
         command = shlex.join(["rig", *sys.argv[1:], "--waves"])
         report.line(f"for a waveform of this run: {command}")
     return run
+
+
+def _write(run: RunResult, folder: Path, began: float) -> Path:
+    """Write both files of results; return the path of results.json."""
+    run.duration_s = time.monotonic() - began
+    results = write_results(run, folder)
+    write_junit(run, folder)
+    return results
 
 
 def _run_all(

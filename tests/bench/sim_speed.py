@@ -331,7 +331,7 @@ def rig_run(folder: Path, name: str, size: int) -> Seconds:
     options = ["--lab", str(folder / "lab.yaml"), "--data", str(data), "--out", str(folder / name)]
     begin, processor_begin = time.perf_counter(), children_processor_time()
     answer = subprocess.run(
-        [sys.executable, "-m", "rig.cli.main", "run", "--scenario", "round_trip", *options],
+        [sys.executable, "-m", "rig", "run", "--scenario", "round_trip", *options],
         env={**os.environ, "TAPERIG_STATE": str(folder / "state")},
         capture_output=True,
         text=True,

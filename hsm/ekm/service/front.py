@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from hsm.child_process import die_with
+from hsm.crash_log import guarded
 from hsm.ekm.admin.channel import AdminServer
 from hsm.ekm.audit.log import AuditLog
 from hsm.ekm.config import EkmConfig, load_config, parse_config
@@ -54,10 +55,11 @@ class EkmServer:
         self._patience: asyncio.TimerHandle | None = None
 
     async def run(self, on_ready: Callable[[str, int], None]) -> None:
-        """Serve until SIGTERM or SIGINT; call ``on_ready`` with the address once it serves."""
+        """Serve until SIGTERM, SIGINT or SIGHUP; call ``on_ready`` with the address."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                loop.add_signal_handler(number, self._stop.set)
         listener = _listen(self._config)
         supervisor = Supervisor()  # before the workers inherit what it is told by
         crew = Crew(self._config, self._audit)
@@ -196,4 +198,4 @@ def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main, "The key manager"))

@@ -30,6 +30,7 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsm.child_process import die_with
+from hsm.crash_log import guarded
 from hsm.ekm.audit.log import AuditError, AuditLog
 from hsm.ekm.client import tls_context
 from hsm.ekm.config import EkmConfig
@@ -361,13 +362,14 @@ def _tell_kind(error: Exception) -> None:
 
 @contextmanager
 def _wake_on_signals() -> Iterator[socket.socket]:
-    """Give a socket that can be read once SIGTERM came; Ctrl-C is the front's to obey."""
+    """Give a socket that can be read once SIGTERM came; Ctrl-C and SIGHUP are the front's."""
     near, far = socket.socketpair()
     with near, far:
         far.setblocking(False)
         before = signal.set_wakeup_fd(far.fileno())
         signal.signal(signal.SIGTERM, lambda number, frame: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             yield near
         finally:
@@ -433,9 +435,9 @@ def main() -> int:
         with suppress(OSError):
             front.setblocking(True)
             front.send(json.dumps({"failed": str(error)[:1000]}).encode())
-        return 1
+        return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main, "The key manager's worker"))

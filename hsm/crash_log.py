@@ -1,0 +1,131 @@
+"""What becomes of an error that nobody foresaw: one sentence, and a file with the traceback.
+
+The file is in the state folder (``$TAPERIG_STATE``, else the user's own), under ``errors``, or in
+the temporary folder when that one cannot be written. It holds no values of variables, and what an
+exception says is cleared of byte strings, inputs and long numbers: a key or a PIN never gets there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from hsm.errors import TaperigError
+
+USER_ERROR: Final = 2
+STATE_VARIABLE: Final = "TAPERIG_STATE"
+
+_PACKAGES: Final = Path(__file__).parents[1]
+_CURES: Final = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EACCES: "see to its access rights",
+    errno.EPERM: "see to its access rights",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+    errno.ENOMEM: "close other programs",
+}
+_SECRETS: Final = (
+    (re.compile(r"\bb(['\"]).*?\1", re.S), "b'...'"),
+    (re.compile(r"input_value=.*?(?=, input_type=|\]|$)", re.S), "input_value=..."),
+    (re.compile(r"[0-9A-Fa-f]{24,}"), "..."),
+    (re.compile(r"(?<![\w/.+-])[A-Za-z0-9+][A-Za-z0-9+/_-]{39,}={0,2}"), "..."),
+    (re.compile(r"((?:invalid literal|could not convert)[^:]*: ).*", re.S), r"\1..."),
+    (re.compile(r"'(?=[^'\n/]*\d)[^'\n/]{4,}'"), "'...'"),
+    (re.compile(r"\d{4,}"), "..."),
+)
+
+
+def report(error: BaseException, command: str) -> str:
+    """Write the traceback of an error to a file; return the sentence that names it."""
+    path = _write(error, command)
+    where = f"the traceback is in {path}" if path else "no file for the traceback could be written"
+    return f"{_reason(error, command)}; {where}."
+
+
+def guarded(main: Callable[[], int], command: str) -> int:
+    """Run a program's main function; a user reads one sentence for whatever ends it."""
+    try:
+        return main()
+    except TaperigError as error:
+        sentence = str(error)
+    except Exception as error:
+        sentence = report(error, command)
+    with suppress(OSError):
+        print(sentence, file=sys.stderr, flush=True)
+    return USER_ERROR
+
+
+def _reason(error: BaseException, command: str) -> str:
+    """Say what ended the command and, where the user can mend it, how."""
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        package = error.name.partition(".")[0]
+        return f"{command} needs the Python package {package}, which is missing; run `make setup`"
+    if isinstance(error, MemoryError):
+        return f"{command} ran out of memory; close other programs or give it less data"
+    if isinstance(error, OSError) and error.strerror:
+        file = f" ({error.filename})" if isinstance(error.filename, str) else ""
+        cure = _CURES.get(error.errno or 0)
+        return f"{command} failed: {error.strerror}{file}" + (f"; {cure}" if cure else "")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename.startswith(f"{_PACKAGES}{os.sep}")]
+    place = ""
+    if own:
+        place = f" in {Path(own[-1].filename).relative_to(_PACKAGES)}, line {own[-1].lineno}"
+    return f"Internal error of {command} ({type(error).__name__}{place}), please report it"
+
+
+def _write(error: BaseException, command: str) -> Path | None:
+    with suppress(Exception):
+        text = f"{time.strftime('%Y-%m-%d %H:%M:%S %z')}  {command}\n\n{_traceback(error)}"
+        for folder in (_state() / "errors", Path(tempfile.gettempdir())):
+            with suppress(OSError):
+                return _write_in(folder, text)
+    return None
+
+
+def _write_in(folder: Path, text: str) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    prefix = time.strftime("taperig-%Y%m%d-%H%M%S-")
+    handle, name = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=".log")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)
+
+
+def _state() -> Path:
+    if chosen := os.environ.get(STATE_VARIABLE):
+        return Path(chosen).expanduser().absolute()
+    import platformdirs
+
+    return platformdirs.user_state_path("taperig")
+
+
+def _traceback(error: BaseException) -> str:
+    """Return the traceback with its causes; of what the exceptions say, nothing secret."""
+    told = traceback.TracebackException.from_exception(error, limit=-50, capture_locals=False)
+    lines: list[str] = []
+    for line in told.format():
+        lines.append(line if line.lstrip().startswith("File ") else _without_secrets(line))
+    return "".join(lines)
+
+
+def _without_secrets(words: str) -> str:
+    for pattern, replacement in _SECRETS:
+        words = pattern.sub(replacement, words)
+    return words
