@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +32,16 @@ class Ended:
         return lines[0].removeprefix("rig: ")
 
 
-def rig(*arguments: str | Path, timeout: float = 300, **environment: str) -> Ended:
-    """Run ``rig`` to its end."""
+def rig(
+    *arguments: str | Path,
+    timeout: float = 300,
+    env: Mapping[str, str] | None = None,
+    **environment: str,
+) -> Ended:
+    """Run ``rig`` to its end, with these changes of the environment."""
     done = subprocess.run(
         [RIG, *map(str, arguments)],
-        env={**os.environ, **environment},
+        env={**os.environ, **(env or {}), **environment},
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -46,7 +46,7 @@ def log_named_in(sentence: str) -> Path:
 def test_rig_tells_an_uncaught_error_in_a_sentence_and_a_log(
     tmp_path: Path, statement: str, words: str
 ) -> None:
-    ended = rig("hsm", "list", **raising(tmp_path, "yaml", statement))
+    ended = rig("hsm", "list", env=raising(tmp_path, "yaml", statement))
     sentence = ended.sentence()
     assert words in sentence
     log = log_named_in(sentence)
@@ -58,7 +58,7 @@ def test_rig_tells_an_uncaught_error_in_a_sentence_and_a_log(
 def test_crash_log_goes_to_the_temporary_folder_without_a_state(tmp_path: Path) -> None:
     environment = raising(tmp_path, "yaml", "raise ZeroDivisionError")
     environment |= {"TAPERIG_STATE": "/proc/no", "TMPDIR": str(tmp_path)}
-    assert log_named_in(rig("hsm", "list", **environment).sentence()).parent == tmp_path
+    assert log_named_in(rig("hsm", "list", env=environment).sentence()).parent == tmp_path
 
 
 def test_crash_log_holds_no_key_material(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_crash_log_holds_no_key_material(tmp_path: Path) -> None:
         f"def fail(key, pin): raise ValueError(f'{{key}} {{pin}} ' + repr(b'x7!key'))\n"
         "try:\n    int('s3cr3t-pin')\nexcept ValueError:\n    fail(key, pin)"
     )
-    ended = rig("hsm", "list", **raising(tmp_path, "yaml", statement))
+    ended = rig("hsm", "list", env=raising(tmp_path, "yaml", statement))
     text = log_named_in(ended.sentence()).read_text()
     said = [line for line in text.splitlines() if line.startswith("ValueError")]
     assert len(said) == 2
@@ -83,7 +83,7 @@ def test_crash_log_holds_no_key_material(tmp_path: Path) -> None:
 def test_rig_says_that_it_was_interrupted_at_an_import(
     tmp_path: Path, module: str, command: list[str]
 ) -> None:
-    ended = rig(*command, **raising(tmp_path, module, "raise KeyboardInterrupt"))
+    ended = rig(*command, env=raising(tmp_path, module, "raise KeyboardInterrupt"))
     assert (ended.code, ended.err) == (130, "rig: interrupted\n")
 
 
@@ -95,7 +95,7 @@ def test_rig_ends_in_good_order_on_a_signal_and_says_so(
         "import atexit; atexit.register(print, 'cleaned up')\n"
         f"os.kill(os.getpid(), {int(number)})\nsignal.pause()"
     )
-    ended = rig("hsm", "list", **raising(tmp_path, "yaml", statement))
+    ended = rig("hsm", "list", env=raising(tmp_path, "yaml", statement))
     assert (ended.code, ended.err) == (128 + number, "rig: interrupted\n")
     assert ended.out == "cleaned up\n"
 
@@ -119,7 +119,8 @@ def test_rig_fails_on_an_uncaught_error_of_a_thread(tmp_path: Path) -> None:
         "sys.exit(0)"
     )
     assert (
-        "ZeroDivisionError" in rig("hsm", "list", **raising(tmp_path, "yaml", statement)).sentence()
+        "ZeroDivisionError"
+        in rig("hsm", "list", env=raising(tmp_path, "yaml", statement)).sentence()
     )
 
 
