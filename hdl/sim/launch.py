@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hdl.sim.wire import SOCKET_VARIABLE
 from hdl.sources import GENERATED_DIRECTORY, RTL_DIRECTORY, SIM_DIRECTORY, rtl_packages
-from hdl.verilator.recipe import Variant
-from hdl.verilator.verilate import BuiltSim, simulation_environment, verilate
+from hdl.verilator.recipe import Recipe, Variant
+from hdl.verilator.verilate import BuiltSim, build, recipe_of, simulation_environment
 
 TOP = "sim_top"
 MAIN = SIM_DIRECTORY / "main.cpp"
@@ -24,12 +24,17 @@ def build_simulation(
 
     `probes` are Verilator control files that make inner signals visible, for tests only.
     """
+    return build(simulation_recipe(variant, probes), on_build=on_build)
+
+
+def simulation_recipe(variant: Variant = "plain", probes: Sequence[Path] = ()) -> Recipe:
+    """Return all that the simulated board is built from."""
     code = [file for file in sorted(SIM_DIRECTORY.glob("*.cpp")) if file != MAIN]
     own = [*sorted(SIM_DIRECTORY.glob("*.sv")), *code]
     control = [SIM_DIRECTORY / "server_signals.vlt"]
     if variant == "waves":
         control.append(SIM_DIRECTORY / "waves.vlt")
-    return verilate(
+    return recipe_of(
         TOP,
         [*control, *probes, *rtl_packages(), *own],
         variant=variant,
@@ -37,7 +42,6 @@ def build_simulation(
         main=MAIN,
         includes=(RTL_DIRECTORY, GENERATED_DIRECTORY),
         flags=("-LDFLAGS", "-rdynamic", "-Wno-DECLFILENAME"),
-        on_build=on_build,
     )
 
 

@@ -58,9 +58,14 @@ class BuiltSim:
         return self.executable.parent
 
 
+def cache_path() -> Path:
+    """Return the path of the user's cache directory for built simulations."""
+    return user_cache_path("taperig") / "sim"
+
+
 def cache_directory() -> Path:
     """Return the user's cache directory for built simulations, made when absent."""
-    directory = user_cache_path("taperig") / "sim"
+    directory = cache_path()
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 
@@ -84,21 +89,43 @@ def verilate(
     jobs: int = 2,
     on_build: Callable[[str], None] | None = None,
 ) -> BuiltSim:
-    """Build `toplevel` from `sources` (.sv, .v, .vlt, .cpp) or take it from the cache.
+    """Build `toplevel` from `sources` or take it from the cache; see `recipe_of` and `build`."""
+    recipe = recipe_of(
+        toplevel,
+        sources,
+        variant=variant,
+        parameters=parameters,
+        defines=defines,
+        includes=includes,
+        flags=flags,
+        reach_top=reach_top,
+        main=main,
+    )
+    return build(recipe, jobs=jobs, on_build=on_build)
 
-    `on_build` is called with one line for the user when, and only when, something has to be
-    compiled.  Packages come before the modules that import them.  Python reaches the signals of
-    the top module when `reach_top`, and else only what .vlt files among the sources name.  `main`
-    is a C++ file with a main loop to take in place of cocotb's.
+
+def recipe_of(
+    toplevel: str,
+    sources: Sequence[Path],
+    *,
+    variant: Variant = "plain",
+    parameters: Mapping[str, int | str] | None = None,
+    defines: Mapping[str, str] | None = None,
+    includes: Sequence[Path] = (),
+    flags: Sequence[str] = (),
+    reach_top: bool = True,
+    main: Path | None = None,
+) -> Recipe:
+    """Return what `toplevel` is built from: `sources` (.sv, .v, .vlt, .cpp) and flags.
+
+    Packages come before the modules that import them.  Python reaches the signals of the top
+    module when `reach_top`, and else only what .vlt files among the sources name.  `main` is a
+    C++ file with a main loop to take in place of cocotb's.
     """
     missing = [str(source) for source in sources if not Path(source).is_file()]
     if missing:
         raise BuildError(f"Cannot build {toplevel}: no such source file: {', '.join(missing)}")
-    toolchain = find_toolchain()
-    require_libpython()
-    if variant == "waves":
-        require_fst()
-    recipe = Recipe(
+    return Recipe(
         toplevel=toplevel,
         hdl=tuple(Path(s).resolve() for s in sources if Path(s).suffix != ".cpp"),
         cpp=tuple(Path(s).resolve() for s in sources if Path(s).suffix == ".cpp"),
@@ -113,8 +140,28 @@ def verilate(
             *flags,
         ),
     )
+
+
+def build_name(recipe: Recipe, toolchain: Toolchain) -> str:
+    """Return the name of a build in the cache: a hash over all that it is made from."""
+    return f"{recipe.toplevel}-{recipe.variant}-{recipe.digest(toolchain)}"
+
+
+def build(
+    recipe: Recipe, *, jobs: int = 2, on_build: Callable[[str], None] | None = None
+) -> BuiltSim:
+    """Build what a recipe says or take it from the cache.
+
+    `on_build` is called with one line for the user when, and only when, something has to be
+    compiled.
+    """
+    toplevel, variant = recipe.toplevel, recipe.variant
+    toolchain = find_toolchain()
+    require_libpython()
+    if variant == "waves":
+        require_fst()
     root = cache_directory()
-    name = f"{toplevel}-{variant}-{recipe.digest(toolchain)}"
+    name = build_name(recipe, toolchain)
     final = root / name
     executable = final / toplevel
     if executable.is_file():
