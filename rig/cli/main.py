@@ -13,6 +13,7 @@ from typer._click.exceptions import ClickException  # typer has no public name f
 from hsm.errors import TaperigError
 from rig.cli.board import board_app, board_serve
 from rig.cli.cartridge import cartridge_rekey
+from rig.cli.doctor import doctor
 from rig.cli.ekm import ekm_app
 from rig.cli.ekm_verify import ekm_verify
 from rig.cli.help import CommandLine, ExampleGroup
@@ -37,6 +38,7 @@ rig ve work                        copy the cached volumes to tape
 rig cartridge show FILE            show what is on a cartridge
 rig board build ulx3s              build a bitstream; say how fast it is
 rig board serve virtual            serve a simulated board at a VISA resource
+rig doctor                         check everything that a run needs
 rig rules                          list every rule, its tests, their verdict
 
 State (tokens, PINs, certificates, cartridges, results) is in $TAPERIG_STATE, by default
@@ -47,18 +49,44 @@ _JUDGE, _OPERATE, _SET_UP = "Test and judge", "Operate", "Set up"
 app = CommandLine(
     name="rig",
     cls=ExampleGroup,
-    help="Test rig for tape encryption: gates, keys, drive and virtualization engine, judged.",
     epilog=_EXAMPLES,
 )
 cartridge_app = CommandLine(help="Cartridge files.")
 app.add_typer(ve_app, name="ve", rich_help_panel=_OPERATE)
 app.add_typer(ekm_app, name="ekm", rich_help_panel=_OPERATE)
 app.add_typer(cartridge_app, name="cartridge", rich_help_panel=_OPERATE)
+app.command("doctor", rich_help_panel=_SET_UP)(doctor)
 app.add_typer(hsm_app, name="hsm", rich_help_panel=_SET_UP)
 app.add_typer(board_app, name="board", rich_help_panel=_SET_UP)
 board_app.command("serve")(board_serve)
 cartridge_app.command("rekey")(cartridge_rekey)
 ekm_app.command("verify")(ekm_verify)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the versions of the rig, its gates, its simulator."),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --version: print JSON instead of text.")
+    ] = False,
+) -> None:
+    """Test rig for tape encryption: gates, keys, drive and virtualization engine, judged."""
+    if as_json and not version:
+        raise typer.BadParameter("--json goes with --version, or behind a command.")
+    if not version:
+        if context.invoked_subcommand is None:
+            context.fail("Missing command.")
+        return
+    if context.invoked_subcommand is not None:
+        raise typer.BadParameter("--version goes without a command.")
+    from rig.cli.version import describe, print_version
+
+    found = describe()
+    print_json(found) if as_json else print_version(found)
 
 
 @app.command(

@@ -24,11 +24,16 @@ class StateError(TaperigError):
     """The state folder cannot be used."""
 
 
-def state_dir() -> Path:
-    """The state folder, made when absent with access for its owner only."""
+def state_path() -> Path:
+    """Return the path of the state folder, which need not exist."""
     chosen = os.environ.get(ENVIRONMENT)
     path = Path(chosen).expanduser() if chosen else platformdirs.user_state_path("taperig")
-    return private_folder(path.absolute())
+    return path.absolute()
+
+
+def state_dir() -> Path:
+    """The state folder, made when absent with access for its owner only."""
+    return private_folder(state_path())
 
 
 def private_folder(path: Path) -> Path:
