@@ -1,122 +1,17 @@
-"""``rig cartridge rekey``: other keys for a cartridge, without rewriting its data."""
+"""``rig cartridge show``: what is on a cartridge file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import Any
 
 from hsm.errors import EedkMalformedError
 from hsm.keys.eedk import Eedk
-from rig.cli.options import BoardOption, JsonOption, LabOption, lab_of, print_json
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import Flags, RecordHeader, TapeFormat
 from rig.ve.volumes.logical_volume import VolumeError, VolumeHeader, decode_label
-
-if TYPE_CHECKING:
-    from hsm.keys.eedk import KeyLabel
-    from rig.lab.model import Lab
-
-KeyOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--key",
-        metavar="LABEL",
-        help="Key of a new EEDK that bears its label (clear mode); once or twice with --hash-key.",
-    ),
-]
-HashKeyOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--hash-key", metavar="LABEL", help="Key of a new EEDK that bears its hash (hash mode)."
-    ),
-]
-
-
-def cartridge_rekey(
-    volser: Annotated[
-        str, typer.Argument(metavar="VOLSER", help="Cartridge of the library, such as TAP002.")
-    ],
-    key: KeyOption = None,
-    hash_key: HashKeyOption = None,
-    lab: LabOption = None,
-    board: BoardOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Give a cartridge new EEDKs for other keys; by default those that its pool has now.
-
-    The data is not touched; the old EEDKs are gone from cartridge memory and media afterwards.
-    """
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
-    from rig.report.console import ConsoleReport
-    from rig.results.events import EventLog
-    from rig.results.results import untimed
-    from rig.testbed.boards import choose_board
-    from rig.testbed.session import open_station
-    from rig.testbed.state import state_dir, used_alone
-    from rig.ve.tape.library import Library
-    from rig.ve.tape.rekey import rekey
-
-    checked, state = lab_of(lab), state_dir()
-    library = Library(state / "cartridges")
-    number = library[volser].pool
-    keys = _keys(checked, number, key or [], hash_key or [])
-    unit = checked.pools_of(checked.run_node).get(number)
-    report, events = ConsoleReport(error_stream=as_json), EventLog()
-    events.notice_listeners.append(report.notice)
-    name = choose_board(checked, board)
-    with (
-        used_alone(state),
-        TemporaryDirectory(prefix="taperig-rekey-") as folder,
-        open_station(checked, name, state, Path(folder), report, untimed, events=events) as station,
-    ):
-        events.listeners.append(report.step)
-        report.step_heading()
-        done = rekey(
-            station.drive,
-            station.proxy,
-            library,
-            events,
-            volser,
-            keys,
-            allow_public_only=unit is not None and unit.allow_public_only,
-        )
-    if as_json:
-        print_json(
-            {
-                "volser": volser,
-                "keys": [{"label": each.label, "mode": each.mode.value} for each in keys],
-                "opened_here": list(done.opened),
-            }
-        )
-        return
-    words = " and ".join(f"{each.label!r} ({each.mode} mode)" for each in keys)
-    report.line(f"{volser} is under {words}; {sum(done.opened)} of its 2 EEDKs opened here")
-
-
-def _keys(lab: Lab, pool_number: int, clear: list[str], hashed: list[str]) -> tuple[KeyLabel, ...]:
-    """The keys of the command line, clear ones first, else those of the cartridge's pool."""
-    from hsm.errors import TaperigError
-    from hsm.keys.eedk import KeyLabel, KeyMode
-
-    keys = tuple(
-        [KeyLabel(label) for label in clear] + [KeyLabel(label, KeyMode.HASH) for label in hashed]
-    )
-    if len(keys) > 2:
-        raise TaperigError(f"A cartridge takes one or two keys, not {len(keys)}; leave some out.")
-    if keys:
-        return keys
-    pool = lab.pools_of(lab.run_node).get(pool_number)
-    if pool is None or not pool.keys:
-        raise TaperigError(
-            f"Pool {pool_number} of the lab has no keys; name some with --key or --hash-key."
-        )
-    return tuple(KeyLabel(each.label, KeyMode(each.mode)) for each in pool.keys)
 
 
 def show(path: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typer._click.exceptions import ClickException  # typer has no public name f
 
 from hsm.errors import TaperigError
 from rig.cli.board import board_app, board_serve
-from rig.cli.cartridge import cartridge_rekey
 from rig.cli.doctor import doctor
 from rig.cli.ekm import ekm_app
 from rig.cli.ekm_verify import ekm_verify
@@ -59,7 +58,6 @@ app.command("doctor", rich_help_panel=_SET_UP)(doctor)
 app.add_typer(hsm_app, name="hsm", rich_help_panel=_SET_UP)
 app.add_typer(board_app, name="board", rich_help_panel=_SET_UP)
 board_app.command("serve")(board_serve)
-cartridge_app.command("rekey")(cartridge_rekey)
 ekm_app.command("verify")(ekm_verify)
 
 

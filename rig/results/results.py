@@ -81,6 +81,8 @@ class RunResult:
     data: dict[str, Any] = field(default_factory=dict)
     scenarios: list[ScenarioResult] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
+    cartridges: Path | None = None
+    """Where the nodes of a run that did not pass are kept, with their cartridges."""
     error: str | None = None
 
     @property
@@ -104,12 +106,6 @@ class RunResult:
             self.phases[name] = round(time.monotonic() - began, 3)
 
 
-@contextmanager
-def untimed(name: str) -> Iterator[None]:
-    """Stand in for ``RunResult.phase`` where nothing is counted."""
-    yield
-
-
 def as_json(run: RunResult) -> dict[str, Any]:
     """The run as results.json has it."""
     return {
@@ -125,6 +121,7 @@ def as_json(run: RunResult) -> dict[str, Any]:
         "duration_s": round(run.duration_s, 3),
         "phases_s": run.phases,
         "data": run.data,
+        "cartridges": None if run.cartridges is None else str(run.cartridges),
         "scenarios": [_scenario(scenario) for scenario in run.scenarios],
         "notices": [
             {

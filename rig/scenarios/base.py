@@ -1,4 +1,4 @@
-"""What every scenario is: a name, and a way to judge an open station."""
+"""What every scenario is: a name, and a way to judge an open lab."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from hsm.errors import TaperigError
 from rig.report.console import ConsoleReport
 from rig.results.measurement import Measurement
 from rig.results.results import Check, ScenarioResult
-from rig.testbed.session import Station
+from rig.testbed.node import RunNodes
+from rig.testbed.session import LabSession
 
 
 @dataclass
 class Stage:
-    """What a scenario works with: the open station, the files to write, and where to report."""
+    """What a scenario works with: the open lab, the files to write, and where to report."""
 
-    station: Station
+    session: LabSession
+    nodes: RunNodes
     files: Sequence[Path]
     report: ConsoleReport
     result: ScenarioResult
@@ -48,19 +50,23 @@ class Scenario(ABC):
         """Run; raise TaperigError when it cannot be judged."""
 
     def execute(
-        self, station: Station, files: Sequence[Path], report: ConsoleReport
+        self,
+        session: LabSession,
+        nodes: RunNodes,
+        files: Sequence[Path],
+        report: ConsoleReport,
     ) -> ScenarioResult:
         """Run and keep what was found; an error ends this scenario only."""
         result = ScenarioResult(self.name, self.title)
         report.title(self.title)
         began = time.monotonic()
-        first_event = len(station.events.events)
+        first_event = len(session.events.events)
         try:
-            self.run(Stage(station, files, report, result))
+            self.run(Stage(session, nodes, files, report, result))
         except TaperigError as error:
             result.error = str(error)
         finally:
             result.duration_s = time.monotonic() - began
-            result.steps = list(station.events.events[first_event:])
+            result.steps = list(session.events.events[first_event:])
         report.scenario_end(result)
         return result

@@ -1,45 +1,46 @@
-"""What the stories of pools over time share: a node of their own on the station's drive."""
+"""What the scenarios of pools over time share: a node of their own on the run's drive."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from sqlalchemy import select
 
 from hsm.errors import TaperigError
 from hsm.keys.eedk import KeyLabel
+from rig.results.events import EventLog
 from rig.scenarios.base import Stage
-from rig.ve.catalogue import settings, transactions
-from rig.ve.catalogue.model import PoolSettings, StorageGroup, TapeEncryption, VolumeState
+from rig.testbed.node import storage_group
+from rig.ve.catalogue import transactions
+from rig.ve.catalogue.model import PoolSettings, TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import PhysicalRow
-from rig.ve.node import Node, NodeSettings
+from rig.ve.node import Node
 
-GROUP = "STORY"
 VOLUME_BYTES = 20_000
 VOLUMES = 12
 PER_CARTRIDGE = 3
+CARTRIDGES = 15
 
 
 @dataclass
-class Story:
-    """A node, and what its volumes must hold."""
+class Lifecycle:
+    """A node over time, and what its volumes must hold."""
 
     stage: Stage
     node: Node
+    group: str
     contents: dict[str, bytes]
 
     def write(self, name: str, data: bytes) -> None:
         """Write a volume as a host does, and unload it."""
-        self.node.write(name, [data], len(data), storage_group=GROUP)
+        self.node.write(name, [data], len(data), storage_group=self.group)
         self.node.unload(name)
         self.contents[name] = data
 
     def work(self, *, reclaim: bool = False) -> None:
-        """Let the drive do what is ordered; what fails ends the story."""
+        """Let the drive do what is ordered; what fails ends the scenario."""
         failures = self.node.work(reclaim=reclaim).failures
         if failures:
             raise failures[0]
@@ -89,20 +90,18 @@ class Story:
 
 
 @contextmanager
-def told(stage: Stage, name: str, pools: Sequence[PoolSettings]) -> Iterator[Story]:
-    """Begin a story on a node of its own, whose storage group names the first of the pools."""
-    station = stage.station
-    size = PER_CARTRIDGE * VOLUME_BYTES
-    chosen = NodeSettings(name, 2 * VOLUMES * VOLUME_BYTES, size)
-    with tempfile.TemporaryDirectory(prefix="story-", dir=station.cartridges) as scratch:
-        folder = Path(scratch)
-        with Node(folder, [station.drive], station.proxy, settings=chosen) as node:
-            with node.change() as session:
-                for pool in pools:
-                    settings.set_pool(session, pool)
-                settings.set_storage_group(session, StorageGroup(GROUP, pools[0].number))
-            node.insert(f"STY{number:03}" for number in range(1, 16))
-            yield Story(stage, node, {})
+def open_lifecycle(stage: Stage, name: str, pools: Sequence[PoolSettings]) -> Iterator[Lifecycle]:
+    """Open a node of the run; its volumes are of a storage group that names the first pool."""
+    group = storage_group(pools[0].number)
+    with stage.nodes.open(
+        name,
+        replace(stage.session, events=EventLog()),  # its steps are not those that are judged
+        pools,
+        cache_bytes=2 * VOLUMES * VOLUME_BYTES,
+        cartridge_bytes=PER_CARTRIDGE * VOLUME_BYTES,
+        cartridges=CARTRIDGES,
+    ) as node:
+        yield Lifecycle(stage, node, group, {})
 
 
 def pieces(stage: Stage, count: int) -> list[bytes]:
@@ -119,11 +118,11 @@ def pieces(stage: Stage, count: int) -> list[bytes]:
 
 def two_keys(stage: Stage) -> tuple[KeyLabel, KeyLabel]:
     """Two different keys of the lab."""
-    lab = stage.station.lab
+    lab = stage.session.lab
     labels = [*(kek.label for kek in lab.keks), *lab.labels_of(lab.run_node)]
     distinct = list({KeyLabel(label).label: KeyLabel(label) for label in labels}.values())
     if len(distinct) < 2:
         raise TaperigError(
-            "The story of KEKs over time needs two keys; name two under keks in the lab file."
+            "A scenario of KEKs over time needs two keys; name two under keks in the lab file."
         )
     return distinct[0], distinct[1]

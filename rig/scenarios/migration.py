@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rig.scenarios.base import Scenario, Stage
-from rig.scenarios.lifecycle import VOLUMES, Story, pieces, told, two_keys
+from rig.scenarios.lifecycle import VOLUMES, Lifecycle, open_lifecycle, pieces, two_keys
 from rig.ve import operator_views
 from rig.ve.catalogue import settings
 from rig.ve.catalogue.model import PoolSettings, VolumeState
@@ -34,94 +34,96 @@ class Migration(Scenario):
         rows: list[tuple[str, ...]] = [
             ("day", "what happened", "old pool", "new pool", "scratch", "on encrypted tape")
         ]
-        with told(stage, f"migration by {method}", pools) as story:
+        with open_lifecycle(stage, f"migration by {method}", pools) as lifecycle:
             for number in range(VOLUMES - 1):
-                story.write(f"V{number:05}", data[number])
-            story.work()
-            rows.append(_row(story, 0, "volumes were written in the clear"))
-            with story.node.change() as session:
+                lifecycle.write(f"V{number:05}", data[number])
+            lifecycle.work()
+            rows.append(_row(lifecycle, 0, "volumes were written in the clear"))
+            with lifecycle.node.change() as session:
                 changes = settings.begin_migration(session, OLD, NEW)
-            rows.append(_row(story, 0, "the three changes were made"))
-            story.write("VNEW01", data[-1])
-            story.work()
-            rows.append(_row(story, 0, "a new volume was written"))
-            getattr(self, f"_{method}")(story, rows)
+            rows.append(_row(lifecycle, 0, "the three changes were made"))
+            lifecycle.write("VNEW01", data[-1])
+            lifecycle.work()
+            rows.append(_row(lifecycle, 0, "a new volume was written"))
+            getattr(self, f"_{method}")(lifecycle, rows)
             stage.report.table(rows)
             for line in changes:
                 stage.report.line(f"  {line}")
-            self._judge(stage, story, method)
+            self._judge(stage, lifecycle, method)
 
-    def _recall(self, story: Story, rows: list[tuple[str, ...]]) -> None:
+    def _recall(self, lifecycle: Lifecycle, rows: list[tuple[str, ...]]) -> None:
         """Recall in the order of the map; each goes to the new pool at its unload."""
-        story.node.let_go(story.node.settings.cache_bytes)
-        names = list(story.contents)
+        lifecycle.node.let_go(lifecycle.node.settings.cache_bytes)
+        names = list(lifecycle.contents)
         half = len(names) // 2
-        story.node.recall_job(names[:half])
-        rows.append(_row(story, 0, f"{half} volumes were recalled and unloaded"))
-        story.node.recall_job(names[half:])
-        rows.append(_row(story, 0, "the others too"))
+        lifecycle.node.recall_job(names[:half])
+        rows.append(_row(lifecycle, 0, f"{half} volumes were recalled and unloaded"))
+        lifecycle.node.recall_job(names[half:])
+        rows.append(_row(lifecycle, 0, "the others too"))
 
-    def _move(self, story: Story, rows: list[tuple[str, ...]]) -> None:
+    def _move(self, lifecycle: Lifecycle, rows: list[tuple[str, ...]]) -> None:
         """Move the volumes stacked on every tape of the old pool."""
-        story.node.move_stacked(_volsers(story), NEW)
-        story.work()
-        rows.append(_row(story, 0, "the stacked volumes were moved"))
+        lifecycle.node.move_stacked(_volsers(lifecycle), NEW)
+        lifecycle.work()
+        rows.append(_row(lifecycle, 0, "the stacked volumes were moved"))
 
-    def _reclamation(self, story: Story, rows: list[tuple[str, ...]]) -> None:
+    def _reclamation(self, lifecycle: Lifecycle, rows: list[tuple[str, ...]]) -> None:
         """Let tapes be reclaimed by age; what was never filled is moved at the end."""
-        with story.node.change() as session:
+        with lifecycle.node.change() as session:
             pool = settings.pool(session, OLD)
             policy = replace(pool.reclaim, days_since_write=DAYS)
             settings.set_pool(session, replace(pool, reclaim=policy))
-        story.node.advance(DAYS - 1)
-        story.work(reclaim=True)
-        rows.append(_row(story, DAYS - 1, "nothing is old enough for reclaim"))
-        story.node.advance(1)
-        story.work(reclaim=True)
-        rows.append(_row(story, DAYS, f"filled tapes of {DAYS} days were reclaimed"))
-        story.stage.check(
+        lifecycle.node.advance(DAYS - 1)
+        lifecycle.work(reclaim=True)
+        rows.append(_row(lifecycle, DAYS - 1, "nothing is old enough for reclaim"))
+        lifecycle.node.advance(1)
+        lifecycle.work(reclaim=True)
+        rows.append(_row(lifecycle, DAYS, f"filled tapes of {DAYS} days were reclaimed"))
+        lifecycle.stage.check(
             "by reclamation: tapes that were not filled are left",
-            story.tapes(OLD) == {"none": 1},
+            lifecycle.tapes(OLD) == {"none": 1},
             rules=("MIG-10",),
         )
-        story.node.move_stacked(_volsers(story), NEW)
-        story.work()
-        rows.append(_row(story, DAYS, "clean-up: the tape not filled was moved"))
+        lifecycle.node.move_stacked(_volsers(lifecycle), NEW)
+        lifecycle.work()
+        rows.append(_row(lifecycle, DAYS, "clean-up: the tape not filled was moved"))
 
-    def _judge(self, stage: Stage, story: Story, method: str) -> None:
+    def _judge(self, stage: Stage, lifecycle: Lifecycle, method: str) -> None:
         rules = {"recall": "MIG-2", "move": "MIG-4", "reclamation": "MIG-7"}[method]
-        with story.node.catalogue.reading() as session:
-            left = list(operator_views.search(session, Search(pool=OLD), story.node.clock.now()))
+        with lifecycle.node.catalogue.reading() as session:
+            left = list(
+                operator_views.search(session, Search(pool=OLD), lifecycle.node.clock.now())
+            )
         stage.check(
             f"by {method}: the old pool is empty, its tapes are back in the scratch pool",
             not left,
             rules=("MIG-1", rules),
         )
-        encrypted = story.on_encrypted()
+        encrypted = lifecycle.on_encrypted()
         stage.check(
             f"by {method}: every volume is on encrypted tape",
-            encrypted == len(story.contents),
-            f"{encrypted} of {len(story.contents)}",
+            encrypted == len(lifecycle.contents),
+            f"{encrypted} of {len(lifecycle.contents)}",
             rules=("MIG-1", rules),
         )
-        story.judge(f"by {method}", (rules,))
+        lifecycle.judge(f"by {method}", (rules,))
 
 
-def _volsers(story: Story) -> list[str]:
+def _volsers(lifecycle: Lifecycle) -> list[str]:
     """The tapes of the old pool that hold data."""
-    with story.node.catalogue.reading() as session:
-        rows = list(operator_views.search(session, Search(pool=OLD), story.node.clock.now()))
+    with lifecycle.node.catalogue.reading() as session:
+        rows = list(operator_views.search(session, Search(pool=OLD), lifecycle.node.clock.now()))
     return [row["volser"] for row in rows if row["state"] != VolumeState.SCRATCH.value]
 
 
-def _row(story: Story, day: int, words: str) -> tuple[str, ...]:
-    with story.node.catalogue.reading() as session:
+def _row(lifecycle: Lifecycle, day: int, words: str) -> tuple[str, ...]:
+    with lifecycle.node.catalogue.reading() as session:
         scratch = operator_views.scratch_left(session)
     return (
         str(day),
         words,
-        str(sum(story.tapes(OLD).values())),
-        str(sum(story.tapes(NEW).values())),
+        str(sum(lifecycle.tapes(OLD).values())),
+        str(sum(lifecycle.tapes(NEW).values())),
         str(scratch),
-        f"{story.on_encrypted()} of {len(story.contents)}",
+        f"{lifecycle.on_encrypted()} of {len(lifecycle.contents)}",
     )

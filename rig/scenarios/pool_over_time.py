@@ -1,4 +1,4 @@
-"""The source's figure as a story: a pool is in the clear, then under one KEK, then under another.
+"""The source's figure: a pool is in the clear, then under one KEK, then under another.
 
 Every month a part of the volumes is rewritten, so tapes become scratch and are written from BOT
 anew, with the settings of that day. The clock is set ahead; nothing waits.
@@ -7,7 +7,14 @@ anew, with the settings of that day. The clock is set ahead; nothing waits.
 from __future__ import annotations
 
 from rig.scenarios.base import Scenario, Stage
-from rig.scenarios.lifecycle import PER_CARTRIDGE, VOLUMES, Story, pieces, told, two_keys
+from rig.scenarios.lifecycle import (
+    PER_CARTRIDGE,
+    VOLUMES,
+    Lifecycle,
+    open_lifecycle,
+    pieces,
+    two_keys,
+)
 from rig.ve import operator_views
 from rig.ve.catalogue import settings
 from rig.ve.catalogue.model import PoolSettings
@@ -37,29 +44,29 @@ class PoolOverTime(Scenario):
             ("day", "the pool is set to", "none", first.label, second.label)
         ]
         seen: list[dict[str, int]] = []
-        with told(stage, self.name, [panels[0]]) as story:
+        with open_lifecycle(stage, self.name, [panels[0]]) as lifecycle:
             for month in range(MONTHS + 1):
                 if month in panels:
-                    with story.node.change() as session:
+                    with lifecycle.node.change() as session:
                         settings.set_pool(session, panels[month])
-                before = story.tapes(POOL) if month in panels else None
-                _rewrite(story, month, data)
-                tapes = story.tapes(POOL)
+                before = lifecycle.tapes(POOL) if month in panels else None
+                _rewrite(lifecycle, month, data)
+                tapes = lifecycle.tapes(POOL)
                 seen.append(tapes)
                 now = words[max(each for each in words if each <= month)]
                 counts = (str(tapes.get(key, 0)) for key in ("none", first.label, second.label))
                 rows.append((str(month * MONTH_DAYS), now, *counts))
                 if month and before is not None:
-                    self._unchanged(stage, story, month, before, seen[-2])
-                story.node.advance(MONTH_DAYS)
+                    self._unchanged(stage, lifecycle, month, before, seen[-2])
+                lifecycle.node.advance(MONTH_DAYS)
             stage.report.table(rows)
-            self._judge(stage, story, seen, first.label, second.label)
-            story.judge("pool over time", ("POOL-2",))
+            self._judge(stage, lifecycle, seen, first.label, second.label)
+            lifecycle.judge("pool over time", ("POOL-2",))
 
     def _unchanged(
         self,
         stage: Stage,
-        story: Story,
+        lifecycle: Lifecycle,
         month: int,
         before: dict[str, int],
         last: dict[str, int],
@@ -71,7 +78,12 @@ class PoolOverTime(Scenario):
         )
 
     def _judge(
-        self, stage: Stage, story: Story, seen: list[dict[str, int]], first: str, second: str
+        self,
+        stage: Stage,
+        lifecycle: Lifecycle,
+        seen: list[dict[str, int]],
+        first: str,
+        second: str,
     ) -> None:
         stage.check(
             "at first all tapes are in the clear, then the pool is a mix, then all are encrypted",
@@ -85,7 +97,7 @@ class PoolOverTime(Scenario):
             [set(seen[month]) for month in (6, MONTHS)] == [{first, second}, {second}],
             rules=("POOL-2",),
         )
-        with story.node.catalogue.reading() as session:
+        with lifecycle.node.catalogue.reading() as session:
             old, new = (
                 operator_views.key_users(session, first),
                 operator_views.key_users(session, second),
@@ -98,12 +110,12 @@ class PoolOverTime(Scenario):
         )
 
 
-def _rewrite(story: Story, month: int, data: list[bytes]) -> None:
+def _rewrite(lifecycle: Lifecycle, month: int, data: list[bytes]) -> None:
     """At first everything; then a half every month, a tape's volumes together."""
     half = VOLUMES // 2
     numbers = range(VOLUMES) if month == 0 else range(half * (month % 2), half * (month % 2 + 1))
     for number in numbers:
-        story.write(f"V{number:05}", data[(number + month * 5) % len(data)])
+        lifecycle.write(f"V{number:05}", data[(number + month * 5) % len(data)])
         if number % PER_CARTRIDGE == PER_CARTRIDGE - 1:
-            story.work()
-    story.work()
+            lifecycle.work()
+    lifecycle.work()

@@ -32,19 +32,19 @@ class Rates(Scenario):
 
     def run(self, stage: Stage) -> None:
         """Measure every record size with a key made for it."""
-        station = stage.station
-        engine = station.engine
-        native, fastest = station.drive_unit.native_rate, station.lab.fastest_rate
+        opened = stage.session.drive
+        engine = opened.engine
+        native, fastest = opened.unit.native_rate, stage.session.lab.fastest_rate
         key = secrets.token_bytes(32)
-        engine.load_sealed_key(_sealed(station.element, key))
+        engine.load_sealed_key(_sealed(opened.element, key))
         found: list[Measurement] = []
         sizes = [size for size in RECORD_SIZES if size <= engine.max_data_bytes]
         try:
             with stage.report.task("measuring rates", sum(sizes)) as advance:
-                if station.traffic is None:
+                if opened.traffic is None:
                     items = rates(engine, native, fastest, advance)
                 else:
-                    items = generated_rates(engine, station.traffic, key, native, fastest, advance)
+                    items = generated_rates(engine, opened.traffic, key, native, fastest, advance)
                 for item in items:
                     found.append(item)
                     stage.measure(item, show=False)

@@ -22,7 +22,8 @@ from rig.results.results import ResultsError, RunResult, write_results
 from rig.scenarios.base import Scenario
 from rig.scenarios.host_files import capped, files_of, machine_files
 from rig.testbed.boards import choose_board
-from rig.testbed.session import choose_drive, open_station
+from rig.testbed.node import RunNodes
+from rig.testbed.session import choose_drive, open_session
 from rig.testbed.state import new_run_dir, used_alone
 
 SCENARIOS: Final = {
@@ -116,6 +117,8 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
     results = _write(run, folder, began)
     report.verdict(run)
     report.line(f"results  {results}")
+    if run.cartridges is not None:
+        report.line(f"kept     {run.cartridges}, with the run's cartridges")
     if options.waves:
         report.line(f"waves    {folder / 'waves.fst'}")
     elif run.verdict != "pass":
@@ -149,14 +152,31 @@ def _run_all(
     run.notices = events.notices
     with (
         used_alone(state),
-        open_station(
-            lab, board, state, folder, report, run.phase, waves=waves, events=events
-        ) as station,
+        open_session(
+            lab,
+            lab.run_node,
+            state,
+            report,
+            events,
+            [choose_drive(lab, board)],
+            board=board,
+            reach_key_manager=True,
+            phase=run.phase,
+            waves=folder / "waves.fst" if waves else None,
+            log=folder / "simulation.log",
+        ) as session,
     ):
-        for scenario in scenarios:
-            with run.phase(scenario.name):
-                result = scenario.execute(station, files, report)
-            run.scenarios.append(result)
+        nodes = RunNodes(folder)
+        try:
+            for scenario in scenarios:
+                with run.phase(scenario.name):
+                    result = scenario.execute(session, nodes, files, report)
+                run.scenarios.append(result)
+            if run.verdict == "pass":
+                for sentence in nodes.discard():
+                    report.line(sentence)
+        finally:
+            run.cartridges = nodes.folder if nodes.folder.exists() else None
 
 
 def _files(lab: Lab, options: RunOptions) -> list[Path]:

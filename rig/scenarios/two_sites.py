@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
@@ -22,15 +22,13 @@ from hsm.provisioning import remove_keks
 from rig.drive.drive import Drive
 from rig.results.events import NoticeKind
 from rig.scenarios.base import Scenario, Stage
+from rig.scenarios.host import Host, number_volumes
 from rig.scenarios.host_files import capped
-from rig.testbed.site import KeySite, serving
-from rig.ve.catalogue.pools import Pool, Pools
+from rig.testbed.site import PAIR, KeySite, serving
+from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy, Observer
 from rig.ve.ekm.verify_connection import verify_connection
-from rig.ve.tape.library import Library
-from rig.ve.tape.sequences import VirtualizationEngine
-from rig.ve.volumes.logical_volume import VolumeFile, number_volumes
-from rig.ve.volumes.reading import CompareSink
+from rig.ve.volumes.logical_volume import VolumeFile
 
 KEY = "June 2007 Key"
 DR_KEY_AT_MAIN = "June 2007 DR Site Key"
@@ -55,22 +53,19 @@ class TwoSites(Scenario):
 
     def run(self, stage: Stage) -> None:
         """Write at main, read at DR, lose a key manager at DR, append there, lose a KEK at main."""
-        station = stage.station
-        drive = station.provisioned.drive(station.drive_unit.serial)
-        folder = station.provisioned.state_dir / "sites"
+        provisioned = stage.session.provisioned
+        drive = provisioned.drive(stage.session.drive.unit.serial)
+        folder = provisioned.state_dir / "sites"
         with stage.report.task("preparing both sites"):
-            main = KeySite("main", folder / "main", (KEY, LOST_KEY), drive, station.provisioned.ca)
-            dr = KeySite("dr", folder / "dr", (KEY,), drive, station.provisioned.ca)
+            main = KeySite("main", folder / "main", (KEY, LOST_KEY), drive, provisioned.ca)
+            dr = KeySite("dr", folder / "dr", (KEY,), drive, provisioned.ca)
             main.take_in(dr, {DR_KEY_AT_MAIN: KEY})
             dr.take_in(main, {MAIN_KEY_AT_DR: KEY})
-        library = Library(folder / "cartridges")
-        for volume in library.volumes():
-            library.return_to_scratch(volume.volser)
-        _Story(stage, main, dr, library).run()
+        _Cartridges(stage, main, dr).run()
 
 
 class _Cutter:
-    """Kills a site's primary key manager, when told to, in the middle of an exchange."""
+    """Kills a site's primary key manager, once armed, in the middle of an exchange."""
 
     def __init__(self, site: KeySite) -> None:
         self._site = site
@@ -84,35 +79,24 @@ class _Cutter:
 
 
 @dataclass
-class _Place:
-    """A site with the drive standing there."""
+class _AtSite:
+    """The node with its drive and cartridges at a site, with that site's key managers."""
 
     stage: Stage
     site: KeySite
     proxy: EkmProxy
-    library: Library
+    host: Host
 
-    def engine(self) -> VirtualizationEngine:
-        """A VE at this site; the drive believes this site's key managers."""
-        station = self.stage.station
-        unit = station.drive_unit
-        drive = Drive(
-            station.engine, station.element, unit.serial, unit.model, ekm_ca_der=self.site.ca_der
-        )
-        pools = Pools(Pool(number, True, keys) for number, keys in POOLS.items())
-        return VirtualizationEngine(drive, self.proxy, self.library, pools, station.events)
+    def reads(self, volumes: Sequence[VolumeFile]) -> bool:
+        """Recall volumes from tape and compare them."""
+        self.host.recall(volumes)
+        return not self.host.differing(volumes)
 
-    def reads(self, volser: str, volumes: Sequence[VolumeFile]) -> bool:
-        """Read a tape and compare it."""
-        sink = CompareSink(volumes)
-        self.engine().read(volser, sink)
-        return sink.all_equal
-
-    def refusal(self, volser: str) -> ExchangeError | None:
-        """Read a tape that cannot be read; return the key manager's refusal, None if it came."""
-        with self.stage.station.events.expecting_failure():
+    def refusal(self, volumes: Sequence[VolumeFile]) -> ExchangeError | None:
+        """Recall what cannot be read; return the key manager's refusal, None if it came."""
+        with self.stage.session.events.expecting_failure():
             try:
-                self.engine().read(volser)
+                self.host.recall(volumes)
             except ExchangeError as refusal:
                 self.stage.report.line(f"refused: {refusal}")
                 return refusal
@@ -120,57 +104,86 @@ class _Place:
 
 
 @dataclass
-class _Story:
+class _Cartridges:
+    """A cartridge for each pool, and what happens to it at the two sites."""
+
     stage: Stage
     main: KeySite
     dr: KeySite
-    library: Library
 
     def run(self) -> None:
-        """Tell it in its order."""
+        """Go through it in its order."""
         files = capped(self.stage.files, DATA_BYTES)
         if len(files) < 2:
             raise TaperigError(
                 f"The scenario two_sites needs two files that have {DATA_BYTES:,} bytes together "
                 "at most; name such with --data."
             )
-        volumes = number_volumes(files)
-        written, appended = volumes[:-1], volumes[-1:]
+        written = {pool: number_volumes(files[:-1], pool) for pool in POOLS}
+        appended = number_volumes(files[-1:], 2, len(files))
         with self._at(self.main) as main:
             self._labels(main, KEY, DR_KEY_AT_MAIN)
-            tapes = {pool: main.engine().write_from_bot(pool, written) for pool in POOLS}
+            for pool in POOLS:
+                main.host.write(written[pool], pool)
+                main.host.work()
+            tapes = {pool: main.host.cartridge_of(written[pool][0]) for pool in POOLS}
         cutter = _Cutter(self.dr)
         with self._at(self.dr, cutter) as dr:
             self._labels(dr, KEY, MAIN_KEY_AT_DR)
-            self._taken_to_dr(dr, tapes[1], tapes[2], written)
-            self._key_manager_lost(dr, cutter, tapes[2], written)
-            dr.engine().append(tapes[2], appended)
+            self._taken_to_dr(dr, tapes, written)
+            self._key_manager_lost(dr, cutter, written[2])
+            dr.host.write(appended, 2)
+            dr.host.work()
         kek_hash = remove_keks(self.main.folder, [LOST_KEY])[LOST_KEY]
         with self._at(self.main) as main:
-            self._back_at_main(main, tapes[1], tapes[2], written, appended)
-            self._kek_lost(main, tapes[3], tapes[4], kek_hash)
+            self._back_at_main(main, tapes, written, appended)
+            self._kek_lost(main, tapes, written, kek_hash)
 
     @contextmanager
-    def _at(self, site: KeySite, observer: Observer | None = None) -> Iterator[_Place]:
-        events = self.stage.station.events
+    def _at(self, site: KeySite, observer: Observer | None = None) -> Iterator[_AtSite]:
+        """Open the node at a site; its drive believes this site's key managers."""
+        here = self.stage.session
+        opened, unit = here.drive, here.drive.unit
+        drive = Drive(
+            opened.engine, opened.element, unit.serial, unit.model, ekm_ca_der=site.ca_der
+        )
+        pools = [PoolSettings(number, True, keys) for number, keys in POOLS.items()]
         self.stage.report.line(f"at site {site.name}")
-        with serving(site, events, observer) as proxy:
-            yield _Place(self.stage, site, proxy, self.library)
+        with (
+            serving(site, here.events, observer) as proxy,
+            self.stage.nodes.open(
+                TwoSites.name,
+                replace(
+                    here,
+                    provisioned=site.provisioned,
+                    drives=(replace(opened, drive=drive),),
+                    proxy=proxy,
+                    administered=lambda: [site.ekm_config(which) for which in PAIR],
+                    external=(),
+                ),
+                pools,
+                cache_bytes=len(POOLS) * DATA_BYTES,
+                cartridge_bytes=DATA_BYTES,
+                cartridges=len(POOLS),
+            ) as node,
+        ):
+            yield _AtSite(self.stage, site, proxy, Host(node))
 
-    def _labels(self, place: _Place, mine: str, other: str) -> None:
+    def _labels(self, at: _AtSite, mine: str, other: str) -> None:
         """The site knows both keys, under labels of its own, and has the private half of one."""
-        found = verify_connection(place.proxy.connections, (mine, other))
+        found = verify_connection(at.proxy.connections, (mine, other))
         private = [[state.has_private for state in ekm.states] for ekm in found.ekms]
         self.stage.check(
-            f"{place.site.name}: both key managers know both keys, {other!r} by certificate alone",
+            f"{at.site.name}: both key managers know both keys, {other!r} by certificate alone",
             found.good and private == [[True, False]] * 2,
             rules=("KEY-4", "EKM-11"),
         )
 
     def _taken_to_dr(
-        self, dr: _Place, clear: str, hashed: str, volumes: Sequence[VolumeFile]
+        self, dr: _AtSite, tapes: Mapping[int, str], written: Mapping[int, Sequence[VolumeFile]]
     ) -> None:
-        refusal = dr.refusal(clear)
+        clear, hashed = tapes[1], tapes[2]
+        refusal = dr.refusal(written[1])
         named = refusal is not None and DR_KEY_AT_MAIN in str(refusal) and KEY in str(refusal)
         self.stage.check(
             f"{clear}, clear mode, is refused at the DR site, and the error names the labels",
@@ -182,27 +195,25 @@ class _Story:
         )
         self.stage.check(
             f"{hashed}, hash mode, reads at the DR site with its own private half",
-            dr.reads(hashed, volumes),
-            f"{len(volumes)} logical volumes",
+            dr.reads(written[2]),
+            f"{len(written[2])} logical volumes",
             rules=("KEY-4", "KEY-7", "READ-2d"),
         )
 
-    def _key_manager_lost(
-        self, dr: _Place, cutter: _Cutter, hashed: str, volumes: Sequence[VolumeFile]
-    ) -> None:
-        notices = self.stage.station.events.notices
+    def _key_manager_lost(self, dr: _AtSite, cutter: _Cutter, hashed: Sequence[VolumeFile]) -> None:
+        notices = self.stage.session.events.notices
         before = len(notices)
         cutter.armed = True
         self.stage.check(
             "dr: the primary is killed in the middle of an exchange, and the tape reads",
-            dr.reads(hashed, volumes) and not cutter.armed,
+            dr.reads(hashed) and not cutter.armed,
             "repeated whole on the secondary",
             rules=("EKM-6",),
         )
         self._told("loss", before, (NoticeKind.INTERVENTION, NoticeKind.HOSTS))
         before = len(notices)
         dr.site.start("primary")
-        reads = dr.reads(hashed, volumes)
+        reads = dr.reads(hashed)
         self.stage.check(
             "dr: the first exchange after its return is the primary's",
             reads and bool(dr.proxy.connections.all[0].up),
@@ -211,7 +222,7 @@ class _Story:
         self._told("return", before, (NoticeKind.CLEARED, NoticeKind.HOSTS))
 
     def _told(self, what: str, before: int, kinds: tuple[NoticeKind, ...]) -> None:
-        notices = self.stage.station.events.notices[before:]
+        notices = self.stage.session.events.notices[before:]
         told = [notice.kind for notice in notices]
         self.stage.check(
             f"dr: its {what} was told to the operator and to the hosts",
@@ -222,29 +233,35 @@ class _Story:
 
     def _back_at_main(
         self,
-        main: _Place,
-        clear: str,
-        hashed: str,
-        written: Sequence[VolumeFile],
+        main: _AtSite,
+        tapes: Mapping[int, str],
+        written: Mapping[int, Sequence[VolumeFile]],
         appended: Sequence[VolumeFile],
     ) -> None:
+        clear, hashed = tapes[1], tapes[2]
         self.stage.check(
             f"{hashed}, appended to at the DR site, reads at main whole",
-            main.reads(hashed, [*written, *appended]),
-            f"{len(written)} and {len(appended)} logical volumes",
+            main.reads([*written[2], *appended]),
+            f"{len(written[2])} and {len(appended)} logical volumes",
             rules=("KEY-4", "APP-2e"),
         )
         self.stage.check(
             f"{clear}, clear mode, reads at main as ever",
-            main.reads(clear, written),
+            main.reads(written[1]),
             rules=("KEY-6",),
         )
 
-    def _kek_lost(self, main: _Place, clear: str, hashed: str, kek_hash: str) -> None:
+    def _kek_lost(
+        self,
+        main: _AtSite,
+        tapes: Mapping[int, str],
+        written: Mapping[int, Sequence[VolumeFile]],
+        kek_hash: str,
+    ) -> None:
         """The errors of both modes once the key is gone from the keystore."""
-        refusals = {volser: main.refusal(volser) for volser in (clear, hashed)}
-        for volser, mode in ((clear, "clear"), (hashed, "hash")):
-            refusal = refusals[volser]
+        refusals = {pool: main.refusal(written[pool]) for pool in (3, 4)}
+        for pool, mode in ((3, "clear"), (4, "hash")):
+            refusal, volser = refusals[pool], tapes[pool]
             says = "" if refusal is None else str(refusal)
             right = (
                 LOST_KEY in says if mode == "clear" else LOST_KEY not in says and kek_hash in says

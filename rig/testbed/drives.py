@@ -1,31 +1,78 @@
-"""Open the drives of a lab."""
+"""Open the drives of a lab: board, engine and secure element of each."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsm.keys.pki import load_certificate
 from hsm.provisioning import ProvisionedLab
+from rig.board.protocol import Board
 from rig.drive.drive import Drive
 from rig.drive.secure_element import SecureElement, SecureElementConfig
 from rig.engine.driver import Engine
+from rig.engine.traffic_generator import TrafficGenerator
 from rig.lab.model import DriveUnit, Lab
 from rig.results.events import TaskDisplay
 from rig.testbed.boards import open_board
 
 
-def open_drive(
-    stack: ExitStack, lab: Lab, unit: DriveUnit, provisioned: ProvisionedLab, report: TaskDisplay
-) -> Drive:
-    """Open a drive of the lab on its board; it is closed with `stack`."""
-    mine = provisioned.drive(unit.serial)
-    board = stack.enter_context(
-        open_board(lab, unit.board, report, transport_key=mine.transport_key)
-    )
-    engine = Engine(board)
-    engine.lock_plain_key()
-    element = stack.enter_context(SecureElement.start(SecureElementConfig.of(mine)))
-    authority = load_certificate(provisioned.ca).public_bytes(Encoding.DER)
-    return Drive(engine, element, unit.serial, unit.model, ekm_ca_der=authority)
+@dataclass(frozen=True, slots=True)
+class OpenDrive:
+    """A drive of the lab, open for use, with its hardware."""
+
+    unit: DriveUnit
+    engine: Engine
+    element: SecureElement
+    drive: Drive
+    traffic: TrafficGenerator | None
+    """The board's own, when its link is slower than its engine."""
+
+
+class StartedDrive:
+    """A drive whose board and secure element are starting, each in a process of its own."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        lab: Lab,
+        unit: DriveUnit,
+        provisioned: ProvisionedLab,
+        report: TaskDisplay,
+        *,
+        board: str | None = None,
+        waves: Path | None = None,
+        log: Path | None = None,
+    ) -> None:
+        """Start both; they are closed with `stack`. `board` takes the place of the drive's own."""
+        made = provisioned.drive(unit.serial)
+        self._unit = unit
+        self._authority = load_certificate(provisioned.ca).public_bytes(Encoding.DER)
+        self._board: Board = stack.enter_context(
+            open_board(
+                lab,
+                board or unit.board,
+                report,
+                transport_key=made.transport_key,
+                waves=waves,
+                log=log,
+            )
+        )
+        self._element = stack.enter_context(SecureElement.spawn(SecureElementConfig.of(made)))
+
+    def engine(self) -> Engine:
+        """Wait for the board; close the plain key port of its engine."""
+        engine = Engine(self._board)
+        engine.lock_plain_key()
+        return engine
+
+    def open(self, engine: Engine) -> OpenDrive:
+        """Wait for the secure element; return the drive."""
+        self._element.await_open()
+        unit = self._unit
+        drive = Drive(engine, self._element, unit.serial, unit.model, ekm_ca_der=self._authority)
+        traffic = TrafficGenerator(self._board) if self._board.generates_traffic else None
+        return OpenDrive(unit, engine, self._element, drive, traffic)

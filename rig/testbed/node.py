@@ -1,25 +1,26 @@
-"""A lab's node, opened for work: its key managers, its drives with their gates, its catalogue.
+"""Open a node: the lab's own, for `rig ve`, or one that a run makes and throws away.
 
-A node is under `ve/NAME` in the state folder. What the lab file says of its pools and constructs is
-entered when the node does not know them yet; after that, `rig ve pools` and `rig ve constructs`
-change them, and the lab file does not.
+The lab's node is under `ve/NAME` in the state folder. What the lab file says of its pools and
+constructs is entered when the node does not know them yet; after that, `rig ve pools` and
+`rig ve constructs` change them, and the lab file does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sqlalchemy import select
 
 from hsm.keys.eedk import KeyLabel, KeyMode
+from rig.drive.cartridge_format import TapeFormat
 from rig.drive.drive import Drive
 from rig.lab.model import Lab, LabError, NodeUnit, PoolUnit
 from rig.results.events import EventLog, TaskDisplay
-from rig.testbed import key_managers
-from rig.testbed.drives import open_drive
-from rig.testbed.key_managers import open_proxy
+from rig.testbed.session import LabSession, open_session
 from rig.ve.catalogue import operator_messages, settings
 from rig.ve.catalogue.database import FILE, Catalogue
 from rig.ve.catalogue.model import (
@@ -36,8 +37,9 @@ from rig.ve.catalogue.schema import (
     PoolRow,
     StorageGroupRow,
 )
-from rig.ve.node import Node, NodeSettings
+from rig.ve.node import CARTRIDGES, Node, NodeSettings
 from rig.ve.prerequisites import drives_in_use
+from rig.ve.tape.cartridge_store import CartridgeStore
 
 
 def choose_node(lab: Lab, asked: str | None) -> str:
@@ -73,22 +75,15 @@ def open_node(
     """Open a node; without `drives` nothing goes to tape or comes from there."""
     events = EventLog() if events is None else events
     unit = lab.nodes[name]
+    offline = _offline(lab, node_folder(state, name)) if drives else {}
     with ExitStack() as stack:
         opened: list[Drive] = []
-        offline: dict[str, str] = {}
         proxy = None
         if drives:
-            units = list(lab.drives_of(name))
-            with report.task("preparing tokens, keys and certificates"):
-                provisioned = key_managers.provision(lab, state, [each.serial for each in units])
-            with report.task("starting the key managers"):
-                ekms = lab.ekms_of(name)
-                proxy = stack.enter_context(open_proxy(lab, ekms, provisioned, events))
-                proxy.watch()
-                proxy.watch()
-            offline = _offline(lab, node_folder(state, name))
-            units = [each for each in units if each.serial not in offline]
-            opened = [open_drive(stack, lab, each, provisioned, report) for each in units]
+            units = [each for each in lab.drives_of(name) if each.serial not in offline]
+            session = stack.enter_context(open_session(lab, name, state, report, events, units))
+            opened = [each.drive for each in session.drives]
+            proxy = session.proxy
         node = stack.enter_context(
             Node(
                 node_folder(state, name),
@@ -154,7 +149,7 @@ def _seed(node: Node, lab: Lab, unit: NodeUnit) -> None:
         fresh = session.scalar(select(PoolRow.number).limit(1)) is None
         for number, pool in sorted((lab.pools if unit.pools is None else unit.pools).items()):
             if session.get(PoolRow, number) is None:
-                settings.set_pool(session, _settings(number, pool))
+                settings.set_pool(session, pool_settings(number, pool))
         for name, number in unit.storage_groups.items():
             if session.get(StorageGroupRow, name) is None:
                 settings.set_storage_group(session, StorageGroup(name, number))
@@ -163,6 +158,95 @@ def _seed(node: Node, lab: Lab, unit: NodeUnit) -> None:
                 settings.set_management_class(session, ManagementClass(name, number))
     if fresh and not node.parts.cartridges.volsers():
         node.insert(next_volsers(node, unit.cartridges))
+
+
+class RunNodes:
+    """The nodes of one run, with their catalogues and cartridges, under the run's folder.
+
+    The lab's own nodes are not touched. Once a run has passed, its nodes are of no use.
+    """
+
+    def __init__(self, run_folder: Path) -> None:
+        """Choose a new folder for them, which the first node makes."""
+        paths = (run_folder / f"nodes{'' if each == 1 else -each}" for each in itertools.count(1))
+        self.folder = next(path for path in paths if not path.exists())
+        self._sessions: dict[Path, list[LabSession]] = {}
+
+    @contextmanager
+    def open(
+        self,
+        name: str,
+        session: LabSession,
+        pools: Iterable[PoolSettings],
+        *,
+        cache_bytes: int,
+        cartridge_bytes: int,
+        cartridges: int,
+    ) -> Iterator[Node]:
+        """Open a node on the drive and key managers of a session; make it when it is absent.
+
+        It gets a storage group for each pool (`storage_group`), and blank cartridges.
+        """
+        folder = self.folder / name.replace(" ", "-")
+        self._sessions.setdefault(folder, []).append(session)
+        with Node(
+            folder,
+            [session.drive.drive],
+            session.proxy,
+            settings=NodeSettings(name, cache_bytes, cartridge_bytes),
+            events=session.events,
+        ) as node:
+            if not node.parts.cartridges.volsers():
+                with node.change() as change:
+                    for pool in pools:
+                        settings.set_pool(change, pool)
+                        group = StorageGroup(storage_group(pool.number), pool.number)
+                        settings.set_storage_group(change, group)
+                node.insert(next_volsers(node, cartridges))
+            yield node
+
+    def discard(self) -> list[str]:
+        """Remove the nodes; tell the key managers that their cartridges are gone.
+
+        Returns a sentence for each key manager that the rig cannot tell.
+        """
+        untold: list[str] = []
+        for folder, sessions in self._sessions.items():
+            if gone := _written_cartridges(folder):
+                for session in sessions:
+                    untold += _forget(session, gone)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return untold
+
+
+def _written_cartridges(folder: Path) -> list[tuple[str, bytes]]:
+    """VOLSER and id of each cartridge of a node that key managers may know."""
+    cartridges = CartridgeStore(folder / CARTRIDGES)
+    found = []
+    for volser in cartridges.volsers():
+        with cartridges.mounted(volser, write=False) as cartridge:
+            if cartridge.format is not TapeFormat.BLANK:
+                found.append((volser, cartridge.memory.cartridge_id))
+    return found
+
+
+def _forget(session: LabSession, gone: Sequence[tuple[str, bytes]]) -> Iterator[str]:
+    from hsm.ekm.admin.administrator import Administrator, admin_secret  # takes its time to import
+
+    if configs := session.administered():
+        secret = admin_secret(session.provisioned.admin_secret)
+        Administrator(configs, secret).forget_cartridges(gone)
+    words = ", ".join(f"{volser} --id {cartridge_id.hex()}" for volser, cartridge_id in gone)
+    for name in session.external:
+        yield (
+            f"Key manager {name} was not started by the rig, so it still counts this run's "
+            f"cartridges; have its administrator run `rig ekm cartridge forget` for {words}."
+        )
+
+
+def storage_group(pool: int) -> str:
+    """Return the storage group whose primary pool is this one, on a node of a run."""
+    return f"POOL{pool}"
 
 
 def next_volsers(node: Node, count: int) -> Sequence[str]:
@@ -174,6 +258,7 @@ def next_volsers(node: Node, count: int) -> Sequence[str]:
     return [name for _, name in zip(range(count), free, strict=False)]
 
 
-def _settings(number: int, unit: PoolUnit) -> PoolSettings:
+def pool_settings(number: int, unit: PoolUnit) -> PoolSettings:
+    """Return the settings of a pool as the lab file gives them."""
     keys = tuple(KeyLabel(key.label, KeyMode(key.mode)) for key in unit.keys)
     return PoolSettings(number, unit.encrypt, keys, unit.allow_public_only)

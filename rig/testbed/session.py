@@ -1,113 +1,99 @@
-"""A lab's parts, opened together for a run and closed in the opposite order."""
+"""Open a lab's drives and key managers together; close them in the opposite order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
-from hsm.keys.pki import load_certificate
+from hsm.ekm.config import EkmConfig
 from hsm.provisioning import ProvisionedLab
-from rig.drive.drive import Drive
-from rig.drive.secure_element import SecureElement, SecureElementConfig
-from rig.engine.driver import Engine
-from rig.engine.traffic_generator import TrafficGenerator
 from rig.lab.model import DriveUnit, Lab
 from rig.results.events import EventLog, TaskDisplay
 from rig.testbed import key_managers
-from rig.testbed.boards import open_board
+from rig.testbed.drives import OpenDrive, StartedDrive
 from rig.testbed.key_managers import open_proxy
 from rig.ve.ekm.proxy import EkmProxy
 
-Phase = Callable[[str], AbstractContextManager[None]]
+Phase = Callable[[str], AbstractContextManager[object]]
 """Times one part of the opening, by its name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Station:
-    """Everything that a scenario works with."""
+class LabSession:
+    """The drives and key managers of a node of the lab, open for use."""
 
     lab: Lab
-    drive_unit: DriveUnit
+    node: str
     provisioned: ProvisionedLab
-    engine: Engine
-    element: SecureElement
-    drive: Drive
+    drives: tuple[OpenDrive, ...]
     proxy: EkmProxy
     events: EventLog
-    cartridges: Path
-    traffic: TrafficGenerator | None
-    """The board's own, when its link is slower than its engine."""
+    administered: Callable[[], Sequence[EkmConfig]]
+    """The key managers that the rig started, and so may administer."""
+    external: tuple[str, ...] = ()
+    """The names of the others, to which the rig only connects."""
+
+    @property
+    def drive(self) -> OpenDrive:
+        """The first drive: the one that a run uses."""
+        return self.drives[0]
 
 
 def choose_drive(lab: Lab, board: str) -> DriveUnit:
-    """The run's first drive on a board; its first when the board was asked for by hand."""
+    """Return the run's first drive on a board; its first when the board was asked for by hand."""
     drives = lab.drives_of(lab.run_node)
     return next((drive for drive in drives if drive.board == board), drives[0])
 
 
 @contextmanager
-def open_station(
+def open_session(
     lab: Lab,
-    board_name: str,
+    node: str,
     state: Path,
-    run_folder: Path,
     report: TaskDisplay,
-    phase: Phase,
+    events: EventLog,
+    units: Sequence[DriveUnit],
     *,
-    waves: bool = False,
-    events: EventLog | None = None,
-) -> Iterator[Station]:
-    """Provision what is missing, start simulation, key managers and secure element; open all.
+    board: str | None = None,
+    reach_key_manager: bool = False,
+    phase: Phase = nullcontext,
+    waves: Path | None = None,
+    log: Path | None = None,
+) -> Iterator[LabSession]:
+    """Provision what is missing, start boards, key managers and secure elements; open all.
 
-    ``events`` is told what happens from the beginning on; without it, a log is made.
+    `board` takes the place of the drives' own; `waves` and `log` are files for its simulation.
+    Raises EkmUnavailable, with `reach_key_manager`, when no key manager answers.
     """
-    events = EventLog() if events is None else events
-    unit = choose_drive(lab, board_name)
     with ExitStack() as stack:
         with phase("keys"), report.task("preparing tokens, keys and certificates"):
-            provisioned = key_managers.provision(lab, state, [unit.serial])
-        # Started first, a simulation, the secure element and the key managers start side by side.
+            provisioned = key_managers.provision(lab, state, [unit.serial for unit in units])
+        # Started first, simulations, secure elements and key managers start side by side.
         with phase("board"):
-            board = stack.enter_context(
-                open_board(
-                    lab,
-                    board_name,
-                    report,
-                    transport_key=provisioned.drive(unit.serial).transport_key,
-                    waves=run_folder / "waves.fst" if waves else None,
-                    log=run_folder / "simulation.log",
+            started = [
+                StartedDrive(
+                    stack, lab, unit, provisioned, report, board=board, waves=waves, log=log
                 )
-            )
-        mine = SecureElementConfig.of(provisioned.drive(unit.serial))
-        element = stack.enter_context(SecureElement.spawn(mine))
-        with phase("key managers"), report.task("starting the key manager"):
-            proxy = stack.enter_context(
-                open_proxy(lab, lab.ekms_of(lab.run_node), provisioned, events)
-            )
-            proxy.connect()
+                for unit in units
+            ]
+        with phase("key managers"), report.task("starting the key managers"):
+            proxy = stack.enter_context(open_proxy(lab, lab.ekms_of(node), provisioned, events))
+            if reach_key_manager:
+                proxy.connect()
             proxy.watch()
         with phase("self test"):
-            engine = Engine(board)
-            engine.lock_plain_key()
+            engines = [each.engine() for each in started]
         with phase("drive"):
-            element.await_open()
-            authority = load_certificate(provisioned.ca).public_bytes(Encoding.DER)
-            drive = Drive(engine, element, unit.serial, unit.model, ekm_ca_der=authority)
-        cartridges = state / "cartridges"
-        cartridges.mkdir(mode=0o700, exist_ok=True)
-        yield Station(
-            lab=lab,
-            drive_unit=unit,
-            provisioned=provisioned,
-            engine=engine,
-            element=element,
-            drive=drive,
-            proxy=proxy,
-            events=events,
-            cartridges=cartridges,
-            traffic=TrafficGenerator(board) if board.generates_traffic else None,
+            opened = [each.open(engine) for each, engine in zip(started, engines, strict=True)]
+
+        ekms = lab.ekms_of(node)
+
+        def administered() -> list[EkmConfig]:
+            return [key_managers.ekm_config(lab, ekm, provisioned) for ekm in ekms if ekm.start]
+
+        external = tuple(ekm.name for ekm in ekms if not ekm.start)
+        yield LabSession(
+            lab, node, provisioned, tuple(opened), proxy, events, administered, external
         )

@@ -36,11 +36,14 @@ from rig.ve.scheduler import Scheduler, WorkReport
 from rig.ve.tape.cartridge_locks import CartridgeLocks
 from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.jobs import BACKUP_NAME, NodeParts
-from rig.ve.volumes.logical_volume import VolumeFile
+from rig.ve.volumes.logical_volume import VolumeFile, path_text
 from rig.ve.volumes.tape_volume_cache import Cache, CacheFullError, pieces_of
 
 RETRY_S = 2.0
 """How long `serve` waits before it tries again what failed, seconds."""
+
+CARTRIDGES = "cartridges"
+"""The folder in a node's own that holds its cartridges."""
 
 
 class NodeError(TaperigError):
@@ -97,7 +100,7 @@ class Node:
                 catalogue=self.catalogue,
                 cache=Cache(folder / "cache"),
                 staging=Cache(folder / "staging"),
-                cartridges=CartridgeStore(folder / "cartridges"),
+                cartridges=CartridgeStore(folder / CARTRIDGES),
                 locks=CartridgeLocks(),
                 clock=self.clock,
             )
@@ -192,7 +195,7 @@ class Node:
         """
         if isinstance(source, Path):
             size = VolumeFile.of(name, source).size
-            origin = origin or str(source)
+            origin = origin or path_text(source)
             pieces: Iterable[bytes] = pieces_of(source)
         else:
             VolumeFile(name, Path(), size or 0)  # for the name

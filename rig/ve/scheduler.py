@@ -21,7 +21,7 @@ from rig.ve.catalogue.schema import CopyRow, DriveRow, PhysicalRow, PoolRow, Pre
 from rig.ve.ekm.relay import NoKeyManager, OneAtATime, Relay
 from rig.ve.reclaim_planner import ReclaimPlan, plan_reclaim
 from rig.ve.tape.jobs import NodeParts, TapeWork
-from rig.ve.tape.sequences import VirtualizationEngine
+from rig.ve.tape.sequences import ReportProgress, VirtualizationEngine
 
 NO_KEY_MANAGER = "no key manager"
 
@@ -80,9 +80,13 @@ class Scheduler:
         if proxy is not None:
             relay = OneAtATime(proxy, self._key_manager_answers)
         for drive in reversed(drives):
-            engine = VirtualizationEngine(drive, relay, parts.cartridges, {}, events)
+            engine = VirtualizationEngine(drive, relay, parts.cartridges, events, self._moved)
             self._idle.put(TapeWork(parts, engine))
+        self.progress: ReportProgress = lambda done, total: None
         self._enter(drives)
+
+    def _moved(self, done: int, total: int) -> None:
+        self.progress(done, total)
 
     def _enter(self, drives: Sequence[Drive]) -> None:
         with self._parts.catalogue.transaction() as session:

@@ -24,13 +24,14 @@ from hsm.keys.eedk import KeyLabel, KeyMode
 from hsm.keys.pki import load_certificate
 from hsm.provisioning import provision_lab
 from rig.board.sim import SimBoard
+from rig.drive.cartridge import Cartridge
 from rig.drive.drive import Drive
 from rig.drive.secure_element import SecureElement, SecureElementConfig
 from rig.engine.driver import Engine
 from rig.results.events import EventLog
-from rig.ve.catalogue.pools import Pool, Pools
+from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy
-from rig.ve.tape.library import Library
+from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.sequences import VirtualizationEngine
 from rig.ve.volumes.logical_volume import VolumeFile, VolumeHeader
 from rig.ve.volumes.reading import CompareSink
@@ -116,11 +117,13 @@ def main() -> None:
             SecureElement.start(SecureElementConfig.of(lab.drive(SERIAL)))
         )
         ca = load_certificate(lab.ca).public_bytes(Encoding.DER)
-        pools = Pools([Pool(2, True, (KeyLabel("KEK 1"), KeyLabel("KEK 2", KeyMode.HASH)))])
-        library = Library(folder / "cartridges")
+        pool = PoolSettings(2, True, (KeyLabel("KEK 1"), KeyLabel("KEK 2", KeyMode.HASH)))
+        cartridges = CartridgeStore(folder / "cartridges")
+        volser = "TAP001"
+        Cartridge.create(cartridges.path(volser), volser)
         drive = Drive(engine, element, SERIAL, "TS1120", ekm_ca_der=ca)
-        ve = VirtualizationEngine(drive, proxy, library, pools, EventLog())
-        volser = ve.write_from_bot(2, volumes[:-1])
+        ve = VirtualizationEngine(drive, proxy, cartridges, EventLog())
+        ve.write_from_bot(pool, volumes[:-1], volser)
         ve.append(volser, volumes[-1:])
         pids = {
             "rig": os.getpid(),

@@ -18,13 +18,14 @@ from hsm.keys.pki import load_certificate
 from hsm.pkcs11.token import open_token
 from hsm.provisioning import ProvisionedLab, provision_lab
 from rig.board.sim import SimBoard
+from rig.drive.cartridge import Cartridge
 from rig.drive.drive import Drive
 from rig.drive.secure_element import SecureElement, SecureElementConfig
 from rig.engine.driver import Engine
 from rig.results.events import EventLog
-from rig.ve.catalogue.pools import Pool, Pools
+from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy
-from rig.ve.tape.library import Library
+from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.sequences import VirtualizationEngine
 from rig.ve.volumes.logical_volume import VolumeFile
 from tests.support.ekm_lab import SoftKek
@@ -34,7 +35,7 @@ SERIAL = "TAPE000001"
 
 @dataclass
 class Site:
-    """What stands in the machine room, shared by all tests of a run."""
+    """What stands in the machine fixture, shared by all tests of a run."""
 
     lab: ProvisionedLab
     engine: Engine
@@ -49,15 +50,17 @@ class Site:
         ca = load_certificate(self.lab.ca).public_bytes(Encoding.DER)
         return Drive(self.engine, self.element, SERIAL, "TS1120", ekm_ca_der=ca)
 
-    def room(self, folder: Path, *pools: Pool, proxy: EkmProxy | None = None) -> Room:
-        """Return a VE with a library and pools of a test's own."""
+    def fixture(
+        self, folder: Path, *pools: PoolSettings, proxy: EkmProxy | None = None
+    ) -> VeFixture:
+        """Return a VE with cartridges and pools of a test's own."""
         self.relayed.clear()
         events = EventLog()
-        library = Library(folder / "cartridges")
+        cartridges = CartridgeStore(folder / "cartridges")
         drive = self.drive()
-        panel = Pools(pools)
-        ve = VirtualizationEngine(drive, proxy or self.proxy, library, panel, events)
-        return Room(self, ve, drive, library, panel, events, folder)
+        ve = VirtualizationEngine(drive, proxy or self.proxy, cartridges, events)
+        settings = {pool.number: pool for pool in pools}
+        return VeFixture(self, ve, drive, cartridges, settings, events, folder)
 
     def endpoint(self, ekm: EkmProcess) -> EkmEndpoint:
         """Where the VE finds a key manager."""
@@ -65,17 +68,42 @@ class Site:
 
 
 @dataclass
-class Room:
-    """A VE at work in one test."""
+class VeFixture:
+    """A virtualization engine with a drive, pools and cartridges, without a catalogue."""
 
     site: Site
     ve: VirtualizationEngine
     drive: Drive
-    library: Library
-    pools: Pools
+    cartridges: CartridgeStore
+    pools: dict[int, PoolSettings]
     events: EventLog
     folder: Path
+    pool_of: dict[str, int] = field(default_factory=dict)
+    scratch: set[str] = field(default_factory=set)
     made: int = 0
+
+    def set_pool(self, pool: PoolSettings) -> None:
+        """Set a pool anew."""
+        self.pools[pool.number] = pool
+
+    def add(self, volser: str, pool: int) -> str:
+        """Add a blank cartridge to a pool."""
+        Cartridge.create(self.cartridges.path(volser), volser)
+        self.pool_of[volser] = pool
+        self.scratch.add(volser)
+        return volser
+
+    def write_from_bot(
+        self, pool: int, volumes: Sequence[VolumeFile], volser: str | None = None
+    ) -> str:
+        """Write to the cartridge named, else to the pool's first scratch one, made when absent."""
+        scratch = [each for each in sorted(self.scratch) if self.pool_of[each] == pool]
+        chosen = volser or next(iter(scratch), None)
+        if chosen is None:
+            chosen = self.add(f"TAP{len(self.pool_of) + 1:03}", pool)
+        self.ve.write_from_bot(self.pools[pool], volumes, chosen)
+        self.scratch.discard(chosen)
+        return chosen
 
     def volumes(self, *sizes: int) -> list[VolumeFile]:
         """Make files of these sizes, of bytes that nothing else has, and volumes of them."""
@@ -95,7 +123,7 @@ class Room:
 
     def tape(self, volser: str) -> bytes:
         """Return all bytes of a cartridge's file."""
-        return self.library.path(volser).read_bytes()
+        return self.cartridges.path(volser).read_bytes()
 
 
 def ekm_settings(lab: ProvisionedLab, folder: Path) -> EkmConfig:

@@ -12,7 +12,8 @@ from enum import StrEnum
 
 from hsm.errors import TaperigError
 from hsm.keys.eedk import KeyLabel
-from rig.ve.catalogue.pools import POOL_NUMBERS, Pool
+
+POOL_NUMBERS = range(1, 33)  # POOL-6
 
 SCRATCH_POOL = 0
 """The number under which the common scratch pool is kept; it is none of the pools 1 to 32."""
@@ -91,7 +92,7 @@ class PoolSettings:
     number: int
     encrypt: bool = False
     keys: tuple[KeyLabel, ...] = ()
-    """One or two labels with their modes when it encrypts (KEY-11)."""
+    """One or two labels with their modes when it encrypts; one makes both EEDKs (KEY-11)."""
     allow_public_only: bool = False
     borrow: bool = True
     """Whether it takes volumes from the common scratch pool when it has no scratch of its own."""
@@ -102,17 +103,19 @@ class PoolSettings:
     reclaim: ReclaimPolicy = field(default_factory=ReclaimPolicy)
 
     def __post_init__(self) -> None:
-        """Check as `Pool` does."""
-        self.encryption()
+        """Check the numbers and the keys."""
+        if self.number not in POOL_NUMBERS:
+            raise SettingsError(f"There is no pool {self.number}; pools have the numbers 1 to 32.")
+        if self.encrypt and not 1 <= len(self.keys) <= 2:
+            raise SettingsError(
+                f"Pool {self.number} encrypts, but has {len(self.keys)} key labels; give it one or "
+                f"two."
+            )
         if self.reclaim_pool is not None and self.reclaim_pool not in POOL_NUMBERS:
             raise SettingsError(
                 f"The reclaim pool of pool {self.number} is {self.reclaim_pool}; pools have the "
                 f"numbers 1 to 32."
             )
-
-    def encryption(self) -> Pool:
-        """The part of the settings that the sequences apply at BOT."""
-        return Pool(self.number, self.encrypt, self.keys, self.allow_public_only)
 
     @property
     def reclaim_target(self) -> int:

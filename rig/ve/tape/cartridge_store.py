@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import SUFFIX, Flags, TapeFormat
 from rig.ve.catalogue.model import TapeEncryption
 from rig.ve.catalogue.transactions import TapeFacts
-from rig.ve.tape.library import LibraryError
 
 _ENCRYPTION = {
     TapeFormat.BLANK: TapeEncryption.BLANK,
@@ -19,8 +19,12 @@ _ENCRYPTION = {
 }
 
 
+class CartridgeStoreError(TaperigError):
+    """A cartridge file cannot be used."""
+
+
 class CartridgeStore:
-    """The cartridge files of a node; serves its virtualization engines as their `Cartridges`."""
+    """The cartridge files of a node, which its drives mount."""
 
     def __init__(self, folder: Path) -> None:
         """Use `folder`, which is made when absent."""
@@ -36,22 +40,13 @@ class CartridgeStore:
         """The VOLSERs of all files here."""
         return sorted(path.name.removesuffix(SUFFIX) for path in self.folder.glob(f"*{SUFFIX}"))
 
-    def to_write(self, pool: int, volser: str | None) -> str:
-        """The cartridge that was reserved for the pool."""
-        if volser is None:
-            raise LibraryError(f"No cartridge was reserved for pool {pool}.")
-        return volser
-
-    def mark_written(self, volser: str) -> None:
-        """Do nothing: the catalogue says it in the transaction that enters what was written."""
-
     @contextmanager
     def mounted(self, volser: str, *, write: bool) -> Iterator[Cartridge]:
         """Mount a cartridge; `facts` knows at the demount what is on it."""
         path = self.path(volser)
         with Cartridge.open(path, write=write) as cartridge:
             if cartridge.volser != volser:
-                raise LibraryError(
+                raise CartridgeStoreError(
                     f"The cartridge in {path} is {cartridge.volser}, not {volser}: files were "
                     f"exchanged; put them back."
                 )
@@ -68,7 +63,7 @@ class CartridgeStore:
         """Look at a cartridge; with `mend`, cut off first what a power cut left torn on it."""
         with self.mounted(volser, write=mend) as cartridge:
             if cartridge.damage:
-                raise LibraryError(cartridge.damage)
+                raise CartridgeStoreError(cartridge.damage)
         return self.facts(volser)
 
 

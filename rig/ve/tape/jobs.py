@@ -126,14 +126,13 @@ class TapeWork:
         with self._reserved(pool, leading.size, elsewhere[leading.name]) as target:
             fitting = _fitting(volumes, target, elsewhere)
             with parts.catalogue.reading() as session:
-                encryption = settings.pool(session, pool).encryption()
+                chosen = settings.pool(session, pool)
             files = [
                 VolumeFile(each.name, each.path, each.size, each.sha256, each.origin)
                 for each in fitting
             ]
             if target.from_bot:
-                self.engine.pools = {pool: encryption}
-                self.engine.write_from_bot(pool, files, target.volser)
+                self.engine.write_from_bot(chosen, files, target.volser)
             else:
                 self.engine.append(target.volser, files)
             facts = parts.cartridges.facts(target.volser)
@@ -141,7 +140,7 @@ class TapeWork:
             with parts.catalogue.transaction() as session:
                 row = session.get_one(PhysicalRow, target.volser)
                 if target.from_bot:
-                    transactions.enter_bot(session, row, encryption.keys, facts)
+                    transactions.enter_bot(session, row, chosen.keys, facts)
                 transactions.enter_facts(row, facts)
                 row.written_bytes = facts.data_bytes
                 copies = []

@@ -21,7 +21,7 @@ from rig.drive.drive import Drive
 from rig.drive.sense import sense_of
 from rig.results.events import EventLog
 from rig.ve.ekm.relay import Relay
-from rig.ve.tape.sequences import Cartridges
+from rig.ve.tape.cartridge_store import CartridgeStore
 
 REKEY_STEPS = {
     "REKEY-1": "mount the physical volume",
@@ -50,7 +50,7 @@ class RekeyReport:
 def rekey(
     drive: Drive,
     proxy: Relay,
-    library: Cartridges,
+    cartridges: CartridgeStore,
     events: EventLog,
     volser: str,
     keys: Sequence[KeyLabel],
@@ -63,7 +63,7 @@ def rekey(
     ExchangeError, EkmUnavailable, DriveError, CartridgeError or RekeyError.
     """
     sequence = _Sequence(events, volser)
-    with library.mounted(volser, write=True) as cartridge:
+    with cartridges.mounted(volser, write=True) as cartridge:
         with sequence.step("REKEY-1") as detail:
             drive.load(cartridge)
             if cartridge.notes:

@@ -7,9 +7,9 @@ and outcome; the error of a failed step goes on to the caller, after the demount
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
@@ -17,8 +17,9 @@ from rig.drive.cartridge_format import Flags, TapeFormat
 from rig.drive.drive import READ_AHEAD_BYTES, Block, Direction, Drive
 from rig.drive.sense import KeyRequired, sense_of
 from rig.results.events import EventLog
-from rig.ve.catalogue.pools import Pool
+from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.relay import Relay
+from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.prefetch import ahead
 from rig.ve.volumes.logical_volume import (
     VolumeFile,
@@ -45,26 +46,6 @@ class ReadReport:
     bytes: int  # of the whole volumes
 
 
-class Cartridges(Protocol):
-    """Where the cartridges are, as far as the sequences need to know."""
-
-    def to_write(self, pool: int, volser: str | None) -> str:
-        """The cartridge to write from BOT for a pool: the one named if it may be, or a scratch."""
-
-    def mark_written(self, volser: str) -> None:
-        """Take note that a cartridge was written from BOT."""
-
-    def mounted(self, volser: str, *, write: bool) -> AbstractContextManager[Cartridge]:
-        """Mount a cartridge for as long as the context lasts."""
-
-
-class PoolPanel(Protocol):
-    """The settings of the pools as they are now."""
-
-    def __getitem__(self, number: int) -> Pool:
-        """Return a pool's settings."""
-
-
 class VirtualizationEngine:
     """One VE with one drive."""
 
@@ -72,32 +53,27 @@ class VirtualizationEngine:
         self,
         drive: Drive,
         proxy: Relay,
-        library: Cartridges,
-        pools: PoolPanel,
+        cartridges: CartridgeStore,
         events: EventLog,
         progress: ReportProgress = lambda done, total: None,
     ) -> None:
         """Put the parts together; `events` tells each step, `progress` how far data has moved."""
         self.drive = drive
         self.proxy = proxy
-        self.library = library
-        self.pools = pools
+        self.cartridges = cartridges
         self.events = events
         self.progress = progress
 
     # The three sequences
 
     def write_from_bot(
-        self, pool_number: int, volumes: Sequence[VolumeFile], volser: str | None = None
-    ) -> str:
-        """Write volumes from BOT on a scratch cartridge of the pool, or on the one named.
+        self, pool: PoolSettings, volumes: Sequence[VolumeFile], volser: str
+    ) -> None:
+        """Write volumes from BOT on a cartridge with its pool's settings (BOT-5).
 
-        The pool's settings of this moment are applied; what was on the cartridge is replaced.
-        Returns its VOLSER.
+        What was on the cartridge is replaced.
         """
-        pool = self.pools[pool_number]
         headers = prepare(volumes)
-        volser = self.library.to_write(pool_number, volser)
         batches = self._batches(volumes, headers)
         with self._mounted("BOT-1", "BOT-4", volser, write=True):
             if pool.encrypt:
@@ -114,8 +90,6 @@ class VirtualizationEngine:
                     self.drive.set_encryption(None)
                 with self._step("BOT-3b", volser) as detail:
                     self._write(next(batches), batches, headers, detail)
-        self.library.mark_written(volser)
-        return volser
 
     def append(self, volser: str, volumes: Sequence[VolumeFile]) -> None:
         """Append volumes to a cartridge, in the format and under the key that it has."""
@@ -174,7 +148,7 @@ class VirtualizationEngine:
         """Mount, and whatever happens zeroize and demount."""
         with ExitStack() as mounting:
             with self._step(mount, volser) as detail:
-                cartridge = mounting.enter_context(self.library.mounted(volser, write=write))
+                cartridge = mounting.enter_context(self.cartridges.mounted(volser, write=write))
                 detail["format"] = self.drive.load(cartridge).name.lower()
                 if cartridge.notes:
                     detail["notes"] = list(cartridge.notes)

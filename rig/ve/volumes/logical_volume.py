@@ -62,9 +62,9 @@ class VolumeFile:
             raise _unreadable(source, error) from error
 
 
-def number_volumes(sources: Iterable[Path], first: int = 1) -> list[VolumeFile]:
-    """Name files L00001 and on, in their order."""
-    return [VolumeFile.of(f"L{number:05}", source) for number, source in enumerate(sources, first)]
+def path_text(path: Path) -> str:
+    """Return a path as text for the catalogue: bytes that are no UTF-8 come as escapes."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,70 +26,70 @@ from rig.drive.cartridge_format import (
 from rig.drive.drive import Block, Drive
 from rig.drive.sense import KEY_FAIL_LIMIT, DriveError, KeyRequired, Sense, sense_of
 from rig.engine.driver import Operation, Record, RecordStatus
-from rig.ve.catalogue.pools import Pool
-from tests.support.tape_site import Room, Site
+from rig.ve.catalogue.model import PoolSettings
+from tests.support.tape_site import Site, VeFixture
 
 LABELS = (KeyLabel("KEK 1"),)
-ENCRYPTED = Pool(2, True, LABELS)
-CLEAR = Pool(1)
+ENCRYPTED = PoolSettings(2, True, LABELS)
+CLEAR = PoolSettings(1)
 
 
 @pytest.fixture
-def room(site: Site, tmp_path: Path) -> Room:
-    return site.room(tmp_path, CLEAR, ENCRYPTED)
+def fixture(site: Site, tmp_path: Path) -> VeFixture:
+    return site.fixture(tmp_path, CLEAR, ENCRYPTED)
 
 
 @contextmanager
-def mounted(room: Room, volser: str, *, write: bool = False) -> Iterator[Drive]:
+def mounted(fixture: VeFixture, volser: str, *, write: bool = False) -> Iterator[Drive]:
     """Mount as the VE does, but leave the commands to the test."""
-    with room.library.mounted(volser, write=write) as cartridge:
-        room.drive.load(cartridge)
+    with fixture.cartridges.mounted(volser, write=write) as cartridge:
+        fixture.drive.load(cartridge)
         try:
-            yield room.drive
+            yield fixture.drive
         finally:
-            if room.drive.loaded:
-                room.drive.unload()
+            if fixture.drive.loaded:
+                fixture.drive.unload()
 
 
-def exchange(room: Room, drive: Drive) -> KeyGrant:
+def exchange(fixture: VeFixture, drive: Drive) -> KeyGrant:
     session = drive.key_session()
-    room.ve.proxy.exchange(session)
+    fixture.ve.proxy.exchange(session)
     return session.grant
 
 
-def set_key(room: Room, command: Callable[[], object]) -> None:
+def set_key(fixture: VeFixture, command: Callable[[], object]) -> None:
     """Give a command that needs a key, and have the key set."""
     with pytest.raises(KeyRequired):
         command()
-    room.drive.accept_key(exchange(room, room.drive))
+    fixture.drive.accept_key(exchange(fixture, fixture.drive))
 
 
-def read_all(room: Room, volser: str) -> list[Block]:
+def read_all(fixture: VeFixture, volser: str) -> list[Block]:
     """Read a cartridge to its end, block by block."""
     blocks: list[Block] = []
-    with mounted(room, volser) as drive:
+    with mounted(fixture, volser) as drive:
         if drive.encrypting and drive.block_count:
-            set_key(room, drive.read)
+            set_key(fixture, drive.read)
         while got := drive.read(1):
             assert len(got) == 1
             blocks += got
     return blocks
 
 
-def sense(room: Room, volser: str) -> tuple[Sense, int]:
+def sense(fixture: VeFixture, volser: str) -> tuple[Sense, int]:
     """Read until it fails; return the sense and how many blocks came before."""
     count = 0
-    with mounted(room, volser) as drive:
+    with mounted(fixture, volser) as drive:
         try:
             if drive.encrypting:
-                set_key(room, drive.read)
+                set_key(fixture, drive.read)
             while got := drive.read():
                 count += len(got)
         except DriveError as error:
             failure = error
         else:
             pytest.fail("it can be read to its end")
-    assert not room.site.engine.key_valid
+    assert not fixture.site.engine.key_valid
     return failure.sense, count
 
 
@@ -97,9 +97,9 @@ def sense(room: Room, volser: str) -> tuple[Sense, int]:
 
 
 @pytest.mark.rule("BOT-2b", "APP-2b", "APP-2c", "READ-2b")
-def test_a_key_is_asked_for_when_data_needs_it_and_not_before(room: Room) -> None:
-    room.library.add("TAP001", 2)
-    with mounted(room, "TAP001", write=True) as drive:
+def test_a_key_is_asked_for_when_data_needs_it_and_not_before(fixture: VeFixture) -> None:
+    fixture.add("TAP001", 2)
+    with mounted(fixture, "TAP001", write=True) as drive:
         with pytest.raises(DriveError, match="no need of a data key"):
             drive.key_session()
         drive.set_encryption(LABELS)
@@ -107,13 +107,13 @@ def test_a_key_is_asked_for_when_data_needs_it_and_not_before(room: Room) -> Non
             drive.write([Block(b"data")])
         assert wish.value.sense is Sense.KEY_GENERATE
         assert not drive.key_set
-        drive.accept_key(exchange(room, drive))
+        drive.accept_key(exchange(fixture, drive))
         assert drive.key_set
-        assert room.site.engine.key_valid
+        assert fixture.site.engine.key_valid
         drive.write([Block(b"data"), Block(b"label", label=True)])
         assert drive.position == 2
-    assert not room.site.engine.key_valid
-    with mounted(room, "TAP001", write=True) as drive:
+    assert not fixture.site.engine.key_valid
+    with mounted(fixture, "TAP001", write=True) as drive:
         assert drive.encrypting
         assert drive.locate_append_point() == 2
         assert drive.label_positions() == [1]
@@ -126,21 +126,21 @@ def test_a_key_is_asked_for_when_data_needs_it_and_not_before(room: Room) -> Non
         with pytest.raises(KeyRequired) as wish:
             drive.read()
         assert wish.value.sense is Sense.KEY_TRANSLATE
-        drive.accept_key(exchange(room, drive))
+        drive.accept_key(exchange(fixture, drive))
         assert drive.read() == [Block(b"label", label=True)]
         assert drive.read() == []
 
 
 @pytest.mark.rule("CART-4", "BOT-5")
-def test_drive_names_the_cartridge_by_the_id_in_its_memory(room: Room) -> None:
+def test_drive_names_the_cartridge_by_the_id_in_its_memory(fixture: VeFixture) -> None:
     """The id stays when the cartridge is written from BOT again."""
-    room.library.add("TAP001", 2)
+    fixture.add("TAP001", 2)
     asked = []
-    with mounted(room, "TAP001", write=True) as drive:
+    with mounted(fixture, "TAP001", write=True) as drive:
         drive.set_encryption(LABELS)
-        set_key(room, lambda: drive.write([Block(b"data")]))
+        set_key(fixture, lambda: drive.write([Block(b"data")]))
         drive.write([Block(b"data")])
-    with mounted(room, "TAP001", write=True) as drive:
+    with mounted(fixture, "TAP001", write=True) as drive:
         with pytest.raises(KeyRequired):
             drive.read()
         asked.append(drive.key_session().request)
@@ -150,99 +150,101 @@ def test_drive_names_the_cartridge_by_the_id_in_its_memory(room: Room) -> None:
         with pytest.raises(KeyRequired):
             drive.write([Block(b"anew")])
         asked.append(drive.key_session().request)
-    with Cartridge.open(room.library.path("TAP001")) as cartridge:
+    with Cartridge.open(fixture.cartridges.path("TAP001")) as cartridge:
         assert {each.cartridge_id for each in asked} == {cartridge.memory.cartridge_id}
 
 
 @pytest.mark.rule("BOT-4")
-def test_no_key_outlives_a_mount_or_is_there_at_the_next(room: Room) -> None:
-    engine, element = room.site.engine, room.site.element
-    volser = room.ve.write_from_bot(2, room.volumes(100))
-    with mounted(room, volser) as drive:
-        set_key(room, drive.read)
+def test_no_key_outlives_a_mount_or_is_there_at_the_next(fixture: VeFixture) -> None:
+    engine, element = fixture.site.engine, fixture.site.element
+    volser = fixture.write_from_bot(2, fixture.volumes(100))
+    with mounted(fixture, volser) as drive:
+        set_key(fixture, drive.read)
         (result,) = engine.process([Record(Operation.ENCRYPT, b"x")])
         assert result.status is RecordStatus.OK
         grant = None
         drive.unload()
         (result,) = engine.process([Record(Operation.ENCRYPT, b"x")])
         assert result.status is RecordStatus.NO_KEY
-    with mounted(room, volser) as drive:
+    with mounted(fixture, volser) as drive:
         with pytest.raises(KeyRequired):
             drive.read()
-        grant = exchange(room, drive)
+        grant = exchange(fixture, drive)
         drive.unload()
     engine.load_sealed_key(element.unseal(grant.sedk))  # left by somebody else
-    with mounted(room, volser) as drive:
+    with mounted(fixture, volser) as drive:
         assert not engine.key_valid
         with pytest.raises(KeyRequired):
             drive.read()
 
 
-def test_a_key_lost_on_the_way_is_asked_for_again(room: Room) -> None:
-    volser = room.ve.write_from_bot(2, room.volumes(100))
-    with mounted(room, volser, write=True) as drive:
-        set_key(room, drive.read)
+def test_a_key_lost_on_the_way_is_asked_for_again(fixture: VeFixture) -> None:
+    volser = fixture.write_from_bot(2, fixture.volumes(100))
+    with mounted(fixture, volser, write=True) as drive:
+        set_key(fixture, drive.read)
         before = drive.read(1)
-        room.site.engine.zeroize()
+        fixture.site.engine.zeroize()
         with pytest.raises(KeyRequired, match="gone from its hardware") as wish:
             drive.read()
         assert wish.value.sense is Sense.KEY_REQUIRED
         assert not drive.key_set
-        drive.accept_key(exchange(room, drive))
+        drive.accept_key(exchange(fixture, drive))
         after = drive.read()
         drive.write([Block(b"one")])
-        room.site.engine.zeroize()
+        fixture.site.engine.zeroize()
         with pytest.raises(KeyRequired, match="gone from its hardware"):
             drive.write([Block(b"two")])
-        drive.accept_key(exchange(room, drive))
+        drive.accept_key(exchange(fixture, drive))
         drive.write([Block(b"two")])
-    blocks = read_all(room, volser)
+    blocks = read_all(fixture, volser)
     assert blocks == [*before, *after, Block(b"one"), Block(b"two")]
-    with Cartridge.open(room.library.path(volser)) as cartridge:
+    with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
         ivs = [header.iv for header in cartridge.headers]
     assert len(set(ivs)) == len(ivs)
 
 
 @pytest.mark.rule("KEY-1", "BOT-5")
-def test_a_key_that_was_set_for_reading_is_not_used_to_write_from_bot(room: Room) -> None:
-    volser = room.ve.write_from_bot(2, room.volumes(100))
-    before = room.tape(volser)
-    with mounted(room, volser, write=True) as drive:
-        set_key(room, drive.read)
+def test_a_key_that_was_set_for_reading_is_not_used_to_write_from_bot(fixture: VeFixture) -> None:
+    volser = fixture.write_from_bot(2, fixture.volumes(100))
+    before = fixture.tape(volser)
+    with mounted(fixture, volser, write=True) as drive:
+        set_key(fixture, drive.read)
         drive.set_encryption(LABELS)
-        assert not room.site.engine.key_valid
+        assert not fixture.site.engine.key_valid
         with pytest.raises(KeyRequired) as wish:
             drive.write([Block(b"new")])
         assert wish.value.sense is Sense.KEY_GENERATE
-    assert room.tape(volser) == before
+    assert fixture.tape(volser) == before
 
 
-def test_a_key_lost_in_the_middle_of_writing_from_bot(room: Room) -> None:
-    room.library.add("TAP001", 2)
-    with mounted(room, "TAP001", write=True) as drive:
+def test_a_key_lost_in_the_middle_of_writing_from_bot(fixture: VeFixture) -> None:
+    fixture.add("TAP001", 2)
+    with mounted(fixture, "TAP001", write=True) as drive:
         drive.set_encryption(LABELS)
-        set_key(room, lambda: drive.write([Block(b"one")]))
-        room.site.engine.zeroize()
+        set_key(fixture, lambda: drive.write([Block(b"one")]))
+        fixture.site.engine.zeroize()
         with pytest.raises(KeyRequired):
             drive.write([Block(b"one")])
-        drive.accept_key(exchange(room, drive))  # the same key: its EEDKs are in the memory by now
+        drive.accept_key(
+            exchange(fixture, drive)
+        )  # the same key: its EEDKs are in the memory by now
         drive.write([Block(b"one")])
-    assert read_all(room, "TAP001") == [Block(b"one")]
+    assert read_all(fixture, "TAP001") == [Block(b"one")]
 
 
 # Keys that are refused
 
 
 @pytest.mark.rule("READ-2d", "APP-2e")
-def test_the_key_of_another_cartridge_is_refused_before_any_use(room: Room) -> None:
-    first = room.ve.write_from_bot(2, room.volumes(100))
-    second = room.ve.write_from_bot(2, room.volumes(100))
-    before = room.tape(first)
-    with mounted(room, second) as drive:
+def test_the_key_of_another_cartridge_is_refused_before_any_use(fixture: VeFixture) -> None:
+    first = fixture.write_from_bot(2, fixture.volumes(100))
+    second = fixture.write_from_bot(2, fixture.volumes(100))
+    before = fixture.tape(first)
+    with mounted(fixture, second) as drive:
         with pytest.raises(KeyRequired):
             drive.read()
-        wrong = exchange(room, drive)
-    with mounted(room, first, write=True) as drive:
+        wrong = exchange(fixture, drive)
+    with mounted(fixture, first, write=True) as drive:
         drive.locate_append_point()
         for _ in range(KEY_FAIL_LIMIT):
             with pytest.raises(KeyRequired):
@@ -250,22 +252,22 @@ def test_the_key_of_another_cartridge_is_refused_before_any_use(room: Room) -> N
             with pytest.raises(DriveError, match="is not its data key") as caught:
                 drive.accept_key(wrong)
             assert caught.value.sense is Sense.WRONG_KEY
-            assert not room.site.engine.key_valid
+            assert not fixture.site.engine.key_valid
         with pytest.raises(KeyRequired):
             drive.write([Block(b"never")])
-        right = exchange(room, drive)
+        right = exchange(fixture, drive)
         with pytest.raises(DriveError) as caught:
             drive.accept_key(right)
         assert caught.value.sense is Sense.KEY_FAIL_LIMIT
-    assert room.tape(first)[8192:] == before[8192:]
-    assert len(read_all(room, first)) == 3
+    assert fixture.tape(first)[8192:] == before[8192:]
+    assert len(read_all(fixture, first)) == 3
 
 
 @pytest.mark.rule("KEY-12", "BOT-2d")
 @pytest.mark.parametrize("sedk", [b"", bytes(256), b"\xff" * 256, bytes(10_000)])
-def test_an_sedk_that_does_not_open_is_refused(room: Room, sedk: bytes) -> None:
-    volser = room.ve.write_from_bot(2, room.volumes(100))
-    with mounted(room, volser) as drive:
+def test_an_sedk_that_does_not_open_is_refused(fixture: VeFixture, sedk: bytes) -> None:
+    volser = fixture.write_from_bot(2, fixture.volumes(100))
+    with mounted(fixture, volser) as drive:
         with pytest.raises(DriveError) as caught:
             drive.accept_key(KeyGrant(sedk, ()))
         assert caught.value.sense is Sense.COMMAND_SEQUENCE
@@ -274,7 +276,7 @@ def test_an_sedk_that_does_not_open_is_refused(room: Room, sedk: bytes) -> None:
         with pytest.raises(DriveError) as caught:
             drive.accept_key(KeyGrant(sedk, ()))
         assert caught.value.sense is Sense.KEY_WRAPPING_FAILURE
-        assert not room.site.engine.key_valid
+        assert not fixture.site.engine.key_valid
 
 
 # What was done to a cartridge
@@ -306,9 +308,9 @@ def put_record(path: Path, offset: int, header: RecordHeader, payload: bytes) ->
 
 @pytest.mark.rule("READ-2e")
 @pytest.mark.parametrize("where", ["first byte", "last byte", "tag", "iv", "flags"])
-def test_an_altered_record_does_not_decrypt(room: Room, where: str) -> None:
-    volser = room.ve.write_from_bot(2, room.volumes(1000))
-    path = room.library.path(volser)
+def test_an_altered_record_does_not_decrypt(fixture: VeFixture, where: str) -> None:
+    volser = fixture.write_from_bot(2, fixture.volumes(1000))
+    path = fixture.cartridges.path(volser)
     offset, header, payload = stored(path, 1)
     changed = bytearray(payload)
     if where == "first byte":
@@ -322,9 +324,9 @@ def test_an_altered_record_does_not_decrypt(room: Room, where: str) -> None:
     else:
         header = replace(header, flags=header.flags | Flags.LABEL)
     put_record(path, offset, header, bytes(changed))
-    assert sense(room, volser) == (Sense.INTEGRITY, 1)
-    with mounted(room, volser) as drive:
-        set_key(room, drive.read)
+    assert sense(fixture, volser) == (Sense.INTEGRITY, 1)
+    with mounted(fixture, volser) as drive:
+        set_key(fixture, drive.read)
         drive.locate(1)
         with pytest.raises(DriveError, match="altered, moved or put there from elsewhere"):
             drive.read()
@@ -332,15 +334,15 @@ def test_an_altered_record_does_not_decrypt(room: Room, where: str) -> None:
         assert len(drive.read()) == 1
 
 
-def test_plain_damage_is_told_from_alteration(room: Room) -> None:
-    volser = room.ve.write_from_bot(2, room.volumes(1000))
-    path = room.library.path(volser)
+def test_plain_damage_is_told_from_alteration(fixture: VeFixture) -> None:
+    volser = fixture.write_from_bot(2, fixture.volumes(1000))
+    path = fixture.cartridges.path(volser)
     offset, _, _ = stored(path, 1)
     with path.open("r+b") as file:
         file.seek(offset + HEADER_BYTES + 500)
         file.write(b"damage")
-    with mounted(room, volser) as drive:
-        set_key(room, drive.read)
+    with mounted(fixture, volser) as drive:
+        set_key(fixture, drive.read)
         drive.locate(1)
         with pytest.raises(DriveError, match="may be plain damage") as caught:
             drive.read()
@@ -348,121 +350,121 @@ def test_plain_damage_is_told_from_alteration(room: Room) -> None:
 
 
 @pytest.mark.rule("READ-2e")
-def test_swapped_records_do_not_decrypt(room: Room) -> None:
-    volser = room.ve.write_from_bot(2, room.volumes(100, 100))
-    path = room.library.path(volser)
+def test_swapped_records_do_not_decrypt(fixture: VeFixture) -> None:
+    volser = fixture.write_from_bot(2, fixture.volumes(100, 100))
+    path = fixture.cartridges.path(volser)
     first_offset, first, first_payload = stored(path, 1)
     second_offset, second, second_payload = stored(path, 4)
     put_record(path, first_offset, replace(second, block=1), second_payload)
     put_record(path, second_offset, replace(first, block=4), first_payload)
-    assert sense(room, volser) == (Sense.INTEGRITY, 1)
+    assert sense(fixture, volser) == (Sense.INTEGRITY, 1)
 
 
 @pytest.mark.rule("READ-2e")
-def test_a_record_spliced_in_from_another_cartridge_does_not_decrypt(room: Room) -> None:
-    volumes = room.volumes(100)
-    first, second = (room.ve.write_from_bot(2, volumes) for _ in range(2))
-    offset, _, _ = stored(room.library.path(first), 1)
-    _, header, payload = stored(room.library.path(second), 1)
-    put_record(room.library.path(first), offset, header, payload)
-    assert sense(room, first) == (Sense.INTEGRITY, 1)
+def test_a_record_spliced_in_from_another_cartridge_does_not_decrypt(fixture: VeFixture) -> None:
+    volumes = fixture.volumes(100)
+    first, second = (fixture.write_from_bot(2, volumes) for _ in range(2))
+    offset, _, _ = stored(fixture.cartridges.path(first), 1)
+    _, header, payload = stored(fixture.cartridges.path(second), 1)
+    put_record(fixture.cartridges.path(first), offset, header, payload)
+    assert sense(fixture, first) == (Sense.INTEGRITY, 1)
 
 
 @pytest.mark.rule("READ-2e", "BOT-5")
-def test_a_record_of_before_the_last_write_from_bot_does_not_decrypt(room: Room) -> None:
-    volumes = room.volumes(100)
-    volser = room.ve.write_from_bot(2, volumes)
-    path = room.library.path(volser)
+def test_a_record_of_before_the_last_write_from_bot_does_not_decrypt(fixture: VeFixture) -> None:
+    volumes = fixture.volumes(100)
+    volser = fixture.write_from_bot(2, volumes)
+    path = fixture.cartridges.path(volser)
     _, old, old_payload = stored(path, 1)
-    room.ve.write_from_bot(2, volumes, volser)
+    fixture.write_from_bot(2, volumes, volser)
     offset, new, _ = stored(path, 1)
     put_record(path, offset, replace(old, epoch=new.epoch), old_payload)
-    assert sense(room, volser) == (Sense.INTEGRITY, 1)
+    assert sense(fixture, volser) == (Sense.INTEGRITY, 1)
 
 
 @pytest.mark.rule("READ-2d")
-def test_a_whole_cartridge_under_another_volser_gets_no_key(room: Room) -> None:
+def test_a_whole_cartridge_under_another_volser_gets_no_key(fixture: VeFixture) -> None:
     """Everything of one cartridge copied to another, even with its memory made to fit."""
-    volser = room.ve.write_from_bot(2, room.volumes(100))
-    room.library.add("OTHER1", 2)
-    path = room.library.path("OTHER1")
-    path.write_bytes(room.tape(volser))
+    volser = fixture.write_from_bot(2, fixture.volumes(100))
+    fixture.add("OTHER1", 2)
+    path = fixture.cartridges.path("OTHER1")
+    path.write_bytes(fixture.tape(volser))
     put_memory(path, lambda memory: replace(memory, volser="OTHER1"))
-    with mounted(room, "OTHER1") as drive:
+    with mounted(fixture, "OTHER1") as drive:
         with pytest.raises(KeyRequired):
             drive.read()
         with pytest.raises(ExchangeError) as caught:
-            exchange(room, drive)
+            exchange(fixture, drive)
         assert caught.value.code is ErrorCode.WRONG_VOLUME
         assert sense_of(caught.value) is Sense.WRONG_EEDK
 
 
 @pytest.mark.rule("READ-2d")
-def test_the_eedks_of_another_time_give_a_key_that_is_refused(room: Room) -> None:
+def test_the_eedks_of_another_time_give_a_key_that_is_refused(fixture: VeFixture) -> None:
     """The same VOLSER written from BOT twice: its older EEDKs open, but to another key."""
-    volser = room.ve.write_from_bot(2, room.volumes(100))
-    with Cartridge.open(room.library.path(volser)) as cartridge:
+    volser = fixture.write_from_bot(2, fixture.volumes(100))
+    with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
         older = cartridge.memory.eedks
-    room.ve.write_from_bot(2, room.volumes(100), volser)
-    put_memory(room.library.path(volser), lambda memory: replace(memory, eedks=older))
-    assert sense(room, volser) == (Sense.WRONG_KEY, 0)
+    fixture.write_from_bot(2, fixture.volumes(100), volser)
+    put_memory(fixture.cartridges.path(volser), lambda memory: replace(memory, eedks=older))
+    assert sense(fixture, volser) == (Sense.WRONG_KEY, 0)
 
 
-def test_unencrypted_data_on_an_encrypted_cartridge_is_refused(room: Room) -> None:
-    volser = room.ve.write_from_bot(2, room.volumes(100))
-    path = room.library.path(volser)
+def test_unencrypted_data_on_an_encrypted_cartridge_is_refused(fixture: VeFixture) -> None:
+    volser = fixture.write_from_bot(2, fixture.volumes(100))
+    path = fixture.cartridges.path(volser)
     offset, header, payload = stored(path, 1)
     plain = replace(header, flags=Flags(0), length=len(payload))
     put_record(path, offset, plain, b"P" * len(payload))
-    assert sense(room, volser) == (Sense.UNENCRYPTED_DATA, 1)
+    assert sense(fixture, volser) == (Sense.UNENCRYPTED_DATA, 1)
 
 
-def test_encrypted_data_on_a_clear_cartridge_is_refused(room: Room) -> None:
-    volser = room.ve.write_from_bot(1, room.volumes(100))
-    path = room.library.path(volser)
+def test_encrypted_data_on_a_clear_cartridge_is_refused(fixture: VeFixture) -> None:
+    volser = fixture.write_from_bot(1, fixture.volumes(100))
+    path = fixture.cartridges.path(volser)
     offset, header, payload = stored(path, 1)
     sealed = replace(header, flags=Flags.ENCRYPTED, length=len(payload) - TAG_BYTES)
     put_record(path, offset, sealed, payload)
-    assert sense(room, volser) == (Sense.UNABLE_TO_DECRYPT, 1)
+    assert sense(fixture, volser) == (Sense.UNABLE_TO_DECRYPT, 1)
 
 
-def test_a_damaged_block_of_a_clear_cartridge_is_a_read_error(room: Room) -> None:
-    volser = room.ve.write_from_bot(1, room.volumes(100))
-    path = room.library.path(volser)
+def test_a_damaged_block_of_a_clear_cartridge_is_a_read_error(fixture: VeFixture) -> None:
+    volser = fixture.write_from_bot(1, fixture.volumes(100))
+    path = fixture.cartridges.path(volser)
     offset, _, _ = stored(path, 1)
     with path.open("r+b") as file:
         file.seek(offset + HEADER_BYTES)
         file.write(b"damage")
-    assert sense(room, volser) == (Sense.READ_ERROR, 1)
+    assert sense(fixture, volser) == (Sense.READ_ERROR, 1)
 
 
 @pytest.mark.parametrize("pool", [1, 2])
-def test_a_damaged_header_is_read_up_to(room: Room, pool: int) -> None:
-    volser = room.ve.write_from_bot(pool, room.volumes(100, 100))
-    path = room.library.path(volser)
+def test_a_damaged_header_is_read_up_to(fixture: VeFixture, pool: int) -> None:
+    volser = fixture.write_from_bot(pool, fixture.volumes(100, 100))
+    path = fixture.cartridges.path(volser)
     offset, _, _ = stored(path, 4)
     with path.open("r+b") as file:
         file.seek(offset + 10)
         file.write(b"?")
-    assert sense(room, volser) == (Sense.FORMAT_CORRUPTED, 4)
-    with mounted(room, volser, write=True) as drive:
+    assert sense(fixture, volser) == (Sense.FORMAT_CORRUPTED, 4)
+    with mounted(fixture, volser, write=True) as drive:
         drive.locate_append_point()
         if drive.encrypting:
-            set_key(room, lambda: drive.write([Block(b"x")]))
+            set_key(fixture, lambda: drive.write([Block(b"x")]))
         with pytest.raises(DamagedCartridgeError, match="cannot append"):
             drive.write([Block(b"x")])
 
 
 @pytest.mark.rule("APP-2e")
-def test_a_changed_key_check_stops_an_append_before_it_mixes_keys(room: Room) -> None:
-    volser = room.ve.write_from_bot(2, room.volumes(100))
-    path = room.library.path(volser)
+def test_a_changed_key_check_stops_an_append_before_it_mixes_keys(fixture: VeFixture) -> None:
+    volser = fixture.write_from_bot(2, fixture.volumes(100))
+    path = fixture.cartridges.path(volser)
     put_memory(path, lambda memory: replace(memory, key_check=bytes(16)))
     before = path.read_bytes()
-    with mounted(room, volser, write=True) as drive:
+    with mounted(fixture, volser, write=True) as drive:
         drive.locate_append_point()
         with pytest.raises(DriveError) as caught:
-            set_key(room, lambda: drive.write([Block(b"x")]))
+            set_key(fixture, lambda: drive.write([Block(b"x")]))
         assert caught.value.sense is Sense.WRONG_KEY
     assert path.read_bytes() == before
 
@@ -470,13 +472,13 @@ def test_a_changed_key_check_stops_an_append_before_it_mixes_keys(room: Room) ->
 # The order of commands
 
 
-def make_other(room: Room) -> Cartridge:
-    room.library.add("OTHER1", 1)
-    return Cartridge.open(room.library.path("OTHER1"))
+def make_other(fixture: VeFixture) -> Cartridge:
+    fixture.add("OTHER1", 1)
+    return Cartridge.open(fixture.cartridges.path("OTHER1"))
 
 
-def test_commands_out_of_order_are_refused(room: Room) -> None:
-    drive = room.drive
+def test_commands_out_of_order_are_refused(fixture: VeFixture) -> None:
+    drive = fixture.drive
     for command in (
         drive.unload,
         drive.read,
@@ -487,10 +489,10 @@ def test_commands_out_of_order_are_refused(room: Room) -> None:
         with pytest.raises(DriveError) as caught:
             command()
         assert caught.value.sense is Sense.NO_CARTRIDGE
-    volser = room.ve.write_from_bot(1, room.volumes(100))
-    before = room.tape(volser)
-    with mounted(room, volser, write=True):
-        other = make_other(room)
+    volser = fixture.write_from_bot(1, fixture.volumes(100))
+    before = fixture.tape(volser)
+    with mounted(fixture, volser, write=True):
+        other = make_other(fixture)
         with pytest.raises(DriveError, match="holds cartridge TAP001 already"):
             drive.load(other)
         other.close()
@@ -506,13 +508,13 @@ def test_commands_out_of_order_are_refused(room: Room) -> None:
         with pytest.raises(DriveError) as caught:
             drive.write([Block(b"x")])
         assert caught.value.sense is Sense.POSITION
-    assert room.tape(volser) == before
-    with mounted(room, volser, write=False):
+    assert fixture.tape(volser) == before
+    with mounted(fixture, volser, write=False):
         for command in (lambda: drive.set_encryption(None), lambda: drive.write([Block(b"x")])):
             with pytest.raises(DriveError) as caught:
                 command()
             assert caught.value.sense is Sense.WRITE_PROTECTED
-    with mounted(room, volser, write=True):
+    with mounted(fixture, volser, write=True):
         drive.locate_append_point()
         drive.write([Block(b"x")])
         with pytest.raises(DriveError, match="is writing"):
@@ -523,12 +525,12 @@ def test_commands_out_of_order_are_refused(room: Room) -> None:
         assert caught.value.sense is Sense.POSITION
         assert len(drive.read()) == 4
         drive.write([Block(b"y")])
-    assert [block.data for block in read_all(room, volser)][3:] == [b"x", b"y"]
+    assert [block.data for block in read_all(fixture, volser)][3:] == [b"x", b"y"]
 
 
-def test_read_gives_whole_blocks_up_to_the_bytes_asked_for(room: Room) -> None:
-    room.library.add("TAP001", 1)
-    with mounted(room, "TAP001", write=True) as drive:
+def test_read_gives_whole_blocks_up_to_the_bytes_asked_for(fixture: VeFixture) -> None:
+    fixture.add("TAP001", 1)
+    with mounted(fixture, "TAP001", write=True) as drive:
         drive.set_encryption(None)
         drive.write([Block(bytes([n]) * 100) for n in range(5)])
         drive.locate(0)
@@ -539,18 +541,18 @@ def test_read_gives_whole_blocks_up_to_the_bytes_asked_for(room: Room) -> None:
 
 
 def test_an_engine_that_will_not_zeroize_is_not_passed_over(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    fixture: VeFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    volser = room.ve.write_from_bot(2, room.volumes(100))
-    with mounted(room, volser) as drive:
-        set_key(room, drive.read)
+    volser = fixture.write_from_bot(2, fixture.volumes(100))
+    with mounted(fixture, volser) as drive:
+        set_key(fixture, drive.read)
         with monkeypatch.context() as patch:
-            patch.setattr(type(room.site.engine), "zeroize", lambda engine: None)
+            patch.setattr(type(fixture.site.engine), "zeroize", lambda engine: None)
             with pytest.raises(DriveError, match="still holds a data key") as caught:
                 drive.unload()
         assert caught.value.sense is Sense.ENGINE_FAILURE
         assert not drive.loaded
-    room.site.engine.zeroize()
+    fixture.site.engine.zeroize()
 
 
 # Sense codes

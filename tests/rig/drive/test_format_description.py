@@ -16,7 +16,7 @@ import pytest
 from hsm.keys.eedk import KeyLabel, KeyMode
 from rig.cli.cartridge import render, show
 from rig.drive import cartridge_format
-from rig.ve.catalogue.pools import Pool
+from rig.ve.catalogue.model import PoolSettings
 from tests.support.tape_site import Site, sources
 
 TEXT = (Path(__file__).parents[3] / "docs" / "cartridge-format.md").read_text()
@@ -48,14 +48,14 @@ def test_an_encrypted_cartridge_is_read_with_a_kek_and_nothing_of_ours(
 ) -> None:
     keys = [KeyLabel("KEK 1"), KeyLabel("KEK 1")]
     keys[place] = KeyLabel(site.outside.label, mode)
-    room = site.room(tmp_path, Pool(4, True, tuple(keys)))
-    volumes = room.volumes(0, 1, 262144, 300_001)
-    volser = room.ve.write_from_bot(4, volumes)
-    more = room.volumes(70_000, 16)
-    room.ve.append(volser, more)
+    fixture = site.fixture(tmp_path, PoolSettings(4, True, tuple(keys)))
+    volumes = fixture.volumes(0, 1, 262144, 300_001)
+    volser = fixture.write_from_bot(4, volumes)
+    more = fixture.volumes(70_000, 16)
+    fixture.ve.append(volser, more)
     kek = tmp_path / "kek.pem"
     kek.write_bytes(site.outside.pem)
-    done = read_by_hand(tmp_path, room.library.path(volser), kek)
+    done = read_by_hand(tmp_path, fixture.cartridges.path(volser), kek)
     assert done.returncode == 0, done.stderr
     found = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     names = [volume.name for volume in (*volumes, *more)]
@@ -65,10 +65,10 @@ def test_an_encrypted_cartridge_is_read_with_a_kek_and_nothing_of_ours(
 
 @pytest.mark.rule("BOT-3b")
 def test_a_clear_cartridge_is_read_too(site: Site, tmp_path: Path) -> None:
-    room = site.room(tmp_path, Pool(1))
-    volumes = room.volumes(5, 300_000)
-    volser = room.ve.write_from_bot(1, volumes)
-    done = read_by_hand(tmp_path, room.library.path(volser), None)
+    fixture = site.fixture(tmp_path, PoolSettings(1))
+    volumes = fixture.volumes(5, 300_000)
+    volser = fixture.write_from_bot(1, volumes)
+    done = read_by_hand(tmp_path, fixture.cartridges.path(volser), None)
     assert done.returncode == 0, done.stderr
     assert [(tmp_path / "out" / v.name).read_bytes() for v in volumes] == sources(volumes)
 
@@ -96,10 +96,10 @@ def test_the_text_has_the_numbers_of_the_code() -> None:
 @pytest.mark.rule("KEY-6", "KEY-12")
 def test_show_tells_labels_or_hashes_and_never_a_key(site: Site, tmp_path: Path) -> None:
     keys = (KeyLabel("KEK 1"), KeyLabel(site.outside.label, KeyMode.HASH))
-    room = site.room(tmp_path, Pool(4, True, keys))
-    volser = room.ve.write_from_bot(4, room.volumes(600_000, 10))
-    room.ve.append(volser, room.volumes(20))
-    shown = show(room.library.path(volser))
+    fixture = site.fixture(tmp_path, PoolSettings(4, True, keys))
+    volser = fixture.write_from_bot(4, fixture.volumes(600_000, 10))
+    fixture.ve.append(volser, fixture.volumes(20))
+    shown = show(fixture.cartridges.path(volser))
     assert (shown["volser"], shown["format"]) == (volser, "encrypted")
     first, second = shown["eedks"]
     assert (first["label"], first["kek_sha256"]) == ("KEK 1", None)
@@ -119,11 +119,11 @@ def test_show_tells_labels_or_hashes_and_never_a_key(site: Site, tmp_path: Path)
 
 
 def test_show_tells_the_logical_volumes_of_a_clear_cartridge(site: Site, tmp_path: Path) -> None:
-    room = site.room(tmp_path, Pool(1))
-    (volume,) = room.volumes(10)
+    fixture = site.fixture(tmp_path, PoolSettings(1))
+    (volume,) = fixture.volumes(10)
     odd = volume.source.rename(tmp_path / "odd\x1b[2Jname")
-    volser = room.ve.write_from_bot(1, [type(volume).of("L00001", odd)])
-    shown = show(room.library.path(volser))
+    volser = fixture.write_from_bot(1, [type(volume).of("L00001", odd)])
+    shown = show(fixture.cartridges.path(volser))
     (listed,) = shown["logical_volumes"]
     assert (listed["name"], listed["size"], listed["path"]) == ("L00001", 10, str(odd))
     text = render(shown)
@@ -132,9 +132,9 @@ def test_show_tells_the_logical_volumes_of_a_clear_cartridge(site: Site, tmp_pat
 
 
 def test_show_tells_of_damage_and_of_a_bad_eedk(site: Site, tmp_path: Path) -> None:
-    room = site.room(tmp_path, Pool(1))
-    volser = room.ve.write_from_bot(1, room.volumes(10, 10))
-    path = room.library.path(volser)
+    fixture = site.fixture(tmp_path, PoolSettings(1))
+    volser = fixture.write_from_bot(1, fixture.volumes(10, 10))
+    path = fixture.cartridges.path(volser)
     offset = show(path)["records"][3]["offset"]
     with path.open("r+b") as file:
         file.seek(offset)

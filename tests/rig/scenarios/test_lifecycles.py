@@ -1,4 +1,4 @@
-"""The source's stories, told on the real drive, gates and key manager."""
+"""The scenarios of pools over time, on the real drive, gates and key manager."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from rig.scenarios import lifecycle
 from rig.scenarios.base import Scenario
 from rig.scenarios.migration import Migration
 from rig.scenarios.pool_over_time import PoolOverTime
-from rig.testbed.session import Station
+from rig.testbed.drives import OpenDrive
+from rig.testbed.node import RunNodes
+from rig.testbed.session import LabSession
 from tests.support.rig_command import lab_file
 from tests.support.tape_site import Site
 
 
 @pytest.fixture
-def station(site: Site, tmp_path: Path) -> Station:
-    """The site as a station, under a lab file that names its keys."""
+def session(site: Site, tmp_path: Path) -> LabSession:
+    """The site as an open lab, under a lab file that names its keys."""
     lab = load_lab(
         lab_file(
             tmp_path,
@@ -29,17 +31,14 @@ def station(site: Site, tmp_path: Path) -> Station:
             ("  - label: June 2007 DR Site Key\n", "  - label: KEK 2\n"),
         )
     )
-    return Station(
+    return LabSession(
         lab=lab,
-        drive_unit=lab.drives[0],
+        node=lab.run_node,
         provisioned=site.lab,
-        engine=site.engine,
-        element=site.element,
-        drive=site.drive(),
+        drives=(OpenDrive(lab.drives[0], site.engine, site.element, site.drive(), None),),
         proxy=site.proxy,
         events=EventLog(),
-        cartridges=tmp_path,
-        traffic=None,
+        administered=list,
     )
 
 
@@ -49,10 +48,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "VOLUME_BYTES", 2000)
 
 
-def told(scenario: Scenario, station: Station, folder: Path) -> ScenarioResult:
+def run(scenario: Scenario, session: LabSession, folder: Path) -> ScenarioResult:
     source = folder / "file"
     source.write_bytes(b"".join(bytes([number]) * 1999 + b"!" for number in range(40)))
-    result = scenario.execute(station, [source], ConsoleReport())
+    result = scenario.execute(session, RunNodes(folder), [source], ConsoleReport())
     assert result.error is None
     assert [check.name for check in result.checks if not check.passed] == []
     return result
@@ -60,9 +59,9 @@ def told(scenario: Scenario, station: Station, folder: Path) -> ScenarioResult:
 
 @pytest.mark.rule("POOL-2", "POOL-3", "BOT-5")
 def test_a_pool_over_time_none_then_kek_1_then_kek_2(
-    station: Station, tmp_path: Path, small: None, capsys: pytest.CaptureFixture[str]
+    session: LabSession, tmp_path: Path, small: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = told(PoolOverTime(), station, tmp_path)
+    result = run(PoolOverTime(), session, tmp_path)
     assert len(result.checks) == 7
     said = capsys.readouterr().out
     assert "KEK 1" in said
@@ -71,7 +70,7 @@ def test_a_pool_over_time_none_then_kek_1_then_kek_2(
 
 @pytest.mark.rule("MIG-1", "MIG-2", "MIG-3", "MIG-4", "MIG-7", "MIG-10", "MIG-12")
 def test_a_site_moves_to_encryption_by_each_of_the_three_methods(
-    station: Station, tmp_path: Path, small: None
+    session: LabSession, tmp_path: Path, small: None
 ) -> None:
-    result = told(Migration(), station, tmp_path)
+    result = run(Migration(), session, tmp_path)
     assert len(result.checks) == 3 * 4 + 1

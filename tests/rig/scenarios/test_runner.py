@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,6 +17,8 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
+from rig.drive.cartridge import Cartridge
+from rig.drive.cartridge_format import TapeFormat
 from rig.results.results import SCHEMA_PATH
 from rig.scenarios.round_trip import CLEAR_STEPS, ENCRYPTED_STEPS
 from tests.support.ports import reserve_port
@@ -73,9 +76,23 @@ def run(folder: Path, data: Path, *options: str | Path, lab: Path | None = None)
     return rig("run", "--lab", chosen, "--data", data, "--out", folder / "out", *options)
 
 
-def cartridges(state: Path) -> dict[str, bytes]:
-    folder = state / "cartridges"
-    return {path.name: path.read_bytes() for path in folder.glob("*")} if folder.exists() else {}
+def files_below(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def formats(nodes: Path) -> dict[str, TapeFormat]:
+    """How each cartridge of a run's round trip is written, by VOLSER."""
+    found = {}
+    for path in sorted((nodes / "round_trip" / "cartridges").iterdir()):
+        with Cartridge.open(path) as cartridge:
+            found[cartridge.volser] = cartridge.format
+    return found
+
+
+def kept_nodes(out: Path) -> Path:
+    """The folder in which a run that did not pass kept its cartridges."""
+    return Path(results(out)["cartridges"])
 
 
 @pytest.mark.rule(
@@ -94,15 +111,15 @@ def test_good_run(tmp_path: Path, own_state: Path, data: Path) -> None:
     assert found["verdict"] == "pass"
     assert found["data"] == {"volumes": 4, "bytes": 292_101, "sources": [str(data)]}
     round_trip, rates = found["scenarios"]
-    assert [step["step"] for step in round_trip["steps"]] == [*CLEAR_STEPS, *ENCRYPTED_STEPS]
+    assert [step["step"] for step in round_trip["steps"]] == [
+        *chain.from_iterable((*CLEAR_STEPS, *ENCRYPTED_STEPS))
+    ]
     assert all(step["outcome"] == "ok" and step["duration_s"] >= 0 for step in round_trip["steps"])
     assert len([m for m in rates["measurements"] if m["rules"] == ["RATE-1"]]) == 16
     assert len([m for m in rates["measurements"] if m["rules"] == ["RATE-2"]]) == 16
-    # The cartridges are there, and the next run writes them from BOT once more.
-    tapes = sorted(name for name in cartridges(own_state) if name.startswith("TAP"))
-    assert len(tapes) == 2
-    assert run(tmp_path, data, *ROUND_TRIP).code == 0
-    assert sorted(name for name in cartridges(own_state) if name.startswith("TAP")) == tapes
+    # A run that passed leaves no cartridge behind.
+    assert found["cartridges"] is None
+    assert not any(path.is_dir() for path in (tmp_path / "out").iterdir())
 
 
 @pytest.mark.rule("RATE-2")
@@ -114,6 +131,12 @@ def test_too_slow_an_engine_fails(tmp_path: Path, own_state: Path, data: Path) -
     assert "fail  engine rate, encrypt, 256 KiB records" in ended.out
     assert "--waves" in ended.out
     assert results(tmp_path / "out")["verdict"] == "fail"
+    # Its cartridges are kept, and those of the next run into the same folder are others.
+    nodes = kept_nodes(tmp_path / "out")
+    assert formats(nodes) == {"TAP001": TapeFormat.CLEAR, "TAP002": TapeFormat.ENCRYPTED}
+    before = files_below(nodes)
+    assert run(tmp_path, data, *ROUND_TRIP).code == 0
+    assert files_below(nodes) == before
 
 
 def test_waveform(tmp_path: Path, own_state: Path, data: Path) -> None:
@@ -136,13 +159,11 @@ def refused(tmp_path: Path, ended: Ended) -> str:
 
 
 def test_key_manager_down(tmp_path: Path, own_state: Path, data: Path) -> None:
-    assert run(tmp_path, data, *ROUND_TRIP).code == 0
-    before = cartridges(own_state)
     port = reserve_port()
     lab = lab_file(tmp_path, ("port: 0", f"port: {port}"), ("start: true ", "start: false "))
     sentence = refused(tmp_path, run(tmp_path, data, *ROUND_TRIP, lab=lab))
     assert f"127.0.0.1:{port}" in sentence
-    assert cartridges(own_state) == before
+    assert results(tmp_path / "out")["cartridges"] is None
 
 
 @pytest.mark.rule("EKM-6", "EKM-7")
@@ -214,12 +235,13 @@ def test_absent_token(tmp_path: Path, own_state: Path, data: Path) -> None:
 
 @pytest.mark.rule("KEY-9")
 def test_absent_label(tmp_path: Path, own_state: Path, data: Path) -> None:
-    assert run(tmp_path, data, *ROUND_TRIP).code == 0
-    before = cartridges(own_state)["TAP002.tape"]
     lab = lab_file(tmp_path, ("{label: June 2007 Key, mode: clear}", "{label: May 1999 Key}"))
     sentence = refused(tmp_path, run(tmp_path, data, *ROUND_TRIP, lab=lab))
     assert "May 1999 Key" in sentence
-    assert cartridges(own_state)["TAP002.tape"] == before
+    assert formats(kept_nodes(tmp_path / "out")) == {
+        "TAP001": TapeFormat.CLEAR,
+        "TAP002": TapeFormat.BLANK,
+    }
 
 
 def test_unreadable_file(tmp_path: Path, own_state: Path, data: Path) -> None:
@@ -230,66 +252,24 @@ def test_unreadable_file(tmp_path: Path, own_state: Path, data: Path) -> None:
     assert "neither a file nor a folder" in run(tmp_path, tmp_path / "pipe").sentence()
     # A file whose reading fails although its mode allows it (as on a bad disk).
     assert "/proc/self/mem" in refused(tmp_path, run(tmp_path, Path("/proc/self/mem"), *ROUND_TRIP))
-    assert cartridges(own_state).keys() <= {"library.json", "TAP001.tape"}
+    assert set(formats(kept_nodes(tmp_path / "out")).values()) == {TapeFormat.BLANK}
 
 
-def test_damaged_cartridge(tmp_path: Path, own_state: Path, data: Path) -> None:
-    assert run(tmp_path, data, *ROUND_TRIP).code == 0
-    tape = own_state / "cartridges" / "TAP002.tape"
-    tape.write_bytes(b"not a tape at all" * 1000)
-    sentence = refused(tmp_path, run(tmp_path, data, *ROUND_TRIP))
-    assert "TAP002" in sentence
-    assert tape.read_bytes() == b"not a tape at all" * 1000
-
-
-def test_cartridge_show(tmp_path: Path, own_state: Path, data: Path) -> None:
-    assert run(tmp_path, data, *ROUND_TRIP).code == 0
-    tape = own_state / "cartridges" / "TAP002.tape"
-    shown = json.loads(rig("cartridge", "show", tape, "--json").out)
-    assert shown["format"] == "encrypted"
-    assert [eedk["mode"] for eedk in shown["eedks"]] == ["clear", "hash"]
-    assert "June 2007 Key" in rig("cartridge", "show", tape).out
-    # Every cut of the file is shown or refused in one sentence, and the file stays as it is.
-    whole = tape.read_bytes()
-    cut = tmp_path / "cut.tape"
-    for size in (0, 1, 4095, 4096, 10_000, len(whole) // 2, len(whole) - 1):
-        cut.write_bytes(whole[:size])
-        ended = rig("cartridge", "show", cut)
-        if ended.code != 0:
-            ended.sentence()
-        assert cut.read_bytes() == whole[:size]
-    assert "nowhere.tape" in rig("cartridge", "show", tmp_path / "nowhere.tape").sentence()
-
-
-@pytest.mark.rule("KEY-2")
-def test_cartridge_rekey(tmp_path: Path, own_state: Path, data: Path) -> None:
-    """Other keys for a tape on the command line: the pool's by default, or those named."""
+def test_run_leaves_the_nodes_of_the_lab_untouched(
+    tmp_path: Path, own_state: Path, data: Path
+) -> None:
+    """The VOLSERs are the same, the cartridges are not."""
     lab = lab_file(tmp_path)
-    assert run(tmp_path, data, *ROUND_TRIP, lab=lab).code == 0
-    tape = own_state / "cartridges" / "TAP002.tape"
-
-    def keys() -> list[tuple[str, str | None]]:
-        shown = json.loads(rig("cartridge", "show", tape, "--json").out)
-        return [(eedk["mode"], eedk["label"]) for eedk in shown["eedks"]]
-
-    named = ("--key", "June 2007 DR Site Key", "--json")
-    ended = rig("cartridge", "rekey", "TAP002", "--lab", lab, *named)
-    assert ended.code == 0, ended.err
-    assert json.loads(ended.out)["opened_here"] == [True, True]
-    assert "REKEY-5" in ended.err
-    assert keys() == [("clear", "June 2007 DR Site Key")] * 2
-    ended = rig("cartridge", "rekey", "TAP002", "--lab", lab)
-    assert ended.code == 0, ended.err
-    assert keys() == [("clear", "June 2007 Key"), ("hash", None)]
-    before = tape.read_bytes()
-    for arguments, words in (
-        (("TAP009",), "There is no cartridge 'TAP009'"),
-        (("TAP001",), "Pool 1 of the lab has no keys"),
-        (("TAP002", "--key", "A", "--key", "B", "--hash-key", "C"), "one or two keys, not 3"),
-        (("TAP002", "--key", "No Such Key"), "No Such Key"),
-    ):
-        assert words in rig("cartridge", "rekey", *arguments, "--lab", lab).sentence()
-    assert tape.read_bytes() == before
+    assert rig("ve", "write", data / "a.txt", "--lab", lab).code == 0
+    assert rig("ve", "work", "--lab", lab).code == 0
+    node = own_state / "ve" / "main"
+    before = files_below(node)
+    assert "cartridges/TAP001.tape" in before
+    for _ in range(2):
+        ended = run(tmp_path, data, *ROUND_TRIP, lab=lab)
+        assert (ended.code, ended.err) == (0, "")
+        assert "BOT-2e   TAP002" in ended.out
+        assert files_below(node) == before
 
 
 def test_another_run_in_the_same_state(tmp_path: Path, own_state: Path, data: Path) -> None:

@@ -23,11 +23,11 @@ from hsm.keys.pki import load_certificate
 from hsm.pkcs11.token import open_token
 from hsm.provisioning import provision_lab
 from rig.drive.drive import Drive
-from rig.ve.catalogue.pools import Pool
+from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.volumes.reading import CompareSink
 from tests.support.ekm_lab import SoftKek
-from tests.support.tape_site import SERIAL, Room, Site, ekm_settings
+from tests.support.tape_site import SERIAL, Site, VeFixture, ekm_settings
 
 MAIN_KEY = "June 2007 Key"
 DR_KEY_AT_MAIN = "June 2007 DR Site Key"
@@ -77,30 +77,32 @@ def dr_site(
         yield DrSite(proxy, load_certificate(lab.ca).public_bytes(Encoding.DER))
 
 
-def take_to(dr_site: DrSite, room: Room) -> None:
-    """From now on the room is at the DR site."""
-    drive = Drive(room.site.engine, room.site.element, SERIAL, "TS1120", ekm_ca_der=dr_site.ca_der)
-    room.drive = room.ve.drive = drive
-    room.ve.proxy = dr_site.proxy
+def take_to(dr_site: DrSite, fixture: VeFixture) -> None:
+    """From now on the fixture is at the DR site."""
+    drive = Drive(
+        fixture.site.engine, fixture.site.element, SERIAL, "TS1120", ekm_ca_der=dr_site.ca_der
+    )
+    fixture.drive = fixture.ve.drive = drive
+    fixture.ve.proxy = dr_site.proxy
 
 
-def pool(mode: KeyMode) -> Pool:
-    return Pool(1, True, (KeyLabel(MAIN_KEY, mode), KeyLabel(DR_KEY_AT_MAIN, mode)))
+def pool(mode: KeyMode) -> PoolSettings:
+    return PoolSettings(1, True, (KeyLabel(MAIN_KEY, mode), KeyLabel(DR_KEY_AT_MAIN, mode)))
 
 
 @pytest.mark.rule("KEY-4", "KEY-7", "READ-2d", "APP-2e")
 def test_in_hash_mode_the_other_site_reads_and_appends(
     site: Site, dr_site: DrSite, tmp_path: Path
 ) -> None:
-    room = site.room(tmp_path, pool(KeyMode.HASH))
-    first, second = room.volumes(1000, 300_000), room.volumes(50)
-    volser = room.ve.write_from_bot(1, first)
-    take_to(dr_site, room)
+    fixture = site.fixture(tmp_path, pool(KeyMode.HASH))
+    first, second = fixture.volumes(1000, 300_000), fixture.volumes(50)
+    volser = fixture.write_from_bot(1, first)
+    take_to(dr_site, fixture)
     sink = CompareSink(first)
-    room.ve.read(volser, sink)
+    fixture.ve.read(volser, sink)
     assert sink.all_equal
-    room.ve.append(volser, second)
-    back = site.room(tmp_path, pool(KeyMode.HASH))
+    fixture.ve.append(volser, second)
+    back = site.fixture(tmp_path, pool(KeyMode.HASH))
     sink = CompareSink([*first, *second])
     back.ve.read(volser, sink)
     assert sink.all_equal
@@ -110,16 +112,16 @@ def test_in_hash_mode_the_other_site_reads_and_appends(
 def test_in_clear_mode_the_other_site_cannot_for_its_labels_differ(
     site: Site, dr_site: DrSite, tmp_path: Path
 ) -> None:
-    room = site.room(tmp_path, pool(KeyMode.CLEAR))
-    volumes = room.volumes(1000)
-    volser = room.ve.write_from_bot(1, volumes)
-    take_to(dr_site, room)
-    room.steps()
+    fixture = site.fixture(tmp_path, pool(KeyMode.CLEAR))
+    volumes = fixture.volumes(1000)
+    volser = fixture.write_from_bot(1, volumes)
+    take_to(dr_site, fixture)
+    fixture.steps()
     with pytest.raises(ExchangeError) as caught:
-        room.ve.read(volser)
+        fixture.ve.read(volser)
     assert caught.value.code in (ErrorCode.KEK_ABSENT, ErrorCode.WRONG_KEK)
-    assert room.steps() == ["READ-1", "READ-2a", "READ-2b", "READ-2c!", "READ-4"]
-    back = site.room(tmp_path, pool(KeyMode.CLEAR))
+    assert fixture.steps() == ["READ-1", "READ-2a", "READ-2b", "READ-2c!", "READ-4"]
+    back = site.fixture(tmp_path, pool(KeyMode.CLEAR))
     sink = CompareSink(volumes)
     back.ve.read(volser, sink)
     assert sink.all_equal
@@ -130,11 +132,13 @@ def test_in_clear_mode_the_other_site_cannot_for_its_labels_differ(
 def test_a_missing_kek_is_named_in_clear_mode_only(
     site: Site, dr_site: DrSite, tmp_path: Path, mode: KeyMode
 ) -> None:
-    room = site.room(tmp_path, Pool(1, True, (KeyLabel("KEK 1", mode), KeyLabel("KEK 2", mode))))
-    volser = room.ve.write_from_bot(1, room.volumes(100))
-    take_to(dr_site, room)
+    fixture = site.fixture(
+        tmp_path, PoolSettings(1, True, (KeyLabel("KEK 1", mode), KeyLabel("KEK 2", mode)))
+    )
+    volser = fixture.write_from_bot(1, fixture.volumes(100))
+    take_to(dr_site, fixture)
     with pytest.raises(ExchangeError) as caught:
-        room.ve.read(volser)
+        fixture.ve.read(volser)
     assert caught.value.code is ErrorCode.KEK_ABSENT
     named = "KEK 1" in str(caught.value) or "KEK 2" in str(caught.value)
     assert named is (mode is KeyMode.CLEAR)
@@ -145,16 +149,18 @@ def test_a_pair_that_this_site_could_not_read_is_refused_unless_the_pool_allows_
     site: Site, dr_site: DrSite, tmp_path: Path
 ) -> None:
     keys = (KeyLabel(DR_KEY_AT_MAIN, KeyMode.HASH),)
-    room = site.room(tmp_path, Pool(1, True, keys), Pool(2, True, keys, allow_public_only=True))
-    volumes = room.volumes(100)
+    fixture = site.fixture(
+        tmp_path, PoolSettings(1, True, keys), PoolSettings(2, True, keys, allow_public_only=True)
+    )
+    volumes = fixture.volumes(100)
     with pytest.raises(ExchangeError) as caught:
-        room.ve.write_from_bot(1, volumes)
+        fixture.write_from_bot(1, volumes)
     assert caught.value.code is ErrorCode.PUBLIC_ONLY_PAIR
-    volser = room.ve.write_from_bot(2, volumes)
+    volser = fixture.write_from_bot(2, volumes)
     with pytest.raises(ExchangeError) as caught:
-        room.ve.read(volser)
+        fixture.ve.read(volser)
     assert caught.value.code is ErrorCode.KEK_PUBLIC_ONLY
-    take_to(dr_site, room)
+    take_to(dr_site, fixture)
     sink = CompareSink(volumes)
-    room.ve.read(volser, sink)
+    fixture.ve.read(volser, sink)
     assert sink.all_equal

@@ -6,7 +6,6 @@ import pytest
 
 from hsm.keys.eedk import KeyLabel
 from rig.ve.catalogue.model import InhibitPeriod, PoolSettings, ReclaimPolicy, SettingsError
-from rig.ve.catalogue.pools import PoolError
 
 
 @pytest.mark.parametrize(
@@ -42,12 +41,15 @@ def test_the_threshold_is_the_default_policy() -> None:
 def test_pool_settings_are_checked() -> None:
     key = KeyLabel("KEK 1")
     pool = PoolSettings(7, True, (key,), reclaim_pool=8)
-    assert pool.encryption().keys == (key,)
+    assert pool.keys == (key,)
     assert (pool.reclaim_target, PoolSettings(7).reclaim_target) == (8, 7)
-    with pytest.raises(PoolError, match="1 to 32"):
-        PoolSettings(0)
-    with pytest.raises(PoolError, match="key labels"):
-        PoolSettings(1, True)
+    assert [PoolSettings(number).number for number in (1, 32)] == [1, 32]
+    for number in (0, 33, -1):
+        with pytest.raises(SettingsError, match="1 to 32"):
+            PoolSettings(number)
+    for count in (0, 3):
+        with pytest.raises(SettingsError, match=f"has {count} key labels"):
+            PoolSettings(1, True, (key,) * count)
     for number in (0, 33):
         with pytest.raises(SettingsError, match="1 to 32"):
             PoolSettings(1, reclaim_pool=number)

@@ -16,15 +16,15 @@ from hsm.provisioning import provision_lab
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import PAGE_BYTES
 from rig.drive.sense import DriveError, Sense
-from rig.ve.catalogue.pools import Pool
+from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.ekm.relay import RelayedSession
 from rig.ve.tape.rekey import REKEY_STEPS, RekeyReport, rekey
 from rig.ve.volumes.reading import CompareSink
 from tests.support.ekm_lab import SoftKek
-from tests.support.tape_site import Room, Site
+from tests.support.tape_site import Site, VeFixture
 
-OLD = Pool(1, True, (KeyLabel("KEK 1"), KeyLabel("KEK 1", KeyMode.HASH)))
+OLD = PoolSettings(1, True, (KeyLabel("KEK 1"), KeyLabel("KEK 1", KeyMode.HASH)))
 NEW = (KeyLabel("KEK 2", KeyMode.HASH), KeyLabel("Made Outside"))
 ELSEWHERE = "Key Of A Partner"
 
@@ -37,39 +37,41 @@ def partner(site: Site) -> SoftKek:
     return kek
 
 
-def rekeyed(room: Room, volser: str, *keys: KeyLabel, allow: bool = False) -> RekeyReport:
-    ve = room.ve
-    return rekey(ve.drive, ve.proxy, ve.library, ve.events, volser, keys, allow_public_only=allow)
+def rekeyed(fixture: VeFixture, volser: str, *keys: KeyLabel, allow: bool = False) -> RekeyReport:
+    ve = fixture.ve
+    return rekey(
+        ve.drive, ve.proxy, ve.cartridges, ve.events, volser, keys, allow_public_only=allow
+    )
 
 
-def memory_eedks(room: Room, volser: str) -> tuple[bytes, ...]:
-    with Cartridge.open(room.library.path(volser)) as cartridge:
+def memory_eedks(fixture: VeFixture, volser: str) -> tuple[bytes, ...]:
+    with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
         return cartridge.memory.eedks
 
 
-def assert_reads(room: Room, volser: str, volumes: list[object]) -> None:
+def assert_reads(fixture: VeFixture, volser: str, volumes: list[object]) -> None:
     sink = CompareSink(volumes)  # type: ignore[arg-type]
-    room.ve.read(volser, sink)
+    fixture.ve.read(volser, sink)
     assert sink.all_equal, vars(sink)
 
 
 @pytest.mark.rule("KEY-2")
 def test_other_keys_open_the_tape_and_the_data_stays(site: Site, tmp_path: Path) -> None:
-    room = site.room(tmp_path, OLD)
-    first, second, third = room.volumes(300_000, 5), room.volumes(70_000), room.volumes(9)
-    volser = room.ve.write_from_bot(1, first)
-    room.ve.append(volser, second)
-    before, old = room.tape(volser), memory_eedks(room, volser)
-    room.steps()
+    fixture = site.fixture(tmp_path, OLD)
+    first, second, third = fixture.volumes(300_000, 5), fixture.volumes(70_000), fixture.volumes(9)
+    volser = fixture.write_from_bot(1, first)
+    fixture.ve.append(volser, second)
+    before, old = fixture.tape(volser), memory_eedks(fixture, volser)
+    fixture.steps()
 
-    report = rekeyed(room, volser, *NEW)
+    report = rekeyed(fixture, volser, *NEW)
 
-    assert room.steps() == list(REKEY_STEPS)
+    assert fixture.steps() == list(REKEY_STEPS)
     assert report.opened == (True, True)
-    assert not room.drive.loaded
+    assert not fixture.drive.loaded
     assert not site.engine.key_valid
-    after = room.tape(volser)
-    new = [Eedk.decode(data) for data in memory_eedks(room, volser)]
+    after = fixture.tape(volser)
+    new = [Eedk.decode(data) for data in memory_eedks(fixture, volser)]
     assert [(eedk.mode, eedk.label) for eedk in new] == [
         (KeyMode.HASH, None),
         (KeyMode.CLEAR, "Made Outside"),
@@ -79,7 +81,7 @@ def test_other_keys_open_the_tape_and_the_data_stays(site: Site, tmp_path: Path)
         assert eedk not in after
         assert Eedk.decode(eedk).wrapped not in after
     # Nothing but pages of cartridge memory has changed.
-    with Cartridge.open(room.library.path(volser)) as cartridge:
+    with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
         for block in range(cartridge.block_count):
             start = cartridge.offset(block)
             stop = start + 48 + cartridge.headers[block].payload_bytes
@@ -91,54 +93,54 @@ def test_other_keys_open_the_tape_and_the_data_stays(site: Site, tmp_path: Path)
     data_key = site.outside.open(new[1].wrapped)
     assert len(data_key) == 32
     assert data_key not in after
-    assert_reads(room, volser, [*first, *second])
-    room.ve.append(volser, third)
-    assert_reads(room, volser, [*first, *second, *third])
-    assert not any(eedk in room.tape(volser) for eedk in old)
+    assert_reads(fixture, volser, [*first, *second])
+    fixture.ve.append(volser, third)
+    assert_reads(fixture, volser, [*first, *second, *third])
+    assert not any(eedk in fixture.tape(volser) for eedk in old)
 
 
 @pytest.mark.rule("KEY-4", "KEY-11")
 def test_one_key_of_a_partner_will_do_and_two_only_when_allowed(
     site: Site, partner: SoftKek, tmp_path: Path
 ) -> None:
-    room = site.room(tmp_path, OLD)
-    volumes = room.volumes(1000)
-    volser = room.ve.write_from_bot(1, volumes)
-    assert rekeyed(room, volser, KeyLabel(ELSEWHERE), KeyLabel("KEK 2")).opened == (False, True)
-    assert_reads(room, volser, [*volumes])
-    before = room.tape(volser)
+    fixture = site.fixture(tmp_path, OLD)
+    volumes = fixture.volumes(1000)
+    volser = fixture.write_from_bot(1, volumes)
+    assert rekeyed(fixture, volser, KeyLabel(ELSEWHERE), KeyLabel("KEK 2")).opened == (False, True)
+    assert_reads(fixture, volser, [*volumes])
+    before = fixture.tape(volser)
     with pytest.raises(ExchangeError) as caught:
-        rekeyed(room, volser, KeyLabel(ELSEWHERE))
+        rekeyed(fixture, volser, KeyLabel(ELSEWHERE))
     assert caught.value.code is ErrorCode.PUBLIC_ONLY_PAIR
-    assert room.tape(volser) == before
-    assert rekeyed(room, volser, KeyLabel(ELSEWHERE), allow=True).opened == (False, False)
+    assert fixture.tape(volser) == before
+    assert rekeyed(fixture, volser, KeyLabel(ELSEWHERE), allow=True).opened == (False, False)
     with pytest.raises(ExchangeError) as caught:
-        room.ve.read(volser)
+        fixture.ve.read(volser)
     assert caught.value.code is ErrorCode.KEK_PUBLIC_ONLY
-    wrapped = Eedk.decode(memory_eedks(room, volser)[1]).wrapped
+    wrapped = Eedk.decode(memory_eedks(fixture, volser)[1]).wrapped
     assert len(partner.open(wrapped)) == 32
 
 
 @pytest.mark.rule("KEY-9")
 def test_an_unknown_label_leaves_the_tape_as_it_was(site: Site, tmp_path: Path) -> None:
-    room = site.room(tmp_path, OLD)
-    volser = room.ve.write_from_bot(1, room.volumes(1000))
-    before = room.tape(volser)
-    room.steps()
+    fixture = site.fixture(tmp_path, OLD)
+    volser = fixture.write_from_bot(1, fixture.volumes(1000))
+    before = fixture.tape(volser)
+    fixture.steps()
     with pytest.raises(ExchangeError, match="No Such Key"):
-        rekeyed(room, volser, KeyLabel("No Such Key"), KeyLabel("KEK 2"))
-    assert room.steps() == ["REKEY-1", "REKEY-2!", "REKEY-6"]
-    assert room.tape(volser) == before
-    assert not room.drive.loaded
+        rekeyed(fixture, volser, KeyLabel("No Such Key"), KeyLabel("KEK 2"))
+    assert fixture.steps() == ["REKEY-1", "REKEY-2!", "REKEY-6"]
+    assert fixture.tape(volser) == before
+    assert not fixture.drive.loaded
 
 
 def test_a_clear_cartridge_has_nothing_to_rekey(site: Site, tmp_path: Path) -> None:
-    room = site.room(tmp_path, Pool(1))
-    volser = room.ve.write_from_bot(1, room.volumes(1000))
-    before = room.tape(volser)
+    fixture = site.fixture(tmp_path, PoolSettings(1))
+    volser = fixture.write_from_bot(1, fixture.volumes(1000))
+    before = fixture.tape(volser)
     with pytest.raises(DriveError, match="not encrypted"):
-        rekeyed(room, volser, *NEW)
-    assert room.tape(volser) == before
+        rekeyed(fixture, volser, *NEW)
+    assert fixture.tape(volser) == before
 
 
 class Swapping(EkmProxy):
@@ -156,11 +158,11 @@ class Swapping(EkmProxy):
 
 
 @contextmanager
-def swapping(site: Site, room: Room, which: int, other: KeyGrant) -> Iterator[None]:
-    usual = room.ve.proxy
-    with Swapping([site.endpoint(site.ekm)], which, other) as room.ve.proxy:
+def swapping(site: Site, fixture: VeFixture, which: int, other: KeyGrant) -> Iterator[None]:
+    usual = fixture.ve.proxy
+    with Swapping([site.endpoint(site.ekm)], which, other) as fixture.ve.proxy:
         yield
-    room.ve.proxy = usual
+    fixture.ve.proxy = usual
 
 
 @pytest.mark.parametrize(
@@ -174,29 +176,29 @@ def swapping(site: Site, room: Room, which: int, other: KeyGrant) -> Iterator[No
 def test_eedks_of_another_key_are_found_by_the_gates_before_the_old_are_given_up(
     site: Site, tmp_path: Path, which: int, steps: list[str]
 ) -> None:
-    room = site.room(tmp_path, OLD)
-    volumes = room.volumes(1000)
-    volser = room.ve.write_from_bot(1, volumes)
-    before = room.tape(volser)
-    other = site.room(tmp_path / "other", OLD)
+    fixture = site.fixture(tmp_path, OLD)
+    volumes = fixture.volumes(1000)
+    volser = fixture.write_from_bot(1, volumes)
+    before = fixture.tape(volser)
+    other = site.fixture(tmp_path / "other", OLD)
     grants: list[KeyGrant] = []
     accept = other.drive.accept_key
     other.drive.accept_key = lambda grant: (grants.append(grant), accept(grant))[1]  # type: ignore[method-assign, func-returns-value]
-    other.ve.write_from_bot(1, other.volumes(10))
-    room.steps()
-    with swapping(site, room, which, grants[0]), pytest.raises(DriveError) as caught:
-        rekeyed(room, volser, *NEW)
+    other.write_from_bot(1, other.volumes(10))
+    fixture.steps()
+    with swapping(site, fixture, which, grants[0]), pytest.raises(DriveError) as caught:
+        rekeyed(fixture, volser, *NEW)
     assert caught.value.sense is Sense.WRONG_KEY
-    assert room.steps() == steps
-    assert room.tape(volser) == before
-    assert_reads(room, volser, [*volumes])
+    assert fixture.steps() == steps
+    assert fixture.tape(volser) == before
+    assert_reads(fixture, volser, [*volumes])
 
 
 def test_no_key_manager_leaves_the_tape_as_it_was(site: Site, tmp_path: Path) -> None:
-    room = site.room(tmp_path, OLD)
-    volser = room.ve.write_from_bot(1, room.volumes(1000))
-    before = room.tape(volser)
+    fixture = site.fixture(tmp_path, OLD)
+    volser = fixture.write_from_bot(1, fixture.volumes(1000))
+    before = fixture.tape(volser)
     nobody = EkmProxy([EkmEndpoint("127.0.0.1", 1, site.lab.rig_tls)])
-    with nobody as room.ve.proxy, pytest.raises(EkmUnavailable):
-        rekeyed(room, volser, *NEW)
-    assert room.tape(volser) == before
+    with nobody as fixture.ve.proxy, pytest.raises(EkmUnavailable):
+        rekeyed(fixture, volser, *NEW)
+    assert fixture.tape(volser) == before

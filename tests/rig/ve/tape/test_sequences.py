@@ -14,17 +14,16 @@ from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import CartridgeError, TapeFormat
 from rig.drive.drive import Direction
 from rig.engine.driver import Operation, Record, RecordStatus
-from rig.ve.catalogue.pools import Pool
+from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy
-from rig.ve.tape.library import LibraryError
 from rig.ve.volumes.logical_volume import VolumeError, VolumeFile
 from rig.ve.volumes.reading import CompareSink
-from tests.support.tape_site import Room, Site, ekm_settings, sources
+from tests.support.tape_site import Site, VeFixture, ekm_settings, sources
 
 KEK_1 = KeyLabel("KEK 1")
 KEK_2 = KeyLabel("KEK 2")
-CLEAR = Pool(1)
-ENCRYPTED = Pool(2, True, (KEK_1, KEK_2))
+CLEAR = PoolSettings(1)
+ENCRYPTED = PoolSettings(2, True, (KEK_1, KEK_2))
 
 BOT_ENCRYPTED = ["BOT-1", "BOT-2a", "BOT-2b", "BOT-2c", "BOT-2d", "BOT-2e", "BOT-4"]
 BOT_CLEAR = ["BOT-1", "BOT-3a", "BOT-3b", "BOT-4"]
@@ -34,26 +33,26 @@ READ_ENCRYPTED = ["READ-1", "READ-2a", "READ-2b", "READ-2c", "READ-2d", "READ-2e
 READ_CLEAR = ["READ-1", "READ-3", "READ-4"]
 
 
-def assert_reads(room: Room, volser: str, *volumes: VolumeFile) -> None:
+def assert_reads(fixture: VeFixture, volser: str, *volumes: VolumeFile) -> None:
     """Read a cartridge and compare all that is on it with the files it came from."""
     sink = CompareSink(volumes)
-    report = room.ve.read(volser, sink)
+    report = fixture.ve.read(volser, sink)
     assert sink.all_equal, vars(sink)
     assert [header.name for header in report.volumes] == [volume.name for volume in volumes]
     assert report.bytes == sum(volume.size for volume in volumes)
     assert not report.incomplete
 
 
-def assert_idle(site: Site, room: Room) -> None:
+def assert_idle(site: Site, fixture: VeFixture) -> None:
     """The drive is free and its hardware holds no key (BOT-4)."""
-    assert not room.drive.loaded
+    assert not fixture.drive.loaded
     assert not site.engine.key_valid
     (result,) = site.engine.process([Record(Operation.ENCRYPT, b"x")])
     assert result.status is RecordStatus.NO_KEY
 
 
-def eedks(room: Room, volser: str) -> list[Eedk]:
-    with Cartridge.open(room.library.path(volser)) as cartridge:
+def eedks(fixture: VeFixture, volser: str) -> list[Eedk]:
+    with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
         return [Eedk.decode(data) for data in cartridge.memory.eedks]
 
 
@@ -66,25 +65,25 @@ def test_blocks_are_no_longer_than_the_gates_say(
     """Longer files are split by the drive's limit, which is the engine's, and come back whole."""
     most = 65536
     monkeypatch.setattr(site.engine, "max_data_bytes", most)
-    room = site.room(tmp_path, CLEAR, ENCRYPTED)
-    volumes = room.volumes(most - 1, most, most + 1, 200_000)
-    volser = room.ve.write_from_bot(2, volumes)
-    with Cartridge.open(room.library.path(volser)) as cartridge:
+    fixture = site.fixture(tmp_path, CLEAR, ENCRYPTED)
+    volumes = fixture.volumes(most - 1, most, most + 1, 200_000)
+    volser = fixture.write_from_bot(2, volumes)
+    with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
         blocks = cartridge.read(0, cartridge.block_count)
     sizes = [block.header.length for block in blocks]
     assert max(sizes) == most
     assert sizes.count(most) == 2 + 200_000 // most
-    assert_reads(room, volser, *volumes)
+    assert_reads(fixture, volser, *volumes)
 
 
 @pytest.mark.rule("BOT-1", "BOT-2a", "BOT-2b", "BOT-2c", "BOT-2d", "BOT-2e", "BOT-4")
 @pytest.mark.rule("READ-1", "READ-2a", "READ-2b", "READ-2c", "READ-2d", "READ-2e", "READ-4")
 def test_encrypted_from_bot_and_back(site: Site, tmp_path: Path) -> None:
-    room = site.room(tmp_path, CLEAR, ENCRYPTED)
-    volumes = room.volumes(0, 1, 15, 16, 17, 2047, 262143, 262144, 262145, 600_000)
-    volser = room.ve.write_from_bot(2, volumes)
-    by_step = {event.step: event for event in room.events.events}
-    assert room.steps() == BOT_ENCRYPTED
+    fixture = site.fixture(tmp_path, CLEAR, ENCRYPTED)
+    volumes = fixture.volumes(0, 1, 15, 16, 17, 2047, 262143, 262144, 262145, 600_000)
+    volser = fixture.write_from_bot(2, volumes)
+    by_step = {event.step: event for event in fixture.events.events}
+    assert fixture.steps() == BOT_ENCRYPTED
     assert by_step["BOT-2a"].detail["keys"] == ["KEK 1 (clear)", "KEK 2 (clear)"]
     assert by_step["BOT-2b"].detail["sense"] == "7/EF/11"
     assert by_step["BOT-2e"].detail["bytes"] == sum(volume.size for volume in volumes)
@@ -92,32 +91,32 @@ def test_encrypted_from_bot_and_back(site: Site, tmp_path: Path) -> None:
     assert by_step["BOT-4"].detail["zeroized"] is True
     assert all(event.volume == volser for event in by_step.values())
     assert [way for way, _ in site.relayed[:4]] == ["to-ekm", "to-drive", "to-ekm", "to-drive"]
-    assert_idle(site, room)
-    tape = room.tape(volser)
+    assert_idle(site, fixture)
+    tape = fixture.tape(volser)
     for data in sources(volumes):
         assert len(data) < 16 or data[:16] not in tape
 
-    assert_reads(room, volser, *volumes)
-    by_step = {event.step: event for event in room.events.events}
-    assert room.steps() == READ_ENCRYPTED
+    assert_reads(fixture, volser, *volumes)
+    by_step = {event.step: event for event in fixture.events.events}
+    assert fixture.steps() == READ_ENCRYPTED
     assert by_step["READ-2a"].detail["format"] == "encrypted"
     assert by_step["READ-2b"].detail["sense"] == "7/EF/13"
-    assert_idle(site, room)
+    assert_idle(site, fixture)
 
 
 @pytest.mark.rule("BOT-2e", "READ-2e")
 def test_several_batches_and_their_figures(site: Site, tmp_path: Path) -> None:
-    room = site.room(tmp_path, ENCRYPTED)
+    fixture = site.fixture(tmp_path, ENCRYPTED)
     moved: list[tuple[int, int]] = []
-    room.ve.progress = lambda done, total: moved.append((done, total))
-    volumes = room.volumes(5_000_000, 100, 1_000_000)
-    volser = room.ve.write_from_bot(2, volumes)
-    written = dict(room.drive.figures)
-    assert_reads(room, volser, *volumes)
-    read = room.drive.figures
+    fixture.ve.progress = lambda done, total: moved.append((done, total))
+    volumes = fixture.volumes(5_000_000, 100, 1_000_000)
+    volser = fixture.write_from_bot(2, volumes)
+    written = dict(fixture.drive.figures)
+    assert_reads(fixture, volser, *volumes)
+    read = fixture.drive.figures
     assert list(written) == [(Direction.WRITE, Operation.ENCRYPT)]
     assert list(read) == [(Direction.READ, Operation.DECRYPT)]
-    with Cartridge.open(room.library.path(volser)) as cartridge:
+    with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
         for counted in (*written.values(), *read.values()):
             assert counted.bytes == cartridge.data_bytes
             assert counted.records == cartridge.block_count
@@ -125,81 +124,85 @@ def test_several_batches_and_their_figures(site: Site, tmp_path: Path) -> None:
             assert counted.tag_failures == 0
     assert [done for done, total in moved if done == total] == [6_000_100] * 2
     assert len(moved) >= 4
-    event = next(e for e in room.events.events if e.step == "BOT-2e")
+    event = next(e for e in fixture.events.events if e.step == "BOT-2e")
     assert event.detail["engine"]["encrypt"]["bytes"] == cartridge.data_bytes
 
 
 @pytest.mark.rule("APP-1", "APP-2a", "APP-2b", "APP-2c", "APP-2d", "APP-2e", "APP-2f", "APP-4")
 @pytest.mark.rule("KEY-1")
 def test_encrypted_append_under_the_same_key(site: Site, tmp_path: Path) -> None:
-    room = site.room(tmp_path, ENCRYPTED)
-    first, second, third = (room.volumes(40_000, 7), room.volumes(300_000), room.volumes(1))
-    volser = room.ve.write_from_bot(2, first)
-    with Cartridge.open(room.library.path(volser)) as cartridge:
+    fixture = site.fixture(tmp_path, ENCRYPTED)
+    first, second, third = (
+        fixture.volumes(40_000, 7),
+        fixture.volumes(300_000),
+        fixture.volumes(1),
+    )
+    volser = fixture.write_from_bot(2, first)
+    with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
         memory = cartridge.memory
         blocks = cartridge.block_count
-    room.steps()
-    room.ve.append(volser, second)
-    by_step = {event.step: event for event in room.events.events}
-    assert room.steps() == APP_ENCRYPTED
+    fixture.steps()
+    fixture.ve.append(volser, second)
+    by_step = {event.step: event for event in fixture.events.events}
+    assert fixture.steps() == APP_ENCRYPTED
     assert by_step["APP-2b"].detail["block"] == blocks
     assert by_step["APP-2c"].detail["sense"] == "7/EF/13"
-    assert_idle(site, room)
-    room.ve.append(volser, third)
-    with Cartridge.open(room.library.path(volser)) as cartridge:
+    assert_idle(site, fixture)
+    fixture.ve.append(volser, third)
+    with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
         assert cartridge.memory.eedks == memory.eedks
         assert cartridge.memory.key_check == memory.key_check
         ivs = [header.iv for header in cartridge.headers]
         assert len(set(ivs)) == len(ivs)
         assert {header.epoch for header in cartridge.headers} == {1, 2, 3}
-    assert_reads(room, volser, *first, *second, *third)
+    assert_reads(fixture, volser, *first, *second, *third)
 
 
 @pytest.mark.rule("KEY-1", "BOT-5")
 def test_every_write_from_bot_has_a_fresh_key(site: Site, tmp_path: Path) -> None:
-    room = site.room(tmp_path, ENCRYPTED)
-    volumes = room.volumes(50_000)
+    fixture = site.fixture(tmp_path, ENCRYPTED)
+    volumes = fixture.volumes(50_000)
     checks: set[bytes] = set()
     tapes: list[tuple[bytes, ...]] = []
     for volser in ("TAP001", "TAP001", "TAP002"):
         if volser == "TAP002":
-            room.library.add(volser, 2)
-        room.ve.write_from_bot(2, volumes, None if not tapes else volser)
-        with Cartridge.open(room.library.path(volser)) as cartridge:
+            fixture.add(volser, 2)
+        fixture.write_from_bot(2, volumes, None if not tapes else volser)
+        with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
             checks.add(cartridge.memory.key_check)
             tapes.append(cartridge.memory.eedks)
     assert len(checks) == 3
     assert len({eedk for pair in tapes for eedk in pair}) == 6
-    assert_reads(room, "TAP001", *volumes)
+    assert_reads(fixture, "TAP001", *volumes)
 
 
 @pytest.mark.rule("KEY-2", "KEY-6")
 @pytest.mark.parametrize("modes", [("clear", "hash"), ("hash", "clear")])
 def test_each_eedk_has_its_mode(site: Site, tmp_path: Path, modes: tuple[str, str]) -> None:
     keys = (KeyLabel("KEK 1", KeyMode(modes[0])), KeyLabel("KEK 2", KeyMode(modes[1])))
-    room = site.room(tmp_path, Pool(5, True, keys))
-    volumes = room.volumes(1000)
-    volser = room.ve.write_from_bot(5, volumes)
-    pair = eedks(room, volser)
+    fixture = site.fixture(tmp_path, PoolSettings(5, True, keys))
+    volumes = fixture.volumes(1000)
+    volser = fixture.write_from_bot(5, volumes)
+    pair = eedks(fixture, volser)
     assert [eedk.mode for eedk in pair] == [KeyMode(mode) for mode in modes]
     clear, hashed = sorted(pair, key=lambda eedk: eedk.mode)
     assert clear.label == f"KEK {modes.index('clear') + 1}"
     assert clear.kek_hash is None
     assert hashed.label is None
     assert hashed.kek_hash is not None
-    assert f"KEK {modes.index('hash') + 1}".encode() not in room.tape(volser)
-    assert_reads(room, volser, *volumes)
+    assert f"KEK {modes.index('hash') + 1}".encode() not in fixture.tape(volser)
+    assert_reads(fixture, volser, *volumes)
 
 
 @pytest.mark.rule("KEY-5", "KEY-11")
 def test_one_label_makes_both_eedks_and_case_does_not_matter(site: Site, tmp_path: Path) -> None:
-    room = site.room(tmp_path, Pool(5, True, (KeyLabel("kek 1"),)))
-    volumes = room.volumes(1000)
-    volser = room.ve.write_from_bot(5, volumes)
-    first, second = eedks(room, volser)
+    fixture = site.fixture(tmp_path, PoolSettings(5, True, (KeyLabel("kek 1"),)))
+    volumes = fixture.volumes(1000)
+    volser = fixture.write_from_bot(5, volumes)
+    first, second = eedks(fixture, volser)
     assert (first.label or "").casefold() == (second.label or "").casefold() == "kek 1"
     assert first.wrapped != second.wrapped
-    assert_reads(room, volser, *volumes)
+    assert_reads(fixture, volser, *volumes)
 
 
 @pytest.mark.rule("KEY-12", "BOT-2c")
@@ -208,22 +211,22 @@ def test_what_the_ve_relays_is_of_no_use_to_it(site: Site, tmp_path: Path) -> No
 
     That no data key is in them is proved where keys are taken out of the gates to look for.
     """
-    room = site.room(tmp_path, ENCRYPTED)
-    volser = room.ve.write_from_bot(2, room.volumes(1000))
+    fixture = site.fixture(tmp_path, ENCRYPTED)
+    volser = fixture.write_from_bot(2, fixture.volumes(1000))
     heard = [data for way, data in site.relayed if way == "to-drive"]
-    with room.library.mounted(volser, write=True) as cartridge:
-        room.drive.load(cartridge)
+    with fixture.cartridges.mounted(volser, write=True) as cartridge:
+        fixture.drive.load(cartridge)
         with pytest.raises(TaperigError, match="7/EF/13"):
-            room.drive.read()
-        session = room.drive.key_session()
+            fixture.drive.read()
+        session = fixture.drive.key_session()
         session.hello()
         for data in heard[:2]:
             session.on_message(data)
         assert session.failure is not None
         with pytest.raises(ExchangeError):
             _ = session.grant
-        room.drive.unload()
-    assert_idle(site, room)
+        fixture.drive.unload()
+    assert_idle(site, fixture)
 
 
 # Clear
@@ -232,82 +235,82 @@ def test_what_the_ve_relays_is_of_no_use_to_it(site: Site, tmp_path: Path) -> No
 @pytest.mark.rule("BOT-3a", "BOT-3b", "APP-3a", "APP-3b", "READ-3")
 def test_clear_from_bot_append_and_back_asks_nobody(site: Site, tmp_path: Path) -> None:
     nobody = EkmProxy([site.endpoint(site.ekm)], observer=lambda way, data: pytest.fail(way))
-    room = site.room(tmp_path, CLEAR, proxy=nobody)
-    first, second = room.volumes(0, 1, 262145), room.volumes(300_000)
-    volser = room.ve.write_from_bot(1, first)
-    assert room.steps() == BOT_CLEAR
-    assert list(room.drive.figures) == [(Direction.WRITE, Operation.BYPASS)]
-    room.ve.append(volser, second)
-    assert room.steps() == APP_CLEAR
-    assert_reads(room, volser, *first, *second)
-    assert room.steps() == READ_CLEAR
-    assert list(room.drive.figures) == [(Direction.READ, Operation.BYPASS)]
-    assert sources(second)[0][:200_000] in room.tape(volser)
-    assert_idle(site, room)
+    fixture = site.fixture(tmp_path, CLEAR, proxy=nobody)
+    first, second = fixture.volumes(0, 1, 262145), fixture.volumes(300_000)
+    volser = fixture.write_from_bot(1, first)
+    assert fixture.steps() == BOT_CLEAR
+    assert list(fixture.drive.figures) == [(Direction.WRITE, Operation.BYPASS)]
+    fixture.ve.append(volser, second)
+    assert fixture.steps() == APP_CLEAR
+    assert_reads(fixture, volser, *first, *second)
+    assert fixture.steps() == READ_CLEAR
+    assert list(fixture.drive.figures) == [(Direction.READ, Operation.BYPASS)]
+    assert sources(second)[0][:200_000] in fixture.tape(volser)
+    assert_idle(site, fixture)
 
 
 @pytest.mark.rule("APP-3a", "POOL-2")
 def test_append_to_a_clear_cartridge_stays_clear_though_the_pool_encrypts_now(
     site: Site, tmp_path: Path
 ) -> None:
-    room = site.room(tmp_path, CLEAR)
-    first, second = room.volumes(1000), room.volumes(1000)
-    volser = room.ve.write_from_bot(1, first)
-    room.pools.set(Pool(1, True, (KEK_1,)))
-    room.steps()
-    room.ve.append(volser, second)
-    assert room.steps() == APP_CLEAR
-    assert sources(second)[0] in room.tape(volser)
+    fixture = site.fixture(tmp_path, CLEAR)
+    first, second = fixture.volumes(1000), fixture.volumes(1000)
+    volser = fixture.write_from_bot(1, first)
+    fixture.set_pool(PoolSettings(1, True, (KEK_1,)))
+    fixture.steps()
+    fixture.ve.append(volser, second)
+    assert fixture.steps() == APP_CLEAR
+    assert sources(second)[0] in fixture.tape(volser)
     assert not site.relayed
-    assert_reads(room, volser, *first, *second)
+    assert_reads(fixture, volser, *first, *second)
 
 
 @pytest.mark.rule("APP-2a", "POOL-2")
 def test_append_to_an_encrypted_cartridge_stays_encrypted_though_the_pool_does_not_now(
     site: Site, tmp_path: Path
 ) -> None:
-    room = site.room(tmp_path, ENCRYPTED)
-    first, second = room.volumes(1000), room.volumes(1000)
-    volser = room.ve.write_from_bot(2, first)
-    room.pools.set(Pool(2))
-    room.steps()
-    room.ve.append(volser, second)
-    assert room.steps() == APP_ENCRYPTED
-    assert sources(second)[0] not in room.tape(volser)
-    assert_reads(room, volser, *first, *second)
+    fixture = site.fixture(tmp_path, ENCRYPTED)
+    first, second = fixture.volumes(1000), fixture.volumes(1000)
+    volser = fixture.write_from_bot(2, first)
+    fixture.set_pool(PoolSettings(2))
+    fixture.steps()
+    fixture.ve.append(volser, second)
+    assert fixture.steps() == APP_ENCRYPTED
+    assert sources(second)[0] not in fixture.tape(volser)
+    assert_reads(fixture, volser, *first, *second)
 
 
 @pytest.mark.rule("POOL-1", "POOL-2", "BOT-5")
 def test_a_pool_over_time_none_then_kek_1_then_kek_2(site: Site, tmp_path: Path) -> None:
     """The source's figure: settings apply at the next write from BOT, so a pool holds a mix."""
-    room = site.room(tmp_path, Pool(1))
-    settings = [Pool(1), Pool(1, True, (KEK_1,)), Pool(1, True, (KEK_2,))]
+    fixture = site.fixture(tmp_path, PoolSettings(1))
+    settings = [PoolSettings(1), PoolSettings(1, True, (KEK_1,)), PoolSettings(1, True, (KEK_2,))]
 
     def state() -> list[str]:
         found = []
-        for volume in room.library.volumes(1):
-            with Cartridge.open(room.library.path(volume.volser)) as cartridge:
+        for volser in fixture.cartridges.volsers():
+            with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
                 encrypted = cartridge.format is TapeFormat.ENCRYPTED
-            labels = {eedk.label for eedk in eedks(room, volume.volser)} if encrypted else {"none"}
+            labels = {eedk.label for eedk in eedks(fixture, volser)} if encrypted else {"none"}
             found.append("/".join(sorted(str(label) for label in labels)))
         return found
 
-    volumes = room.volumes(20_000, 3)
+    volumes = fixture.volumes(20_000, 3)
     for pool in settings:
-        room.pools.set(pool)
-        room.ve.write_from_bot(1, volumes)
+        fixture.set_pool(pool)
+        fixture.write_from_bot(1, volumes)
     assert state() == ["none", "KEK 1", "KEK 2"]
-    for volume in room.library.volumes(1):
-        assert_reads(room, volume.volser, *volumes)
-    room.library.return_to_scratch("TAP001")
+    for volser in fixture.cartridges.volsers():
+        assert_reads(fixture, volser, *volumes)
+    fixture.scratch.add("TAP001")
     assert state() == ["none", "KEK 1", "KEK 2"]
-    room.ve.write_from_bot(1, volumes)
+    fixture.write_from_bot(1, volumes)
     assert state() == ["KEK 2", "KEK 1", "KEK 2"]
-    room.pools.set(Pool(1))
+    fixture.set_pool(PoolSettings(1))
     assert state() == ["KEK 2", "KEK 1", "KEK 2"]
-    room.ve.write_from_bot(1, volumes, "TAP002")
+    fixture.write_from_bot(1, volumes, "TAP002")
     assert state() == ["KEK 2", "none", "KEK 2"]
-    assert_reads(room, "TAP002", *volumes)
+    assert_reads(fixture, "TAP002", *volumes)
 
 
 # What fails
@@ -315,25 +318,24 @@ def test_a_pool_over_time_none_then_kek_1_then_kek_2(site: Site, tmp_path: Path)
 
 @pytest.mark.rule("KEY-9", "BOT-4")
 def test_an_unknown_label_fails_before_any_data_and_is_named(site: Site, tmp_path: Path) -> None:
-    room = site.room(tmp_path, CLEAR, Pool(2, True, (KEK_1, KeyLabel("Never Made"))))
-    kept = room.volumes(1000)
-    volser = room.library.scratch(2)
-    room.pools.set(Pool(2))
-    room.ve.write_from_bot(2, kept)
-    room.library.return_to_scratch(volser)
-    before = room.tape(volser)
-    room.steps()
-    room.pools.set(Pool(2, True, (KEK_1, KeyLabel("Never Made"))))
+    fixture = site.fixture(tmp_path, CLEAR, PoolSettings(2, True, (KEK_1, KeyLabel("Never Made"))))
+    kept = fixture.volumes(1000)
+    fixture.set_pool(PoolSettings(2))
+    volser = fixture.write_from_bot(2, kept)
+    fixture.scratch.add(volser)
+    before = fixture.tape(volser)
+    fixture.steps()
+    fixture.set_pool(PoolSettings(2, True, (KEK_1, KeyLabel("Never Made"))))
     with pytest.raises(ExchangeError, match="Never Made") as caught:
-        room.ve.write_from_bot(2, room.volumes(1000))
+        fixture.write_from_bot(2, fixture.volumes(1000))
     assert caught.value.code is ErrorCode.UNKNOWN_LABEL
-    failed = next(event for event in room.events.events if event.outcome == "failed")
+    failed = next(event for event in fixture.events.events if event.outcome == "failed")
     assert failed.detail["sense"] == "5/EE/31"
-    assert room.steps() == ["BOT-1", "BOT-2a", "BOT-2b", "BOT-2c!", "BOT-4"]
-    assert room.tape(volser) == before
-    assert room.library[volser].scratch
-    assert_idle(site, room)
-    assert_reads(room, volser, *kept)
+    assert fixture.steps() == ["BOT-1", "BOT-2a", "BOT-2b", "BOT-2c!", "BOT-4"]
+    assert fixture.tape(volser) == before
+    assert volser in fixture.scratch
+    assert_idle(site, fixture)
+    assert_reads(fixture, volser, *kept)
 
 
 @pytest.mark.rule("BOT-2c", "APP-2d", "READ-2c", "READ-3")
@@ -342,77 +344,75 @@ def test_with_the_ekm_down_data_is_safe_and_clear_cartridges_go_on(
 ) -> None:
     with spawn_ekm(ekm_settings(site.lab, tmp_path)) as ekm:
         proxy = EkmProxy([site.endpoint(ekm)])
-        room = site.room(tmp_path, CLEAR, ENCRYPTED, proxy=proxy)
-        kept, clear = room.volumes(1000), room.volumes(2000)
-        volser = room.ve.write_from_bot(2, kept)
-    room.steps()
-    before = room.tape(volser)
+        fixture = site.fixture(tmp_path, CLEAR, ENCRYPTED, proxy=proxy)
+        kept, clear = fixture.volumes(1000), fixture.volumes(2000)
+        volser = fixture.write_from_bot(2, kept)
+    fixture.steps()
+    before = fixture.tape(volser)
     for command, failing, steps in (
-        (lambda: room.ve.write_from_bot(2, room.volumes(10)), "BOT-2c", BOT_ENCRYPTED),
-        (lambda: room.ve.append(volser, room.volumes(10)), "APP-2d", APP_ENCRYPTED),
-        (lambda: room.ve.read(volser), "READ-2c", READ_ENCRYPTED),
+        (lambda: fixture.write_from_bot(2, fixture.volumes(10)), "BOT-2c", BOT_ENCRYPTED),
+        (lambda: fixture.ve.append(volser, fixture.volumes(10)), "APP-2d", APP_ENCRYPTED),
+        (lambda: fixture.ve.read(volser), "READ-2c", READ_ENCRYPTED),
     ):
         with pytest.raises(EkmUnavailable, match="key manager at"):
             command()
-        failed = next(event for event in room.events.events if event.outcome == "failed")
+        failed = next(event for event in fixture.events.events if event.outcome == "failed")
         assert failed.detail["sense"] == "4/EE/0E"
         at = steps.index(failing)
-        assert room.steps() == [*steps[:at], f"{failing}!", steps[-1]]
-        assert_idle(site, room)
-    assert room.tape(volser) == before
-    assert_reads(room, room.ve.write_from_bot(1, clear), *clear)
-    room.ve.proxy = site.proxy
-    more = room.volumes(10)
-    room.ve.append(volser, more)
-    assert_reads(room, volser, *kept, *more)
+        assert fixture.steps() == [*steps[:at], f"{failing}!", steps[-1]]
+        assert_idle(site, fixture)
+    assert fixture.tape(volser) == before
+    assert_reads(fixture, fixture.write_from_bot(1, clear), *clear)
+    fixture.ve.proxy = site.proxy
+    more = fixture.volumes(10)
+    fixture.ve.append(volser, more)
+    assert_reads(fixture, volser, *kept, *more)
 
 
 @pytest.mark.rule("BOT-4", "APP-4", "READ-4")
 def test_a_failing_command_zeroizes_and_demounts_too(site: Site, tmp_path: Path) -> None:
-    room = site.room(tmp_path, ENCRYPTED)
-    first, changing = room.volumes(1000), room.volumes(5_000_000, 10)
-    volser = room.ve.write_from_bot(2, first)
-    room.steps()
+    fixture = site.fixture(tmp_path, ENCRYPTED)
+    first, changing = fixture.volumes(1000), fixture.volumes(5_000_000, 10)
+    volser = fixture.write_from_bot(2, first)
+    fixture.steps()
 
     def change(done: int, total: int) -> None:
         assert site.engine.key_valid
         changing[1].source.write_bytes(b"0123456789")
 
-    room.ve.progress = change
+    fixture.ve.progress = change
     with pytest.raises(VolumeError, match="changed while it was written"):
-        room.ve.append(volser, changing)
-    assert room.steps() == [*APP_ENCRYPTED[:-2], "APP-2f!", "APP-4"]
-    assert_idle(site, room)
-    room.ve.progress = lambda done, total: None
-    report = room.ve.read(volser)
+        fixture.ve.append(volser, changing)
+    assert fixture.steps() == [*APP_ENCRYPTED[:-2], "APP-2f!", "APP-4"]
+    assert_idle(site, fixture)
+    fixture.ve.progress = lambda done, total: None
+    report = fixture.ve.read(volser)
     assert [header.name for header in report.volumes] == ["L00001"]
     assert report.incomplete == ["L00002"]
-    again = room.volumes(99)
-    room.ve.append(volser, again)
-    report = room.ve.read(volser)
+    again = fixture.volumes(99)
+    fixture.ve.append(volser, again)
+    report = fixture.ve.read(volser)
     assert [header.name for header in report.volumes] == ["L00001", "L00004"]
 
 
 def test_what_cannot_be_done_is_refused_before_anything_moves(site: Site, tmp_path: Path) -> None:
-    room = site.room(tmp_path, CLEAR, ENCRYPTED)
-    (volume,) = room.volumes(10)
-    room.library.add("TAP001", 1)
-    with pytest.raises(LibraryError, match="TAP001 is in pool 1, not 2"):
-        room.ve.write_from_bot(2, [volume], "TAP001")
+    fixture = site.fixture(tmp_path, CLEAR, ENCRYPTED)
+    (volume,) = fixture.volumes(10)
+    fixture.add("TAP001", 1)
     volume.source.unlink()
     with pytest.raises(VolumeError, match="cannot be read"):
-        room.ve.write_from_bot(1, [volume])
+        fixture.write_from_bot(1, [volume])
     with pytest.raises(VolumeError, match="no logical volume to write"):
-        room.ve.append("TAP001", [])
-    assert not room.steps()
+        fixture.ve.append("TAP001", [])
+    assert not fixture.steps()
     with pytest.raises(TaperigError, match="TAP001 is blank"):
-        room.ve.append("TAP001", room.volumes(10))
-    assert room.steps() == ["APP-1", "APP-3a", "APP-3b!", "APP-4"]
+        fixture.ve.append("TAP001", fixture.volumes(10))
+    assert fixture.steps() == ["APP-1", "APP-3a", "APP-3b!", "APP-4"]
     with (
-        Cartridge.open(room.library.path("TAP001")),
+        Cartridge.open(fixture.cartridges.path("TAP001")),
         pytest.raises(CartridgeError, match="mounted by another drive"),
     ):
-        room.ve.write_from_bot(1, room.volumes(10), "TAP001")
-    assert room.steps() == ["BOT-1!"]
-    assert not room.ve.read("TAP001").volumes
-    assert_idle(site, room)
+        fixture.write_from_bot(1, fixture.volumes(10), "TAP001")
+    assert fixture.steps() == ["BOT-1!"]
+    assert not fixture.ve.read("TAP001").volumes
+    assert_idle(site, fixture)

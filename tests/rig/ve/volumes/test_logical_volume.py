@@ -18,7 +18,6 @@ from rig.ve.volumes.logical_volume import (
     blocks_of,
     decode_label,
     in_batches,
-    number_volumes,
     prepare,
 )
 from rig.ve.volumes.reading import CompareSink, FolderSink, NullSink, VolumeReader
@@ -37,7 +36,7 @@ def files(folder: Path, *contents: bytes) -> list[VolumeFile]:
         path = folder / f"file{number}"
         path.write_bytes(content)
         paths.append(path)
-    return number_volumes(paths)
+    return [VolumeFile.of(f"L{number:05}", path) for number, path in enumerate(paths, 1)]
 
 
 def tape(*volumes: VolumeFile, block_bytes: int = 4) -> list[Block]:
@@ -80,7 +79,7 @@ def test_a_label_with_a_wrong_field_is_refused(text: str) -> None:
 def test_path_names_that_are_no_utf8_come_back(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9")
     path.write_bytes(b"x")
-    (header,) = prepare(number_volumes([path]))
+    (header,) = prepare([VolumeFile.of("L00001", path)])
     label = decode_label(header.encode().data)
     assert isinstance(label, VolumeHeader)
     assert os.fsencode(label.path).endswith(b"caf\xe9")

@@ -1,0 +1,69 @@
+"""A host at a node: writes files as logical volumes, reads them back and compares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_uppercase
+
+from rig.testbed.node import storage_group
+from rig.ve.catalogue import transactions
+from rig.ve.node import Node
+from rig.ve.volumes.logical_volume import VolumeFile
+
+PIECE_BYTES = 1 << 20
+_PREFIXES = f"{ascii_uppercase}234567"
+"""First character of the names of a pool's volumes, pools 1 to 32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host at a node, which is in use by nobody else."""
+
+    node: Node
+
+    def write(self, volumes: Iterable[VolumeFile], pool: int) -> None:
+        """Write files as volumes bound for a pool, and unload them."""
+        for volume in volumes:
+            self.node.write(volume.name, volume.source, storage_group=storage_group(pool))
+            self.node.unload(volume.name)
+
+    def work(self) -> None:
+        """Let the drives do what that ordered; raise what fails."""
+        failures = self.node.work().failures
+        if failures:
+            raise failures[0]
+
+    def recall(self, volumes: Sequence[VolumeFile]) -> None:
+        """Empty the cache, and recall volumes from tape."""
+        self.node.let_go(self.node.settings.cache_bytes)
+        self.node.recall([volume.name for volume in volumes])
+
+    def differing(self, volumes: Iterable[VolumeFile]) -> list[str]:
+        """Read volumes; return those that are not as the file that they were written from."""
+        found = []
+        for volume in volumes:
+            if not _same_content(self.node.read(volume.name), volume.source):
+                found.append(volume.name)
+            self.node.unload(volume.name)
+        return found
+
+    def cartridge_of(self, volume: VolumeFile) -> str:
+        """Return the cartridge that has a volume's copy."""
+        with self.node.catalogue.reading() as session:
+            return transactions.active_copies(session, volume.name)[0].volser
+
+
+def number_volumes(files: Iterable[Path], pool: int, first: int = 1) -> list[VolumeFile]:
+    """Name files in their order: A00001 and on for pool 1, B00001 for pool 2, ..."""
+    prefix = _PREFIXES[pool - 1]
+    return [VolumeFile.of(f"{prefix}{number:05}", file) for number, file in enumerate(files, first)]
+
+
+def _same_content(one: Path, other: Path) -> bool:
+    with one.open("rb") as first, other.open("rb") as second:
+        while piece := first.read(PIECE_BYTES):
+            if second.read(len(piece)) != piece:
+                return False
+        return not second.read(1)
