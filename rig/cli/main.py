@@ -18,6 +18,7 @@ from rig.cli.ekm_verify import ekm_verify
 from rig.cli.help import CommandLine, ExampleGroup
 from rig.cli.hsm import hsm_app
 from rig.cli.options import BoardOption, JsonOption, LabOption, lab_of, print_json
+from rig.cli.runs import runs_app
 from rig.cli.ve import ve_app
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _EXAMPLES = """
 rig run                            run the default scenario of lab.yaml
 rig run --data FOLDER --out DIR    write your own files as logical volumes
 rig run --waves                    write a waveform (FST), of little data
+rig runs list                      list the runs and their verdicts
 rig kat gcmEncryptExtIV256.rsp     run NIST's known answers through the gates
 rig hsm list                       list the keys in the token
 rig ekm verify                     does every key manager know every label?
@@ -51,6 +53,7 @@ app = CommandLine(
     epilog=_EXAMPLES,
 )
 cartridge_app = CommandLine(help="Cartridge files.")
+app.add_typer(runs_app, name="runs", rich_help_panel=_JUDGE)
 app.add_typer(ve_app, name="ve", rich_help_panel=_OPERATE)
 app.add_typer(ekm_app, name="ekm", rich_help_panel=_OPERATE)
 app.add_typer(cartridge_app, name="cartridge", rich_help_panel=_OPERATE)

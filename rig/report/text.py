@@ -30,6 +30,15 @@ def printable(words: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in words)
 
 
+def plural(count: int, noun: str) -> str:
+    """``1 key manager``, ``2 key managers``, ``2 copies``."""
+    if count == 1:
+        return f"{count:,} {noun}"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{count:,} {noun[:-1]}ies"
+    return f"{count:,} {noun}s"
+
+
 def seconds(duration: float) -> str:
     """``12.3 s``, ``45 ms``, ``0.3 ms``."""
     if duration >= 1:

@@ -19,6 +19,7 @@ from rig.report.console import ConsoleReport
 from rig.report.junit import write_junit
 from rig.results.events import EventLog
 from rig.results.results import ResultsError, RunResult, write_results
+from rig.results.runs import under_way
 from rig.scenarios.base import Scenario
 from rig.scenarios.host_files import capped, files_of, machine_files
 from rig.testbed.boards import choose_board
@@ -101,20 +102,21 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
         f"lab {lab.name}, board {board} at {run.clock_hz / 1e6:g} MHz, drive {unit.serial} "
         f"({unit.model}, {unit.native_rate / 1e6:g} MB/s), {len(files)} files of {text.size(total)}"
     )
-    try:
-        _run_all(lab, board, state, folder, scenarios, files, report, run, options.waves)
-    except TaperigError as error:
-        run.error = str(error)
-        report.error(str(error))
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            run.error = "The run was interrupted."
-        else:
-            run.error = f"The run was cut short by an internal error ({type(error).__name__})."
-        with suppress(ResultsError):  # what cut it short is what the user is told
-            _write(run, folder, began)
-        raise
-    results = _write(run, folder, began)
+    with under_way(folder):
+        try:
+            _run_all(lab, board, state, folder, scenarios, files, report, run, options.waves)
+        except TaperigError as error:
+            run.error = str(error)
+            report.error(str(error))
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                run.error = "The run was interrupted."
+            else:
+                run.error = f"The run was cut short by an internal error ({type(error).__name__})."
+            with suppress(ResultsError):  # what cut it short is what the user is told
+                _write(run, folder, began)
+            raise
+        results = _write(run, folder, began)
     report.verdict(run)
     report.line(f"results  {results}")
     if run.cartridges is not None:

@@ -1,0 +1,169 @@
+"""``rig runs`` as a process, on run folders that the results' own writer makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rig.results.measurement import Measurement
+from rig.results.results import Check, RunResult, ScenarioResult, write_results
+from rig.results.runs import under_way
+from tests.support.rig_command import RIG, Ended, lab_file, rig
+
+DAY = 86_400
+
+
+def stored(state: Path, name: str, *, days: float = 0, good: bool = True) -> Path:
+    """A run's folder with results, begun so many days ago."""
+    folder = state / "runs" / name
+    folder.mkdir(parents=True)
+    run = RunResult("default", "sim", 62.5e6, {"serial": "T1"}, ["rig"], time.time() - days * DAY)
+    run.duration_s = 12.3
+    scenario = ScenarioResult("round_trip", "A round trip")
+    scenario.checks.append(Check("the volume came back", good, "byte 7 differs"))
+    scenario.measurements.append(Measurement("to tape", 98.0, "MB/s", minimum=90 if good else 104))
+    run.scenarios.append(scenario)
+    write_results(run, folder)
+    return folder
+
+
+def runs(state: Path, *arguments: str) -> Ended:
+    return rig("runs", *arguments, TAPERIG_STATE=str(state))
+
+
+def listed(state: Path) -> dict[str, dict[str, Any]]:
+    return {each["run"]: each for each in json.loads(runs(state, "list", "--json").out)}
+
+
+def test_runs_list_shows_verdict_scenarios_seconds_and_size(tmp_path: Path) -> None:
+    assert "no runs in" in runs(tmp_path, "list").out
+    stored(tmp_path, "20260101-000000", days=2)
+    (stored(tmp_path, "20260102-000000", days=1, good=False) / "waves.fst").write_bytes(b"x" * 9000)
+    (tmp_path / "runs" / "20260103-000000-1").mkdir()
+    os.utime(tmp_path / "runs" / "20260103-000000-1", (0, 0))
+    (tmp_path / "runs" / "notes").mkdir()
+    found = listed(tmp_path)
+    assert "notes" not in found
+    assert [found[f"2026010{number}-000000"]["verdict"] for number in (1, 2)] == ["pass", "fail"]
+    assert found["20260103-000000-1"]["verdict"] == "unfinished"
+    assert found["20260101-000000"]["scenarios"] == ["round_trip"]
+    assert found["20260101-000000"]["seconds"] == 12.3
+    assert found["20260102-000000"]["bytes"] > 9000
+    assert "kB" in runs(tmp_path, "list").out
+
+
+def test_runs_show_names_reasons_and_files(tmp_path: Path) -> None:
+    folder = stored(tmp_path, "20260102-000000", good=False)
+    found = json.loads(runs(tmp_path, "show", "--json").out)
+    assert found["verdict"] == "fail"
+    assert found["reasons"] == [
+        "round_trip: the volume came back: byte 7 differs",
+        "round_trip: to tape is 98 MB/s, not at least 104",
+    ]
+    assert found["files"] == [str(folder / "results.json")]
+    text = runs(tmp_path, "show", "20260102-000000").out
+    assert "reason   round_trip: the volume came back: byte 7 differs" in text
+    assert "see `rig runs list`" in runs(tmp_path, "show", "20260102").sentence()
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        (["--keep", "1"], [5]),
+        (["--keep", "0"], []),
+        (["--older-than", "2"], [4, 5]),
+        (["--older-than", "2", "--keep", "4"], [2, 3, 4, 5]),
+    ],
+)
+def test_runs_clean_removes_what_was_asked_and_tells_it(
+    tmp_path: Path, options: list[str], left: list[int]
+) -> None:
+    for number in range(1, 6):
+        stored(tmp_path, f"2026010{number}-000000", days=5.5 - number)
+    ended = runs(tmp_path, "clean", *options)
+    assert ended.code == 0
+    assert [int(name[7]) for name in listed(tmp_path)] == left
+    gone = [line.split()[1].rstrip(",") for line in ended.out.splitlines()[:-1]]
+    assert [int(name[7]) for name in gone] == [n for n in range(1, 6) if n not in left]
+    noun = "run" if len(gone) == 1 else "runs"
+    assert ended.out.splitlines()[-1].startswith(f"{len(gone)} {noun} removed, ")
+
+
+def test_runs_clean_leaves_what_is_no_run_and_what_is_under_way(tmp_path: Path) -> None:
+    elsewhere = stored(tmp_path / "elsewhere", "20260101-000000", days=9)
+    working = stored(tmp_path, "20260102-000000", days=9)
+    died = stored(tmp_path, "20260103-000000", days=9)
+    (died / ".under-way").touch()
+    beginning = tmp_path / "runs" / "20260104-000000"
+    beginning.mkdir()
+    (tmp_path / "runs" / "20260105-000000").symlink_to(elsewhere)
+    (died / "link").symlink_to(elsewhere)
+    (tmp_path / "runs" / "mine").mkdir()
+    with under_way(working):
+        assert listed(tmp_path)["20260102-000000"]["verdict"] == "under way"
+        assert runs(tmp_path, "clean", "--keep", "0").code == 0
+    assert working.is_dir()
+    assert beginning.is_dir()
+    assert not died.exists()
+    assert (elsewhere / "results.json").is_file()
+    assert (tmp_path / "runs" / "mine").is_dir()
+
+
+def test_runs_clean_names_what_it_cannot_remove(tmp_path: Path) -> None:
+    folder = stored(tmp_path, "20260101-000000", days=9)
+    stored(tmp_path, "20260102-000000", days=8)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import shutil\n"
+        "remove = shutil.rmtree\n"
+        "def refuse(path, **options):\n"
+        "    if path.name == '20260101-000000':\n"
+        "        raise PermissionError(13, 'Permission denied')\n"
+        "    remove(path, **options)\n"
+        "shutil.rmtree = refuse\n"
+    )
+    clean = ["runs", "clean", "--keep", "0"]
+    ended = rig(*clean, TAPERIG_STATE=str(tmp_path), PYTHONPATH=str(tmp_path))
+    assert ended.code == 1
+    assert f"left     {folder} cannot be removed" in ended.out
+
+
+def test_runs_clean_needs_a_choice_within_bounds(tmp_path: Path) -> None:
+    stored(tmp_path, "20260101-000000", days=9)
+    assert "--keep N" in runs(tmp_path, "clean").sentence()
+    for options in (["--keep", "-1"], ["--older-than", "-1"], ["--older-than", "1e99"]):
+        assert runs(tmp_path, "clean", *options).code == 2
+    assert list(listed(tmp_path)) == ["20260101-000000"]
+
+
+def test_runs_clean_leaves_a_real_run_that_is_under_way(tmp_path: Path) -> None:
+    state, data = tmp_path / "state", tmp_path / "a.txt"
+    data.write_bytes(b"x" * 100)
+    process = subprocess.Popen(
+        [RIG, "run", "--scenario", "round_trip", "--data", data, "--lab", lab_file(tmp_path)],
+        env={**os.environ, "TAPERIG_STATE": str(state)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while not list(state.glob("runs/*/.under-way")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        (run,) = (state / "runs").iterdir()
+        os.utime(run, (0, 0))
+        assert runs(state, "clean", "--keep", "0").code == 0
+        assert run.is_dir()
+        assert listed(state)[run.name]["verdict"] == "under way"
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "rig: interrupted\n")
+    shown = json.loads(runs(state, "show", "--json").out)
+    assert (shown["verdict"], shown["reasons"]) == ("error", ["The run was interrupted."])
