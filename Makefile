@@ -5,12 +5,13 @@
 # make formal  prove all that hdl/formal claims, and refuse its broken copies (ARGS=key_lock: one set)
 # make coverage  run the benches of the gates with coverage (ARGS=tests/hdl/rtl/test_ghash.py: some)
 # make fuzz    feed what parses bytes from the network, guided by coverage (ARGS="--seconds 600")
+# make docs    write the reference pages from the code, and build the site: build/site/docs/index.html
 # make format  let ruff rewrite the Python sources
 
 BIN := .venv/bin
-PYTHON_SOURCES := rig hsm hdl tests
+PYTHON_SOURCES := rig hsm hdl tests docs
 
-.PHONY: run test setup formal coverage fuzz lint lock format
+.PHONY: run test setup formal coverage fuzz docs lint lock format
 
 run: setup
 	@$(BIN)/rig run $(ARGS)
@@ -27,6 +28,10 @@ coverage: setup
 
 fuzz: setup
 	@$(BIN)/python tests/fuzz/run.py $(ARGS)
+
+docs: setup
+	$(BIN)/python -m docs.generate
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/site
 
 lint: setup
 	$(BIN)/ruff check

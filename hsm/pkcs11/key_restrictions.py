@@ -12,7 +12,7 @@ is made, since none can be given later:
   start, and it is found by its modulus.
 
 Some tokens do not know these attributes, others store them and do nothing; so each is tried on the
-key that was made, and left out where it is not honoured (hsm/README.md says what is lost then).
+key that was made, and left out where it is not honoured (docs/tokens.md says what is lost then).
 """
 
 import os

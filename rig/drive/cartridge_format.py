@@ -1,7 +1,7 @@
 """What lies on a cartridge, byte for byte: cartridge memory pages, records and marks.
 
 Pure encoding and decoding; `rig/drive/cartridge.py` puts it into a file. The same text for readers
-without this project is `cartridge-format.md`, next to this module. All numbers are big endian.
+without this project is docs/cartridge-format.md. All numbers are big endian.
 
     0       cartridge memory, slot 0 (4096 bytes)      the slot with the higher sequence number
     4096    cartridge memory, slot 1 (4096 bytes)      of those that are whole is the memory
