@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from rig.ve.catalogue.schema import CopyRow, DriveRow, PhysicalRow, PoolRow, Pre
 from rig.ve.ekm.relay import NoKeyManager, OneAtATime, Relay
 from rig.ve.reclaim_planner import ReclaimPlan, plan_reclaim
 from rig.ve.tape.jobs import NodeParts, TapeWork
+from rig.ve.tape.rekey import RekeyReport, rekey_to_pool
 from rig.ve.tape.sequences import ReportProgress, VirtualizationEngine
 
 NO_KEY_MANAGER = "no key manager"
@@ -28,6 +30,10 @@ NO_KEY_MANAGER = "no key manager"
 
 class NoDriveError(TaperigError):
     """There is no drive to do the work."""
+
+
+class WorkInterruptedError(TaperigError):
+    """The process is to end; a drive stops at its next batch of blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +89,12 @@ class Scheduler:
             engine = VirtualizationEngine(drive, relay, parts.cartridges, events, self._moved)
             self._idle.put(TapeWork(parts, engine))
         self.progress: ReportProgress = lambda done, total: None
+        self._stopping = threading.Event()
         self._enter(drives)
 
     def _moved(self, done: int, total: int) -> None:
+        if self._stopping.is_set():
+            raise WorkInterruptedError("The work of the drives was interrupted.")
         self.progress(done, total)
 
     def _enter(self, drives: Sequence[Drive]) -> None:
@@ -107,6 +116,11 @@ class Scheduler:
         with self._drive() as work:
             return work.verify(volser)
 
+    def rekey(self, volser: str) -> RekeyReport:
+        """Let a drive give a cartridge EEDKs for the keys that its pool has now."""
+        with self._drive() as work, self._telling_key_manager():
+            return rekey_to_pool(work.parts, work.engine, volser)
+
     def work(self, *, reclaim: bool = False) -> WorkReport:
         """Carry out with all drives what is ordered, until nothing is left that can be done.
 
@@ -115,7 +129,7 @@ class Scheduler:
         report = WorkReport()
         blocked: set[Task] = set()
         running: dict[Future[None], Task] = {}
-        with ThreadPoolExecutor(max(1, self._count), "drive") as workers:
+        with ThreadPoolExecutor(max(1, self._count), "drive") as workers, self._interruptible():
             while True:
                 if self._count:
                     for task in self._tasks(reclaim=reclaim):
@@ -134,6 +148,15 @@ class Scheduler:
                     except TaperigError as error:
                         blocked.add(task)
                         report.failures.append(error)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Have the drives stop when this thread is interrupted, instead of ending their jobs."""
+        try:
+            yield
+        except BaseException:
+            self._stopping.set()
+            raise
 
     def _tasks(self, *, reclaim: bool) -> list[Task]:
         """What is ordered now: copies to pools, cartridges to fill up, moves; then reclaim."""

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from hsm.ekm.protocol.drive_side import KeyGrant
 from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
 from hsm.errors import TaperigError
@@ -20,8 +22,13 @@ from hsm.keys.eedk import KeyLabel
 from rig.drive.drive import Drive
 from rig.drive.sense import sense_of
 from rig.results.events import EventLog
+from rig.ve.catalogue import settings, transactions
+from rig.ve.catalogue.model import SCRATCH_POOL, PoolSettings, TapeEncryption, VolumeState
+from rig.ve.catalogue.schema import keys_json
 from rig.ve.ekm.relay import Relay
 from rig.ve.tape.cartridge_store import CartridgeStore
+from rig.ve.tape.jobs import NodeParts
+from rig.ve.tape.sequences import VirtualizationEngine
 
 REKEY_STEPS = {
     "REKEY-1": "mount the physical volume",
@@ -43,6 +50,7 @@ class RekeyReport:
     """What a rekey did: which of the two new EEDKs were opened here, and both of them."""
 
     volser: str
+    keys: tuple[KeyLabel, ...]
     eedks: tuple[bytes, ...]
     opened: tuple[bool, ...]
 
@@ -91,7 +99,76 @@ def rekey(
                 _demount(sequence, drive)
             raise
         _demount(sequence, drive)
-    return RekeyReport(volser, grant.eedks, opened)
+    return RekeyReport(volser, tuple(keys), grant.eedks, opened)
+
+
+def rekeyable(session: Session, volser: str) -> PoolSettings:
+    """Return the pool whose keys a cartridge would get; raise RekeyError when it may not."""
+    row = transactions.physical(session, volser)
+    pool = settings.pool(session, row.pool) if row.pool != SCRATCH_POOL else None
+    if row.writing_pool is not None:
+        raise RekeyError(
+            f"A write to cartridge {volser} was cut off and is not settled, so it keeps its keys; "
+            f"`rig ve check` says why."
+        )
+    if pool is None or row.state == VolumeState.SCRATCH.value:
+        raise RekeyError(
+            f"Cartridge {volser} is scratch: no key is needed for what is on it. It gets its "
+            f"pool's keys when it is written from BOT."
+        )
+    if row.encryption != TapeEncryption.ENCRYPTED.value:
+        raise RekeyError(
+            f"Cartridge {volser} is not encrypted, so it has no keys to replace; move its volumes "
+            f"to an encrypted pool with: rig ve move {volser} --to POOL"
+        )
+    if not pool.encrypt:
+        raise RekeyError(
+            f"Pool {pool.number} of cartridge {volser} does not encrypt now, so it has no keys for "
+            f"it; name them with: rig ve pools --set {pool.number} --encrypt --key LABEL"
+        )
+    return pool
+
+
+def rekey_to_pool(parts: NodeParts, engine: VirtualizationEngine, volser: str) -> RekeyReport:
+    """Give a node's cartridge EEDKs for the keys that its pool has now.
+
+    Until the cartridge surely has the new EEDKs only, the catalogue names old and new keys: a key
+    is never taken for unused too early, also when the process is killed. Raises as `rekey` does.
+    """
+    with parts.locks.locked(volser):
+        with parts.catalogue.transaction() as session:
+            pool = rekeyable(session, volser)
+            row = transactions.physical(session, volser)
+            before, new = list(row.keys), keys_json(pool.keys)
+            row.keys = before + [key for key in new if key not in before]
+        eedks = _eedks(parts.cartridges, volser)
+        try:
+            report = rekey(
+                engine.drive,
+                engine.proxy,
+                parts.cartridges,
+                engine.events,
+                volser,
+                pool.keys,
+                allow_public_only=pool.allow_public_only,
+            )
+        except BaseException:
+            with suppress(TaperigError):
+                if _eedks(parts.cartridges, volser) == eedks:
+                    _enter_keys(parts, volser, before)
+            raise
+        _enter_keys(parts, volser, new)
+    return report
+
+
+def _eedks(cartridges: CartridgeStore, volser: str) -> tuple[bytes, ...]:
+    with cartridges.mounted(volser, write=False) as cartridge:
+        return cartridge.memory.eedks
+
+
+def _enter_keys(parts: NodeParts, volser: str, keys: list[dict[str, str]]) -> None:
+    with parts.catalogue.transaction() as session:
+        transactions.physical(session, volser).keys = keys
 
 
 def _opens(drive: Drive, proxy: Relay, eedk: bytes) -> bool:

@@ -232,7 +232,7 @@ class VirtualizationEngine:
         if at is not None:
             detail["positions"] = [run.start for run in runs]
         try:
-            for run in runs:
+            for run in _joined(runs):
                 if at is not None:
                     self.drive.locate(run.start)
                 # While blocks are checked and passed on, the drive reads the next.
@@ -287,6 +287,20 @@ class VirtualizationEngine:
                 if sense is not None:
                     detail["sense"] = sense.code
                 raise
+
+
+def _joined(runs: Iterable[range]) -> Iterator[range]:
+    """Join runs of blocks that follow one another: they are read without a stop."""
+    before: range | None = None
+    for run in runs:
+        if before is not None and before.stop == run.start:
+            before = range(before.start, run.stop)
+            continue
+        if before is not None:
+            yield before
+        before = run
+    if before is not None:
+        yield before
 
 
 STEPS = {
