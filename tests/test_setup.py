@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -39,21 +41,32 @@ def tools(place: Path, *others: str) -> str:
     return str(folder)
 
 
-def set_up(place: Path, path: str, user: int | None = None) -> subprocess.CompletedProcess[str]:
+def set_up(
+    place: Path, path: str, user: int | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [place / ".ci" / "setup"],
-        env={"PATH": path, "HOME": str(place)},
+        env={"PATH": path, "HOME": str(place), **variables},
         user=user,
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
+
+
+def stamp(place: Path, folder: Path) -> None:
+    """Say that .venv is of this lock, and was made in ``folder``."""
+    inputs = b"".join(
+        (place / name).read_bytes() for name in ("requirements.lock", "pyproject.toml")
+    )
+    digest = hashlib.sha256(inputs).hexdigest()
+    (place / ".venv" / "taperig.stamp").write_text(f"{digest} {folder}\n")
 
 
 def test_without_apt_the_packages_are_named(place: Path) -> None:
     ended = set_up(place, tools(place))
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     for package in ("g++", "perl", "make", "softhsm2"):
         assert f" {package}" in line
@@ -64,7 +77,7 @@ def test_without_apt_the_packages_are_named(place: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_without_root_the_packages_are_named(place: Path) -> None:
     ended = set_up(place, tools(place, "apt-get"), user=NOBODY)
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert "need root" in line
     assert "apt-get install" in line
@@ -76,15 +89,7 @@ def test_a_machine_that_is_ready_waits_for_nothing(place: Path) -> None:
     (place / ".venv" / "bin").mkdir(parents=True)
     (place / ".venv" / "bin" / "python").symlink_to("/bin/true")
     path = os.environ["PATH"]
-    stamp = subprocess.run(
-        'printf "%s %s" "$(cat requirements.lock pyproject.toml | sha256sum | cut -d" " -f1)" $PWD',
-        shell=True,
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    (place / ".venv" / "taperig.stamp").write_text(f"{stamp}\n")
+    stamp(place, place)
     began = time.monotonic()
     ended = set_up(place, path)
     assert (ended.returncode, ended.stdout + ended.stderr) == (0, "")
@@ -92,3 +97,74 @@ def test_a_machine_that_is_ready_waits_for_nothing(place: Path) -> None:
     with (place / "requirements.lock").open("a") as lock:
         lock.write("# changed\n")
     assert "installing the Python packages" in set_up(place, path).stderr
+
+
+def test_setup_names_the_libpython_of_the_python_that_is_there(place: Path) -> None:
+    """Debian 12 has Python 3.11, Debian 13 has 3.13: the package's name is not fixed."""
+    asked = (
+        "import sysconfig as s; print(*map(s.get_config_var, ('LIBDIR', 'INSTSONAME', 'VERSION')))"
+    )
+    python = ["/usr/bin/python3", "-c", asked]
+    told = subprocess.run(python, capture_output=True, text=True, check=True)
+    folder, name, version = told.stdout.split()
+    library = (Path(folder) / name).resolve()
+    path = tools(place, "sh", "mount")
+    command = 'mount --bind /dev/null "$0" && exec "$1"'
+    ended = subprocess.run(
+        ["/usr/bin/unshare", "--mount", "sh", "-c", command, library, place / ".ci" / "setup"],
+        env={"PATH": path, "HOME": str(place)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if "unshare" in ended.stderr:
+        pytest.skip(f"no mount namespace here: {ended.stderr.strip()}")
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert f" libpython{version}" in line
+
+
+def test_setup_refuses_a_python_that_does_not_do(place: Path) -> None:
+    ended = set_up(place, os.environ["PATH"], PYTHON="/bin/true")
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert "PYTHON is set to /bin/true" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_setup_names_a_checkout_that_cannot_be_written(place: Path) -> None:
+    python = "/usr/bin/python3"
+    ended = set_up(place, os.environ["PATH"], user=NOBODY, PYTHON=python)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert f"the folder {place} cannot be written" in line
+    (place / ".venv" / "bin").mkdir(parents=True)
+    (place / ".venv" / "bin" / "python").symlink_to(python)
+    stamp(place, place)
+    ended = set_up(place, os.environ["PATH"], user=NOBODY)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_setup_makes_venv_anew_where_the_checkout_was_moved(place: Path) -> None:
+    """The programs of a .venv name its folder; here one with a blank and an accent."""
+    lock = (place / "requirements.lock").read_text()
+    entry = re.search(r"^setuptools==(?:.*\\\n)+.*\n", lock, re.MULTILINE)
+    assert entry is not None
+    (place / "requirements.lock").write_text(entry[0])  # as few packages as can be
+    (place / "README.md").touch()
+    first, moved = place / "ein Prüfstand", place / "another"
+    first.mkdir()
+    for each in (".ci", "requirements.lock", "pyproject.toml", "README.md"):
+        (place / each).rename(first / each)
+    ended = set_up(first, os.environ["PATH"])
+    assert ended.returncode == 0, ended.stderr
+    assert "making .venv" in ended.stderr
+    first.rename(moved)
+    pip = moved / ".venv" / "bin" / "pip"
+    assert str(first) in pip.read_text()
+    ended = set_up(moved, os.environ["PATH"])
+    assert ended.returncode == 0, ended.stderr
+    assert "making .venv" in ended.stderr
+    told = subprocess.run([pip, "--version"], capture_output=True, text=True, check=True)
+    assert str(moved) in told.stdout

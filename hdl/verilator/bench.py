@@ -22,7 +22,7 @@ from cocotb_tools.runner import Verilator
 from hdl.errors import BenchError
 from hdl.sources import RTL_DIRECTORY
 from hdl.verilator.recipe import Variant
-from hdl.verilator.verilate import verilate
+from hdl.verilator.verilate import library_path, verilate
 
 # A folder that receives one coverage.dat of every bench, which then all count coverage.
 COVERAGE_VARIABLE = "TAPERIG_COVERAGE"
@@ -86,7 +86,11 @@ def run_bench(
             seed=seed,
             plusargs=list(plusargs),
             parameters=dict(parameters or {}),
-            extra_env={"COCOTB_ANSI_OUTPUT": "0", **(extra_env or {})},
+            extra_env={
+                "COCOTB_ANSI_OUTPUT": "0",
+                "LD_LIBRARY_PATH": library_path(),
+                **(extra_env or {}),
+            },
             waves=variant == "waves",
             results_xml=str(results),
             log_file=log,

@@ -28,6 +28,9 @@ EXCLUSIONS = HDL_DIRECTORY / "coverage_exclusions.toml"
 OUTPUT = HDL_DIRECTORY.parent / "build" / "coverage"
 BENCHES = HDL_DIRECTORY.parent / "tests" / "hdl"
 
+# As the builds name it: relative to the folder that holds hdl.
+COVERED = RTL_DIRECTORY.relative_to(HDL_DIRECTORY.parent)
+
 TARGETS = {"line": 95.0, "branch": None, "toggle": 90.0}
 """Least share of each kind of point, in percent."""
 
@@ -65,7 +68,7 @@ class Exclusion:
         )
 
 
-def read_counts(text: str, root: Path = RTL_DIRECTORY) -> Counter[Point]:
+def read_counts(text: str, root: Path = COVERED) -> Counter[Point]:
     """Return how often each point under `root` was met, over all instances."""
     counts: Counter[Point] = Counter()
     for line in text.splitlines():
@@ -147,7 +150,7 @@ def benches() -> list[str]:
     """Return the files of tests that simulate modules of hdl/rtl."""
     return [
         str(file)
-        for file in sorted(BENCHES.glob("test_*.py"))
+        for file in sorted(BENCHES.rglob("test_*.py"))
         if file.name != "test_build.py"  # its modules are its own
         and "run_bench(" in (text := file.read_text())
         and re.search(r"\brtl\(|rtl_sources\(|\bSOURCES\b", text)

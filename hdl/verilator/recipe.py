@@ -46,7 +46,7 @@ class Recipe:
                 "parameters": self.parameters,
                 "defines": self.defines,
                 "tools": self._tools(toolchain),
-                "cocotb": [version("cocotb"), str(cocotb_tools.config.libs_dir)],
+                "cocotb": version("cocotb"),
                 "python": sys.version,
             }
         )

@@ -1,45 +1,136 @@
-"""cocotb's Verilator runner with the flags and the environment that our simulations need."""
+"""Run Verilator and make on a recipe, in a folder of links to what they read.
 
-from collections.abc import Sequence
+make cannot handle blanks in paths, so no path that it sees leads through the user's own folders.
+The names of sources in what a simulation prints are those of the links: they are the same in every
+checkout, as its cache needs.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from cocotb_tools.runner import Verilator
+import cocotb_tools.config
 
-from hdl.verilator.recipe import COCOTB_MAIN, MAKE_FLAGS, Recipe
+from hdl.errors import BuildError
+from hdl.sources import HDL_DIRECTORY
+from hdl.verilator.recipe import MAKE_FLAGS, Recipe
 from hdl.verilator.toolchain import Toolchain
 
-# The runner makes every signal of the design reachable, which takes minutes to compile for a
-# pipelined engine.
-_REACH = "--public-flat-rw"
+_LOG_TAIL_LINES = 30
 
 
-class BuildRunner(Verilator):
-    """cocotb's Verilator runner with the flags and the environment that we need."""
+class BuildFolder:
+    """A temporary folder without blanks in its path, and the links in it."""
 
-    def __init__(
-        self, toolchain: Toolchain, recipe: Recipe, objects: Sequence[Path], jobs: int
-    ) -> None:
-        """Take the objects of Verilator's run-time library that are compiled already, if any."""
-        super().__init__()
-        self._toolchain = toolchain
-        self._recipe = recipe
-        self._objects = objects
-        self._jobs = jobs
+    def __init__(self, path: Path) -> None:
+        """Begin with no link."""
+        self.path = path
+        self.log = path / "build.log"
+        self._links: dict[Path, str] = {}
 
-    def _set_env_common(self) -> None:
-        super()._set_env_common()
-        self.env.update(self._toolchain.environment)
+    def folder(self, real: Path) -> str:
+        """Return the name, relative to this folder, that stands for the folder `real`."""
+        if real.is_relative_to(HDL_DIRECTORY):
+            return str(Path(self._link(HDL_DIRECTORY, "hdl")) / real.relative_to(HDL_DIRECTORY))
+        return self._link(real, f"folder{len(self._links)}")
 
-    def _simulator_in_path_build_only(self) -> None:
-        self.executable = str(self._toolchain.verilator)
+    def file(self, real: Path) -> str:
+        """Return the name, relative to this folder, that stands for the file `real`."""
+        if any(character.isspace() for character in real.name):
+            raise BuildError(
+                f"The source {real} has a blank in its file name, which make cannot handle; "
+                "rename the file."
+            )
+        return f"{self.folder(real.parent)}/{real.name}"
 
-    def _build_command(self) -> list[list[str]]:
-        verilate, _make = super()._build_command()
-        main = {str(COCOTB_MAIN): str(self._recipe.main)}
-        command = [main.get(word, word) for word in verilate if word != _REACH]
-        command += [str(source) for source in self._recipe.cpp]
-        trace = str(int(self._recipe.variant == "waves"))
-        make = ["make", "-j", str(self._jobs), "-C", str(self.build_dir), "-f", "Vtop.mk"]
+    def absolute(self, name: str) -> str:
+        """Return the path of a name in this folder, for commands that run elsewhere."""
+        return str(self.path / name)
+
+    def run(self, command: Sequence[str], environment: dict[str, str], toplevel: str) -> None:
+        """Run a command here; raise BuildError with the log's end when it fails."""
+        with self.log.open("a") as log:
+            ended = subprocess.run(
+                command, cwd=self.path, env=environment, stdout=log, stderr=log, check=False
+            )
+        if ended.returncode != 0:
+            raise BuildError(
+                f"{toplevel} does not build ({Path(command[0]).name} ended with exit code "
+                f"{ended.returncode}); the log ends:\n{_tail(self.readable_log())}"
+            )
+
+    def readable_log(self) -> str:
+        """Return the log with the paths of the real sources."""
+        text = self.log.read_text(errors="replace").replace(f"{self.path}/", "")
+        for real, name in self._links.items():
+            text = re.sub(rf"(?<![\w/.]){name}/", f"{real}/".replace("\\", r"\\"), text)
+        return text
+
+    def _link(self, real: Path, name: str) -> str:
+        if real not in self._links:
+            (self.path / name).symlink_to(real, target_is_directory=True)
+            self._links[real] = name
+        return self._links[real]
+
+
+@contextmanager
+def build_folder() -> Iterator[BuildFolder]:
+    """Make a temporary folder to build in, and remove it."""
+    blank = any(character.isspace() for character in tempfile.gettempdir())
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix="taperig-build-", dir="/tmp" if blank else None
+        ) as path:
+            yield BuildFolder(Path(path))
+    except OSError as error:
+        raise BuildError(
+            f"The simulation cannot be built in a temporary folder ({error.strerror}, "
+            f"{error.filename}); set TMPDIR to a folder that you can write, with some free space."
+        ) from error
+
+
+def compile_recipe(
+    folder: BuildFolder, recipe: Recipe, toolchain: Toolchain, objects: Sequence[Path], jobs: int
+) -> Path:
+    """Compile a recipe and return the folder that holds the executable and all objects.
+
+    `objects` are those of Verilator's run-time library that are compiled already, if any.
+    """
+    environment = toolchain.full_environment()
+    verilator = str(toolchain.verilator)
+    if root := toolchain.environment.get("VERILATOR_ROOT"):
+        environment["VERILATOR_ROOT"] = folder.absolute(folder.folder(Path(root)))
+        verilator = f"{environment['VERILATOR_ROOT']}/bin/verilator"
+    libraries = folder.absolute(folder.folder(Path(cocotb_tools.config.libs_dir)))
+    work = folder.path / "work"
+    work.mkdir()
+    code = (recipe.main, *recipe.cpp)
+    verilate = [
+        *(verilator, "-cc", "--exe", "-Mdir", str(work), "--prefix", "Vtop", "--vpi"),
+        *("--top-module", recipe.toplevel, "-o", recipe.toplevel, "--timescale", "1ns/1ps"),
+        *("-LDFLAGS", f"-L{libraries} -lcocotbvpi_verilator"),
+        *recipe.flags,
+        *(f"-D{name}={value}" for name, value in recipe.defines.items()),
+        *(f"-I{folder.folder(include)}" for include in recipe.includes),
+        *(f"-G{name}={value}" for name, value in recipe.parameters.items()),
+        *(folder.absolute(folder.file(source)) for source in code),  # make runs in `work`
+        *(folder.file(source) for source in recipe.hdl),
+    ]
+    folder.run(verilate, environment, recipe.toplevel)
+    for file in objects:
         # Copied after the makefile is written, they are newer than it, so make keeps them.
-        copy = [["cp", *map(str, self._objects), str(self.build_dir)]] if self._objects else []
-        return [command, *copy, [*make, f"VM_TRACE={trace}", *MAKE_FLAGS]]
+        (work / file.name).write_bytes(file.read_bytes())
+    trace = f"VM_TRACE={int(recipe.variant == 'waves')}"
+    make = ["make", "-j", str(jobs), "-C", str(work), "-f", "Vtop.mk", trace, *MAKE_FLAGS]
+    folder.run(make, environment, recipe.toplevel)
+    folder.log.write_text(folder.readable_log())
+    return work
+
+
+def _tail(text: str) -> str:
+    lines = text.splitlines()
+    errors = [line for line in lines if "%Error" in line or " error: " in line]
+    return "\n".join([*errors[:10], "...", *lines[-_LOG_TAIL_LINES:]])

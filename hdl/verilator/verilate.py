@@ -8,6 +8,7 @@ Beside the builds lie the objects of Verilator's run-time library, compiled with
 and taken by all later ones with the same tools and flags: they are most of a small bench's build.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -15,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from platformdirs import user_cache_path
 
 from hdl.errors import BuildError
 from hdl.verilator.recipe import COCOTB_MAIN, Recipe, Variant
+from hdl.verilator.runner import build_folder, compile_recipe
 from hdl.verilator.toolchain import Toolchain, find_toolchain, require_fst, require_libpython
 
 _VARIANT_FLAGS: dict[Variant, tuple[str, ...]] = {
@@ -39,7 +40,6 @@ _TOP_REACH = ("--public-depth", "1")
 _COMMON_FLAGS = ("--timing", "--assert", "-Wno-fatal", "-Wno-WIDTH", "-O3")
 
 
-_LOG_TAIL_LINES = 30
 _KEEP_S = 30 * 24 * 3600
 
 
@@ -160,14 +160,20 @@ def build(
     require_libpython()
     if variant == "waves":
         require_fst()
-    root = cache_directory()
+    root = cache_path()
     name = build_name(recipe, toolchain)
     final = root / name
     executable = final / toplevel
     if executable.is_file():
-        os.utime(final)
+        with contextlib.suppress(OSError):  # a cache that cannot be written serves what it has
+            os.utime(final)
         return BuiltSim(toplevel, executable, variant, was_cached=True)
-    with _lock(root / f"{name}.lock"):
+    with contextlib.ExitStack() as locked:
+        try:
+            cache_directory()
+            locked.enter_context(_lock(root / f"{name}.lock"))
+        except OSError as error:
+            raise _cannot_store(toplevel, root, error) from error
         if executable.is_file():
             return BuiltSim(toplevel, executable, variant, was_cached=True)
         if on_build is not None:
@@ -178,43 +184,24 @@ def build(
 
 
 def _build_into(final: Path, recipe: Recipe, toolchain: Toolchain, jobs: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="taperig-build-") as scratch:
-        _refuse_spaces(Path(scratch), recipe)
-        work = Path(scratch) / "work"
-        work.mkdir()
-        log = Path(scratch) / "build.log"
-        runtime = final.parent / f"runtime-{recipe.runtime_digest(toolchain)}"
-        # Imported here: it takes a fifth of a second, and what is built already does without.
-        from hdl.verilator.runner import BuildRunner
-
-        runner = BuildRunner(toolchain, recipe, sorted(runtime.glob("*.o")), jobs)
-        # The runner announces its commands; they are in the log, and the user did not ask.
-        runner.log.setLevel("WARNING")
+    runtime = final.parent / f"runtime-{recipe.runtime_digest(toolchain)}"
+    with build_folder() as folder:
+        work = compile_recipe(folder, recipe, toolchain, sorted(runtime.glob("*.o")), jobs)
         try:
-            runner.build(
-                sources=list(recipe.hdl),
-                hdl_toplevel=recipe.toplevel,
-                parameters=recipe.parameters,
-                defines=recipe.defines,
-                includes=list(recipe.includes),
-                build_args=list(recipe.flags),
-                build_dir=work,
-                timescale=("1ns", "1ps"),
-                log_file=log,
-            )
-        except (RuntimeError, ValueError, OSError) as error:
-            tail = _tail(log)
-            raise BuildError(
-                f"{recipe.toplevel} does not build ({error}); the log ends:\n{tail}"
-            ) from error
-        try:
-            _publish(final, [work / recipe.toplevel, log])
+            _publish(final, [work / recipe.toplevel, folder.log])
             if runtime.is_dir():
                 os.utime(runtime)
             else:
                 _publish(runtime, sorted(work.glob("verilated*.o")))
         except OSError as error:
-            raise BuildError(f"Cannot store the simulation in {final.parent}: {error}") from error
+            raise _cannot_store(recipe.toplevel, final.parent, error) from error
+
+
+def _cannot_store(toplevel: str, root: Path, error: OSError) -> BuildError:
+    return BuildError(
+        f"The simulation of {toplevel} cannot be stored in {root} ({error.strerror}); "
+        "set XDG_CACHE_HOME to a folder that you can write, with some free space."
+    )
 
 
 def _publish(final: Path, files: Sequence[Path]) -> None:
@@ -241,18 +228,7 @@ def _prune(root: Path) -> None:
                 entry.unlink(missing_ok=True)
 
 
-def _refuse_spaces(scratch: Path, recipe: Recipe) -> None:
-    """`make` cannot work with blanks in paths, and its own message does not say so clearly."""
-    libraries = Path(cocotb_tools.config.libs_dir)
-    for path in (scratch, libraries, *recipe.hdl, *recipe.cpp):
-        if any(c.isspace() for c in str(path)):
-            raise BuildError(
-                f"The path {path} contains a blank, which make cannot handle; "
-                "move it to a path without blanks."
-            )
-
-
-@contextmanager
+@contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -262,12 +238,10 @@ def _lock(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_UN)
 
 
-def _tail(log: Path) -> str:
-    if not log.is_file():
-        return "(no log)"
-    lines = log.read_text(errors="replace").splitlines()
-    errors = [line for line in lines if "%Error" in line or " error: " in line]
-    return "\n".join([*errors[:10], "...", *lines[-_LOG_TAIL_LINES:]])
+def library_path() -> str:
+    """Return the LD_LIBRARY_PATH under which a built simulation finds cocotb's libraries."""
+    before = os.environ.get("LD_LIBRARY_PATH")
+    return os.pathsep.join([str(cocotb_tools.config.libs_dir), *([before] if before else [])])
 
 
 def simulation_environment() -> dict[str, str]:
@@ -278,6 +252,8 @@ def simulation_environment() -> dict[str, str]:
     runner = Verilator()
     runner.env = {}
     runner._set_env_common()
+    # Not in the executable, which serves every checkout and Python environment.
+    runner.env["LD_LIBRARY_PATH"] = library_path()
     # An empty entry in sys.path is the current directory, which is another one for the child.
     paths = [str(Path(__file__).parents[2]), *(path for path in sys.path if path)]
     runner.env["PYTHONPATH"] = os.pathsep.join(paths)

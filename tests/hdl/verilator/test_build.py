@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cocotb_tools.config
 import pytest
 
 from hdl.errors import BenchError, BuildError
-from hdl.sources import rtl_packages, rtl_sources
+from hdl.sources import HDL_DIRECTORY, rtl_packages, rtl_sources
 from hdl.verilator import lint
 from hdl.verilator.bench import run_bench
 from hdl.verilator.recipe import Variant
@@ -181,12 +182,50 @@ class TestCache:
         with pytest.raises(BuildError, match=r"no such source file: .*none\.sv"):
             verilate("none", [tmp_path / "none.sv"])
 
-    def test_a_blank_in_the_path_is_named(self, tmp_path: Path, cache: Path) -> None:
-        source = tmp_path / "a blank" / "adder.sv"
+    def test_verilate_builds_in_paths_with_blanks_and_accents(
+        self, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = tmp_path / "ein Prüfstand" / "adder.sv"
         source.parent.mkdir()
         source.write_text(ADDER)
-        with pytest.raises(BuildError, match="contains a blank"):
+        (source.parent / "bench_adder.py").write_text(BENCH)
+        monkeypatch.setattr("tempfile.tempdir", str(source.parent))
+        TestBench.run(source, "bench_adder", {"STEP": "1"}, output=tmp_path / "out put")
+        assert len(builds(cache)) == 1
+
+    def test_verilate_refuses_a_blank_in_a_file_name(self, tmp_path: Path, cache: Path) -> None:
+        source = tmp_path / "an adder.sv"
+        source.write_text(ADDER)
+        with pytest.raises(BuildError, match=r"an adder\.sv has a blank in its file name"):
             verilate("adder", [source])
+
+    def test_verilate_keeps_no_path_of_this_checkout(
+        self, adder: Path, tmp_path: Path, cache: Path
+    ) -> None:
+        """A checkout that was moved finds its build in the cache, and the build runs there."""
+        built = verilate("adder", [adder])
+        content = built.executable.read_bytes()
+        for folder in (adder.parent, HDL_DIRECTORY.parent, cocotb_tools.config.libs_dir):
+            assert bytes(folder) not in content
+        moved = tmp_path / "moved"
+        shutil.copytree(adder.parent, moved)
+        assert verilate("adder", [moved / "adder.sv"]).was_cached
+        TestBench.run(moved / "adder.sv", "bench_adder", {"STEP": "1"}, output=tmp_path)
+
+    def test_verilate_names_a_cache_that_cannot_be_written(
+        self, adder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        with pytest.raises(BuildError, match=r"stored in .*file/taperig/sim .*XDG_CACHE_HOME"):
+            verilate("adder", [adder])
+
+    def test_verilate_names_a_temporary_folder_that_is_not_there(
+        self, adder: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+        with pytest.raises(BuildError, match=r"temporary folder .*TMPDIR"):
+            verilate("adder", [adder])
 
 
 class TestToolchain:
