@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 import typer.main
@@ -17,12 +17,10 @@ from rig.cli.ekm import ekm_app
 from rig.cli.ekm_verify import ekm_verify
 from rig.cli.help import CommandLine, ExampleGroup
 from rig.cli.hsm import hsm_app
+from rig.cli.kat import kat
 from rig.cli.options import BoardOption, JsonOption, LabOption, lab_of, print_json
 from rig.cli.runs import runs_app
 from rig.cli.ve import ve_app
-
-if TYPE_CHECKING:
-    from rig.engine.known_answers import KatReport
 
 # Every command imports what it needs when it runs, so that --help and completion answer at once.
 
@@ -53,6 +51,7 @@ app = CommandLine(
     epilog=_EXAMPLES,
 )
 cartridge_app = CommandLine(help="Cartridge files.")
+app.command("kat", rich_help_panel=_JUDGE)(kat)
 app.add_typer(runs_app, name="runs", rich_help_panel=_JUDGE)
 app.add_typer(ve_app, name="ve", rich_help_panel=_OPERATE)
 app.add_typer(ekm_app, name="ekm", rich_help_panel=_OPERATE)
@@ -138,66 +137,6 @@ def run(
     )
     result = run_lab(lab_of(lab), state_dir(), options)
     raise typer.Exit({"pass": 0, "fail": 1, "error": 2}[result.verdict])
-
-
-@app.command(rich_help_panel=_JUDGE, short_help="Run known answers (CAVP) through the gates.")
-def kat(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="CAVP response file of AES-GCM (.rsp).")
-    ],
-    lab: LabOption = None,
-    board: BoardOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Run a file of known answers (encrypt or decrypt layout) through the gates.
-
-    Exits 0 only if no vector failed and at least one ran.
-    """
-    from rig.engine.known_answers import read_vectors, run_kat
-    from rig.report.console import ConsoleReport
-    from rig.testbed.boards import open_engine
-
-    total = len(read_vectors(file))
-    report = ConsoleReport(error_stream=as_json)
-    done_before = 0
-    with (
-        open_engine(lab_of(lab), board, report) as engine,
-        report.task(f"{file.name}: {total} vectors", total) as advance,
-    ):
-
-        def progress(done: int, _all: int) -> None:
-            nonlocal done_before
-            advance(done - done_before)
-            done_before = done
-
-        found = run_kat(file, engine, progress)
-    if as_json:
-        print_json(_kat_json(file, found))
-    else:
-        print(f"{file}: {found.run} run, {found.passed} passed, {found.failed} failed")
-        for reason, count in sorted(found.skipped.items()):
-            print(f"  {count} skipped: {reason}")
-        for failure in found.failures[:20]:
-            print(f"  line {failure.line}, Count = {failure.count}: {failure.reason}")
-        if len(found.failures) > 20:
-            print(f"  and {len(found.failures) - 20} more")
-        if not found.run:
-            print("  no vector fits the engine (256-bit key, 96-bit IV, 128-bit tag)")
-    raise typer.Exit(0 if found.good else 1)
-
-
-def _kat_json(file: Path, found: KatReport) -> dict[str, object]:
-    return {
-        "file": str(file),
-        "run": found.run,
-        "passed": found.passed,
-        "failed": found.failed,
-        "skipped": found.skipped,
-        "failures": [
-            {"line": failure.line, "count": failure.count, "reason": failure.reason}
-            for failure in found.failures
-        ],
-    }
 
 
 @cartridge_app.command("show")

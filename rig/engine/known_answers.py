@@ -1,14 +1,17 @@
 """Known-answer tests: CAVP .rsp files of AES-GCM, run through an engine.
 
 Both layouts are taken: encrypt (Key, IV, PT, AAD, CT, Tag) and decrypt (Key, IV, CT, AAD, Tag,
-then PT or FAIL).  The format is that of NIST's gcmtestvectors.zip; bracketed lines are lengths,
-which the values themselves show, and are only checked for shape.
+then PT or FAIL).  The format is that of NIST's gcmtestvectors.zip, with what other tools make of
+it: a byte order mark, names in any case, comments behind a value, sections [ENCRYPT] and [DECRYPT].
+Other bracketed lines are lengths, which the values themselves show, and are only checked for shape.
 """
 
+import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from hsm.errors import TaperigError
@@ -26,8 +29,12 @@ MAX_FILE_BYTES = 64 << 20
 MAX_LINE_CHARACTERS = 1 << 20
 MAX_VECTORS = 1_000_000
 
-_FIELDS = frozenset({"Count", "Key", "IV", "PT", "AAD", "CT", "Tag"})
-_SECTION = re.compile(r"\[\s*\w+\s*=\s*\d+\s*\]\Z")
+_FIELDS = {name.upper(): name for name in ("Count", "Key", "IV", "PT", "AAD", "CT", "Tag")}
+_ANSWERS = {"CT", "Tag", "PT"}
+_LENGTH = re.compile(r"\[\s*\w+\s*=\s*\d+\s*\]")
+_SECTION = re.compile(r"\[\s*(ENCRYPT|DECRYPT)\s*\]", re.IGNORECASE)
+_COUNT = re.compile(r"[0-9]{1,9}")
+_DIGITS = re.compile(r"[0-9A-Fa-f]*")
 
 
 class KatError(TaperigError):
@@ -74,38 +81,81 @@ class KatReport:
         return self.failed == 0 and self.run > 0
 
 
+def nist_files() -> dict[str, Path]:
+    """Return NIST's files of the package cryptography_vectors by name; raise KatError without."""
+    spec = find_spec("cryptography_vectors")
+    if spec is None or spec.origin is None:
+        raise KatError(
+            "NIST's files are in the Python package cryptography-vectors, which is not installed; "
+            "install it: pip install cryptography-vectors."
+        )
+    folder = Path(spec.origin).parent / "ciphers" / "AES" / "GCM"
+    return {path.name: path for path in sorted(folder.glob("*.rsp"))}
+
+
+def find_file(path: Path) -> Path:
+    """Return the file, or NIST's file of that name when the path is a bare name and not here."""
+    if path.exists() or path.name != str(path):
+        return path
+    files = nist_files()
+    if path.name in files:
+        return files[path.name]
+    near = difflib.get_close_matches(path.name, files, n=1)
+    hint = f"did you mean {near[0]}?" if near else "`rig kat --list` names NIST's."
+    raise KatError(f"There is no file {path} here, and none of NIST's has this name; {hint}")
+
+
 def read_vectors(path: Path) -> list[Vector]:
     """Parse a file; raise KatError naming file and line where it is not as it should be."""
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise KatError(f"{path} has {size} bytes, more than the {MAX_FILE_BYTES} allowed")
-        text = path.read_text("ascii")
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise KatError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise KatError(f"{path} is not a CAVP text file: byte {error.start} is not ASCII") from None
-    vectors = list(_parse(path, text.splitlines()))
+        raise KatError(
+            f"{path} cannot be read: {error.strerror}; `rig kat --list` names NIST's files."
+        ) from error
+    if len(data) > MAX_FILE_BYTES:
+        raise KatError(f"{path} has more than the {MAX_FILE_BYTES} bytes allowed; split it.")
+    lines = [_text(path, number, raw) for number, raw in enumerate(_lines(data), 1)]
+    vectors: list[Vector] = []
+    for vector in _parse(path, lines):
+        if len(vectors) == MAX_VECTORS:
+            raise KatError(f"{path}:{vector.line}: more than {MAX_VECTORS} vectors; split the file")
+        vectors.append(vector)
     if not vectors:
         raise KatError(f"{path} holds no vectors: a CAVP response file has lines 'Count = 0' ...")
     return vectors
 
 
-def run_kat(
-    path: Path, engine: Engine, progress: Callable[[int, int], None] | None = None
-) -> KatReport:
-    """Run every vector of the file that fits the engine through its gates.
+def _lines(data: bytes) -> list[bytes]:
+    return data.removeprefix(b"\xef\xbb\xbf").splitlines()
 
-    Uses the plain key port, and zeroizes at the end.  `progress` is told vectors done and all.
+
+def _text(path: Path, number: int, raw: bytes) -> str:
+    """Return a line without its comment, in which any byte may stand."""
+    if len(raw) > MAX_LINE_CHARACTERS:
+        raise KatError(f"{path}:{number}: line of {len(raw)} characters is too long")
+    try:
+        return raw.partition(b"#")[0].decode("ascii").strip()
+    except UnicodeDecodeError as error:
+        raise KatError(
+            f"{path}:{number}: byte {error.start + 1} of the line is not ASCII: not a CAVP text file"
+        ) from None
+
+
+def run_kat(
+    vectors: Sequence[Vector], engine: Engine, progress: Callable[[float], None] = lambda done: None
+) -> KatReport:
+    """Run every vector that fits the engine through its gates.
+
+    Uses the plain key port, and zeroizes at the end.  `progress` is told of each vector done.
     """
-    vectors = read_vectors(path)
     skipped: Counter[str] = Counter()
     report = KatReport()
     loaded: bytes | None = None
     try:
-        for done, vector in enumerate(vectors):
-            if progress is not None:
-                progress(done, len(vectors))
+        for vector in vectors:
+            progress(1)
             reason = _unfit(vector, engine)
             if reason is not None:
                 skipped[reason] += 1
@@ -122,8 +172,6 @@ def run_kat(
                 report.failures.append(KatFailure(vector.line, vector.count, wrong))
     finally:
         engine.zeroize()
-    if progress is not None:
-        progress(len(vectors), len(vectors))
     report.skipped = dict(skipped)
     return report
 
@@ -161,66 +209,92 @@ def _wrong_answer(vector: Vector, engine: Engine) -> str | None:
     return None
 
 
+@dataclass(slots=True)
+class _Draft:
+    """A vector that is being read."""
+
+    line: int
+    count: int
+    section: Operation | None
+    fields: dict[str, bytes] = field(default_factory=dict)
+    failing: bool = False
+
+
 def _parse(path: Path, lines: list[str]) -> Iterator[Vector]:
-    fields: dict[str, bytes] = {}
-    start = count = number = 0
-    failing = inside = False
-    for number, raw in enumerate([*lines, "Count = 0"], 1):
-        last = number == len(lines) + 1
-        if len(raw) > MAX_LINE_CHARACTERS:
-            raise KatError(f"{path}:{number}: line of {len(raw)} characters is too long")
-        line = raw.strip()
-        if not line or line.startswith("#"):
+    draft: _Draft | None = None
+    section: Operation | None = None
+    for number, line in enumerate(lines, 1):
+        place = f"{path}:{number}:"
+        if not line:
             continue
         if line.startswith("["):
-            if not _SECTION.match(line):
-                raise KatError(f"{path}:{number}: expected a length as in '[Keylen = 256]'")
+            if found := _SECTION.fullmatch(line):
+                encrypts = found[1].upper() == "ENCRYPT"
+                section = Operation.ENCRYPT if encrypts else Operation.DECRYPT
+            elif not _LENGTH.fullmatch(line):
+                raise KatError(
+                    f"{place} expected a length as in '[Keylen = 256]', or [ENCRYPT] or [DECRYPT]"
+                )
             continue
-        if line == "FAIL":
-            if not inside or failing:
-                raise KatError(f"{path}:{number}: FAIL outside of a vector")
-            failing = True
+        if line.upper() == "FAIL":
+            if draft is None or draft.failing:
+                raise KatError(f"{place} FAIL outside of a vector")
+            draft.failing = True
             continue
-        name, equals, value = (part.strip() for part in line.partition("="))
-        if not equals or name not in _FIELDS:
+        word, equals, value = (part.strip() for part in line.partition("="))
+        name = _FIELDS.get(word.upper(), "")
+        if not equals or not name:
             raise KatError(
-                f"{path}:{number}: expected 'Name = hex digits' with one of "
-                f"{', '.join(sorted(_FIELDS))}, or FAIL"
+                f"{place} expected 'Name = hex digits' with one of "
+                f"{', '.join(sorted(_FIELDS.values()))}, or FAIL"
             )
         if name == "Count":
-            if inside:
-                yield _vector(path, start, count, fields, failing)
-            if last:
-                return
-            if not value.isdigit():
-                raise KatError(f"{path}:{number}: Count is not a number")
-            fields, start, count, failing, inside = {}, number, int(value), False, True
+            if draft is not None:
+                yield _vector(path, draft)
+            if not _COUNT.fullmatch(value):
+                raise KatError(f"{place} Count is not a number of up to 9 digits")
+            draft = _Draft(number, int(value), section)
             continue
-        if not inside:
-            raise KatError(f"{path}:{number}: {name} before the first Count")
-        if name in fields:
-            raise KatError(f"{path}:{number}: {name} occurs twice in one vector")
-        if len(value) % 2 or not re.fullmatch(r"[0-9A-Fa-f]*", value):
-            raise KatError(f"{path}:{number}: {name} is not a whole number of bytes in hex digits")
-        fields[name] = bytes.fromhex(value)
+        if draft is None:
+            raise KatError(f"{place} {name} before the first Count")
+        if name in draft.fields:
+            raise KatError(f"{place} {name} occurs twice in one vector")
+        if value == "?" and name in _ANSWERS:
+            raise KatError(f"{place} {name} is open: {_REQUEST}")
+        if len(value) % 2 or not _DIGITS.fullmatch(value):
+            raise KatError(f"{place} {name} is not a whole number of bytes in hex digits")
+        draft.fields[name] = bytes.fromhex(value)
+    if draft is not None:
+        yield _vector(path, draft)
 
 
-def _vector(path: Path, line: int, count: int, fields: dict[str, bytes], failing: bool) -> Vector:
+_REQUEST = "a request file (.req) has no answers to compare; take the response file (.rsp)"
+
+
+def _vector(path: Path, draft: _Draft) -> Vector:
+    fields, failing = draft.fields, draft.failing
     names = list(fields)
-    wanted = _FIELDS - {"Count"} - ({"PT"} if failing else set())
+    wanted = set(_FIELDS.values()) - {"Count"} - ({"PT"} if failing else set())
     missing = sorted(wanted - fields.keys())
     if missing or (failing and "PT" in fields):
         what = f"lacks {', '.join(missing)}" if missing else "has both PT and FAIL"
-        raise KatError(f"{path}:{line}: the vector that begins here {what}")
-    # An encrypt file gives the plaintext first, a decrypt file the ciphertext.
-    encrypt = not failing and names.index("PT") < names.index("CT")
+        if set(missing) in ({"CT", "Tag"}, {"PT"}):
+            what += f": {_REQUEST}"
+        raise KatError(f"{path}:{draft.line}: the vector that begins here {what}")
+    # Without a section: an encrypt file gives the plaintext first, a decrypt file the ciphertext.
+    operation = draft.section
+    if operation is None or failing:
+        encrypts = not failing and names.index("PT") < names.index("CT")
+        operation = Operation.ENCRYPT if encrypts else Operation.DECRYPT
     plaintext = None if failing else fields["PT"]
     if plaintext is not None and len(plaintext) != len(fields["CT"]):
-        raise KatError(f"{path}:{line}: PT and CT of the vector that begins here differ in length")
+        raise KatError(
+            f"{path}:{draft.line}: PT and CT of the vector that begins here differ in length"
+        )
     return Vector(
-        line=line,
-        count=count,
-        operation=Operation.ENCRYPT if encrypt else Operation.DECRYPT,
+        line=draft.line,
+        count=draft.count,
+        operation=operation,
         key=fields["Key"],
         iv=fields["IV"],
         aad=fields["AAD"],

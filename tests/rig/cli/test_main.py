@@ -98,6 +98,18 @@ def test_kat_that_runs_nothing_fails(tmp_path: Path) -> None:
     assert "no vector fits the engine" in ended.out
 
 
+def test_kat_takes_nists_files_by_name_and_lists_them() -> None:
+    listed = rig("kat", "--list").out.splitlines()
+    assert "gcmDecrypt256.rsp" in listed
+    ended = rig("kat", "gcmDecrypt256.rsp", "--board", "sim")
+    assert ended.code == 0, ended.err
+    assert " 0 failed" in ended.out
+    sentence = rig("kat", "gcmDecrypt25.rsp").sentence()
+    assert sentence.endswith("did you mean gcmDecrypt256.rsp?")
+    for words in ([], ["--list", "--board", "sim"], ["--list", "gcmDecrypt256.rsp"]):
+        assert "--list" in rig("kat", *words).sentence()
+
+
 def test_hsm_list(provisioned: Path) -> None:
     ended = rig("hsm", "list", "--json", TAPERIG_STATE=str(provisioned))
     assert ended.code == 0
