@@ -139,7 +139,8 @@ def _text(path: Path, number: int, raw: bytes) -> str:
         return raw.partition(b"#")[0].decode("ascii").strip()
     except UnicodeDecodeError as error:
         raise KatError(
-            f"{path}:{number}: byte {error.start + 1} of the line is not ASCII: not a CAVP text file"
+            f"{path}:{number}: not a CAVP text file: "
+            f"byte {error.start + 1} of the line is not ASCII"
         ) from None
 
 
