@@ -152,7 +152,8 @@ def test_setup_makes_venv_anew_where_the_checkout_was_moved(place: Path) -> None
     backend = place / "backend"
     backend.mkdir()
     found = find_spec("setuptools")
-    assert found is not None and found.origin is not None
+    assert found is not None
+    assert found.origin is not None
     (backend / "setuptools").symlink_to(Path(found.origin).parent)
     (place / "README.md").touch()
     first, moved = place / "ein Prüfstand", place / "another"
