@@ -10,6 +10,7 @@ import typer
 
 from rig.cli.help import CommandLine
 from rig.cli.options import JsonOption, LabOption, lab_of, print_json
+from rig.cli.tables import print_table
 
 if TYPE_CHECKING:
     from hsm.ekm.admin.administrator import Administrator
@@ -146,8 +147,8 @@ def drive_list(
         print_json(drives)
         return
     for drive in drives:
-        state = "revoked" if drive["revoked"] else "admitted"
-        print(f"{drive['serial']:<18}  {state:<8}  {drive['certificate_sha256'][:16]}")
+        drive["state"] = "revoked" if drive["revoked"] else "admitted"
+    print_table(drives, ("serial", "state", "certificate_sha256"), "the drive table is empty")
 
 
 @drive_app.command("revoke")
@@ -211,9 +212,9 @@ def key_users(
         print_json(users)
         return
     for user in users:
-        cartridge = f"{user['volume']}  {user['cartridge_id'] or 'none':<32}"
-        print(f"{cartridge}  last {_time(user['last'])}  {', '.join(user['keys'])}")
-    print(f"{len(users)} cartridges need {label}")
+        user["last"] = _time(user["last"])
+    columns = ("volume", "cartridge_id", "last", "keys")
+    print_table(users, columns, f"no cartridge needs {label}")
 
 
 @key_app.command("retire")
@@ -338,14 +339,15 @@ def audit_show(
     if as_json:
         print_json(records)
         return
-    for record in records:
-        told = {k: v for k, v in record.items() if k not in _SHOWN_APART and v not in ("", [], 0)}
-        more = "  ".join(f"{key}={_short(value)}" for key, value in told.items())
-        print(f"{record['number']:>6}  {_time(record['time'])}  {record['event']:<12}  {more}")
+    rows = [
+        {
+            **record,
+            "time": _time(record["time"]),
+            "details": {k: v for k, v in record.items() if k not in _SHOWN_APART and v},
+        }
+        for record in records
+    ]
+    print_table(rows, ("number", "time", "event", "details"), "no record")
 
 
 _SHOWN_APART = {"number", "time", "event", "previous", "hash"}
-
-
-def _short(value: object) -> str:
-    return " + ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -80,7 +80,10 @@ def _listens(host: str, port: int) -> bool:
 
 
 def _lines(node: str, labels: tuple[str, ...], found: Verification) -> list[str]:
-    lines = [f"node {node}: {len(found.ekms)} key managers, {len(labels)} key labels"]
+    from rig.report.text import plural
+
+    managers = plural(len(found.ekms), "key manager")
+    lines = [f"node {node}: {managers}, {plural(len(labels), 'key label')}"]
     width = max(len(f"{ekm.name} ({ekm.where})") for ekm in found.ekms)
     for ekm in found.ekms:
         who = f"{ekm.name} ({ekm.where})".ljust(width)

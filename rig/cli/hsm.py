@@ -57,7 +57,9 @@ def hsm_list(
     """List the KEKs of a token: label, size, is the private half there, is it guarded."""
     from hsm.keys.keystore import Keystore
     from hsm.pkcs11.token import open_token
+    from rig.cli.tables import print_table
     from rig.lab.model import LabError
+    from rig.report.text import plural
     from rig.testbed.key_managers import token_config
     from rig.testbed.state import state_dir
 
@@ -90,11 +92,16 @@ def hsm_list(
             }
         )
         return
-    print(f"token {checked.tokens[name].label}, RSA-OAEP with {oaep}, {len(keks)} KEKs")
-    width = max((len(kek.label) for kek in keks), default=0)
-    for kek in keks:
-        half = "private and public" if kek.has_private else "public only"
-        guard = "guarded" if kek.spki_hash in guarded else "-"
-        print(
-            f"{kek.label:<{width}}  RSA {kek.bits}  {half:<18}  {guard:<7}  {kek.spki_hash.hex()}"
-        )
+    count = plural(len(keks), "KEK")
+    print(f"token {checked.tokens[name].label}, RSA-OAEP with {oaep}, {count}")
+    rows = [
+        {
+            "label": kek.label,
+            "key": f"RSA {kek.bits}",
+            "halves": "private and public" if kek.has_private else "public only",
+            "guarded": kek.spki_hash in guarded,
+            "sha256_of_public_key": kek.spki_hash.hex(),
+        }
+        for kek in keks
+    ]
+    print_table(rows, ("label", "key", "halves", "guarded", "sha256_of_public_key"), "no KEKs")

@@ -160,6 +160,7 @@ def cartridge_show(
 def rules(as_json: JsonOption = False) -> None:
     """List every rule of the modelled system with its tests and their last verdict."""
     from rig.report.console import ConsoleReport
+    from rig.report.text import plural
     from rig.results.traceability import rule_status
 
     report = ConsoleReport(error_stream=as_json)
@@ -188,7 +189,7 @@ def rules(as_json: JsonOption = False) -> None:
         for test in each.tests:
             print(f"{'':<17} {test.outcome:<8} {test.name}")
     covered = sum(1 for each in status if each.tests)
-    print(f"\n{covered} of {len(status)} rules have tests")
+    print(f"\n{covered} of {plural(len(status), 'rule')} with tests")
 
 
 def run_command_line(arguments: list[str]) -> int:

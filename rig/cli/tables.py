@@ -1,10 +1,11 @@
-"""Rows of values as a table of text; numbers to the right."""
+"""Records as a table on standard output."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rig.report.tables import output_width, table_lines
 from rig.report.text import printable
 
 
@@ -15,17 +16,8 @@ def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], empty
         print(empty)
         return
     heads = [column.replace("_", " ") for column in columns]
-    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    right = [
-        all(line[index].replace(".", "", 1).isdecimal() or not line[index] for line in cells)
-        for index in range(len(columns))
-    ]
-    for line in (heads, *cells):
-        words = (
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(line, widths, right, strict=True)
-        )
-        print("  ".join(words).rstrip())
+    for line in table_lines(heads, cells, output_width()):
+        print(line)
 
 
 def _cell(value: Any) -> str:

@@ -14,7 +14,7 @@ from rig.cli.ve_common import VIEWS, NodeOption, looking, reclaim_app, ve_app
 def status(lab: LabOption = None, node: NodeOption = None, as_json: JsonOption = False) -> None:
     """Show the node at a glance: cache, what waits for tape, drives, cartridges."""
     from rig.cli.tables import print_table
-    from rig.report.text import size
+    from rig.report.text import plural, size
     from rig.testbed.node import node_settings
     from rig.ve import operator_views
 
@@ -30,8 +30,9 @@ def status(lab: LabOption = None, node: NodeOption = None, as_json: JsonOption =
     print(f"node           {name}, {shown['time']} UTC")
     print(f"volumes        {shown['logical_volumes']}, {size(shown['bytes'])}")
     limit = size(shown["cache_limit_bytes"])
-    print(f"cache          {shown['in_cache']} volumes, {size(shown['cache_bytes'])} of {limit}")
-    print(f"waits for tape {shown['waiting_for_tape']} copies")
+    in_cache = plural(shown["in_cache"], "volume")
+    print(f"cache          {in_cache}, {size(shown['cache_bytes'])} of {limit}")
+    print(f"waits for tape {plural(shown['waiting_for_tape'], 'copy')}")
     print(f"interventions  {shown['interventions']} open")
     print()
     print_table(shown["drives"], ("serial", "model", "mounts", "last"), "no drive has worked yet")

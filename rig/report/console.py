@@ -8,7 +8,9 @@ JSON; errors always go to standard error.
 
 from __future__ import annotations
 
+import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from rich.progress import (
 )
 
 from rig.report import text
+from rig.report.tables import output_width, table_lines
 from rig.results.events import Event, Notice, NoticeKind
 from rig.results.measurement import Measurement
 from rig.results.results import Check, RunResult, ScenarioResult
@@ -38,7 +41,12 @@ _NOTICE_STYLE = {
     NoticeKind.CLEARED: "green",
     NoticeKind.CALL_HOME: "bold red",
 }
-_STEP_COLUMNS = "{step:<8} {volume:<7} {text:<58} {time:>9}  {outcome}"
+_STEP_COLUMNS = "{step:<8} {volume:<7} {text:<{width}} {time:>9}  {outcome}"
+_STEP_TEXT = 58
+_STEP_REST = 36
+"""Columns of a step's line beside its text."""
+_NARROW = 80
+"""Below so many columns, a step's text goes to lines of its own."""
 
 
 class ConsoleReport:
@@ -102,26 +110,39 @@ class ConsoleReport:
 
     def step_heading(self) -> None:
         """The heading of the table of steps."""
-        self.line(
-            _STEP_COLUMNS.format(
-                step="step", volume="volume", text="", time="time", outcome="outcome"
-            ),
-            "dim",
-        )
+        self.line(self._step_lines("step", "volume", "", "time", "outcome")[0], "dim")
 
     def step(self, event: Event) -> None:
         """One step of a sequence that has ended."""
-        words = event.text if len(event.text) <= 58 else event.text[:55] + "..."
-        self.line(
-            _STEP_COLUMNS.format(
-                step=event.step,
-                volume=event.volume or "",
-                text=words,
-                time=text.seconds(event.duration_s),
-                outcome=event.outcome,
-            ),
-            _STYLE.get(event.outcome, "") if event.outcome != "ok" else "",
+        style = _STYLE.get(event.outcome, "") if event.outcome != "ok" else ""
+        took = text.seconds(event.duration_s)
+        for line in self._step_lines(
+            event.step, event.volume or "", event.text, took, event.outcome
+        ):
+            self.line(line, style)
+
+    def _step_lines(self, step: str, volume: str, words: str, took: str, outcome: str) -> list[str]:
+        """Return the lines of a step: its text is wrapped, or below the rest where it is narrow."""
+        width = self._step_width()
+        if width is None:
+            first = f"{step:<8} {volume:<7} {took:>9}  {outcome}"
+            return [
+                first,
+                *(f"    {part}" for part in textwrap.wrap(words, self._console.width - 4)),
+            ]
+        parts = textwrap.wrap(words, width) or [""]
+        first = _STEP_COLUMNS.format(
+            step=step, volume=volume, text=parts[0], width=width, time=took, outcome=outcome
         )
+        return [first, *(f"{'':<17}{part}" for part in parts[1:])]
+
+    def _step_width(self) -> int | None:
+        """Return the columns for a step's text; None where it needs lines of its own."""
+        if not self._live and "COLUMNS" not in os.environ:
+            return _STEP_TEXT
+        if self._console.width < _NARROW:
+            return None
+        return min(_STEP_TEXT, self._console.width - _STEP_REST)
 
     def notice(self, notice: Notice) -> None:
         """A word to operators, hosts or the service, with the time of day."""
@@ -142,11 +163,9 @@ class ConsoleReport:
         self.line(f"{verdict}  {text.measured(item)}", _STYLE[verdict])
 
     def table(self, rows: list[tuple[str, ...]]) -> None:
-        """Right-aligned columns; the first row is the heading."""
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        for index, row in enumerate(rows):
-            cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-            self.line("  ".join(cells), "dim" if index == 0 else "")
+        """Print a table; its first row is the heading."""
+        for index, line in enumerate(table_lines(rows[0], rows[1:], output_width())):
+            self.line(line, "dim" if index == 0 else "")
 
     def scenario_end(self, result: ScenarioResult) -> None:
         """The verdict of a scenario."""

@@ -7,6 +7,7 @@ from hsm.validate.probes import AREAS, PROBES
 from hsm.validate.report import Validation
 from hsm.validate.verdict import Consequence, Fitness
 from rig.report.console import ConsoleReport
+from rig.report.text import plural
 
 _STYLES = {
     Status.GOOD: "green",
@@ -64,7 +65,7 @@ class ValidationReport:
             report.line(f"accept: [{', '.join(verdict.accept)}]")
         report.line()
         report.line(
-            f"{validation.leftovers_removed} objects of earlier validations removed, "
+            f"{plural(validation.leftovers_removed, 'object')} of earlier validations removed, "
             f"{validation.left_behind} left behind; {validation.seconds:.1f} s"
         )
         report.line(f"{validation.token}: {verdict.sentence}", _VERDICT_STYLES[verdict.fitness])

@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from hsm.errors import TaperigError
 from hsm.keys.eedk import KeyLabel
+from rig.report.text import plural
 from rig.results.events import EventLog
 from rig.scenarios.base import Stage
 from rig.testbed.node import storage_group
@@ -63,7 +64,7 @@ class Lifecycle:
         self.stage.check(
             f"{words}: every volume is read back from tape byte for byte",
             not different,
-            f"{len(self.contents)} volumes" if not different else ", ".join(different),
+            plural(len(self.contents), "volume") if not different else ", ".join(different),
             rules,
         )
         findings = self.node.check(deep=True).findings

@@ -141,7 +141,7 @@ def _check_volumes(
     different: Sequence[str],
 ) -> None:
     sizes = [volume.size for volume in volumes if volume.name not in different]
-    detail = f"{len(sizes)} logical volumes, {text.size(sum(sizes))}"
+    detail = f"{text.plural(len(sizes), 'logical volume')}, {text.size(sum(sizes))}"
     if different:
         detail += f"; different: {', '.join(different)}"
     stage.check(

@@ -100,7 +100,8 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
     )
     report.line(
         f"lab {lab.name}, board {board} at {run.clock_hz / 1e6:g} MHz, drive {unit.serial} "
-        f"({unit.model}, {unit.native_rate / 1e6:g} MB/s), {len(files)} files of {text.size(total)}"
+        f"({unit.model}, {unit.native_rate / 1e6:g} MB/s), {text.plural(len(files), 'file')} of "
+        f"{text.size(total)}"
     )
     with under_way(folder):
         try:

@@ -45,7 +45,7 @@ def rig(*arguments: str | Path) -> str:
 
 
 def test_drives_are_listed_and_revoked(config: Path) -> None:
-    assert "DRIVE00001          admitted" in rig("ekm", "drive", "list", "--config", config)
+    assert "DRIVE00001  admitted" in rig("ekm", "drive", "list", "--config", config)
     assert "revoked" in rig("ekm", "drive", "revoke", "DRIVE00001", "--config", config)
     (drive,) = json.loads(rig("ekm", "drive", "list", "--json", "--config", config))
     assert drive["revoked"] is True
