@@ -75,7 +75,7 @@ def working(
             yield opened, report
         return
     with (
-        used_alone(state),
+        used_alone(state, report.line),
         open_node(checked, name, state, report, events) as opened,
     ):
         for line in opened.recovered:

@@ -154,7 +154,7 @@ def _run_all(
     events.notice_listeners.append(report.notice)
     run.notices = events.notices
     with (
-        used_alone(state),
+        used_alone(state, report.line),
         open_session(
             lab,
             lab.run_node,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,8 @@ import platformdirs
 from hsm.errors import TaperigError
 
 ENVIRONMENT = "TAPERIG_STATE"
+_OLDER_CARTRIDGES = {"cartridges": "round_trip", "sites/cartridges": "two_sites"}
+"""Folders of cartridges in the state folder, until runs had nodes, and the scenario of each."""
 
 
 class StateError(TaperigError):
@@ -54,8 +56,11 @@ def private_folder(path: Path) -> Path:
 
 
 @contextmanager
-def used_alone(state: Path) -> Iterator[None]:
-    """Keep other runs out of a state folder, since they would use the same cartridges."""
+def used_alone(state: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Keep other commands out of a state folder that would use the same drives.
+
+    What an earlier version left in it is taken over; `say` is told.
+    """
     with (state / "run.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,7 +69,35 @@ def used_alone(state: Path) -> Iterator[None]:
                 f"Another run uses the state folder {state}; wait for its end, "
                 f"or set {ENVIRONMENT} to another folder."
             ) from None
+        for sentence in _take_over_older_cartridges(state):
+            say(sentence)
         yield
+
+
+def _take_over_older_cartridges(state: Path) -> list[str]:
+    """Move cartridges that versions before kept beside the runs into the folder of a run.
+
+    No command uses them any more, so nothing is refused when they cannot be moved. Returns what
+    was done, a sentence each.
+    """
+    found = [(state / folder, node) for folder, node in _OLDER_CARTRIDGES.items()]
+    found = [(path, node) for path, node in found if path.is_dir()]
+    if not found:
+        return []
+    try:
+        run = new_run_dir(state, None)
+        for path, node in found:
+            (run / "nodes" / node).mkdir(mode=0o700, parents=True)
+            path.rename(run / "nodes" / node / "cartridges")
+    except OSError as error:
+        return [
+            f"The cartridges of an earlier version in {path} cannot be moved to the runs "
+            f"({error.strerror}); nothing uses them any more: move or remove them."
+        ]
+    return [
+        f"The cartridges that runs of an earlier version left in {state} are in {run} now; `rig "
+        f"runs clean` removes them, and `rig ekm cartridge forget` tells the key manager."
+    ]
 
 
 def new_run_dir(state: Path, out: Path | None) -> Path:

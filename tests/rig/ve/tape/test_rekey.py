@@ -11,17 +11,31 @@ import pytest
 from hsm.ekm.client import EkmEndpoint
 from hsm.ekm.protocol.drive_side import KeyGrant
 from hsm.ekm.protocol.errors import EkmUnavailable, ErrorCode, ExchangeError
+from hsm.errors import TaperigError
 from hsm.keys.eedk import Eedk, KeyLabel, KeyMode
 from hsm.provisioning import provision_lab
 from rig.drive.cartridge import Cartridge
-from rig.drive.cartridge_format import PAGE_BYTES
+from rig.drive.cartridge_format import PAGE_BYTES, CartridgeError
 from rig.drive.sense import DriveError, Sense
+from rig.ve import operator_views
+from rig.ve.catalogue import settings
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.ekm.relay import RelayedSession
-from rig.ve.tape.rekey import REKEY_STEPS, RekeyReport, rekey
+from rig.ve.node import Node
+from rig.ve.tape.rekey import REKEY_STEPS, RekeyError, RekeyReport, rekey
 from rig.ve.volumes.reading import CompareSink
 from tests.support.ekm_lab import SoftKek
+from tests.support.nodes import (
+    KEK_2,
+    Places,
+    assert_agrees,
+    content,
+    evict,
+    put,
+    tape,
+    work,
+)
 from tests.support.tape_site import Site, VeFixture
 
 OLD = PoolSettings(1, True, (KeyLabel("KEK 1"), KeyLabel("KEK 1", KeyMode.HASH)))
@@ -202,3 +216,104 @@ def test_no_key_manager_leaves_the_tape_as_it_was(site: Site, tmp_path: Path) ->
     with nobody as fixture.ve.proxy, pytest.raises(EkmUnavailable):
         rekeyed(fixture, volser, *NEW)
     assert fixture.tape(volser) == before
+
+
+# A node's cartridges
+
+
+def labels(node: Node, volser: str) -> list[str | None]:
+    with Cartridge.open(node.parts.cartridges.path(volser)) as cartridge:
+        return [Eedk.decode(data).label for data in cartridge.memory.eedks]
+
+
+def catalogued(node: Node, volser: str) -> set[str]:
+    return {key.label for key in tape(node, volser).keys}
+
+
+def written_node(places: Places) -> Node:
+    """A node with a volume on the encrypted TAP001 and one on the clear TAP002."""
+    node = places.node()
+    put(node, "L00001", content(1), "SG2")
+    work(node)
+    put(node, "L00002", content(2), "SG1")
+    work(node)
+    return node
+
+
+def set_keys(node: Node, *keys: KeyLabel) -> None:
+    with node.change() as session:
+        settings.set_pool(session, PoolSettings(2, bool(keys), keys))
+
+
+@pytest.mark.rule("KEY-2", "POOL-3")
+def test_node_rekeys_a_cartridge_with_the_keys_that_its_pool_has_now(places: Places) -> None:
+    node = written_node(places)
+    path = node.parts.cartridges.path("TAP001")
+    with Cartridge.open(path) as cartridge:
+        records = path.read_bytes()[cartridge.offset(0) :]
+    set_keys(node, KEK_2)
+    assert labels(node, "TAP001") == ["KEK 1", "KEK 1"]
+    report = node.scheduler.rekey("TAP001")
+    assert (report.volser, report.keys, report.opened) == ("TAP001", (KEK_2,), (True, True))
+    assert labels(node, "TAP001") == ["KEK 2", "KEK 2"]
+    assert catalogued(node, "TAP001") == {"KEK 2"}
+    assert path.read_bytes()[3 * PAGE_BYTES :][: len(records)] == records
+    with node.catalogue.reading() as session:
+        assert operator_views.key_users(session, "KEK 1") == []
+    evict(node)
+    assert node.read("L00001").read_bytes() == content(1)
+    assert_agrees(node)
+
+
+def test_node_refuses_to_rekey_what_has_no_keys_or_gets_none(places: Places) -> None:
+    node = written_node(places)
+    set_keys(node, KEK_2)
+    before = {path: path.read_bytes() for path in node.parts.cartridges.folder.iterdir()}
+    for volser, words in (
+        ("TAP009", "There is no physical volume 'TAP009'"),
+        ("TAP002", "TAP002 is not encrypted"),
+        ("TAP003", "TAP003 is scratch"),
+    ):
+        with pytest.raises(TaperigError, match=words):
+            node.scheduler.rekey(volser)
+    with (
+        Cartridge.open(node.parts.cartridges.path("TAP001"), write=True),
+        pytest.raises(CartridgeError, match="mounted by another drive"),
+    ):
+        node.scheduler.rekey("TAP001")
+    set_keys(node)
+    with pytest.raises(RekeyError, match="Pool 2 of cartridge TAP001 does not encrypt now"):
+        node.scheduler.rekey("TAP001")
+    assert {path: path.read_bytes() for path in before} == before
+    assert catalogued(node, "TAP001") == {"KEK 1"}
+    assert_agrees(node)
+
+
+def test_node_names_the_old_keys_only_when_a_rekey_failed(places: Places) -> None:
+    node = written_node(places)
+    set_keys(node, KeyLabel("No Such Key"))
+    with pytest.raises(ExchangeError, match="No Such Key"):
+        node.scheduler.rekey("TAP001")
+    assert catalogued(node, "TAP001") == {"KEK 1"}
+
+
+def test_node_names_old_and_new_keys_until_a_rekey_is_settled(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between tape and catalogue leaves no key that is wrongly taken for unused."""
+    node = written_node(places)
+    set_keys(node, KEK_2)
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rig.ve.tape.rekey._enter_keys", killed)
+        with pytest.raises(KeyboardInterrupt):
+            node.scheduler.rekey("TAP001")
+    assert labels(node, "TAP001") == ["KEK 2", "KEK 2"]
+    assert catalogued(node, "TAP001") == {"KEK 1", "KEK 2"}
+    node.close()
+    again = places.open()
+    again.scheduler.rekey("TAP001")
+    assert catalogued(again, "TAP001") == {"KEK 2"}

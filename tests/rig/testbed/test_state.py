@@ -1,0 +1,59 @@
+"""The state folder, and what an earlier version left in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rig.drive.cartridge import Cartridge
+from rig.results.runs import stored_runs
+from rig.testbed.state import used_alone
+
+
+def older_state(state: Path) -> None:
+    """Make a state folder as versions left it whose runs shared cartridges and library.json."""
+    for folder in (state / "cartridges", state / "sites" / "cartridges"):
+        folder.mkdir(parents=True)
+        Cartridge.create(folder / "TAP001.tape", "TAP001")
+        (folder / "library.json").write_text("damaged")
+
+
+def take_over(state: Path) -> list[str]:
+    said: list[str] = []
+    with used_alone(state, said.append):
+        pass
+    return said
+
+
+def test_state_moves_the_cartridges_of_an_earlier_version_into_a_run(tmp_path: Path) -> None:
+    older_state(tmp_path)
+    (sentence,) = take_over(tmp_path)
+    (run,) = stored_runs(tmp_path / "runs")
+    assert f"are in {run.folder} now" in sentence
+    for scenario in ("round_trip", "two_sites"):
+        Cartridge.open(run.folder / "nodes" / scenario / "cartridges" / "TAP001.tape").close()
+    assert not (tmp_path / "cartridges").exists()
+    assert not (tmp_path / "sites" / "cartridges").exists()
+    assert take_over(tmp_path) == []
+    assert len(stored_runs(tmp_path / "runs")) == 1
+
+
+def test_state_that_cannot_be_taken_over_is_used_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older_state(tmp_path)
+
+    def refused(path: Path, target: Path) -> Path:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "rename", refused)
+    (sentence,) = take_over(tmp_path)
+    assert "cannot be moved" in sentence
+    assert "Operation not permitted" in sentence
+    assert (tmp_path / "cartridges" / "TAP001.tape").exists()
+
+
+def test_state_that_is_new_says_nothing(tmp_path: Path) -> None:
+    assert take_over(tmp_path) == []
+    assert not (tmp_path / "runs").exists()
