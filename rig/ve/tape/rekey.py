@@ -136,12 +136,14 @@ def rekey_to_pool(parts: NodeParts, engine: VirtualizationEngine, volser: str) -
     is never taken for unused too early, also when the process is killed. Raises as `rekey` does.
     """
     with parts.locks.locked(volser):
+        with parts.catalogue.reading() as session:
+            rekeyable(session, volser)
+        eedks = _eedks(parts.cartridges, volser)
         with parts.catalogue.transaction() as session:
             pool = rekeyable(session, volser)
             row = transactions.physical(session, volser)
             before, new = list(row.keys), keys_json(pool.keys)
             row.keys = before + [key for key in new if key not in before]
-        eedks = _eedks(parts.cartridges, volser)
         try:
             report = rekey(
                 engine.drive,

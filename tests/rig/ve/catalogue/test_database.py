@@ -7,22 +7,55 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
 
 from rig.ve.catalogue import database as module
 from rig.ve.catalogue import settings
-from rig.ve.catalogue.database import HEAD, Catalogue, CatalogueError
+from rig.ve.catalogue.database import HEAD, Catalogue, CatalogueError, upgrade
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.catalogue.schema import Base
 
 
+def migrated(path: Path) -> Catalogue:
+    """A catalogue that was made by the migrations, one after the other."""
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as link:
+        upgrade(link, HEAD)
+    engine.dispose()
+    return Catalogue(path)
+
+
+def description(path: Path) -> dict[str, list[object]]:
+    """Columns, keys and indices of each table, as SQLite tells them."""
+    with closing(sqlite3.connect(path)) as raw:
+        tables = [row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE sql > ''")]
+        found: dict[str, list[object]] = {}
+        for table in sorted(tables):
+            rows = [tuple(row) for row in raw.execute(f"PRAGMA table_xinfo('{table}')")]
+            rows += raw.execute(f"PRAGMA foreign_key_list('{table}')").fetchall()
+            for _, index, *unique in sorted(raw.execute(f"PRAGMA index_list('{table}')")):
+                rows.append((unique, raw.execute(f"PRAGMA index_xinfo('{index}')").fetchall()))
+            found[table] = sorted(rows, key=repr)
+        return found
+
+
+def test_new_catalogue_has_the_tables_that_the_migrations_make(tmp_path: Path) -> None:
+    migrated(tmp_path / "migrated.db").close()
+    Catalogue(tmp_path / "new.db").close()
+    assert description(tmp_path / "new.db") == description(tmp_path / "migrated.db")
+    with closing(sqlite3.connect(tmp_path / "new.db")) as raw:
+        assert raw.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
+
+
 def test_migrations_end_in_the_tables_that_the_code_works_with(tmp_path: Path) -> None:
-    catalogue = Catalogue(tmp_path / "catalogue.db")
+    catalogue = migrated(tmp_path / "catalogue.db")
     with catalogue.reading() as session:
         context = MigrationContext.configure(
             session.connection(), opts={"compare_type": True, "compare_server_default": True}
@@ -54,6 +87,7 @@ def test_a_transaction_is_whole_or_not_at_all(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
+from contextlib import closing
 from pathlib import Path
 from rig.ve.catalogue import settings
 from rig.ve.catalogue.database import Catalogue

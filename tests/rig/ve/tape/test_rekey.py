@@ -69,6 +69,18 @@ def assert_reads(fixture: VeFixture, volser: str, volumes: list[object]) -> None
     assert sink.all_equal, vars(sink)
 
 
+def assert_same_records(path: Path, before: bytes) -> None:
+    """Nothing but pages of cartridge memory has changed."""
+    after = path.read_bytes()
+    with Cartridge.open(path) as cartridge:
+        for block in range(cartridge.block_count):
+            start = cartridge.offset(block)
+            stop = start + 48 + cartridge.headers[block].payload_bytes
+            assert before[start:stop] == after[start:stop]
+        assert cartridge.offset(0) == 3 * PAGE_BYTES
+    assert len(before) == len(after)
+
+
 @pytest.mark.rule("KEY-2")
 def test_other_keys_open_the_tape_and_the_data_stays(site: Site, tmp_path: Path) -> None:
     fixture = site.fixture(tmp_path, OLD)
@@ -94,15 +106,7 @@ def test_other_keys_open_the_tape_and_the_data_stays(site: Site, tmp_path: Path)
         assert eedk in before
         assert eedk not in after
         assert Eedk.decode(eedk).wrapped not in after
-    # Nothing but pages of cartridge memory has changed.
-    with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
-        for block in range(cartridge.block_count):
-            start = cartridge.offset(block)
-            stop = start + 48 + cartridge.headers[block].payload_bytes
-            assert before[start:stop] == after[start:stop]
-        first_record = cartridge.offset(0)
-    assert first_record == 3 * PAGE_BYTES
-    assert len(before) == len(after)
+    assert_same_records(fixture.cartridges.path(volser), before)
     # KEK 1 is of no use any more; the key made outside opens the tape by itself.
     data_key = site.outside.open(new[1].wrapped)
     assert len(data_key) == 32
@@ -249,15 +253,14 @@ def set_keys(node: Node, *keys: KeyLabel) -> None:
 def test_node_rekeys_a_cartridge_with_the_keys_that_its_pool_has_now(places: Places) -> None:
     node = written_node(places)
     path = node.parts.cartridges.path("TAP001")
-    with Cartridge.open(path) as cartridge:
-        records = path.read_bytes()[cartridge.offset(0) :]
+    before = path.read_bytes()
     set_keys(node, KEK_2)
     assert labels(node, "TAP001") == ["KEK 1", "KEK 1"]
     report = node.scheduler.rekey("TAP001")
     assert (report.volser, report.keys, report.opened) == ("TAP001", (KEK_2,), (True, True))
     assert labels(node, "TAP001") == ["KEK 2", "KEK 2"]
     assert catalogued(node, "TAP001") == {"KEK 2"}
-    assert path.read_bytes()[3 * PAGE_BYTES :][: len(records)] == records
+    assert_same_records(path, before)
     with node.catalogue.reading() as session:
         assert operator_views.key_users(session, "KEK 1") == []
     evict(node)
