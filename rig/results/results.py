@@ -51,6 +51,8 @@ class ScenarioResult:
     checks: list[Check] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
     error: str | None = None
+    failure: TaperigError | None = None
+    """What cut it short; not in results.json, which has its words in ``error``."""
 
     @property
     def verdict(self) -> str:

@@ -64,7 +64,7 @@ class Scenario(ABC):
         try:
             self.run(Stage(session, nodes, files, report, result))
         except TaperigError as error:
-            result.error = str(error)
+            result.error, result.failure = str(error), error
         finally:
             result.duration_s = time.monotonic() - began
             result.steps = list(session.events.events[first_event:])

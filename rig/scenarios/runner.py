@@ -21,6 +21,7 @@ from rig.results.events import EventLog
 from rig.results.results import ResultsError, RunResult, write_results
 from rig.results.runs import under_way
 from rig.scenarios.base import Scenario
+from rig.scenarios.diagnosis import gates_at_fault
 from rig.scenarios.host_files import capped, files_of, machine_files
 from rig.testbed.boards import choose_board
 from rig.testbed.node import RunNodes
@@ -103,11 +104,12 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
         f"({unit.model}, {unit.native_rate / 1e6:g} MB/s), {text.plural(len(files), 'file')} of "
         f"{text.size(total)}"
     )
+    failure: TaperigError | None = None
     with under_way(folder):
         try:
             _run_all(lab, board, state, folder, scenarios, files, report, run, options.waves)
         except TaperigError as error:
-            run.error = str(error)
+            run.error, failure = str(error), error
             report.error(str(error))
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -124,7 +126,7 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
         report.line(f"kept     {run.cartridges}, with the run's cartridges")
     if options.waves:
         report.line(f"waves    {folder / 'waves.fst'}")
-    elif run.verdict != "pass":
+    elif lab.boards[board].resource is None and gates_at_fault(run, failure):
         command = shlex.join(["rig", *sys.argv[1:], "--waves"])
         report.line(f"for a waveform of this run: {command}")
     return run

@@ -161,8 +161,10 @@ def refused(tmp_path: Path, ended: Ended) -> str:
 def test_key_manager_down(tmp_path: Path, own_state: Path, data: Path) -> None:
     port = reserve_port()
     lab = lab_file(tmp_path, ("port: 0", f"port: {port}"), ("start: true ", "start: false "))
-    sentence = refused(tmp_path, run(tmp_path, data, *ROUND_TRIP, lab=lab))
+    ended = run(tmp_path, data, *ROUND_TRIP, lab=lab)
+    sentence = refused(tmp_path, ended)
     assert f"127.0.0.1:{port}" in sentence
+    assert "--waves" not in ended.out
     assert results(tmp_path / "out")["cartridges"] is None
 
 
