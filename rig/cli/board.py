@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +15,7 @@ import typer
 from hdl.errors import HdlError
 from hsm.errors import TaperigError
 from rig.cli.help import CommandLine
+from rig.cli.options import DriveOption, JsonOption, LabOption, drive_of, lab_of, print_json
 
 board_app = CommandLine(help="FPGA boards: bitstreams, programming, the virtual board.")
 
@@ -46,7 +47,11 @@ def board_build(
     seed: Annotated[
         list[int] | None,
         typer.Option(
-            "--seed", metavar="N", help="Seed of the placer; repeat to keep the best of several."
+            "--seed",
+            metavar="N",
+            min=1,
+            max=2**31 - 1,
+            help="Seed of the placer; repeat to keep the best of several.",
         ),
     ] = None,
     out: Annotated[
@@ -61,7 +66,7 @@ def board_build(
             "--record", help="Make this the checked-in last good build; only if it meets its clock."
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a bitstream and its report.json: the same one from the same sources and seed.
 
@@ -75,9 +80,11 @@ def board_build(
     with _as_sentence():
         target = find_target(board)
         folder = out if out is not None else build_folder(target.name)
-        built = build(target, folder, seeds=_seeds(seed, DEFAULT_SEED), say=report.line)
+        built = build(
+            target, folder, seeds=tuple(dict.fromkeys(seed or [DEFAULT_SEED])), say=report.line
+        )
         if as_json:
-            print(json.dumps(built.report, indent=2))
+            print_json(built.report)
         else:
             _print_summary(built.report)
             print(f"bitstream {built.bitstream}")
@@ -118,32 +125,22 @@ def board_program(
 @board_app.command("provision")
 def board_provision(
     board: TargetArgument,
-    drive: Annotated[
-        str | None,
-        typer.Option(
-            "--drive", metavar="SERIAL", help="Drive whose gates these are; by default the first."
-        ),
-    ] = None,
-    lab: Annotated[Path | None, typer.Option("--lab", metavar="FILE", help="Lab file.")] = None,
+    drive: DriveOption = None,
+    lab: LabOption = None,
 ) -> None:
     """Put a drive's transport key into the bitstream of the last build: that drive's own bitstream.
 
     The key goes from its file into the bitstream in a process of its own.
     """
     from hdl.fpga.targets import find_target
-    from rig.lab.load import default_lab_path, load_lab
-    from rig.lab.model import LabError
     from rig.report.console import ConsoleReport
     from rig.testbed.key_managers import provision
     from rig.testbed.state import state_dir
 
     with _as_sentence():
         target = find_target(board)
-    checked = load_lab(lab if lab is not None else default_lab_path())
-    serial = drive if drive is not None else checked.drives[0].serial
-    if serial not in [unit.serial for unit in checked.drives]:
-        known = ", ".join(unit.serial for unit in checked.drives)
-        raise LabError(f"There is no drive '{serial}' in the lab file; known: {known}.")
+    checked = lab_of(lab)
+    serial = drive_of(checked, drive)
     folder = build_folder(target.name)
     try:
         seed = json.loads((folder / "report.json").read_text(encoding="utf-8"))["seed"]
@@ -190,13 +187,6 @@ def board_list() -> None:
         print("on USB     no programming cable")
 
 
-def _seeds(asked: Sequence[int] | None, default: int) -> tuple[int, ...]:
-    seeds = tuple(asked or (default,))
-    if any(seed < 1 for seed in seeds):
-        raise BoardBuildError("A seed is a whole number from 1 on; give --seed N.")
-    return seeds
-
-
 def _print_summary(report: dict[str, object]) -> None:
     path = report["critical_path"]
     assert isinstance(path, dict)
@@ -212,29 +202,23 @@ def _print_summary(report: dict[str, object]) -> None:
 def board_serve(
     board: Annotated[str, typer.Argument(metavar="BOARD", help="virtual.")] = "virtual",
     port: Annotated[
-        int, typer.Option("--port", metavar="N", help="TCP port on 127.0.0.1; 0 takes a free one.")
+        int,
+        typer.Option(
+            "--port",
+            metavar="N",
+            min=0,
+            max=65_535,
+            help="TCP port on 127.0.0.1; 0 takes a free one.",
+        ),
     ] = 3820,
-    drive: Annotated[
-        str | None,
-        typer.Option(
-            "--drive",
-            metavar="SERIAL",
-            help="Drive that the gates belong to; by default the first.",
-        ),
-    ] = None,
-    lab: Annotated[
-        Path | None,
-        typer.Option(
-            "--lab", metavar="FILE", help="Lab file; by default lab.yaml here, else the project's."
-        ),
-    ] = None,
+    drive: DriveOption = None,
+    lab: LabOption = None,
 ) -> None:
     """Serve a whole board, simulated at its pins, until interrupted.
 
     Prints the two VISA resources at which its serial line is: a TCP socket and a terminal (pty).
     """
     from rig.board.virtual import VirtualBoard
-    from rig.lab.load import default_lab_path, load_lab
     from rig.lab.model import LabError
     from rig.report.console import ConsoleReport
     from rig.testbed.key_managers import provision
@@ -242,11 +226,8 @@ def board_serve(
 
     if board != "virtual":
         raise LabError(f"There is no board '{board}' to serve; there is 'virtual'.")
-    checked = load_lab(lab if lab is not None else default_lab_path())
-    serial = drive if drive is not None else checked.drives[0].serial
-    if serial not in [unit.serial for unit in checked.drives]:
-        known = ", ".join(unit.serial for unit in checked.drives)
-        raise LabError(f"There is no drive '{serial}' in the lab file; known: {known}.")
+    checked = lab_of(lab)
+    serial = drive_of(checked, drive)
     report = ConsoleReport(error_stream=True)
     with report.task("preparing tokens, keys and certificates"):
         made = provision(checked, state_dir(), [serial])

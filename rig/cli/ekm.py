@@ -9,7 +9,7 @@ import typer
 
 from rig.cli.ekm_admin import audit_app, cartridge_app, drive_app, key_app
 from rig.cli.help import CommandLine
-from rig.cli.options import LabOption, lab_of
+from rig.cli.options import LabOption, lab_of, refuse_lab_options
 
 ekm_app = CommandLine(help="The key manager (EKM).")
 ekm_app.add_typer(drive_app, name="drive")
@@ -44,6 +44,7 @@ def ekm_serve(
     from rig.testbed.key_managers import ekm_config, provision
     from rig.testbed.state import state_dir
 
+    refuse_lab_options(config, lab, name)
     if config is not None:
         serving = load_config(config)
     else:

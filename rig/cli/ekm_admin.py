@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rig.cli.help import CommandLine
-from rig.cli.options import JsonOption, LabOption, lab_of, print_json
+from rig.cli.options import (
+    JsonOption,
+    LabOption,
+    OptionError,
+    lab_of,
+    print_json,
+    refuse_lab_options,
+)
 from rig.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -64,6 +71,7 @@ def _administrator(
     from rig.testbed.key_managers import ekm_config, provision
     from rig.testbed.state import state_dir
 
+    refuse_lab_options(config, lab, name)
     if config is not None:
         configs, usual, authority = [load_config(config)], None, None
     else:
@@ -86,6 +94,9 @@ def _unit(lab: Any, name: str | None) -> Any:
             return unit
     known = ", ".join(unit.name for unit in lab.ekms)
     raise LabError(f"There is no key manager '{name}' in the lab file; known: {known}.")
+
+
+_NEW_KEY_BITS = 2048
 
 
 def _time(seconds: float) -> str:
@@ -170,8 +181,11 @@ def drive_revoke(
 def key_add(
     label: LabelArgument,
     bits: Annotated[
-        int, typer.Option("--bits", metavar="BITS", help="Size of a new RSA key.")
-    ] = 2048,
+        int | None,
+        typer.Option(
+            "--bits", metavar="BITS", min=2048, max=4096, help="Size of a new RSA key, else 2048."
+        ),
+    ] = None,
     certificate: Annotated[
         Path | None,
         typer.Option(
@@ -191,8 +205,10 @@ def key_add(
     so_pin_file: OfficerOption = None,
 ) -> None:
     """Make a key-encryption key in the token, or bring one in."""
+    if bits is not None and certificate is not None:
+        raise OptionError("--bits is for a new key; leave it out with --certificate.")
     admin = _administrator(lab, name, config, secret_file, (so_pin_file,))
-    made = admin.add_key(label, bits, certificate, private_key)
+    made = admin.add_key(label, bits or _NEW_KEY_BITS, certificate, private_key)
     half = "private and public" if made.has_private else "public only"
     print(f"KEK     {made.label}, RSA {made.bits}, {half}, {made.spki_hash.hex()}")
 
@@ -313,7 +329,7 @@ def audit_archive(
 @audit_app.command("show")
 def audit_show(
     last: Annotated[
-        int, typer.Option("--last", metavar="N", min=1, max=100_000, help="Show at most N records.")
+        int, typer.Option("--last", metavar="N", min=1, max=10_000, help="Show at most N records.")
     ] = 20,
     event: Annotated[
         str,

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsm.errors import TaperigError
-from rig.cli.options import JsonOption
+from rig.cli.options import JsonOption, OptionError
 
 if TYPE_CHECKING:
     from hsm.pkcs11.pins import PinSource
     from hsm.validate.session import Pins
 
 
-class ValidateOptionError(TaperigError):
+class ValidateOptionError(OptionError):
     """Options of ``rig hsm validate`` that do not go together or are not there."""
 
 

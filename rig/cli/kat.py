@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsm.errors import TaperigError
-from rig.cli.options import BoardOption, JsonOption, LabOption, lab_of, print_json
+from rig.cli.options import BoardOption, JsonOption, LabOption, OptionError, lab_of, print_json
 
 if TYPE_CHECKING:
     from rig.engine.known_answers import KatReport
 
 _SHOWN_FAILURES = 20
-
-
-class KatChoiceError(TaperigError):
-    """No file of known answers was named, or more than can be done."""
 
 
 def kat(
@@ -45,11 +40,11 @@ def kat(
 
     if listing:
         if file is not None or lab is not None or board is not None:
-            raise KatChoiceError("--list goes with no FILE, --lab or --board; it runs nothing.")
+            raise OptionError("--list goes with no FILE, --lab or --board; it runs nothing.")
         _list(as_json)
         return
     if file is None:
-        raise KatChoiceError("Name a FILE of known answers; `rig kat --list` names NIST's.")
+        raise OptionError("Name a FILE of known answers; `rig kat --list` names NIST's.")
     path = find_file(file)
     vectors = read_vectors(path)
     report = ConsoleReport(error_stream=as_json)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hsm.errors import TaperigError
+
 if TYPE_CHECKING:
     from rig.lab.model import Lab
 
@@ -24,6 +26,34 @@ BoardOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+DriveOption = Annotated[
+    str | None,
+    typer.Option(
+        "--drive", metavar="SERIAL", help="Drive whose gates these are; by default the first."
+    ),
+]
+
+
+class OptionError(TaperigError):
+    """Options that do not go together, or one without effect."""
+
+
+def refuse_lab_options(config: Path | None, lab: Path | None, name: str | None) -> None:
+    """Refuse --lab and --name beside --config: a key manager's own file names no lab."""
+    if config is not None and (lab is not None or name is not None):
+        raise OptionError("--config goes without --lab and --name; leave them out, or --config.")
+
+
+def drive_of(lab: Lab, serial: str | None) -> str:
+    """Return the serial number of the drive asked for, else of the lab's first."""
+    from rig.lab.model import LabError
+
+    known = [unit.serial for unit in lab.drives]
+    if serial is not None and serial not in known:
+        raise LabError(f"There is no drive '{serial}' in the lab file; known: {', '.join(known)}.")
+    return known[0] if serial is None else serial
 
 
 def lab_of(path: Path | None) -> Lab:

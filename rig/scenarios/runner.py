@@ -82,6 +82,8 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
     began = time.monotonic()
     report = ConsoleReport()
     scenarios = choose_scenarios(options.scenarios)
+    if options.data and all(scenario.name == "rates" for scenario in scenarios):
+        raise ScenarioChoiceError("The scenario rates writes no files; leave --data out.")
     board = choose_board(lab, options.board)
     unit = choose_drive(lab, board)
     files = _files(lab, options)

@@ -256,3 +256,24 @@ def test_arguments_that_are_none() -> None:
     assert ended.code == 2
     assert "No such option" in ended.err
     assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("ekm audit show --last -1", "greater than or equal to 1"),
+        ("ekm audit show --last 99999999", "less than or equal to 10000"),
+        ("ekm key add X --bits 1024", "greater than or equal to 2048"),
+        ("ekm key add X --bits 2048 --certificate x.pem", "--bits is for a new key"),
+        ("ekm key users X --config x.yaml --name main", "--config goes without --lab and --name"),
+        ("ekm serve --config x.yaml --lab lab.yaml", "--config goes without --lab and --name"),
+        ("board serve --port 65536", "less than or equal to 65535"),
+        ("board build ulx3s --seed 0", "greater than or equal to 1"),
+        ("run --scenario rates --data .", "rates writes no files"),
+    ],
+)
+def test_option_out_of_bounds_or_without_effect_is_refused(command: str, words: str) -> None:
+    ended = rig(*command.split())
+    assert ended.code == 2
+    assert words in ended.err
+    assert "Traceback" not in ended.err
