@@ -17,7 +17,8 @@ from typing import Self
 
 from hsm.ekm import openssl_errors
 from hsm.ekm.protocol import messages
-from hsm.ekm.protocol.errors import EkmError, EkmUnavailable, MessageError
+from hsm.ekm.protocol.errors import EkmError, EkmUnavailable
+from hsm.framing import FrameError, read_frame
 from hsm.keys.pki import TlsFiles
 
 ANSWER_SECONDS = 30.0
@@ -156,8 +157,17 @@ class EkmClient:
         """Return the next message of the key manager, whole within ``seconds`` from now."""
         deadline = time.monotonic() + (self._answer_seconds if seconds is None else seconds)
         with self._failures("Lost contact with") as connection:
-            length = messages.frame_length(_read(connection, messages.LENGTH_BYTES, deadline))
-            data = _read(connection, length, deadline)
+
+            def part(most: int) -> bytes:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                connection.settimeout(left)
+                return connection.recv(most)
+
+            data = read_frame(part, messages.FRAME_LIMIT)
+            if data is None:
+                raise ConnectionError("it closed the connection")
             self._heard = True
             return data
 
@@ -199,7 +209,7 @@ class EkmClient:
         openssl_errors.forget()
         try:
             yield self._connection  # type: ignore[misc]  # None only in connect(), which ignores it
-        except (OSError, MessageError) as error:
+        except (OSError, FrameError) as error:
             never_heard = self._connection is not None and not self._heard
             self.close()
             reason = _reason(error)
@@ -222,20 +232,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens there; start it with `rig ekm serve`, or correct the address"
     return str(error)
-
-
-def _read(connection: ssl.SSLSocket, size: int, deadline: float) -> bytes:
-    received = bytearray()
-    while len(received) < size:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        connection.settimeout(left)
-        part = connection.recv(size - len(received))
-        if not part:
-            raise ConnectionError("it closed the connection")
-        received += part
-    return bytes(received)
 
 
 def _is_quiet(connection: ssl.SSLSocket) -> bool:

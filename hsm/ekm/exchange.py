@@ -24,13 +24,14 @@ from hsm.ekm.drive_table import (
 )
 from hsm.ekm.protocol import identities, messages
 from hsm.ekm.protocol.errors import ErrorCode, ExchangeError, MessageError
-from hsm.ekm.protocol.fields import LabelState, Operation, printable
+from hsm.ekm.protocol.fields import KeyOperation, LabelState, printable
 from hsm.ekm.protocol.messages import (
     Ack,
     AnyMessage,
     Challenge,
     Error,
     Hello,
+    KeyGrant,
     KeyReply,
     KeyRequest,
     LabelAnswer,
@@ -61,14 +62,6 @@ def finished(steps: Steps[_Result]) -> _Result:
             return result
 
 
-@dataclass(frozen=True, slots=True)
-class WrappedKey:
-    """A data key as it leaves the token: wrapped for the drive, and its EEDKs when it is new."""
-
-    sedk: bytes
-    eedks: tuple[bytes, ...] = ()
-
-
 class KeyService(Protocol):
     """What the exchange needs of a keystore. Refusals are ExchangeErrors with their own codes."""
 
@@ -78,12 +71,12 @@ class KeyService(Protocol):
         volume: str,
         labels: Sequence[KeyLabel],
         allow_public_only: bool,
-    ) -> WrappedKey:
+    ) -> KeyGrant:
         """Make a data key; return it wrapped for the drive, and its two EEDKs."""
 
     def translate(
         self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]
-    ) -> Steps[WrappedKey]:
+    ) -> Steps[KeyGrant]:
         """Take the data key out of one of the EEDKs; return it wrapped for the drive.
 
         In two steps: its keys are looked for, and the token works.
@@ -96,7 +89,7 @@ class KeyService(Protocol):
         eedks: Sequence[bytes],
         labels: Sequence[KeyLabel],
         allow_public_only: bool,
-    ) -> WrappedKey:
+    ) -> KeyGrant:
         """Take the data key out of one of the EEDKs; return it wrapped, with two new EEDKs."""
 
     def label_states(self, labels: Sequence[str]) -> tuple[LabelState, ...]:
@@ -258,7 +251,7 @@ class Exchange:
             raise ExchangeError(
                 ErrorCode.UNEXPECTED_MESSAGE, "A key request must follow a challenge."
             )
-        self._asked = _told_of(request)
+        self._asked = _request_details(request)
         _same_session(begun, request.session)
         digest = begun.transcript.to_verify(request, data)
         yield
@@ -275,10 +268,10 @@ class Exchange:
         )
         yield
         settle()
-        key = yield from self._wrapped_key(drive, request)
+        grant = yield from self._grant(drive, request)
         yield
         begun.transcript.add(data)
-        reply = KeyReply(request.session, key.sedk, key.eedks, request.sequence)
+        reply = KeyReply.granting(grant, request.session, request.sequence)
         draft = begun.transcript.draft(reply)
         yield
         signature = self._manager.sign(draft.digest)
@@ -288,16 +281,16 @@ class Exchange:
         begun.replied = True
         return Answer(answer)
 
-    def _wrapped_key(self, drive: EnrolledDrive, request: KeyRequest) -> Steps[WrappedKey]:
+    def _grant(self, drive: EnrolledDrive, request: KeyRequest) -> Steps[KeyGrant]:
         keys = self._manager.keys
         match request.operation:
-            case Operation.GENERATE:
+            case KeyOperation.GENERATE:
                 return keys.generate(
                     drive, request.volume, request.labels, request.allow_public_only
                 )
-            case Operation.TRANSLATE:
+            case KeyOperation.TRANSLATE:
                 return (yield from keys.translate(drive, request.volume, request.eedks))
-            case Operation.REKEY:
+            case KeyOperation.REKEY:
                 return keys.rekey(
                     drive,
                     request.volume,
@@ -389,7 +382,7 @@ def _same_session(begun: _Begun, session: bytes) -> None:
         )
 
 
-def _told_of(request: KeyRequest) -> _Details:
+def _request_details(request: KeyRequest) -> _Details:
     """Return what a record tells of a request."""
     return {
         "operation": request.operation.value,

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from hsm.ekm.drive_table import EnrolledDrive
-from hsm.ekm.exchange import Steps, WrappedKey
+from hsm.ekm.exchange import Steps
 from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
 from hsm.ekm.protocol.fields import LabelState
+from hsm.ekm.protocol.messages import KeyGrant
 from hsm.errors import (
     DriveKeyUnknownError,
     EedkForgedError,
@@ -79,17 +80,19 @@ class TokenKeyService:
         volume: str,
         labels: Sequence[KeyLabel],
         allow_public_only: bool,
-    ) -> WrappedKey:
+    ) -> KeyGrant:
         """Make a data key; return it wrapped for the drive, and its two EEDKs.
 
         Labels are looked up before any key is made (KEY-9).
         """
         with self._present():
-            return self._twice(lambda: self._generate(drive, volume, labels, allow_public_only))
+            return self._retry_without_cache(
+                lambda: self._generate(drive, volume, labels, allow_public_only)
+            )
 
     def translate(
         self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]
-    ) -> Steps[WrappedKey]:
+    ) -> Steps[KeyGrant]:
         """Take the data key out of the first EEDK that opens; return it wrapped for the drive."""
         rewrap = self._data_keys.rewrapping(eedks, volume, drive.wrap_spki, drive.oaep_hash)
         yield
@@ -98,9 +101,9 @@ class TokenKeyService:
         except TaperigError as error:
             raise _with_code(error, {}) from None
         if sedk is not None:
-            return WrappedKey(sedk)
+            return KeyGrant(sedk)
         with self._present():
-            return self._twice(lambda: self._translate(drive, volume, eedks))
+            return self._retry_without_cache(lambda: self._translate(drive, volume, eedks))
 
     @contextmanager
     def _present(self) -> Iterator[None]:
@@ -115,7 +118,7 @@ class TokenKeyService:
         if error.code in _CODES_OF_ABSENCE:
             self._data_keys.try_out()
 
-    def _twice(self, work: Callable[[], WrappedKey]) -> WrappedKey:
+    def _retry_without_cache(self, work: Callable[[], KeyGrant]) -> KeyGrant:
         """Do the work; when the token refuses, once more without what is remembered of it."""
         try:
             return work()
@@ -130,8 +133,8 @@ class TokenKeyService:
         volume: str,
         labels: Sequence[KeyLabel],
         allow_public_only: bool,
-    ) -> WrappedKey:
-        with _coded(_GENERATE_CODES):
+    ) -> KeyGrant:
+        with _with_error_codes(_GENERATE_CODES):
             self._check_labels(labels, allow_public_only)
             with self._data_keys.generate() as data_key:
                 pair = self._data_keys.make_pair(
@@ -139,7 +142,7 @@ class TokenKeyService:
                 )
                 sedk = self._sedk(data_key, drive)
             self._check_labels(labels, allow_public_only)  # it may have begun to retire meanwhile
-        return WrappedKey(sedk, (pair[0].encode(), pair[1].encode()))
+        return KeyGrant(sedk, (pair[0].encode(), pair[1].encode()))
 
     def _check_labels(self, labels: Sequence[KeyLabel], allow_public_only: bool) -> None:
         for kek in self._data_keys.check_labels(labels, allow_public_only=allow_public_only):
@@ -149,9 +152,9 @@ class TokenKeyService:
                     "under it; give the pool another label."
                 )
 
-    def _translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> WrappedKey:
-        with self._opened(eedks, volume) as data_key, _coded({}):
-            return WrappedKey(self._sedk(data_key, drive))
+    def _translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> KeyGrant:
+        with self._opened(eedks, volume) as data_key, _with_error_codes({}):
+            return KeyGrant(self._sedk(data_key, drive))
 
     def rekey(
         self,
@@ -160,25 +163,25 @@ class TokenKeyService:
         eedks: Sequence[bytes],
         labels: Sequence[KeyLabel],
         allow_public_only: bool,
-    ) -> WrappedKey:
+    ) -> KeyGrant:
         """Take the data key out of the first EEDK that opens; return it with two new EEDKs.
 
         The new labels are looked up before any EEDK is opened (KEY-9).
         """
         with self._present():
-            with _coded(_GENERATE_CODES):
+            with _with_error_codes(_GENERATE_CODES):
                 self._check_labels(labels, allow_public_only)
-            with self._opened(eedks, volume) as data_key, _coded(_GENERATE_CODES):
+            with self._opened(eedks, volume) as data_key, _with_error_codes(_GENERATE_CODES):
                 pair = self._data_keys.make_pair(
                     data_key, labels, volume, allow_public_only=allow_public_only
                 )
                 sedk = self._sedk(data_key, drive)
                 self._check_labels(labels, allow_public_only)
-        return WrappedKey(sedk, (pair[0].encode(), pair[1].encode()))
+        return KeyGrant(sedk, (pair[0].encode(), pair[1].encode()))
 
     def label_states(self, labels: Sequence[str]) -> tuple[LabelState, ...]:
         """Tell of each label whether its key is known, in the order of the labels (EKM-11)."""
-        with _coded({}):
+        with _with_error_codes({}):
             known = self._data_keys.known(labels)
         if None in known:
             self._data_keys.try_out()
@@ -195,7 +198,7 @@ class TokenKeyService:
         failures: list[ExchangeError] = []
         for data in eedks:
             try:
-                with _coded(_OPEN_CODES):
+                with _with_error_codes(_OPEN_CODES):
                     return self._data_keys.open_eedk(Eedk.decode(data), volume)
             except ExchangeError as failure:
                 if failure.code in (ErrorCode.WRONG_VOLUME, ErrorCode.KEYSTORE_FAILURE):
@@ -206,7 +209,7 @@ class TokenKeyService:
 
 
 @contextmanager
-def _coded(codes: dict[type[TaperigError], ErrorCode]) -> Iterator[None]:
+def _with_error_codes(codes: dict[type[TaperigError], ErrorCode]) -> Iterator[None]:
     """Give a refusal of the key side the code by which the drive and the log know it."""
     try:
         yield

@@ -13,9 +13,10 @@ from pkcs11.types import UnwrapMixin
 
 from hsm.errors import KeyAbsentError, TokenRefusedError
 from hsm.pkcs11.encoding import big_integer, p256_public, rsa_public, spki_hash
-from hsm.pkcs11.key_restrictions import MadeHalf, Template
+from hsm.pkcs11.key_restrictions import MadeHalf
 from hsm.pkcs11.length_check import GAUGES, gauge_template
 from hsm.pkcs11.oaep import oaep_padding
+from hsm.pkcs11.structures import Template
 from hsm.pkcs11.templates import NO_USE, PRIVATE_HALF, UNTRUSTED_PUBLIC, WRAPPING_PUBLIC
 from hsm.pkcs11.token import DATA_KEY_BYTES, Token
 

@@ -35,7 +35,7 @@ NO_SUCH_ATTRIBUTE: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Abilities:
+class Capabilities:
     """What a token turned out to do."""
 
     oaep_hash: OaepHash | None
@@ -55,7 +55,7 @@ class Abilities:
         return frozenset(limit for limit, is_so in found.items() if is_so)
 
 
-def try_out(session: pkcs11.Session) -> Abilities:
+def try_out(session: pkcs11.Session) -> Capabilities:
     """Return what the token of a session with its user logged in can do; raises PKCS11Error."""
     public_key: Any = session.create_object(
         {
@@ -68,9 +68,9 @@ def try_out(session: pkcs11.Session) -> Abilities:
     try:
         oaep_hash = _oaep_hash(session, public_key)
         if oaep_hash is None:
-            return Abilities(None, trusts=False, keeps=False)
+            return Capabilities(None, trusts=False, keeps=False)
         unextractable = {**BARE_DATA_KEY, Attribute.EXTRACTABLE: False}
-        return Abilities(
+        return Capabilities(
             oaep_hash,
             trusts=_refuses(session, public_key, oaep_hash, DATA_KEY),
             keeps=_refuses(session, public_key, oaep_hash, unextractable),

@@ -1,8 +1,9 @@
-"""The few calls to a token that every key exchange makes, without python-pkcs11 in between.
+"""The fast path: the few calls of every key exchange, without python-pkcs11 in between.
 
-That library looks at what it unwraps (ten attributes, a Python class for each key) and wraps each
-key twice, once to learn how long the result is. Here are the same functions of the same module in
-the same session, with structures that are made once.
+A token is called in two ways: through python-pkcs11, and here (``hsm.pkcs11.structures`` binds to
+the module). python-pkcs11 looks at what it unwraps (ten attributes, a Python class for each key)
+and wraps each key twice, once to learn how long the result is. Here are the same functions of the
+same module in the same session, with structures that are made once.
 
 Nothing here raises: a call that the module refuses returns None, and is to be made again through
 python-pkcs11, which says why. No key's value passes; what is wrapped is ciphertext.
@@ -22,7 +23,7 @@ from hsm.pkcs11.structures import (
     MechanismCall,
     Packed,
     Template,
-    functions_of,
+    load_functions,
     oaep,
 )
 from hsm.pkcs11.templates import OAEP
@@ -69,17 +70,13 @@ class DirectCalls:
 
         p11-kit's proxy does so: there, python-pkcs11's ``session`` is not known to other callers.
         """
-        library = ctypes.PyDLL(str(module))  # one thread owns a token, so Python's lock is kept
         try:
-            _, addresses = functions_of(library)
+            # One thread owns a token, so Python's lock is kept.
+            _, functions = load_functions(module, _ARGUMENTS, keep_lock=True)
         except (AttributeError, FunctionListError):
             return None
-        if not _ARGUMENTS.keys() <= addresses.keys():
+        if not _ARGUMENTS.keys() <= functions.keys():
             return None
-        functions = {
-            name: ctypes.PYFUNCTYPE(c_ulong, *arguments)(addresses[name])
-            for name, arguments in _ARGUMENTS.items()
-        }
         info = _SessionInfo()
         refused = functions["C_GetSessionInfo"](session.handle, addressof(info))
         if refused or info.slot != session.token.slot.slot_id:

@@ -26,6 +26,7 @@ from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 from pkcs11 import exceptions as refusals
 
 from hsm.pkcs11.oaep import OaepHash, oaep_padding
+from hsm.pkcs11.structures import Template
 from hsm.pkcs11.templates import OAEP
 
 
@@ -49,14 +50,13 @@ class MadeHalf(NamedTuple):
     public_key: rsa.RSAPublicKey
 
 
-Template = dict[Attribute, Any]
 Make = Callable[[Template], MadeHalf]
 """Makes a private half with these attributes too; raises PKCS11Error."""
 
 
 def guard_template(guards: frozenset[Guard], data_key: Template) -> Template:
     """Return the attributes that these guards are; ``data_key`` is what data keys are made from."""
-    template: Template = {}
+    template: dict[Attribute, Any] = {}
     if Guard.OAEP_ONLY in guards:
         template[Attribute.ALLOWED_MECHANISMS] = [Mechanism.RSA_PKCS_OAEP]
     if Guard.UNWRAPS_PROTECTED in guards:

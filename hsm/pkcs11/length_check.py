@@ -1,4 +1,4 @@
-"""Telling that a key in a token has exactly 32 bytes, when the token does not tell.
+"""Verify the length of an unwrapped key when CKA_VALUE_LEN is unreliable.
 
 SoftHSM unwraps a payload of any length as an AES key and reads its CKA_VALUE_LEN as 0. Its AES key
 wrap is no measure either: it pads with zeros, so that 25 to 32 bytes all come out as 40.

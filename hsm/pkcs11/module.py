@@ -25,12 +25,7 @@ from hsm.errors import (
     WrongPinError,
 )
 from hsm.pkcs11.config import TokenConfig
-
-
-class _CkAttribute(ctypes.Structure):
-    """CK_ATTRIBUTE."""
-
-    _fields_ = (("type", ctypes.c_ulong), ("value", ctypes.c_void_p), ("length", ctypes.c_ulong))
+from hsm.pkcs11.structures import Packed, Template
 
 
 class TemplateMapper(AttributeMapper):
@@ -39,7 +34,7 @@ class TemplateMapper(AttributeMapper):
     A packed template points to its values, so these are kept; there are but few of them.
     """
 
-    _kept: ClassVar[dict[bytes, list[Any]]] = {}
+    _kept: ClassVar[dict[str, Packed]] = {}
 
     def __init__(self) -> None:
         """Add to what the library knows."""
@@ -47,18 +42,9 @@ class TemplateMapper(AttributeMapper):
         self.register_handler(Attribute.UNWRAP_TEMPLATE, self._pack_template, bytes)
         self.register_handler(Attribute.ALLOWED_MECHANISMS, _pack_mechanisms, bytes)
 
-    def _pack_template(self, template: dict[Attribute, Any]) -> bytes:
-        values = {name: self.pack_attribute(name, value) for name, value in template.items()}
-        content = repr(values).encode()
-        if content not in self._kept:
-            self._kept[content] = [ctypes.create_string_buffer(v, len(v)) for v in values.values()]
-        array = (_CkAttribute * len(values))(
-            *(
-                _CkAttribute(int(name), ctypes.addressof(buffer), len(buffer))
-                for name, buffer in zip(values, self._kept[content], strict=True)
-            )
-        )
-        return bytes(array)
+    def _pack_template(self, template: Template) -> bytes:
+        packed = self._kept.setdefault(repr(template), Packed(template))
+        return bytes(packed.array)
 
 
 def _pack_mechanisms(mechanisms: Sequence[Mechanism]) -> bytes:

@@ -4,9 +4,9 @@ Nothing of the system's own SoftHSM set-up is read or written. Every step can be
 interruption: PIN files come first and whole; then the token, made aside with its PINs and moved in.
 """
 
-import ctypes
 import os
 import shutil
+from ctypes import c_char_p, c_ulong
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from hsm.files import private_directory, write_private
 from hsm.pkcs11.config import TokenConfig
 from hsm.pkcs11.module import Module, login_error
 from hsm.pkcs11.pins import PinFromFile, ensure_pin_file
+from hsm.pkcs11.structures import load_functions
 
 EKM_TOKEN_LABEL: Final = "taperig-ekm"
 MODULE_VARIABLE: Final = "TAPERIG_SOFTHSM"
@@ -140,10 +141,10 @@ def _init_token(module: Module, label: str, so_pin: str) -> None:
     """Call C_InitToken, which python-pkcs11 lacks, on the free slot that SoftHSM always shows."""
     free = module.tokens(initialized=False)[0].slot
     pin = so_pin.encode()
-    function = ctypes.CDLL(str(module.path)).C_InitToken
-    function.argtypes = (ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
-    function.restype = ctypes.c_ulong
-    code = function(free.slot_id, pin, len(pin), label.encode().ljust(_MAX_TOKEN_LABEL_BYTES))
+    arguments = (c_ulong, c_char_p, c_ulong, c_char_p)
+    _, functions = load_functions(module.path, {"C_InitToken": arguments})
+    padded = label.encode().ljust(_MAX_TOKEN_LABEL_BYTES)
+    code = functions["C_InitToken"](free.slot_id, pin, len(pin), padded)
     if code:
         raise ProvisioningError(
             f"SoftHSM could not make the token {label} (PKCS#11 error 0x{code:x}); check that its "

@@ -1,8 +1,13 @@
-"""Cryptoki's C structures (PKCS#11 2.40) for ctypes: function list, mechanisms, templates."""
+"""Bind to Cryptoki (PKCS#11 2.40) through ctypes: functions, mechanisms, templates.
+
+The rig calls a token through python-pkcs11; ``hsm.pkcs11.fast_path`` makes the few calls of every
+key exchange through this binding, and the validator's attacks use it too.
+"""
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import byref, c_ulong, c_void_p, sizeof
+from pathlib import Path
 from typing import Any, Final
 
 from pkcs11 import MGF, Attribute, Mechanism
@@ -134,14 +139,28 @@ class Packed:
         return numbers, sizeof(numbers)
 
 
-def functions_of(library: ctypes.CDLL) -> tuple[str, dict[str, int]]:
-    """Return the version of a loaded module's function list, and the functions' addresses by name.
+Functions = dict[str, Callable[..., int]]
+"""Cryptoki's functions by name, each of which returns its CKR code."""
 
-    Raises AttributeError (the module has no C_GetFunctionList), FunctionListError.
+
+def load_functions(
+    module: Path, arguments: Mapping[str, Sequence[Any]] | None = None, *, keep_lock: bool = False
+) -> tuple[str, Functions]:
+    """Load a module; return the version of its function list, and its functions by name.
+
+    ``arguments`` are the C types by name of those that are wanted; by default all are, and their
+    callers pass C values. ``keep_lock`` keeps Python's lock during a call: quicker, but no other
+    thread runs meanwhile. Raises OSError (no library), AttributeError (it has no
+    C_GetFunctionList), FunctionListError.
     """
+    library = ctypes.PyDLL(str(module)) if keep_lock else ctypes.CDLL(str(module))
+    prototype = ctypes.PYFUNCTYPE if keep_lock else ctypes.CFUNCTYPE
     pointer = ctypes.POINTER(FunctionList)()
     code = library.C_GetFunctionList(byref(pointer))
     if code:
         raise FunctionListError(code)
-    found = zip(_FUNCTIONS, pointer.contents.functions, strict=True)
-    return str(pointer.contents.version), {name: address for name, address in found if address}
+    return str(pointer.contents.version), {
+        name: prototype(c_ulong, *(arguments[name] if arguments is not None else ()))(address)
+        for name, address in zip(_FUNCTIONS, pointer.contents.functions, strict=True)
+        if address and (arguments is None or name in arguments)
+    }

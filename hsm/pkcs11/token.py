@@ -40,7 +40,7 @@ from hsm.errors import (
     UnwrapRefusedError,
 )
 from hsm.pkcs11.accepted_risks import limit_sentence
-from hsm.pkcs11.capabilities import NO_SUCH_ATTRIBUTE, Abilities, try_out
+from hsm.pkcs11.capabilities import NO_SUCH_ATTRIBUTE, Capabilities, try_out
 from hsm.pkcs11.config import TokenConfig
 from hsm.pkcs11.data_key import DataKey
 from hsm.pkcs11.encoding import big_integer, p256_public, rsa_public, spki_hash
@@ -128,7 +128,7 @@ class Token:
         self._data_keys: set[DataKey] = set()
         self._session: pkcs11.Session | None = self._log_in()
         try:
-            self.abilities: Abilities = self._try_out()
+            self.abilities: Capabilities = self._try_out()
             self._held_objects = self._holds_objects()
         except BaseException:
             self._session.close()
@@ -223,7 +223,7 @@ class Token:
         """Close the token."""
         self.close()
 
-    def _try_out(self) -> Abilities:
+    def _try_out(self) -> Capabilities:
         """See what the token can do; refuse what it does that the configuration does not accept."""
         with self.asking("show what it can do"):
             self.abilities = try_out(self.session)

@@ -56,7 +56,7 @@ _FUNCTION_OF: Final = {
 
 
 def attempt(call: Callable[..., Any], *arguments: Any, **options: Any) -> Attempt:
-    """Make a call of Session or Library; return what came, or with what code it was refused."""
+    """Make a call of Session or RawModule; return what came, or with what code it was refused."""
     try:
         value = call(*arguments, **options)
     except RefusedCallError as refusal:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from hsm.validate.raw_pkcs11 import RefusedCallError
 
 if TYPE_CHECKING:
-    from hsm.validate.session import Bench
+    from hsm.validate.session import TokenUnderTest
 from hsm.validate.attempt import NotTriedError
 
 PROBE_SECONDS: Final = 60.0
@@ -34,7 +34,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProbeAnswer:
     """What a probe saw."""
 
     status: Status
@@ -51,7 +51,7 @@ class Finding:
 
     probe: str
     asks: str
-    answer: Answer
+    answer: ProbeAnswer
 
     @property
     def status(self) -> Status:
@@ -66,7 +66,7 @@ class Probe:
     name: str
     """area.question, as in reports."""
     asks: str
-    run: "Callable[[Bench], Answer]"
+    run: "Callable[[TokenUnderTest], ProbeAnswer]"
     alone: bool = False
     locking: bool = False
     """Whether the module is asked for the system's locks; such a probe is alone."""
@@ -78,21 +78,23 @@ class Probe:
         return self.name.partition(".")[0]
 
 
-def answer_of(probe: Probe, bench: "Bench") -> Answer:
+def answer_of(probe: Probe, token: "TokenUnderTest") -> ProbeAnswer:
     """Run a probe; a refusal that it did not expect is an answer too."""
     try:
-        return probe.run(bench)
+        return probe.run(token)
     except NotTriedError as reason:
-        return Answer(Status.UNTRIED, str(reason))
+        return ProbeAnswer(Status.UNTRIED, str(reason))
     except RefusedCallError as refusal:
-        return Answer(Status.LACKS, "refused", f"{refusal.function}: {refusal.name}")
+        return ProbeAnswer(Status.LACKS, "refused", f"{refusal.function}: {refusal.name}")
     except Exception as error:  # a token may answer anything; the other probes go on
-        return Answer(Status.UNTRIED, f"the probe itself failed: {type(error).__name__}: {error}")
+        return ProbeAnswer(
+            Status.UNTRIED, f"the probe itself failed: {type(error).__name__}: {error}"
+        )
 
 
-def good_if(holds: bool, does: str, otherwise: str, code: str, *, bad: Status) -> Answer:
+def good_if(holds: bool, does: str, otherwise: str, code: str, *, bad: Status) -> ProbeAnswer:
     """Return GOOD and what the token does, or `bad` and what it does instead."""
-    return Answer(Status.GOOD, does, code) if holds else Answer(bad, otherwise, code)
+    return ProbeAnswer(Status.GOOD, does, code) if holds else ProbeAnswer(bad, otherwise, code)
 
 
 def by_name(probes: Iterable[Probe]) -> dict[str, Probe]:

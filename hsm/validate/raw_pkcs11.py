@@ -21,7 +21,7 @@ from hsm.pkcs11.structures import (
     Packed,
     Template,
     Version,
-    functions_of,
+    load_functions,
 )
 from hsm.validate.return_codes import ReturnCode, code_name
 
@@ -88,7 +88,7 @@ class RefusedCallError(Exception):
         return code_name(self.code)
 
 
-class Library:
+class RawModule:
     """A loaded PKCS#11 module, initialized."""
 
     def __init__(self, path: Path, *, locking: bool = False) -> None:
@@ -97,15 +97,12 @@ class Library:
         Raises OSError (no library, or no C_GetFunctionList), RefusedCallError.
         """
         self.path = path
-        library = ctypes.CDLL(str(path))
         try:
-            self.list_version, addresses = functions_of(library)
+            self.list_version, self._functions = load_functions(path)
         except AttributeError:
             raise OSError(f"{path} has no C_GetFunctionList") from None
         except FunctionListError as error:
             raise RefusedCallError("C_GetFunctionList", error.code) from None
-        prototype = ctypes.CFUNCTYPE(c_ulong)
-        self._functions = {name: prototype(address) for name, address in addresses.items()}
         self._locking = locking
         self.initialize()
 
@@ -203,7 +200,7 @@ class Library:
 class Session:
     """A session: each method is one function of Cryptoki, or an Init with its one-part call."""
 
-    def __init__(self, library: Library, handle: int) -> None:
+    def __init__(self, library: RawModule, handle: int) -> None:
         """Keep the library and the session's handle."""
         self.library = library
         self._handle = c_ulong(handle)

@@ -25,7 +25,7 @@ from hsm.errors import (
     TokenRefusedError,
     WrongPinError,
 )
-from hsm.validate.findings import Answer, Finding, Probe, Status
+from hsm.validate.findings import Finding, Probe, ProbeAnswer, Status
 from hsm.validate.probes import PROBES
 from hsm.validate.report import Validation
 from hsm.validate.return_codes import ReturnCode, code_name
@@ -35,7 +35,7 @@ from hsm.validate.verdict import judge
 START_SECONDS: Final = 120.0
 _WRONG_PIN: Final = (ReturnCode.PIN_INCORRECT, ReturnCode.PIN_INVALID, ReturnCode.PIN_LEN_RANGE)
 
-Progress = Callable[[Finding], None]
+OnFinding = Callable[[Finding], None]
 
 
 class ModuleCrashedError(TokenError):
@@ -59,7 +59,7 @@ def validate(
     softhsm_conf: Path | None = None,
     removal: tuple[str, str] | None = None,
     probes: Sequence[str] = tuple(PROBES),
-    progress: Progress = lambda finding: None,
+    progress: OnFinding = lambda finding: None,
 ) -> Validation:
     """Make the probes at the token `label` and judge what they find; return everything.
 
@@ -120,7 +120,7 @@ def _ask_all(
     group: Sequence[Probe],
     environment: dict[str, str],
     seen: _Seen,
-    progress: Progress,
+    progress: OnFinding,
 ) -> None:
     """Make all probes of a group, with as many workers as the module ends."""
     rest = list(group)
@@ -134,7 +134,7 @@ def _ask(
     probes: Sequence[Probe],
     environment: dict[str, str],
     seen: _Seen,
-    progress: Progress,
+    progress: OnFinding,
 ) -> None:
     """Run one worker; its last probe is a finding also when it does not come to an end."""
     reading, writing = os.pipe()
@@ -171,12 +171,12 @@ def _listen(
     errors: IO[bytes],
     probes: Sequence[Probe],
     seen: _Seen,
-    progress: Progress,
+    progress: OnFinding,
 ) -> None:
     """Take what a worker tells until it has told all, or ends, or does not answer."""
     at: Probe | None = None
 
-    def found(probe: Probe, answer: Answer) -> None:
+    def found(probe: Probe, answer: ProbeAnswer) -> None:
         finding = Finding(probe.name, probe.asks, answer)
         seen.findings[probe.name] = finding
         progress(finding)
@@ -189,7 +189,7 @@ def _listen(
         except TimeoutError:
             if at is None:
                 raise ModuleCrashedError(f"The module did not answer in {patience:g} s.") from None
-            found(at, Answer(Status.HUNG, f"no answer in {patience:g} s"))
+            found(at, ProbeAnswer(Status.HUNG, f"no answer in {patience:g} s"))
             return
         if message is None:
             break
@@ -199,7 +199,7 @@ def _listen(
             refusal = _refused(message["refused"], message["code"])
             if not probes:
                 raise refusal
-            found(probes[0], Answer(Status.UNTRIED, str(refusal)))
+            found(probes[0], ProbeAnswer(Status.UNTRIED, str(refusal)))
             return
         seen.leftovers += message.get("leftovers", 0)
         seen.left = message.get("left", seen.left)
@@ -207,7 +207,7 @@ def _listen(
             at = PROBES[message["begin"]]
         elif "status" in message and at is not None:
             status = Status(message["status"])
-            found(at, Answer(status, message["does"], message["code"], message["rate"]))
+            found(at, ProbeAnswer(status, message["does"], message["code"], message["rate"]))
             at = None
         elif "end" in message:
             return
@@ -217,7 +217,7 @@ def _listen(
         _check_own_end(process.wait(), errors)
     if at is None:
         raise ModuleCrashedError(f"The module ended its process when opened ({_how(process)}).")
-    found(at, Answer(Status.CRASHED, f"the module ended its process ({_how(process)})"))
+    found(at, ProbeAnswer(Status.CRASHED, f"the module ended its process ({_how(process)})"))
 
 
 def _check_own_end(code: int, errors: IO[bytes]) -> None:

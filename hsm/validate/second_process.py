@@ -5,13 +5,13 @@ from pathlib import Path
 
 from pkcs11 import Attribute
 
-from hsm.validate.raw_pkcs11 import Library
+from hsm.validate.raw_pkcs11 import RawModule
 
 
 def main() -> int:
     """Print how many objects bear the CKA_ID of the last argument."""
     module, label, identity = sys.argv[1:]
-    library = Library(Path(module))
+    library = RawModule(Path(module))
     session = library.open_session(library.slot_of(label))
     session.login(sys.stdin.read())
     print(len(session.find({Attribute.ID: bytes.fromhex(identity)})))

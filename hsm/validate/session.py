@@ -20,7 +20,7 @@ from hsm.pkcs11.key_restrictions import ALL_GUARDS, Guard, guard_template
 from hsm.pkcs11.structures import MechanismCall, oaep
 from hsm.pkcs11.templates import DATA_KEY, NO_USE, PRIVATE_HALF, WRAPPING_PUBLIC
 from hsm.validate.attempt import NotTriedError, attempt
-from hsm.validate.raw_pkcs11 import CKU_SO, Library, RefusedCallError, Session
+from hsm.validate.raw_pkcs11 import CKU_SO, RawModule, RefusedCallError, Session
 from hsm.validate.return_codes import ReturnCode
 from hsm.validate.tagged_objects import LABEL, Owner, marks
 
@@ -37,7 +37,7 @@ BARE_DATA_KEY: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Kek:
+class KekPair:
     """An RSA pair in the token, as the rig makes KEKs: the private half unwraps only."""
 
     private: int
@@ -56,12 +56,12 @@ class Pins:
         return "<Pins>"
 
 
-class Bench:
+class TokenUnderTest:
     """A token under validation, with its user logged in."""
 
     def __init__(
         self,
-        library: Library,
+        library: RawModule,
         slot: int,
         pins: Pins,
         label: str,
@@ -97,20 +97,20 @@ class Bench:
 
     # Templates
 
-    def mine(self, template: dict[Any, Any], label: str = LABEL) -> dict[Any, Any]:
+    def session_object(self, template: dict[Any, Any], label: str = LABEL) -> dict[Any, Any]:
         """Return the template of an object of the session, tagged.
 
         The tag comes first: some tokens refuse what follows a MODIFIABLE false.
         """
         return {Attribute.TOKEN: False, **marks(self.owner, label), **template}
 
-    def kept(self, template: dict[Any, Any], label: str = LABEL) -> dict[Any, Any]:
+    def token_object(self, template: dict[Any, Any], label: str = LABEL) -> dict[Any, Any]:
         """Return the template of an object that stays on the token, tagged."""
         return {**marks(self.owner, label), **template, Attribute.TOKEN: True}
 
     def aes(self, **more: Any) -> dict[Any, Any]:
         """Return the template of a secret AES key without any use; names as in Attribute."""
-        return self.mine(
+        return self.session_object(
             {
                 Attribute.CLASS: ObjectClass.SECRET_KEY,
                 Attribute.KEY_TYPE: KeyType.AES,
@@ -123,7 +123,9 @@ class Bench:
     @cached_property
     def knows_wrap_with_trusted(self) -> bool:
         """Whether a data key with WRAP_WITH_TRUSTED can be made and tells it."""
-        made = attempt(self.session.generate_key, AES_256, self.mine({**_NEW, **DATA_KEY}))
+        made = attempt(
+            self.session.generate_key, AES_256, self.session_object({**_NEW, **DATA_KEY})
+        )
         if made.refused:
             return False
         try:
@@ -144,12 +146,12 @@ class Bench:
         """Return a new data key as the rig makes it, but for what `more` says."""
         changed = {Attribute[name]: value for name, value in more.items()}
         return self.session.generate_key(
-            AES_256, self.mine({**_NEW, **self.data_key_template, **changed})
+            AES_256, self.session_object({**_NEW, **self.data_key_template, **changed})
         )
 
     def untrusting_data_key(self) -> int:
         """Return a data key that any public key may wrap, to see what is in it."""
-        return self.session.generate_key(AES_256, self.mine({**_NEW, **BARE_DATA_KEY}))
+        return self.session.generate_key(AES_256, self.session_object({**_NEW, **BARE_DATA_KEY}))
 
     def known_aes(self, value: bytes, **more: Any) -> int:
         """Return an AES key whose value is known outside; raises NotTriedError."""
@@ -176,7 +178,7 @@ class Bench:
         """Return what a public key that may wrap is made from; TRUSTED only if `more` says so."""
         template = dict(WRAPPING_PUBLIC)
         del template[Attribute.TRUSTED]
-        return self.mine(
+        return self.session_object(
             {
                 **template,
                 Attribute.TOKEN: False,
@@ -186,12 +188,12 @@ class Bench:
             }
         )
 
-    def pair(self, bits: int, *, token: bool = False, **more: Any) -> Kek:
+    def pair(self, bits: int, *, token: bool = False, **more: Any) -> KekPair:
         """Make an RSA pair as the rig makes a KEK; the public half is not kept."""
-        form = self.kept if token else self.mine
+        form = self.token_object if token else self.session_object
         public, private = self.session.generate_pair(
             MechanismCall(Mechanism.RSA_PKCS_KEY_PAIR_GEN),
-            self.mine(
+            self.session_object(
                 {
                     Attribute.MODULUS_BITS: bits,
                     Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01",
@@ -215,12 +217,12 @@ class Bench:
             for name in (Attribute.PUBLIC_EXPONENT, Attribute.MODULUS)
         ]
         self.session.destroy(public)
-        return Kek(private, rsa.RSAPublicNumbers(*numbers).public_key())
+        return KekPair(private, rsa.RSAPublicNumbers(*numbers).public_key())
 
     def private_template(self, key: rsa.RSAPrivateKey, **more: Any) -> dict[Any, Any]:
         """Return what a private key made outside is taken in from, as the rig does it."""
         numbers = key.private_numbers()
-        return self.mine(
+        return self.session_object(
             {
                 Attribute.CLASS: ObjectClass.PRIVATE_KEY,
                 Attribute.KEY_TYPE: KeyType.RSA,
@@ -240,7 +242,7 @@ class Bench:
         )
 
     @cached_property
-    def kek(self) -> Kek:
+    def kek(self) -> KekPair:
         """A KEK of 2048 bits, made in the token or, where that is refused, taken in."""
         with suppress(RefusedCallError):
             return self.pair(2048)
@@ -248,21 +250,21 @@ class Bench:
         made = attempt(self.session.create, self.private_template(outside))
         if made.refused:
             raise NotTriedError(f"the token takes no RSA private key ({made.code})")
-        return Kek(made.value, outside.public_key())
+        return KekPair(made.value, outside.public_key())
 
     @cached_property
-    def guarded_kek(self) -> Kek:
+    def guarded_kek(self) -> KekPair:
         """A KEK with the guards that the token takes, as the rig makes it; for the attacks."""
         return self.guarded_pair()
 
-    def guarded_pair(self) -> Kek:
+    def guarded_pair(self) -> KekPair:
         """Make an RSA pair with as many key restrictions as the token takes."""
         for guards in (ALL_GUARDS, self._guards_taken):
             with suppress(RefusedCallError):
                 return self._pair_with(guards)
         return self.kek
 
-    def _pair_with(self, guards: frozenset[Guard]) -> Kek:
+    def _pair_with(self, guards: frozenset[Guard]) -> KekPair:
         template = guard_template(guards, self.data_key_template)
         return self.pair(2048, **{name.name: value for name, value in template.items()})
 
@@ -297,7 +299,7 @@ class Bench:
         mechanism, mgf, _ = HASHES[self.best_hash]
         return oaep(mechanism, mgf)
 
-    def wrapped_outside(self, payload: bytes, kek: Kek | None = None) -> bytes:
+    def wrapped_outside(self, payload: bytes, kek: KekPair | None = None) -> bytes:
         """Return bytes wrapped outside to a KEK, by RSA-OAEP with the best hash."""
         return (kek or self.kek).public_key.encrypt(payload, outside_oaep(self.best_hash))
 
@@ -309,7 +311,7 @@ class Bench:
         value = os.urandom(32) if value is None else value
         template = self.unwrap_template
         handle = self.session.unwrap(
-            self.oaep, self.kek.private, self.wrapped_outside(value), self.mine(template)
+            self.oaep, self.kek.private, self.wrapped_outside(value), self.session_object(template)
         )
         self.protect(handle)
         return handle, value
@@ -317,7 +319,7 @@ class Bench:
     @cached_property
     def honours_protection(self) -> bool:
         """Whether SENSITIVE and EXTRACTABLE in an unwrap template are what the key then has."""
-        template = self.mine({**UNWRAPPED, **BARE_DATA_KEY})
+        template = self.session_object({**UNWRAPPED, **BARE_DATA_KEY})
         del template[Attribute.MODIFIABLE]
         made = attempt(
             self.session.unwrap,

@@ -65,7 +65,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class GradingRule:
     """A consequence and what brings it about: any of the probes not as it must be."""
 
     name: str
@@ -96,24 +96,26 @@ def _said(words: str) -> Callable[[Finding], bool]:
 
 
 UNFIT: Final = (
-    Rule(
+    GradingRule(
         "label not unique",
         ("declared.label",),
         "a token is chosen by its label, and another token has the same",
         when=lambda finding: finding.status is Status.LACKS,
     ),
-    Rule(
+    GradingRule(
         "no data keys",
         ("data_keys.as_rig", "data_keys.distinct"),
         "no fresh AES-256 data key can be made in the token (KEY-1)",
     ),
-    Rule("no certificates", ("objects.certificate",), "KEKs are certificates in the token (KEY-3)"),
-    Rule(
+    GradingRule(
+        "no certificates", ("objects.certificate",), "KEKs are certificates in the token (KEY-3)"
+    ),
+    GradingRule(
         "no public keys that wrap",
         ("rsa_keys.public_only",),
         "no EEDK can be made, and no SEDK for a drive (KEY-4)",
     ),
-    Rule(
+    GradingRule(
         "values in the clear",
         (
             "data_keys.value_hidden",
@@ -125,19 +127,19 @@ UNFIT: Final = (
         "a key's value can be read out of the token (KEY-12)",
         when=_risk,
     ),
-    Rule(
+    GradingRule(
         "KEKs not protected",
         ("rsa_keys.protected",),
         "a KEK's private half does not get the protection asked for",
         when=_risk,
     ),
-    Rule(
+    GradingRule(
         "damage not noticed",
         ("faults.damaged", "faults.cut", "faults.empty", "faults.other_key", "faults.other_hash"),
         "a damaged or foreign EEDK opens, to a wrong data key",
         when=_risk,
     ),
-    Rule(
+    GradingRule(
         "no work after a new login",
         ("life.close_all", "life.restart", "life.relogin", "life.removal"),
         "the key manager cannot go on after the token was away",
@@ -146,20 +148,20 @@ UNFIT: Final = (
 )
 
 LIMITS: Final = (
-    Rule(
+    GradingRule(
         "no signing key",
         ("rsa_keys.p256",),
         "the token makes no P-256 keys, so the key that signs EEDKs and replies is not in it",
         "the key manager's signing key is in a file of mode 0600",
         accept=Limit.SIGNING_KEY_IN_FILE,
     ),
-    Rule(
+    GradingRule(
         "SHA-1",
         ("oaep.sha256_wrap", "oaep.sha256_unwrap"),
         "data keys are wrapped with OAEP SHA-1, which is not broken, but is not wanted either",
         "probed at start; every EEDK records its hash; never chosen where SHA-256 works",
     ),
-    Rule(
+    GradingRule(
         "untrusted wrapping",
         ("attributes.wrap_with_trusted",),
         "the token wraps a data key to any key: whoever has the user's PIN can take it out",
@@ -167,14 +169,14 @@ LIMITS: Final = (
         "from everybody else",
         accept=Limit.UNTRUSTED_WRAPPING,
     ),
-    Rule(
+    GradingRule(
         "unwraps weakly",
         ("attacks.weaker_template", "attacks.drop_trusted", "attacks.raw_rsa"),
         "whoever has the user's PIN and an EEDK can take the data key out",
         "keep the PIN from everybody else",
         when=_risk,
     ),
-    Rule(
+    GradingRule(
         "hands out keys not extractable",
         (
             "attacks.wrap_kek",
@@ -187,28 +189,28 @@ LIMITS: Final = (
         when=_risk,
         accept=Limit.HANDS_OUT_KEYS,
     ),
-    Rule(
+    GradingRule(
         "KEKs decrypt",
         ("attacks.decrypt", "attacks.let_decrypt"),
         "a KEK that should only unwrap can be made to decrypt EEDKs",
         "keep the PIN from everybody else",
         when=_risk,
     ),
-    Rule(
+    GradingRule(
         "PKCS#1 v1.5",
         ("attacks.pkcs1_oracle",),
         "a KEK unwraps PKCS#1 v1.5 and tells good padding from bad (an oracle)",
         "the key manager unwraps nothing but EEDKs that a key manager signed, and with OAEP only",
         when=_risk,
     ),
-    Rule(
+    GradingRule(
         "the user makes keys trusted",
         ("attacks.trusted_create", "attacks.trusted_set", "attacks.trusted_copy"),
         "TRUSTED means nothing: it is not the officer's alone",
         "as for untrusted wrapping",
         when=_risk,
     ),
-    Rule(
+    GradingRule(
         "protection can be changed",
         (
             "attacks.set_wrap_with_trusted",
@@ -221,56 +223,56 @@ LIMITS: Final = (
         "keep the PIN from everybody else; data keys live for one exchange",
         when=_risk,
     ),
-    Rule(
+    GradingRule(
         "unwrap template dropped",
         ("attributes.unwrap_honours",),
         "an unwrapped data key is not protected until the rig has set its attributes",
         "SENSITIVE is set right after the unwrap and read back; a key that does not keep it is "
         "destroyed",
     ),
-    Rule(
+    GradingRule(
         "length untold",
         ("faults.tells_length",),
         "the token does not tell how long an unwrapped key is",
         "two gauge keys, which the officer makes at enrolment, measure every unwrapped key",
     ),
-    Rule(
+    GradingRule(
         "no key made",
         ("rsa_keys.generate_2048",),
         "KEKs are not made in the token",
         "make them elsewhere and import them",
     ),
-    Rule(
+    GradingRule(
         "no key taken in",
         ("rsa_keys.import",),
         "KEKs made elsewhere cannot be imported",
         "make them in the token; other sites send certificates",
     ),
-    Rule(
+    GradingRule(
         "not all sizes",
         ("rsa_keys.generate_3072", "rsa_keys.generate_4096"),
         "KEKs of these sizes are not made",
         "use the sizes that are",
     ),
-    Rule(
+    GradingRule(
         "short labels",
         ("objects.label_long",),
         "key labels of 64 characters are not kept (KEY-5)",
         "use shorter ones",
     ),
-    Rule(
+    GradingRule(
         "no threads",
         ("life.threads",),
         "two threads in one context are not sound",
         "one process, one thread, one context: the rig never does otherwise",
     ),
-    Rule(
+    GradingRule(
         "one process",
         ("life.processes",),
         "a second process does not see the token as the first does",
         "one key manager process for this token",
     ),
-    Rule(
+    GradingRule(
         "crashes",
         (),  # every probe: see judge()
         "the module ended its process, or did not answer",
@@ -279,7 +281,7 @@ LIMITS: Final = (
 )
 
 _SECURE_ELEMENT: Final = (
-    Rule(
+    GradingRule(
         "no AES-KEY-WRAP",
         ("key_wrap.key_wrap_wrap",),
         "a data key cannot be sealed for the gates (RFC 3394)",

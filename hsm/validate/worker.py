@@ -16,8 +16,8 @@ from hsm.crash_log import guarded
 from hsm.errors import TaperigError
 from hsm.validate.findings import answer_of
 from hsm.validate.probes import PROBES
-from hsm.validate.raw_pkcs11 import Library, RefusedCallError
-from hsm.validate.session import Bench, Pins
+from hsm.validate.raw_pkcs11 import RawModule, RefusedCallError
+from hsm.validate.session import Pins, TokenUnderTest
 from hsm.validate.tagged_objects import own, remove_leftovers, remove_own
 
 
@@ -32,7 +32,7 @@ def main() -> int:
 
     request = json.loads(sys.stdin.readline())
     try:
-        bench = _open(request)
+        token = _open(request)
     except TaperigError as error:
         tell(error=str(error))
         return 2
@@ -42,10 +42,10 @@ def main() -> int:
     except RefusedCallError as refusal:
         tell(refused=refusal.function, code=refusal.code)
         return 2
-    tell(leftovers=remove_leftovers(bench.session))
+    tell(leftovers=remove_leftovers(token.session))
     for name in request["probes"]:
         tell(begin=name)
-        answer = answer_of(PROBES[name], bench)
+        answer = answer_of(PROBES[name], token)
         tell(
             status=answer.status.value,
             does=answer.does,
@@ -53,7 +53,7 @@ def main() -> int:
             rate=answer.rate,
         )
     try:
-        left = _clean(bench)
+        left = _clean(token)
     except RefusedCallError:
         if not request["probes"]:
             raise
@@ -61,28 +61,28 @@ def main() -> int:
         tell(end=True)
         return 0
     tell(left=left)
-    bench.session.logout()
-    bench.session.close()
-    bench.library.finalize()
+    token.session.logout()
+    token.session.close()
+    token.library.finalize()
     tell(end=True)
     return 0
 
 
-def _clean(bench: Bench) -> int:
+def _clean(token: TokenUnderTest) -> int:
     """Destroy what this worker made; return how many objects of validations are left."""
     try:
-        remove_own(bench.session, bench.owner)
+        remove_own(token.session, token.owner)
     except RefusedCallError:  # the last probe closed the session
-        bench.renew()
-        remove_own(bench.session, bench.owner)
-    return len(own(bench.session))
+        token.renew()
+        remove_own(token.session, token.owner)
+    return len(own(token.session))
 
 
-def _open(request: dict[str, Any]) -> Bench:
-    library = Library(Path(request["module"]), locking=request["locking"])
+def _open(request: dict[str, Any]) -> TokenUnderTest:
+    library = RawModule(Path(request["module"]), locking=request["locking"])
     pins = Pins(request["user_pin"], request["officer_pin"])
     removal = request["removal"]
-    return Bench(
+    return TokenUnderTest(
         library,
         library.slot_of(request["label"]),
         pins,

@@ -17,7 +17,8 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import NoReturn
 
-from hsm.ekm.protocol.drive_side import DriveSession, Generate, KeyGrant, Rekey, Translate, Wish
+from hsm.ekm.protocol.drive_side import DriveRequest, DriveSession, Generate, Rekey, Translate
+from hsm.ekm.protocol.messages import KeyGrant
 from hsm.errors import TaperigError
 from hsm.keys.eedk import KeyLabel
 from rig.drive.cartridge import Cartridge, StoredRecord
@@ -30,7 +31,7 @@ from rig.drive.cartridge_format import (
     TapeFormat,
     key_check_aad,
 )
-from rig.drive.secure_element import SecureElement, UnsealError
+from rig.drive.secure_element import SecureElement, SedkError
 from rig.drive.sense import KEY_FAIL_LIMIT, DriveError, KeyRequired, Sense
 from rig.engine.driver import (
     Counters,
@@ -221,7 +222,7 @@ class Drive:
             )
         return self._session(self._wanted)
 
-    def _session(self, wish: Wish) -> DriveSession:
+    def _session(self, wish: DriveRequest) -> DriveSession:
         return DriveSession(self._element, self._ekm_ca_der, self.serial, wish)
 
     def accept_key(self, grant: KeyGrant) -> None:
@@ -302,8 +303,8 @@ class Drive:
 
     def _set_key(self, grant: KeyGrant, cartridge: Cartridge) -> None:
         try:
-            sealed = self._element.unseal(grant.sedk)
-        except UnsealError as error:
+            sealed = self._element.rewrap_for_engine(grant.sedk)
+        except SedkError as error:
             raise DriveError(
                 Sense.KEY_WRAPPING_FAILURE,
                 f"Drive {self.serial} cannot unwrap the key granted for {cartridge.volser}: "

@@ -2,8 +2,8 @@
 
 It holds three keys that never leave: the drive's identity (P-256, signs the key exchange), the RSA
 key that data keys for this drive are wrapped to (SEDK), and the transport key that it shares with
-the engine's gates. `unseal` turns an SEDK into the 40-byte blob (RFC 3394, AES-256) that the engine
-loads; the data key itself stays in the token.
+the engine's gates. `rewrap_for_engine` turns an SEDK into the 40-byte blob (RFC 3394, AES-256) that
+the engine loads; the data key itself stays in the token.
 
 The drive talks to the process over a socket pair: a length of 4 bytes, big endian, and that many
 bytes of CBOR, at most 64 KiB. The process ends when the drive's end closes, so it dies with it.
@@ -11,7 +11,6 @@ bytes of CBOR, at most 64 KiB. The process ends when the drive's end closes, so 
 
 import contextlib
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from typing import Any, Final, Self
 import cbor2
 
 from hsm.errors import TaperigError
+from hsm.framing import FrameError, frame, read_frame
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.pins import PinFromEnv, PinFromFile, PinSource
 from hsm.pkcs11.softhsm import drive_token_label, token_config
@@ -34,13 +34,12 @@ __all__ = [
     "SecureElementConfig",
     "SecureElementError",
     "SecureElementGoneError",
-    "UnsealError",
+    "SedkError",
     "provision_drive",
 ]
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 ANSWER_TIMEOUT_S: Final = 30.0
-_LENGTH: Final = struct.Struct(">I")
 
 
 class SecureElementError(TaperigError):
@@ -51,7 +50,7 @@ class SecureElementGoneError(SecureElementError):
     """The secure element's process ended or stopped answering."""
 
 
-class UnsealError(SecureElementError):
+class SedkError(SecureElementError):
     """The SEDK is damaged or was wrapped for another drive."""
 
 
@@ -151,12 +150,12 @@ class SecureElement:
         signature: bytes = answer["signature"]
         return signature
 
-    def unseal(self, sedk: bytes) -> bytes:
+    def rewrap_for_engine(self, sedk: bytes) -> bytes:
         """Return the data key of an SEDK wrapped under the transport key, 40 bytes (RFC 3394).
 
-        Raises UnsealError when the SEDK is damaged, not for this drive or no AES-256 key.
+        Raises SedkError when the SEDK is damaged, not for this drive or no AES-256 key.
         """
-        answer = self._ask({"do": "unseal", "sedk": sedk})
+        answer = self._ask({"do": "rewrap", "sedk": sedk})
         sealed: bytes = answer["sealed"]
         if len(sealed) != SEALED_KEY_BYTES:
             raise SecureElementError(
@@ -203,7 +202,7 @@ class SecureElement:
                 self._process.wait(timeout=1)
             raise self._gone(f"its process ended with code {self._process.returncode}")
         if "error" in answer:
-            kind = UnsealError if answer["error"] == "unseal" else SecureElementError
+            kind = SedkError if answer["error"] == "sedk" else SecureElementError
             raise kind(f"Secure element of drive {self.serial}: {answer['text']}")
         return answer
 
@@ -226,42 +225,28 @@ class SecureElement:
 def send_message(link: socket.socket, message: dict[str, Any]) -> None:
     """Send one framed CBOR message; raises OSError, SecureElementError when it is too long."""
     body = cbor2.dumps(message)
-    if len(body) > MAX_MESSAGE_BYTES:
+    try:
+        framed = frame(body, MAX_MESSAGE_BYTES)
+    except FrameError:
         raise SecureElementError(
             f"A message to a secure element has at most {MAX_MESSAGE_BYTES} bytes; this has "
             f"{len(body)}."
-        )
-    link.sendall(_LENGTH.pack(len(body)) + body)
+        ) from None
+    link.sendall(framed)
 
 
 def receive_message(link: socket.socket) -> dict[str, Any] | None:
     """Return the next message, or None when the other end closed; raises OSError."""
-    head = _receive(link, _LENGTH.size)
-    if head is None:
-        return None
-    (length,) = _LENGTH.unpack(head)
-    if length > MAX_MESSAGE_BYTES:
-        raise OSError(f"a message of {length} bytes is above {MAX_MESSAGE_BYTES}")
-    body = _receive(link, length)
-    if body is None:
-        return None
     try:
-        message = cbor2.loads(body)
+        body = read_frame(link.recv, MAX_MESSAGE_BYTES)
+        message = None if body is None else cbor2.loads(body)
+    except FrameError as error:
+        raise OSError(str(error)) from None
     except cbor2.CBORDecodeError:
         raise OSError("a message is not CBOR") from None
-    if not isinstance(message, dict):
+    if message is not None and not isinstance(message, dict):
         raise OSError("a message is not a map")
     return message
-
-
-def _receive(link: socket.socket, count: int) -> bytes | None:
-    received = bytearray()
-    while len(received) < count:
-        part = link.recv(count - len(received))
-        if not part:
-            return None
-        received += part
-    return bytes(received)
 
 
 def encode_config(config: SecureElementConfig) -> dict[str, Any]:

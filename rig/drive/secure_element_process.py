@@ -46,7 +46,7 @@ class Keys:
         """Sign with the drive's identity."""
         return self._token.sign_p256(self._identity, data)
 
-    def unseal(self, sedk: bytes) -> bytes:
+    def rewrap_for_engine(self, sedk: bytes) -> bytes:
         """Unwrap the data key and wrap it under the transport key, all in the token."""
         with self._token.unwrap_data_key(sedk, self._unwrapping, self._token.oaep_hash) as data_key:
             return self._token.seal_data_key(data_key, self._transport)
@@ -86,10 +86,10 @@ def _answer(keys: Keys, request: dict[str, Any]) -> dict[str, Any]:
         match request:
             case {"do": "sign", "data": bytes(data)}:
                 return {"signature": keys.sign(data)}
-            case {"do": "unseal", "sedk": bytes(sedk)}:
-                return {"sealed": keys.unseal(sedk)}
+            case {"do": "rewrap", "sedk": bytes(sedk)}:
+                return {"sealed": keys.rewrap_for_engine(sedk)}
     except (UnwrapRefusedError, NotADataKeyError) as error:
-        return {"error": "unseal", "text": str(error)}
+        return {"error": "sedk", "text": str(error)}
     except TokenRefusedError as error:
         return {"error": "refused", "text": str(error)}
     return {"error": "refused", "text": "the request is not one that a secure element knows."}

@@ -70,7 +70,7 @@ def _sealed(element: SecureElement, key: bytes) -> bytes:
         key,
         padding.OAEP(mgf=padding.MGF1(algorithm()), algorithm=algorithm(), label=None),
     )
-    return element.unseal(wrapped)
+    return element.rewrap_for_engine(wrapped)
 
 
 def _table(items: list[Measurement], sizes: list[int]) -> list[tuple[str, ...]]:

@@ -57,7 +57,8 @@ from pkcs11 import KeyType, Mechanism, ObjectClass
 from hsm.ekm.client import EkmClient, EkmEndpoint
 from hsm.ekm.config import EkmConfig, lab_config
 from hsm.ekm.drive_table import DriveTable
-from hsm.ekm.protocol.drive_side import DriveSession, Generate, KeyGrant, Translate
+from hsm.ekm.protocol.drive_side import DriveSession, Generate, Translate
+from hsm.ekm.protocol.messages import KeyGrant
 from hsm.ekm.service.launch import spawn_ekm
 from hsm.keys.eedk import KeyLabel
 from hsm.keys.keystore import Keystore

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hsm.ekm.protocol import messages
-from hsm.ekm.protocol.fields import Operation
+from hsm.ekm.protocol.fields import KeyOperation
 from hsm.ekm.protocol.messages import Error, Hello, KeyReply, KeyRequest, LabelQuery, Ping
 from hsm.keys.eedk import ALGORITHM, EEDK_VERSION, Eedk, KeyLabel, KeyMode
 from hsm.pkcs11.oaep import OaepHash
@@ -50,16 +50,16 @@ def seeds() -> dict[str, list[bytes]]:
     challenge = messages.Challenge(manager.certificate_der, bytes(32), bytes(16)).encode()
     labels = (KeyLabel("June 2007 Key"), KeyLabel("Other", KeyMode.HASH))
 
-    def request(operation: Operation, eedks: tuple[bytes, ...]) -> bytes:
-        asked = () if operation is Operation.TRANSLATE else labels
+    def request(operation: KeyOperation, eedks: tuple[bytes, ...]) -> bytes:
+        asked = () if operation is KeyOperation.TRANSLATE else labels
         return KeyRequest(
             bytes(16), operation, "VOL001", bytes(16), asked, False, eedks, 7, bytes(70)
         ).encode()
 
     requests = [
-        request(Operation.GENERATE, ()),
-        request(Operation.TRANSLATE, (clear, hashed)),
-        request(Operation.REKEY, (clear,)),
+        request(KeyOperation.GENERATE, ()),
+        request(KeyOperation.TRANSLATE, (clear, hashed)),
+        request(KeyOperation.REKEY, (clear,)),
     ]
     ack = messages.Ack(bytes(16), 0, bytes(70)).encode()
     key_reply = KeyReply(bytes(16), bytes(256), (clear, hashed), 7, bytes(70)).encode()

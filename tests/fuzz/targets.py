@@ -25,11 +25,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hsm.ekm.admin import channel
 from hsm.ekm.audit.log import AuditLog
 from hsm.ekm.drive_table import DriveTable
-from hsm.ekm.exchange import Answer, Exchange, KeyManager, Steps, WrappedKey, finished
+from hsm.ekm.exchange import Answer, Exchange, KeyManager, Steps, finished
 from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.drive_side import DriveSession, Generate
 from hsm.ekm.protocol.errors import EkmError, ErrorCode, ExchangeError, MessageError
 from hsm.ekm.protocol.fields import LabelState
+from hsm.ekm.protocol.messages import KeyGrant
 from hsm.ekm.service import http_status
 from hsm.ekm.service.connection import Connection
 from hsm.ekm.service.event_loop import Timer
@@ -105,7 +106,7 @@ def http_head(data: bytes) -> None:
             return b"page"
 
     server: Any = object.__new__(http_status.StatusServer)
-    server._crew = Idle
+    server._pool = Idle
     answer = server._answer(data)
     assert answer.startswith(b"HTTP/1.0 ")
     assert b"\r\n\r\n" in answer
@@ -124,12 +125,12 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 class _NoKeys:
     """A key service that has no key: what is fuzzed lies before it."""
 
-    def generate(self, *asked: object) -> WrappedKey:
+    def generate(self, *asked: object) -> KeyGrant:
         raise ExchangeError(ErrorCode.UNKNOWN_LABEL, "There is no key here.")
 
     rekey = generate
 
-    def translate(self, *asked: object) -> Steps[WrappedKey]:
+    def translate(self, *asked: object) -> Steps[KeyGrant]:
         raise ExchangeError(ErrorCode.UNKNOWN_LABEL, "There is no key here.")
 
     def label_states(self, labels: Sequence[str]) -> tuple[LabelState, ...]:

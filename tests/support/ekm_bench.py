@@ -11,7 +11,7 @@ from hsm.ekm.audit import log as audit_log
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.exchange import Answer, Exchange, KeyManager
 from hsm.ekm.protocol import messages
-from hsm.ekm.protocol.drive_side import DriveSession, Wish
+from hsm.ekm.protocol.drive_side import DriveRequest, DriveSession
 from hsm.ekm.protocol.errors import ErrorCode
 from hsm.ekm.protocol.messages import AnyMessage, Challenge, Error, Hello, KeyReply, KeyRequest
 from hsm.ekm.protocol.transcript import Transcript
@@ -64,7 +64,7 @@ class Bench:
     def connect(self) -> Exchange:
         return Exchange(self.manager)
 
-    def session(self, request: Wish, drive: SoftDrive | None = None) -> DriveSession:
+    def session(self, request: DriveRequest, drive: SoftDrive | None = None) -> DriveSession:
         drive = drive or self.drive
         return DriveSession(drive, self.trust, drive.serial, request)
 
@@ -80,7 +80,7 @@ class Bench:
             assert exchange.on_frame(outgoing) == Answer(None)
         return session
 
-    def refused(self, request: Wish, drive: SoftDrive | None = None) -> Error:
+    def refused(self, request: DriveRequest, drive: SoftDrive | None = None) -> Error:
         """Run an exchange that must be refused; return the refusal."""
         session = self.run(self.session(request, drive))
         assert session.failure is not None

@@ -39,7 +39,7 @@ from hsm.keys.keystore import Keystore
 from hsm.keys.pki import load_certificate
 from hsm.pkcs11.token import open_token
 from hsm.provisioning import ProvisionedLab
-from rig.ve.ekm.proxy import EkmProxy
+from tests.support.ekm_client import ExchangeClient
 from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY, SoftDrive, authority, der
 from tests.support.ports import reserve_port
 
@@ -176,15 +176,15 @@ def _drive(
     asked: Asked,
 ) -> None:
     try:
-        with EkmProxy(endpoints) as proxy:
+        with ExchangeClient(*endpoints) as client:
             turn = 0
             while not stop.is_set():
                 name = f"{number:02d}{turn % 10000:04d}"
                 made = _until_granted(
-                    proxy, drive, trust, Generate(name, CARTRIDGE_ID, _LABELS), asked
+                    client, drive, trust, Generate(name, CARTRIDGE_ID, _LABELS), asked
                 )
                 again = _until_granted(
-                    proxy, drive, trust, Translate(name, CARTRIDGE_ID, made.eedks), asked
+                    client, drive, trust, Translate(name, CARTRIDGE_ID, made.eedks), asked
                 )
                 if drive.data_key(made.sedk) != drive.data_key(again.sedk):
                     asked.wrong_keys += 1
@@ -194,14 +194,18 @@ def _drive(
 
 
 def _until_granted(
-    proxy: EkmProxy, drive: SoftDrive, trust: bytes, request: Generate | Translate, asked: Asked
+    client: ExchangeClient,
+    drive: SoftDrive,
+    trust: bytes,
+    request: Generate | Translate,
+    asked: Asked,
 ) -> Granted:
     """Ask until there is a key; what the drive has then must be in a log."""
     until = time.monotonic() + _PATIENCE_SECONDS
     while True:
         session = DriveSession(drive, trust, drive.serial, request, asked.next_sequence)
         try:
-            proxy.exchange(session)
+            client.exchange(session)
         except EkmUnavailable:
             if time.monotonic() > until:
                 raise

@@ -6,8 +6,7 @@ import os
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,8 @@ from hsm.ekm.audit import log as audit_log
 from hsm.ekm.client import EkmEndpoint, Resolve
 from hsm.ekm.config import EkmConfig, lab_config
 from hsm.ekm.drive_table import DriveTable
-from hsm.ekm.protocol.drive_side import DriveSession, Generate, KeyGrant
+from hsm.ekm.protocol.drive_side import DriveSession, Generate
+from hsm.ekm.protocol.messages import KeyGrant
 from hsm.ekm.service.launch import EkmProcess, spawn_ekm
 from hsm.keys.eedk import KeyLabel, KeyMode
 from hsm.keys.pki import load_certificate
@@ -235,11 +235,3 @@ class CuttingRelay:
 def _shut(end: socket.socket) -> None:
     with suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.01)

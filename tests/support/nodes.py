@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -113,10 +111,3 @@ def open_interventions(node: Node) -> list[str]:
             EventRow.kind == "intervention", EventRow.cleared.is_(None)
         )
         return list(session.scalars(query))
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import http.client
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from hsm.keys.eedk import KeyLabel
 from hsm.keys.keystore import Keystore
 from hsm.pkcs11.token import open_token
 from hsm.provisioning import ProvisionedLab
-from rig.ve.ekm.proxy import EkmProxy
 from tests.support.ekm_bench import Outsiders
+from tests.support.ekm_client import ExchangeClient
 from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY
+from tests.support.waiting import wait_until
 
 ASK = Generate("VOL001", CARTRIDGE_ID, (KeyLabel(MAIN_KEY),))
 
@@ -56,20 +57,16 @@ def workers_of(pid: int) -> list[int]:
 
 
 def await_workers(config: EkmConfig, count: int) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if page(config, "/readyz") == (200, f"ready, workers: {count}\n"):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"not {count} workers")
+    wait_until(lambda: page(config, "/readyz") == (200, f"ready, workers: {count}\n"))
 
 
-def until_served(proxy: EkmProxy, session: DriveSession) -> None:
+def until_served(client: ExchangeClient, session: DriveSession) -> None:
     """Ask again while connections still go to a worker that is not yet known to be dead."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            return proxy.exchange(session)
-        except EkmUnavailable:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+
+    def served() -> bool:
+        with suppress(EkmUnavailable):
+            client.exchange(session)
+            return True
+        return False
+
+    wait_until(served)

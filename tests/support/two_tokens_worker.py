@@ -10,7 +10,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from hsm.ekm.protocol.drive_side import DriveSession, Generate, Translate, Wish
+from hsm.ekm.protocol.drive_side import DriveRequest, DriveSession, Generate, Translate
 from hsm.ekm.service.launch import spawn_ekm
 from hsm.keys.eedk import KeyLabel, KeyMode
 from hsm.keys.pki import load_certificate
@@ -34,10 +34,10 @@ def main(lab_path: str, state: str) -> None:
             SecureElement.start(SecureElementConfig.of(made.drive(serial)))
         )
 
-        def exchange(proxy: EkmProxy, wish: Wish) -> tuple[str, tuple[bytes, ...]]:
+        def exchange(proxy: EkmProxy, wish: DriveRequest) -> tuple[str, tuple[bytes, ...]]:
             session = DriveSession(element, trust, serial, wish)
             proxy.exchange(session)
-            return element.unseal(session.grant.sedk).hex(), session.grant.eedks
+            return element.rewrap_for_engine(session.grant.sedk).hex(), session.grant.eedks
 
         for writer, reader in ((0, 1), (1, 0)):
             eedks: tuple[bytes, ...] = ()
@@ -48,7 +48,7 @@ def main(lab_path: str, state: str) -> None:
                     spawn_ekm(ekm_config(lab, unit, made)) as process,
                     EkmProxy([endpoint(unit, made, process.port)]) as proxy,
                 ):
-                    wish: Wish = (
+                    wish: DriveRequest = (
                         Translate(volume, CARTRIDGE_ID, eedks)
                         if eedks
                         else Generate(volume, CARTRIDGE_ID, labels)

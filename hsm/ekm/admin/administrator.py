@@ -35,12 +35,12 @@ _FORGOTTEN_AT_ONCE = 1000
 
 
 class AdministrationError(TaperigError):
-    """What was asked of the administration makes no sense."""
+    """An administration request that cannot be carried out as given."""
 
 
 @dataclass(frozen=True)
 class Administrator:
-    """Somebody with the admin secret of some key managers that share one token."""
+    """Administrate key managers that share one token, with their admin secret."""
 
     configs: Sequence[EkmConfig]
     secret: str

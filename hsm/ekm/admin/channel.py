@@ -30,6 +30,7 @@ from hsm.ekm.config import EkmConfig
 from hsm.ekm.logs import LOG
 from hsm.ekm.protocol.errors import EkmError
 from hsm.errors import TaperigError
+from hsm.framing import LENGTH_BYTES, FrameError, frame, frame_length, read_frame
 
 if TYPE_CHECKING:
     from hsm.ekm.admin.commands import Administration
@@ -39,7 +40,6 @@ ANSWER_LIMIT = 64 * 1024 * 1024
 REQUEST_SECONDS = 10.0
 ANSWER_SECONDS = 600.0
 WRONG_SECRET_SECONDS = 1.0
-_LENGTH = 4
 _AT_ONCE = 16
 
 
@@ -120,16 +120,14 @@ class AdminServer:
             if self._open > _AT_ONCE:
                 return
             async with asyncio.timeout(REQUEST_SECONDS):
-                length = int.from_bytes(await reader.readexactly(_LENGTH), "big")
-                if length > REQUEST_LIMIT:
-                    return
-                request = await reader.readexactly(length)
+                header = await reader.readexactly(LENGTH_BYTES)
+                request = await reader.readexactly(frame_length(header, REQUEST_LIMIT))
             answer = await self._answer(request, _who(writer.get_extra_info("socket")))
             data = json.dumps(answer).encode()
-            writer.write(len(data).to_bytes(_LENGTH, "big") + data)
+            writer.write(frame(data, ANSWER_LIMIT))
             async with asyncio.timeout(REQUEST_SECONDS):
                 await writer.drain()
-        except (OSError, EOFError, TimeoutError):
+        except (OSError, EOFError, TimeoutError, FrameError):
             pass
         finally:
             self._open -= 1
@@ -172,9 +170,9 @@ def _parsed(data: bytes) -> tuple[str, str, dict[str, Any]]:
         secret, command = request["secret"], request["command"]
         arguments = request["arguments"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise EkmError("That was no request of an administrator.") from None
+        raise EkmError("Malformed administration request.") from None
     if not (isinstance(secret, str) and isinstance(command, str) and isinstance(arguments, dict)):
-        raise EkmError("That was no request of an administrator.")
+        raise EkmError("Malformed administration request.")
     return secret, command, arguments
 
 
@@ -207,7 +205,7 @@ def administer(config: EkmConfig, secret: str, command: str, **arguments: Any) -
         answer = _asked(config.admin_path, json.dumps(request).encode())
     except (FileNotFoundError, ConnectionRefusedError):
         return _done_here(config, secret, command, arguments)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, FrameError) as error:
         raise EkmError(
             f"The key manager does not answer at {config.admin_path} ({error}); look at its log."
         ) from None
@@ -221,11 +219,9 @@ def _asked(path: Path, request: bytes) -> dict[str, Any]:
         connection.settimeout(ANSWER_SECONDS)
         with _short(path) as name:
             connection.connect(name)
-        connection.sendall(len(request).to_bytes(_LENGTH, "big") + request)
-        with connection.makefile("rb") as stream:
-            length = int.from_bytes(stream.read(_LENGTH), "big")
-            data = stream.read(length) if length <= ANSWER_LIMIT else b""
-    if len(data) != length or not data:
+        connection.sendall(frame(request, REQUEST_LIMIT))
+        data = read_frame(connection.recv, ANSWER_LIMIT)
+    if data is None:
         raise EOFError("it ended the connection")
     answer = json.loads(data)
     if not isinstance(answer, dict) or not answer.keys() & {"result", "error"}:

@@ -10,19 +10,20 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cryptography import x509
 
 from hsm.ekm.protocol import identities, messages
 from hsm.ekm.protocol.errors import ErrorCode, ExchangeError, ExchangeRefusedError, MessageError
-from hsm.ekm.protocol.fields import Operation, printable
+from hsm.ekm.protocol.fields import KeyOperation, printable
 from hsm.ekm.protocol.messages import (
     Ack,
     Challenge,
     Error,
     Hello,
+    KeyGrant,
     KeyReply,
     KeyRequest,
     LabelAnswer,
@@ -81,16 +82,8 @@ class Rekey:
     allow_public_only: bool = False
 
 
-Wish = Generate | Translate | Rekey
+DriveRequest = Generate | Translate | Rekey
 """What a drive may ask a key manager for."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeyGrant:
-    """What an exchange yields: the data key wrapped for this drive, and the cartridge's EEDKs."""
-
-    sedk: bytes
-    eedks: tuple[bytes, ...]
 
 
 class DriveSession:
@@ -106,7 +99,7 @@ class DriveSession:
         element: Signer,
         ekm_trust_ca_der: bytes,
         serial: str,
-        request: Wish,
+        request: DriveRequest,
         next_sequence: Callable[[], int] | None = None,
     ) -> None:
         """Prepare an exchange.
@@ -217,11 +210,11 @@ class DriveSession:
     def _unsigned_request(self, session: bytes) -> KeyRequest:
         match self.request:
             case Generate(volume, cartridge_id, labels, allow_public_only):
-                operation, eedks = Operation.GENERATE, ()
+                operation, eedks = KeyOperation.GENERATE, ()
             case Translate(volume, cartridge_id, eedks):
-                operation, labels, allow_public_only = Operation.TRANSLATE, (), False
+                operation, labels, allow_public_only = KeyOperation.TRANSLATE, (), False
             case Rekey(volume, cartridge_id, eedks, labels, allow_public_only):
-                operation = Operation.REKEY
+                operation = KeyOperation.REKEY
         return KeyRequest(
             session=session,
             operation=operation,
@@ -251,7 +244,7 @@ class DriveSession:
                 ErrorCode.STALE_SEQUENCE,
                 f"The key reply answers request {reply.sequence}, not {self._sequence}.",
             )
-        grant = KeyGrant(reply.sedk, self._checked_eedks(reply.eedks))
+        grant = replace(reply.grant, eedks=self._checked_eedks(reply.eedks))
         self._transcript.add(data)
         ack = self._transcript.signed(Ack(session=reply.session, status=0), self._element.sign)
         self._grant = grant

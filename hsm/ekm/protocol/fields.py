@@ -13,7 +13,7 @@ from hsm.errors import LabelInvalidError
 from hsm.keys.eedk import KEK_HASH_BYTES, KeyLabel, KeyMode
 
 
-class Operation(StrEnum):
+class KeyOperation(StrEnum):
     """What a drive may ask for."""
 
     GENERATE = "generate"
@@ -24,7 +24,7 @@ class Operation(StrEnum):
     """Two new EEDKs for the data key in a cartridge's EEDKs."""
 
 
-_OPERATIONS: Mapping[str, Operation] = {each.value: each for each in Operation}
+_OPERATIONS: Mapping[str, KeyOperation] = {each.value: each for each in KeyOperation}
 
 
 TEXT_LIMIT = 500
@@ -102,11 +102,11 @@ def read_flag(value: object) -> bool:
     return value
 
 
-def read_operation(value: object) -> Operation:
+def read_operation(value: object) -> KeyOperation:
     """Read what a drive asks for."""
     operation = _OPERATIONS.get(value) if isinstance(value, str) else None
     if operation is None:
-        raise MessageError(f"must be one of {', '.join(Operation)}")
+        raise MessageError(f"must be one of {', '.join(KeyOperation)}")
     return operation
 
 

@@ -16,14 +16,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+from hsm import framing
 from hsm.ekm.protocol.errors import MessageError
 from hsm.ekm.protocol.fields import (
     TEXT_LIMIT,
     Field,
+    KeyOperation,
     LabelState,
-    Operation,
     Wire,
     integer,
     list_of,
@@ -45,7 +46,6 @@ from hsm.keys.signature import MAX_SIGNATURE_BYTES, MIN_SIGNATURE_BYTES
 
 PROTOCOL_VERSION = 2
 """Version 2 names the cartridge by its id too (CART-4)."""
-LENGTH_BYTES = 4
 FRAME_LIMIT = 64 * 1024
 """Longest message, in bytes, without its four length bytes."""
 
@@ -178,7 +178,7 @@ class KeyRequest(Message):
     )
 
     session: bytes
-    operation: Operation
+    operation: KeyOperation
     volume: str
     cartridge_id: bytes
     labels: tuple[KeyLabel, ...]
@@ -198,10 +198,22 @@ class KeyRequest(Message):
 
 
 _CONTENTS = {
-    Operation.GENERATE: (True, False),
-    Operation.TRANSLATE: (False, True),
-    Operation.REKEY: (True, True),
+    KeyOperation.GENERATE: (True, False),
+    KeyOperation.TRANSLATE: (False, True),
+    KeyOperation.REKEY: (True, True),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class KeyGrant:
+    """The key material of an exchange, all of it ciphertext.
+
+    ``sedk`` is the data key wrapped for the drive. ``eedks`` are the EEDKs for the cartridge; the
+    key manager leaves them out for TRANSLATE, since the drive has them.
+    """
+
+    sedk: bytes
+    eedks: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +236,16 @@ class KeyReply(Message):
     eedks: tuple[bytes, ...]
     sequence: int
     signature: bytes = b""
+
+    @classmethod
+    def granting(cls, grant: KeyGrant, session: bytes, sequence: int) -> Self:
+        """Return the reply, not signed yet, that carries a grant."""
+        return cls(session, grant.sedk, grant.eedks, sequence)
+
+    @property
+    def grant(self) -> KeyGrant:
+        """The key material that it carries."""
+        return KeyGrant(self.sedk, self.eedks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,17 +354,7 @@ def _read(
 
 def frame(data: bytes) -> bytes:
     """Return a message's bytes with their length in front, as they go over a connection."""
-    if not 0 < len(data) <= FRAME_LIMIT:
-        raise MessageError(f"a message is 1 to {FRAME_LIMIT} bytes, not {len(data)}")
-    return len(data).to_bytes(LENGTH_BYTES, "big") + data
-
-
-def frame_length(header: bytes | bytearray) -> int:
-    """Return the length, in bytes, that four header bytes announce; refuse one out of range."""
-    length = int.from_bytes(header, "big")
-    if not 0 < length <= FRAME_LIMIT:
-        raise MessageError(f"a message is 1 to {FRAME_LIMIT} bytes, not {length}")
-    return length
+    return framing.frame(data, FRAME_LIMIT)
 
 
 assert all([field.name for field in fields(kind)] == [*kind.FIELDS] for kind in _TYPES.values())

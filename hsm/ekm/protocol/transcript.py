@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hsm.ekm.protocol.messages import LENGTH_BYTES, Ack, KeyReply, KeyRequest
+from hsm.ekm.protocol.messages import Ack, KeyReply, KeyRequest, frame
 from hsm.keys import deterministic_cbor
 
 Signed = KeyRequest | KeyReply | Ack
@@ -26,7 +26,7 @@ class Transcript:
 
     def add(self, data: bytes) -> None:
         """Take a message that was sent or received."""
-        self._hash.update(len(data).to_bytes(LENGTH_BYTES, "big") + data)
+        self._hash.update(frame(data))
 
     def to_verify(self, message: Signed, data: bytes) -> bytes:
         """Return the 32 bytes that the signature of ``message``, which came as ``data``, is over.
@@ -53,8 +53,7 @@ class Transcript:
 
     def _digest(self, message: Signed, part: bytes) -> bytes:
         continued = self._hash.copy()
-        length = len(part).to_bytes(LENGTH_BYTES, "big")
-        continued.update(b"signature over %b%b%b" % (message.TYPE.encode(), length, part))
+        continued.update(b"signature over %b%b" % (message.TYPE.encode(), frame(part)))
         return continued.digest()
 
 

@@ -12,11 +12,12 @@ from typing import Protocol
 
 from hsm.ekm.exchange import Answer, Exchange, Steps
 from hsm.ekm.protocol import messages
-from hsm.ekm.protocol.errors import ErrorCode, MessageError
+from hsm.ekm.protocol.errors import ErrorCode
 from hsm.ekm.service.event_loop import Timer
 from hsm.ekm.service.tls_stream import TlsStream
+from hsm.framing import LENGTH_BYTES, FrameError, frame_length
 
-_KEPT = messages.LENGTH_BYTES + messages.FRAME_LIMIT
+_KEPT = LENGTH_BYTES + messages.FRAME_LIMIT
 """Bytes of further messages that are kept beside the one that is answered."""
 
 
@@ -49,7 +50,7 @@ class Connection:
         self._frame_seconds = frame_seconds
         self._buffer = bytearray()
         self._message = b""  # that waits for its answer
-        self._misfit: MessageError | None = None  # what is wrong with its length
+        self._misfit: FrameError | None = None  # what is wrong with its length
         self._timer: Timer | None = None
         self._waiting = False  # in the owner's queue
         self._blocked = False  # the peer does not take its answers
@@ -144,16 +145,16 @@ class Connection:
     def _take_message(self) -> bool:
         """Take the next message out of the buffer; say whether it is there to be answered."""
         buffer = self._buffer
-        if len(buffer) < messages.LENGTH_BYTES:
+        if len(buffer) < LENGTH_BYTES:
             return False
         try:
-            end = messages.LENGTH_BYTES + messages.frame_length(buffer[: messages.LENGTH_BYTES])
-        except MessageError as error:
+            end = LENGTH_BYTES + frame_length(buffer[:LENGTH_BYTES], messages.FRAME_LIMIT)
+        except FrameError as error:
             self._misfit = error  # answered at once, unread
             return True
         if len(buffer) < end:
             return False
-        self._message = bytes(buffer[messages.LENGTH_BYTES : end])
+        self._message = bytes(buffer[LENGTH_BYTES:end])
         del buffer[:end]
         return True
 

@@ -30,7 +30,7 @@ from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.errors import EkmError
 from hsm.ekm.service.http_status import StatusServer
 from hsm.ekm.service.systemd import Supervisor
-from hsm.ekm.service.worker_pool import Crew
+from hsm.ekm.service.worker_pool import WorkerPool
 from hsm.errors import TaperigError
 from hsm.listener import open_listener
 
@@ -62,37 +62,41 @@ class EkmServer:
                 loop.add_signal_handler(number, self._stop.set)
         listener = _listen(self._config)
         supervisor = Supervisor()  # before the workers inherit what it is told by
-        crew = Crew(self._config, self._audit)
-        alive = loop.create_task(supervisor.keep_alive())
+        pool = WorkerPool(self._config, self._audit)
+        alive: asyncio.Task[None] | None = None
         try:
-            async with StatusServer(self._config, crew), AdminServer(self._config):
-                await crew.start(self._stop)
+            async with StatusServer(self._config, pool), AdminServer(self._config):
+                await pool.start(self._stop)
                 if self._stop.is_set():
                     return
                 host, port = listener.getsockname()[:2]
 
                 def on_serving(serving: bool) -> None:
-                    self._take_or_wait(listener, crew, serving)
+                    self._take_or_wait(listener, pool, serving)
                     supervisor.status(f"serves at {host}:{port}" if serving else "no worker serves")
 
-                crew.on_serving = on_serving
-                self._take_or_wait(listener, crew, True)
+                pool.on_serving = on_serving
+                self._take_or_wait(listener, pool, True)
                 LOG.info("listening", host=host, port=port, workers=self._config.workers)
                 on_ready(host, port)
                 supervisor.ready(f"{host}:{port}")
+                # Not before: systemd's watchdog begins with READY=1, which a queue that is full
+                # of signs of life would not take.
+                alive = loop.create_task(supervisor.keep_alive())
                 await self._stop.wait()
                 LOG.info("stopping")
                 supervisor.stopping()
-                crew.on_serving = lambda serving: None
+                pool.on_serving = lambda serving: None
                 if self._patience is not None:
                     self._patience.cancel()
                 loop.remove_reader(listener)
         finally:
-            alive.cancel()
+            if alive is not None:
+                alive.cancel()
             listener.close()
-            await crew.stop()
+            await pool.stop()
 
-    def _take_or_wait(self, listener: socket.socket, crew: Crew, serving: bool) -> None:
+    def _take_or_wait(self, listener: socket.socket, pool: WorkerPool, serving: bool) -> None:
         """Leave connections with the kernel while no worker serves; end them if that lasts."""
         if serving == self._serving:
             return
@@ -101,11 +105,11 @@ class EkmServer:
         if self._patience is not None:
             self._patience.cancel()
         if serving:
-            loop.add_reader(listener, self._accept, listener, crew.hand_over)
+            loop.add_reader(listener, self._accept, listener, pool.hand_over)
         else:
             loop.remove_reader(listener)
             self._patience = loop.call_later(
-                _WAIT_SECONDS, loop.add_reader, listener, self._accept, listener, crew.turn_away
+                _WAIT_SECONDS, loop.add_reader, listener, self._accept, listener, pool.turn_away
             )
 
     def _accept(self, listener: socket.socket, take: Callable[[socket.socket], None]) -> None:

@@ -20,7 +20,7 @@ from typing import Self
 from hsm.ekm.config import EkmConfig
 from hsm.ekm.logs import LOG
 from hsm.ekm.protocol.errors import EkmError
-from hsm.ekm.service.worker_pool import Crew
+from hsm.ekm.service.worker_pool import WorkerPool
 from hsm.listener import open_listener
 
 REQUEST_LIMIT = 8192
@@ -34,10 +34,10 @@ _TEXT = "text/plain; charset=utf-8"
 class StatusServer:
     """Serves the pages above on the configured port; does nothing when there is none."""
 
-    def __init__(self, config: EkmConfig, crew: Crew) -> None:
+    def __init__(self, config: EkmConfig, pool: WorkerPool) -> None:
         """Prepare; a context manager serves."""
         self._port = config.metrics_port
-        self._crew = crew
+        self._pool = pool
         self._open = 0
         self._server: asyncio.Server | None = None
 
@@ -88,11 +88,11 @@ class StatusServer:
         match words[1].split(b"?", 1)[0]:
             case b"/metrics":
                 kind = "text/plain; version=0.0.4; charset=utf-8"
-                return _page(200, "OK", self._crew.metrics_page(), kind)
+                return _page(200, "OK", self._pool.metrics_page(), kind)
             case b"/healthz":
                 return _page(200, "OK", b"ok\n")
-            case b"/readyz" if self._crew.serving:
-                return _page(200, "OK", b"ready, workers: %d\n" % self._crew.serving)
+            case b"/readyz" if self._pool.serving:
+                return _page(200, "OK", b"ready, workers: %d\n" % self._pool.serving)
             case b"/readyz":
                 return _page(503, "Service Unavailable", b"no worker serves\n")
             case _:

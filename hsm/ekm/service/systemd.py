@@ -42,7 +42,7 @@ class Supervisor:
         self._tell("STOPPING=1\nSTATUS=stopping")
 
     async def keep_alive(self) -> None:
-        """Tell again and again that the event loop turns, if that is wanted; never returns."""
+        """Report periodically that the event loop runs, if that is wanted; never return."""
         while True:
             if self._pause:
                 self._tell("WATCHDOG=1")

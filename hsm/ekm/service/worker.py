@@ -185,7 +185,7 @@ class Worker:
         stream.shake(lambda trouble: self._shaken(stream, trouble))
 
     def _shaken(self, stream: TlsStream, trouble: str) -> None:
-        """Serve who shook hands; a peer that is not one of ours is told of in the audit log."""
+        """Serve an authenticated peer; record any other in the audit log."""
         self._handshakes.pop(stream).cancel()
         if trouble:
             self._refused_peer(trouble)

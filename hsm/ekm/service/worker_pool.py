@@ -44,7 +44,7 @@ class _Worker:
     hangs: bool = False
 
 
-class Crew:
+class WorkerPool:
     """All workers of one key manager."""
 
     def __init__(self, config: EkmConfig, audit: AuditLog) -> None:
@@ -175,9 +175,9 @@ class Crew:
                     self._lost(worker)
                 return
             worker.heard = time.monotonic()
-            self._told(worker, json.loads(data))
+            self._on_message(worker, json.loads(data))
 
-    def _told(self, worker: _Worker, content: dict[str, Any]) -> None:
+    def _on_message(self, worker: _Worker, content: dict[str, Any]) -> None:
         if "failed" in content:
             worker.failure = str(content["failed"])
         if "closed" in content:

@@ -25,8 +25,8 @@ from pkcs11 import Attribute, KeyType, Mechanism
 
 from hsm.pkcs11.structures import MechanismCall
 from hsm.validate.attempt import Attempt, NotTriedError, attempt
-from hsm.validate.findings import Answer, Probe, Status, good_if
-from hsm.validate.session import BARE_DATA_KEY, UNWRAPPED, Bench, outside_decrypt
+from hsm.validate.findings import Probe, ProbeAnswer, Status, good_if
+from hsm.validate.session import BARE_DATA_KEY, UNWRAPPED, TokenUnderTest, outside_decrypt
 
 _IV: Final = bytes(16)
 _WRAPS: Final = (
@@ -39,15 +39,15 @@ _PKCS1: Final = MechanismCall(Mechanism.RSA_PKCS)
 _RAW: Final = MechanismCall(Mechanism.RSA_X_509)
 
 
-def _held(code: str) -> Answer:
-    return Answer(Status.GOOD, "withstood", code)
+def _held(code: str) -> ProbeAnswer:
+    return ProbeAnswer(Status.GOOD, "withstood", code)
 
 
-def _pulled(how: str, code: str) -> Answer:
-    return Answer(Status.RISK, f"the key is out: {how}", code)
+def _pulled(how: str, code: str) -> ProbeAnswer:
+    return ProbeAnswer(Status.RISK, f"the key is out: {how}", code)
 
 
-def _first_out(tried: list[tuple[Attempt, str]], out: Callable[[Attempt], bool]) -> Answer:
+def _first_out(tried: list[tuple[Attempt, str]], out: Callable[[Attempt], bool]) -> ProbeAnswer:
     """Judge several ways: the first that gets the key out, else the first refusal."""
     for way, how in tried:
         if not way.refused and out(way):
@@ -55,32 +55,32 @@ def _first_out(tried: list[tuple[Attempt, str]], out: Callable[[Attempt], bool])
     return _held(tried[0][0].code)
 
 
-def _wrap_decrypt(bench: Bench) -> Answer:
+def _wrap_decrypt(token: TokenUnderTest) -> ProbeAnswer:
     """One key that both wraps and decrypts: wrap the data key, decrypt the result."""
-    key, value = bench.known_data_key()
+    key, value = token.known_data_key()
     uses = {"WRAP": True, "DECRYPT": True, "ENCRYPT": True}
     made = attempt(
-        bench.session.generate_key,
+        token.session.generate_key,
         MechanismCall(Mechanism.AES_KEY_GEN),
-        {**bench.aes(**uses), Attribute.VALUE_LEN: 32},
+        {**token.aes(**uses), Attribute.VALUE_LEN: 32},
     )
     if made.refused:
         return _held(made.code)
     codes = []
     for mechanism, how in _WRAPS:
-        wrapped = attempt(bench.session.wrap, mechanism, made.value, key)
+        wrapped = attempt(token.session.wrap, mechanism, made.value, key)
         codes.append(wrapped.code)
         if wrapped.refused:
             continue
-        opened = attempt(bench.session.decrypt, mechanism, made.value, wrapped.value)
+        opened = attempt(token.session.decrypt, mechanism, made.value, wrapped.value)
         if opened.refused and how == "AES-KEY-WRAP":  # RFC 3394 can be undone with AES-ECB
-            opened = attempt(_undo_key_wrap, bench, made.value, wrapped.value)
+            opened = attempt(_undo_key_wrap, token, made.value, wrapped.value)
         if not opened.refused and opened.value == value:
             return _pulled(f"wrapped and decrypted with {how}", wrapped.code)
     return _held(codes[0])
 
 
-def _undo_key_wrap(bench: Bench, key: int, wrapped: bytes) -> bytes:
+def _undo_key_wrap(token: TokenUnderTest, key: int, wrapped: bytes) -> bytes:
     """RFC 3394, 2.2.2, with single-block AES decryptions by the token."""
     ecb = MechanismCall(Mechanism.AES_ECB)
     register, blocks = wrapped[:8], [wrapped[i : i + 8] for i in range(8, len(wrapped), 8)]
@@ -88,7 +88,7 @@ def _undo_key_wrap(bench: Bench, key: int, wrapped: bytes) -> bytes:
         for place in reversed(range(len(blocks))):
             count = (len(blocks) * turn + place + 1).to_bytes(8, "big")
             mixed = bytes(a ^ b for a, b in zip(register, count, strict=True))
-            block = bench.session.decrypt(ecb, key, mixed + blocks[place])
+            block = token.session.decrypt(ecb, key, mixed + blocks[place])
             register, blocks[place] = block[:8], block[8:]
     return b"".join(blocks)
 
@@ -96,12 +96,12 @@ def _undo_key_wrap(bench: Bench, key: int, wrapped: bytes) -> bytes:
 _undo_key_wrap.__name__ = "decrypt"
 
 
-def _known_wrapping_key(bench: Bench) -> Answer:
+def _known_wrapping_key(token: TokenUnderTest) -> ProbeAnswer:
     """A wrapping key whose value the attacker chose."""
-    key, value = bench.known_data_key()
+    key, value = token.known_data_key()
     secret = os.urandom(32)
-    wrapping = bench.known_aes(secret, WRAP=True)
-    tried = [(attempt(bench.session.wrap, way, wrapping, key), how) for way, how in _WRAPS]
+    wrapping = token.known_aes(secret, WRAP=True)
+    tried = [(attempt(token.session.wrap, way, wrapping, key), how) for way, how in _WRAPS]
     return _first_out(tried, lambda way: _unwrap_outside(secret, way.value) == value)
 
 
@@ -113,23 +113,23 @@ def _unwrap_outside(secret: bytes, wrapped: bytes) -> bytes:
     return opened[:32] if len(wrapped) == 48 else opened
 
 
-def _own_public_key(bench: Bench) -> Answer:
+def _own_public_key(token: TokenUnderTest) -> ProbeAnswer:
     """A public key whose private half the attacker has."""
-    key, value = bench.known_data_key()
-    wrapped = attempt(bench.session.wrap, bench.oaep, bench.outside_public, key)
+    key, value = token.known_data_key()
+    wrapped = attempt(token.session.wrap, token.oaep, token.outside_public, key)
     return _first_out(
         [(wrapped, "wrapped to the attacker's own public key")],
-        lambda way: outside_decrypt(bench.outside, way.value, bench.best_hash) == value,
+        lambda way: outside_decrypt(token.outside, way.value, token.best_hash) == value,
     )
 
 
-def _weak_rsa(bench: Bench) -> Answer:
+def _weak_rsa(token: TokenUnderTest) -> ProbeAnswer:
     """A public key that can be factored: RSA of 512 bits with PKCS#1 v1.5."""
-    key, value = bench.known_data_key()
-    public = attempt(bench.session.create, bench.public_template(_WEAK.public_numbers))
+    key, value = token.known_data_key()
+    public = attempt(token.session.create, token.public_template(_WEAK.public_numbers))
     if public.refused:
         return _held(public.code)
-    wrapped = attempt(bench.session.wrap, _PKCS1, public.value, key)
+    wrapped = attempt(token.session.wrap, _PKCS1, public.value, key)
     return _first_out(
         [(wrapped, "wrapped under RSA of 512 bits, which can be factored")],
         lambda way: _weak_open(way.value) == value,
@@ -152,17 +152,17 @@ def _weak_numbers() -> rsa.RSAPrivateNumbers:
 _WEAK: Final = _weak_numbers()
 
 
-def _weak_des(bench: Bench) -> Answer:
+def _weak_des(token: TokenUnderTest) -> ProbeAnswer:
     """A wrapping key of single DES (56 bits)."""
-    key, value = bench.known_data_key()
+    key, value = token.known_data_key()
     secret = bytes.fromhex("0123456789abcdef")
     made = attempt(
-        bench.session.create,
-        {**bench.aes(WRAP=True), Attribute.KEY_TYPE: KeyType._DES, Attribute.VALUE: secret},
+        token.session.create,
+        {**token.aes(WRAP=True), Attribute.KEY_TYPE: KeyType._DES, Attribute.VALUE: secret},
     )
     if made.refused:
         return _held(made.code)
-    wrapped = attempt(bench.session.wrap, MechanismCall(Mechanism._DES_ECB), made.value, key)
+    wrapped = attempt(token.session.wrap, MechanismCall(Mechanism._DES_ECB), made.value, key)
     return _first_out(
         [(wrapped, "wrapped under single DES")],
         lambda way: _des_open(secret, way.value)[:32] == value,
@@ -175,39 +175,39 @@ def _des_open(secret: bytes, wrapped: bytes) -> bytes:
     return cipher.update(wrapped) + cipher.finalize()
 
 
-def _change(how: str, changes: dict[Attribute, Any], bench: Bench) -> Answer:
+def _change(how: str, changes: dict[Attribute, Any], token: TokenUnderTest) -> ProbeAnswer:
     """Change an attribute of a data key, by setting it or on a copy, and use what was gained."""
-    key, value = bench.known_data_key()
-    call = bench.session.set if how == "set" else bench.session.copy
+    key, value = token.known_data_key()
+    call = token.session.set if how == "set" else token.session.copy
     changed = attempt(call, key, changes)
     if changed.refused:
         return _held(changed.code)
     target = key if how == "set" else int(changed.value)
-    wrong = [name.name for name, want in changes.items() if _has(bench, target, name) is want]
+    wrong = [name.name for name, want in changes.items() if _has(token, target, name) is want]
     if not wrong:
-        return Answer(Status.GOOD, "taken, and without effect", changed.code)
-    read = attempt(bench.session.get, target, Attribute.VALUE)
+        return ProbeAnswer(Status.GOOD, "taken, and without effect", changed.code)
+    read = attempt(token.session.get, target, Attribute.VALUE)
     if not read.refused and read.value == value:
         return _pulled(f"{' and '.join(wrong)} changed, value read", changed.code)
-    return Answer(Status.RISK, f"{' and '.join(wrong)} can be changed", changed.code)
+    return ProbeAnswer(Status.RISK, f"{' and '.join(wrong)} can be changed", changed.code)
 
 
-def _has(bench: Bench, key: int, name: Attribute) -> bool | None:
-    told = attempt(bench.session.is_set, key, name)
+def _has(token: TokenUnderTest, key: int, name: Attribute) -> bool | None:
+    told = attempt(token.session.is_set, key, name)
     return None if told.refused else bool(told.value)
 
 
-def _give_back_extractable(how: str, bench: Bench) -> Answer:
+def _give_back_extractable(how: str, token: TokenUnderTest) -> ProbeAnswer:
     """Make a KEK's private half extractable."""
-    private = bench.guarded_kek.private
+    private = token.guarded_kek.private
     change = {Attribute.EXTRACTABLE: True}
-    call = bench.session.set if how == "set" else bench.session.copy
+    call = token.session.set if how == "set" else token.session.copy
     changed = attempt(call, private, change)
     if changed.refused:
         return _held(changed.code)
     target = private if how == "set" else int(changed.value)
     return good_if(
-        not bench.session.is_set(target, Attribute.EXTRACTABLE),
+        not token.session.is_set(target, Attribute.EXTRACTABLE),
         "taken, and without effect",
         "the private half is extractable now",
         changed.code,
@@ -215,93 +215,95 @@ def _give_back_extractable(how: str, bench: Bench) -> Answer:
     )
 
 
-def _weaker_template(bench: Bench) -> Answer:
+def _weaker_template(token: TokenUnderTest) -> ProbeAnswer:
     """Unwrap an EEDK with a template of the attacker's own: not sensitive."""
     value = os.urandom(32)
-    wrapped = bench.wrapped_outside(value, bench.guarded_kek)
-    weak = bench.aes() if not bench.honours_protection else bench.aes(SENSITIVE=False)
-    opened = attempt(bench.session.unwrap, bench.oaep, bench.guarded_kek.private, wrapped, weak)
+    wrapped = token.wrapped_outside(value, token.guarded_kek)
+    weak = token.aes() if not token.honours_protection else token.aes(SENSITIVE=False)
+    opened = attempt(token.session.unwrap, token.oaep, token.guarded_kek.private, wrapped, weak)
     if opened.refused:
         return _held(opened.code)
-    read = attempt(bench.session.get, opened.value, Attribute.VALUE)
+    read = attempt(token.session.get, opened.value, Attribute.VALUE)
     if not read.refused and read.value == value:
         return _pulled("EEDK unwrapped as not sensitive, value read", opened.code)
     return _held(read.code)
 
 
-def _pkcs1_oracle(bench: Bench) -> Answer:
+def _pkcs1_oracle(token: TokenUnderTest) -> ProbeAnswer:
     """Does a KEK unwrap PKCS#1 v1.5, and does its answer tell good padding from bad?"""
-    kek = bench.guarded_kek
+    kek = token.guarded_kek
     bits = kek.public_key.key_size
-    template = {**bench.aes(), Attribute.KEY_TYPE: KeyType.GENERIC_SECRET}
+    template = {**token.aes(), Attribute.KEY_TYPE: KeyType.GENERIC_SECRET}
     good = kek.public_key.encrypt(os.urandom(32), padding.PKCS1v15())
-    opened = attempt(bench.session.unwrap, _PKCS1, kek.private, good, template)
+    opened = attempt(token.session.unwrap, _PKCS1, kek.private, good, template)
     codes = set()
     for _ in range(16):
         wrong = os.urandom(bits // 8 - 1).rjust(bits // 8, b"\0")
-        codes.add(attempt(bench.session.unwrap, _PKCS1, kek.private, wrong, template).code)
+        codes.add(attempt(token.session.unwrap, _PKCS1, kek.private, wrong, template).code)
     if opened.refused and opened.code in codes and len(codes) == 1:
         return _held(opened.code)
     told = ", ".join(sorted(codes))
     if opened.code in codes:
-        return Answer(
+        return ProbeAnswer(
             Status.NOTE, "PKCS#1 v1.5 unwraps; wrong padding gives a random key", opened.code
         )
-    return Answer(Status.RISK, f"an oracle: good padding {opened.code}, bad {told}", opened.code)
+    return ProbeAnswer(
+        Status.RISK, f"an oracle: good padding {opened.code}, bad {told}", opened.code
+    )
 
 
-def _raw_rsa(bench: Bench) -> Answer:
+def _raw_rsa(token: TokenUnderTest) -> ProbeAnswer:
     """Unwrap an EEDK with raw RSA as a generic secret and read the padded block."""
-    wrapped = bench.wrapped_outside(os.urandom(32), bench.guarded_kek)
-    template = {**bench.aes(), Attribute.KEY_TYPE: KeyType.GENERIC_SECRET}
-    if bench.honours_protection:
+    wrapped = token.wrapped_outside(os.urandom(32), token.guarded_kek)
+    template = {**token.aes(), Attribute.KEY_TYPE: KeyType.GENERIC_SECRET}
+    if token.honours_protection:
         template |= {Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True}
-    opened = attempt(bench.session.unwrap, _RAW, bench.guarded_kek.private, wrapped, template)
+    opened = attempt(token.session.unwrap, _RAW, token.guarded_kek.private, wrapped, template)
     if opened.refused:
         return _held(opened.code)
-    read = attempt(bench.session.get, opened.value, Attribute.VALUE)
+    read = attempt(token.session.get, opened.value, Attribute.VALUE)
     if read.refused:
         return _held(read.code)
     block = int.from_bytes(read.value, "big")
-    numbers = bench.guarded_kek.public_key.public_numbers()
+    numbers = token.guarded_kek.public_key.public_numbers()
     if pow(block, numbers.e, numbers.n) == int.from_bytes(wrapped, "big"):
         return _pulled("EEDK opened with raw RSA", opened.code)
-    return Answer(Status.NOTE, "unwraps something else", opened.code)
+    return ProbeAnswer(Status.NOTE, "unwraps something else", opened.code)
 
 
-def _decrypt_with_kek(bench: Bench) -> Answer:
+def _decrypt_with_kek(token: TokenUnderTest) -> ProbeAnswer:
     """Decrypt an EEDK with a KEK that may only unwrap."""
     value = os.urandom(32)
-    wrapped = bench.wrapped_outside(value, bench.guarded_kek)
-    opened = attempt(bench.session.decrypt, bench.oaep, bench.guarded_kek.private, wrapped)
+    wrapped = token.wrapped_outside(value, token.guarded_kek)
+    opened = attempt(token.session.decrypt, token.oaep, token.guarded_kek.private, wrapped)
     if opened.refused:
         return _held(opened.code)
     return _pulled("decrypted with the KEK", opened.code) if opened.value == value else _held("")
 
 
-def _let_kek_decrypt(bench: Bench) -> Answer:
+def _let_kek_decrypt(token: TokenUnderTest) -> ProbeAnswer:
     """Give the KEK, or a copy of it, the use DECRYPT, then decrypt an EEDK with it."""
-    kek, value = bench.guarded_pair(), os.urandom(32)
-    wrapped = bench.wrapped_outside(value, kek)
+    kek, value = token.guarded_pair(), os.urandom(32)
+    wrapped = token.wrapped_outside(value, kek)
     decrypts = {Attribute.DECRYPT: True}
-    changed = attempt(bench.session.set, kek.private, decrypts)
-    copied = attempt(bench.session.copy, kek.private, bench.mine(decrypts))
+    changed = attempt(token.session.set, kek.private, decrypts)
+    copied = attempt(token.session.copy, kek.private, token.session_object(decrypts))
     for gained, key, how in (
         (changed, kek.private, "DECRYPT set on the KEK"),
         (copied, copied.value, "the KEK copied with DECRYPT"),
     ):
         if gained.refused:
             continue
-        opened = attempt(bench.session.decrypt, bench.oaep, int(key), wrapped)
+        opened = attempt(token.session.decrypt, token.oaep, int(key), wrapped)
         if not opened.refused and opened.value == value:
             return _pulled(f"{how}, EEDK decrypted", gained.code)
     return _held(changed.code)
 
 
-def _wrap_kek(bench: Bench) -> Answer:
+def _wrap_kek(token: TokenUnderTest) -> ProbeAnswer:
     """Wrap a KEK's private half, which is not extractable, under a known AES key."""
     secret = os.urandom(32)
-    wrapping = bench.known_aes(secret, WRAP=True)
+    wrapping = token.known_aes(secret, WRAP=True)
     ways = (
         (MechanismCall(Mechanism.AES_CBC_PAD, _IV), "AES-CBC-PAD", _open_cbc_pad),
         (
@@ -318,13 +320,13 @@ def _wrap_kek(bench: Bench) -> Answer:
     )
     codes = []
     for mechanism, how, open_outside in ways:
-        wrapped = attempt(bench.session.wrap, mechanism, wrapping, bench.guarded_kek.private)
+        wrapped = attempt(token.session.wrap, mechanism, wrapping, token.guarded_kek.private)
         codes.append(wrapped.code)
         if wrapped.refused:
             continue
-        if _is_kek(bench, open_outside, secret, wrapped.value):
+        if _is_kek(token, open_outside, secret, wrapped.value):
             return _pulled(f"a KEK's private half, wrapped with {how}", wrapped.code)
-        return Answer(Status.RISK, f"{how} wraps it, into something unread", wrapped.code)
+        return ProbeAnswer(Status.RISK, f"{how} wraps it, into something unread", wrapped.code)
     return _held(codes[0])
 
 
@@ -337,7 +339,10 @@ def _open_cbc_pad(secret: bytes, wrapped: bytes) -> bytes:
 
 
 def _is_kek(
-    bench: Bench, open_outside: Callable[[bytes, bytes], bytes], secret: bytes, wrapped: bytes
+    token: TokenUnderTest,
+    open_outside: Callable[[bytes, bytes], bytes],
+    secret: bytes,
+    wrapped: bytes,
 ) -> bool:
     try:
         key = serialization.load_der_private_key(open_outside(secret, wrapped), None)
@@ -345,70 +350,70 @@ def _is_kek(
         return False
     return (
         isinstance(key, rsa.RSAPrivateKey)
-        and key.public_key().public_numbers() == bench.guarded_kek.public_key.public_numbers()
+        and key.public_key().public_numbers() == token.guarded_kek.public_key.public_numbers()
     )
 
 
-def _trusted_by_user(how: str, bench: Bench) -> Answer:
+def _trusted_by_user(how: str, token: TokenUnderTest) -> ProbeAnswer:
     """The user makes a wrapping key TRUSTED."""
     pair = rsa.generate_private_key(65537, 2048).public_key()
     if how == "create":
-        template = bench.public_template(pair.public_numbers(), TRUSTED=True)
-        made = attempt(bench.session.create, template)
+        template = token.public_template(pair.public_numbers(), TRUSTED=True)
+        made = attempt(token.session.create, template)
         target = made.value
     else:
-        target = bench.public(pair)
-        call = bench.session.set if how == "set" else bench.session.copy
+        target = token.public(pair)
+        call = token.session.set if how == "set" else token.session.copy
         made = attempt(call, target, {Attribute.TRUSTED: True})
         target = made.value if how == "copy" else target
     if made.refused:
         return _held(made.code)
-    if not _has(bench, int(target), Attribute.TRUSTED):
-        return Answer(Status.GOOD, "taken, and without effect", made.code)
-    wrapped = attempt(bench.session.wrap, bench.oaep, int(target), bench.data_key())
+    if not _has(token, int(target), Attribute.TRUSTED):
+        return ProbeAnswer(Status.GOOD, "taken, and without effect", made.code)
+    wrapped = attempt(token.session.wrap, token.oaep, int(target), token.data_key())
     does = "and it wraps data keys" if not wrapped.refused else "but it wraps no data key"
-    return Answer(Status.RISK, f"the user makes a key TRUSTED, {does}", made.code)
+    return ProbeAnswer(Status.RISK, f"the user makes a key TRUSTED, {does}", made.code)
 
 
-def _drop_wrap_with_trusted(bench: Bench) -> Answer:
+def _drop_wrap_with_trusted(token: TokenUnderTest) -> ProbeAnswer:
     """Unwrap an EEDK without asking for WRAP_WITH_TRUSTED, then wrap it to one's own key."""
-    if not bench.knows_wrap_with_trusted:
+    if not token.knows_wrap_with_trusted:
         raise NotTriedError("WRAP_WITH_TRUSTED is unknown")
-    value, kek = os.urandom(32), bench.guarded_kek
-    template = bench.mine({**UNWRAPPED, **BARE_DATA_KEY})
+    value, kek = os.urandom(32), token.guarded_kek
+    template = token.session_object({**UNWRAPPED, **BARE_DATA_KEY})
     opened = attempt(
-        bench.session.unwrap,
-        bench.oaep,
+        token.session.unwrap,
+        token.oaep,
         kek.private,
-        bench.wrapped_outside(value, kek),
+        token.wrapped_outside(value, kek),
         template,
     )
     if opened.refused:
         return _held(opened.code)
-    wrapped = attempt(bench.session.wrap, bench.oaep, bench.outside_public, opened.value)
+    wrapped = attempt(token.session.wrap, token.oaep, token.outside_public, opened.value)
     return _first_out(
         [(wrapped, "EEDK unwrapped without WRAP_WITH_TRUSTED, wrapped to one's own key")],
-        lambda way: outside_decrypt(bench.outside, way.value, bench.best_hash) == value,
+        lambda way: outside_decrypt(token.outside, way.value, token.best_hash) == value,
     )
 
 
-def _derive(bench: Bench) -> Answer:
+def _derive(token: TokenUnderTest) -> ProbeAnswer:
     """Derive a readable key from a data key, which may not derive."""
-    key, value = bench.known_data_key()
+    key, value = token.known_data_key()
     template = {
-        **bench.aes(SENSITIVE=False, EXTRACTABLE=True),
+        **token.aes(SENSITIVE=False, EXTRACTABLE=True),
         Attribute.KEY_TYPE: KeyType.GENERIC_SECRET,
         Attribute.VALUE_LEN: 32,
     }
     derived = attempt(
-        bench.session.derive, MechanismCall(Mechanism.EXTRACT_KEY_FROM_KEY, bytes(8)), key, template
+        token.session.derive, MechanismCall(Mechanism.EXTRACT_KEY_FROM_KEY, bytes(8)), key, template
     )
     if derived.refused:
         return _held(derived.code)
-    read = attempt(bench.session.get, derived.value, Attribute.VALUE)
+    read = attempt(token.session.get, derived.value, Attribute.VALUE)
     if not read.refused and read.value == value:
         return _pulled("extracted by derivation", derived.code)
-    return Answer(Status.RISK, "a key that may not derive derives", derived.code)
+    return ProbeAnswer(Status.RISK, "a key that may not derive derives", derived.code)
 
 
 _WEAKER: Final = {

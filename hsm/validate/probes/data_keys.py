@@ -7,70 +7,70 @@ from pkcs11 import Attribute, Mechanism
 
 from hsm.pkcs11.structures import MechanismCall
 from hsm.validate.attempt import attempt
-from hsm.validate.findings import Answer, Probe, Status, good_if
-from hsm.validate.session import AES_256, Bench
+from hsm.validate.findings import Probe, ProbeAnswer, Status, good_if
+from hsm.validate.session import AES_256, TokenUnderTest
 
 
-def _generate(bits: int, bench: Bench) -> Answer:
-    template = bench.aes(EXTRACTABLE=True, SENSITIVE=True)
+def _generate(bits: int, token: TokenUnderTest) -> ProbeAnswer:
+    template = token.aes(EXTRACTABLE=True, SENSITIVE=True)
     made = attempt(
-        bench.session.generate_key, AES_256, {**template, Attribute.VALUE_LEN: bits // 8}
+        token.session.generate_key, AES_256, {**template, Attribute.VALUE_LEN: bits // 8}
     )
     bad = Status.LACKS if bits == 256 else Status.NOTE
     return good_if(not made.refused, "made", "not made", made.code, bad=bad)
 
 
-def _as_the_rig_does(bench: Bench) -> Answer:
-    key = bench.data_key()
-    told = bench.session.number(key, Attribute.VALUE_LEN)
+def _as_the_rig_does(token: TokenUnderTest) -> ProbeAnswer:
+    key = token.data_key()
+    told = token.session.number(key, Attribute.VALUE_LEN)
     kept = all(
-        bench.session.is_set(key, name) is value
-        for name, value in bench.data_key_template.items()
+        token.session.is_set(key, name) is value
+        for name, value in token.data_key_template.items()
         if isinstance(value, bool)
     )
     if not kept:
-        return Answer(Status.RISK, "made, with other attributes than asked for")
-    return Answer(Status.GOOD, f"made, {told} bytes", "C_GenerateKey: CKR_OK")
+        return ProbeAnswer(Status.RISK, "made, with other attributes than asked for")
+    return ProbeAnswer(Status.GOOD, f"made, {told} bytes", "C_GenerateKey: CKR_OK")
 
 
-def _distinct(bench: Bench) -> Answer:
-    values = {bench.reveal(bench.untrusting_data_key()) for _ in range(8)}
+def _distinct(token: TokenUnderTest) -> ProbeAnswer:
+    values = {token.reveal(token.untrusting_data_key()) for _ in range(8)}
     good = len(values) == 8 and all(len(value) == 32 for value in values)
     return good_if(
         good, "8 keys, 8 values of 32 bytes", "values repeat or are short", "", bad=Status.RISK
     )
 
 
-def _random(bench: Bench) -> Answer:
-    drawn = attempt(bench.session.random, 32)
+def _random(token: TokenUnderTest) -> ProbeAnswer:
+    drawn = attempt(token.session.random, 32)
     if drawn.refused:
-        return Answer(Status.NOTE, "gives none", drawn.code)
-    again = bench.session.random(32)
+        return ProbeAnswer(Status.NOTE, "gives none", drawn.code)
+    again = token.session.random(32)
     return good_if(
         drawn.value != again, "two draws differ", "two draws are equal", drawn.code, bad=Status.RISK
     )
 
 
-def _value_hidden(bench: Bench) -> Answer:
-    read = attempt(bench.session.get, bench.data_key(), Attribute.VALUE)
+def _value_hidden(token: TokenUnderTest) -> ProbeAnswer:
+    read = attempt(token.session.get, token.data_key(), Attribute.VALUE)
     return good_if(read.refused, "refused", "the value is given out", read.code, bad=Status.RISK)
 
 
-def _no_use(bench: Bench) -> Answer:
+def _no_use(token: TokenUnderTest) -> ProbeAnswer:
     used = attempt(
-        bench.session.encrypt, MechanismCall(Mechanism.AES_ECB), bench.data_key(), bytes(16)
+        token.session.encrypt, MechanismCall(Mechanism.AES_ECB), token.data_key(), bytes(16)
     )
     return good_if(used.refused, "refused", "it encrypts", used.code, bad=Status.RISK)
 
 
-def _dies_with_session(bench: Bench) -> Answer:
-    other = bench.library.open_session(bench.slot)
-    template = {**bench.aes(EXTRACTABLE=True), Attribute.VALUE_LEN: 32}
+def _dies_with_session(token: TokenUnderTest) -> ProbeAnswer:
+    other = token.library.open_session(token.slot)
+    template = {**token.aes(EXTRACTABLE=True), Attribute.VALUE_LEN: 32}
     key = other.generate_key(AES_256, template)
     identity = other.get(key, Attribute.ID)
-    seen = len(bench.session.find({Attribute.ID: identity}))
+    seen = len(token.session.find({Attribute.ID: identity}))
     other.close()
-    left = len(bench.session.find({Attribute.ID: identity}))
+    left = len(token.session.find({Attribute.ID: identity}))
     return good_if(
         seen >= 1 and left == seen - 1,
         "gone when its session is closed",

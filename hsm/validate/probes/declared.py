@@ -5,9 +5,9 @@ from typing import Final
 
 from pkcs11 import Mechanism, MechanismFlag
 
-from hsm.validate.findings import Answer, Probe, Status
+from hsm.validate.findings import Probe, ProbeAnswer, Status
 from hsm.validate.raw_pkcs11 import RefusedCallError
-from hsm.validate.session import Bench
+from hsm.validate.session import TokenUnderTest
 
 NEEDED: Final = {
     "AES_KEY_GEN": (Mechanism.AES_KEY_GEN, "making data keys", True),
@@ -36,9 +36,9 @@ _USES: Final = (
 )
 
 
-def _module(bench: Bench) -> Answer:
-    info = bench.library.info()
-    return Answer(
+def _module(token: TokenUnderTest) -> ProbeAnswer:
+    info = token.library.info()
+    return ProbeAnswer(
         Status.NOTE,
         f"{info['description'] or 'no description'} {info['library']} of "
         f"{info['manufacturer'] or 'nobody'}, Cryptoki {info['cryptoki']}",
@@ -46,10 +46,10 @@ def _module(bench: Bench) -> Answer:
     )
 
 
-def _token(bench: Bench) -> Answer:
-    info = bench.library.token_info(bench.slot)
+def _token(token: TokenUnderTest) -> ProbeAnswer:
+    info = token.library.token_info(token.slot)
     shortest, longest = info["pin_lengths"]
-    return Answer(
+    return ProbeAnswer(
         Status.NOTE,
         f"{info['model']} of {info['manufacturer']}, serial {info['serial'] or 'empty'}, hardware "
         f"{info['hardware']}, firmware {info['firmware']}, PINs of {shortest} to {longest} bytes",
@@ -57,44 +57,44 @@ def _token(bench: Bench) -> Answer:
     )
 
 
-def _label(bench: Bench) -> Answer:
+def _label(token: TokenUnderTest) -> ProbeAnswer:
     labels, serials = [], []
-    for slot in bench.library.slots():
+    for slot in token.library.slots():
         try:
-            info = bench.library.token_info(slot)
+            info = token.library.token_info(slot)
         except RefusedCallError:
             continue
         labels.append(info["label"])
         serials.append(info["serial"])
-    alone = labels.count(bench.label) == 1
-    serial = bench.library.token_info(bench.slot)["serial"]
+    alone = labels.count(token.label) == 1
+    serial = token.library.token_info(token.slot)["serial"]
     shared = serials.count(serial) - 1
     told = f"; its serial number {shared} others have too" if shared else ""
     if alone:
-        return Answer(Status.GOOD, f"one of {len(labels)} tokens, by its label{told}")
-    return Answer(Status.LACKS, f"{labels.count(bench.label)} tokens have this label{told}")
+        return ProbeAnswer(Status.GOOD, f"one of {len(labels)} tokens, by its label{told}")
+    return ProbeAnswer(Status.LACKS, f"{labels.count(token.label)} tokens have this label{told}")
 
 
-def _mechanism(mechanism: Mechanism, must: bool, bench: Bench) -> Answer:
+def _mechanism(mechanism: Mechanism, must: bool, token: TokenUnderTest) -> ProbeAnswer:
     absent = Status.LACKS if must else Status.NOTE
-    if mechanism not in bench.library.mechanisms(bench.slot):
-        return Answer(absent, "not declared", "C_GetMechanismList: CKR_OK")
+    if mechanism not in token.library.mechanisms(token.slot):
+        return ProbeAnswer(absent, "not declared", "C_GetMechanismList: CKR_OK")
     try:
-        least, most, flags = bench.library.mechanism_info(bench.slot, mechanism)
+        least, most, flags = token.library.mechanism_info(token.slot, mechanism)
     except RefusedCallError as refusal:
-        return Answer(absent, "listed, not described", f"{refusal.function}: {refusal.name}")
+        return ProbeAnswer(absent, "listed, not described", f"{refusal.function}: {refusal.name}")
     uses = ", ".join(
         (use.name or "").lower().replace("_", " ") for use in _USES if flags & use.value
     )
     sizes = f", keys of {least} to {most}" if most else ""
     status = Status.GOOD if must else Status.NOTE
-    return Answer(status, f"{uses or 'no use'}{sizes}", "C_GetMechanismInfo: CKR_OK")
+    return ProbeAnswer(status, f"{uses or 'no use'}{sizes}", "C_GetMechanismInfo: CKR_OK")
 
 
-def _mechanism_count(bench: Bench) -> Answer:
-    return Answer(
+def _mechanism_count(token: TokenUnderTest) -> ProbeAnswer:
+    return ProbeAnswer(
         Status.NOTE,
-        f"{len(bench.library.mechanisms(bench.slot))} mechanisms",
+        f"{len(token.library.mechanisms(token.slot))} mechanisms",
         "C_GetMechanismList: CKR_OK",
     )
 

@@ -10,95 +10,95 @@ from pkcs11 import Attribute, Mechanism
 
 from hsm.pkcs11.structures import MechanismCall
 from hsm.validate.attempt import Attempt, NotTriedError, attempt
-from hsm.validate.findings import Answer, Probe, Status, good_if
-from hsm.validate.session import HASHES, Bench, outside_oaep
+from hsm.validate.findings import Probe, ProbeAnswer, Status, good_if
+from hsm.validate.session import HASHES, TokenUnderTest, outside_oaep
 
 _KEY_WRAP: Final = MechanismCall(Mechanism.AES_KEY_WRAP)
 
 
-def _unwrap(bench: Bench, wrapped: bytes) -> Attempt:
-    template = bench.mine(bench.unwrap_template)
-    return attempt(bench.session.unwrap, bench.oaep, bench.kek.private, wrapped, template)
+def _unwrap(token: TokenUnderTest, wrapped: bytes) -> Attempt:
+    template = token.session_object(token.unwrap_template)
+    return attempt(token.session.unwrap, token.oaep, token.kek.private, wrapped, template)
 
 
-def _tells_length(bench: Bench) -> Answer:
-    key, _ = bench.known_data_key()
-    told = attempt(bench.session.number, key, Attribute.VALUE_LEN)
+def _tells_length(token: TokenUnderTest) -> ProbeAnswer:
+    key, _ = token.known_data_key()
+    told = attempt(token.session.number, key, Attribute.VALUE_LEN)
     if told.refused:
-        return Answer(Status.LACKS, "not told", told.code)
+        return ProbeAnswer(Status.LACKS, "not told", told.code)
     return good_if(told.value == 32, "32", str(told.value), told.code, bad=Status.LACKS)
 
 
-def _wrong_length(length: int, bench: Bench) -> Answer:
-    opened = _unwrap(bench, bench.wrapped_outside(os.urandom(length)))
+def _wrong_length(length: int, token: TokenUnderTest) -> ProbeAnswer:
+    opened = _unwrap(token, token.wrapped_outside(os.urandom(length)))
     if opened.refused:
-        return Answer(Status.GOOD, "refused", opened.code)
-    told = attempt(bench.session.number, opened.value, Attribute.VALUE_LEN)
+        return ProbeAnswer(Status.GOOD, "refused", opened.code)
+    told = attempt(token.session.number, opened.value, Attribute.VALUE_LEN)
     if told.value == length and length in (16, 24):
-        return Answer(Status.NOTE, f"an AES key, VALUE_LEN {length}", opened.code)
-    return Answer(
+        return ProbeAnswer(Status.NOTE, f"an AES key, VALUE_LEN {length}", opened.code)
+    return ProbeAnswer(
         Status.LACKS,
         f"taken as an AES key, VALUE_LEN {told.value if not told.refused else 'untold'}",
         opened.code,
     )
 
 
-def _damaged(bench: Bench) -> Answer:
-    whole = bench.wrapped_outside(os.urandom(32))
+def _damaged(token: TokenUnderTest) -> ProbeAnswer:
+    whole = token.wrapped_outside(os.urandom(32))
     codes = []
     for place in (0, len(whole) // 2, len(whole) - 1):
         damaged = bytearray(whole)
         damaged[place] ^= 1
-        opened = _unwrap(bench, bytes(damaged))
+        opened = _unwrap(token, bytes(damaged))
         if not opened.refused:
-            return Answer(Status.RISK, f"opened, with byte {place} damaged", opened.code)
+            return ProbeAnswer(Status.RISK, f"opened, with byte {place} damaged", opened.code)
         codes.append(opened.code)
-    return Answer(Status.GOOD, "refused", " or ".join(dict.fromkeys(codes)))
+    return ProbeAnswer(Status.GOOD, "refused", " or ".join(dict.fromkeys(codes)))
 
 
-def _cut(bench: Bench) -> Answer:
-    opened = _unwrap(bench, bench.wrapped_outside(os.urandom(32))[:-1])
+def _cut(token: TokenUnderTest) -> ProbeAnswer:
+    opened = _unwrap(token, token.wrapped_outside(os.urandom(32))[:-1])
     return good_if(opened.refused, "refused", "opened", opened.code, bad=Status.RISK)
 
 
-def _empty(bench: Bench) -> Answer:
-    opened = _unwrap(bench, b"")
+def _empty(token: TokenUnderTest) -> ProbeAnswer:
+    opened = _unwrap(token, b"")
     return good_if(opened.refused, "refused", "opened", opened.code, bad=Status.RISK)
 
 
-def _other_key(bench: Bench) -> Answer:
+def _other_key(token: TokenUnderTest) -> ProbeAnswer:
     other = rsa.generate_private_key(65537, 2048).public_key()
-    opened = _unwrap(bench, other.encrypt(os.urandom(32), outside_oaep(bench.best_hash)))
+    opened = _unwrap(token, other.encrypt(os.urandom(32), outside_oaep(token.best_hash)))
     return good_if(opened.refused, "refused", "opened", opened.code, bad=Status.RISK)
 
 
-def _other_hash(bench: Bench) -> Answer:
-    other = next(name for name in HASHES if name != bench.best_hash)
-    wrapped = bench.kek.public_key.encrypt(os.urandom(32), outside_oaep(other))
-    opened = _unwrap(bench, wrapped)
+def _other_hash(token: TokenUnderTest) -> ProbeAnswer:
+    other = next(name for name in HASHES if name != token.best_hash)
+    wrapped = token.kek.public_key.encrypt(os.urandom(32), outside_oaep(other))
+    opened = _unwrap(token, wrapped)
     return good_if(opened.refused, "refused", "opened", opened.code, bad=Status.RISK)
 
 
-def _damaged_key_wrap(bench: Bench) -> Answer:
+def _damaged_key_wrap(token: TokenUnderTest) -> ProbeAnswer:
     secret = os.urandom(32)
-    transport = bench.known_aes(secret, UNWRAP=True)
+    transport = token.known_aes(secret, UNWRAP=True)
     whole = aes_key_wrap(secret, os.urandom(32))
-    template = bench.mine(bench.unwrap_template)
-    undamaged = attempt(bench.session.unwrap, _KEY_WRAP, transport, whole, template)
+    template = token.session_object(token.unwrap_template)
+    undamaged = attempt(token.session.unwrap, _KEY_WRAP, transport, whole, template)
     if undamaged.refused:
         raise NotTriedError(f"AES-KEY-WRAP does not unwrap ({undamaged.code})")
     damaged = bytearray(whole)
     damaged[9] ^= 1
-    opened = attempt(bench.session.unwrap, _KEY_WRAP, transport, bytes(damaged), template)
+    opened = attempt(token.session.unwrap, _KEY_WRAP, transport, bytes(damaged), template)
     return good_if(opened.refused, "refused", "opened", opened.code, bad=Status.RISK)
 
 
-def _after_refusal(bench: Bench) -> Answer:
+def _after_refusal(token: TokenUnderTest) -> ProbeAnswer:
     """A hundred refusals, then a good unwrap: the token neither locks nor tires."""
-    damaged = bytes(bench.kek.public_key.key_size // 8)
+    damaged = bytes(token.kek.public_key.key_size // 8)
     for _ in range(100):
-        _unwrap(bench, damaged)
-    opened = _unwrap(bench, bench.wrapped_outside(os.urandom(32)))
+        _unwrap(token, damaged)
+    opened = _unwrap(token, token.wrapped_outside(os.urandom(32)))
     return good_if(
         not opened.refused, "unwraps as before", "no more unwraps", opened.code, bad=Status.RISK
     )

@@ -17,8 +17,8 @@ from pkcs11 import Mechanism
 
 from hsm.pkcs11.structures import MechanismCall
 from hsm.validate.attempt import attempt
-from hsm.validate.findings import Answer, Probe, Status, good_if
-from hsm.validate.session import Bench
+from hsm.validate.findings import Probe, ProbeAnswer, Status, good_if
+from hsm.validate.session import TokenUnderTest
 
 _IV: Final = bytes(range(16))
 _Outside = Callable[[bytes, bytes], bytes]
@@ -58,18 +58,18 @@ KINDS: Final[dict[str, tuple[str, MechanismCall, _Outside, _Outside]]] = {
 """Title, mechanism, and what does the same outside."""
 
 
-def _wrap(kind: str, bench: Bench) -> Answer:
+def _wrap(kind: str, token: TokenUnderTest) -> ProbeAnswer:
     _, mechanism, _, open_outside = KINDS[kind]
     secret = os.urandom(32)
-    transport = bench.known_aes(secret, WRAP=True)
-    key = bench.untrusting_data_key()
-    wrapped = attempt(bench.session.wrap, mechanism, transport, key)
+    transport = token.known_aes(secret, WRAP=True)
+    key = token.untrusting_data_key()
+    wrapped = attempt(token.session.wrap, mechanism, transport, key)
     if wrapped.refused:
-        return Answer(_bad(kind), "refused", wrapped.code)
+        return ProbeAnswer(_bad(kind), "refused", wrapped.code)
     try:
-        same = open_outside(secret, wrapped.value) == bench.reveal(key)
+        same = open_outside(secret, wrapped.value) == token.reveal(key)
     except Exception as error:  # whatever the other implementation says of it
-        return Answer(
+        return ProbeAnswer(
             Status.NOTE, f"wraps, but not as the RFC ({type(error).__name__})", wrapped.code
         )
     return good_if(
@@ -81,18 +81,18 @@ def _wrap(kind: str, bench: Bench) -> Answer:
     )
 
 
-def _unwrap(kind: str, bench: Bench) -> Answer:
+def _unwrap(kind: str, token: TokenUnderTest) -> ProbeAnswer:
     _, mechanism, wrap_outside, _ = KINDS[kind]
     secret, value = os.urandom(32), os.urandom(32)
-    transport = bench.known_aes(secret, UNWRAP=True)
-    template = bench.aes() if not bench.honours_protection else bench.aes(EXTRACTABLE=True)
+    transport = token.known_aes(secret, UNWRAP=True)
+    template = token.aes() if not token.honours_protection else token.aes(EXTRACTABLE=True)
     opened = attempt(
-        bench.session.unwrap, mechanism, transport, wrap_outside(secret, value), template
+        token.session.unwrap, mechanism, transport, wrap_outside(secret, value), template
     )
     if opened.refused:
-        return Answer(Status.NOTE, "refused", opened.code)
+        return ProbeAnswer(Status.NOTE, "refused", opened.code)
     return good_if(
-        bench.reveal(opened.value) == value,
+        token.reveal(opened.value) == value,
         "opens what was wrapped outside",
         "opens to another key than was wrapped",
         opened.code,

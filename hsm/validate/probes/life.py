@@ -11,9 +11,9 @@ from typing import Final
 from pkcs11 import Attribute
 
 from hsm.validate.attempt import NotTriedError, attempt
-from hsm.validate.findings import Answer, Probe, Status, good_if
+from hsm.validate.findings import Probe, ProbeAnswer, Status, good_if
 from hsm.validate.raw_pkcs11 import RefusedCallError, Session
-from hsm.validate.session import AES_256, Bench, outside_decrypt
+from hsm.validate.session import AES_256, TokenUnderTest, outside_decrypt
 
 SESSIONS: Final = 64
 THREADS: Final = 4
@@ -21,12 +21,12 @@ ROUNDS: Final = 150
 PROCESSES: Final = 2
 
 
-def _sessions(bench: Bench) -> Answer:
+def _sessions(token: TokenUnderTest) -> ProbeAnswer:
     opened: list[Session] = []
     code = "C_OpenSession: CKR_OK"
     try:
         for _ in range(SESSIONS):
-            one = attempt(bench.library.open_session, bench.slot)
+            one = attempt(token.library.open_session, token.slot)
             if one.refused:
                 code = one.code
                 break
@@ -35,13 +35,13 @@ def _sessions(bench: Bench) -> Answer:
         for session in opened:
             session.close()
     enough = Status.GOOD if len(opened) == SESSIONS else Status.NOTE
-    return Answer(enough, f"{len(opened)} more opened, of {SESSIONS} tried", code)
+    return ProbeAnswer(enough, f"{len(opened)} more opened, of {SESSIONS} tried", code)
 
 
-def _shared_login(bench: Bench) -> Answer:
-    other = bench.library.open_session(bench.slot)
+def _shared_login(token: TokenUnderTest) -> ProbeAnswer:
+    other = token.library.open_session(token.slot)
     try:
-        template = {**bench.aes(EXTRACTABLE=True), Attribute.VALUE_LEN: 32}
+        template = {**token.aes(EXTRACTABLE=True), Attribute.VALUE_LEN: 32}
         made = attempt(other.generate_key, AES_256, template)
     finally:
         other.close()
@@ -50,74 +50,74 @@ def _shared_login(bench: Bench) -> Answer:
     )
 
 
-def _second_login(bench: Bench) -> Answer:
-    again = attempt(bench.session.login, bench.pins.user)
+def _second_login(token: TokenUnderTest) -> ProbeAnswer:
+    again = attempt(token.session.login, token.pins.user)
     if again.refused:
-        return Answer(Status.NOTE, "refused; later sessions open without a PIN", again.code)
-    return Answer(Status.NOTE, "taken", again.code)
+        return ProbeAnswer(Status.NOTE, "refused; later sessions open without a PIN", again.code)
+    return ProbeAnswer(Status.NOTE, "taken", again.code)
 
 
-def _relogin(bench: Bench) -> Answer:
+def _relogin(token: TokenUnderTest) -> ProbeAnswer:
     """Log out and in again: is a data key gone, and does the token work on?"""
-    key, _ = bench.known_data_key()
-    bench.session.logout()
-    locked = attempt(bench.session.generate_key, AES_256, bench.aes() | {Attribute.VALUE_LEN: 32})
-    bench.session.login(bench.pins.user)
-    bench.forget()
-    stale = attempt(bench.session.wrap, bench.oaep, bench.outside_public, key)
+    key, _ = token.known_data_key()
+    token.session.logout()
+    locked = attempt(token.session.generate_key, AES_256, token.aes() | {Attribute.VALUE_LEN: 32})
+    token.session.login(token.pins.user)
+    token.forget()
+    stale = attempt(token.session.wrap, token.oaep, token.outside_public, key)
     if not locked.refused:
-        return Answer(Status.RISK, "private keys are made without a login", locked.code)
-    working = attempt(bench.known_data_key)
+        return ProbeAnswer(Status.RISK, "private keys are made without a login", locked.code)
+    working = attempt(token.known_data_key)
     if working.refused:
-        return Answer(Status.LACKS, "no unwrap after logging in again", working.code)
+        return ProbeAnswer(Status.LACKS, "no unwrap after logging in again", working.code)
     gone = "data keys are gone" if stale.refused else "data keys are still there"
-    return Answer(Status.GOOD, f"works on; {gone} after a logout", stale.code)
+    return ProbeAnswer(Status.GOOD, f"works on; {gone} after a logout", stale.code)
 
 
-def _close_all(bench: Bench) -> Answer:
+def _close_all(token: TokenUnderTest) -> ProbeAnswer:
     """All sessions closed under the rig's feet, as when a token is pulled out."""
-    (key, _), mechanism = bench.known_data_key(), bench.oaep
-    bench.library.close_all_sessions(bench.slot)
-    stale = attempt(bench.session.wrap, mechanism, key, key)
-    return _reopened(bench, stale.code, stale.refused)
+    (key, _), mechanism = token.known_data_key(), token.oaep
+    token.library.close_all_sessions(token.slot)
+    stale = attempt(token.session.wrap, mechanism, key, key)
+    return _reopened(token, stale.code, stale.refused)
 
 
-def _restart(bench: Bench) -> Answer:
+def _restart(token: TokenUnderTest) -> ProbeAnswer:
     """C_Finalize and C_Initialize, as after the loss of a network HSM."""
-    key, _ = bench.known_data_key()
-    bench.library.finalize()
-    stale = attempt(bench.session.is_set, key, Attribute.SENSITIVE)
-    bench.library.initialize()
-    return _reopened(bench, stale.code, stale.refused)
+    key, _ = token.known_data_key()
+    token.library.finalize()
+    stale = attempt(token.session.is_set, key, Attribute.SENSITIVE)
+    token.library.initialize()
+    return _reopened(token, stale.code, stale.refused)
 
 
-def _removal(bench: Bench) -> Answer:
+def _removal(token: TokenUnderTest) -> ProbeAnswer:
     """The token itself taken away and brought back, by commands of the user's."""
-    if bench.removal is None:
+    if token.removal is None:
         raise NotTriedError("no commands that take the token away and bring it back were given")
-    take_away, bring_back = bench.removal
-    key, _ = bench.known_data_key()
+    take_away, bring_back = token.removal
+    key, _ = token.known_data_key()
     _command(take_away)
     try:
-        away = attempt(bench.known_data_key)
+        away = attempt(token.known_data_key)
     finally:
         _command(bring_back)
-    stale = attempt(bench.session.is_set, key, Attribute.SENSITIVE)
+    stale = attempt(token.session.is_set, key, Attribute.SENSITIVE)
     how = "its sessions live on"
-    if stale.refused or attempt(bench.known_data_key).refused:
+    if stale.refused or attempt(token.known_data_key).refused:
         how = "works after a new login"
-        if attempt(bench.renew).refused:
+        if attempt(token.renew).refused:
             how = "works after C_Initialize and a login"
             with suppress(RefusedCallError):
-                bench.library.finalize()
-            bench.library.initialize()
-            bench.slot = bench.library.slot_of(bench.label)
-            bench.renew()
-    back = attempt(bench.known_data_key)
+                token.library.finalize()
+            token.library.initialize()
+            token.slot = token.library.slot_of(token.label)
+            token.renew()
+    back = attempt(token.known_data_key)
     if back.refused:
-        return Answer(Status.LACKS, "no unwrap when the token is back", back.code)
+        return ProbeAnswer(Status.LACKS, "no unwrap when the token is back", back.code)
     gone = "refused while it is away" if away.refused else "unwraps on while it is away"
-    return Answer(Status.GOOD, f"{gone}; {how} when it is back", away.code)
+    return ProbeAnswer(Status.GOOD, f"{gone}; {how} when it is back", away.code)
 
 
 def _command(words: str) -> None:
@@ -126,28 +126,30 @@ def _command(words: str) -> None:
         raise NotTriedError(f"the command {words!r} ended with {ended.returncode}")
 
 
-def _reopened(bench: Bench, code: str, refused: bool) -> Answer:
+def _reopened(token: TokenUnderTest, code: str, refused: bool) -> ProbeAnswer:
     try:
-        bench.renew()
+        token.renew()
     except RefusedCallError as refusal:
-        return Answer(Status.RISK, "no login afterwards", f"{refusal.function}: {refusal.name}")
-    working = attempt(bench.known_data_key)
+        return ProbeAnswer(
+            Status.RISK, "no login afterwards", f"{refusal.function}: {refusal.name}"
+        )
+    working = attempt(token.known_data_key)
     if working.refused:
-        return Answer(Status.LACKS, "no unwrap afterwards", working.code)
+        return ProbeAnswer(Status.LACKS, "no unwrap afterwards", working.code)
     if not refused:
-        return Answer(Status.RISK, "an old handle still works", code)
-    return Answer(Status.GOOD, "old handles are refused; works after a new login", code)
+        return ProbeAnswer(Status.RISK, "an old handle still works", code)
+    return ProbeAnswer(Status.GOOD, "old handles are refused; works after a new login", code)
 
 
-def _threads(count: int, bench: Bench) -> Answer:
+def _threads(count: int, token: TokenUnderTest) -> ProbeAnswer:
     """Threads that unwrap and wrap, each in a session of its own; every answer is checked."""
-    kek, mechanism = bench.kek, bench.oaep
-    _ = bench.unwrap_template, bench.outside_public
+    kek, mechanism = token.kek, token.oaep
+    _ = token.unwrap_template, token.outside_public
     wrong: list[str] = []
     start = threading.Barrier(count)
 
     def work() -> None:
-        session = bench.library.open_session(bench.slot)
+        session = token.library.open_session(token.slot)
         start.wait()
         for _ in range(ROUNDS):
             value = os.urandom(32)
@@ -155,8 +157,8 @@ def _threads(count: int, bench: Bench) -> Answer:
                 key = session.unwrap(
                     mechanism,
                     kek.private,
-                    bench.wrapped_outside(value, kek),
-                    bench.mine(bench.unwrap_template),
+                    token.wrapped_outside(value, kek),
+                    token.session_object(token.unwrap_template),
                 )
                 back = session.wrap(mechanism, public, key)
                 session.destroy(key)
@@ -164,16 +166,16 @@ def _threads(count: int, bench: Bench) -> Answer:
                 wrong.append(f"{refusal.function}: {refusal.name}")
                 continue
             try:
-                if outside_decrypt(bench.outside, back, bench.best_hash) != value:
+                if outside_decrypt(token.outside, back, token.best_hash) != value:
                     wrong.append("another key came back")
             except ValueError:
                 wrong.append("what came back does not open")
         session.close()
 
-    public = bench.outside_public
-    template = bench.unwrap_template
+    public = token.outside_public
+    template = token.unwrap_template
     if template.get(Attribute.WRAP_WITH_TRUSTED):
-        bench.__dict__["knows_wrap_with_trusted"] = False  # so that the key can be looked at
+        token.__dict__["knows_wrap_with_trusted"] = False  # so that the key can be looked at
     workers = [threading.Thread(target=work) for _ in range(count)]
     for worker in workers:
         worker.start()
@@ -181,22 +183,22 @@ def _threads(count: int, bench: Bench) -> Answer:
         worker.join()
     done = f"{count} threads, {count * ROUNDS} keys"
     if wrong:
-        return Answer(Status.LACKS, f"unsound: {len(wrong)} of {done} failed", wrong[0])
-    return Answer(Status.GOOD, f"sound: {done}, all right", "C_UnwrapKey: CKR_OK")
+        return ProbeAnswer(Status.LACKS, f"unsound: {len(wrong)} of {done} failed", wrong[0])
+    return ProbeAnswer(Status.GOOD, f"sound: {done}, all right", "C_UnwrapKey: CKR_OK")
 
 
-def _processes(bench: Bench) -> Answer:
+def _processes(token: TokenUnderTest) -> ProbeAnswer:
     """A key of the token that one process makes is seen by another, and again when it is gone."""
-    template = bench.kept({**bench.aes(EXTRACTABLE=False), Attribute.VALUE_LEN: 32})
-    key = bench.session.generate_key(AES_256, template)
+    template = token.token_object({**token.aes(EXTRACTABLE=False), Attribute.VALUE_LEN: 32})
+    key = token.session.generate_key(AES_256, template)
     try:
-        identity = bench.session.get(key, Attribute.ID)
-        seen = _seen_elsewhere(bench, identity)
+        identity = token.session.get(key, Attribute.ID)
+        seen = _seen_elsewhere(token, identity)
     finally:
-        bench.session.destroy(key)
-    left = _seen_elsewhere(bench, identity)
+        token.session.destroy(key)
+    left = _seen_elsewhere(token, identity)
     if seen is None or left is None:
-        return Answer(Status.LACKS, "a second process cannot open the token")
+        return ProbeAnswer(Status.LACKS, "a second process cannot open the token")
     return good_if(
         (seen, left) == (1, 0),
         "each sees what the other makes and removes",
@@ -206,12 +208,12 @@ def _processes(bench: Bench) -> Answer:
     )
 
 
-def _seen_elsewhere(bench: Bench, identity: bytes) -> int | None:
+def _seen_elsewhere(token: TokenUnderTest, identity: bytes) -> int | None:
     """Ask another process how many objects it sees with this CKA_ID; the PIN goes by a pipe."""
-    arguments = [str(bench.library.path), str(bench.label), identity.hex()]
+    arguments = [str(token.library.path), str(token.label), identity.hex()]
     ended = subprocess.run(
         [sys.executable, "-m", "hsm.validate.second_process", *arguments],
-        input=bench.pins.user,
+        input=token.pins.user,
         capture_output=True,
         text=True,
         timeout=30,

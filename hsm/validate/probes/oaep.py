@@ -8,22 +8,22 @@ from pkcs11 import Attribute
 
 from hsm.pkcs11.structures import oaep
 from hsm.validate.attempt import attempt
-from hsm.validate.findings import Answer, Probe, Status, good_if
-from hsm.validate.session import HASHES, Bench, outside_decrypt, outside_oaep
+from hsm.validate.findings import Probe, ProbeAnswer, Status, good_if
+from hsm.validate.session import HASHES, TokenUnderTest, outside_decrypt, outside_oaep
 
 LABEL: Final = b"taperig"
 
 
-def _wrap(name: str, label: bytes, bench: Bench) -> Answer:
+def _wrap(name: str, label: bytes, token: TokenUnderTest) -> ProbeAnswer:
     mechanism, mgf, _ = HASHES[name]
-    key = bench.untrusting_data_key()
-    wrapped = attempt(bench.session.wrap, oaep(mechanism, mgf, label), bench.outside_public, key)
+    key = token.untrusting_data_key()
+    wrapped = attempt(token.session.wrap, oaep(mechanism, mgf, label), token.outside_public, key)
     if wrapped.refused:
-        return Answer(_bad(name, label), "refused", wrapped.code)
+        return ProbeAnswer(_bad(name, label), "refused", wrapped.code)
     try:
-        value = outside_decrypt(bench.outside, wrapped.value, name, label or None)
+        value = outside_decrypt(token.outside, wrapped.value, name, label or None)
     except ValueError:
-        return Answer(Status.RISK, "wraps, but nothing else can open it", wrapped.code)
+        return ProbeAnswer(Status.RISK, "wraps, but nothing else can open it", wrapped.code)
     return good_if(
         len(value) == 32,
         "wraps; opened outside, 32 bytes",
@@ -33,20 +33,20 @@ def _wrap(name: str, label: bytes, bench: Bench) -> Answer:
     )
 
 
-def _unwrap(name: str, label: bytes, bench: Bench) -> Answer:
+def _unwrap(name: str, label: bytes, token: TokenUnderTest) -> ProbeAnswer:
     mechanism, mgf, _ = HASHES[name]
     value = os.urandom(32)
-    wrapped = bench.kek.public_key.encrypt(value, outside_oaep(name, label or None))
-    template = bench.aes(EXTRACTABLE=True)
-    for absent in (Attribute.EXTRACTABLE,) if not bench.honours_protection else ():
+    wrapped = token.kek.public_key.encrypt(value, outside_oaep(name, label or None))
+    template = token.aes(EXTRACTABLE=True)
+    for absent in (Attribute.EXTRACTABLE,) if not token.honours_protection else ():
         del template[absent]
     opened = attempt(
-        bench.session.unwrap, oaep(mechanism, mgf, label), bench.kek.private, wrapped, template
+        token.session.unwrap, oaep(mechanism, mgf, label), token.kek.private, wrapped, template
     )
     if opened.refused:
-        return Answer(_bad(name, label), "refused", opened.code)
+        return ProbeAnswer(_bad(name, label), "refused", opened.code)
     return good_if(
-        bench.reveal(opened.value) == value,
+        token.reveal(opened.value) == value,
         "opens what was wrapped outside",
         "opens to another key than was wrapped",
         opened.code,

@@ -10,8 +10,8 @@ from pkcs11 import Attribute, CertificateType, ObjectClass
 
 from hsm.pkcs11.encoding import der_integer
 from hsm.validate.attempt import attempt
-from hsm.validate.findings import Answer, Probe, Status, good_if
-from hsm.validate.session import Bench
+from hsm.validate.findings import Probe, ProbeAnswer, Status, good_if
+from hsm.validate.session import TokenUnderTest
 from hsm.validate.tagged_objects import LABEL, OTHER_CASE_LABEL
 
 
@@ -39,13 +39,13 @@ def _template(certificate: x509.Certificate) -> dict[Any, Any]:
     }
 
 
-def _certificate_kept(bench: Bench) -> Answer:
+def _certificate_kept(token: TokenUnderTest) -> ProbeAnswer:
     certificate = _certificate()
-    made = attempt(bench.session.create, bench.kept(_template(certificate)))
+    made = attempt(token.session.create, token.token_object(_template(certificate)))
     if made.refused:
-        return Answer(Status.LACKS, "not kept", made.code)
-    identity = bench.session.get(made.value, Attribute.ID)
-    other = bench.library.open_session(bench.slot)
+        return ProbeAnswer(Status.LACKS, "not kept", made.code)
+    identity = token.session.get(made.value, Attribute.ID)
+    other = token.library.open_session(token.slot)
     try:
         found = other.find({Attribute.CLASS: ObjectClass.CERTIFICATE, Attribute.ID: identity})
         same = len(found) == 1 and other.get(found[0], Attribute.VALUE) == certificate.public_bytes(
@@ -53,10 +53,10 @@ def _certificate_kept(bench: Bench) -> Answer:
         )
     finally:
         other.close()
-        bench.session.destroy(made.value)
-    gone = not bench.session.find({Attribute.ID: identity})
+        token.session.destroy(made.value)
+    gone = not token.session.find({Attribute.ID: identity})
     if not gone:
-        return Answer(Status.RISK, "kept, and not to be removed", made.code)
+        return ProbeAnswer(Status.RISK, "kept, and not to be removed", made.code)
     return good_if(
         same,
         "kept, found by CKA_ID in another session, unchanged; removed",
@@ -66,39 +66,44 @@ def _certificate_kept(bench: Bench) -> Answer:
     )
 
 
-def _label_case(bench: Bench) -> Answer:
-    made = bench.session.create(
-        bench.mine(_template(_certificate()) | {Attribute.TOKEN: False}, OTHER_CASE_LABEL)
+def _label_case(token: TokenUnderTest) -> ProbeAnswer:
+    made = token.session.create(
+        token.session_object(_template(_certificate()) | {Attribute.TOKEN: False}, OTHER_CASE_LABEL)
     )
-    identity = bench.session.get(made, Attribute.ID)
-    found = bench.session.find({Attribute.LABEL: LABEL, Attribute.ID: identity})
-    bench.session.destroy(made)
+    identity = token.session.get(made, Attribute.ID)
+    found = token.session.find({Attribute.LABEL: LABEL, Attribute.ID: identity})
+    token.session.destroy(made)
     if found:
-        return Answer(Status.NOTE, "compares without case", "C_FindObjects: CKR_OK")
-    return Answer(
+        return ProbeAnswer(Status.NOTE, "compares without case", "C_FindObjects: CKR_OK")
+    return ProbeAnswer(
         Status.NOTE, "compares with case; the keystore compares without", "C_FindObjects: CKR_OK"
     )
 
 
-def _label_unique(bench: Bench) -> Answer:
-    first = bench.session.create(bench.mine(_template(_certificate())))
-    second = attempt(bench.session.create, bench.mine(_template(_certificate())))
-    bench.session.destroy(first)
+def _label_unique(token: TokenUnderTest) -> ProbeAnswer:
+    first = token.session.create(token.session_object(_template(_certificate())))
+    second = attempt(token.session.create, token.session_object(_template(_certificate())))
+    token.session.destroy(first)
     if second.refused:
-        return Answer(Status.NOTE, "refuses a second object of one label and CKA_ID", second.code)
-    bench.session.destroy(second.value)
-    return Answer(Status.NOTE, "takes any number; the keystore refuses duplicates", second.code)
+        return ProbeAnswer(
+            Status.NOTE, "refuses a second object of one label and CKA_ID", second.code
+        )
+    token.session.destroy(second.value)
+    return ProbeAnswer(
+        Status.NOTE, "takes any number; the keystore refuses duplicates", second.code
+    )
 
 
-def _label_long(bench: Bench) -> Answer:
+def _label_long(token: TokenUnderTest) -> ProbeAnswer:
     label = "Ünïcode " + "x" * 56  # 64 characters, as KEY-5 allows
     made = attempt(
-        bench.session.create, {**bench.mine(_template(_certificate())), Attribute.LABEL: label}
+        token.session.create,
+        {**token.session_object(_template(_certificate())), Attribute.LABEL: label},
     )
     if made.refused:
-        return Answer(Status.LACKS, "refused", made.code)
-    kept = bench.session.get(made.value, Attribute.LABEL).decode("utf-8", "replace")
-    bench.session.destroy(made.value)
+        return ProbeAnswer(Status.LACKS, "refused", made.code)
+    kept = token.session.get(made.value, Attribute.LABEL).decode("utf-8", "replace")
+    token.session.destroy(made.value)
     return good_if(
         kept == label, "kept whole", f"kept as {kept[:16]!r}...", made.code, bad=Status.LACKS
     )

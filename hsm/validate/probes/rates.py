@@ -11,15 +11,15 @@ from pkcs11 import Attribute, Mechanism
 from hsm.pkcs11.structures import MechanismCall
 from hsm.pkcs11.templates import PRIVATE_HALF
 from hsm.validate.attempt import NotTriedError
-from hsm.validate.findings import Answer, Probe, Status
+from hsm.validate.findings import Probe, ProbeAnswer, Status
 from hsm.validate.raw_pkcs11 import RefusedCallError
-from hsm.validate.session import AES_256, Bench
+from hsm.validate.session import AES_256, TokenUnderTest
 
 SECONDS: Final = 0.5
 _P256: Final = bytes.fromhex("06082a8648ce3d030107")
 
 
-def _rate(operation: Callable[[], object], what: str) -> Answer:
+def _rate(operation: Callable[[], object], what: str) -> ProbeAnswer:
     try:
         operation()  # the first may still have to fetch what the others find
     except RefusedCallError as refusal:
@@ -28,63 +28,63 @@ def _rate(operation: Callable[[], object], what: str) -> Answer:
     while (passed := time.perf_counter() - began) < SECONDS:
         operation()
         count += 1
-    return Answer(Status.NOTE, what, rate=count / passed)
+    return ProbeAnswer(Status.NOTE, what, rate=count / passed)
 
 
-def _generate(bench: Bench) -> Answer:
-    template = bench.aes(EXTRACTABLE=True) | {Attribute.VALUE_LEN: 32}
-    session = bench.session
+def _generate(token: TokenUnderTest) -> ProbeAnswer:
+    template = token.aes(EXTRACTABLE=True) | {Attribute.VALUE_LEN: 32}
+    session = token.session
     return _rate(
         lambda: session.destroy(session.generate_key(AES_256, template)),
         "AES-256, made and removed",
     )
 
 
-def _wrap(bench: Bench) -> Answer:
-    key, mechanism = bench.untrusting_data_key(), bench.oaep
+def _wrap(token: TokenUnderTest) -> ProbeAnswer:
+    key, mechanism = token.untrusting_data_key(), token.oaep
     return _rate(
-        lambda: bench.session.wrap(mechanism, bench.outside_public, key),
-        f"under RSA 2048, {bench.best_hash}",
+        lambda: token.session.wrap(mechanism, token.outside_public, key),
+        f"under RSA 2048, {token.best_hash}",
     )
 
 
-def _unwrap(bits: int, bench: Bench) -> Answer:
-    kek = bench.kek if bits == 2048 else bench.pair(bits)
-    wrapped, mechanism = bench.wrapped_outside(os.urandom(32), kek), bench.oaep
-    template, session = bench.mine(bench.unwrap_template), bench.session
+def _unwrap(bits: int, token: TokenUnderTest) -> ProbeAnswer:
+    kek = token.kek if bits == 2048 else token.pair(bits)
+    wrapped, mechanism = token.wrapped_outside(os.urandom(32), kek), token.oaep
+    template, session = token.session_object(token.unwrap_template), token.session
     return _rate(
         lambda: session.destroy(session.unwrap(mechanism, kek.private, wrapped, template)),
-        f"under RSA {bits}, {bench.best_hash}, key removed",
+        f"under RSA {bits}, {token.best_hash}, key removed",
     )
 
 
-def _key_wrap(bench: Bench) -> Answer:
-    transport = bench.known_aes(os.urandom(32), WRAP=True)
-    key, mechanism = bench.untrusting_data_key(), MechanismCall(Mechanism.AES_KEY_WRAP)
-    return _rate(lambda: bench.session.wrap(mechanism, transport, key), "under AES-256")
+def _key_wrap(token: TokenUnderTest) -> ProbeAnswer:
+    transport = token.known_aes(os.urandom(32), WRAP=True)
+    key, mechanism = token.untrusting_data_key(), MechanismCall(Mechanism.AES_KEY_WRAP)
+    return _rate(lambda: token.session.wrap(mechanism, transport, key), "under AES-256")
 
 
-def _sign(bench: Bench) -> Answer:
-    _, private = bench.session.generate_pair(
+def _sign(token: TokenUnderTest) -> ProbeAnswer:
+    _, private = token.session.generate_pair(
         MechanismCall(Mechanism.EC_KEY_PAIR_GEN),
-        bench.mine({Attribute.EC_PARAMS: _P256, Attribute.VERIFY: True}),
-        bench.mine({**PRIVATE_HALF, Attribute.TOKEN: False, Attribute.SIGN: True}),
+        token.session_object({Attribute.EC_PARAMS: _P256, Attribute.VERIFY: True}),
+        token.session_object({**PRIVATE_HALF, Attribute.TOKEN: False, Attribute.SIGN: True}),
     )
     mechanism, digest = MechanismCall(Mechanism.ECDSA), bytes(range(32))
-    return _rate(lambda: bench.session.sign(mechanism, private, digest), "P-256, of a digest")
+    return _rate(lambda: token.session.sign(mechanism, private, digest), "P-256, of a digest")
 
 
-def _find(bench: Bench) -> Answer:
-    identity = bench.session.get(bench.kek.private, Attribute.ID)
-    return _rate(lambda: bench.session.find({Attribute.ID: identity}), "one object, by CKA_ID")
+def _find(token: TokenUnderTest) -> ProbeAnswer:
+    identity = token.session.get(token.kek.private, Attribute.ID)
+    return _rate(lambda: token.session.find({Attribute.ID: identity}), "one object, by CKA_ID")
 
 
-def _session(bench: Bench) -> Answer:
-    return _rate(lambda: bench.library.open_session(bench.slot).close(), "opened and closed")
+def _session(token: TokenUnderTest) -> ProbeAnswer:
+    return _rate(lambda: token.library.open_session(token.slot).close(), "opened and closed")
 
 
-def _make_pair(bench: Bench) -> Answer:
-    return _rate(lambda: bench.session.destroy(bench.pair(2048).private), "RSA 2048")
+def _make_pair(token: TokenUnderTest) -> ProbeAnswer:
+    return _rate(lambda: token.session.destroy(token.pair(2048).private), "RSA 2048")
 
 
 PROBES: Final = (

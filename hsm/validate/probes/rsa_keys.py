@@ -12,67 +12,69 @@ from pkcs11 import Attribute, Mechanism
 from hsm.pkcs11.structures import MechanismCall
 from hsm.pkcs11.templates import PRIVATE_HALF
 from hsm.validate.attempt import attempt
-from hsm.validate.findings import Answer, Probe, Status, good_if
-from hsm.validate.session import Bench, Kek
+from hsm.validate.findings import Probe, ProbeAnswer, Status, good_if
+from hsm.validate.session import KekPair, TokenUnderTest
 
 _P256: Final = bytes.fromhex("06082a8648ce3d030107")
 
 
-def _generate(bits: int, bench: Bench) -> Answer:
-    made = attempt(bench.pair, bits)
+def _generate(bits: int, token: TokenUnderTest) -> ProbeAnswer:
+    made = attempt(token.pair, bits)
     if made.refused:
-        return Answer(Status.NOTE if bits != 2048 else Status.LACKS, "not made", made.code)
-    kek: Kek = made.value
+        return ProbeAnswer(Status.NOTE if bits != 2048 else Status.LACKS, "not made", made.code)
+    kek: KekPair = made.value
     value = bytes(range(32))
-    opened = bench.session.unwrap(
-        bench.oaep,
+    opened = token.session.unwrap(
+        token.oaep,
         kek.private,
-        bench.wrapped_outside(value, kek),
-        bench.mine(bench.unwrap_template),
+        token.wrapped_outside(value, kek),
+        token.session_object(token.unwrap_template),
     )
-    length = bench.session.number(opened, Attribute.VALUE_LEN)
-    return Answer(
+    length = token.session.number(opened, Attribute.VALUE_LEN)
+    return ProbeAnswer(
         Status.GOOD, f"made and unwraps (VALUE_LEN {length})", "C_GenerateKeyPair: CKR_OK"
     )
 
 
-def _import(bench: Bench) -> Answer:
+def _import(token: TokenUnderTest) -> ProbeAnswer:
     outside = rsa.generate_private_key(65537, 2048)
-    taken = attempt(bench.session.create, bench.private_template(outside))
+    taken = attempt(token.session.create, token.private_template(outside))
     if taken.refused:
-        return Answer(Status.LACKS, "refused", taken.code)
-    kek = Kek(taken.value, outside.public_key())
+        return ProbeAnswer(Status.LACKS, "refused", taken.code)
+    kek = KekPair(taken.value, outside.public_key())
     opened = attempt(
-        bench.session.unwrap,
-        bench.oaep,
+        token.session.unwrap,
+        token.oaep,
         kek.private,
-        bench.wrapped_outside(bytes(32), kek),
-        bench.mine(bench.unwrap_template),
+        token.wrapped_outside(bytes(32), kek),
+        token.session_object(token.unwrap_template),
     )
     return good_if(
         not opened.refused, "taken in and unwraps", "does not unwrap", opened.code, bad=Status.LACKS
     )
 
 
-def _protected(bench: Bench) -> Answer:
-    private = bench.kek.private
+def _protected(token: TokenUnderTest) -> ProbeAnswer:
+    private = token.kek.private
     wrong = [
         name.name
         for name, value in {**PRIVATE_HALF, Attribute.UNWRAP: True}.items()
-        if name is not Attribute.TOKEN and bench.session.is_set(private, name) is not value
+        if name is not Attribute.TOKEN and token.session.is_set(private, name) is not value
     ]
     return good_if(
         not wrong, "as asked for", f"not as asked for: {', '.join(wrong)}", "", bad=Status.RISK
     )
 
 
-def _never_out(bench: Bench) -> Answer:
+def _never_out(token: TokenUnderTest) -> ProbeAnswer:
     told = [
-        attempt(bench.session.is_set, bench.kek.private, name)
+        attempt(token.session.is_set, token.kek.private, name)
         for name in (Attribute.ALWAYS_SENSITIVE, Attribute.NEVER_EXTRACTABLE, Attribute.LOCAL)
     ]
     if any(each.refused for each in told):
-        return Answer(Status.NOTE, "not told", next(each.code for each in told if each.refused))
+        return ProbeAnswer(
+            Status.NOTE, "not told", next(each.code for each in told if each.refused)
+        )
     values = [each.value for each in told]
     return good_if(
         all(values),
@@ -83,18 +85,20 @@ def _never_out(bench: Bench) -> Answer:
     )
 
 
-def _hidden(bench: Bench) -> Answer:
-    read = attempt(bench.session.get, bench.kek.private, Attribute.PRIVATE_EXPONENT)
+def _hidden(token: TokenUnderTest) -> ProbeAnswer:
+    read = attempt(token.session.get, token.kek.private, Attribute.PRIVATE_EXPONENT)
     return good_if(read.refused, "refused", "it is given out", read.code, bad=Status.RISK)
 
 
-def _default_extractable(bench: Bench) -> Answer:
-    _, private = bench.session.generate_pair(
+def _default_extractable(token: TokenUnderTest) -> ProbeAnswer:
+    _, private = token.session.generate_pair(
         MechanismCall(Mechanism.RSA_PKCS_KEY_PAIR_GEN),
-        bench.mine({Attribute.MODULUS_BITS: 2048, Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01"}),
-        bench.mine({Attribute.UNWRAP: True, Attribute.PRIVATE: True}),
+        token.session_object(
+            {Attribute.MODULUS_BITS: 2048, Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01"}
+        ),
+        token.session_object({Attribute.UNWRAP: True, Attribute.PRIVATE: True}),
     )
-    told = attempt(bench.session.is_set, private, Attribute.EXTRACTABLE)
+    told = attempt(token.session.is_set, private, Attribute.EXTRACTABLE)
     return good_if(
         told.value is False,
         "not extractable",
@@ -104,30 +108,32 @@ def _default_extractable(bench: Bench) -> Answer:
     )
 
 
-def _signs(bench: Bench) -> Answer:
-    public, private = bench.session.generate_pair(
+def _signs(token: TokenUnderTest) -> ProbeAnswer:
+    public, private = token.session.generate_pair(
         MechanismCall(Mechanism.EC_KEY_PAIR_GEN),
-        bench.mine({Attribute.EC_PARAMS: _P256, Attribute.VERIFY: True, Attribute.PRIVATE: False}),
-        bench.mine({**PRIVATE_HALF, Attribute.TOKEN: False, Attribute.SIGN: True}),
+        token.session_object(
+            {Attribute.EC_PARAMS: _P256, Attribute.VERIFY: True, Attribute.PRIVATE: False}
+        ),
+        token.session_object({**PRIVATE_HALF, Attribute.TOKEN: False, Attribute.SIGN: True}),
     )
-    point = bench.session.get(public, Attribute.EC_POINT)[-65:]
+    point = token.session.get(public, Attribute.EC_POINT)[-65:]
     digest = bytes(range(32))
-    signed = attempt(bench.session.sign, MechanismCall(Mechanism.ECDSA), private, digest)
+    signed = attempt(token.session.sign, MechanismCall(Mechanism.ECDSA), private, digest)
     if signed.refused:
-        return Answer(Status.LACKS, "does not sign", signed.code)
+        return ProbeAnswer(Status.LACKS, "does not sign", signed.code)
     r, s = (int.from_bytes(half, "big") for half in (signed.value[:32], signed.value[32:]))
     try:
         ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point).verify(
             encode_dss_signature(r, s), digest, ec.ECDSA(Prehashed(hashes.SHA256()))
         )
     except InvalidSignature:
-        return Answer(Status.RISK, "signs, but the signature does not hold", signed.code)
-    return Answer(Status.GOOD, "made in the token; its signature holds outside", signed.code)
+        return ProbeAnswer(Status.RISK, "signs, but the signature does not hold", signed.code)
+    return ProbeAnswer(Status.GOOD, "made in the token; its signature holds outside", signed.code)
 
 
-def _public_only(bench: Bench) -> Answer:
-    public = bench.public(rsa.generate_private_key(65537, 2048).public_key())
-    wrapped = attempt(bench.session.wrap, bench.oaep, public, bench.untrusting_data_key())
+def _public_only(token: TokenUnderTest) -> ProbeAnswer:
+    public = token.public(rsa.generate_private_key(65537, 2048).public_key())
+    wrapped = attempt(token.session.wrap, token.oaep, public, token.untrusting_data_key())
     return good_if(
         not wrapped.refused, "taken in, and wraps", "does not wrap", wrapped.code, bad=Status.LACKS
     )

@@ -83,9 +83,10 @@ class EkmConnection:
         return news
 
     def failed(self) -> bool:
-        """Note that it did not; return whether that is news. The next try comes later and later.
+        """Note that it did not answer; return whether that is news.
 
-        What exchanges try in between does not put it off.
+        The next tries come with exponential backoff; what exchanges try in between does not put
+        them off.
         """
         now, news = self._clock(), self.up is not False
         if not news and now >= self.due:

@@ -15,8 +15,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from hsm.ekm.protocol.drive_side import KeyGrant
 from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
+from hsm.ekm.protocol.messages import KeyGrant
 from hsm.errors import TaperigError
 from hsm.keys.eedk import KeyLabel
 from rig.drive.drive import Drive

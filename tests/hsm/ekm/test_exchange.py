@@ -15,16 +15,17 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from hsm.ekm.audit import log as audit_log
 from hsm.ekm.drive_table import DriveTable
-from hsm.ekm.exchange import Answer, Exchange, KeyService, Steps, WrappedKey
+from hsm.ekm.exchange import Answer, Exchange, KeyService, Steps
 from hsm.ekm.protocol import messages
-from hsm.ekm.protocol.drive_side import DriveSession, Generate, Rekey, Translate, Wish
+from hsm.ekm.protocol.drive_side import DriveRequest, DriveSession, Generate, Rekey, Translate
 from hsm.ekm.protocol.errors import ErrorCode
-from hsm.ekm.protocol.fields import LabelState, Operation
+from hsm.ekm.protocol.fields import KeyOperation, LabelState
 from hsm.ekm.protocol.messages import (
     Ack,
     Challenge,
     Error,
     Hello,
+    KeyGrant,
     KeyRequest,
     LabelAnswer,
     LabelQuery,
@@ -45,7 +46,7 @@ ASK = Generate(VOLUME, CARTRIDGE_ID, TWO_LABELS)
 OUTSIDE = Generate(VOLUME, CARTRIDGE_ID, (KeyLabel("Made Outside"), KeyLabel(MAIN_KEY)))
 
 
-def begun(bench: Bench, request: Wish = ASK) -> tuple[Exchange, DriveSession, bytes]:
+def begun(bench: Bench, request: DriveRequest = ASK) -> tuple[Exchange, DriveSession, bytes]:
     """Return an exchange up to where the drive's key request is on its way."""
     exchange, session = bench.connect(), bench.session(request)
     challenge = exchange.on_frame(session.hello()).frame
@@ -326,7 +327,7 @@ def test_a_stolen_certificate_without_its_key_is_refused(bench: Bench) -> None:
         {"labels": TWO_LABELS[::-1]},
         {"allow_public_only": True},
         {"sequence": 2**62},
-        {"operation": Operation.TRANSLATE, "labels": (), "eedks": (b"e",)},
+        {"operation": KeyOperation.TRANSLATE, "labels": (), "eedks": (b"e",)},
         {"signature": b"\x30\x06\x02\x01\x01\x02\x01\x01"},
         {"signature": bytes(70)},
     ],
@@ -398,7 +399,7 @@ def test_a_request_recorded_earlier_is_refused_under_another_challenge(bench: Be
 def test_one_nonce_in_two_exchanges_at_once_is_refused_in_the_second(bench: Bench) -> None:
     request = KeyRequest(
         session=bytes(16),
-        operation=Operation.GENERATE,
+        operation=KeyOperation.GENERATE,
         volume=VOLUME,
         cartridge_id=CARTRIDGE_ID,
         labels=TWO_LABELS,
@@ -746,13 +747,13 @@ def test_a_token_that_fails_is_its_own_error(bench: Bench, monkeypatch: pytest.M
 class Surprised(KeyService):
     """A key service with a bug, whose exception quotes what must not be told."""
 
-    def generate(self, *arguments: object) -> WrappedKey:
+    def generate(self, *arguments: object) -> KeyGrant:
         raise RuntimeError("SEC" + "RET")  # a traceback quotes source lines
 
-    def translate(self, *arguments: object) -> Steps[WrappedKey]:
+    def translate(self, *arguments: object) -> Steps[KeyGrant]:
         raise RuntimeError("SEC" + "RET")  # a traceback quotes source lines
 
-    def rekey(self, *arguments: object) -> WrappedKey:
+    def rekey(self, *arguments: object) -> KeyGrant:
         raise RuntimeError("SEC" + "RET")
 
     def label_states(self, labels: object) -> tuple[LabelState, ...]:

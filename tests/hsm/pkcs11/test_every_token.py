@@ -14,9 +14,10 @@ import pytest
 
 from hsm.pkcs11.softhsm import EKM_TOKEN_LABEL, provision
 from tests.support.foreign_tokens import MAKERS, PIN_VARIABLE, SO_PIN_VARIABLE, ForeignToken
-from tests.support.rig_command import RIG
 
-WORKER = Path(__file__).parents[2] / "support" / "any_token_worker.py"
+SUPPORT = Path(__file__).parents[2] / "support"
+WORKER = SUPPORT / "any_token_worker.py"
+VALIDATE = SUPPORT / "validate_worker.py"
 TOKENS = ("softhsm", *MAKERS)
 
 
@@ -66,11 +67,10 @@ def _softhsm(folder: Path) -> ForeignToken:
 def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> KnownToken:
     make = {"softhsm": _softhsm, **MAKERS}[request.param]
     token = make(tmp_path_factory.mktemp(request.param))
-    areas = [part for area in ("oaep", "key_wrap", "rsa_keys") for part in ("--area", area)]
     ended = token.run(
-        RIG, "hsm", "validate", "--json", "--module", token.module, "--token", token.label,
-        "--pin-env", PIN_VARIABLE, *areas,
-    )  # fmt: skip
+        *(sys.executable, VALIDATE, token.module, token.label, PIN_VARIABLE),
+        *("oaep", "key_wrap", "rsa_keys"),
+    )
     assert ended.returncode == 0, ended.stderr
     return KnownToken(token, {each["probe"]: each for each in json.loads(ended.stdout)["findings"]})
 

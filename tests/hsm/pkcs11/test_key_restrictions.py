@@ -18,6 +18,7 @@ from hsm.keys.keystore import Kek, Keystore
 from hsm.keys.pki import CertificateAuthority
 from hsm.pkcs11.key_restrictions import ALL_GUARDS, Guard, MadeHalf, guard_template, make_guarded
 from hsm.pkcs11.oaep import OaepHash, oaep_padding
+from hsm.pkcs11.structures import Template
 from hsm.pkcs11.templates import BARE_DATA_KEY, DATA_KEY, OAEP
 from hsm.pkcs11.token import Token
 from hsm.provisioning import ProvisionedLab
@@ -218,11 +219,11 @@ def test_guards_that_are_not_honoured_are_left_out(honoured: set[Guard], stores:
     public_key = rsa.generate_private_key(65537, 2048).public_key()
     made: list[Half] = []
 
-    def make(template: dict[Attribute, Any]) -> MadeHalf:
+    def make(template: Template) -> MadeHalf:
         known = guard_template(frozenset(honoured), DATA_KEY)
         if not stores and template.keys() - known.keys():
             raise refusals.AttributeTypeInvalid
-        made.append(Half(template, honoured))
+        made.append(Half(dict(template), honoured))
         return MadeHalf(made[-1], public_key)
 
     half, guards = make_guarded(make, DATA_KEY, OaepHash.SHA1)

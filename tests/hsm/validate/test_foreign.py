@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -11,8 +13,8 @@ import pytest
 from hsm.validate.probes import AREAS, PROBES
 from hsm.validate.report import SCHEMA
 from tests.support.foreign_tokens import MAKERS, PIN_VARIABLE, SO_PIN_VARIABLE, ForeignToken
-from tests.support.rig_command import RIG
 
+VALIDATE = Path(__file__).parents[2] / "support" / "validate_worker.py"
 NOT_ASKED = {"rates"}
 KNOWN: dict[str, dict[str, tuple[str, str]]] = {
     "opencryptoki": {
@@ -75,23 +77,10 @@ def token(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def told(token: ForeignToken) -> dict[str, Any]:
-    """What `rig hsm validate --json` says of the token."""
-    areas = [option for area in AREAS if area not in NOT_ASKED for option in ("--area", area)]
-    pins = ["--pin-env", PIN_VARIABLE]
-    if SO_PIN_VARIABLE in token.pins:
-        pins += ["--so-pin-env", SO_PIN_VARIABLE]
-    ended = token.run(
-        RIG,
-        "hsm",
-        "validate",
-        "--json",
-        "--module",
-        token.module,
-        "--token",
-        token.label,
-        *pins,
-        *areas,
-    )
+    """What a validation says of the token."""
+    pins = [each for each in (PIN_VARIABLE, SO_PIN_VARIABLE) if each in token.pins]
+    areas = [area for area in AREAS if area not in NOT_ASKED]
+    ended = token.run(sys.executable, VALIDATE, token.module, token.label, *pins, *areas)
     assert ended.returncode == 0, ended.stderr
     result: dict[str, Any] = json.loads(ended.stdout)
     return result

@@ -22,13 +22,14 @@ MAKER = """
 import json, sys, time
 from pathlib import Path
 from pkcs11 import Attribute
-from hsm.validate.session import AES_256, Bench, Pins
-from hsm.validate.raw_pkcs11 import Library
+from hsm.validate.session import AES_256, TokenUnderTest, Pins
+from hsm.validate.raw_pkcs11 import RawModule
 module, label = sys.argv[1:]
-library = Library(Path(module))
-bench = Bench(library, library.slot_of(label), Pins(sys.stdin.readline().strip(), None), label)
-template = bench.kept({**bench.aes(EXTRACTABLE=False), Attribute.VALUE_LEN: 32})
-bench.session.generate_key(AES_256, template)
+library = RawModule(Path(module))
+pins = Pins(sys.stdin.readline().strip(), None)
+token = TokenUnderTest(library, library.slot_of(label), pins, label)
+template = token.token_object({**token.aes(EXTRACTABLE=False), Attribute.VALUE_LEN: 32})
+token.session.generate_key(AES_256, template)
 print("made", flush=True)
 time.sleep(60)
 """

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from hsm.validate.findings import Answer, Finding, Status
+from hsm.validate.findings import Finding, ProbeAnswer, Status
 from hsm.validate.probes import PROBES
-from hsm.validate.verdict import LIMITS, UNFIT, Fitness, Rule, judge
+from hsm.validate.verdict import LIMITS, UNFIT, Fitness, GradingRule, judge
 
 ALL_GOOD = dict.fromkeys(PROBES, Status.GOOD)
 
 
 def _findings(changed: dict[str, Status]) -> list[Finding]:
     statuses = {**ALL_GOOD, **changed}
-    return [Finding(name, PROBES[name].asks, Answer(s, "does so")) for name, s in statuses.items()]
+    return [
+        Finding(name, PROBES[name].asks, ProbeAnswer(s, "does so")) for name, s in statuses.items()
+    ]
 
 
 def test_fit() -> None:
@@ -34,7 +36,7 @@ def test_a_verdict_without_one_probe_says_so() -> None:
 
 
 @pytest.mark.parametrize("rule", [*UNFIT, *LIMITS], ids=lambda rule: rule.name)
-def test_each_rule_by_each_of_its_probes(rule: Rule) -> None:
+def test_each_rule_by_each_of_its_probes(rule: GradingRule) -> None:
     worst = {name: _worst(rule, name) for name in rule.probes}
     for name, status in worst.items():
         verdict = judge(_findings({name: status}))
@@ -46,10 +48,10 @@ def test_each_rule_by_each_of_its_probes(rule: Rule) -> None:
         assert rule.name in verdict.sentence
 
 
-def _worst(rule: Rule, name: str) -> Status:
+def _worst(rule: GradingRule, name: str) -> Status:
     """A status that brings the rule about."""
     for status in (Status.LACKS, Status.RISK):
-        if rule.when(Finding(name, "", Answer(status, "does so"))):
+        if rule.when(Finding(name, "", ProbeAnswer(status, "does so"))):
             return status
     raise AssertionError(f"{rule.name} cannot be broken by {name}")
 

@@ -4,13 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.rig_command import RIG, lab_file, rig
+from tests.support.waiting import has_ended, wait_until
 
 
 class Served:
@@ -45,21 +45,6 @@ def served(tmp_path: Path, state: Path, interruptible: None) -> Iterator[Served]
     command.process.wait()
 
 
-def gone(pid: int) -> bool:
-    """Whether a process has ended; it may take its parent's end to notice."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        stat = Path(f"/proc/{pid}/stat")
-        if stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z":
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def test_both_scenarios_pass_on_it(served: Served, tmp_path: Path) -> None:
     data = tmp_path / "small"
     data.mkdir()
@@ -73,7 +58,7 @@ def test_both_scenarios_pass_on_it(served: Served, tmp_path: Path) -> None:
     assert {scenario["name"] for scenario in results["scenarios"]} == {"round_trip", "rates"}
     children = served.children()
     assert served.end(signal.SIGTERM) == 128 + signal.SIGTERM
-    assert all(gone(child) for child in children)
+    wait_until(lambda: all(map(has_ended, children)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -81,7 +66,7 @@ def test_nothing_of_it_stays(served: Served, number: int) -> None:
     children = served.children()
     assert children
     served.end(number)
-    assert all(gone(child) for child in children)
+    wait_until(lambda: all(map(has_ended, children)))
 
 
 def test_a_board_that_is_not_served(tmp_path: Path, state: Path) -> None:

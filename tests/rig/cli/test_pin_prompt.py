@@ -135,7 +135,6 @@ def test_a_prompt_that_is_left_is_no_verdict_and_leaves_the_terminal_as_it_was(
     terminal: Terminal, key: str, code: int, tmp_path: Path
 ) -> None:
     terminal.until(PROMPT)
-    time.sleep(0.1)
     terminal.types(key)
     assert terminal.code() == code
     assert "Traceback" not in terminal.seen

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hsm.ekm.protocol.drive_side import KeyGrant
 from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
+from hsm.ekm.protocol.messages import KeyGrant
 from hsm.keys.eedk import KeyLabel
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import (
@@ -171,7 +171,7 @@ def test_no_key_outlives_a_mount_or_is_there_at_the_next(fixture: VeFixture) -> 
             drive.read()
         grant = exchange(fixture, drive)
         drive.unload()
-    engine.load_sealed_key(element.unseal(grant.sedk))  # left by somebody else
+    engine.load_sealed_key(element.rewrap_for_engine(grant.sedk))  # left by somebody else
     with mounted(fixture, volser) as drive:
         assert not engine.key_valid
         with pytest.raises(KeyRequired):

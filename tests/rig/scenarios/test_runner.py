@@ -23,6 +23,7 @@ from rig.results.results import SCHEMA_PATH
 from rig.scenarios.round_trip import CLEAR_STEPS, ENCRYPTED_STEPS
 from tests.support.ports import reserve_port
 from tests.support.rig_command import RIG, Ended, lab_file, rig
+from tests.support.waiting import wait_until
 
 SCHEMA = json.loads(SCHEMA_PATH.read_text())
 
@@ -335,10 +336,7 @@ def test_cut_short(tmp_path: Path, own_state: Path, data: Path, how: signal.Sign
     _, err = process.communicate(timeout=60)
     assert process.returncode == (-how if how is signal.SIGKILL else 128 + how)
     assert "Traceback" not in err
-    deadline = time.monotonic() + 10
-    while alive_in_session(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert alive_in_session(process.pid) == []
+    wait_until(lambda: not alive_in_session(process.pid))
     if how is not signal.SIGKILL:
         assert results(tmp_path / "cut")["verdict"] == "error"
     (data / "much").unlink()

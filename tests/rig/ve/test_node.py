@@ -48,10 +48,10 @@ from tests.support.nodes import (
     open_interventions,
     put,
     tape,
-    until,
     work,
 )
 from tests.support.tape_site import Site, ekm_settings
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.rule("POOL-1", "POOL-4", "BOT-1", "READ-1")
@@ -355,13 +355,13 @@ def test_without_a_key_manager_work_waits_and_resumes_by_itself(
         # Bound for an encrypted pool: it stays in the cache. For a clear one: it goes on.
         put(node, "L00003", content(3), "SG2")
         put(node, "L00004", content(4), "SG1")
-        until(lambda: copies(node, "L00004") != [])
-        until(lambda: open_interventions(node) == [NO_KEY_MANAGER])
+        wait_until(lambda: copies(node, "L00004") != [])
+        wait_until(lambda: open_interventions(node) == [NO_KEY_MANAGER])
         assert copies(node, "L00003") == []
         assert node.read("L00003").read_bytes() == content(3)
         node.unload("L00003")
         with spawn_ekm(replace(key_manager, port=port), ready_seconds=120):
-            until(lambda: copies(node, "L00003") != [], 120)
+            wait_until(lambda: copies(node, "L00003") != [], 120)
             assert open_interventions(node) == []
             assert node.read("L00001").read_bytes() == content(1)
     finally:

@@ -32,8 +32,8 @@ from hsm.keys.keystore import Keystore
 from hsm.keys.pki import Role, load_certificate
 from hsm.pkcs11.token import open_token
 from hsm.provisioning import ProvisionedLab
-from rig.ve.ekm.proxy import EkmProxy
 from tests.support.ekm_bench import Outsiders
+from tests.support.ekm_client import ExchangeClient
 from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY, SoftDrive, authority, der
 
 SERIAL = "ADMIN00001"
@@ -86,8 +86,8 @@ def exchange(
     ekm: EkmProcess, lab: ProvisionedLab, drive: SoftDrive, request: Generate | Translate
 ) -> DriveSession:
     session = DriveSession(drive, der(load_certificate(lab.ca)), drive.serial, request)
-    with EkmProxy([EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)]) as proxy:
-        proxy.exchange(session)
+    with ExchangeClient(EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)) as client:
+        client.exchange(session)
     return session
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.errors import MessageError
-from hsm.ekm.protocol.fields import LabelState, Operation, printable
+from hsm.ekm.protocol.fields import KeyOperation, LabelState, printable
 from hsm.ekm.protocol.messages import (
     Ack,
     AnyMessage,
@@ -26,6 +26,7 @@ from hsm.ekm.protocol.messages import (
     Ping,
 )
 from hsm.ekm.protocol.transcript import Signed, Transcript
+from hsm.framing import FrameError, frame_length
 from hsm.keys import deterministic_cbor
 from hsm.keys.eedk import KeyLabel, KeyMode
 from hsm.keys.signature import MAX_SIGNATURE_BYTES, MIN_SIGNATURE_BYTES
@@ -33,7 +34,7 @@ from hsm.keys.signature import MAX_SIGNATURE_BYTES, MIN_SIGNATURE_BYTES
 SIGNATURE = b"\x30" * 70
 REQUEST = KeyRequest(
     session=b"s" * 16,
-    operation=Operation.GENERATE,
+    operation=KeyOperation.GENERATE,
     volume="VOL001",
     cartridge_id=b"c" * 16,
     labels=(KeyLabel("June 2007 Key"), KeyLabel("DR", KeyMode.HASH)),
@@ -46,8 +47,8 @@ EXAMPLES: list[AnyMessage] = [
     Hello(certificate=b"certificate", nonce=b"n" * 32),
     Challenge(certificate=b"certificate", nonce=b"n" * 32, session=b"s" * 16),
     REQUEST,
-    dataclasses.replace(REQUEST, operation=Operation.TRANSLATE, labels=(), eedks=(b"e",)),
-    dataclasses.replace(REQUEST, operation=Operation.REKEY, eedks=(b"e", b"f")),
+    dataclasses.replace(REQUEST, operation=KeyOperation.TRANSLATE, labels=(), eedks=(b"e",)),
+    dataclasses.replace(REQUEST, operation=KeyOperation.REKEY, eedks=(b"e", b"f")),
     KeyReply(
         session=b"s" * 16, sedk=b"w" * 256, eedks=(b"a", b"b"), sequence=7, signature=SIGNATURE
     ),
@@ -249,12 +250,13 @@ def test_a_message_with_any_byte_changed_is_refused_or_another(
 
 def test_a_frame_tells_its_length_and_no_more_than_the_limit() -> None:
     assert messages.frame(b"abc") == b"\x00\x00\x00\x03abc"
-    assert messages.frame_length(b"\x00\x01\x00\x00") == messages.FRAME_LIMIT
+    limit = messages.FRAME_LIMIT
+    assert frame_length(b"\x00\x01\x00\x00", limit) == limit
     for header in (b"\x00\x00\x00\x00", b"\x00\x01\x00\x01", b"\xff\xff\xff\xff"):
-        with pytest.raises(MessageError, match="1 to 65536 bytes"):
-            messages.frame_length(header)
-    with pytest.raises(MessageError):
-        messages.frame(b"x" * (messages.FRAME_LIMIT + 1))
+        with pytest.raises(FrameError, match="1 to 65536 bytes"):
+            frame_length(header, limit)
+    with pytest.raises(FrameError):
+        messages.frame(b"x" * (limit + 1))
 
 
 def test_what_is_signed_depends_on_every_byte_before_and_on_the_message() -> None:

@@ -29,14 +29,17 @@ from hsm.ekm.protocol.messages import Error, Hello, Ping
 from hsm.ekm.service.front import serve
 from hsm.ekm.service.launch import EkmProcess, spawn_ekm
 from hsm.errors import TaperigError
+from hsm.framing import LENGTH_BYTES
 from hsm.keys.eedk import KeyLabel
 from hsm.keys.pki import CertificateAuthority, TlsFiles, load_certificate
 from hsm.pkcs11.pins import PinFromEnv, PinFromFile
 from hsm.provisioning import ProvisionedLab
-from rig.ve.ekm.proxy import EkmProxy
 from tests.support.ekm_bench import Outsiders
+from tests.support.ekm_client import ExchangeClient
 from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY, SoftDrive, der
+from tests.support.ports import reserve_port
 from tests.support.service_bench import make_config
+from tests.support.waiting import has_ended, wait_until
 
 PING = Ping().encode()
 ASK = Generate("VOL001", CARTRIDGE_ID, (KeyLabel(MAIN_KEY),))
@@ -83,13 +86,12 @@ class Log:
 
     def awaited(self, event: str) -> dict[str, Any]:
         """Return the record, which the other process may be about to write."""
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            for record in self.records():
-                if record["event"] == event:
-                    return record
-            time.sleep(0.02)
-        raise AssertionError(f"no record {event!r}")
+
+        def found() -> list[dict[str, Any]]:
+            return [record for record in self.records() if record["event"] == event]
+
+        wait_until(lambda: bool(found()))
+        return found()[0]
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ def read_to_end(connection: socket.socket) -> bytes:
 
 
 def error_in(received: bytes) -> ErrorCode:
-    message = messages.decode(received[messages.LENGTH_BYTES :])
+    message = messages.decode(received[LENGTH_BYTES:])
     assert isinstance(message, Error)
     return ErrorCode(message.code)
 
@@ -150,8 +152,8 @@ def test_a_drive_gets_its_key_over_tcp(
     endpoint: EkmEndpoint, lab: ProvisionedLab, outsiders: Outsiders, log: Log
 ) -> None:
     session = session_of(outsiders.drive, lab)
-    with EkmProxy([endpoint]) as proxy:
-        proxy.exchange(session)
+    with ExchangeClient(endpoint) as client:
+        client.exchange(session)
     assert len(outsiders.drive.data_key(session.grant.sedk)) == 32
     assert [r["event"] for r in log.records()] == ["key-reply", "ack"]
 
@@ -195,8 +197,8 @@ def test_many_relays_are_served_at_once(
     for thread in threads:
         thread.start()
     session = session_of(outsiders.drive, lab)
-    with EkmProxy([endpoint]) as proxy:
-        proxy.exchange(session)
+    with ExchangeClient(endpoint) as client:
+        client.exchange(session)
     for thread in threads:
         thread.join()
     assert not failures
@@ -206,15 +208,15 @@ def test_many_relays_are_served_at_once(
 def test_the_drive_table_is_shared_with_whoever_changes_it(
     endpoint: EkmEndpoint, lab: ProvisionedLab, outsiders: Outsiders, serving: Serving
 ) -> None:
-    with EkmProxy([endpoint]) as proxy:
-        proxy.exchange(session_of(outsiders.drive, lab))
+    with ExchangeClient(endpoint) as client:
+        client.exchange(session_of(outsiders.drive, lab))
         with DriveTable(serving.config.drive_table) as table:
             table.set_revoked(outsiders.drive.serial, True)
         with pytest.raises(EkmError, match="is revoked"):
-            proxy.exchange(session_of(outsiders.drive, lab))
+            client.exchange(session_of(outsiders.drive, lab))
         with DriveTable(serving.config.drive_table) as table:
             table.set_revoked(outsiders.drive.serial, False)
-        proxy.exchange(session_of(outsiders.drive, lab))
+        client.exchange(session_of(outsiders.drive, lab))
 
 
 # Peers that misbehave; each time another peer is served on
@@ -461,10 +463,10 @@ def test_neither_data_key_nor_pin_crosses_the_wire_or_the_relay(
     relayed: list[bytes] = []
     sessions = []
     near = dataclasses.replace(endpoint, host="localhost", port=tap.port)
-    with EkmProxy([near], observer=lambda direction, data: relayed.append(data)) as proxy:
+    with ExchangeClient(near, observer=lambda direction, data: relayed.append(data)) as client:
         for _ in range(3):
             sessions.append(session_of(outsiders.drive, lab))
-            proxy.exchange(sessions[-1])
+            client.exchange(sessions[-1])
     wire = tap.wait()
     pins = [path.read_bytes().strip() for path in (lab.state_dir / "pins").iterdir()]
     keys = [outsiders.drive.data_key(session.grant.sedk) for session in sessions]
@@ -507,14 +509,14 @@ def test_it_ends_in_order_with_connections_open(
 def test_the_relay_reconnects_after_a_restart(
     lab: ProvisionedLab, config: EkmConfig, outsiders: Outsiders
 ) -> None:
-    with spawn_ekm(config) as first:
-        port = first.port
-        proxy = EkmProxy([EkmEndpoint("127.0.0.1", port, lab.rig_tls)])
-        proxy.exchange(session_of(outsiders.drive, lab))
+    port = reserve_port()
+    with spawn_ekm(dataclasses.replace(config, port=port)):
+        client = ExchangeClient(EkmEndpoint("127.0.0.1", port, lab.rig_tls))
+        client.exchange(session_of(outsiders.drive, lab))
     with pytest.raises(EkmUnavailable, match="nothing listens there"):
-        proxy.exchange(session_of(outsiders.drive, lab))
-    with spawn_ekm(dataclasses.replace(config, port=port)), proxy:
-        proxy.exchange(session_of(outsiders.drive, lab))
+        client.exchange(session_of(outsiders.drive, lab))
+    with spawn_ekm(dataclasses.replace(config, port=port)), client:
+        client.exchange(session_of(outsiders.drive, lab))
 
 
 def test_killed_at_any_time_it_starts_again(
@@ -526,10 +528,10 @@ def test_killed_at_any_time_it_starts_again(
         endpoint = EkmEndpoint(process.host, process.port, lab.rig_tls)
 
         def keep_asking(to: EkmEndpoint = endpoint, until: threading.Event = stop) -> None:
-            with EkmProxy([to]) as proxy:
+            with ExchangeClient(to) as client:
                 while not until.is_set():
                     try:
-                        proxy.exchange(session_of(outsiders.drive, lab))
+                        client.exchange(session_of(outsiders.drive, lab))
                     except EkmUnavailable:
                         return
 
@@ -542,9 +544,9 @@ def test_killed_at_any_time_it_starts_again(
         process.stop()
     with (
         spawn_ekm(config) as process,
-        EkmProxy([EkmEndpoint(process.host, process.port, lab.rig_tls)]) as proxy,
+        ExchangeClient(EkmEndpoint(process.host, process.port, lab.rig_tls)) as client,
     ):
-        proxy.exchange(session_of(outsiders.drive, lab))
+        client.exchange(session_of(outsiders.drive, lab))
     assert audit_log.verify(config.audit).torn_bytes == 0
 
 
@@ -569,18 +571,7 @@ def test_it_dies_with_its_parent(config: EkmConfig, tmp_path: Path) -> None:
     child = int(parent.stdout.readline())
     parent.kill()
     parent.communicate()
-    deadline = time.monotonic() + 5
-    while _runs(child) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not _runs(child)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
+    wait_until(lambda: has_ended(child))
 
 
 # What keeps it from starting: one sentence each

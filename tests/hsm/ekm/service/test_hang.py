@@ -26,12 +26,12 @@ from hsm.ekm.service.launch import EkmProcess, spawn_ekm
 from hsm.keys.pki import load_certificate
 from hsm.pkcs11.config import TokenConfig
 from hsm.provisioning import ProvisionedLab
-from rig.results.events import EventLog
-from rig.ve.ekm.proxy import EkmProxy
 from tests.support.broken_module import CALL_REPLACED, build_module
 from tests.support.ekm_bench import Outsiders
+from tests.support.ekm_client import ExchangeClient
 from tests.support.ekm_lab import MAIN_KEY, der
 from tests.support.service_bench import ASK, await_workers, page, until_served, workers_of
+from tests.support.waiting import wait_until
 
 ANSWER_SECONDS = 20.0
 
@@ -41,17 +41,11 @@ def events(config: EkmConfig, *names: str) -> list[dict[str, object]]:
 
 
 def await_status(config: EkmConfig, status: int) -> None:
-    deadline = time.monotonic() + 30
-    while page(config, "/readyz")[0] != status:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: page(config, "/readyz")[0] == status)
 
 
 def await_cause(config: EkmConfig, cause: str) -> None:
-    deadline = time.monotonic() + 30
-    while not any(cause in str(record["cause"]) for record in events(config, "worker-lost")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: any(cause in str(r["cause"]) for r in events(config, "worker-lost")))
 
 
 @contextmanager
@@ -102,16 +96,18 @@ def test_a_stopped_worker_is_replaced_and_its_drive_served_by_the_secondary(
     with running(config, lab) as (ekm, endpoint), second(config, lab) as (other, backup):
         (stopped,) = workers_of(ekm.pid)
         stop = At(message, lambda: os.kill(stopped, signal.SIGSTOP))
-        with EkmProxy([endpoint, backup], ANSWER_SECONDS, stop) as proxy:
-            proxy.connect()
+        with ExchangeClient(
+            endpoint, backup, answer_seconds=ANSWER_SECONDS, observer=stop
+        ) as client:
+            client.connect()
             began = time.monotonic()
-            proxy.exchange(session)
+            client.exchange(session)
             took = time.monotonic() - began
             assert session.grant.sedk
             assert took < ANSWER_SECONDS, "the key manager noticed before the relay gave up"
             await_workers(config, 1)
             before = len(events(config, "key-reply"))
-            until_served(proxy, session)
+            until_served(client, session)
             assert len(events(config, "key-reply")) == before + 1, "the primary serves again"
         replies = events(config, "key-reply"), events(other, "key-reply")
     assert [len(each) for each in replies] == ([1, 1] if message < 3 else [2, 0])
@@ -155,13 +151,13 @@ def test_a_worker_that_hangs_with_the_logs_lock_does_not_hold_up_the_front(
     with running(config, lab) as (ekm, endpoint), config.audit.open("r+b") as holder:
         before = set(workers_of(ekm.pid))
         fcntl.fcntl(holder, fcntl.F_OFD_SETLKW, _LOCK)
-        with EkmProxy([endpoint], ANSWER_SECONDS) as proxy:
+        with ExchangeClient(endpoint, answer_seconds=ANSWER_SECONDS) as client:
             with pytest.raises(EkmUnavailable, match="Lost contact"):
-                proxy.exchange(session)
+                client.exchange(session)
             await_workers(config, 2)
             (replaced,) = before - set(workers_of(ekm.pid))
             fcntl.fcntl(holder, fcntl.F_OFD_SETLKW, _UNLOCK)
-            until_served(proxy, session)
+            until_served(client, session)
         assert ekm.stop() == 0
     assert [record["pid"] for record in events(config, "worker-lost")] == [replaced]
 
@@ -187,30 +183,29 @@ def test_a_call_to_the_token_that_never_returns_costs_its_worker_and_no_drive(
     )
     token = dataclasses.replace(lab.ekm_token, module=module)
     config = dataclasses.replace(config, token=token, workers=1, worker_seconds=1.0)
-    told = EventLog()
     with running(config, lab) as (ekm, endpoint), second(config, lab) as (other, backup):
-        with EkmProxy([endpoint, backup], ANSWER_SECONDS, events=told) as proxy:
-            proxy.connect()
-            proxy.exchange(session)
+        with ExchangeClient(endpoint, backup, answer_seconds=ANSWER_SECONDS) as client:
+            client.connect()
+            client.exchange(session)
             wish = Translate(ASK.volume, ASK.cartridge_id, session.grant.eedks)
 
             def translated() -> DriveSession:
                 trust = der(load_certificate(lab.ca))
                 return DriveSession(outsiders.drive, trust, outsiders.drive.serial, wish)
 
-            proxy.exchange(first := translated())
+            client.exchange(first := translated())
             assert first.grant.sedk
             (hanging,) = workers_of(ekm.pid)
             cut.touch()
-            proxy.exchange(hung := translated())
+            client.exchange(hung := translated())
             assert hung.grant.sedk, "the secondary served it"
             cut.unlink()
             await_workers(config, 1)
             assert hanging not in workers_of(ekm.pid)
-            until_served(proxy, after := translated())
+            until_served(client, after := translated())
             assert after.grant.sedk
         assert ekm.stop() == 0
-    contact = told.notices[0].text
+    contact = str(client.failures[0])
     assert "Lost contact" in contact
     assert "no answer in time" not in contact, "the connection ended; nobody waited in vain"
     assert not audit_log.verify(config.audit).torn_bytes
@@ -249,16 +244,18 @@ def test_a_token_taken_away_in_an_exchange_ends_the_connection_and_refuses_nothi
     tokens, away = tmp_path / "tokens", tmp_path / "away"
     with running(config, lab) as (_, endpoint), second(config, lab) as (other, backup):
         take_away = At(2, lambda: tokens.rename(away))
-        with EkmProxy([endpoint, backup], ANSWER_SECONDS, take_away) as proxy:
-            proxy.connect()
-            proxy.exchange(session)
+        with ExchangeClient(
+            endpoint, backup, answer_seconds=ANSWER_SECONDS, observer=take_away
+        ) as client:
+            client.connect()
+            client.exchange(session)
             assert session.grant.sedk
             await_status(config, 503)
-            until_served(proxy, session)
+            until_served(client, session)
             assert len(events(other, "key-reply")) == 2
             away.rename(tokens)
             await_workers(config, 1)
-            until_served(proxy, session)
+            until_served(client, session)
         assert len(events(config, "key-reply")) == 1
         assert not events(config, "refusal")
         first = events(config, "worker-lost")[0]

@@ -16,10 +16,15 @@ from pathlib import Path
 import pytest
 
 import hsm.ekm.service
+from hsm.ekm.audit import log as audit_log
+from hsm.ekm.client import EkmClient, EkmEndpoint
 from hsm.ekm.config import EkmConfig
+from hsm.ekm.protocol.drive_side import DriveSession
 from hsm.ekm.service.launch import EkmProcess, spawn_ekm
 from hsm.ekm.service.systemd import Supervisor
+from hsm.provisioning import ProvisionedLab
 from tests.support.service_bench import workers_of
+from tests.support.waiting import PATIENCE_SECONDS, process_state, wait_until
 
 UNIT = Path(hsm.ekm.service.__file__).with_name("taperig-ekm.service")
 EXPOSURE = 20
@@ -34,7 +39,7 @@ class Listener:
         self.socket.bind(address)
         self.told: list[str] = []
 
-    def until(self, wanted: str, seconds: float = 20) -> list[str]:
+    def until(self, wanted: str, seconds: float = PATIENCE_SECONDS) -> list[str]:
         """Return the lines up to the wanted one, which is among them."""
         deadline, lines = time.monotonic() + seconds, []
         while wanted not in lines:
@@ -79,6 +84,26 @@ def test_ready_is_told_when_connections_are_taken_and_stopping_when_it_stops(
     assert ekm.stop() == 0
 
 
+def test_an_exchange_under_way_ends_before_the_key_manager_does(
+    listener: Listener,
+    ekm: EkmProcess,
+    config: EkmConfig,
+    lab: ProvisionedLab,
+    session: DriveSession,
+) -> None:
+    with EkmClient(EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)) as client:
+        request = session.on_message(client.request(session.hello()))
+        assert request is not None
+        os.kill(ekm.pid, signal.SIGTERM)
+        listener.until("STOPPING=1")
+        ack = session.on_message(client.request(request))
+        assert ack is not None
+        client.send(ack)
+    assert ekm.stop() == 0
+    events = [record["event"] for record in audit_log.records(config.audit)]
+    assert events == ["start", "key-reply", "ack", "stop"]
+
+
 def test_nothing_is_ready_before_the_token_is_open(
     config: EkmConfig, listener: Listener, tmp_path: Path
 ) -> None:
@@ -105,16 +130,16 @@ def test_the_watchdog_hears_of_a_loop_that_turns_and_of_none_that_does_not(
     with spawn_ekm(dataclasses.replace(config, workers=1)) as ekm:
         listener.until("READY=1")
         for _ in range(3):
-            listener.until("WATCHDOG=1", seconds=5)
+            listener.until("WATCHDOG=1")
         os.kill(ekm.pid, signal.SIGSTOP)
         try:
-            time.sleep(0.1)
+            wait_until(lambda: process_state(ekm.pid) == "T")
             listener.drain()
             with pytest.raises(TimeoutError):
                 listener.until("WATCHDOG=1", seconds=1.5)
         finally:
             os.kill(ekm.pid, signal.SIGCONT)
-        listener.until("WATCHDOG=1", seconds=5)
+        listener.until("WATCHDOG=1")
 
 
 def test_an_abstract_address_and_another_process_watchdog() -> None:

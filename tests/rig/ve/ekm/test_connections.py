@@ -19,7 +19,8 @@ from rig.ve.ekm.connections import Pace
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.ekm.verify_connection import verify_connection
 from tests.support.ekm_lab import MAIN_KEY
-from tests.support.ekm_pair import QUICK, CuttingRelay, Pair, open_pair, wait_until
+from tests.support.ekm_pair import QUICK, CuttingRelay, Pair, open_pair
+from tests.support.waiting import wait_until
 
 RAISED, CLEARED = NoticeKind.INTERVENTION, NoticeKind.CLEARED
 HOSTS, CALL_HOME = NoticeKind.HOSTS, NoticeKind.CALL_HOME

@@ -29,7 +29,7 @@ from hsm.keys.eedk import Eedk, KeyLabel, KeyMode
 from hsm.keys.pki import CertificateAuthority, Role, load_certificate
 from hsm.pkcs11.oaep import OaepHash
 from hsm.provisioning import ProvisionedLab
-from rig.drive.secure_element import SecureElement, SecureElementConfig, UnsealError
+from rig.drive.secure_element import SecureElement, SecureElementConfig, SedkError
 from rig.ve.ekm.proxy import EkmProxy
 from tests.support.ekm_lab import (
     CARTRIDGE_ID,
@@ -390,7 +390,7 @@ def test_the_data_key_reaches_the_drive_sealed_for_its_gates(
 ) -> None:
     session = ask(ASK)
     proxy.exchange(session)
-    blob = element.unseal(session.grant.sedk)
+    blob = element.rewrap_for_engine(session.grant.sedk)
     assert len(blob) == 40
     data_key = unsealed(lab.drive(REAL_SERIAL), blob)
     assert len(data_key) == 32
@@ -404,7 +404,7 @@ def test_translate_brings_the_same_data_key_back(
     def data_key(request: Generate | Translate) -> tuple[bytes, tuple[bytes, ...]]:
         session = ask(request)
         proxy.exchange(session)
-        blob = element.unseal(session.grant.sedk)
+        blob = element.rewrap_for_engine(session.grant.sedk)
         return unsealed(lab.drive(REAL_SERIAL), blob), session.grant.eedks
 
     written, eedks = data_key(ASK)
@@ -420,8 +420,8 @@ def test_an_sedk_is_of_no_use_to_another_drive(
     session = ask(ASK)
     proxy.exchange(session)
     for foreign in (session.grant.sedk[::-1], Eedk.decode(session.grant.eedks[0]).wrapped):
-        with pytest.raises(UnsealError):
-            element.unseal(foreign)
+        with pytest.raises(SedkError):
+            element.rewrap_for_engine(foreign)
 
 
 @pytest.mark.rule("KEY-9")
@@ -606,7 +606,7 @@ def test_an_exchange_cut_anywhere_goes_whole_to_the_next_key_manager(
     ) as proxy:
         session = ask(ASK)
         proxy.exchange(session)
-    assert len(element.unseal(session.grant.sedk)) == 40
+    assert len(element.rewrap_for_engine(session.grant.sedk)) == 40
     first = [Hello, Challenge, KeyRequest][: 1 + 2 * heard]
     assert relayed == [*first, Hello, Challenge, KeyRequest, KeyReply, Ack]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hsm.ekm.client import EkmEndpoint
-from hsm.ekm.protocol.drive_side import KeyGrant
 from hsm.ekm.protocol.errors import EkmUnavailable, ErrorCode, ExchangeError
+from hsm.ekm.protocol.messages import KeyGrant
 from hsm.errors import TaperigError
 from hsm.keys.eedk import Eedk, KeyLabel, KeyMode
 from hsm.provisioning import provision_lab
