@@ -263,22 +263,22 @@ def write(
 ) -> None:
     """Write files into the cache and unload them; `rig ve work` copies them to tape."""
     from hsm.errors import TaperigError
+    from rig.ve.volumes.logical_volume import VolumeFile
 
     if name is not None and len(files) > 1:
         raise TaperigError("A name is for one file; leave --name out to write several.")
     written = []
     with working(lab, node, drives=False) as (opened, _):
-        for path in files:
-            volume = opened.write(
-                name or opened.free_name(),
-                path,
-                storage_group=storage_group,
-                management_class=management_class,
-            )
-            opened.unload(volume.name)
-            written.append({"volume": volume.name, "size": volume.size, "source": volume.source})
-            if not as_json:
-                print(f"{volume.name}  {volume.size} bytes  {path}")
+        names = [name] if name is not None else opened.free_names(len(files))
+        volumes = [VolumeFile.of(*each) for each in zip(names, files, strict=True)]
+        for batch in opened.write_files(
+            volumes, storage_group=storage_group, management_class=management_class
+        ):
+            for volume in batch:
+                row = {"volume": volume.name, "size": volume.size, "source": volume.source}
+                written.append(row)
+                if not as_json:
+                    print(f"{volume.name}  {volume.size} bytes  {volume.source}")
     if as_json:
         print_json(written)
 

@@ -40,19 +40,13 @@ def import_images(
         raise TaperigError("A name is for one image; leave --name out to import several.")
     volumes = [volume_of_image(path, name) for path in images]
     with working(lab, node, drives=False) as (opened, _):
-        for volume in volumes:
-            opened.write(
-                volume.name,
-                volume.source,
-                storage_group=storage_group,
-                management_class=management_class,
-            )
-            opened.unload(volume.name)
+        for batch in opened.write_files(
+            volumes, storage_group=storage_group, management_class=management_class
+        ):
+            for volume in batch if not as_json else ():
+                print(f"{volume.name}  {volume.size} bytes  {volume.source}")
     if as_json:
         print_json([{"volume": each.name, "source": str(each.source)} for each in volumes])
-        return
-    for volume in volumes:
-        print(f"{volume.name}  {volume.size} bytes  {volume.source}")
 
 
 @ve_app.command("export", rich_help_panel=VOLUMES)

@@ -84,7 +84,7 @@ class Lifecycle:
         count = 0
         with self.node.catalogue.reading() as session:
             for name in self.contents:
-                (copy,) = transactions.active_copies(session, name)
+                (copy,) = transactions.active_copies_of(session, name)
                 row = session.get_one(PhysicalRow, copy.volser)
                 count += row.encryption == TapeEncryption.ENCRYPTED.value
         return count

@@ -11,7 +11,8 @@ import fcntl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -44,6 +45,13 @@ RETRY_S = 2.0
 
 CARTRIDGES = "cartridges"
 """The folder in a node's own that holds its cartridges."""
+
+
+MOST_TOGETHER = 100
+"""Volumes of `write_files` that are acknowledged together at most."""
+
+TOGETHER_BYTES = 32_000_000
+"""Data of volumes that are acknowledged together, bytes; at least one volume."""
 
 
 class NodeError(TaperigError):
@@ -194,57 +202,119 @@ class Node:
         as they were. Raises CacheFullError, CatalogueError for an unknown construct, NodeError.
         """
         if isinstance(source, Path):
-            size = VolumeFile.of(name, source).size
-            origin = origin or path_text(source)
-            pieces: Iterable[bytes] = pieces_of(source)
+            incoming = _Incoming.of(VolumeFile.of(name, source))
         else:
-            VolumeFile(name, Path(), size or 0)  # for the name
-            pieces = source
-        if name == BACKUP_NAME:
-            raise NodeError(f"{name} is the name of database backups; choose another.")
-        if (size or 0) > self.settings.cartridge_bytes:
-            raise NodeError(
-                f"{name} has {size} bytes and a cartridge holds {self.settings.cartridge_bytes}; "
-                f"divide it."
-            )
+            incoming = _Incoming(VolumeFile(name, Path(), size or 0).name, source, size or 0)
+        if origin:
+            incoming = replace(incoming, origin=origin)
+        (volume,) = self._write([incoming], storage_group, management_class, mounted=True)
+        return volume
+
+    def write_files(
+        self,
+        files: Sequence[VolumeFile],
+        *,
+        storage_group: str | None = None,
+        management_class: str | None = None,
+    ) -> Iterator[list[LogicalVolume]]:
+        """Write files as logical volumes and unload each; yield those acknowledged together.
+
+        Constructs and errors are those of `write`; what was yielded before an error is safe.
+        """
+        incoming = [_Incoming.of(file) for file in files]
+        names = [each.name for each in incoming]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise NodeError(f"The logical volume {twice} is given twice; give each its own name.")
+        while incoming:
+            batch = _first(incoming)
+            while True:
+                try:
+                    written = self._write(batch, storage_group, management_class, mounted=False)
+                    break
+                except CacheFullError:
+                    if len(batch) == 1:
+                        raise
+                    batch = batch[: len(batch) // 2]
+            self._wake.set()
+            yield written
+            incoming = incoming[len(batch) :]
+
+    def _write(
+        self,
+        incoming: Sequence[_Incoming],
+        storage_group: str | None,
+        management_class: str | None,
+        *,
+        mounted: bool,
+    ) -> list[LogicalVolume]:
+        """Write volumes in one transaction, and leave them mounted or unload them."""
+        for each in incoming:
+            if each.name == BACKUP_NAME:
+                raise NodeError(f"{each.name} is the name of database backups; choose another.")
+            if each.size > self.settings.cartridge_bytes:
+                raise NodeError(
+                    f"{each.name} has {each.size} bytes and a cartridge holds "
+                    f"{self.settings.cartridge_bytes}; divide it."
+                )
+        cache = self.parts.cache
+        names = [each.name for each in incoming]
         with self._host:
             with self.catalogue.reading() as session:
-                before = session.get(LogicalRow, name)
-                group = _kept(storage_group, before.storage_group if before else "")
-                chosen = _kept(management_class, before.management_class if before else "")
-                settings.pools_of(session, group, chosen)
-                generation = transactions.next_generation(session, name)
-            self._make_room(size or 0)
-            stored = self.parts.cache.store(name, generation, pieces)
-            now = self.clock.now()
-            row = LogicalRow(
-                name=name,
-                generation=generation,
-                size=stored.size,
-                sha256=stored.sha256,
-                storage_group=group,
-                management_class=chosen,
-                written=now,
-                accessed=now,
-                in_cache=True,
-                mounted=True,
-                source=origin,
+                query = select(LogicalRow).where(LogicalRow.name.in_(names))
+                before = {row.name: row for row in session.scalars(query)}
+                constructs = {
+                    name: (
+                        _kept(storage_group, row.storage_group if row else ""),
+                        _kept(management_class, row.management_class if row else ""),
+                    )
+                    for name, row in ((name, before.get(name)) for name in names)
+                }
+                for chosen in set(constructs.values()):
+                    settings.pools_of(session, *chosen)
+                used = transactions.generations(session, names)
+            generations = {name: used.get(name, 0) + 1 for name in names}
+            self._make_room(sum(each.size for each in incoming))
+            stored = cache.store(
+                (each.name, generations[each.name], each.pieces) for each in incoming
             )
-            record = row.record()
+            now = self.clock.now()
+            rows = [
+                LogicalRow(
+                    name=each.name,
+                    generation=generations[each.name],
+                    size=content.size,
+                    sha256=content.sha256,
+                    storage_group=constructs[each.name][0],
+                    management_class=constructs[each.name][1],
+                    written=now,
+                    accessed=now,
+                    in_cache=True,
+                    mounted=True,
+                    source=each.origin,
+                )
+                for each, content in zip(incoming, stored, strict=True)
+            ]
             with self.catalogue.transaction() as session:
-                transactions.enter_written(session, row, now)
-            if before is not None:
-                self.parts.cache.remove(name, before.generation)
-        return record
+                transactions.enter_written(session, rows, now)
+                if not mounted:
+                    transactions.unload(session, names, now)
+            for row in before.values():
+                cache.remove(row.name, row.generation)
+        return [row.record() for row in rows]
 
-    def free_name(self) -> str:
+    def free_names(self, count: int) -> list[str]:
         """The first of L00001 and on that no volume has."""
         with self.catalogue.reading() as session:
             taken = set(session.scalars(select(LogicalRow.name).where(LogicalRow.name.like("L%"))))
-        for number in range(1, 100_000):
-            if (name := f"L{number:05}") not in taken:
-                return name
-        raise NodeError("All names L00001 to L99999 are taken; name the volume.")
+        names = (f"L{number:05}" for number in range(1, 100_000))
+        free = list(islice((name for name in names if name not in taken), count))
+        if len(free) < count:
+            raise NodeError(
+                f"{count} names are needed and {len(free)} of L00001 to L99999 are free; name the "
+                f"volumes, or let some expire."
+            )
+        return free
 
     def read(self, name: str) -> Path:
         """Mount a volume for the host, recalled if it must be; return its file in the cache."""
@@ -263,7 +333,7 @@ class Node:
             row = transactions.logical(session, name)
             if not row.mounted:
                 raise NodeError(f"The logical volume {name} is not mounted; nothing to unload.")
-            transactions.unload(session, name, self.clock.now())
+            transactions.unload(session, [name], self.clock.now())
         self._wake.set()
 
     def release(self, name: str) -> None:
@@ -292,7 +362,7 @@ class Node:
                 row = transactions.logical(session, name)
                 if row.in_cache:
                     continue
-                copies = transactions.active_copies(session, name)
+                copies = transactions.active_copies_of(session, name)
                 if not copies:
                     raise CatalogueError(
                         f"The logical volume {name} is on no cartridge; run `rig ve check`."
@@ -329,7 +399,7 @@ class Node:
             found = []
             for name in names:
                 row = transactions.logical(session, name)
-                copies = transactions.active_copies(session, name)
+                copies = transactions.active_copies_of(session, name)
                 place = (copies[0].volser, copies[0].first_block) if copies else ("", 0)
                 found.append((*place, name, row.size))
         batch: list[str] = []
@@ -411,6 +481,33 @@ class Node:
             query = select(PhysicalRow.volser).where(PhysicalRow.active_volumes > 0)
             volsers = list(session.scalars(query.order_by(PhysicalRow.volser)))
         return [finding for volser in volsers for finding in self.scheduler.verify(volser)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Incoming:
+    """A content that a host writes."""
+
+    name: str
+    pieces: Iterable[bytes]
+    size: int
+    origin: str = ""
+
+    @classmethod
+    def of(cls, file: VolumeFile) -> _Incoming:
+        """The content of a file."""
+        return cls(
+            file.name, pieces_of(file.source), file.size, file.origin or path_text(file.source)
+        )
+
+
+def _first(incoming: Sequence[_Incoming]) -> Sequence[_Incoming]:
+    """As many as are acknowledged together: at least one."""
+    size = 0
+    for count, each in enumerate(incoming[:MOST_TOGETHER]):
+        size += each.size
+        if count and size > TOGETHER_BYTES:
+            return incoming[:count]
+    return incoming[:MOST_TOGETHER]
 
 
 def _kept(given: str | None, before: str) -> str:

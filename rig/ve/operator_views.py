@@ -131,7 +131,7 @@ def volumes(session: Session, names: list[str] | None = None) -> Iterator[Row]:
                 "volser": copy.volser,
                 "block": copy.first_block,
             }
-            for copy in transactions.active_copies(session, row.name)
+            for copy in transactions.active_copies_of(session, row.name)
         ]
         orders = select(PremigrationRow).where(PremigrationRow.name == row.name)
         yield {

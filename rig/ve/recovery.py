@@ -89,6 +89,5 @@ def _lost_sessions(parts: NodeParts) -> list[str]:
     """The hosts' sessions ended with the process: what they had mounted is unloaded."""
     with parts.catalogue.transaction() as session:
         names = list(session.scalars(select(LogicalRow.name).where(LogicalRow.mounted)))
-        for name in names:
-            transactions.unload(session, name, parts.clock.now())
+        transactions.unload(session, names, parts.clock.now())
     return [f"{name}: unloaded, its host is gone" for name in names]

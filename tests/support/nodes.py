@@ -46,7 +46,7 @@ def work(node: Node) -> None:
 
 def copies(node: Node, name: str) -> list[StackedCopy]:
     with node.catalogue.reading() as session:
-        return [row.record() for row in transactions.active_copies(session, name)]
+        return [row.record() for row in transactions.active_copies_of(session, name)]
 
 
 def tape(node: Node, volser: str) -> PhysicalVolume:

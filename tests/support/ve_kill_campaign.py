@@ -19,6 +19,7 @@ import random
 import select
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -37,6 +38,7 @@ from rig.ve.catalogue.model import ManagementClass, PoolSettings, ReclaimPolicy,
 from rig.ve.catalogue.schema import LogicalRow, PhysicalRow
 from rig.ve.ekm.relay import Relay
 from rig.ve.node import Node, NodeSettings
+from rig.ve.volumes.logical_volume import VolumeFile
 from tests.support.kill_points import KillPoints
 
 NAMES = [f"L{number:05}" for number in range(14)]
@@ -204,7 +206,8 @@ class Worker:
     def run(self) -> None:
         """Work."""
         choices: list[tuple[int, Callable[[], None]]] = [
-            (30, self._write),
+            (25, self._write),
+            (10, self._write_files),
             (12, self._unload),
             (8, self._read),
             (4, self._expire),
@@ -240,6 +243,28 @@ class Worker:
         self._say(f"ack {name} {sha256}")
         if self._rng.random() < 0.8:
             self._node.unload(name)
+
+    def _write_files(self) -> None:
+        """Several at once: those that are acknowledged together, and those behind an error."""
+        files = []
+        with tempfile.TemporaryDirectory(prefix="taperig-files-") as folder:
+            for name in self._rng.sample(NAMES, self._rng.randint(2, 5)):
+                data = self._rng.randbytes(self._rng.randrange(LARGEST))
+                path = Path(folder) / name
+                path.write_bytes(data)
+                files.append(VolumeFile.of(name, path))
+                self._say(f"try {name} {hashlib.sha256(data).hexdigest()}")
+            try:
+                for batch in self._node.write_files(
+                    files,
+                    storage_group=self._rng.choice(GROUPS),
+                    management_class=self._rng.choice(CLASSES),
+                ):
+                    for volume in batch:
+                        self._is[volume.name] = volume.sha256
+            finally:  # those not written are what they were
+                for file in files:
+                    self._say(f"ack {file.name} {self._is[file.name]}")
 
     def _expire(self) -> None:
         name = self._rng.choice(NAMES)

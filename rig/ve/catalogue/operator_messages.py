@@ -40,6 +40,16 @@ def clear_intervention(session: Session, subject: str, now: float) -> bool:
     return True
 
 
+def open_subjects(session: Session, prefix: str) -> list[str]:
+    """The subjects of open interventions that begin so."""
+    query = select(EventRow.subject).where(
+        EventRow.kind == INTERVENTION,
+        EventRow.subject.startswith(prefix, autoescape=True),
+        EventRow.cleared.is_(None),
+    )
+    return list(session.scalars(query))
+
+
 def _open(subject: str) -> Select[EventRow]:
     return select(EventRow).where(
         EventRow.kind == INTERVENTION, EventRow.subject == subject, EventRow.cleared.is_(None)

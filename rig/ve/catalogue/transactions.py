@@ -9,14 +9,14 @@ They keep these true, and `checking.py` checks them:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from hsm.keys.eedk import KeyLabel
-from rig.ve.catalogue import settings
+from rig.ve.catalogue import operator_messages, settings
 from rig.ve.catalogue.database import CatalogueError
 from rig.ve.catalogue.model import SCRATCH_POOL, CopyRole, TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import (
@@ -64,80 +64,106 @@ def logical(session: Session, name: str) -> LogicalRow:
     return row
 
 
-def next_generation(session: Session, name: str) -> int:
-    """The generation that the next content under a name will have."""
-    row = session.get(LogicalRow, name)
-    if row is not None:
-        return row.generation + 1
-    retired = session.get(RetiredName, name)
-    return 1 if retired is None else retired.generation + 1
+def generations(session: Session, names: Collection[str]) -> dict[str, int]:
+    """The newest generation of each of these names; a name that was never used is absent."""
+    found: dict[str, int] = {}
+    for table in (RetiredName, LogicalRow):
+        query = select(table.name, table.generation).where(table.name.in_(names))
+        found.update(dict(session.execute(query).all()))
+    return found
 
 
-def enter_written(session: Session, row: LogicalRow, now: float) -> None:
-    """Enter a new content, just written to the cache; what was there before is inactivated."""
-    inactivate_all(session, row.name, now)
-    session.execute(delete(PremigrationRow).where(PremigrationRow.name == row.name))
-    session.execute(delete(RetiredName).where(RetiredName.name == row.name))
-    session.merge(row)
+def enter_written(session: Session, rows: Sequence[LogicalRow], now: float) -> None:
+    """Enter new contents, just written to the cache; what was there before is inactivated."""
+    names = [row.name for row in rows]
+    for copies in active_copies(session, names).values():
+        for copy in copies:
+            inactivate(session, copy, now)
+    for table in (PremigrationRow, RetiredName, LogicalRow):
+        session.execute(delete(table).where(table.name.in_(names)))
+    session.add_all(rows)
+    session.flush()
+    clear_damaged(session, names, now)
 
 
 def expire(session: Session, name: str, now: float) -> LogicalRow:
     """Let a logical volume expire: its data is inactivated, its name is free (MIG-12)."""
     row = logical(session, name)
-    inactivate_all(session, name, now)
+    for copy in active_copies_of(session, name):
+        inactivate(session, copy, now)
     session.execute(delete(PremigrationRow).where(PremigrationRow.name == name))
     session.merge(RetiredName(name=name, generation=row.generation))
     session.delete(row)
+    clear_damaged(session, [name], now)
     return row
 
 
-def unload(session: Session, name: str, now: float) -> None:
+def unload(session: Session, names: Collection[str], now: float) -> None:
     """Rewind and unload: now the pools are decided, and copies that lack are ordered (MIG-2)."""
-    row = logical(session, name)
-    row.mounted = False
-    if not row.in_cache:
-        return
-    active = {CopyRole(copy.role): copy for copy in active_copies(session, name)}
-    for role, number in settings.pools_of(session, row.storage_group, row.management_class).items():
-        copy = active.get(role)
-        if copy is not None and session.get_one(PhysicalRow, copy.volser).pool == number:
-            _drop_order(session, name, role)
+    active = active_copies(session, names)
+    ordered = session.scalars(select(PremigrationRow).where(PremigrationRow.name.in_(names)))
+    orders = {(order.name, order.role): order for order in ordered}
+    pools: dict[tuple[str, str], dict[CopyRole, int]] = {}
+    for row in session.scalars(select(LogicalRow).where(LogicalRow.name.in_(names))):
+        row.mounted = False
+        if not row.in_cache:
             continue
-        session.merge(
-            PremigrationRow(
-                name=name, role=role.value, generation=row.generation, pool=number, queued=now
-            )
-        )
+        constructs = (row.storage_group, row.management_class)
+        if constructs not in pools:
+            pools[constructs] = settings.pools_of(session, *constructs)
+        there = {
+            CopyRole(copy.role): session.get_one(PhysicalRow, copy.volser).pool
+            for copy in active.get(row.name, ())
+        }
+        for role, number in pools[constructs].items():
+            order = orders.get((row.name, role.value))
+            if there.get(role) == number:
+                if order is not None:
+                    session.delete(order)
+                continue
+            if order is None:
+                order = PremigrationRow(name=row.name, role=role.value)
+                session.add(order)
+            order.generation, order.pool, order.queued = row.generation, number, now
 
 
-def _drop_order(session: Session, name: str, role: CopyRole) -> None:
-    order = session.get(PremigrationRow, (name, role.value))
-    if order is not None:
-        session.delete(order)
+# Files in the cache that are not what was stored
+
+_DAMAGED = "cache file of "
+
+
+def enter_damaged(session: Session, name: str, text: str, now: float) -> None:
+    """Ask for the operator: the file of a volume in the cache cannot go to tape as it is."""
+    operator_messages.raise_intervention(session, f"{_DAMAGED}{name}", text, now)
+
+
+def damaged(session: Session) -> set[str]:
+    """The volumes whose file in the cache was found to be not what was stored."""
+    subjects = operator_messages.open_subjects(session, _DAMAGED)
+    return {subject.removeprefix(_DAMAGED) for subject in subjects}
+
+
+def clear_damaged(session: Session, names: Collection[str], now: float) -> None:
+    """Take back what was said of these volumes' files in the cache."""
+    for name in damaged(session).intersection(names):
+        operator_messages.clear_intervention(session, f"{_DAMAGED}{name}", now)
 
 
 # Copies
 
 
-def active_copies(session: Session, name: str) -> list[CopyRow]:
+def active_copies_of(session: Session, name: str) -> list[CopyRow]:
     """The active copies of a logical volume, the primary one first."""
-    return list(
-        session.scalars(
-            select(CopyRow).where(CopyRow.name == name, CopyRow.active).order_by(CopyRow.role)
-        )
-    )
+    return active_copies(session, [name]).get(name, [])
 
 
-def holders(session: Session, name: str, role: str) -> frozenset[str]:
-    """The cartridges that have the other copy of a volume; this one goes to none of them."""
-    copies = active_copies(session, name)
-    return frozenset(copy.volser for copy in copies if copy.role != role)
-
-
-def inactivate_all(session: Session, name: str, now: float) -> None:
-    """Inactivate every copy of a logical volume."""
-    for copy in active_copies(session, name):
-        inactivate(session, copy, now)
+def active_copies(session: Session, names: Collection[str]) -> dict[str, list[CopyRow]]:
+    """The active copies of logical volumes by name, the primary one first."""
+    query = select(CopyRow).where(CopyRow.name.in_(names), CopyRow.active).order_by(CopyRow.role)
+    found: dict[str, list[CopyRow]] = {}
+    for copy in session.scalars(query):
+        found.setdefault(copy.name, []).append(copy)
+    return found
 
 
 def inactivate(session: Session, copy: CopyRow, now: float) -> None:
@@ -259,31 +285,29 @@ def enter_facts(row: PhysicalRow, facts: TapeFacts) -> None:
 def enter_copies(
     session: Session,
     row: PhysicalRow,
-    copies: Iterable[CopyRow],
+    copies: Sequence[CopyRow],
     now: float,
 ) -> None:
     """Enter copies that are on tape now; those of the newest generation take the others' place.
 
     A copy whose `active` is False already was overtaken while it was written, and stays so.
     """
-    volumes = size = 0
+    names = [copy.name for copy in copies]
+    query = select(LogicalRow.name, LogicalRow.generation).where(LogicalRow.name.in_(names))
+    newest = dict(session.execute(query).all())
+    before = active_copies(session, names)
     for copy in copies:
-        volumes += 1
-        size += copy.size
-        newest = session.get(LogicalRow, copy.name)
-        copy.active = (
-            copy.active is not False and newest is not None and newest.generation == copy.generation
-        )
+        copy.active = copy.active is not False and newest.get(copy.name) == copy.generation
         if copy.active:
-            for other in active_copies(session, copy.name):
+            for other in before.get(copy.name, ()):
                 if other.role == copy.role:
                     inactivate(session, other, now)
             row.active_bytes += copy.size
             row.active_volumes += 1
-        session.add(copy)
-        session.flush()
+    session.add_all(copies)
+    session.flush()
     row.last_written = now
-    _count_traffic(session, row, size, volumes, now)
+    _count_traffic(session, row, sum(copy.size for copy in copies), len(copies), now)
 
 
 def _count_traffic(session: Session, row: PhysicalRow, size: int, volumes: int, now: float) -> None:

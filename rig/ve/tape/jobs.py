@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import not_, select
 from sqlalchemy.orm import Session
 
 from hsm.errors import TaperigError
@@ -26,7 +26,7 @@ from rig.ve.catalogue.transactions import Reservation
 from rig.ve.tape.cartridge_locks import CartridgeLocks
 from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.sequences import VirtualizationEngine
-from rig.ve.volumes.logical_volume import VolumeFile
+from rig.ve.volumes.logical_volume import VolumeError, VolumeFile, VolumeFileError
 from rig.ve.volumes.tape_volume_cache import Cache, Recall
 
 BATCH_VOLUMES = 1000
@@ -71,9 +71,16 @@ class Outgoing:
     came_from: int | None = None
     """The copy (its id) that a move takes it from."""
 
+    def file(self) -> VolumeFile:
+        """What is written."""
+        return VolumeFile(self.name, self.path, self.size, self.sha256, self.origin)
 
-Settle = Callable[[Session, Outgoing, CopyRow], None]
-"""What else is entered, in the same transaction, once a volume is on tape."""
+
+Written = Sequence[tuple[Outgoing, CopyRow]]
+"""Logical volumes that are on tape now, and their copies there, not entered yet."""
+
+Settle = Callable[[Session, Written], None]
+"""What else is entered in the same transaction."""
 
 
 class TapeWork:
@@ -87,30 +94,77 @@ class TapeWork:
     # Cache to tape
 
     def premigrate(self, pool: int) -> int:
-        """Copy to a pool what is ordered for it, as much as one cartridge takes; how many."""
+        """Copy to a pool what is ordered for it, as much as one cartridge takes; how many.
+
+        A volume whose file in the cache is found damaged stays ordered and is left out from then
+        on, with an intervention. When nothing else is left, raises VolumeError naming all of them.
+        """
         cache = self.parts.cache
         orders = self._orders(pool)
+        if not orders:
+            self._recheck(pool)
         with cache.pinned([order.path for order in orders]):
             # What was rewritten before its file was pinned is ordered no more.
             still = set(self._orders(pool))
-            return self._write(pool, [order for order in orders if order in still], _settle_order)
+            orders = [order for order in orders if order in still]
+            try:
+                return self._write(pool, orders, _settle_orders)
+            except VolumeFileError:
+                if len(self._intact(orders)) == len(orders):
+                    raise
+                return 0  # the others are written next time
 
-    def _orders(self, pool: int) -> list[Outgoing]:
+    def _recheck(self, pool: int) -> None:
+        """Look again at files that were found damaged; raises VolumeError for those that are."""
+        orders = self._orders(pool, damaged=True)
+        intact = self._intact(orders)
+        with self.parts.catalogue.transaction() as session:
+            transactions.clear_damaged(session, intact, self.parts.clock.now())
+        names = [order.name for order in orders if order.name not in intact]
+        if names:
+            raise VolumeError(
+                f"Not copied to pool {pool}: {', '.join(names)}. What the cache holds of each is "
+                f"not what was stored; see `rig ve interventions`, and write each again."
+            )
+
+    def _intact(self, orders: Sequence[Outgoing]) -> set[str]:
+        """Read the files of volumes; those that are not what was stored are entered as damaged."""
+        intact = set()
+        for order in orders:
+            try:
+                order.file().verify()
+            except VolumeFileError as error:
+                with self.parts.catalogue.transaction() as session:
+                    now = self.parts.clock.now()
+                    transactions.enter_damaged(session, order.name, str(error), now)
+            else:
+                intact.add(order.name)
+        return intact
+
+    def _orders(self, pool: int, *, damaged: bool = False) -> list[Outgoing]:
+        """The next volumes ordered for a pool: those not known to be damaged, or those that are."""
         query = (
-            select(PremigrationRow, LogicalRow)
-            .join(LogicalRow, LogicalRow.name == PremigrationRow.name)
+            select(
+                LogicalRow.name,
+                LogicalRow.generation,
+                PremigrationRow.role,
+                LogicalRow.size,
+                LogicalRow.sha256,
+                LogicalRow.source,
+            )
+            .join(PremigrationRow, LogicalRow.name == PremigrationRow.name)
             .where(PremigrationRow.pool == pool)
             .order_by(PremigrationRow.queued, PremigrationRow.name)
             .limit(BATCH_VOLUMES)
         )
         found: dict[str, Outgoing] = {}
         with self.parts.catalogue.reading() as session:
-            for order, row in session.execute(query):
-                path = self.parts.cache.path(row.name, row.generation)
-                outgoing = Outgoing(
-                    row.name, row.generation, order.role, row.size, row.sha256, row.source, path
-                )
-                found.setdefault(row.name, outgoing)  # two copies are never on one cartridge
+            known = LogicalRow.name.in_(transactions.damaged(session))
+            rows = session.execute(query.where(known if damaged else not_(known)))
+            for name, generation, role, size, sha256, source in rows:
+                path = self.parts.cache.path(name, generation)
+                outgoing = Outgoing(name, generation, role, size, sha256, source, path)
+                found.setdefault(name, outgoing)  # two copies are never on one cartridge
         return list(found.values())
 
     def _write(self, pool: int, volumes: Sequence[Outgoing], settle: Settle) -> int:
@@ -119,18 +173,18 @@ class TapeWork:
             return 0
         parts = self.parts
         with parts.catalogue.reading() as session:
-            elsewhere = {
-                each.name: transactions.holders(session, each.name, each.role) for each in volumes
-            }
+            active = transactions.active_copies(session, [each.name for each in volumes])
+        # The cartridges that have the other copy: this one goes to none of them.
+        elsewhere = {
+            each.name: {copy.volser for copy in active.get(each.name, ()) if copy.role != each.role}
+            for each in volumes
+        }
         leading = volumes[0]
         with self._reserved(pool, leading.size, elsewhere[leading.name]) as target:
             fitting = _fitting(volumes, target, elsewhere)
             with parts.catalogue.reading() as session:
                 chosen = settings.pool(session, pool)
-            files = [
-                VolumeFile(each.name, each.path, each.size, each.sha256, each.origin)
-                for each in fitting
-            ]
+            files = [each.file() for each in fitting]
             if target.from_bot:
                 self.engine.write_from_bot(chosen, files, target.volser)
             else:
@@ -143,11 +197,8 @@ class TapeWork:
                     transactions.enter_bot(session, row, chosen.keys, facts)
                 transactions.enter_facts(row, facts)
                 row.written_bytes = facts.data_bytes
-                copies = []
-                for each, (first, blocks) in zip(
-                    fitting, facts.last_volumes(len(fitting)), strict=True
-                ):
-                    copy = CopyRow(
+                copies = [
+                    CopyRow(
                         name=each.name,
                         generation=each.generation,
                         volser=target.volser,
@@ -156,8 +207,11 @@ class TapeWork:
                         blocks=blocks,
                         size=each.size,
                     )
-                    settle(session, each, copy)
-                    copies.append(copy)
+                    for each, (first, blocks) in zip(
+                        fitting, facts.last_volumes(len(fitting)), strict=True
+                    )
+                ]
+                settle(session, list(zip(fitting, copies, strict=True)))
                 transactions.enter_copies(session, row, copies, now)
                 self._enter_mount(session, target.volser)
                 operator_messages.clear_intervention(session, _scratch_subject(pool), now)
@@ -239,9 +293,11 @@ class TapeWork:
                 copy.name: (copy.generation, transactions.logical(session, copy.name).sha256)
                 for copy in copies
             }
-        sink = Recall(into, expected)
         runs = [range(copy.first_block, copy.first_block + copy.blocks) for copy in copies]
-        self.engine.read(volser, sink, expected.keys(), runs)
+        with into.arriving() as arrivals:
+            sink = Recall(arrivals, expected)
+            self.engine.read(volser, sink, expected.keys(), runs)
+            arrivals.keep()
         if missing := sorted(expected.keys() - set(sink.stored)):
             raise TaperigError(
                 f"Cartridge {volser} does not hold {', '.join(missing)} where the catalogue says; "
@@ -308,7 +364,7 @@ class TapeWork:
         with self.parts.catalogue.reading() as session:
             for copy in transactions.copies_on(session, volser):
                 size += copy.size
-                if run and size > RUN_BYTES:
+                if run and (size > RUN_BYTES or len(run) == BATCH_VOLUMES):
                     break
                 run.setdefault(copy.name, copy)
         return list(run.values())
@@ -379,19 +435,26 @@ def settle_cartridge(parts: NodeParts, volser: str) -> str:
         return transactions.reconcile(session, row, facts)
 
 
-def _settle_order(session: Session, volume: Outgoing, copy: CopyRow) -> None:
-    """The order is done, unless another rewind/unload named another pool meanwhile."""
-    order = session.get(PremigrationRow, (volume.name, volume.role))
-    row = session.get_one(PhysicalRow, copy.volser)
-    if order is not None and (order.generation, order.pool) == (volume.generation, row.pool):
-        session.delete(order)
+def _settle_orders(session: Session, written: Written) -> None:
+    """An order is done, unless another rewind/unload named another pool meanwhile."""
+    copies = {(copy.name, copy.role): copy for _, copy in written}
+    names = [volume.name for volume, _ in written]
+    for order in session.scalars(select(PremigrationRow).where(PremigrationRow.name.in_(names))):
+        copy = copies.get((order.name, order.role))
+        if copy is None or copy.generation != order.generation:
+            continue
+        if session.get_one(PhysicalRow, copy.volser).pool == order.pool:
+            session.delete(order)
 
 
-def _settle_move(session: Session, volume: Outgoing, copy: CopyRow) -> None:
+def _settle_move(session: Session, written: Written) -> None:
     """A copy that was overtaken while it was moved (rewritten, expired, copied) stays inactive."""
-    source = session.get(CopyRow, volume.came_from)
-    if source is None or not source.active:
-        copy.active = False
+    sources = [volume.came_from for volume, _ in written]
+    query = select(CopyRow.id).where(CopyRow.id.in_(sources), CopyRow.active)
+    active = set(session.scalars(query))
+    for volume, copy in written:
+        if volume.came_from not in active:
+            copy.active = False
 
 
 def _fitting(

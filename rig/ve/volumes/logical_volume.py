@@ -17,7 +17,9 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from hsm.errors import TaperigError
@@ -31,6 +33,15 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 class VolumeError(TaperigError):
     """A file cannot become a logical volume, or what is on tape is none."""
+
+
+class VolumeFileError(VolumeError):
+    """The file of a volume cannot be read, or is not what was stored."""
+
+    def __init__(self, name: str, text: str) -> None:
+        """Keep the name of the volume."""
+        super().__init__(text)
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,23 @@ class VolumeFile:
         try:
             return cls(name, source, source.stat().st_size)
         except OSError as error:
-            raise _unreadable(source, error) from error
+            raise _unreadable(name, source, error) from error
+
+    def verify(self) -> None:
+        """Read the file; raise VolumeFileError unless it is what was stored."""
+        with self.opened() as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != self.sha256:
+            raise _changed(self, f"its SHA-256 is {found} and was {self.sha256}")
+
+    @contextmanager
+    def opened(self) -> Iterator[BufferedReader]:
+        """Open the file to read it; raises VolumeFileError."""
+        try:
+            with self.source.open("rb") as file:
+                yield file
+        except OSError as error:
+            raise _unreadable(self.name, self.source, error) from error
 
 
 def path_text(path: Path) -> str:
@@ -134,7 +161,10 @@ def _label(**content: str | int) -> Block:
 
 
 def prepare(volumes: Sequence[VolumeFile]) -> list[VolumeHeader]:
-    """Read every file once, so that one that cannot be read fails before anything is mounted."""
+    """Make the header labels; what cannot be written is refused before anything is mounted.
+
+    A file whose SHA-256 is known is not read here: `blocks_of` compares it on the way to tape.
+    """
     names = [volume.name for volume in volumes]
     if not names:
         raise VolumeError("There is no logical volume to write; give at least one.")
@@ -145,41 +175,47 @@ def prepare(volumes: Sequence[VolumeFile]) -> list[VolumeHeader]:
 
 
 def _header(volume: VolumeFile) -> VolumeHeader:
-    try:
-        with volume.source.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            size = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise _unreadable(volume.source, error) from error
-    if volume.sha256 not in ("", sha256):
-        raise VolumeError(
-            f"The file {volume.source} is not what was stored as {volume.name} any more: its "
-            f"SHA-256 is {sha256} and was {volume.sha256}; restore it."
-        )
+    with volume.opened() as file:
+        size = os.fstat(file.fileno()).st_size
+        sha256 = volume.sha256 or hashlib.file_digest(file, "sha256").hexdigest()
+    if volume.sha256 and size != volume.size:
+        raise _changed(volume, f"it has {size} bytes and had {volume.size}")
     return VolumeHeader(volume.name, size, sha256, volume.origin or str(volume.source))
 
 
 def blocks_of(
     volume: VolumeFile, header: VolumeHeader, block_bytes: int = MAX_BLOCK_BYTES
 ) -> Iterator[Block]:
-    """Yield a volume as it goes to tape; raises VolumeError when the file changed meanwhile."""
+    """Yield a volume as it goes to tape, its trailer only when its SHA-256 is the header's.
+
+    Raises VolumeFileError when it is not.
+    """
     yield header.encode()
     sha256 = hashlib.sha256()
     count = 0
-    try:
-        with volume.source.open("rb") as file:
-            while data := file.read(block_bytes):
-                sha256.update(data)
-                count += 1
-                yield Block(data)
-    except OSError as error:
-        raise _unreadable(volume.source, error) from error
-    if sha256.hexdigest() != header.sha256:
-        raise VolumeError(
-            f"The file {volume.source} changed while it was written as {volume.name}; write it "
-            f"again."
-        )
+    with volume.opened() as file:
+        while data := file.read(block_bytes):
+            sha256.update(data)
+            count += 1
+            yield Block(data)
+    found = sha256.hexdigest()
+    if found != header.sha256:
+        raise _changed(volume, f"its SHA-256 is {found} and was {header.sha256}")
     yield VolumeTrailer(volume.name, count).encode()
+
+
+def _changed(volume: VolumeFile, how: str) -> VolumeFileError:
+    if volume.sha256:
+        text = (
+            f"The file {volume.source} is not what was stored as {volume.name} any more: {how}; "
+            f"restore it, or write the volume again."
+        )
+    else:
+        text = (
+            f"The file {volume.source} changed while it was written as {volume.name}: {how}; "
+            f"write it again."
+        )
+    return VolumeFileError(volume.name, text)
 
 
 def in_batches(blocks: Iterable[Block], batch_bytes: int) -> Iterator[list[Block]]:
@@ -196,10 +232,7 @@ def in_batches(blocks: Iterable[Block], batch_bytes: int) -> Iterator[list[Block
         yield batch
 
 
-# Reading
-
-
-def _unreadable(path: Path, error: OSError) -> VolumeError:
-    return VolumeError(
-        f"The file {path} cannot be read ({error.strerror}); leave it out or change its mode."
+def _unreadable(name: str, path: Path, error: OSError) -> VolumeFileError:
+    return VolumeFileError(
+        name, f"The file {path} cannot be read ({error.strerror}); leave it out or change its mode."
     )

@@ -10,7 +10,8 @@ import hashlib
 import os
 import threading
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +22,10 @@ from rig.ve.volumes.logical_volume import VolumeHeader
 
 PIECE_BYTES = 1 << 20
 INCOMING = ".incoming-"
+SYNCS = 8
+"""Files synced at the same time."""
+MOST_OPEN = 100
+"""Files on their way into the cache that are open at most; then they are synced."""
 
 
 class CacheError(TaperigError):
@@ -54,34 +59,39 @@ class Cache:
         """The file of a content."""
         return self.folder / f"{name}.{generation}"
 
-    def store(self, name: str, generation: int, pieces: Iterable[bytes]) -> Stored:
-        """Store a content; when this returns, it outlives a power cut."""
-        with _saying(self.folder), self.incoming(name, generation) as file:
-            sha256 = hashlib.sha256()
-            size = 0
-            for piece in pieces:
-                sha256.update(piece)
-                size += len(piece)
-                file.write(piece)
-        return Stored(size, sha256.hexdigest())
+    def store(self, contents: Iterable[tuple[str, int, Iterable[bytes]]]) -> list[Stored]:
+        """Store contents (name, generation, pieces); when this returns, all outlive a power cut.
+
+        None of them is there when it raises.
+        """
+        stored = []
+        with _saying(self.folder), self.arriving() as arrivals:
+            for name, generation, pieces in contents:
+                file = arrivals.begin(name, generation)
+                sha256 = hashlib.sha256()
+                size = 0
+                for piece in pieces:
+                    sha256.update(piece)
+                    size += len(piece)
+                    file.write(piece)
+                stored.append(Stored(size, sha256.hexdigest()))
+            arrivals.keep()
+        return stored
 
     @contextmanager
-    def incoming(self, name: str, generation: int) -> Iterator[BinaryIO]:
-        """A file to write; it gets its name when all went well, and is gone otherwise."""
-        partial = self.folder / f"{INCOMING}{name}.{generation}"
+    def arriving(self) -> Iterator[Arrivals]:
+        """Files to write; those that were not kept are gone at the end."""
+        arrivals = Arrivals(self)
         try:
-            with partial.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            target = self.path(name, generation)
-            with self._lock:
-                self._doomed.discard(target)
-                partial.replace(target)
-            sync_directory(self.folder)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+            yield arrivals
+        finally:
+            arrivals.drop()
+
+    def rename(self, partial: Path, target: Path) -> None:
+        """Give a file its name; it takes the place of a file that was to be removed."""
+        with self._lock:
+            self._doomed.discard(target)
+            partial.replace(target)
 
     @contextmanager
     def pinned(self, paths: Collection[Path]) -> Iterator[None]:
@@ -115,16 +125,75 @@ class Cache:
         return sorted(self.folder.iterdir())
 
 
+class Arrivals:
+    """Files on their way into a cache; they get their names together, once all are synced."""
+
+    def __init__(self, cache: Cache) -> None:
+        """Begin with none."""
+        self._cache = cache
+        self._open: list[BinaryIO] = []
+        self._targets: list[Path] = []
+
+    def begin(self, name: str, generation: int) -> BinaryIO:
+        """Begin a file, to be written until the next one begins."""
+        if len(self._open) == MOST_OPEN:
+            self._sync()
+        target = self._cache.path(name, generation)
+        file = _partial(target).open("wb")
+        self._open.append(file)
+        self._targets.append(target)
+        return file
+
+    def keep(self) -> None:
+        """Give all files their names; when this returns, they outlive a power cut."""
+        with _saying(self._cache.folder):
+            self._sync()
+            for target in self._targets:
+                self._cache.rename(_partial(target), target)
+            self._targets = []
+            sync_directory(self._cache.folder)
+
+    def drop_last(self) -> None:
+        """Remove the file that was begun last."""
+        _close(self._open.pop())
+        _partial(self._targets.pop()).unlink(missing_ok=True)
+
+    def drop(self) -> None:
+        """Remove all files that were not kept."""
+        while self._open:
+            _close(self._open.pop())
+        while self._targets:
+            _partial(self._targets.pop()).unlink(missing_ok=True)
+
+    def _sync(self) -> None:
+        for file in self._open:
+            file.flush()
+        # The file system writes files together that are synced at the same time.
+        with ThreadPoolExecutor(SYNCS, thread_name_prefix="sync") as syncs:
+            list(syncs.map(os.fsync, [file.fileno() for file in self._open]))
+        while self._open:
+            self._open.pop().close()
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f"{INCOMING}{target.name}")
+
+
+def _close(file: BinaryIO) -> None:
+    with suppress(OSError):  # what was not written yet need not be
+        file.close()
+
+
 class Recall:
     """A sink (`VolumeSink`) that stores volumes read from tape, if they are those expected."""
 
-    def __init__(self, cache: Cache, expected: dict[str, tuple[int, str]]) -> None:
+    def __init__(self, arrivals: Arrivals, expected: dict[str, tuple[int, str]]) -> None:
         """Expect these volumes: generation and SHA-256 (hexadecimal) by name."""
         self.stored: list[str] = []
-        self._cache = cache
+        self._arrivals = arrivals
         self._expected = expected
-        self._header: VolumeHeader | None = None
-        self._store: _Store | None = None
+        self._name = ""
+        self._file: BinaryIO | None = None
 
     def begin(self, header: VolumeHeader) -> None:
         """Begin a file; raises CacheError when the label is not that of the volume expected."""
@@ -134,45 +203,25 @@ class Recall:
                 f"The logical volume {header.name} on tape is not the one in the catalogue: its "
                 f"label says SHA-256 {header.sha256}, the catalogue {sha256}."
             )
-        self._header = header
-        self._store = _Store(self._cache, header.name, generation)
+        self._name = header.name
+        self._file = self._arrivals.begin(header.name, generation)
 
     def write(self, data: bytes) -> None:
         """Write on."""
-        if self._store is not None:
-            self._store.file.write(data)
+        if self._file is not None:
+            self._file.write(data)
 
     def end(self) -> None:
         """Keep it: it is whole and verified."""
-        if self._store is not None and self._header is not None:
-            self._store.keep()
-            self.stored.append(self._header.name)
-        self._store = self._header = None
+        if self._file is not None:
+            self.stored.append(self._name)
+        self._file = None
 
     def abandon(self) -> None:
         """Drop it."""
-        if self._store is not None:
-            self._store.drop()
-        self._store = self._header = None
-
-
-class _Store:
-    """`Cache.incoming`, held open between calls."""
-
-    def __init__(self, cache: Cache, name: str, generation: int) -> None:
-        self._context = cache.incoming(name, generation)
-        self.file = self._context.__enter__()
-
-    def keep(self) -> None:
-        self._context.__exit__(None, None, None)
-
-    def drop(self) -> None:
-        gone = CacheError("abandoned")
-        try:
-            self._context.__exit__(CacheError, gone, gone.__traceback__)
-        except CacheError as error:
-            if error is not gone:
-                raise
+        if self._file is not None:
+            self._arrivals.drop_last()
+        self._file = None
 
 
 def pieces_of(source: Path) -> Iterator[bytes]:
