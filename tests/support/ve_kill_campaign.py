@@ -247,7 +247,7 @@ class Worker:
     def _write_files(self) -> None:
         """Several at once: those that are acknowledged together, and those behind an error."""
         files = []
-        with tempfile.TemporaryDirectory(prefix="taperig-files-") as folder:
+        with tempfile.TemporaryDirectory(dir=self._node.folder.parent) as folder:
             for name in self._rng.sample(NAMES, self._rng.randint(2, 5)):
                 data = self._rng.randbytes(self._rng.randrange(LARGEST))
                 path = Path(folder) / name
