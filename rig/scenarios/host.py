@@ -52,7 +52,7 @@ class Host:
     def cartridge_of(self, volume: VolumeFile) -> str:
         """Return the cartridge that has a volume's copy."""
         with self.node.catalogue.reading() as session:
-            return transactions.active_copies(session, volume.name)[0].volser
+            return transactions.active_copies_of(session, volume.name)[0].volser
 
 
 def number_volumes(files: Iterable[Path], pool: int, first: int = 1) -> list[VolumeFile]:
