@@ -68,7 +68,7 @@ def board_build(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a bitstream and its report.json: the same one from the same sources and seed.
+    """Build a bitstream and its report.json, reproducibly.
 
     Takes about a quarter of an hour for each seed. Exits 1 if no seed reaches the board's clock.
     """
@@ -128,9 +128,10 @@ def board_provision(
     drive: DriveOption = None,
     lab: LabOption = None,
 ) -> None:
-    """Put a drive's transport key into the bitstream of the last build: that drive's own bitstream.
+    """Put a drive's transport key into the last build's bitstream.
 
-    The key goes from its file into the bitstream in a process of its own.
+    The result is that drive's own bitstream. The key goes from its file into the bitstream in a
+    process of its own.
     """
     from hdl.fpga.targets import find_target
     from rig.report.console import ConsoleReport
@@ -168,7 +169,7 @@ def board_provision(
 
 @board_app.command("list")
 def board_list() -> None:
-    """List the boards that can be built for, and the programming cables on USB."""
+    """List the boards to build for and the programming cables on USB."""
     from hdl.fpga.programming import list_cables
     from hdl.fpga.synthesis import source_hash
     from hdl.fpga.targets import TARGETS, last_build

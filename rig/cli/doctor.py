@@ -38,7 +38,7 @@ class Requirement:
 
 
 def doctor(lab: LabOption = None, as_json: JsonOption = False) -> None:
-    """Check everything that a run needs; say of each that it is there, or what to do.
+    """Check that all that a run needs is there; say what to do where not.
 
     Makes, starts and opens nothing. Exits 0 when all that a run needs is there, else 1.
     """

@@ -122,7 +122,7 @@ def drive_add(
     secret_file: SecretOption = None,
     so_pin_file: OfficerOption = None,
 ) -> None:
-    """Admit a drive: one with a certificate and key of its own, or a drive that the lab makes."""
+    """Admit a drive: the lab's, or one with its own certificate and key."""
     from hsm.ekm.admin.administrator import AdministrationError, wrap_key_of
     from hsm.keys.pki import load_certificate
     from hsm.pkcs11.oaep import OaepHash
@@ -241,7 +241,7 @@ def key_retire(
     config: ConfigOption = None,
     secret_file: SecretOption = None,
 ) -> None:
-    """Remove a key from the token for good; refused while a known cartridge needs it."""
+    """Remove a key from the token for good, if no cartridge needs it."""
     retired = _administrator(lab, name, config, secret_file).retire(label)
     print(f"KEK     {retired.label} removed, {retired.spki_hash.hex()}")
 
@@ -262,7 +262,7 @@ def cartridge_forget(
     config: ConfigOption = None,
     secret_file: SecretOption = None,
 ) -> None:
-    """Say that a cartridge needs no key any more: scrapped, or overwritten in the clear."""
+    """Forget a cartridge that was scrapped or overwritten in the clear."""
     admin = _administrator(lab, name, config, secret_file)
     (forgotten,), *_ = admin.ask_all("cartridge forget", cartridges=[(volume, cartridge_id)])
     print(f"cartridge {volume} id {forgotten['cartridge_id'] or 'none'} forgotten")
@@ -282,7 +282,7 @@ def audit_verify(
     secret_file: SecretOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify the audit log's chain over all its files; print its head, to be kept elsewhere."""
+    """Verify the audit log's hash chain; print its head, to keep elsewhere."""
     where = {} if archive is None else {"archive": str(archive.absolute())}
     found = _administrator(lab, name, config, secret_file).ask("audit verify", **where)
     if as_json:
@@ -303,7 +303,7 @@ def audit_rotate(
     config: ConfigOption = None,
     secret_file: SecretOption = None,
 ) -> None:
-    """Close the audit log's file as a segment and go on in a new one; the chain goes on."""
+    """Close the audit log's file as a segment and begin a new one."""
     closed = _administrator(lab, name, config, secret_file).ask("audit rotate")
     print(f"closed  {closed['segment']}")
 
@@ -318,7 +318,7 @@ def audit_archive(
     config: ConfigOption = None,
     secret_file: SecretOption = None,
 ) -> None:
-    """Move the closed segments away; which cartridges need which key stays known."""
+    """Move the closed segments to a folder; key usage stays known."""
     admin = _administrator(lab, name, config, secret_file)
     moved = admin.ask("audit archive", directory=str(directory.absolute()))
     for segment in moved["segments"]:

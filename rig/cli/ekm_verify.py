@@ -20,7 +20,7 @@ def ekm_verify(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that every key manager of a node answers and knows every key label of its pools.
+    """Check that every key manager answers and knows the pools' labels.
 
     One that the rig starts itself is started for this when nothing listens at its address. Exits 0
     only if all is well, 1 if not. The last step of an installation: refused before the others.

@@ -16,7 +16,10 @@ hsm_app.command("validate")(hsm_validate)
 
 @hsm_app.command("init")
 def hsm_init(lab: LabOption = None, as_json: JsonOption = False) -> None:
-    """Make what is missing: tokens, PINs, KEKs, certificates, drives. Safe to repeat."""
+    """Make the tokens, PINs, KEKs, certificates and drives that are missing.
+
+    It is safe to repeat.
+    """
     from rig.report.console import ConsoleReport
     from rig.testbed.key_managers import provision
     from rig.testbed.state import state_dir
@@ -54,7 +57,7 @@ def hsm_list(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the KEKs of a token: label, size, is the private half there, is it guarded."""
+    """List the KEKs of a token: label, size, halves, restrictions."""
     from hsm.keys.keystore import Keystore
     from hsm.pkcs11.token import open_token
     from rig.cli.tables import print_table

@@ -70,7 +70,7 @@ def hsm_validate(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Try at a token all that the rig needs, attack it as far as its user could, and judge it.
+    """Test, attack and grade a PKCS#11 token.
 
     Makes objects of its own, tagged, and removes them; touches no other. Asks for the PIN when
     no option says where it is. Exits 0 when the token is fit, also with limits, and 1 when not.

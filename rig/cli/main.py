@@ -74,7 +74,7 @@ def root(
         bool, typer.Option("--json", help="With --version: print JSON instead of text.")
     ] = False,
 ) -> None:
-    """Test rig for tape encryption: gates, keys, drive and virtualization engine, judged."""
+    """Judge tape encryption: gates, keys, drive, virtualization engine."""
     if as_json and not version:
         raise typer.BadParameter("--json goes with --version, or behind a command.")
     if not version:
@@ -89,9 +89,7 @@ def root(
     print_json(found) if as_json else print_version(found)
 
 
-@app.command(
-    rich_help_panel=_JUDGE, short_help="Write files to tape and back through the gates, judged."
-)
+@app.command(rich_help_panel=_JUDGE)
 def run(
     lab: LabOption = None,
     board: BoardOption = None,
@@ -121,7 +119,7 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Write real files to tape through the gates, append, read back, compare; measure the rates.
+    """Write files to tape through the gates, read back, compare, measure.
 
     Writes results.json and junit.xml, and exits 0 only if everything holds.
     """
@@ -144,7 +142,7 @@ def cartridge_show(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Cartridge file.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show a cartridge's memory, EEDKs (labels or hashes, never keys) and record map."""
+    """Show a cartridge's memory, EEDKs (never keys) and record map."""
     from rig.cli.cartridge import render, show
 
     shown = show(file)
@@ -156,9 +154,9 @@ def cartridge_show(
         raise TaperigError(shown["damage"])
 
 
-@app.command(rich_help_panel=_JUDGE, short_help="List every rule with its tests and their verdict.")
+@app.command(rich_help_panel=_JUDGE)
 def rules(as_json: JsonOption = False) -> None:
-    """List every rule of the modelled system with its tests and their last verdict."""
+    """List every rule with its tests and their last verdict."""
     from rig.report.console import ConsoleReport
     from rig.report.text import plural
     from rig.results.traceability import rule_status

@@ -36,7 +36,7 @@ def _runs() -> list[StoredRun]:
 
 @runs_app.command("list")
 def runs_list(as_json: JsonOption = False) -> None:
-    """List the runs, the oldest first: when, verdict, scenarios, seconds, size."""
+    """List the runs, the oldest first."""
     from rig.cli.tables import print_table
     from rig.report import text
 
@@ -112,9 +112,10 @@ def runs_clean(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove old runs with all their files, without asking; a run under way stays.
+    """Remove old runs with all their files, without asking.
 
-    With both options a run goes only if both say so. Exits 1 if one cannot be removed.
+    A run under way stays. With both options a run goes only if both say so. Exits 1 if one cannot
+    be removed.
     """
     from rig.report import text
     from rig.results.runs import remove

@@ -88,7 +88,10 @@ def pools(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the pools' panels, or set one; what is on tape stays until written from BOT."""
+    """Show the pools' settings, or set one pool's.
+
+    Settings apply at the next write from BOT; what is on tape stays as it is.
+    """
     from dataclasses import replace
 
     from rig.cli.tables import print_table
@@ -195,7 +198,10 @@ def migrate(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the changes that begin a move to encryption; then use recall, move or reclaim."""
+    """Make the three changes that begin a move to an encrypted pool.
+
+    Then move the volumes with recall, move or reclaim.
+    """
     from rig.ve.catalogue import settings
 
     with working(lab, node, drives=False) as (opened, _), opened.change() as session:
@@ -261,7 +267,10 @@ def write(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write files into the cache and unload them; `rig ve work` copies them to tape."""
+    """Write files as logical volumes into the cache and unload them.
+
+    `rig ve work` copies them to tape.
+    """
     from hsm.errors import TaperigError
     from rig.ve.volumes.logical_volume import VolumeFile
 
@@ -291,7 +300,7 @@ def read(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read logical volumes into files of their names, recalled from tape where they must be."""
+    """Read logical volumes into files, recalled from tape where needed."""
     import shutil
 
     from hsm.errors import TaperigError
@@ -324,7 +333,7 @@ def expire(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let logical volumes expire: their data is inactive, their names are free."""
+    """Expire logical volumes: their data is inactive, their names free."""
     with working(lab, node, drives=False) as (opened, _):
         for name in names:
             opened.expire(name)
@@ -338,14 +347,17 @@ def work(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Do what is ordered: copies to pools, database backups, moves."""
+    """Run the queued tape jobs: copies, database backups, moves."""
     with working(lab, node, drives=True, quiet=as_json) as (opened, report):
         _work(opened, report, reclaim=reclaim, as_json=as_json)
 
 
 @ve_app.command("serve", rich_help_panel=VOLUMES)
 def serve(lab: LabOption = None, node: NodeOption = None) -> None:
-    """Do what is ordered, reclaim included, until interrupted; what fails is tried again."""
+    """Run the queued tape jobs and reclaim until interrupted.
+
+    What fails is tried again.
+    """
     import threading
 
     with working(lab, node, drives=True) as (opened, report):
@@ -369,7 +381,10 @@ def recall(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Recall volumes by position on tape and unload each: they go to the pool named now."""
+    """Recall volumes by position on tape, and unload each.
+
+    They go to the pool that their storage group names now.
+    """
     from rig.ve.catalogue import transactions
 
     with working(lab, node, drives=True, quiet=as_json) as (opened, _):
@@ -411,7 +426,7 @@ def move(
 def reclaim_run(
     lab: LabOption = None, node: NodeOption = None, as_json: JsonOption = False
 ) -> None:
-    """Reclaim what is eligible, in the planner's order, and do what else is ordered."""
+    """Reclaim what is eligible, and run the other queued jobs."""
     with working(lab, node, drives=True, quiet=as_json) as (opened, report):
         _work(opened, report, reclaim=True, as_json=as_json)
 
@@ -445,7 +460,10 @@ def check(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that catalogue, cache and cartridges agree; exits 1 when they do not."""
+    """Check that catalogue, cache and cartridges agree.
+
+    Exits 1 when they do not.
+    """
     from dataclasses import asdict
 
     with working(lab, node, drives=tapes, quiet=as_json) as (opened, _):

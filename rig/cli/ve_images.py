@@ -32,7 +32,10 @@ def import_images(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write mainframe tape images as logical volumes, under the names of their VOL1 labels."""
+    """Import AWSTAPE images as logical volumes.
+
+    Their names are those of their VOL1 labels.
+    """
     from hsm.errors import TaperigError
     from rig.ve.volumes.image_transfer import volume_of_image
 
@@ -57,7 +60,7 @@ def export_images(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write logical volumes as AWSTAPE images with standard labels, recalled where they must be."""
+    """Export logical volumes as AWSTAPE images with standard labels."""
     import datetime
 
     from hsm.errors import TaperigError

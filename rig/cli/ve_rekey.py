@@ -22,7 +22,7 @@ def rekey(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Rewrap cartridges with the current keys of their pools; data is not rewritten.
+    """Rewrap cartridges with their pools' current keys; data stays.
 
     Each gets new EEDKs for its data key; the old ones are gone from cartridge memory and media.
     """

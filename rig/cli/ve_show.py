@@ -12,7 +12,7 @@ from rig.cli.ve_common import VIEWS, NodeOption, looking, reclaim_app, ve_app
 
 @ve_app.command("status", rich_help_panel=VIEWS)
 def status(lab: LabOption = None, node: NodeOption = None, as_json: JsonOption = False) -> None:
-    """Show the node at a glance: cache, what waits for tape, drives, cartridges."""
+    """Show cache, copies that wait for tape, drives and cartridges."""
     from rig.cli.tables import print_table
     from rig.report.text import plural, size
     from rig.testbed.node import node_settings
@@ -130,7 +130,7 @@ def tape_map(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the logical volumes on a physical volume in their order on tape (BVIR map)."""
+    """Show a physical volume's logical volumes in tape order (BVIR map)."""
     from rig.ve import operator_views
 
     with looking(lab_of(lab), node) as (session, _, _):
@@ -146,7 +146,10 @@ def needs_key(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which physical volumes still need a KEK; exits 1 while there are any."""
+    """List the physical volumes that still need a KEK.
+
+    Exits 1 while there are any.
+    """
     from rig.ve import operator_views
 
     with looking(lab_of(lab), node) as (session, _, _):
@@ -210,9 +213,10 @@ def stats(
 
 @ve_app.command("prerequisites", rich_help_panel=VIEWS)
 def prerequisites(lab: LabOption = None, as_json: JsonOption = False) -> None:
-    """Say what keeps the installation from encrypting, which drives are used, what comes next.
+    """Check the installation's prerequisites for encryption.
 
-    Exits 1 when something does.
+    Shows what is missing, which drives are used and which step comes next. Exits 1 when
+    something is missing.
     """
     from dataclasses import asdict
 
@@ -249,7 +253,7 @@ def reclaim_plan(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which physical volumes are eligible for reclaim, in the order in which they would go."""
+    """Show the physical volumes eligible for reclaim, in their order."""
     from rig.cli.tables import print_table
     from rig.ve import operator_views
     from rig.ve.scheduler import planned

@@ -54,6 +54,14 @@ def test_help_gives_every_option_a_text_and_a_metavar(words: tuple[str, ...]) ->
     assert "<" not in text, text
 
 
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_begins_with_one_short_line(words: tuple[str, ...]) -> None:
+    first, *rest = COMMANDS[words].help.strip().splitlines()
+    assert len(first) <= 72
+    assert first.endswith(".")
+    assert not rest or not rest[0]
+
+
 def test_help_lists_the_commands_in_groups() -> None:
     ended = rig("--help", COLUMNS="80")
     assert ended.code == 0
