@@ -162,7 +162,7 @@ def test_indented_code_is_fenced(page: Path) -> None:
         ("rig ve nothing", "no command nothing"),
         ("rig run extra", "takes no argument extra"),
         ("rig run --scenario nothing", "no scenario nothing"),
-        ("rig kat", "needs file"),
+        ("rig cartridge show", "needs file"),
         ("make nothing", "no target nothing"),
         ('make run ARGS="--nothing"', "rig run"),
         ("true && rig nothing", "no command nothing"),
