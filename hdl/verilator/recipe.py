@@ -15,6 +15,8 @@ from hdl.verilator.toolchain import Toolchain
 Variant = Literal["plain", "waves", "coverage"]
 
 
+_VERILOG = (".sv", ".svh", ".v", ".vh")
+
 # The main loop that the runner compiles into every simulation.
 COCOTB_MAIN = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
 
@@ -52,7 +54,7 @@ class Recipe:
         )
 
     def _files(self) -> list[Path]:
-        included = [f for d in self.includes for f in sorted(d.iterdir()) if f.is_file()]
+        included = [f for d in self.includes for f in sorted(d.iterdir()) if f.suffix in _VERILOG]
         return [*self.hdl, *self.cpp, self.main, *included, *sorted(self.main.parent.glob("*.h"))]
 
     def runtime_digest(self, toolchain: Toolchain) -> str:

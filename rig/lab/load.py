@@ -57,8 +57,9 @@ def _with_absolute_paths(lab: Lab, folder: Path) -> Lab:
 
 
 def default_lab_path() -> Path:
-    """``lab.yaml`` of the folder one stands in, else that of the project's own sources."""
+    """Return ``lab.yaml`` of the current folder, else the one that comes with the rig."""
     here = Path("lab.yaml")
-    if here.exists() or not (home := Path(__file__).parents[2] / "lab.yaml").exists():
+    if here.exists():
         return here
+    home = Path(__file__).with_name("lab.yaml").resolve()  # in a checkout, a link to its own
     return Path(os.path.relpath(home)) if home.is_relative_to(Path.cwd()) else home
