@@ -1,10 +1,23 @@
 """Files and directories that only their owner may read, and names that outlive a power cut."""
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 from hsm.errors import ProvisioningError
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Return the content of a file that has at most `limit` bytes.
+
+    Raises OSError, EFBIG for one that has more; no more of it is read, also when it is a device.
+    """
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit} bytes", str(path))
+    return content
 
 
 def sync_directory(path: Path) -> None:

@@ -10,11 +10,15 @@ All of it lives under one state directory, with access for its owner only:
 | `pki/` | the lab CA, TLS identities, `ekm-signing.pem`, `drive-<serial>.pem` |
 | `transport/<serial>.hex` | the transport key that the gates of this drive's engine are given |
 
-The work is done in a child process: a PKCS#11 context belongs to one process, and the transport
-keys that pass through the child's memory vanish with it. Tokens are opened one after the other and
-the security officer logs in where a key has to be trusted. A lock file keeps two runs apart, and
-every step looks first at what is there, so an interrupted run can be repeated.
+A `ProvisioningPlan` says what is wanted of all tokens; one child process carries it out, since a
+PKCS#11 context belongs to one process and the transport keys that pass through its memory vanish
+with it. It opens the drives' tokens and the key managers' one after the other, also through
+different modules: each is finalized before the next is opened. Tokens exchange certificates of KEKs
+and nothing else. A lock file keeps two runs apart, and every step looks first at what is there, so
+an interrupted run can be repeated.
 """
+
+from __future__ import annotations
 
 import fcntl
 import json
@@ -24,15 +28,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import Field
 
 from hsm.admin_secret import ensure_admin_secret
+from hsm.configuration.part import LocalPath, Part
 from hsm.crash_log import report
 from hsm.errors import (
     LabelUnknownError,
@@ -40,7 +45,7 @@ from hsm.errors import (
     ProvisioningError,
     TaperigError,
 )
-from hsm.files import private_directory, write_private
+from hsm.files import private_directory, read_limited, write_private
 from hsm.keys.data_keys import EKM_SIGNING_LABEL
 from hsm.keys.key_generation import (
     ensure_gauges,
@@ -51,18 +56,18 @@ from hsm.keys.key_generation import (
     tells_length,
     transport_key_is,
 )
-from hsm.keys.keystore import MIN_KEK_BITS, Keystore
-from hsm.keys.labels import normalize_label
+from hsm.keys.keystore import MIN_KEK_BITS, Kek, Keystore
+from hsm.keys.labels import label_key, normalize_label
 from hsm.keys.pki import CertificateAuthority, Role, TlsFiles, ensure_p256_file, load_certificate
 from hsm.pkcs11.accepted_risks import Limit, limit_sentence
-from hsm.pkcs11.config import TokenConfig, token_as_plain, token_from_plain
+from hsm.pkcs11.config import TokenConfig
 from hsm.pkcs11.encoding import spki_der
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.softhsm import (
+    CONFIGURATION_FILE,
     EKM_TOKEN_LABEL,
     drive_token_label,
     ensure_token,
-    provision,
     token_config,
     write_configuration,
 )
@@ -76,46 +81,105 @@ TRANSPORT_LABEL: Final = "taperig transport"
 DRIVE_WRAP_BITS: Final = 2048
 TRANSPORT_BYTES: Final = 32
 EKM_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
+ONE_TOKEN: Final = "ekm"
+"""Name of the token in a plan that has one only."""
 _SERIAL: Final = re.compile(r"[A-Za-z0-9-]{1,18}")
+_MAX_TRANSPORT_FILE: Final = 4096
 _TRANSPORT_KEY: Final = re.compile(rf"[0-9a-f]{{{2 * TRANSPORT_BYTES}}}")
 
-
-@dataclass(frozen=True, slots=True)
-class ProvisionedDrive:
-    """A drive whose secure element is ready and whose wrapping key the EKM's token trusts."""
-
-    serial: str
-    token: TokenConfig
-    certificate: Path
-    """The drive's identity certificate (P-256, PEM), issued by the lab CA; its CN is the serial."""
-    certificate_der: bytes
-    wrap_public_der: bytes
-    """The RSA key that SEDKs are wrapped to: SubjectPublicKeyInfo, DER."""
-    oaep_hash: OaepHash
-    """The best OAEP hash that the drive's token can do."""
-    transport_key: Path
-    """File of 64 hexadecimal digits, mode 0600, for the gates alone."""
+Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class ProvisionedLab:
+class KekPlan(Part):
+    """A KEK that the lab wants, and where."""
+
+    label: str = Field(description="its key label")
+    token: str | None = Field(
+        default=None, description="the name of its home token; None: any that has it"
+    )
+    bits: int = Field(default=MIN_KEK_BITS, description="the size of the RSA key when it is made")
+    make: bool = Field(default=True, description="false: it should be in a token already")
+
+
+class ProvisioningPlan(Part):
+    """All that a lab wants of its key side."""
+
+    state_dir: LocalPath = Field(description="the folder that everything is made in")
+    tokens: dict[str, TokenConfig] = Field(
+        min_length=1,
+        description="the key managers' tokens by name; those of the folder's SoftHSM are made",
+    )
+    keks: tuple[KekPlan, ...] = Field(default=(), description="the KEKs of these tokens")
+    drives: tuple[str, ...] = Field(default=(), description="serial numbers of drives to make")
+    hosts: tuple[str, ...] = Field(
+        default=EKM_HOSTS, description="addresses and names that the key managers answer to"
+    )
+    partner_keks: dict[str, bytes] = Field(
+        default={},
+        description="KEKs of other sites: certificates (DER) by the label that they get here",
+    )
+    partner_drives: dict[str, bytes] = Field(
+        default={},
+        description="drives made elsewhere that get data keys too: RSA keys (SPKI, DER) by serial",
+    )
+
+
+class ProvisionedDrive(Part):
+    """A drive whose secure element is ready and whose wrapping key the EKM's tokens trust."""
+
+    serial: str = Field(description="its serial number")
+    token: TokenConfig = Field(description="the token in its secure element")
+    certificate: LocalPath = Field(
+        description="its identity certificate (P-256, PEM), of the lab CA; the CN is the serial"
+    )
+    certificate_der: bytes = Field(description="the same, DER")
+    wrap_public_der: bytes = Field(description="the RSA key that SEDKs are wrapped to (SPKI, DER)")
+    oaep_hash: OaepHash = Field(description="the best OAEP hash that its token can do")
+    transport_key: LocalPath = Field(
+        description="the file of 64 hexadecimal digits, mode 0600, for the gates alone"
+    )
+
+
+class ProvisionedToken(Part):
+    """A token that is ready for key managers."""
+
+    config: TokenConfig = Field(description="how it is opened")
+    certificate: LocalPath = Field(description="the signing certificate of its key managers (PEM)")
+    signing_key: LocalPath | None = Field(
+        description="the file of that key, where the token makes no P-256 keys"
+    )
+    keks: dict[str, bytes] = Field(
+        description="the KEKs of the plan that are at home here: certificates (DER) by label"
+    )
+
+
+class ProvisionedLab(Part):
     """What a run needs to know of the key side; paths and public keys only."""
 
-    state_dir: Path
-    ekm_token: TokenConfig
-    ca: Path
-    """The lab CA's certificate (PEM)."""
-    ekm_certificate: Path
-    """The EKM's signing certificate (P-256, PEM); its key is in the EKM's token or a file."""
-    ekm_signing_key: Path | None
-    """The file of that key, where the token makes no P-256 keys and the lab accepts this."""
-    ekm_tls: TlsFiles
-    rig_tls: TlsFiles
-    drives: tuple[ProvisionedDrive, ...]
-    keks: Mapping[str, x509.Certificate]
-    """The KEKs asked for, by the labels they have: what other sites may have of them."""
-    elsewhere: "Mapping[str, ProvisionedLab]" = field(default_factory=dict)
-    """The same for further tokens of the lab with key managers of their own, by the lab's name."""
+    state_dir: LocalPath = Field(description="the folder that everything is in")
+    ca: LocalPath = Field(description="the lab CA's certificate (PEM)")
+    ekm_tls: TlsFiles = Field(description="the TLS identity of the key managers")
+    rig_tls: TlsFiles = Field(description="the TLS identity of the rig")
+    tokens: dict[str, ProvisionedToken] = Field(description="the tokens by name, as planned")
+    drives: tuple[ProvisionedDrive, ...] = Field(description="the drives that were planned")
+    absent: tuple[str, ...] = Field(
+        default=(), description="labels of KEKs that were not to be made and that no token has"
+    )
+
+    @property
+    def first_token(self) -> ProvisionedToken:
+        """The first token of the plan: that of the first key manager."""
+        return next(iter(self.tokens.values()))
+
+    @property
+    def ekm_token(self) -> TokenConfig:
+        """How the first token is opened."""
+        return self.first_token.config
+
+    @property
+    def ekm_certificate(self) -> Path:
+        """The signing certificate of the key managers on the first token."""
+        return self.first_token.certificate
 
     @property
     def admin_secret(self) -> Path:
@@ -135,85 +199,64 @@ class ProvisionedLab:
         raise ProvisioningError(f"The drive {serial} is not provisioned; run `rig hsm init`.")
 
 
-def provision_lab(
+def one_token_plan(
     state_dir: Path,
-    kek_labels: Sequence[str],
-    drive_serials: Sequence[str],
+    kek_labels: Sequence[str] = (),
+    drives: Sequence[str] = (),
     *,
-    ekm_hosts: Sequence[str] = EKM_HOSTS,
+    hosts: Sequence[str] = EKM_HOSTS,
     kek_bits: int = MIN_KEK_BITS,
-    ekm_token: TokenConfig | None = None,
-    partner_keks: Mapping[str, x509.Certificate] | None = None,
+    partner_keks: Mapping[str, bytes] | None = None,
     partner_drives: Mapping[str, bytes] | None = None,
-    signing: str = SIGNING,
-    progress: Callable[[str], None] = lambda step: None,
-) -> ProvisionedLab:
-    """Make what is missing of tokens, PINs, KEKs, CA, certificates and drives; return it all.
-
-    `ekm_token` is a token of the user's own that shall hold the KEKs; by default the rig makes one
-    in SoftHSM. `partner_keks` are other sites' KEKs by the label that they get here: certificates,
-    so they are public-only (KEY-4). `partner_drives` are drives that are not provisioned here and
-    shall get data keys all the same: by serial, the RSA key that theirs are wrapped to (SPKI, DER).
-    `signing` names the files of the EKM's signing certificate, one for each token under a state
-    directory.
-    `progress` is called with a few words as each part begins. Raises TaperigError subclasses: bad
-    labels and serials as such, whatever fails in the child process as ProvisioningError.
-    """
-    for label in kek_labels:
-        normalize_label(label)
-    for serial in drive_serials:
-        check_serial(serial)
+) -> ProvisioningPlan:
+    """Return a plan with one token, made in SoftHSM, that is home to all KEKs."""
     state_dir = state_dir.absolute()
-    request = {
-        "state_dir": str(state_dir),
-        "kek_labels": list(kek_labels),
-        "kek_bits": kek_bits,
-        "drive_serials": list(drive_serials),
-        "ekm_hosts": list(ekm_hosts),
-        "ekm_token": None if ekm_token is None else token_as_plain(ekm_token),
-        "partner_keks": {
-            label: certificate.public_bytes(Encoding.DER).hex()
-            for label, certificate in (partner_keks or {}).items()
-        },
-        "partner_drives": {
-            serial: public_der.hex() for serial, public_der in (partner_drives or {}).items()
-        },
-        "signing": signing,
-    }
-    answer = _in_child(request, progress)
-    tls = {
-        name: TlsFiles(*(Path(path) for path in answer[name])) for name in ("ekm_tls", "rig_tls")
-    }
-    return ProvisionedLab(
+    return ProvisioningPlan(
         state_dir=state_dir,
-        ekm_token=ekm_token or token_config(state_dir, EKM_TOKEN_LABEL),
-        ca=Path(answer["ca"]),
-        ekm_certificate=Path(answer["ekm_certificate"]),
-        ekm_signing_key=Path(answer["ekm_signing_key"]) if answer["ekm_signing_key"] else None,
-        ekm_tls=tls["ekm_tls"],
-        rig_tls=tls["rig_tls"],
-        drives=tuple(_drive(state_dir, drive) for drive in answer["drives"]),
-        keks={
-            label: x509.load_der_x509_certificate(bytes.fromhex(der))
-            for label, der in answer["keks"].items()
-        },
+        tokens={ONE_TOKEN: token_config(state_dir, EKM_TOKEN_LABEL)},
+        keks=tuple(KekPlan(label=label, bits=kek_bits, token=ONE_TOKEN) for label in kek_labels),
+        drives=tuple(drives),
+        hosts=tuple(hosts),
+        partner_keks=dict(partner_keks or {}),
+        partner_drives=dict(partner_drives or {}),
     )
 
 
+def provision(plan: ProvisioningPlan, progress: Progress = lambda step: None) -> ProvisionedLab:
+    """Make what is missing of tokens, PINs, KEKs, CA, certificates and drives; return it all.
+
+    `progress` is called with a few words as each part begins. Raises TaperigError subclasses: bad
+    labels and serials as such, whatever fails in the child process as ProvisioningError.
+    """
+    for kek in plan.keks:
+        normalize_label(kek.label)
+    for serial in plan.drives:
+        check_serial(serial)
+    return ProvisionedLab.model_validate_json(_in_child("make", plan, progress))
+
+
 def provision_drive(
-    state_dir: Path, serial: str, *, progress: Callable[[str], None] = lambda step: None
+    state_dir: Path, serial: str, *, progress: Progress = lambda step: None
 ) -> ProvisionedDrive:
     """Make what is missing of one drive, have the EKM's token trust it, and return it."""
-    return provision_lab(state_dir, (), (serial,), progress=progress).drive(serial)
+    return provision(one_token_plan(state_dir, (), (serial,)), progress).drive(serial)
 
 
-def remove_keks(state_dir: Path, labels: Sequence[str]) -> dict[str, str]:
-    """Remove KEKs of a provisioned token for good, whoever still needs them.
+class _Removal(Part):
+    """KEKs to remove from a token."""
+
+    state_dir: LocalPath
+    token: TokenConfig
+    labels: tuple[str, ...]
+
+
+def remove_keks(lab: ProvisionedLab, labels: Sequence[str]) -> dict[str, str]:
+    """Remove KEKs of the first token for good, whoever still needs them.
 
     Returns SHA-256 of each one's SubjectPublicKeyInfo, hexadecimal, by its label.
     """
-    request = {"state_dir": str(state_dir.absolute()), "remove_keks": list(labels)}
-    removed: dict[str, str] = _in_child(request, lambda step: None)["removed"]
+    removal = _Removal(state_dir=lab.state_dir, token=lab.ekm_token, labels=tuple(labels))
+    removed: dict[str, str] = json.loads(_in_child("remove", removal, lambda step: None))
     return removed
 
 
@@ -225,23 +268,11 @@ def check_serial(serial: str) -> None:
         )
 
 
-def _drive(state_dir: Path, answer: dict[str, str]) -> ProvisionedDrive:
-    return ProvisionedDrive(
-        serial=answer["serial"],
-        token=token_config(state_dir, drive_token_label(answer["serial"])),
-        certificate=Path(answer["certificate"]),
-        certificate_der=bytes.fromhex(answer["certificate_der"]),
-        wrap_public_der=bytes.fromhex(answer["wrap_public_der"]),
-        oaep_hash=OaepHash(answer["oaep_hash"]),
-        transport_key=Path(answer["transport_key"]),
-    )
-
-
-def _in_child(request: dict[str, Any], progress: Callable[[str], None]) -> dict[str, Any]:
-    """Run this module as a child process; it answers in lines of JSON."""
-    answer: dict[str, Any] = {}
+def _in_child(what: str, request: Part, progress: Progress) -> str:
+    """Run this module as a child process, which answers in lines of JSON; return its result."""
+    answer: dict[str, str] = {}
     with subprocess.Popen(
-        [sys.executable, "-m", "hsm.provisioning"],
+        [sys.executable, "-m", "hsm.provisioning", what],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -250,7 +281,7 @@ def _in_child(request: dict[str, Any], progress: Callable[[str], None]) -> dict[
         if child.stdin is None or child.stdout is None:
             raise ProvisioningError("The provisioning process has no pipes.")
         try:
-            child.stdin.write(json.dumps(request))
+            child.stdin.write(request.model_dump_json())
             child.stdin.close()
             for line in child.stdout:
                 answer = json.loads(line)
@@ -261,31 +292,33 @@ def _in_child(request: dict[str, Any], progress: Callable[[str], None]) -> dict[
             raise
     if "error" in answer:
         raise ProvisioningError(answer["error"])
-    if child.returncode or not answer or "step" in answer:
+    if child.returncode or "result" not in answer:
         raise ProvisioningError(
             f"The provisioning process ended with code {child.returncode}; run it again."
         )
-    return answer
+    return answer["result"]
 
 
 # What follows runs in the child.
 
 
-def _tell(**message: object) -> None:
+def _tell(**message: str) -> None:
     print(json.dumps(message), flush=True)
 
 
 def main() -> int:
-    """Provision what the request on standard input asks for; answer on standard output."""
+    """Do what the request on standard input asks for; answer on standard output."""
     try:
-        request = json.load(sys.stdin)
-        state_dir = Path(request["state_dir"])
-        private_directory(state_dir)
-        with _alone(state_dir):
-            if "remove_keks" in request:
-                _tell(removed=_remove_keks(state_dir, request["remove_keks"]))
-            else:
-                _tell(**_provision(state_dir, request))
+        text = sys.stdin.read()
+        if sys.argv[1:] == ["remove"]:
+            removal = _Removal.model_validate_json(text)
+            with _alone(removal.state_dir):
+                _tell(result=json.dumps(_remove_keks(removal)))
+        else:
+            plan = ProvisioningPlan.model_validate_json(text)
+            private_directory(plan.state_dir)
+            with _alone(plan.state_dir):
+                _tell(result=_carry_out(plan).model_dump_json())
     except TaperigError as error:
         _tell(error=str(error))
         return 2
@@ -307,61 +340,127 @@ def _alone(state_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _provision(state_dir: Path, request: dict[str, Any]) -> dict[str, Any]:
+def _carry_out(plan: ProvisioningPlan) -> ProvisionedLab:
+    state_dir = plan.state_dir
     write_configuration(state_dir)
     _tell(step="certificate authority")
     authority = CertificateAuthority(state_dir / "pki")
-    ekm_tls = authority.issue_tls("ekm-tls", tuple(request["ekm_hosts"]), server=True)
+    ekm_tls = authority.issue_tls("ekm-tls", plan.hosts, server=True)
     rig_tls = authority.issue_tls("rig-tls", server=False)
     ensure_admin_secret(state_dir / "pins" / ADMIN_SECRET, state_dir / "ekm" / "admin.scrypt")
-    _tell(step="key manager's token")
-    named = request.get("ekm_token")
-    ekm_token = provision(state_dir) if named is None else token_from_plain(named)
-    if named is not None and ekm_token.softhsm_conf is not None:
-        ensure_token(state_dir, ekm_token.label)
-    with open_token(ekm_token) as token:
-        if named is None:
-            ensure_gauges(token)
-        signing = request.get("signing", SIGNING)
-        signing_public, signing_key = _ensure_signing_key(
-            token, ekm_token, state_dir / "pki" / f"{signing}.key"
-        )
-        ekm_certificate = authority.identity_file(signing, "EKM", signing_public, Role.KEY_MANAGER)
-        keystore = Keystore(token)
-        keks = {}
-        for label in request["kek_labels"]:
-            try:
-                kek = keystore.find(label)
-            except LabelUnknownError:
-                _tell(step=f"key {label}")
-                kek = keystore.create_kek(label, request["kek_bits"], authority=authority)
-            keks[kek.label] = kek.certificate.public_bytes(Encoding.DER).hex()
-        for label, der in request.get("partner_keks", {}).items():
-            keystore.import_certificate(label, x509.load_der_x509_certificate(bytes.fromhex(der)))
-        for serial, public_der in request.get("partner_drives", {}).items():
-            keystore.enroll_drive_key(serial, bytes.fromhex(public_der))
-        if named is not None and not _tells_length(keystore):
-            ensure_gauges(token)
     drives = []
-    for serial in request["drive_serials"]:
+    for serial in plan.drives:
         _tell(step=f"secure element of drive {serial}")
         drives.append(_provision_drive(state_dir, serial, authority))
-    if drives:
-        _tell(step="drive enrolment")
-        with open_token(ekm_token) as token:
-            for drive in drives:
-                Keystore(token).enroll_drive_key(
-                    drive["serial"], bytes.fromhex(drive["wrap_public_der"])
-                )
-    return {
-        "ca": str(authority.certificate_path),
-        "ekm_certificate": str(ekm_certificate),
-        "ekm_signing_key": None if signing_key is None else str(signing_key),
-        "ekm_tls": _paths(ekm_tls),
-        "rig_tls": _paths(rig_tls),
-        "drives": drives,
-        "keks": keks,
-    }
+    work = _TokenWork(plan, authority, drives)
+    tokens = {name: work.prepare(name) for name in plan.tokens}
+    work.exchange_certificates()
+    return ProvisionedLab(
+        state_dir=state_dir,
+        ca=authority.certificate_path,
+        ekm_tls=ekm_tls,
+        rig_tls=rig_tls,
+        tokens=tokens,
+        drives=tuple(drives),
+        absent=work.absent(),
+    )
+
+
+class _TokenWork:
+    """The key managers' tokens, each opened once, and once more for what came up after it."""
+
+    def __init__(
+        self,
+        plan: ProvisioningPlan,
+        authority: CertificateAuthority,
+        drives: Sequence[ProvisionedDrive],
+    ) -> None:
+        self._plan = plan
+        self._authority = authority
+        self._wrapping = plan.partner_drives | {
+            drive.serial: drive.wrap_public_der for drive in drives
+        }
+        self._held: dict[str, dict[str, bytes]] = {}
+        """Certificates of the plan's KEKs by token and label."""
+        self._taken: dict[str, set[str]] = {}
+        """Labels that a token has of other tokens."""
+
+    def prepare(self, name: str) -> ProvisionedToken:
+        """Make what a token lacks; what other tokens have is taken as far as it is known."""
+        plan, config = self._plan, self._plan.tokens[name]
+        is_first = name == next(iter(plan.tokens))
+        _tell(step="key manager's token" if is_first else f"token {name}")
+        own = config.softhsm_conf == plan.state_dir / CONFIGURATION_FILE
+        if own:
+            ensure_token(plan.state_dir, config.label)
+        with open_token(config) as token:
+            if own:
+                ensure_gauges(token)
+            signing = SIGNING if is_first else f"{SIGNING}-{name}"
+            signing_public, signing_key = _ensure_signing_key(
+                token, config, plan.state_dir / "pki" / f"{signing}.key"
+            )
+            certificate = self._authority.identity_file(
+                signing, "EKM", signing_public, Role.KEY_MANAGER
+            )
+            keystore = Keystore(token)
+            keks = [self._kek(keystore, kek) for kek in plan.keks if kek.token in (name, None)]
+            self._held[name] = {
+                kek.label: kek.certificate.public_bytes(Encoding.DER) for kek in keks if kek
+            }
+            for label, der in plan.partner_keks.items():
+                keystore.import_certificate(label, x509.load_der_x509_certificate(der))
+            self._take(name, keystore)
+            if self._wrapping:
+                _tell(step="drive enrolment")
+            for serial, public_der in self._wrapping.items():
+                keystore.enroll_drive_key(serial, public_der)
+            if not own and not _tells_length(keystore):
+                ensure_gauges(token)
+        return ProvisionedToken(
+            config=config,
+            certificate=certificate,
+            signing_key=signing_key,
+            keks=self._held[name],
+        )
+
+    def exchange_certificates(self) -> None:
+        """Have each token take the certificates that were not known when it was open."""
+        for name in self._plan.tokens:
+            if self._missing(name):
+                with open_token(self._plan.tokens[name]) as token:
+                    self._take(name, Keystore(token))
+
+    def absent(self) -> tuple[str, ...]:
+        """Labels of KEKs that are not to be made and that no token has."""
+        held = {label_key(label) for labels in self._held.values() for label in labels}
+        return tuple(kek.label for kek in self._plan.keks if label_key(kek.label) not in held)
+
+    def _kek(self, keystore: Keystore, wanted: KekPlan) -> Kek | None:
+        try:
+            return keystore.find(wanted.label)
+        except LabelUnknownError:
+            if not wanted.make:
+                return None
+        _tell(step=f"key {wanted.label}")
+        return keystore.create_kek(wanted.label, wanted.bits, authority=self._authority)
+
+    def _missing(self, name: str) -> dict[str, bytes]:
+        """What the other tokens have and this one lacks."""
+        taken = self._taken.setdefault(name, set())
+        has = {label_key(label) for label in (*self._held[name], *taken)}
+        return {
+            label: der
+            for other, held in self._held.items()
+            if other != name
+            for label, der in held.items()
+            if label_key(label) not in has
+        }
+
+    def _take(self, name: str, keystore: Keystore) -> None:
+        for label, der in self._missing(name).items():
+            keystore.import_certificate(label, x509.load_der_x509_certificate(der))
+            self._taken[name].add(label)
 
 
 def _ensure_signing_key(
@@ -384,35 +483,33 @@ def _tells_length(keystore: Keystore) -> bool:
     return True  # nothing is unwrapped here
 
 
-def _remove_keks(state_dir: Path, labels: Sequence[str]) -> dict[str, str]:
-    with open_token(token_config(state_dir, EKM_TOKEN_LABEL)) as token:
+def _remove_keks(removal: _Removal) -> dict[str, str]:
+    with open_token(removal.token) as token:
         keystore = Keystore(token)
-        keks = {label: keystore.find(label) for label in labels}
+        keks = {label: keystore.find(label) for label in removal.labels}
         for kek in keks.values():
             keystore.remove_kek(kek)
         return {label: kek.spki_hash.hex() for label, kek in keks.items()}
 
 
-def _paths(files: TlsFiles) -> list[str]:
-    return [str(files.certificate), str(files.key), str(files.ca)]
-
-
 def _provision_drive(
     state_dir: Path, serial: str, authority: CertificateAuthority
-) -> dict[str, str]:
-    with open_token(ensure_token(state_dir, drive_token_label(serial))) as token:
+) -> ProvisionedDrive:
+    config = ensure_token(state_dir, drive_token_label(serial))
+    with open_token(config) as token:
         ensure_gauges(token)
         identity = ensure_p256(token, DRIVE_IDENTITY_LABEL)
         certificate = authority.identity_file(f"drive-{serial}", serial, identity, Role.DRIVE)
         wrap_key = ensure_rsa(token, DRIVE_WRAP_BITS, DRIVE_WRAP_LABEL)
-        return {
-            "serial": serial,
-            "certificate": str(certificate),
-            "certificate_der": load_certificate(certificate).public_bytes(Encoding.DER).hex(),
-            "wrap_public_der": spki_der(wrap_key).hex(),
-            "oaep_hash": token.oaep_hash.value,
-            "transport_key": str(_ensure_transport_key(token, state_dir, serial)),
-        }
+        return ProvisionedDrive(
+            serial=serial,
+            token=config,
+            certificate=certificate,
+            certificate_der=load_certificate(certificate).public_bytes(Encoding.DER),
+            wrap_public_der=spki_der(wrap_key),
+            oaep_hash=token.oaep_hash,
+            transport_key=_ensure_transport_key(token, state_dir, serial),
+        )
 
 
 def _ensure_transport_key(token: Token, state_dir: Path, serial: str) -> Path:
@@ -440,7 +537,12 @@ def _ensure_transport_key(token: Token, state_dir: Path, serial: str) -> Path:
 
 
 def _read_transport_key(path: Path) -> bytes:
-    text = path.read_text("ascii", "replace").strip()
+    try:
+        text = read_limited(path, _MAX_TRANSPORT_FILE).decode("ascii", "replace").strip()
+    except OSError as error:
+        raise ProvisioningError(
+            f"The transport key file {path} cannot be read: {error.strerror}."
+        ) from None
     if not _TRANSPORT_KEY.fullmatch(text):
         raise ProvisioningError(
             f"The transport key file {path} should hold {2 * TRANSPORT_BYTES} hexadecimal digits; "

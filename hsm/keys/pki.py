@@ -7,7 +7,6 @@ signing certificates, and the certificates that KEKs made here bear.
 
 import datetime
 import ipaddress
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -17,7 +16,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from pydantic import Field
 
+from hsm.configuration.part import LocalPath, Part
 from hsm.errors import PkiError
 from hsm.files import private_directory, write_private
 
@@ -38,13 +39,14 @@ class Role(Enum):
     KEY_MANAGER = x509.ObjectIdentifier("2.25.154528437032782870066844433342154210227")
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
+class TlsFiles(Part):
     """A TLS identity: a certificate, its key (0600) and the CA that the peer is checked against."""
 
-    certificate: Path
-    key: Path
-    ca: Path
+    certificate: LocalPath = Field(description="the path of a certificate (PEM)")
+    key: LocalPath = Field(description="the path of its private key (PEM, mode 0600)")
+    ca: LocalPath = Field(
+        description="the path of the certificate of the authority that peers are checked against"
+    )
 
 
 class CertificateAuthority:
@@ -72,7 +74,9 @@ class CertificateAuthority:
         `hosts` are the DNS names and IP addresses that a server answers to.
         """
         files = TlsFiles(
-            self._directory / f"{name}.pem", self._directory / f"{name}.key", self.certificate_path
+            certificate=self._directory / f"{name}.pem",
+            key=self._directory / f"{name}.key",
+            ca=self.certificate_path,
         )
         if not self._serves(files, hosts):
             key = ec.generate_private_key(ec.SECP256R1())

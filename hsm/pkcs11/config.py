@@ -1,49 +1,47 @@
 """How to open a token: module, label, PIN sources, accepted risks."""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from hsm.configuration.part import LocalPath, Part
 from hsm.pkcs11.accepted_risks import Limit
-from hsm.pkcs11.pins import PinSource, pin_as_plain, pin_from_plain
+from hsm.pkcs11.pins import PIN_RULE, PinSource
 
 
-@dataclass(frozen=True, slots=True)
-class TokenConfig:
-    """Which token, through which module, with whose PINs.
+class TokenSettings(Part):
+    """What a lab file and a key manager's file say of a token in the same words."""
 
-    `so_pin` is needed only to enrol keys. `softhsm_conf` is set for SoftHSM and no other module.
-    `accept` are the limits with which the token is taken.
-    """
-
-    module: Path
-    label: str
-    pin: PinSource
-    so_pin: PinSource | None = None
-    softhsm_conf: Path | None = None
-    accept: frozenset[Limit] = frozenset()
-
-
-def token_as_plain(config: TokenConfig) -> dict[str, Any]:
-    """Return a configuration as plain values: where the PINs are, never the PINs."""
-    return {
-        "module": str(config.module.absolute()),
-        "label": config.label,
-        "pin": pin_as_plain(config.pin),
-        "so_pin": None if config.so_pin is None else pin_as_plain(config.so_pin),
-        "softhsm_conf": None if config.softhsm_conf is None else str(config.softhsm_conf),
-        "accept": sorted(limit.value for limit in config.accept),
-    }
-
-
-def token_from_plain(plain: dict[str, Any]) -> TokenConfig:
-    """Return the configuration that token_as_plain gave."""
-    so_pin, conf = plain["so_pin"], plain["softhsm_conf"]
-    return TokenConfig(
-        module=Path(plain["module"]),
-        label=plain["label"],
-        pin=pin_from_plain(plain["pin"]),
-        so_pin=None if so_pin is None else pin_from_plain(so_pin),
-        softhsm_conf=None if conf is None else Path(conf),
-        accept=frozenset(Limit(word) for word in plain["accept"]),
+    label: str = Field(
+        min_length=1, max_length=32, description="a token label of 1 to 32 characters"
     )
+    so_pin: PinSource | None = Field(
+        default=None, description=f"{PIN_RULE} of the security officer; needed to enrol keys only"
+    )
+    accept: frozenset[Annotated[Limit, Field(strict=False)]] = Field(
+        default=frozenset(),
+        strict=False,
+        description=f"a list of {', '.join(Limit)}: what the token may do without",
+    )
+
+
+class TokenConfig(TokenSettings):
+    """Which token, through which module, with whose PINs."""
+
+    module: LocalPath = Field(description="the path of a PKCS#11 library")
+    pin: PinSource = Field(description=PIN_RULE)
+    softhsm_conf: LocalPath | None = Field(
+        default=None, description="the path of SoftHSM's configuration; for SoftHSM only"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat_pin(cls, data: Any) -> Any:
+        """Take ``pin_env: NAME`` and ``pin_file: PATH`` as key managers' files have them too."""
+        if not isinstance(data, dict) or "pin" in data:
+            return data
+        flat = {key: data[f"pin_{key}"] for key in ("env", "file") if f"pin_{key}" in data}
+        rest = {key: value for key, value in data.items() if key not in ("pin_env", "pin_file")}
+        return {**rest, "pin": flat} if flat else data

@@ -7,7 +7,6 @@ interruption: PIN files come first and whole; then the token, made aside with it
 import os
 import shutil
 from ctypes import c_char_p, c_ulong
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -16,12 +15,13 @@ from pkcs11 import TokenFlag
 from pkcs11 import exceptions as refusals
 
 from hsm.errors import ModuleAbsentError, ProvisioningError
-from hsm.files import private_directory, write_private
+from hsm.files import private_directory, read_limited, write_private
 from hsm.pkcs11.config import TokenConfig
 from hsm.pkcs11.module import Module, login_error
-from hsm.pkcs11.pins import PinFromFile, ensure_pin_file
+from hsm.pkcs11.pins import PinSource, ensure_pin_file
 from hsm.pkcs11.structures import load_functions
 
+CONFIGURATION_FILE: Final = "softhsm2.conf"
 EKM_TOKEN_LABEL: Final = "taperig-ekm"
 MODULE_VARIABLE: Final = "TAPERIG_SOFTHSM"
 """Environment variable that names SoftHSM's module when it is not in a usual place."""
@@ -58,16 +58,10 @@ def token_config(state_dir: Path, label: str) -> TokenConfig:
     return TokenConfig(
         module=find_module(),
         label=label,
-        pin=PinFromFile(state_dir / "pins" / label),
-        so_pin=PinFromFile(state_dir / "pins" / f"{label}.so"),
-        softhsm_conf=state_dir / "softhsm2.conf",
+        pin=PinSource(file=state_dir / "pins" / label),
+        so_pin=PinSource(file=state_dir / "pins" / f"{label}.so"),
+        softhsm_conf=state_dir / CONFIGURATION_FILE,
     )
-
-
-def provision(state_dir: Path) -> TokenConfig:
-    """Make the configuration and the key manager's token if they are not there; return it."""
-    write_configuration(state_dir)
-    return ensure_token(state_dir, EKM_TOKEN_LABEL)
 
 
 def write_configuration(state_dir: Path) -> None:
@@ -75,8 +69,12 @@ def write_configuration(state_dir: Path) -> None:
     for directory in (state_dir, state_dir / "tokens", state_dir / "pins"):
         private_directory(directory)
     content = _configuration(state_dir / "tokens")
-    path = state_dir / "softhsm2.conf"
-    if not path.exists() or path.read_bytes() != content:
+    path = state_dir / CONFIGURATION_FILE
+    try:
+        is_there = read_limited(path, len(content)) == content
+    except OSError:
+        is_there = False
+    if not is_there:
         write_private(path, content)
 
 
@@ -123,7 +121,7 @@ def _make_token(state_dir: Path, config: TokenConfig, so_pin: str, user_pin: str
     private_directory(aside)
     configuration = state_dir / "softhsm2.new.conf"
     write_private(configuration, _configuration(aside))
-    with Module(replace(config, softhsm_conf=configuration)) as module:
+    with Module(config.replace(softhsm_conf=configuration)) as module:
         _init_token(module, config.label, so_pin)
         _init_user_pin(module.find_token(config.label), so_pin, user_pin)
     (made,) = aside.iterdir()

@@ -53,6 +53,6 @@ def ekm_serve(
         if not chosen:
             known = ", ".join(ekm.name for ekm in checked.ekms)
             raise LabError(f"There is no key manager '{name}' in the lab file; known: {known}.")
-        serving = ekm_config(checked, chosen[0], provision(checked, state_dir()))
+        serving = ekm_config(chosen[0], provision(checked, state_dir()))
     LOG.configure(serving.log_format, serving.log_level, f"front {os.getpid()}")
     serve(serving)

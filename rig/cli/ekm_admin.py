@@ -79,7 +79,7 @@ def _administrator(
         chosen = _unit(checked, name)
         made = provision(checked, state_dir())
         units = [chosen, *(u for u in checked.ekms if u is not chosen and u.token == chosen.token)]
-        configs = [ekm_config(checked, unit, made) for unit in units]
+        configs = [ekm_config(unit, made) for unit in units]
         usual, authority = made.admin_secret, made.ca.parent
     if officer is not None:
         configs[0] = with_officer(configs[0], officer[0])

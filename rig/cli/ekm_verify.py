@@ -54,7 +54,7 @@ def ekm_verify(
         for ekm in checked.ekms_of(name):
             port = None
             if ekm.start and not _listens(ekm.host, ekm.port):
-                config = key_managers.ekm_config(checked, ekm, provisioned)
+                config = key_managers.ekm_config(ekm, provisioned)
                 port = stack.enter_context(spawn_ekm(config)).port
             endpoints.append(key_managers.endpoint(ekm, provisioned, port))
         proxy = stack.enter_context(EkmProxy(endpoints, resolve=resolver(checked.dns)))

@@ -107,13 +107,13 @@ def hsm_validate(
 
 
 def _source(env: str | None, file: Path | None, option: str) -> PinSource | None:
-    from hsm.pkcs11.pins import PinFromEnv, PinFromFile
+    from hsm.pkcs11.pins import PinSource
 
     if env is not None and file is not None:
         raise ValidateOptionError(f"Give either --{option}-env or --{option}-file, not both.")
     if env is not None:
-        return PinFromEnv(env)
-    return None if file is None else PinFromFile(file)
+        return PinSource(env=env)
+    return None if file is None else PinSource(file=file)
 
 
 def _removal(away: str | None, back: str | None) -> tuple[str, str] | None:

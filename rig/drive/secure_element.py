@@ -14,19 +14,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import cbor2
+from pydantic import Field
 
+from hsm.configuration.part import LocalPath, Part
 from hsm.errors import TaperigError
 from hsm.framing import FrameError, frame, read_frame
+from hsm.pkcs11.config import TokenConfig
 from hsm.pkcs11.oaep import OaepHash
-from hsm.pkcs11.pins import PinFromEnv, PinFromFile, PinSource
 from hsm.pkcs11.softhsm import drive_token_label, token_config
-from hsm.pkcs11.token import SEALED_KEY_BYTES, TokenConfig
+from hsm.pkcs11.token import SEALED_KEY_BYTES
 from hsm.provisioning import ProvisionedDrive, check_serial, provision_drive
 
 __all__ = [
@@ -54,27 +55,28 @@ class SedkError(SecureElementError):
     """The SEDK is damaged or was wrapped for another drive."""
 
 
-@dataclass(frozen=True, slots=True)
-class SecureElementConfig:
+class SecureElementConfig(Part):
     """A drive's serial, its token, and the file of its identity certificate."""
 
-    serial: str
-    token: TokenConfig
-    certificate: Path
+    serial: str = Field(description="the serial number of the drive")
+    token: TokenConfig = Field(description="the token of the secure element")
+    certificate: LocalPath = Field(description="the path of the drive's certificate")
 
     @staticmethod
     def of(drive: ProvisionedDrive) -> "SecureElementConfig":
         """Return the configuration of a drive that was provisioned."""
-        return SecureElementConfig(drive.serial, drive.token, drive.certificate)
+        return SecureElementConfig(
+            serial=drive.serial, token=drive.token, certificate=drive.certificate
+        )
 
     @staticmethod
     def under(state_dir: Path, serial: str) -> "SecureElementConfig":
         """Return the configuration of the drive `serial` provisioned under `state_dir`."""
         check_serial(serial)
         return SecureElementConfig(
-            serial,
-            token_config(state_dir, drive_token_label(serial)),
-            state_dir / "pki" / f"drive-{serial}.pem",
+            serial=serial,
+            token=token_config(state_dir, drive_token_label(serial)),
+            certificate=state_dir / "pki" / f"drive-{serial}.pem",
         )
 
 
@@ -251,29 +253,10 @@ def receive_message(link: socket.socket) -> dict[str, Any] | None:
 
 def encode_config(config: SecureElementConfig) -> dict[str, Any]:
     """Return the first message: where things are; the PIN itself is not in it."""
-    token = config.token
-    by_file = isinstance(token.pin, PinFromFile)
-    return {
-        "do": "start",
-        "module": str(token.module),
-        "token": token.label,
-        "pin_by": "file" if by_file else "environment",
-        "pin_at": str(token.pin.path) if isinstance(token.pin, PinFromFile) else token.pin.name,
-        "softhsm_conf": str(token.softhsm_conf) if token.softhsm_conf else None,
-        "certificate": str(config.certificate),
-        "serial": config.serial,
-    }
+    token = config.token.replace(so_pin=None)  # a secure element enrols no keys
+    return {"do": "start", "config": config.replace(token=token).model_dump_json()}
 
 
 def decode_config(message: dict[str, Any]) -> SecureElementConfig:
     """Return the configuration that encode_config told."""
-    at = message["pin_at"]
-    pin: PinSource = PinFromFile(Path(at)) if message["pin_by"] == "file" else PinFromEnv(at)
-    conf = message["softhsm_conf"]
-    token = TokenConfig(
-        module=Path(message["module"]),
-        label=message["token"],
-        pin=pin,
-        softhsm_conf=Path(conf) if conf else None,
-    )
-    return SecureElementConfig(message["serial"], token, Path(message["certificate"]))
+    return SecureElementConfig.model_validate_json(message["config"])

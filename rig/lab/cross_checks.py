@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 from hdl.errors import HdlError
 from hdl.fpga.targets import find_target, last_build
-from rig.lab.base import PIN_RULE, RESOURCE_RULE, Location
-from rig.ve.ekm.host_address import is_address, is_host
+from hsm.configuration.part import Location
+from hsm.keys.labels import label_key
+from hsm.pkcs11.pins import PIN_RULE
+from rig.lab.base import RESOURCE_RULE
+from rig.ve.ekm.host_address import canonical, is_address, is_host
 from rig.ve.prerequisites import PrerequisiteError, require_encryption_settings
 
 if TYPE_CHECKING:
-    from rig.lab.model import Board, Lab, PoolUnit
+    from rig.lab.model import BoardUnit, Lab, PoolUnit
 
 
-def _fpga_mistakes(name: str, board: Board, fpga: str) -> Iterator[tuple[Location, str]]:
+def _fpga_mistakes(name: str, board: BoardUnit, fpga: str) -> Iterator[tuple[Location, str]]:
     """What the gates in an FPGA cannot be: simulated, or clocked faster than they were routed."""
     try:
         build = last_build(find_target(fpga))
@@ -69,6 +72,7 @@ def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
             )
         serials.add(drive.serial)
     names: set[str] = set()
+    addresses: dict[tuple[str, int], str] = {}
     for index, ekm in enumerate(lab.ekms):
         if ekm.name in names:
             yield (
@@ -89,6 +93,14 @@ def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
                 "port 0 is for a key manager that the rig starts; "
                 "name the port of this one, or set start: true.",
             )
+        address = (canonical(ekm.host), ekm.port)
+        if ekm.port and address in addresses:
+            yield (
+                ("ekms", index, "port"),
+                f"the key managers '{addresses[address]}' and '{ekm.name}' have one address, "
+                f"{ekm.host} port {ekm.port}; give each a port of its own, or 0 for any free.",
+            )
+        addresses.setdefault(address, ekm.name)
     for index, server in enumerate(lab.dns):
         if not is_address(server.address):
             yield (
@@ -102,16 +114,18 @@ def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
                 ("tokens", name),
                 f"tokens.{name} has no pin; for a token of your own write {PIN_RULE}.",
             )
-    yield from _node_mistakes(lab)
-    yield from _token_mistakes(lab)
+    node_mistakes = list(_node_mistakes(lab))
+    yield from node_mistakes
+    if not node_mistakes:
+        yield from _token_mistakes(lab)
     labels: set[str] = set()
     for index, kek in enumerate(lab.keks):
-        if kek.label.casefold() in labels:
+        if label_key(kek.label) in labels:
             yield (
                 ("keks", index, "label"),
                 f"the key label {kek.label!r} is given twice (labels are compared without case).",
             )
-        labels.add(kek.label.casefold())
+        labels.add(label_key(kek.label))
         if kek.token is not None and kek.token not in lab.tokens:
             yield ("keks", index, "token"), _no_such("token", kek.token, lab.tokens)
     for number, pool in lab.pools.items():
@@ -161,19 +175,19 @@ def _node_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
 
 def _token_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
     """Key managers on different tokens each need a key of a pool in theirs."""
-    if not lab.other_tokens:
+    names = [name for name in lab.token_names if name in lab.tokens]
+    if len(names) < 2:
         return
-    labels = {lab.tokens[name].label for name in lab.other_tokens}
-    if len(labels) < len(lab.other_tokens) or lab.tokens[lab.ekms[0].token].label in labels:
+    if len({lab.tokens[name].label for name in names}) < len(names):
         yield (
             ("tokens",),
             "two tokens of key managers have the same label; use one token for both of them, or "
             "give each token a label of its own.",
         )
-    homes = {kek.label.casefold(): lab.home_of(kek) for kek in lab.keks}
+    homes = {label_key(kek.label): lab.home_of(kek) for kek in lab.keks}
     for node in lab.nodes:
         for number, pool in lab.pools_of(node).items():
-            known = {homes.get(key.label.casefold()) for key in pool.keys}
+            known = {homes.get(label_key(key.label)) for key in pool.keys}
             for ekm in lab.ekms_of(node):
                 if ekm.start and pool.encrypt and None not in known and ekm.token not in known:
                     yield (
@@ -187,7 +201,17 @@ def _token_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
 def _pool_mistakes(
     lab: Lab, where: Location, number: int, pool: PoolUnit
 ) -> Iterator[tuple[Location, str]]:
-    """A pool that encrypts has keys, and the installation allows it."""
+    """The keys of a pool exist; one that encrypts has some, and the installation allows it."""
+    known = {label_key(kek.label): kek.label for kek in lab.keks}
+    for index, key in enumerate(pool.keys):
+        if label_key(key.label) not in known:
+            near = difflib.get_close_matches(key.label, known.values(), n=1)
+            yield (
+                (*where, "keys", index, "label"),
+                f"pool {number} names the key {key.label!r}, which keks does not list; "
+                + (f"did you mean {near[0]!r}? Else list it, " if near else "list it there, ")
+                + "with make: false when a token has it already.",
+            )
     if pool.encrypt and not pool.keys:
         yield (
             where,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from rig.lab.base import Part
+from hsm.configuration.part import Part
 from rig.ve.prerequisites import (
     ENCRYPTION_LICENSE,
     LIBRARY_MANAGER,

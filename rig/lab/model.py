@@ -7,12 +7,16 @@ the file at once, a line each. Values that could be secrets are never repeated.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
-from hsm.pkcs11.accepted_risks import Limit
-from rig.lab.base import NAME_RULE, PIN_RULE, RESOURCE_RULE, Part
+from hsm.configuration.part import NAME_RULE, LocalPath, Name, Part, from_folder
+from hsm.errors import LabelInvalidError
+from hsm.keys.labels import normalize_label
+from hsm.pkcs11.config import TokenSettings
+from hsm.pkcs11.pins import PIN_RULE, PinSource
+from rig.lab.base import RESOURCE_RULE
 from rig.lab.base import LabError as LabError
 from rig.lab.installation import InstallationPart
 
@@ -29,14 +33,31 @@ def _number_key(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
-Label = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
-PoolNumber = Annotated[int, BeforeValidator(_number_key), Field(ge=1, le=32)]
-SecondaryPool = Annotated[int, Field(ge=0, le=32)]
+def _module(value: str, info: ValidationInfo) -> str:
+    return value if value == SOFTHSM else str(from_folder(Path(value), info))
+
+
+def _key_label(value: str) -> str:
+    try:
+        normalize_label(value)
+    except LabelInvalidError:
+        raise ValueError(LABEL_RULE) from None
+    return value
+
+
+SOFTHSM = "softhsm"
+"""What a lab file writes for the module of a token that the rig makes."""
 LABEL_RULE = "a key label of 1 to 64 printable characters"
+Label = Annotated[str, AfterValidator(_key_label)]
+PoolNumber = Annotated[
+    int,
+    BeforeValidator(_number_key),
+    Field(ge=1, le=32, description="a number from 1 to 32"),
+]
+SecondaryPool = Annotated[int, Field(ge=0, le=32, description="a number from 0 to 32")]
 
 
-class Board(Part):
+class BoardUnit(Part):
     """A board that carries the gates."""
 
     kind: Literal["sim", "visa"] = Field(
@@ -81,29 +102,13 @@ class DriveUnit(Part):
         return NATIVE_RATES[self.model]
 
 
-class PinSource(Part):
-    """Where a PIN is read from when it is needed; never the PIN itself."""
-
-    env: str | None = Field(default=None, min_length=1, description="an environment variable")
-    file: Path | None = Field(default=None, strict=False, description="the path of a file")
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> PinSource:
-        if (self.env is None) == (self.file is None):
-            raise ValueError("exactly one of env and file")
-        return self
-
-
-class TokenUnit(Part):
+class TokenUnit(TokenSettings):
     """A PKCS#11 token."""
 
-    module: str = Field(min_length=1, description="'softhsm' or the path of a PKCS#11 library")
-    label: str = Field(min_length=1, max_length=32, description="a token label of 1 to 32 letters")
-    pin: PinSource | None = Field(default=None, description=PIN_RULE)
-    so_pin: PinSource | None = Field(default=None, description=PIN_RULE)
-    accept: tuple[Annotated[Limit, Field(strict=False)], ...] = Field(
-        default=(), strict=False, description=f"a list of {', '.join(Limit)}"
+    module: Annotated[str, AfterValidator(_module)] = Field(
+        min_length=1, description="'softhsm' or the path of a PKCS#11 library"
     )
+    pin: PinSource | None = Field(default=None, description=PIN_RULE)
 
 
 class EkmUnit(Part):
@@ -126,13 +131,18 @@ class DnsUnit(Part):
 
 
 class KekUnit(Part):
-    """A key-encryption key that is made in the token when it is absent."""
+    """A key-encryption key (KEK) that pools may name."""
 
     label: Label = Field(description=LABEL_RULE)
     bits: Literal[2048, 3072, 4096] = Field(default=2048, description="2048, 3072 or 4096")
     token: Name | None = Field(
         default=None,
-        description="the token that it is made in, by default that of the first key manager",
+        description="the name of its home token, by default that of the first key manager; with "
+        "make: false any token may have it by default",
+    )
+    make: bool = Field(
+        default=True,
+        description="true (made in the token when absent) or false (it is in the token already)",
     )
 
 
@@ -190,7 +200,7 @@ class NodeUnit(Part):
 class ScenarioPart(Part):
     """What ``rig run`` writes and reads."""
 
-    data: tuple[Annotated[Path, Field(strict=False)], ...] | None = Field(
+    data: tuple[LocalPath, ...] | None = Field(
         default=None, strict=False, min_length=1, description="a list of files and folders"
     )
     cap_mb: float = Field(
@@ -201,8 +211,11 @@ class ScenarioPart(Part):
 class Lab(Part):
     """A whole lab.yaml."""
 
+    file_kind: ClassVar[str] = "the lab file"
+    file_hint: ClassVar[str] = "name another with --lab, or start from the lab.yaml of the project"
+
     name: Name = Field(description=NAME_RULE)
-    boards: dict[Name, Board] = Field(min_length=1, description="a map of boards by name")
+    boards: dict[Name, BoardUnit] = Field(min_length=1, description="a map of boards by name")
     drives: tuple[DriveUnit, ...] = Field(
         min_length=1, strict=False, description="a list of at least one drive"
     )
@@ -255,14 +268,14 @@ class Lab(Part):
         return tuple(each for each in self.drives if serials is None or each.serial in serials)
 
     @property
-    def other_tokens(self) -> tuple[str, ...]:
-        """Tokens of key managers that the rig starts, but for that of the first key manager."""
-        names = dict.fromkeys(ekm.token for ekm in self.ekms if ekm.start)
-        return tuple(name for name in names if name != self.ekms[0].token)
+    def token_names(self) -> tuple[str, ...]:
+        """Tokens that are prepared: the first key manager's, and those of all that are started."""
+        names = [self.ekms[0].token, *(ekm.token for ekm in self.ekms if ekm.start)]
+        return tuple(dict.fromkeys(names))
 
-    def home_of(self, kek: KekUnit) -> str:
-        """The name of the token that a KEK is made in."""
-        return kek.token or self.ekms[0].token
+    def home_of(self, kek: KekUnit) -> str | None:
+        """The name of a KEK's home token; None when any token may have it already."""
+        return kek.token or (self.ekms[0].token if kek.make else None)
 
     @property
     def run_node(self) -> str:

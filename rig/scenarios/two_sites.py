@@ -134,7 +134,7 @@ class _Cartridges:
             self._key_manager_lost(dr, cutter, written[2])
             dr.host.write(appended, 2)
             dr.host.work()
-        kek_hash = remove_keks(self.main.folder, [LOST_KEY])[LOST_KEY]
+        kek_hash = remove_keks(self.main.provisioned, [LOST_KEY])[LOST_KEY]
         with self._at(self.main) as main:
             self._back_at_main(main, tapes, written, appended)
             self._kek_lost(main, tapes, written, kek_hash)

@@ -70,6 +70,8 @@ def open_session(
     with ExitStack() as stack:
         with phase("keys"), report.task("preparing tokens, keys and certificates"):
             provisioned = key_managers.provision(lab, state, [unit.serial for unit in units])
+            if reach_key_manager:
+                key_managers.require_keks(lab, node, provisioned)
         # Started first, simulations, secure elements and key managers start side by side.
         with phase("board"):
             started = [
@@ -91,7 +93,7 @@ def open_session(
         ekms = lab.ekms_of(node)
 
         def administered() -> list[EkmConfig]:
-            return [key_managers.ekm_config(lab, ekm, provisioned) for ekm in ekms if ekm.start]
+            return [key_managers.ekm_config(ekm, provisioned) for ekm in ekms if ekm.start]
 
         external = tuple(ekm.name for ekm in ekms if not ekm.start)
         yield LabSession(

@@ -7,14 +7,12 @@ wrapping key at each site, and believes the key managers of the site where it st
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsm.ekm.client import EkmEndpoint
@@ -23,7 +21,7 @@ from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.service.launch import EkmProcess, spawn_ekm
 from hsm.files import private_directory
 from hsm.keys.pki import load_certificate
-from hsm.provisioning import ProvisionedDrive, ProvisionedLab, provision_lab
+from hsm.provisioning import ProvisionedDrive, ProvisionedLab, one_token_plan, provision
 from rig.results.events import EventLog
 from rig.ve.ekm.proxy import EkmProxy, Observer
 
@@ -39,7 +37,7 @@ class KeySite:
     labels: tuple[str, ...]
     drive: ProvisionedDrive
     drive_ca: Path
-    foreign: dict[str, x509.Certificate] = field(default_factory=dict)
+    foreign: dict[str, bytes] = field(default_factory=dict)
     partners: list[Path] = field(default_factory=list)
     running: dict[str, EkmProcess] = field(default_factory=dict)
     provisioned: ProvisionedLab = field(init=False)
@@ -49,22 +47,22 @@ class KeySite:
         self._provision()
 
     def _provision(self) -> None:
-        self.provisioned = provision_lab(
+        plan = one_token_plan(
             self.folder,
             self.labels,
-            [],
             partner_keks=self.foreign,
             partner_drives={self.drive.serial: self.drive.wrap_public_der},
         )
+        self.provisioned = provision(plan)
 
     @property
     def ca_der(self) -> bytes:
         """The authority that a drive believes here (X.509 DER)."""
         return load_certificate(self.provisioned.ca).public_bytes(Encoding.DER)
 
-    def certificate(self, label: str) -> x509.Certificate:
-        """The certificate of one of the site's own KEKs, for other sites."""
-        return self.provisioned.keks[label]
+    def certificate(self, label: str) -> bytes:
+        """The certificate (DER) of one of the site's own KEKs, for other sites."""
+        return self.provisioned.first_token.keks[label]
 
     def take_in(self, other: KeySite, labels: Mapping[str, str]) -> None:
         """Take in another site's certificates: its KEKs, each under a label of here, and its EKM's.
@@ -80,16 +78,8 @@ class KeySite:
 
     def ekm_config(self, which: str) -> EkmConfig:
         """The configuration of one of the pair, on any free port; the drive is in its table."""
-        config = lab_config(self.provisioned, port=0)
-        folder = config.audit.parent / which
-        private_directory(folder)
-        config = dataclasses.replace(
-            config,
-            drive_table=folder / config.drive_table.name,
-            audit=folder / config.audit.name,
-            drive_ca=self.drive_ca,
-            partners=tuple(self.partners),
-        )
+        config = lab_config(self.provisioned, port=0, name=which)
+        config = config.replace(drive_ca=self.drive_ca, partners=tuple(self.partners))
         mine = self.drive
         with DriveTable(config.drive_table) as table:
             table.enrol(mine.serial, mine.certificate_der, mine.wrap_public_der, mine.oaep_hash)
@@ -100,7 +90,7 @@ class KeySite:
         before = self.running.get(which)
         config = self.ekm_config(which)
         if before is not None:
-            config = dataclasses.replace(config, port=before.port)
+            config = config.replace(port=before.port)
         self.running[which] = spawn_ekm(config)
         return self.running[which]
 

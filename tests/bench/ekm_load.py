@@ -34,7 +34,6 @@ Run as `python tests/bench/ekm_load.py [--drives N] [--workers N] [--seconds S] 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import multiprocessing as mp
 import os
@@ -289,7 +288,7 @@ def measure(folder: Path, options: argparse.Namespace) -> list[Turn]:
     """Run all turns."""
     of_workers, of_drives = cores(options)
     lab = make_lab(folder / "state", options.kek_bits)
-    config = dataclasses.replace(lab_config(lab, port=0), workers=options.workers)
+    config = lab_config(lab, port=0).replace(workers=options.workers)
     drives = make_drives(lab, config, options.drives)
     context = mp.get_context("fork")
     trust = der(load_certificate(lab.ca))

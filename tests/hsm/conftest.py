@@ -9,8 +9,9 @@ import pytest
 from hsm.keys.data_keys import DataKeys
 from hsm.keys.keystore import Keystore
 from hsm.pkcs11.token import Token, open_token
-from hsm.provisioning import ProvisionedLab, provision_lab
+from hsm.provisioning import ProvisionedLab
 from tests.support.outside import OutsidePair, outside_pair
+from tests.support.provisioned import provision_lab
 
 DRIVE = "TEST-DRIVE-1"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -33,12 +32,12 @@ from hsm.pkcs11.softhsm import (
     _init_token,
     ensure_token,
     find_module,
-    provision,
     token_config,
     write_configuration,
 )
 from hsm.pkcs11.token import open_token
-from hsm.provisioning import ProvisionedLab, provision_drive, provision_lab
+from hsm.provisioning import ProvisionedLab, one_token_plan, provision_drive
+from tests.support.provisioned import provision_lab, softhsm_token
 
 SERIAL = "DRIVE-7"
 
@@ -113,19 +112,13 @@ def test_more_keys_and_drives_later(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("steps", range(1, 6))
 def test_interrupted_at_any_step(tmp_path: Path, steps: int) -> None:
-    request = {
-        "state_dir": str(tmp_path / "lab"),
-        "kek_labels": ["KEK A"],
-        "kek_bits": 2048,
-        "drive_serials": [SERIAL],
-        "ekm_hosts": ["localhost"],
-    }
+    plan = one_token_plan(tmp_path / "lab", ["KEK A"], [SERIAL], hosts=["localhost"])
     with subprocess.Popen(
         [sys.executable, "-m", "hsm.provisioning"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdin
         assert child.stdout
-        child.stdin.write(json.dumps(request).encode())
+        child.stdin.write(plan.model_dump_json().encode())
         child.stdin.close()
         for _ in range(steps):
             assert b"step" in child.stdout.readline()
@@ -139,7 +132,7 @@ def test_interrupted_at_any_step(tmp_path: Path, steps: int) -> None:
 
 def test_two_at_once(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from hsm.provisioning import provision_lab;"
+        "import sys; from pathlib import Path; from tests.support.provisioned import provision_lab;"
         f"provision_lab(Path(sys.argv[1]), ['KEK A'], ['{SERIAL}'])"
     )
     runs = [subprocess.Popen([sys.executable, "-c", script, tmp_path / "lab"]) for _ in range(2)]
@@ -159,17 +152,11 @@ def test_no_system_path_is_touched(tmp_path: Path) -> None:
         "sys.addaudithook(watch)\n"
         "import hsm.provisioning; sys.exit(hsm.provisioning.main())"
     )
-    request = {
-        "state_dir": str(tmp_path / "lab"),
-        "kek_labels": ["KEK A"],
-        "kek_bits": 2048,
-        "drive_serials": [],
-        "ekm_hosts": [],
-    }
+    plan = one_token_plan(tmp_path / "lab", ["KEK A"], hosts=[])
     before = _softhsm_of_the_system()
     run = subprocess.run(
         [sys.executable, "-B", "-c", script],
-        input=json.dumps(request),
+        input=plan.model_dump_json(),
         capture_output=True,
         text=True,
         check=True,
@@ -245,9 +232,9 @@ def test_changed_transport_file_is_told(lab_state: ProvisionedLab, content: str,
 def test_new_hosts_get_a_new_certificate(tmp_path: Path) -> None:
     lab = provision_lab(tmp_path / "lab", [], [])
     first = lab.ekm_tls.certificate.read_bytes()
-    provision_lab(tmp_path / "lab", [], [], ekm_hosts=["localhost"])
+    provision_lab(tmp_path / "lab", [], [], hosts=["localhost"])
     assert lab.ekm_tls.certificate.read_bytes() == first
-    provision_lab(tmp_path / "lab", [], [], ekm_hosts=["ekm.example", "192.0.2.7"])
+    provision_lab(tmp_path / "lab", [], [], hosts=["ekm.example", "192.0.2.7"])
     assert lab.ekm_tls.certificate.read_bytes() != first
 
 
@@ -280,8 +267,8 @@ def test_interrupted_while_a_token_is_made(tmp_path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr("hsm.pkcs11.softhsm._init_user_pin", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            provision(tmp_path / "lab")
-    open_token(provision(tmp_path / "lab")).close()
+            softhsm_token(tmp_path / "lab")
+    open_token(softhsm_token(tmp_path / "lab")).close()
     assert len(list((tmp_path / "lab" / "tokens").iterdir())) == 1
     assert not list((tmp_path / "lab").glob("*new*"))
 
@@ -294,12 +281,12 @@ def test_token_left_without_a_user_pin(tmp_path: Path) -> None:
         _init_token(module, "taperig-ekm", so_pin)
     with pytest.raises(TokenRefusedError, match="has no user PIN yet; run `rig hsm init`"):
         open_token(token_config(tmp_path / "lab", "taperig-ekm"))
-    open_token(provision(tmp_path / "lab")).close()
+    open_token(softhsm_token(tmp_path / "lab")).close()
     assert len(list((tmp_path / "lab" / "tokens").iterdir())) == 1
 
 
 def test_single_token(tmp_path: Path) -> None:
-    config = provision(tmp_path / "lab")
+    config = softhsm_token(tmp_path / "lab")
     with open_token(config) as token:
         assert token.label == "taperig-ekm"
         with pytest.raises(TokenBusyError):
@@ -313,7 +300,8 @@ def test_single_token(tmp_path: Path) -> None:
 def test_ctrl_c_reaches_the_child(tmp_path: Path) -> None:
     """The whole group is interrupted, as by a terminal, and no traceback is shown."""
     script = (
-        "import sys; from pathlib import Path; from hsm.provisioning import provision_lab\n"
+        "import sys; from pathlib import Path\n"
+        "from tests.support.provisioned import provision_lab\n"
         "def told(step):\n"
         "    if step == 'key A': print(step, flush=True)\n"
         "try:\n"

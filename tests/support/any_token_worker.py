@@ -28,7 +28,7 @@ from hsm.pkcs11.accepted_risks import Limit
 from hsm.pkcs11.config import TokenConfig
 from hsm.pkcs11.encoding import spki_hash
 from hsm.pkcs11.oaep import OaepHash, oaep_padding
-from hsm.pkcs11.pins import PinFromEnv
+from hsm.pkcs11.pins import PinSource
 from hsm.pkcs11.token import Token, open_token
 
 
@@ -94,10 +94,10 @@ def main() -> None:
     what, module, label, pin, *accept = sys.argv[1:]
     officer = "TAPERIG_TEST_SO_PIN"
     config = TokenConfig(
-        Path(module),
-        label,
-        PinFromEnv(pin),
-        so_pin=PinFromEnv(officer) if officer in os.environ else None,
+        module=Path(module),
+        label=label,
+        pin=PinSource(env=pin),
+        so_pin=PinSource(env=officer) if officer in os.environ else None,
         accept=frozenset(Limit(word) for word in accept),
     )
     with open_token(config) as token:

@@ -13,7 +13,6 @@ drives have:
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
 import signal
@@ -294,8 +293,7 @@ def run_campaign(
 
 def _config(lab: ProvisionedLab, folder: Path, drives: Sequence[SoftDrive]) -> EkmConfig:
     folder.mkdir()
-    config = dataclasses.replace(
-        lab_config(lab, port=reserve_port()),
+    config = lab_config(lab, port=reserve_port()).replace(
         drive_table=folder / "drives.sqlite",
         audit=folder / "audit.jsonl",
         workers=2,

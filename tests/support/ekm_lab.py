@@ -27,7 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
 from hsm.keys.keystore import MIN_KEK_BITS
 from hsm.keys.pki import CertificateAuthority, Role
 from hsm.pkcs11.oaep import OaepHash
-from hsm.provisioning import ProvisionedDrive, ProvisionedLab, provision_lab
+from hsm.provisioning import ProvisionedDrive, ProvisionedLab
+from tests.support.provisioned import provision_lab
 
 MAIN_KEY = "June 2007 Key"
 DR_KEY = "June 2007 DR Site Key"

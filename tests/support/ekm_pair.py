@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hsm.ekm.audit import log as audit_log
@@ -20,12 +20,13 @@ from hsm.ekm.protocol.messages import KeyGrant
 from hsm.ekm.service.launch import EkmProcess, spawn_ekm
 from hsm.keys.eedk import KeyLabel, KeyMode
 from hsm.keys.pki import load_certificate
-from hsm.provisioning import ProvisionedLab, provision_lab
+from hsm.provisioning import ProvisionedLab
 from rig.results.events import EventLog, NoticeKind
 from rig.ve.ekm.connections import Pace
 from rig.ve.ekm.proxy import EkmProxy, Observer
 from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY, SoftDrive, authority, der
 from tests.support.ports import reserve_port
+from tests.support.provisioned import provision_lab
 
 VOLUME = "VOL001"
 ASK = Generate(VOLUME, CARTRIDGE_ID, (KeyLabel(MAIN_KEY, KeyMode.HASH),))
@@ -151,15 +152,15 @@ class Pair:
 def open_pair(folder: Path) -> Iterator[Pair]:
     """Provision a lab and start both key managers; each has its own drive table and audit log."""
     state, hosts = folder / "state", ("localhost", "127.0.0.1", *HOST_NAMES)
-    lab = provision_lab(state, [MAIN_KEY], [], ekm_hosts=hosts)
+    lab = provision_lab(state, [MAIN_KEY], [], hosts=hosts)
     drive = SoftDrive.issued_by(authority(lab))
     admitted = {drive.serial: drive.wrap_spki}
-    lab = provision_lab(state, [MAIN_KEY], [], ekm_hosts=hosts, partner_drives=admitted)
+    lab = provision_lab(state, [MAIN_KEY], [], hosts=hosts, partner_drives=admitted)
     ekms = []
     for name in ("main", "backup"):
         config = lab_config(lab, port=reserve_port())
-        config = replace(
-            config, drive_table=folder / f"{name}.drives", audit=folder / f"{name}.audit"
+        config = config.replace(
+            drive_table=folder / f"{name}.drives", audit=folder / f"{name}.audit"
         )
         with DriveTable(config.drive_table) as table:
             table.enrol(drive.serial, drive.certificate_der, drive.wrap_spki, drive.oaep_hash)

@@ -19,7 +19,7 @@ from hsm.pkcs11.accepted_risks import Limit
 from hsm.pkcs11.config import TokenConfig
 from hsm.pkcs11.encoding import big_integer, spki_hash
 from hsm.pkcs11.oaep import oaep_padding
-from hsm.pkcs11.pins import PinFromEnv
+from hsm.pkcs11.pins import PinSource
 from hsm.pkcs11.templates import UNTRUSTED_PUBLIC
 from hsm.pkcs11.token import Token, open_token
 
@@ -36,7 +36,10 @@ def main() -> None:
     """Use the token as the rig does, and against it."""
     module, label, pin, *accept = sys.argv[1:]
     config = TokenConfig(
-        Path(module), label, PinFromEnv(pin), accept=frozenset(Limit(word) for word in accept)
+        module=Path(module),
+        label=label,
+        pin=PinSource(env=pin),
+        accept=frozenset(Limit(word) for word in accept),
     )
     with open_token(config) as token:
         public = generate_rsa(token, 2048, "a test's KEK")

@@ -12,13 +12,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hsm.ekm.client import EkmEndpoint
 from hsm.ekm.service.launch import spawn_ekm
 from hsm.keys.pki import load_certificate
-from hsm.provisioning import ProvisionedLab, provision_lab
+from hsm.provisioning import ProvisionedLab
 from rig.board.sim import SimBoard
 from rig.drive.drive import Drive
 from rig.drive.secure_element import SecureElement, SecureElementConfig
 from rig.engine.driver import Engine
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.ekm.relay import Relay
+from tests.support.provisioned import provision_lab
 from tests.support.soft_engine import SoftEngine
 from tests.support.tape_site import SERIAL, ekm_settings
 from tests.support.ve_kill_campaign import Equipment

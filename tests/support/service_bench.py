@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import http.client
 from contextlib import suppress
 from pathlib import Path
@@ -31,8 +30,7 @@ def make_config(
     drive = outsiders.drive
     with open_token(lab.ekm_token) as token:
         Keystore(token).enroll_drive_key(drive.serial, drive.wrap_spki)
-    config = dataclasses.replace(
-        lab_config(lab, port=0),
+    config = lab_config(lab, port=0).replace(
         drive_table=folder / "drives.sqlite",
         audit=folder / "audit.jsonl",
         **settings,

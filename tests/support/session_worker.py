@@ -22,7 +22,6 @@ from hsm.ekm.client import EkmEndpoint
 from hsm.ekm.service.launch import spawn_ekm
 from hsm.keys.eedk import KeyLabel, KeyMode
 from hsm.keys.pki import load_certificate
-from hsm.provisioning import provision_lab
 from rig.board.sim import SimBoard
 from rig.drive.cartridge import Cartridge
 from rig.drive.drive import Drive
@@ -37,6 +36,7 @@ from rig.ve.volumes.logical_volume import VolumeFile, VolumeHeader
 from rig.ve.volumes.reading import CompareSink
 from tests.support.boards import Passage
 from tests.support.key_rows import from_rows
+from tests.support.provisioned import provision_lab
 from tests.support.tape_site import ekm_settings
 
 SERIAL = "TAPE000001"

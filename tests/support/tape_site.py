@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -16,7 +16,7 @@ from hsm.ekm.service.launch import EkmProcess, spawn_ekm
 from hsm.keys.keystore import Keystore
 from hsm.keys.pki import load_certificate
 from hsm.pkcs11.token import open_token
-from hsm.provisioning import ProvisionedLab, provision_lab
+from hsm.provisioning import ProvisionedLab
 from rig.board.sim import SimBoard
 from rig.drive.cartridge import Cartridge
 from rig.drive.drive import Drive
@@ -29,6 +29,7 @@ from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.sequences import VirtualizationEngine
 from rig.ve.volumes.logical_volume import VolumeFile
 from tests.support.ekm_lab import SoftKek
+from tests.support.provisioned import provision_lab
 
 SERIAL = "TAPE000001"
 
@@ -131,7 +132,7 @@ def ekm_settings(lab: ProvisionedLab, folder: Path) -> EkmConfig:
 
     Its drive table and audit log are in `folder`.
     """
-    config = replace(lab_config(lab, port=0), drive_table=folder / "drives", audit=folder / "audit")
+    config = lab_config(lab, port=0).replace(drive_table=folder / "drives", audit=folder / "audit")
     enrol_drives(config, lab)
     return config
 

@@ -45,7 +45,7 @@ def main(lab_path: str, state: str) -> None:
             for which in (writer, reader):
                 unit = lab.ekms[which]
                 with (
-                    spawn_ekm(ekm_config(lab, unit, made)) as process,
+                    spawn_ekm(ekm_config(unit, made)) as process,
                     EkmProxy([endpoint(unit, made, process.port)]) as proxy,
                 ):
                     wish: DriveRequest = (
@@ -56,7 +56,7 @@ def main(lab_path: str, state: str) -> None:
                     blob, new = exchange(proxy, wish)
                     eedks = eedks or new
                     blobs.setdefault(volume, []).append(blob)
-    print(json.dumps({"blobs": blobs, "others": sorted(made.elsewhere)}))
+    print(json.dumps({"blobs": blobs, "others": list(made.tokens)[1:]}))
 
 
 if __name__ == "__main__":

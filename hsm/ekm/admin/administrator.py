@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from hsm.keys.keystore import Kek, Keystore
 from hsm.keys.pki import CertificateAuthority, load_certificate
 from hsm.pkcs11.encoding import spki_der
 from hsm.pkcs11.oaep import OaepHash
-from hsm.pkcs11.pins import PinFromEnv, PinFromFile
+from hsm.pkcs11.pins import PinSource
 from hsm.pkcs11.token import open_token
 
 SO_PIN_VARIABLE = "TAPERIG_SO_PIN"
@@ -155,21 +155,20 @@ def admin_secret(file: Path | None, usual: Path | None = None) -> str:
 
     Raises PinError with a sentence when there is none.
     """
-    if file is not None:
-        return PinFromFile(file).read()
-    if SECRET_VARIABLE in os.environ or usual is None:
-        return PinFromEnv(SECRET_VARIABLE).read()
-    return PinFromFile(usual).read()
+    if file is None and SECRET_VARIABLE not in os.environ:
+        file = usual
+    source = PinSource(env=SECRET_VARIABLE) if file is None else PinSource(file=file)
+    return source.read("admin secret")
 
 
 def with_officer(config: EkmConfig, file: Path | None) -> EkmConfig:
     """Return the configuration with the security officer's PIN from a file or the environment."""
     token = config.token
     if file is not None:
-        token = replace(token, so_pin=PinFromFile(file))
+        token = token.replace(so_pin=PinSource(file=file))
     elif token.so_pin is None:
-        token = replace(token, so_pin=PinFromEnv(SO_PIN_VARIABLE))
-    return replace(config, token=token)
+        token = token.replace(so_pin=PinSource(env=SO_PIN_VARIABLE))
+    return config.replace(token=token)
 
 
 def wrap_key_of(path: Path) -> bytes:

@@ -191,7 +191,11 @@ def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:
             print("usage: python -m hsm.ekm.service.front CONFIG", file=sys.stderr)
             return USER_ERROR
     try:
-        config = parse_config(sys.stdin.read()) if path == "-" else load_config(Path(path))
+        config = (
+            parse_config(sys.stdin.read(), "standard input")
+            if path == "-"
+            else load_config(Path(path))
+        )
         LOG.configure(config.log_format, config.log_level, f"front {os.getpid()}")
         with suppress(KeyboardInterrupt):
             serve(config)

@@ -101,7 +101,8 @@ def _give_config(process: subprocess.Popen[bytes], config: EkmConfig) -> None:
     assert process.stdin is not None
     try:
         with process.stdin as pipe:
-            pipe.write(dump_config(config).encode())
+            token = config.token.replace(so_pin=None)  # it enrols no keys
+            pipe.write(dump_config(config.replace(token=token)).encode())
     except BrokenPipeError:
         pass  # it ended early; its own words tell why
 

@@ -15,6 +15,17 @@ def is_address(host: str) -> bool:
     return True
 
 
+def canonical(host: str) -> str:
+    """Return one spelling of a host: a short address or a name in lower case.
+
+    For localhost it is 127.0.0.1; other names of one host only a resolver knows.
+    """
+    name = host.removesuffix(".").lower()
+    if name == "localhost":
+        return "127.0.0.1"
+    return str(ipaddress.ip_address(name)) if is_address(name) else name
+
+
 def is_host(host: str) -> bool:
     """Whether a text is an IP address or a host name (RFC 1123, 2.1)."""
     labels = host.removesuffix(".").split(".")

@@ -28,8 +28,9 @@ from hsm.keys.pki import load_certificate
 from hsm.pkcs11.encoding import spki_hash
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.token import open_token
-from hsm.provisioning import ProvisionedLab, provision_lab
+from hsm.provisioning import ProvisionedLab
 from tests.support.outside import OutsidePair, outside_pair
+from tests.support.provisioned import provision_lab
 
 VOLUME = "VOL001"
 BOTH = (KeyLabel("KEK 1"), KeyLabel("KEK 2", KeyMode.HASH))

@@ -245,7 +245,7 @@ def test_encrypted_private_key(keystore: Keystore) -> None:
 
 def test_kek_work_needs_the_officer(lab_state: ProvisionedLab) -> None:
     pair = outside_pair("without officer")
-    config = dataclasses.replace(lab_state.ekm_token, so_pin=None)
+    config = lab_state.ekm_token.replace(so_pin=None)
     with open_token(config) as token:
         keystore = Keystore(token)
         with pytest.raises(TokenError, match="security officer"):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hsm.pkcs11.softhsm import EKM_TOKEN_LABEL, provision
+from hsm.pkcs11.softhsm import EKM_TOKEN_LABEL
 from tests.support.foreign_tokens import MAKERS, PIN_VARIABLE, SO_PIN_VARIABLE, ForeignToken
+from tests.support.provisioned import softhsm_token
 
 SUPPORT = Path(__file__).parents[2] / "support"
 WORKER = SUPPORT / "any_token_worker.py"
@@ -49,7 +50,7 @@ class KnownToken:
 
 
 def _softhsm(folder: Path) -> ForeignToken:
-    config = provision(folder)
+    config = softhsm_token(folder)
     assert config.so_pin is not None
     return ForeignToken(
         "SoftHSM",

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from hsm.errors import PinError, PinFileExposedError, PinFileUnreadableError, PinUnsetError
-from hsm.pkcs11.pins import PinFromEnv, PinFromFile, ensure_pin_file
+from hsm.pkcs11.pins import PinSource, ensure_pin_file
 
 
-def pin_file(path: Path, content: bytes, mode: int = 0o600) -> PinFromFile:
+def pin_file(path: Path, content: bytes, mode: int = 0o600) -> PinSource:
     path.write_bytes(content)
     path.chmod(mode)
-    return PinFromFile(path)
+    return PinSource(file=path)
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = PinFromEnv("TAPERIG_TEST_PIN")
+    source = PinSource(env="TAPERIG_TEST_PIN")
     for unset in (None, ""):
         monkeypatch.delenv("TAPERIG_TEST_PIN", raising=False)
         if unset is not None:
@@ -41,7 +41,7 @@ def test_first_line_of_a_file(tmp_path: Path, content: bytes) -> None:
 def test_exposed_file(tmp_path: Path, mode: int) -> None:
     source = pin_file(tmp_path / "pin", b"123456", mode)
     with pytest.raises(
-        PinFileExposedError, match=rf"mode {mode:04o}.*chmod 600 {source.path}"
+        PinFileExposedError, match=rf"mode {mode:04o}.*chmod 600 {source.file}"
     ) as e:
         source.read()
     assert "123456" not in str(e.value)
@@ -55,9 +55,9 @@ def test_file_without_a_pin(tmp_path: Path, content: bytes) -> None:
 
 def test_absent_file(tmp_path: Path) -> None:
     with pytest.raises(PinFileUnreadableError, match=r"none cannot be read: No such file"):
-        PinFromFile(tmp_path / "none").read()
+        PinSource(file=tmp_path / "none").read()
     with pytest.raises(PinError):
-        PinFromFile(tmp_path).read()
+        PinSource(file=tmp_path).read()
 
 
 def test_made_once(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_made_once(tmp_path: Path) -> None:
     pin = source.read()
     assert len(pin) == 16
     assert pin.isdigit()
-    assert stat.S_IMODE(source.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "pin").stat().st_mode) == 0o600
     assert ensure_pin_file(tmp_path / "pin").read() == pin
     assert ensure_pin_file(tmp_path / "other").read() != pin
 

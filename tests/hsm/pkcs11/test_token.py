@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pickle
 import resource
@@ -34,7 +33,7 @@ from hsm.keys.signature import signature_holds
 from hsm.pkcs11.length_check import GAUGES
 from hsm.pkcs11.module import login_error
 from hsm.pkcs11.oaep import OaepHash
-from hsm.pkcs11.pins import PinFromEnv
+from hsm.pkcs11.pins import PinSource
 from hsm.pkcs11.token import Token, open_token
 from hsm.provisioning import ProvisionedLab
 from tests.support.outside import OutsidePair
@@ -53,7 +52,7 @@ def outside_in_token(lab_state: ProvisionedLab, outside: OutsidePair) -> Outside
 
 def test_wrong_pin(lab_state: ProvisionedLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRONG_PIN", "8675309867")
-    config = dataclasses.replace(lab_state.ekm_token, pin=PinFromEnv("WRONG_PIN"))
+    config = lab_state.ekm_token.replace(pin=PinSource(env="WRONG_PIN"))
     with pytest.raises(WrongPinError, match="taperig-ekm refused the user's PIN") as caught:
         open_token(config)
     assert "8675309867" not in str(caught.value)
@@ -62,7 +61,7 @@ def test_wrong_pin(lab_state: ProvisionedLab, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_pin_from_environment(lab_state: ProvisionedLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = dataclasses.replace(lab_state.ekm_token, pin=PinFromEnv("EKM_PIN"))
+    config = lab_state.ekm_token.replace(pin=PinSource(env="EKM_PIN"))
     monkeypatch.delenv("EKM_PIN", raising=False)
     with pytest.raises(PinUnsetError, match="EKM_PIN"):
         open_token(config)
@@ -98,7 +97,7 @@ def test_a_token_that_others_log_in_to_is_found_all_the_same(lab_state: Provisio
 
 
 def test_absent_token_is_named_with_those_present(lab_state: ProvisionedLab) -> None:
-    config = dataclasses.replace(lab_state.ekm_token, label="TAPERIG-EKM")
+    config = lab_state.ekm_token.replace(label="TAPERIG-EKM")
     with pytest.raises(TokenAbsentError) as caught:
         open_token(config)
     assert "no token TAPERIG-EKM" in str(caught.value)
@@ -106,7 +105,7 @@ def test_absent_token_is_named_with_those_present(lab_state: ProvisionedLab) -> 
 
 
 def test_absent_module(lab_state: ProvisionedLab) -> None:
-    config = dataclasses.replace(lab_state.ekm_token, module=Path("/nowhere/libsofthsm2.so"))
+    config = lab_state.ekm_token.replace(module=Path("/nowhere/libsofthsm2.so"))
     with pytest.raises(ModuleAbsentError, match=r"/nowhere/libsofthsm2\.so"):
         open_token(config)
 
@@ -115,11 +114,11 @@ def test_file_that_is_no_module(lab_state: ProvisionedLab, tmp_path: Path) -> No
     module = tmp_path / "module.so"
     module.write_text("not a library")
     with pytest.raises(ModuleAbsentError, match=r"module\.so could not be started"):
-        open_token(dataclasses.replace(lab_state.ekm_token, module=module))
+        open_token(lab_state.ekm_token.replace(module=module))
 
 
 def test_absent_configuration(lab_state: ProvisionedLab, tmp_path: Path) -> None:
-    config = dataclasses.replace(lab_state.ekm_token, softhsm_conf=tmp_path / "none.conf")
+    config = lab_state.ekm_token.replace(softhsm_conf=tmp_path / "none.conf")
     with pytest.raises(TokenAbsentError, match=r"none\.conf does not exist; run `rig hsm init`"):
         open_token(config)
 
@@ -172,7 +171,7 @@ def test_closed_token(lab_state: ProvisionedLab) -> None:
 def test_keys_of_another_process_are_seen(lab_state: ProvisionedLab, token: Token) -> None:
     """A key manager that is running sees what is imported meanwhile."""
     script = (
-        "import sys; from pathlib import Path; from hsm.provisioning import provision_lab;"
+        "import sys; from pathlib import Path; from tests.support.provisioned import provision_lab;"
         "provision_lab(Path(sys.argv[1]), ['added meanwhile'], [])"
     )
     subprocess.run([sys.executable, "-c", script, lab_state.state_dir], check=True)
@@ -373,7 +372,7 @@ def test_officer_waits_for_data_keys(token: Token) -> None:
 
 
 def test_officer_needs_a_pin(lab_state: ProvisionedLab) -> None:
-    config = dataclasses.replace(lab_state.ekm_token, so_pin=None)
+    config = lab_state.ekm_token.replace(so_pin=None)
     with open_token(config) as token:
         with pytest.raises(TokenError, match="security officer's PIN"), token.officer():
             pass

@@ -29,6 +29,7 @@ nodes:
           - {label: June 2007 Key}
           - {label: May 1999 Key}
 """
+LABELS = ("keks:", "keks:\n  - {label: May 1999 Key, make: false}\n# ")
 BACKUP = ("ekms:\n", "ekms:\n  - {name: backup, port: 0, token: ekm}\n")
 
 
@@ -57,7 +58,7 @@ def mute_port() -> Iterator[int]:
 @pytest.mark.rule("EKM-10", "EKM-11")
 def test_each_node_has_key_managers_and_labels_of_its_own(state: str, tmp_path: Path) -> None:
     second = "drives:\n  - {serial: TR0000000002, model: TS1120, board: sim}\n"
-    lab = lab_file(tmp_path, BACKUP, ("drives:\n", second))
+    lab = lab_file(tmp_path, BACKUP, LABELS, ("drives:\n", second))
     lab.write_text(lab.read_text() + NODES)
     loaded = load_lab(lab)
     assert [ekm.name for ekm in loaded.ekms_of("one")] == ["main"]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hsm.pkcs11.softhsm import EKM_TOKEN_LABEL, provision
+from hsm.pkcs11.softhsm import EKM_TOKEN_LABEL
+from tests.support.provisioned import softhsm_token
 from tests.support.rig_command import Ended, rig
 
 
@@ -16,7 +17,7 @@ from tests.support.rig_command import Ended, rig
 def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state folder with the key manager's token, and nothing on it."""
     path = tmp_path_factory.mktemp("validated") / "state"
-    provision(path)
+    softhsm_token(path)
     return path
 
 

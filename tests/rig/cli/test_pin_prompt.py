@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from hsm.pkcs11.softhsm import EKM_TOKEN_LABEL, find_module, provision, token_config
+from hsm.pkcs11.softhsm import EKM_TOKEN_LABEL, find_module, token_config
+from tests.support.provisioned import softhsm_token
 from tests.support.rig_command import RIG
 
 PROMPT = f"PIN of {EKM_TOKEN_LABEL}: "
@@ -77,7 +78,7 @@ class Terminal:
 @pytest.fixture(scope="module")
 def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("asked") / "state"
-    provision(path)
+    softhsm_token(path)
     return path
 
 

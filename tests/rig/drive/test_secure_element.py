@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import socket
@@ -21,8 +20,8 @@ from cryptography.x509 import load_der_x509_certificate
 from cryptography.x509.oid import NameOID
 
 from hsm.errors import TaperigError
-from hsm.pkcs11.pins import PinFromEnv, PinFromFile
-from hsm.provisioning import ProvisionedLab, provision_lab
+from hsm.pkcs11.pins import PinSource
+from hsm.provisioning import ProvisionedLab
 from rig.drive.secure_element import (
     SecureElement,
     SecureElementConfig,
@@ -31,6 +30,7 @@ from rig.drive.secure_element import (
     SedkError,
 )
 from tests.support.process_memory import find_in_file, snapshot
+from tests.support.provisioned import provision_lab
 from tests.support.waiting import has_ended, wait_until
 
 OAEP = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)
@@ -154,9 +154,7 @@ def test_data_key_is_not_left_in_either_process(
 def test_wrong_pin(lab: ProvisionedLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRIVE_PIN", "1234567890")
     config = SecureElementConfig.of(lab.drive("SE-1"))
-    config = dataclasses.replace(
-        config, token=dataclasses.replace(config.token, pin=PinFromEnv("DRIVE_PIN"))
-    )
+    config = config.replace(token=config.token.replace(pin=PinSource(env="DRIVE_PIN")))
     with pytest.raises(SecureElementError, match="SE-1 refused the user's PIN") as caught:
         SecureElement.start(config)
     assert "1234567890" not in str(caught.value)
@@ -172,9 +170,7 @@ def test_exposed_pin_file(lab: ProvisionedLab, tmp_path: Path) -> None:
     (tmp_path / "pin").write_text("123456")
     (tmp_path / "pin").chmod(0o644)
     config = SecureElementConfig.of(lab.drive("SE-1"))
-    config = dataclasses.replace(
-        config, token=dataclasses.replace(config.token, pin=PinFromFile(tmp_path / "pin"))
-    )
+    config = config.replace(token=config.token.replace(pin=PinSource(file=tmp_path / "pin")))
     with pytest.raises(SecureElementError, match="chmod 600"):
         SecureElement.start(config)
 
@@ -183,14 +179,14 @@ def test_absent_token(lab: ProvisionedLab) -> None:
     config = SecureElementConfig.under(lab.state_dir, "SE-3")
     with pytest.raises(SecureElementError, match=r"drive-SE-3\.pem cannot be read"):
         SecureElement.start(config)
-    config = dataclasses.replace(config, certificate=lab.drive("SE-1").certificate)
+    config = config.replace(certificate=lab.drive("SE-1").certificate)
     with pytest.raises(SecureElementError, match="no token taperig-drive-SE-3"):
         SecureElement.start(config)
 
 
 def test_certificate_of_another_drive(lab: ProvisionedLab) -> None:
     config = SecureElementConfig.of(lab.drive("SE-1"))
-    config = dataclasses.replace(config, certificate=lab.drive("SE-2").certificate)
+    config = config.replace(certificate=lab.drive("SE-2").certificate)
     with pytest.raises(SecureElementError, match="not that of the drive's identity key"):
         SecureElement.start(config)
 
@@ -262,7 +258,7 @@ def test_first_message_tells_no_pin(lab: ProvisionedLab) -> None:
 
     config = SecureElementConfig.of(lab.drive("SE-1"))
     message = encode_config(config)
-    assert isinstance(config.token.pin, PinFromFile)
+    assert isinstance(config.token.pin, PinSource)
     assert config.token.pin.read().encode() not in cbor2.dumps(message)
-    without_officer = dataclasses.replace(config.token, so_pin=None)
-    assert decode_config(message) == dataclasses.replace(config, token=without_officer)
+    without_officer = config.token.replace(so_pin=None)
+    assert decode_config(message) == config.replace(token=without_officer)

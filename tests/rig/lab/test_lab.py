@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import typing
 from pathlib import Path
 
 import pytest
 
+from hsm.configuration.load import dump
+from hsm.configuration.part import Part
+from hsm.pkcs11.pins import PinSource
+from rig.lab.base import LabError
 from rig.lab.load import default_lab_path, load_lab
-from rig.lab.model import Lab, LabError, PinSource
+from rig.lab.model import Lab
 from rig.scenarios.round_trip import run_pools
 from rig.testbed.boards import choose_board
 from rig.testbed.session import choose_drive
@@ -109,34 +114,34 @@ def test_port_is_3801_unless_configured(tmp_path: Path) -> None:
         (
             "  2:\n",
             "  33:\n",
-            "lab.yaml:42: '33' cannot be a key of pools; it must be a number from 1 to 32.",
+            "lab.yaml:43: '33' cannot be a key of pools; it must be a number from 1 to 32.",
         ),
         (
             "    encrypt: false",
             "    encrypt: false\n    encrypt: true",
-            "lab.yaml:42: pools.1.encrypt is given twice, first in line 41; keep one of them.",
+            "lab.yaml:43: pools.1.encrypt is given twice, first in line 42; keep one of them.",
         ),
         (
             "mode: hash",
             "mode: hashed",
-            "lab.yaml:46: pools.2.keys[1].mode is 'hashed'; it must be 'clear' or 'hash'.",
+            "lab.yaml:47: pools.2.keys[1].mode is 'hashed'; it must be 'clear' or 'hash'.",
         ),
         (
             "- label: June 2007 DR Site Key",
-            "- label: june 2007 KEY",
-            "lab.yaml:37: the key label 'june 2007 KEY' is given twice "
+            "- label: June 2007 DR Site Key\n  - label: june 2007 KEY",
+            "lab.yaml:38: the key label 'june 2007 KEY' is given twice "
             "(labels are compared without case).",
         ),
         (
             "cap_mb: 8 ",
             "cap_mb: -1 ",
-            "lab.yaml:49: scenario.cap_mb is -1; "
+            "lab.yaml:50: scenario.cap_mb is -1; "
             "it must be a number of megabytes above 0, at most 100000.",
         ),
         (
             "  cap_mb: 8 ",
             "  data: 7\n  cap_mb: 8 ",
-            "lab.yaml:49: scenario.data is 7; it must be a list of files and folders.",
+            "lab.yaml:50: scenario.data is 7; it must be a list of files and folders.",
         ),
         (
             "boards:\n  sim:",
@@ -193,7 +198,7 @@ def test_every_mistake_at_once_in_order_of_lines(tmp_path: Path) -> None:
 @pytest.mark.rule("POOL-1")
 def test_encrypting_pool_needs_keys(tmp_path: Path) -> None:
     text = DEFAULT.replace("    encrypt: false", "    encrypt: true")
-    assert refusal(tmp_path, text).startswith("lab.yaml:40: pool 1 encrypts but has no keys; ")
+    assert refusal(tmp_path, text).startswith("lab.yaml:41: pool 1 encrypts but has no keys; ")
 
 
 def test_files_that_are_no_lab(tmp_path: Path) -> None:
@@ -342,3 +347,117 @@ def test_a_run_takes_drives_key_managers_and_pools_of_one_node(tmp_path: Path) -
 def test_a_nodes_own_pools_are_checked_as_the_labs(tmp_path: Path) -> None:
     text = DEFAULT + "\nnodes:\n  main:\n    pools:\n      4: {encrypt: true}\n"
     assert "pool 4 encrypts but has no keys" in refusal(tmp_path, text)
+
+
+@pytest.mark.rule("KEY-9")
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        (
+            "- {label: June 2007 DR Site Key, mode",
+            "- {label: June 2007 DR Site Kye, mode",
+            "lab.yaml:47: pool 2 names the key 'June 2007 DR Site Kye', which keks does not list; "
+            "did you mean 'June 2007 DR Site Key'? Else list it, with make: false when a token has "
+            "it already.",
+        ),
+        (
+            "  - label: June 2007 Key\n  - label: June 2007 DR Site Key\n",
+            "  - {label: Other}\n  - {label: June 2007 Key, make: false}\n",
+            "lab.yaml:47: pool 2 names the key 'June 2007 DR Site Key', which keks does not list; "
+            "did you mean 'June 2007 Key'? Else list it, with make: false when a token has it "
+            "already.",
+        ),
+        (
+            "label: June 2007 Key, mode",
+            "label: ' ', mode",
+            "lab.yaml:46: pools.2.keys[0].label is ' '; it must be a key label of 1 to 64 "
+            "printable characters.",
+        ),
+    ],
+)
+def test_lab_names_only_keys_that_it_lists(
+    tmp_path: Path, before: str, after: str, sentence: str
+) -> None:
+    assert DEFAULT.count(before) == 1
+    assert refusal(tmp_path, DEFAULT.replace(before, after)) == sentence
+
+
+def test_lab_compares_key_labels_without_case(tmp_path: Path) -> None:
+    lab = load(tmp_path, DEFAULT.replace("{label: June 2007 Key", "{label: ' june 2007 KEY '"))
+    assert lab.pools[2].keys[0].label == " june 2007 KEY "
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "refused"),
+    [
+        ("127.0.0.1", 3801, True),
+        ("localhost", 3801, True),
+        ("LOCALHOST.", 3801, True),
+        ("127.0.0.1", 3802, False),
+        ("127.0.0.2", 3801, False),
+        ("ekm.example", 3801, False),
+    ],
+)
+def test_lab_gives_each_key_manager_an_address(
+    tmp_path: Path, host: str, port: int, refused: bool
+) -> None:
+    second = f"ekms:\n  - {{name: two, host: {host}, port: {port}, token: ekm}}\n"
+    text = DEFAULT.replace("ekms:\n", second)
+    if refused:
+        assert refusal(tmp_path, text) == (
+            "lab.yaml:30: the key managers 'two' and 'main' have one address, 127.0.0.1 port 3801; "
+            "give each a port of its own, or 0 for any free."
+        )
+    else:
+        assert len(load(tmp_path, text).ekms) == 2
+    any_port = text.replace(f"port: {port}", "port: 0").replace("port: 3801", "port: 0")
+    assert len(load(tmp_path, any_port).ekms) == 2, "any free port is never the same"
+
+
+def test_lab_with_wrong_names_of_key_managers_is_told_once(tmp_path: Path) -> None:
+    text = DEFAULT.replace("ekms:\n", "ekms:\n  - {name: two, port: 0, token: own}\n").replace(
+        "tokens:\n", "tokens:\n  own: {module: softhsm, label: own}\n"
+    )
+    text += "\nnodes:\n  main: {ekms: [two, mian]}\n"
+    assert refusal(tmp_path, text).endswith("there is no key manager 'mian'; did you mean 'main'?")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: &a [" + "x, " * 20 + "]\nboards: &b [" + "*a, " * 50 + "]\nx: [" + "*b, " * 50 + "]",
+        "name: " + "9" * 5000,
+        "name: " + "[" * 3000,
+        "name: " + "x" * 300_000,
+    ],
+    ids=["aliases", "digits", "brackets", "size"],
+)
+def test_lab_that_would_take_long_is_refused_at_once(tmp_path: Path, text: str) -> None:
+    sentence = refusal(tmp_path, text)
+    assert sentence.count("\n") == 0
+    assert len(sentence) < 300
+
+
+def models(root: type[Part]) -> set[type[Part]]:
+    """All models of a configuration file."""
+    found = {root}
+    for field in root.model_fields.values():
+        waiting = [field.annotation]
+        while waiting:
+            each = waiting.pop()
+            waiting += typing.get_args(each)
+            if isinstance(each, type) and issubclass(each, Part) and each not in found:
+                found |= models(each)
+    return found
+
+
+def test_lab_fields_are_all_described() -> None:
+    assert len(models(Lab)) > 12
+    for model in models(Lab):
+        for name, field in model.model_fields.items():
+            assert field.description, f"{model.__name__}.{name}"
+
+
+def test_lab_comes_back_as_it_was(tmp_path: Path) -> None:
+    lab = load(tmp_path, uncommented(DEFAULT))
+    assert load(tmp_path / "..", dump(lab)) == lab

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
+from hsm.pkcs11.softhsm import find_module
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import TapeFormat
 from rig.results.results import SCHEMA_PATH
@@ -232,19 +233,25 @@ def test_wrong_pin(tmp_path: Path, own_state: Path, data: Path) -> None:
 
 
 def test_absent_token(tmp_path: Path, own_state: Path, data: Path) -> None:
-    lab = lab_file(tmp_path, ("label: taperig-ekm", "label: somebody-elses"))
+    lab = lab_file(
+        tmp_path,
+        ("module: softhsm ", f"module: {find_module()} #"),
+        ("label: taperig-ekm", "label: somebody-elses"),
+        ("# pin: {env: NAME} ", "pin: {env: HOME} #"),
+    )
     assert "somebody-elses" in refused(tmp_path, run(tmp_path, data, *ROUND_TRIP, lab=lab))
 
 
 @pytest.mark.rule("KEY-9")
 def test_absent_label(tmp_path: Path, own_state: Path, data: Path) -> None:
-    lab = lab_file(tmp_path, ("{label: June 2007 Key, mode: clear}", "{label: May 1999 Key}"))
+    named = ("{label: June 2007 Key, mode: clear}", "{label: May 1999 Key}")
+    unlisted = run(tmp_path, data, *ROUND_TRIP, lab=lab_file(tmp_path, named)).sentence()
+    assert "pool 2 names the key 'May 1999 Key', which keks does not list" in unlisted
+    listed = ("keks:", "keks:\n  - {label: May 1999 Key, make: false}\n#")
+    lab = lab_file(tmp_path, named, listed)
     sentence = refused(tmp_path, run(tmp_path, data, *ROUND_TRIP, lab=lab))
-    assert "May 1999 Key" in sentence
-    assert formats(kept_nodes(tmp_path / "out")) == {
-        "TAP001": TapeFormat.CLEAR,
-        "TAP002": TapeFormat.BLANK,
-    }
+    assert "The key 'May 1999 Key' of node main's pools is in no token" in sentence
+    assert not list(kept_nodes(tmp_path / "out").rglob("*.tape"))
 
 
 def test_unreadable_file(tmp_path: Path, own_state: Path, data: Path) -> None:

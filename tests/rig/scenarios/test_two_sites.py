@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,12 +21,12 @@ from hsm.keys.eedk import KeyLabel, KeyMode
 from hsm.keys.keystore import Keystore
 from hsm.keys.pki import load_certificate
 from hsm.pkcs11.token import open_token
-from hsm.provisioning import provision_lab
 from rig.drive.drive import Drive
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.volumes.reading import CompareSink
 from tests.support.ekm_lab import SoftKek
+from tests.support.provisioned import provision_lab
 from tests.support.tape_site import SERIAL, Site, VeFixture, ekm_settings
 
 MAIN_KEY = "June 2007 Key"
@@ -66,8 +66,8 @@ def dr_site(
         keystore.import_certificate(MAIN_KEY_AT_DR, main.certificate)
         keystore.import_kek(DR_KEY_AT_DR, other.pem, other.certificate)
         keystore.enroll_drive_key(SERIAL, drive.wrap_public_der)
-    config = replace(
-        ekm_settings(lab, folder), drive_ca=site.lab.ca, partners=(site.lab.ekm_certificate,)
+    config = ekm_settings(lab, folder).replace(
+        drive_ca=site.lab.ca, partners=(site.lab.ekm_certificate,)
     )
     with DriveTable(config.drive_table) as table:
         table.enrol(SERIAL, drive.certificate_der, drive.wrap_public_der, drive.oaep_hash)

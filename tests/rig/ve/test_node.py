@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -360,7 +359,7 @@ def test_without_a_key_manager_work_waits_and_resumes_by_itself(
         assert copies(node, "L00003") == []
         assert node.read("L00003").read_bytes() == content(3)
         node.unload("L00003")
-        with spawn_ekm(replace(key_manager, port=port), ready_seconds=120):
+        with spawn_ekm(key_manager.replace(port=port), ready_seconds=120):
             wait_until(lambda: copies(node, "L00003") != [], 120)
             assert open_interventions(node) == []
             assert node.read("L00001").read_bytes() == content(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import socket
 import time
@@ -52,8 +51,7 @@ def config(lab: ProvisionedLab, tmp_path: Path) -> EkmConfig:
     """A folder name so long that a plain socket path would not fit."""
     folder = tmp_path / ("a" * 80)
     folder.mkdir()
-    return dataclasses.replace(
-        lab_config(lab, port=0),
+    return lab_config(lab, port=0).replace(
         drive_table=folder / "drives.sqlite",
         audit=folder / "audit.jsonl",
     )
@@ -157,7 +155,7 @@ def test_a_wrong_secret_does_nothing_and_is_recorded(
 
 def test_without_a_hash_nobody_administers(config: EkmConfig, secret: str) -> None:
     with pytest.raises(EkmError, match="names no admin_secret"):
-        administer(dataclasses.replace(config, admin_secret=None), secret, "drive list")
+        administer(config.replace(admin_secret=None), secret, "drive list")
 
 
 def test_while_none_runs_the_command_line_does_it_for_the_same_secret(
@@ -386,7 +384,7 @@ def test_a_running_key_manager_rotates_its_log_and_knows_cartridges_without_the_
     config: EkmConfig, lab: ProvisionedLab, drive: SoftDrive, secret: str
 ) -> None:
     archive = config.audit.parent / "archive"
-    config = dataclasses.replace(config, workers=2, audit_bytes=10_000)
+    config = config.replace(workers=2, audit_bytes=10_000)
     with spawn_ekm(config) as ekm:
         add_drive(config, secret, drive)
         admin = Administrator([config], secret, lab.ca.parent)

@@ -32,7 +32,7 @@ from hsm.errors import TaperigError
 from hsm.framing import LENGTH_BYTES
 from hsm.keys.eedk import KeyLabel
 from hsm.keys.pki import CertificateAuthority, TlsFiles, load_certificate
-from hsm.pkcs11.pins import PinFromEnv, PinFromFile
+from hsm.pkcs11.pins import PinSource
 from hsm.provisioning import ProvisionedLab
 from tests.support.ekm_bench import Outsiders
 from tests.support.ekm_client import ExchangeClient
@@ -338,7 +338,7 @@ def test_a_relay_of_another_authority_is_refused(
     endpoint: EkmEndpoint, foreign: CertificateAuthority, log: Log
 ) -> None:
     stranger = foreign.issue_tls("stranger", server=False)
-    files = dataclasses.replace(stranger, ca=endpoint.tls.ca)
+    files = stranger.replace(ca=endpoint.tls.ca)
     refusal = refused(dataclasses.replace(endpoint, tls=files))
     assert f"does not trust the certificate {files.certificate}" in str(refusal)
     record = log.awaited("connection")
@@ -410,7 +410,7 @@ def test_a_handshake_that_does_not_come_is_given_up_in_time(
 def test_a_key_manager_of_another_authority_is_not_spoken_to(
     endpoint: EkmEndpoint, foreign: CertificateAuthority
 ) -> None:
-    files = dataclasses.replace(endpoint.tls, ca=foreign.certificate_path)
+    files = endpoint.tls.replace(ca=foreign.certificate_path)
     text = str(refused(dataclasses.replace(endpoint, tls=files)))
     assert "its certificate is not acceptable" in text
 
@@ -510,12 +510,12 @@ def test_the_relay_reconnects_after_a_restart(
     lab: ProvisionedLab, config: EkmConfig, outsiders: Outsiders
 ) -> None:
     port = reserve_port()
-    with spawn_ekm(dataclasses.replace(config, port=port)):
+    with spawn_ekm(config.replace(port=port)):
         client = ExchangeClient(EkmEndpoint("127.0.0.1", port, lab.rig_tls))
         client.exchange(session_of(outsiders.drive, lab))
     with pytest.raises(EkmUnavailable, match="nothing listens there"):
         client.exchange(session_of(outsiders.drive, lab))
-    with spawn_ekm(dataclasses.replace(config, port=port)), client:
+    with spawn_ekm(config.replace(port=port)), client:
         client.exchange(session_of(outsiders.drive, lab))
 
 
@@ -587,7 +587,7 @@ def start_failure(config: EkmConfig) -> str:
 
 def test_why_a_child_did_not_start_is_told_by_its_parent(config: EkmConfig) -> None:
     with pytest.raises(EkmError) as failure:
-        spawn_ekm(dataclasses.replace(config, certificate=config.drive_ca))
+        spawn_ekm(config.replace(certificate=config.drive_ca))
     text = str(failure.value)
     assert text.startswith("The key manager did not start: The certificate")
     assert "does not belong to the signing key" in text
@@ -595,7 +595,7 @@ def test_why_a_child_did_not_start_is_told_by_its_parent(config: EkmConfig) -> N
 
 
 def test_a_port_in_use_is_one_sentence(serving: Serving, config: EkmConfig) -> None:
-    text = start_failure(dataclasses.replace(config, port=serving.process.port))
+    text = start_failure(config.replace(port=serving.process.port))
     assert f"127.0.0.1:{serving.process.port}" in text
     assert "Address already in use" in text
 
@@ -604,7 +604,7 @@ def test_the_command_ends_with_status_2_and_its_sentence(
     serving: Serving, config: EkmConfig, tmp_path: Path
 ) -> None:
     path = tmp_path / "ekm.yaml"
-    path.write_text(dump_config(dataclasses.replace(config, port=serving.process.port)))
+    path.write_text(dump_config(config.replace(port=serving.process.port)))
     ended = subprocess.run(
         [sys.executable, "-m", "hsm.ekm.service.front", str(path)], capture_output=True, text=True
     )
@@ -622,8 +622,8 @@ def test_a_wrong_pin_is_one_sentence_without_the_pin(
     config: EkmConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEST_PIN", "9182736455")
-    token = dataclasses.replace(config.token, pin=PinFromEnv("TEST_PIN"))
-    text = start_failure(dataclasses.replace(config, token=token))
+    token = config.token.replace(pin=PinSource(env="TEST_PIN"))
+    text = start_failure(config.replace(token=token))
     assert "PIN" in text
     assert "9182736455" not in text
 
@@ -655,14 +655,14 @@ def test_what_is_wrong_is_told_in_one_sentence(
     }
     name, value = next(iter(change.items()))
     if name == "tls":
-        values["absent"] = TlsFiles(absent, absent, absent)
-    changed: Any = dataclasses.replace(config, **{name: values.get(value, value)})
+        values["absent"] = TlsFiles(certificate=absent, key=absent, ca=absent)
+    changed: Any = config.replace(**{name: values.get(value, value)})
     assert words in start_failure(changed)
 
 
 def test_an_absent_token_is_one_sentence(config: EkmConfig) -> None:
-    token = dataclasses.replace(config.token, label="no such token")
-    assert "no such token" in start_failure(dataclasses.replace(config, token=token))
+    token = config.token.replace(label="no such token")
+    assert "no such token" in start_failure(config.replace(token=token))
 
 
 # The configuration file
@@ -670,12 +670,12 @@ def test_an_absent_token_is_one_sentence(config: EkmConfig) -> None:
 
 def test_a_configuration_comes_back_as_it_was(config: EkmConfig, tmp_path: Path) -> None:
     path = tmp_path / "ekm.yaml"
-    config = dataclasses.replace(config, partners=(tmp_path / "partner.pem",), port=3801)
+    config = config.replace(partners=(tmp_path / "partner.pem",), port=3801)
     for token in (
         config.token,
-        dataclasses.replace(config.token, pin=PinFromEnv("PIN"), softhsm_conf=None),
+        config.token.replace(pin=PinSource(env="PIN"), softhsm_conf=None),
     ):
-        asked = dataclasses.replace(config, token=dataclasses.replace(token, so_pin=None))
+        asked = config.replace(token=token.replace(so_pin=None))
         path.write_text(dump_config(asked))
         assert load_config(path) == asked
 
@@ -689,7 +689,7 @@ def test_paths_are_relative_to_the_file(config: EkmConfig, tmp_path: Path) -> No
     )
     loaded = load_config(path)
     assert loaded.audit == tmp_path / "l"
-    assert loaded.token.pin == PinFromFile(tmp_path / "pin")
+    assert loaded.token.pin == PinSource(file=tmp_path / "pin")
     assert (loaded.host, loaded.port) == ("127.0.0.1", 3801)
 
 
@@ -706,7 +706,7 @@ def test_the_default_port_is_3801_and_another_may_be_configured(
     [
         ("port: 0", "port: 70000", "port"),
         ("port: 0", "prot: 0", "prot"),
-        ("pin_file:", "pin_fil:", "pin_fil"),
+        ("file: ", "fil: ", "a PIN is never written"),
         ("audit:", "audit_log:", "audit"),
         ("token:", "token: [", "is not YAML"),
     ],
@@ -723,5 +723,7 @@ def test_a_mistake_in_the_configuration_is_told(
 
 
 def test_an_absent_configuration_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(EkmError, match=r"Cannot read the key manager's configuration"):
+    with pytest.raises(
+        EkmError, match=r"The key manager's configuration .*absent.yaml cannot be read"
+    ):
         load_config(tmp_path / "absent.yaml")

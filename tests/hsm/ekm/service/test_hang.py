@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import os
 import shutil
@@ -59,8 +58,7 @@ def second(config: EkmConfig, lab: ProvisionedLab) -> Iterator[tuple[EkmConfig, 
     """Another key manager on the lab's token, with a drive table and a log of its own."""
     table = config.drive_table.with_name("second.sqlite")
     shutil.copy(config.drive_table, table)
-    other = dataclasses.replace(
-        config,
+    other = config.replace(
         token=lab.ekm_token,
         drive_table=table,
         audit=config.audit.with_name("second.jsonl"),
@@ -92,7 +90,7 @@ def test_a_stopped_worker_is_replaced_and_its_drive_served_by_the_secondary(
     session: DriveSession,
     message: int,
 ) -> None:
-    config = dataclasses.replace(config, workers=1, worker_seconds=1.0)
+    config = config.replace(workers=1, worker_seconds=1.0)
     with running(config, lab) as (ekm, endpoint), second(config, lab) as (other, backup):
         (stopped,) = workers_of(ekm.pid)
         stop = At(message, lambda: os.kill(stopped, signal.SIGSTOP))
@@ -122,7 +120,7 @@ def test_a_worker_that_hangs_gets_no_connections_and_readiness_tells(
     config: EkmConfig,
     lab: ProvisionedLab,
 ) -> None:
-    config = dataclasses.replace(config, worker_seconds=3.0)
+    config = config.replace(worker_seconds=3.0)
     with running(config, lab) as (ekm, endpoint):
         one, two = workers_of(ekm.pid)
         os.kill(one, signal.SIGSTOP)
@@ -147,7 +145,7 @@ def test_a_worker_that_hangs_with_the_logs_lock_does_not_hold_up_the_front(
     session: DriveSession,
 ) -> None:
     """This test holds the lock, so the worker that serves hangs in it like on a dead disk."""
-    config = dataclasses.replace(config, worker_seconds=1.0)
+    config = config.replace(worker_seconds=1.0)
     with running(config, lab) as (ekm, endpoint), config.audit.open("r+b") as holder:
         before = set(workers_of(ekm.pid))
         fcntl.fcntl(holder, fcntl.F_OFD_SETLKW, _LOCK)
@@ -181,8 +179,8 @@ def test_a_call_to_the_token_that_never_returns_costs_its_worker_and_no_drive(
         "C_UnwrapKey",
         f'while (!access("{cut}", F_OK)) pause(); {CALL_REPLACED}',
     )
-    token = dataclasses.replace(lab.ekm_token, module=module)
-    config = dataclasses.replace(config, token=token, workers=1, worker_seconds=1.0)
+    token = lab.ekm_token.replace(module=module)
+    config = config.replace(token=token, workers=1, worker_seconds=1.0)
     with running(config, lab) as (ekm, endpoint), second(config, lab) as (other, backup):
         with ExchangeClient(endpoint, backup, answer_seconds=ANSWER_SECONDS) as client:
             client.connect()
@@ -228,7 +226,7 @@ def own_token(lab: ProvisionedLab, tmp_path: Path) -> TokenConfig:
             str(lab.state_dir / "tokens"), str(tmp_path / "tokens")
         )
     )
-    return dataclasses.replace(lab.ekm_token, softhsm_conf=conf)
+    return lab.ekm_token.replace(softhsm_conf=conf)
 
 
 @pytest.mark.rule("EKM-6")
@@ -240,7 +238,7 @@ def test_a_token_taken_away_in_an_exchange_ends_the_connection_and_refuses_nothi
     tmp_path: Path,
 ) -> None:
     """Or the drive would be told that the pool's key label is unknown, and the write fail."""
-    config = dataclasses.replace(config, token=own_token, workers=1)
+    config = config.replace(token=own_token, workers=1)
     tokens, away = tmp_path / "tokens", tmp_path / "away"
     with running(config, lab) as (_, endpoint), second(config, lab) as (other, backup):
         take_away = At(2, lambda: tokens.rename(away))
@@ -268,7 +266,7 @@ def test_a_token_taken_away_while_nothing_is_asked_is_noticed_and_back_by_itself
     own_token: TokenConfig,
     tmp_path: Path,
 ) -> None:
-    config = dataclasses.replace(config, token=own_token, worker_seconds=2.0)
+    config = config.replace(token=own_token, worker_seconds=2.0)
     tokens, away = tmp_path / "tokens", tmp_path / "away"
     with running(config, lab) as (ekm, endpoint):
         tokens.rename(away)
@@ -298,7 +296,7 @@ def test_verify_connection_does_not_call_labels_unknown_when_the_token_is_gone(
     own_token: TokenConfig,
     tmp_path: Path,
 ) -> None:
-    config = dataclasses.replace(config, token=own_token, workers=1)
+    config = config.replace(token=own_token, workers=1)
     with running(config, lab) as (_, endpoint), EkmClient(endpoint) as client:
         client.ping()
         (tmp_path / "tokens").rename(tmp_path / "away")
@@ -310,7 +308,7 @@ def test_a_key_manager_stops_though_its_worker_hangs(
     config: EkmConfig,
     lab: ProvisionedLab,
 ) -> None:
-    with running(dataclasses.replace(config, workers=1), lab) as (ekm, _):
+    with running(config.replace(workers=1), lab) as (ekm, _):
         (stopped,) = workers_of(ekm.pid)
         os.kill(stopped, signal.SIGSTOP)
         assert ekm.stop() == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import resource
@@ -255,7 +254,7 @@ def test_a_good_drive_is_served_beside_a_thousand_idle_connections(
 def test_over_the_limit_new_connections_are_turned_away(
     config: EkmConfig, lab: ProvisionedLab
 ) -> None:
-    with spawn_ekm(dataclasses.replace(config, connections=4, workers=1)) as ekm:
+    with spawn_ekm(config.replace(connections=4, workers=1)) as ekm:
         endpoint = EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)
         with ExitStack() as stack:
             held = [stack.enter_context(EkmClient(endpoint)) for _ in range(4)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import signal
@@ -66,7 +65,7 @@ def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listen
 
 @pytest.fixture
 def ekm(config: EkmConfig, listener: Listener) -> Iterator[EkmProcess]:
-    with spawn_ekm(dataclasses.replace(config, workers=1)) as process:
+    with spawn_ekm(config.replace(workers=1)) as process:
         yield process
 
 
@@ -107,7 +106,7 @@ def test_an_exchange_under_way_ends_before_the_key_manager_does(
 def test_nothing_is_ready_before_the_token_is_open(
     config: EkmConfig, listener: Listener, tmp_path: Path
 ) -> None:
-    wrong = dataclasses.replace(config, token=dataclasses.replace(config.token, label="absent"))
+    wrong = config.replace(token=config.token.replace(label="absent"))
     with pytest.raises(Exception, match="There is no token absent"):
         spawn_ekm(wrong)
     listener.socket.setblocking(False)
@@ -127,7 +126,7 @@ def test_the_watchdog_hears_of_a_loop_that_turns_and_of_none_that_does_not(
     config: EkmConfig, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "400000")
-    with spawn_ekm(dataclasses.replace(config, workers=1)) as ekm:
+    with spawn_ekm(config.replace(workers=1)) as ekm:
         listener.until("READY=1")
         for _ in range(3):
             listener.until("WATCHDOG=1")

@@ -13,7 +13,6 @@ from hsm.ekm.protocol.errors import EkmUnavailable, ErrorCode, ExchangeError
 from hsm.ekm.protocol.messages import KeyGrant
 from hsm.errors import TaperigError
 from hsm.keys.eedk import Eedk, KeyLabel, KeyMode
-from hsm.provisioning import provision_lab
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import PAGE_BYTES, CartridgeError
 from rig.drive.sense import DriveError, Sense
@@ -36,6 +35,7 @@ from tests.support.nodes import (
     tape,
     work,
 )
+from tests.support.provisioned import provision_lab
 from tests.support.tape_site import Site, VeFixture
 
 OLD = PoolSettings(1, True, (KeyLabel("KEK 1"), KeyLabel("KEK 1", KeyMode.HASH)))

@@ -1,0 +1,73 @@
+"""Load a configuration file, tell all its mistakes at once, and write one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from hsm.configuration.diagnostics import describe_all
+from hsm.configuration.part import Location, Part
+from hsm.configuration.yaml_source import MAX_BYTES, YamlMistakeError, read_yaml, sentences
+from hsm.errors import TaperigError
+from hsm.files import read_limited
+
+P = TypeVar("P", bound=Part)
+Mistakes = Iterable[tuple[Location, str]]
+
+
+def load(
+    model: type[P],
+    path: Path,
+    error: type[TaperigError],
+    cross_check: Callable[[P], Mistakes] = lambda content: (),
+) -> P:
+    """Return the configuration in a file; relative paths in it are taken from its own folder.
+
+    Raises ``error`` with a line for each mistake: file, line, what is wrong, what would be right.
+    """
+    try:
+        text = read_limited(path, MAX_BYTES).decode("utf-8")
+    except OSError as cause:
+        raise error(
+            f"{model.file_kind.capitalize()} {path} cannot be read ({cause.strerror}); "
+            f"{model.file_hint}."
+        ) from None
+    except UnicodeDecodeError as cause:
+        raise error(f"{path}: byte {cause.start} is not UTF-8; please save it so.") from None
+    return parse(model, text, str(path), path.absolute().parent, error, cross_check)
+
+
+def parse(
+    model: type[P],
+    text: str,
+    name: str,
+    folder: Path,
+    error: type[TaperigError],
+    cross_check: Callable[[P], Mistakes] = lambda content: (),
+) -> P:
+    """Return the configuration that YAML text holds; ``name`` is what the text is called.
+
+    Relative paths in it are taken from ``folder``. Raises as ``load`` does.
+    """
+    try:
+        data, lines = read_yaml(text)
+    except YamlMistakeError as mistake:
+        raise error(f"{name}:{mistake.line}: {mistake.text}") from None
+    try:
+        content = model.model_validate(data, context={"folder": folder})
+    except ValidationError as wrong:
+        raise error(sentences(name, lines, describe_all(model, wrong, data))) from None
+    mistakes = list(cross_check(content))
+    if mistakes:
+        raise error(sentences(name, lines, mistakes))
+    return content
+
+
+def dump(content: Part) -> str:
+    """Return a configuration as YAML with absolute paths, as ``parse`` reads it."""
+    plain = content.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,175 @@
+"""YAML text as plain values with the line of each, within limits of size, depth and number.
+
+A file that is small can be large once its aliases are replaced, so what counts is counted after
+that. PyYAML reads 256 KiB in about 3 s; a real configuration has a few KiB.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import yaml
+
+from hsm.configuration.part import Location, shown, spell
+
+MAX_BYTES: Final = 256 * 1024
+MAX_DEPTH: Final = 32
+MAX_VALUES: Final = 20_000
+MAX_NUMBER: Final = 40
+"""Characters of a number; Python converts no decimal number of more than 4,300 digits."""
+MAX_SENTENCES: Final = 100
+_COLLECTIONS: Final = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+_NUMBERS: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+class YamlMistakeError(Exception):
+    """A mistake in YAML text: its line and a sentence."""
+
+    def __init__(self, line: int, text: str) -> None:
+        """Keep both."""
+        super().__init__(line, text)
+        self.line = line
+        self.text = text
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's loader, which recurses once a level, held to MAX_DEPTH levels."""
+
+    _depth = 0
+    line: int
+    """Line that the text is read in, from 0."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node unless it is nested too deep."""
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _too_deep(self.line + 1)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
+def _too_deep(line: int) -> YamlMistakeError:
+    return YamlMistakeError(
+        line, f"lists and maps are nested more than {MAX_DEPTH} deep; write them flatter."
+    )
+
+
+def read_yaml(text: str) -> tuple[object, dict[Location, int]]:
+    """Return the document as plain Python values, and the line of each place in it.
+
+    Raises YamlMistakeError.
+    """
+    if len(text) > MAX_BYTES:
+        raise YamlMistakeError(1, f"the text is longer than {MAX_BYTES} characters; shorten it.")
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError:
+        raise YamlMistakeError(
+            1, "this is not YAML text; it holds characters that YAML forbids."
+        ) from None
+    reader = _Reader(loader)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            raise YamlMistakeError(1, "the file is empty; start from an example of the project.")
+        return reader.plain(root, (), frozenset()), reader.lines
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problem = error.problem or "it does not parse"
+        if problem.startswith("but "):
+            problem = f"{error.context} {problem}"
+        raise YamlMistakeError(
+            mark.line + 1 if mark else 1,
+            f"this is not YAML: {problem}; "
+            "check the indentation, the colons and the quotes of this line and the one before.",
+        ) from None
+    finally:
+        loader.dispose()
+
+
+class _Reader:
+    """Turns nodes into plain values; aliases are replaced by what they stand for."""
+
+    def __init__(self, loader: yaml.SafeLoader) -> None:
+        self._loader = loader
+        self._values = 0
+        self.lines: dict[Location, int] = {(): 1}
+
+    def plain(self, node: yaml.Node, where: Location, parents: frozenset[int]) -> object:
+        line = node.start_mark.line + 1
+        self.lines.setdefault(where, line)
+        if id(node) in parents:
+            raise YamlMistakeError(line, "an alias contains itself; write the value out instead.")
+        if len(where) >= MAX_DEPTH:
+            raise _too_deep(line)
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise YamlMistakeError(
+                self.lines.get(where[:1], line),
+                f"the file holds more than {MAX_VALUES} values once its aliases are replaced; "
+                "remove aliases.",
+            )
+        inside = parents | {id(node)}
+        if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:
+            raise YamlMistakeError(
+                line, f"{shown(node.tag)} is no tag of a map or list; remove it."
+            )
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, where, inside)
+        if isinstance(node, yaml.SequenceNode):
+            return [
+                self.plain(item, (*where, index), inside) for index, item in enumerate(node.value)
+            ]
+        return self._scalar(node)
+
+    def _mapping(
+        self, node: yaml.MappingNode, where: Location, inside: frozenset[int]
+    ) -> dict[str | int, object]:
+        mapping: dict[str | int, object] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            key = self._scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
+            if not isinstance(key, str | int):
+                raise YamlMistakeError(line, "a key must be a word or a number; quote it.")
+            here = (*where, key)
+            if key in mapping:
+                raise YamlMistakeError(
+                    line,
+                    f"{spell(here)} is given twice, first in line {self.lines[here]}; "
+                    "keep one of them.",
+                )
+            self.lines[here] = line
+            mapping[key] = self.plain(value_node, here, inside)
+        return mapping
+
+    def _scalar(self, node: yaml.Node) -> object:
+        line = node.start_mark.line + 1
+        if node.tag in _NUMBERS and len(node.value) > MAX_NUMBER:
+            raise YamlMistakeError(
+                line,
+                f"a number has {len(node.value)} characters; write one of at most {MAX_NUMBER}, "
+                "or quote it when it is text.",
+            )
+        try:
+            return self._loader.construct_object(node)
+        except (ValueError, OverflowError):
+            raise YamlMistakeError(
+                line, f"{shown(node.value)} is not what YAML takes it for; quote it."
+            ) from None
+
+
+def sentences(name: str, lines: dict[Location, int], mistakes: list[tuple[Location, str]]) -> str:
+    """Return the mistakes as lines of text, in the order of the file."""
+    placed = sorted((_line_of(lines, where), text) for where, text in mistakes)
+    told = [f"{name}:{line}: {text}" for line, text in placed[:MAX_SENTENCES]]
+    if len(placed) > MAX_SENTENCES:
+        told.append(f"{name}: and {len(placed) - MAX_SENTENCES} more.")
+    return "\n".join(told)
+
+
+def _line_of(lines: dict[Location, int], where: Location) -> int:
+    while where not in lines:
+        where = where[:-1]
+    return lines[where]
