@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from hsm.errors import ProvisioningError, TaperigError
-from hsm.files import private_directory, write_private
+from hsm.files import private_directory, read_limited, write_private
 
 SECRET_VARIABLE: Final = "TAPERIG_EKM_ADMIN"
 """Environment variable that may hold the secret."""
 _COST: Final = {"n": 2**15, "r": 8, "p": 1}
 _MEMORY: Final = 64 * 1024 * 1024
+_MAX_HASH_FILE: Final = 4096
 _MAX_SECRET: Final = 255
 
 
@@ -57,10 +58,12 @@ def secret_matches(path: Path, secret: str) -> bool:
     Raises ProvisioningError when the file cannot be used.
     """
     try:
-        kept = json.loads(path.read_text())
+        kept = json.loads(read_limited(path, _MAX_HASH_FILE))
+        if any(not 0 < kept[name] <= cost for name, cost in _COST.items()):
+            raise ValueError("a cost above this program's own")
         salt, wanted = bytes.fromhex(kept["salt"]), bytes.fromhex(kept["scrypt"])
         found = _scrypt(secret[:_MAX_SECRET], salt, kept)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProvisioningError(
             f"The admin secret's hash in {path} cannot be used ({type(error).__name__}); remove it "
             "and run `rig hsm init` for a new secret."

@@ -40,8 +40,8 @@ def private_directory(path: Path) -> None:
             path.chmod(0o700)
     except OSError as error:
         raise ProvisioningError(
-            f"The directory {path} cannot be made ready: {error.strerror}; choose a state "
-            "directory that you may write, with TAPERIG_STATE."
+            f"The directory {path} cannot be made ready: {error.strerror}; make it one that you "
+            "may write, or choose another state directory with TAPERIG_STATE."
         ) from None
 
 

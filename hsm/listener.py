@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 BACKLOG = 1024
 """Connections that the kernel keeps until they are accepted."""
+
+
+def listen_cure(error: OSError) -> str:
+    """Return what to do about an error of `open_listener`, as the end of a sentence."""
+    if isinstance(error, socket.gaierror):
+        return "name a host that can be looked up, or an address of this machine"
+    return {
+        errno.EADDRINUSE: "stop what uses the port, or name another one",
+        errno.EADDRNOTAVAIL: "name an address of this machine",
+        errno.EACCES: "name a port from 1024 on, or let this user open lower ones",
+    }.get(error.errno or 0, "correct the address and the port")
 
 
 def open_listener(host: str, port: int, *, send_buffer: int | None = None) -> socket.socket:

@@ -20,12 +20,14 @@ from pydantic import Field
 
 from hsm.configuration.part import LocalPath, Part
 from hsm.errors import PkiError
-from hsm.files import private_directory, write_private
+from hsm.files import private_directory, read_limited, write_private
 
 ORGANIZATION: Final = "Taperig lab"
 _VALID: Final = datetime.timedelta(days=20 * 365)
 _BACKDATED: Final = datetime.timedelta(hours=1)
 _RENEWED_BEFORE: Final = datetime.timedelta(days=30)
+MAX_PEM_BYTES: Final = 64 * 1024
+"""Of a file with a certificate or a key."""
 _MAX_COMMON_NAME_BYTES: Final = 64
 
 
@@ -184,7 +186,7 @@ class CertificateAuthority:
 def load_certificate(path: Path) -> x509.Certificate:
     """Return the certificate in a PEM or DER file; raises PkiError."""
     try:
-        content = path.read_bytes()
+        content = read_limited(path, MAX_PEM_BYTES)
         if content.startswith(b"-----"):
             return x509.load_pem_x509_certificate(content)
         return x509.load_der_x509_certificate(content)
@@ -204,7 +206,7 @@ def ensure_p256_file(path: Path) -> ec.EllipticCurvePublicKey:
 def load_p256_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Return the P-256 private key in a PEM file; raises PkiError."""
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), None)
+        key = serialization.load_pem_private_key(read_limited(path, MAX_PEM_BYTES), None)
     except OSError as error:
         raise PkiError(f"The key {path} cannot be read: {error.strerror}.") from None
     except (ValueError, TypeError):

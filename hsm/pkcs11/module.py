@@ -68,18 +68,21 @@ class Module:
                 "open and one process owns one token."
             )
         if not config.module.is_file():
-            raise ModuleAbsentError(
-                f"There is no PKCS#11 module at {config.module}; install the Debian package "
-                "softhsm2 or configure the path of your HSM's module."
+            cure = (
+                "correct the path of your HSM's module"
+                if config.softhsm_conf is None
+                else "install the Debian package softhsm2 or correct the path"
             )
+            raise ModuleAbsentError(f"There is no PKCS#11 module at {config.module}; {cure}.")
         if config.softhsm_conf is not None:
             if not config.softhsm_conf.is_file():
                 raise TokenAbsentError(
                     f"There is no token {config.label}: SoftHSM's configuration "
-                    f"{config.softhsm_conf} does not exist; run `rig hsm init`."
+                    f"{config.softhsm_conf} does not exist; run `rig hsm init` or correct the path."
                 )
             os.environ["SOFTHSM2_CONF"] = str(config.softhsm_conf)
         self.path = config.module
+        self._is_softhsm = config.softhsm_conf is not None
         try:
             self._library: Any = pkcs11.lib(str(config.module))
         except refusals.PKCS11Error as error:
@@ -139,10 +142,11 @@ class Module:
                 f"{len(named)} tokens of {self.path.name} bear the label {label}; labels must tell "
                 "tokens apart."
             )
+        made = "run `rig hsm init`" if self._is_softhsm else "make it with the HSM's own tool"
+        cure = f"{made}, or correct the label"
         others = ", ".join(sorted(token.label for token in present)) or "none"
         raise TokenAbsentError(
-            f"There is no token {label} in {self.path.name} (present: {others}); "
-            "run `rig hsm init` or correct the label."
+            f"There is no token {label} in {self.path.name} (present: {others}); {cure}."
         )
 
 

@@ -38,20 +38,19 @@ def state_dir() -> Path:
     return private_folder(state_path())
 
 
-def private_folder(path: Path) -> Path:
-    """Make a folder that only its owner may enter; an existing one is left as it is."""
+def private_folder(
+    path: Path, cure: str = f"set {ENVIRONMENT} to a folder that you can write"
+) -> Path:
+    """Make a folder that only its owner may enter; an existing one is left as it is.
+
+    ``cure`` is what to do when it cannot be used. Raises StateError.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise StateError(
-            f"The folder {path} cannot be made ({error.strerror}); "
-            f"set {ENVIRONMENT} to a folder that you can write."
-        ) from None
+        raise StateError(f"The folder {path} cannot be made ({error.strerror}); {cure}.") from None
     if not os.access(path, os.W_OK | os.X_OK):
-        raise StateError(
-            f"The folder {path} cannot be written; "
-            f"set {ENVIRONMENT} to a folder that you can write."
-        )
+        raise StateError(f"The folder {path} cannot be written; {cure}.")
     return path
 
 
@@ -106,7 +105,9 @@ def new_run_dir(state: Path, out: Path | None) -> Path:
     Runs under the state folder are named by the time they began, so that they sort.
     """
     if out is not None:
-        return private_folder(out.expanduser().absolute())
+        return private_folder(
+            out.expanduser().absolute(), "name a folder that you can write with --out"
+        )
     stem = time.strftime("%Y%m%d-%H%M%S")
     runs = private_folder(state / "runs")
     for number in range(1000):

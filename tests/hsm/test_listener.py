@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from hsm.listener import open_listener
+from hsm.listener import listen_cure, open_listener
 
 
 class RacingPeer:
@@ -78,3 +78,25 @@ def test_listener_takes_a_given_port_again_at_once() -> None:
         ):
             listener.accept()[0].close()
             assert near.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "cure"),
+    [
+        ("203.0.113.7", 0, "name an address of this machine"),
+        ("no.such.host.invalid", 0, "name a host that can be looked up"),
+        ("127.0.0.1", None, "stop what uses the port"),
+    ],
+)
+def test_listener_failure_has_the_cure_of_its_cause(host: str, port: int | None, cure: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        chosen = taken.getsockname()[1] if port is None else port
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - the cure is what is looked at
+            open_listener(host, chosen)
+    assert listen_cure(caught.value).startswith(cure)
+    assert "another" not in listen_cure(caught.value) or port is None
+
+
+def test_listener_failure_of_a_low_port_is_one_of_rights() -> None:
+    assert "1024" in listen_cure(PermissionError(errno.EACCES, "Permission denied"))
+    assert listen_cure(OSError(errno.ENOBUFS, "no")) == "correct the address and the port"

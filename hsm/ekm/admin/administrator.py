@@ -19,8 +19,9 @@ from hsm.admin_secret import SECRET_VARIABLE
 from hsm.ekm.admin.channel import administer
 from hsm.ekm.config import EkmConfig
 from hsm.errors import TaperigError
+from hsm.files import read_limited
 from hsm.keys.keystore import Kek, Keystore
-from hsm.keys.pki import CertificateAuthority, load_certificate
+from hsm.keys.pki import MAX_PEM_BYTES, CertificateAuthority, load_certificate
 from hsm.pkcs11.encoding import spki_der
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.pins import PinSource
@@ -184,6 +185,6 @@ def wrap_key_of(path: Path) -> bytes:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_limited(path, MAX_PEM_BYTES)
     except OSError as error:
         raise AdministrationError(f"The file {path} cannot be read: {error.strerror}.") from None

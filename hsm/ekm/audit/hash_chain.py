@@ -31,6 +31,8 @@ ARCHIVED: Final = "archived"
 """The event that says through which record, with which hash, the log was archived away."""
 STEP: Final = 65536
 """Bytes that are read at a time when the end of the log is looked for."""
+MAX_LINE: Final = 1024 * 1024
+"""Bytes of a line that is read as a record; what the key manager writes is far shorter."""
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -72,7 +74,7 @@ def parsed(line: bytes) -> dict[str, Any]:
     """Return what a line holds; nothing when it is no record."""
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -120,8 +122,8 @@ class _Chain:
         self._number = 0
 
     def verified(self, path: Path, log: BinaryIO, *, closed: bool) -> Iterator[dict[str, Any]]:
-        for place, line in enumerate(log, start=1):
-            if not line.endswith(b"\n") and not closed:
+        for place, line in enumerate(iter(lambda: log.readline(MAX_LINE), b""), start=1):
+            if not line.endswith(b"\n") and len(line) < MAX_LINE and not closed:
                 return
             content = parsed(line)
             stored = content.pop("hash", None)

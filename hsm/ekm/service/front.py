@@ -32,7 +32,7 @@ from hsm.ekm.service.http_status import StatusServer
 from hsm.ekm.service.systemd import Supervisor
 from hsm.ekm.service.worker_pool import WorkerPool
 from hsm.errors import TaperigError
-from hsm.listener import open_listener
+from hsm.listener import listen_cure, open_listener
 
 USER_ERROR = 2
 """Exit status when the user has something to mend."""
@@ -132,7 +132,7 @@ def _listen(config: EkmConfig) -> socket.socket:
     except OSError as error:
         raise EkmError(
             f"The key manager cannot listen on {config.host}:{config.port} ({error.strerror}); "
-            "stop what uses the port, or configure another one."
+            f"{listen_cure(error)}."
         ) from error
     listener.setblocking(False)
     return listener

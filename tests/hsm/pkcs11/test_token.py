@@ -110,6 +110,28 @@ def test_absent_module(lab_state: ProvisionedLab) -> None:
         open_token(config)
 
 
+@pytest.mark.parametrize(
+    ("change", "cure", "not_said"),
+    [
+        ({"module": Path("/nowhere/lib.so")}, "softhsm2", "HSM's"),
+        (
+            {"module": Path("/nowhere/lib.so"), "softhsm_conf": None},
+            "your HSM's module",
+            "softhsm2",
+        ),
+        ({"label": "none"}, "run `rig hsm init`", "HSM's own tool"),
+        ({"label": "none", "softhsm_conf": None}, "make it with the HSM's own tool", "hsm init"),
+    ],
+)
+def test_token_that_cannot_be_opened_has_the_cure_of_its_cause(
+    lab_state: ProvisionedLab, change: dict[str, object], cure: str, not_said: str
+) -> None:
+    with pytest.raises(TokenError) as caught:
+        open_token(lab_state.ekm_token.replace(**change))
+    assert cure in str(caught.value)
+    assert not_said not in str(caught.value)
+
+
 def test_file_that_is_no_module(lab_state: ProvisionedLab, tmp_path: Path) -> None:
     module = tmp_path / "module.so"
     module.write_text("not a library")

@@ -1,4 +1,4 @@
-"""The state folder, and what an earlier version left in it."""
+"""The state folder: its errors, and what an earlier version left in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from rig.drive.cartridge import Cartridge
 from rig.results.runs import stored_runs
-from rig.testbed.state import used_alone
+from rig.testbed.state import StateError, new_run_dir, state_dir, used_alone
 
 
 def older_state(state: Path) -> None:
@@ -57,3 +57,19 @@ def test_state_that_cannot_be_taken_over_is_used_all_the_same(
 def test_state_that_is_new_says_nothing(tmp_path: Path) -> None:
     assert take_over(tmp_path) == []
     assert not (tmp_path / "runs").exists()
+
+
+def test_state_folder_that_cannot_be_made_is_blamed_on_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TAPERIG_STATE", str(tmp_path / "file" / "state"))
+    with pytest.raises(StateError, match=r"file/state cannot be made \(Not a dir.*TAPERIG_STATE"):
+        state_dir()
+
+
+def test_results_folder_that_cannot_be_made_is_blamed_on_its_option(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match=r"cannot be made \(Not a directory\); .*--out") as caught:
+        new_run_dir(tmp_path, tmp_path / "file" / "out")
+    assert "TAPERIG_STATE" not in str(caught.value)

@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 
+from hsm.keys.keystore import Keystore
+from hsm.keys.pki import CertificateAuthority
+from hsm.pkcs11.config import TokenConfig
+from hsm.pkcs11.token import open_token
 from rig.lab.load import load_lab
 from rig.lab.model import LabError
+from rig.testbed.key_managers import ekm_config, provision, require_keks
 from tests.support.foreign_tokens import PIN_VARIABLE, nss, opencryptoki
 from tests.support.rig_command import DEFAULT_LAB, PROJECT
 
@@ -85,6 +90,85 @@ def test_the_primary_on_opencryptoki_and_the_secondary_on_nss(tmp_path: Path) ->
     assert not (tmp_path / "state" / "pins" / "taperig-ekm").exists(), "no SoftHSM token for KEKs"
 
 
+def labels_in(config: TokenConfig) -> dict[str, bool]:
+    """The KEKs of a token, and whether their private halves are there."""
+    with open_token(config) as token:
+        return {kek.label: kek.has_private for kek in Keystore(token).list()}
+
+
+def test_two_tokens_are_provisioned_by_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+
+    class Counted(subprocess.Popen[str]):
+        def __init__(self, arguments: Any, **options: Any) -> None:
+            started.append(arguments)
+            super().__init__(arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", Counted)
+    made = provision(load_lab(written(tmp_path, lab_text(SOFT))), tmp_path / "state", [])
+    assert len(started) == 1
+    main, other = "June 2007 Key", "June 2007 DR Site Key"
+    assert labels_in(made.tokens["ekm"].config) == {main: True, other: False}
+    assert labels_in(made.tokens["other"].config) == {main: False, other: True}
+    assert made.tokens["ekm"].certificate != made.tokens["other"].certificate
+
+
+@pytest.mark.parametrize("steps", [2, 4, 5])
+def test_two_tokens_interrupted_at_any_step_are_whole_when_repeated(
+    tmp_path: Path, steps: int
+) -> None:
+    lab = load_lab(written(tmp_path, lab_text(SOFT)))
+    told: list[str] = []
+
+    def interrupt(step: str) -> None:
+        told.append(step)
+        if len(told) == steps:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        provision(lab, tmp_path / "state", [], interrupt)
+    made = provision(lab, tmp_path / "state", [])
+    for token in made.tokens.values():
+        assert len(labels_in(token.config)) == 2
+
+
+@pytest.mark.rule("KEY-9")
+def test_key_that_is_not_to_be_made_is_looked_for_in_the_tokens(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    text = lab_text(SOFT).replace("- label: June 2007 Key", "- {label: June 2007 Key, make: false}")
+    lab = load_lab(written(tmp_path, text))
+    made = provision(lab, state, [])
+    assert made.absent == ("June 2007 Key",)
+    assert labels_in(made.ekm_token) == {"June 2007 DR Site Key": False}
+    with pytest.raises(LabError, match=r"The key 'June 2007 Key' of node main's pools is in no"):
+        require_keks(lab, "main", made)
+    with open_token(made.tokens["other"].config) as token:
+        authority = CertificateAuthority(state / "pki")
+        Keystore(token).create_kek("june 2007 KEY", 2048, authority=authority)
+    made = provision(lab, state, [])
+    assert made.absent == ()
+    require_keks(lab, "main", made)
+    assert labels_in(made.ekm_token) == {"June 2007 DR Site Key": False, "june 2007 KEY": False}
+
+
+def test_key_manager_that_is_not_started_here_is_not_served_here(tmp_path: Path) -> None:
+    text = lab_text(SOFT).replace("backup, port: 0", "backup, start: false, host: 192.0.2.7")
+    lab = load_lab(written(tmp_path, text.replace("Site Key, token: other", "Site Key")))
+    made = provision(lab, tmp_path / "state", [])
+    assert list(made.tokens) == ["ekm"]
+    with pytest.raises(LabError, match=r"'backup' has start: false, so its token 'other' is not"):
+        ekm_config(lab.ekms[1], made)
+
+
+def test_first_token_has_the_label_that_the_lab_gives_it(tmp_path: Path) -> None:
+    text = DEFAULT_LAB.replace("label: taperig-ekm", "label: of my own").replace("3801", "0")
+    made = provision(load_lab(written(tmp_path, text)), tmp_path / "state", [])
+    assert made.ekm_token.label == "of my own"
+    assert len(labels_in(made.ekm_token)) == 2
+
+
 def refusal(folder: Path, text: str) -> str:
     with pytest.raises(LabError) as caught:
         load_lab(written(folder, text))
@@ -92,7 +176,7 @@ def refusal(folder: Path, text: str) -> str:
 
 
 def test_a_pool_that_one_of_them_cannot_serve_is_refused(tmp_path: Path) -> None:
-    text = lab_text(SOFT).replace(", token: other}\n\npools", "}\n\npools")
+    text = lab_text(SOFT).replace("Site Key, token: other}", "Site Key}")
     assert (
         "pool 2 has no key in token 'other', so key manager 'backup' could neither write nor read "
         "its tapes; give the pool a second key, of keks with token: other."
