@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from systemrdl.node import RegNode
 
 from hdl.registers.generate import BOARD, ENGINE, Description, elaborate
-from hsm.ekm.config import _File as EkmConfig
+from hsm.ekm.config import EkmConfig
 from rig.cli.main import app
 from rig.lab.model import Lab
 from rig.results.traceability import load_rules
