@@ -24,7 +24,7 @@ from rig.ve.ekm.relay import RelayedSession
 from rig.ve.node import Node
 from rig.ve.tape.rekey import REKEY_STEPS, RekeyError, RekeyReport, rekey
 from rig.ve.volumes.reading import CompareSink
-from tests.support.ekm_lab import SoftKek
+from tests.support.ekm_lab import SoftKek, der
 from tests.support.nodes import (
     KEK_2,
     Places,
@@ -47,7 +47,7 @@ ELSEWHERE = "Key Of A Partner"
 def partner(site: Site) -> SoftKek:
     """A KEK of which the site has the certificate alone."""
     kek = SoftKek.make(ELSEWHERE)
-    provision_lab(site.lab.state_dir, [], [], partner_keks={ELSEWHERE: kek.certificate})
+    provision_lab(site.lab.state_dir, [], [], partner_keks={ELSEWHERE: der(kek.certificate)})
     return kek
 
 
