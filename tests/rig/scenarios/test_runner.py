@@ -282,6 +282,35 @@ def test_run_leaves_the_nodes_of_the_lab_untouched(
         assert files_below(node) == before
 
 
+@pytest.mark.rule("CART-4", "POOL-3")
+def test_run_that_passed_keeps_no_key_from_being_retired(
+    tmp_path: Path, own_state: Path, data: Path
+) -> None:
+    """Its cartridges are gone, and the key manager knows; those of a failed run still count."""
+    lab = lab_file(tmp_path)
+    label = "June 2007 DR Site Key"
+
+    def users() -> list[str]:
+        found = json.loads(rig("ekm", "key", "users", label, "--lab", lab, "--json").out)
+        return [user["cartridge_id"] for user in found]
+
+    assert run(tmp_path, data, *ROUND_TRIP, lab=lab).code == 0
+    assert users() == []
+    wrong = lab_file(tmp_path, ("clock_mhz: 62.5 ", "clock_mhz: 1 "))
+    long = tmp_path / "long"
+    long.write_bytes(bytes(range(256)) * 8000)
+    assert run(tmp_path, long, *ROUND_TRIP, lab=wrong).code == 1
+    nodes = kept_nodes(tmp_path / "out")
+    with Cartridge.open(nodes / "round_trip" / "cartridges" / "TAP002.tape") as cartridge:
+        assert users() == [cartridge.memory.cartridge_id.hex()]
+    assert "TAP002" in rig("ekm", "key", "retire", label, "--lab", lab).sentence()
+    forgotten = ("TAP002", "--id", users()[0], "--lab", lab)
+    assert rig("ekm", "cartridge", "forget", *forgotten).code == 0
+    ended = rig("ekm", "key", "retire", label, "--lab", lab)
+    assert (ended.code, ended.err) == (0, "")
+    assert f"{label} removed" in ended.out
+
+
 def test_another_run_in_the_same_state(tmp_path: Path, own_state: Path, data: Path) -> None:
     with started(tmp_path, data) as first:
         sentence = run(tmp_path, data).sentence()
