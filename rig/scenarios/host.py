@@ -23,11 +23,10 @@ class Host:
 
     node: Node
 
-    def write(self, volumes: Iterable[VolumeFile], pool: int) -> None:
+    def write(self, volumes: Sequence[VolumeFile], pool: int) -> None:
         """Write files as volumes bound for a pool, and unload them."""
-        for volume in volumes:
-            self.node.write(volume.name, volume.source, storage_group=storage_group(pool))
-            self.node.unload(volume.name)
+        for _ in self.node.write_files(volumes, storage_group=storage_group(pool)):
+            pass
 
     def work(self) -> None:
         """Let the drives do what that ordered; raise what fails."""
@@ -40,13 +39,16 @@ class Host:
         self.node.let_go(self.node.settings.cache_bytes)
         self.node.recall([volume.name for volume in volumes])
 
-    def differing(self, volumes: Iterable[VolumeFile]) -> list[str]:
+    def differing(self, volumes: Sequence[VolumeFile]) -> list[str]:
         """Read volumes; return those that are not as the file that they were written from."""
-        found = []
-        for volume in volumes:
-            if not _same_content(self.node.read(volume.name), volume.source):
-                found.append(volume.name)
-            self.node.unload(volume.name)
+        names = [volume.name for volume in volumes]
+        files = self.node.read_all(names)
+        found = [
+            volume.name
+            for volume, file in zip(volumes, files, strict=True)
+            if not _same_content(file, volume.source)
+        ]
+        self.node.unload_all(names)
         return found
 
     def cartridge_of(self, volume: VolumeFile) -> str:

@@ -318,22 +318,34 @@ class Node:
 
     def read(self, name: str) -> Path:
         """Mount a volume for the host, recalled if it must be; return its file in the cache."""
+        return self.read_all([name])[0]
+
+    def read_all(self, names: Sequence[str]) -> list[Path]:
+        """Mount volumes together, recalled if they must be; return their files in the cache."""
         while True:
             with self.catalogue.transaction() as session:
-                row = transactions.logical(session, name)
-                if row.in_cache:
-                    row.mounted = True
-                    row.accessed = self.clock.now()
-                    return self.parts.cache.path(name, row.generation)
-            self.recall([name])
+                rows = transactions.logicals(session, names)
+                absent = [name for name in names if not rows[name].in_cache]
+                if not absent:
+                    now = self.clock.now()
+                    for row in rows.values():
+                        row.mounted = True
+                        row.accessed = now
+                    return [self.parts.cache.path(name, rows[name].generation) for name in names]
+            self.recall(absent)
 
     def unload(self, name: str) -> None:
         """Rewind and unload a volume: its copies are ordered to the pools named now (MIG-2)."""
+        self.unload_all([name])
+
+    def unload_all(self, names: Sequence[str]) -> None:
+        """Rewind and unload volumes together."""
         with self.catalogue.transaction() as session:
-            row = transactions.logical(session, name)
-            if not row.mounted:
-                raise NodeError(f"The logical volume {name} is not mounted; nothing to unload.")
-            transactions.unload(session, [name], self.clock.now())
+            for name, row in transactions.logicals(session, names).items():
+                if not row.mounted:
+                    raise NodeError(f"The logical volume {name} is not mounted; nothing to unload.")
+            for some in transactions.name_batches(names):
+                transactions.unload(session, some, self.clock.now())
         self._wake.set()
 
     def release(self, name: str) -> None:
@@ -358,11 +370,11 @@ class Node:
         second: dict[str, CopyRow] = {}
         with self.catalogue.reading() as session:
             total = 0
-            for name in names:
-                row = transactions.logical(session, name)
+            active = transactions.active_copies(session, names)
+            for name, row in transactions.logicals(session, names).items():
                 if row.in_cache:
                     continue
-                copies = transactions.active_copies_of(session, name)
+                copies = active.get(name, [])
                 if not copies:
                     raise CatalogueError(
                         f"The logical volume {name} is on no cartridge; run `rig ve check`."
@@ -425,7 +437,7 @@ class Node:
             query = select(func.sum(LogicalRow.size)).where(LogicalRow.in_cache)
             free = self.settings.cache_bytes - (session.scalar(query) or 0)
             gone: list[LogicalRow] = []
-            for row in session.scalars(_evictable(keep)):
+            for row in session.scalars(_evictable(keep)) if free < size else ():
                 if free >= size:
                     break
                 row.in_cache = False

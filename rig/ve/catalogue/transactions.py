@@ -9,7 +9,7 @@ They keep these true, and `checking.py` checks them:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import delete, select
@@ -30,6 +30,8 @@ from rig.ve.catalogue.schema import (
 )
 
 HOUR_S = 3600
+_NAMES_AT_ONCE = 10_000
+"""SQLite takes 32,766 values in one statement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,31 @@ def logical(session: Session, name: str) -> LogicalRow:
             f"There is no logical volume {name[:40]!r}; `rig ve volumes` lists all."
         )
     return row
+
+
+def existing(session: Session, names: Collection[str]) -> dict[str, LogicalRow]:
+    """The logical volumes of these names that there are, by name."""
+    return {
+        row.name: row
+        for some in name_batches(names)
+        for row in session.scalars(select(LogicalRow).where(LogicalRow.name.in_(some)))
+    }
+
+
+def logicals(session: Session, names: Collection[str]) -> dict[str, LogicalRow]:
+    """Logical volumes by name; raises CatalogueError when there is none of a name."""
+    found = existing(session, names)
+    for name in names:
+        if name not in found:
+            logical(session, name)  # says so
+    return found
+
+
+def name_batches(names: Collection[str]) -> Iterator[list[str]]:
+    """Names in groups that one statement takes."""
+    listed = list(names)
+    for first in range(0, len(listed), _NAMES_AT_ONCE):
+        yield listed[first : first + _NAMES_AT_ONCE]
 
 
 def generations(session: Session, names: Collection[str]) -> dict[str, int]:
@@ -159,10 +186,11 @@ def active_copies_of(session: Session, name: str) -> list[CopyRow]:
 
 def active_copies(session: Session, names: Collection[str]) -> dict[str, list[CopyRow]]:
     """The active copies of logical volumes by name, the primary one first."""
-    query = select(CopyRow).where(CopyRow.name.in_(names), CopyRow.active).order_by(CopyRow.role)
+    query = select(CopyRow).where(CopyRow.active).order_by(CopyRow.role)
     found: dict[str, list[CopyRow]] = {}
-    for copy in session.scalars(query):
-        found.setdefault(copy.name, []).append(copy)
+    for some in name_batches(names):
+        for copy in session.scalars(query.where(CopyRow.name.in_(some))):
+            found.setdefault(copy.name, []).append(copy)
     return found
 
 
@@ -363,7 +391,6 @@ def copies_on(session: Session, volser: str, *, active: bool = True) -> list[Cop
 def recalled(session: Session, volser: str, names: Sequence[str], now: float) -> None:
     """Enter that volumes were read from a cartridge into the cache."""
     session.get_one(PhysicalRow, volser).last_accessed = now
-    for name in names:
-        row = session.get_one(LogicalRow, name)
+    for row in logicals(session, names).values():
         row.in_cache = True
         row.accessed = now

@@ -267,11 +267,12 @@ class TapeWork:
             stored = self._read(volser, current, parts.cache)
             now = parts.clock.now()
             with parts.catalogue.transaction() as session:
-                gone = []
-                for copy in current:
-                    row = session.get(LogicalRow, copy.name)
-                    if row is None or row.generation != copy.generation:
-                        gone.append(copy)
+                rows = transactions.existing(session, {copy.name for copy in current})
+                gone = [
+                    copy
+                    for copy in current
+                    if copy.name not in rows or rows[copy.name].generation != copy.generation
+                ]
                 names = [name for name in stored if name not in {copy.name for copy in gone}]
                 transactions.recalled(session, volser, names, now)
                 self._enter_mount(session, volser)
@@ -280,19 +281,15 @@ class TapeWork:
 
     def _still_active(self, copies: Sequence[CopyRow]) -> list[CopyRow]:
         with self.parts.catalogue.reading() as session:
-            found = [session.get(CopyRow, copy.id) for copy in copies]
-        return sorted(
-            (copy for copy in found if copy is not None and copy.active),
-            key=lambda copy: copy.first_block,
-        )
+            active = transactions.active_copies(session, {copy.name for copy in copies})
+        ids = {copy.id for same_name in active.values() for copy in same_name}
+        return sorted((c for c in copies if c.id in ids), key=lambda copy: copy.first_block)
 
     def _read(self, volser: str, copies: Sequence[CopyRow], into: Cache) -> list[str]:
         """Read these copies, verified against the catalogue; the names of what was stored."""
         with self.parts.catalogue.reading() as session:
-            expected = {
-                copy.name: (copy.generation, transactions.logical(session, copy.name).sha256)
-                for copy in copies
-            }
+            rows = transactions.logicals(session, {copy.name for copy in copies})
+            expected = {copy.name: (copy.generation, rows[copy.name].sha256) for copy in copies}
         runs = [range(copy.first_block, copy.first_block + copy.blocks) for copy in copies]
         with into.arriving() as arrivals:
             sink = Recall(arrivals, expected)
