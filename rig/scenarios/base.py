@@ -7,13 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hsm.errors import TaperigError
 from rig.report.console import ConsoleReport
 from rig.results.measurement import Measurement
 from rig.results.results import Check, ScenarioResult
-from rig.testbed.node import RunNodes
 from rig.testbed.session import LabSession
+
+if TYPE_CHECKING:
+    from rig.testbed.node import RunNodes
 
 
 @dataclass

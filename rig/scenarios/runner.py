@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -24,7 +25,6 @@ from rig.scenarios.base import Scenario
 from rig.scenarios.diagnosis import gates_at_fault
 from rig.scenarios.host_files import capped, files_of, machine_files
 from rig.testbed.boards import choose_board
-from rig.testbed.node import RunNodes
 from rig.testbed.session import choose_drive, open_session
 from rig.testbed.state import new_run_dir, used_alone
 
@@ -57,21 +57,19 @@ class ScenarioChoiceError(TaperigError):
     """A scenario was asked for that does not exist."""
 
 
-def choose_scenarios(asked: Sequence[str]) -> list[Scenario]:
+def choose_scenarios(asked: Sequence[str]) -> list[str]:
     """What a run judges, in its own order: what was asked for, else what runs by default."""
     for name in asked:
         if name not in SCENARIOS:
             raise ScenarioChoiceError(
                 f"There is no scenario '{name}'; there are {', '.join(SCENARIOS)}."
             )
-    return [_load(name) for name in SCENARIOS if name in (asked or DEFAULT_SCENARIOS)]
+    return [name for name in SCENARIOS if name in (asked or DEFAULT_SCENARIOS)]
 
 
-def _load(name: str) -> Scenario:
-    """Import a scenario: those with a catalogue take a quarter of a second, and most runs none."""
-    made = getattr(import_module(f"rig.scenarios.{name}"), SCENARIOS[name])()
-    assert isinstance(made, Scenario)
-    return made
+def _load(names: Sequence[str]) -> list[Scenario]:
+    """Import scenarios, which takes half a second for those on a node."""
+    return [getattr(import_module(f"rig.scenarios.{name}"), SCENARIOS[name])() for name in names]
 
 
 def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
@@ -81,8 +79,8 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
     """
     began = time.monotonic()
     report = ConsoleReport()
-    scenarios = choose_scenarios(options.scenarios)
-    if options.data and all(scenario.name == "rates" for scenario in scenarios):
+    names = choose_scenarios(options.scenarios)
+    if options.data and names == ["rates"]:
         raise ScenarioChoiceError("The scenario rates writes no files; leave --data out.")
     board = choose_board(lab, options.board)
     unit = choose_drive(lab, board)
@@ -109,7 +107,7 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
     failure: TaperigError | None = None
     with under_way(folder):
         try:
-            _run_all(lab, board, state, folder, scenarios, files, report, run, options.waves)
+            _run_all(lab, board, state, folder, names, files, report, run, options.waves)
         except TaperigError as error:
             run.error, failure = str(error), error
             report.error(str(error))
@@ -147,7 +145,7 @@ def _run_all(
     board: str,
     state: Path,
     folder: Path,
-    scenarios: Sequence[Scenario],
+    names: Sequence[str],
     files: Sequence[Path],
     report: ConsoleReport,
     run: RunResult,
@@ -158,8 +156,11 @@ def _run_all(
     events.notice_listeners.append(report.notice)
     run.notices = events.notices
     with (
+        ThreadPoolExecutor(1, "load") as loader,
         used_alone(state, report.line),
-        open_session(
+    ):
+        loading = loader.submit(_load, names)  # while the processes of the lab start
+        with open_session(
             lab,
             lab.run_node,
             state,
@@ -171,19 +172,21 @@ def _run_all(
             phase=run.phase,
             waves=folder / "waves.fst" if waves else None,
             log=folder / "simulation.log",
-        ) as session,
-    ):
-        nodes = RunNodes(folder)
-        try:
-            for scenario in scenarios:
-                with run.phase(scenario.name):
-                    result = scenario.execute(session, nodes, files, report)
-                run.scenarios.append(result)
-            if run.verdict == "pass":
-                for sentence in nodes.discard():
-                    report.line(sentence)
-        finally:
-            run.cartridges = nodes.folder if nodes.folder.exists() else None
+        ) as session:
+            scenarios = loading.result()
+            from rig.testbed.node import RunNodes
+
+            nodes = RunNodes(folder)
+            try:
+                for scenario in scenarios:
+                    with run.phase(scenario.name):
+                        result = scenario.execute(session, nodes, files, report)
+                    run.scenarios.append(result)
+                if run.verdict == "pass":
+                    for sentence in nodes.discard():
+                        report.line(sentence)
+            finally:
+                run.cartridges = nodes.folder if nodes.folder.exists() else None
 
 
 def _files(lab: Lab, options: RunOptions) -> list[Path]:
