@@ -26,12 +26,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hsm.ekm.audit import hash_chain
 from hsm.ekm.audit import log as audit_log
 from hsm.ekm.client import EkmEndpoint
 from hsm.ekm.config import EkmConfig, lab_config
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.protocol.drive_side import DriveSession, Generate, Translate
 from hsm.ekm.protocol.errors import EkmUnavailable
+from hsm.ekm.protocol.messages import KeyGrant
 from hsm.ekm.service.launch import EkmProcess, spawn_ekm
 from hsm.keys.eedk import KeyLabel
 from hsm.keys.keystore import Keystore
@@ -41,6 +43,7 @@ from hsm.provisioning import ProvisionedLab
 from tests.support.ekm_client import ExchangeClient
 from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY, SoftDrive, authority, der
 from tests.support.ports import reserve_port
+from tests.support.waiting import PATIENCE_SECONDS
 
 _LABELS = (KeyLabel(MAIN_KEY),)
 _RESET = struct.pack("ii", 1, 0)
@@ -158,14 +161,6 @@ class Asked:
         return self.sequence
 
 
-@dataclass(frozen=True)
-class Granted:
-    """An SEDK and the cartridge's EEDKs."""
-
-    sedk: bytes
-    eedks: tuple[bytes, ...]
-
-
 def _drive(
     drive: SoftDrive,
     number: int,
@@ -198,7 +193,7 @@ def _until_granted(
     trust: bytes,
     request: Generate | Translate,
     asked: Asked,
-) -> Granted:
+) -> KeyGrant:
     """Ask until there is a key; what the drive has then must be in a log."""
     until = time.monotonic() + _PATIENCE_SECONDS
     while True:
@@ -211,9 +206,8 @@ def _until_granted(
             asked.retries += 1
             time.sleep(0.05)
             continue
-        grant = session.grant
         asked.granted.append(asked.sequence)
-        return Granted(grant.sedk, grant.eedks)
+        return session.grant
 
 
 @dataclass
@@ -251,7 +245,10 @@ def run_campaign(
     drives: int = 4,
     pause: tuple[float, float] = (0.05, 0.6),
 ) -> Outcome:
-    """Run the campaign and compare; ``pause`` is how long to wait between two killings."""
+    """Run the campaign and compare; ``pause`` is how long to wait between two killings.
+
+    It goes on after ``seconds`` until each kind of killing was done and a log was rotated.
+    """
     chance = random.Random(seed)
     issuer = authority(lab)
     made = [SoftDrive.issued_by(issuer, f"KILL{number:06d}") for number in range(drives)]
@@ -270,6 +267,7 @@ def run_campaign(
             stack.callback(way.close)
         endpoints = [EkmEndpoint("127.0.0.1", way.port, lab.rig_tls) for way in ways]
         stop = threading.Event()
+        stack.callback(stop.set)
         trust = der(load_certificate(lab.ca))
         threads = [
             threading.Thread(target=_drive, args=(drive, number, endpoints, trust, stop, word))
@@ -277,8 +275,14 @@ def run_campaign(
         ]
         for thread in threads:
             thread.start()
+
+        def complete() -> bool:
+            killed = outcome.workers_killed and outcome.managers_killed and outcome.connections_cut
+            return bool(killed) and any(hash_chain.segments(config.audit) for config in configs)
+
         began = time.monotonic()
-        while time.monotonic() < began + seconds:
+        while (ran := time.monotonic() - began) < seconds or not complete():
+            assert ran < seconds + 2 * PATIENCE_SECONDS, outcome
             time.sleep(chance.uniform(*pause))
             _kill_something(chance, managers, ways, outcome)
         stop.set()

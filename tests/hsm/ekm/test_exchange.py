@@ -784,7 +784,7 @@ def test_no_record_no_key(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.rule("EKM-6")
-def test_a_table_that_another_worker_holds_ends_the_connection_without_a_word(bench: Bench) -> None:
+def test_exchange_ends_without_answer_when_another_worker_holds_the_table(bench: Bench) -> None:
     """One that hangs in the middle of a change; the relay then asks the other key manager."""
     exchange, _, key_request = begun(bench)
     bench.drives._database.execute("PRAGMA busy_timeout = 50")

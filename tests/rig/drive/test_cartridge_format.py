@@ -118,7 +118,7 @@ def test_a_header_of_any_bytes_with_a_good_crc_is_capped(body: bytes, end: bool)
     assert end or 0 < header.length <= MAX_BLOCK_BYTES
 
 
-def test_a_header_longer_than_a_block_may_be_is_refused_though_its_crc_is_good() -> None:
+def test_header_with_a_length_over_the_block_limit_is_refused() -> None:
     header = RecordHeader(0, MAX_BLOCK_BYTES, Flags.ENCRYPTED, 1, 0)
     assert RecordHeader.decode(header.encode()) == header
     for wrong in (

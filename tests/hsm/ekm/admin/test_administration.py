@@ -393,7 +393,7 @@ def test_cartridge_forget_refuses_what_is_no_cartridge(
 
 
 @pytest.mark.rule("POOL-3")
-def test_a_running_key_manager_rotates_its_log_and_knows_cartridges_without_the_segments(
+def test_archived_segments_leave_key_usage_to_a_running_key_manager(
     config: EkmConfig, lab: ProvisionedLab, drive: SoftDrive, secret: str
 ) -> None:
     archive = config.audit.parent / "archive"

@@ -190,7 +190,7 @@ def test_a_full_disk_in_a_rotation_is_told_and_made_good(
     assert len(segments(path)) == 1
 
 
-def test_a_folder_that_fails_after_the_new_file_is_there_does_not_split_the_chain(
+def test_rotation_cut_by_a_failing_folder_does_not_split_the_chain(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with AuditLog(path) as log, AuditLog(path, joined=True) as worker:
@@ -379,7 +379,7 @@ def test_an_altered_archive_is_found(path: Path) -> None:
 
 
 @pytest.mark.rule("POOL-3")
-def test_without_segments_that_were_not_summed_up_nobody_knows_who_needs_a_key(path: Path) -> None:
+def test_key_usage_is_unknown_when_segments_vanish_without_a_summary(path: Path) -> None:
     with AuditLog(path) as log:
         fill(log)
     segments(path)[0].unlink()

@@ -164,7 +164,7 @@ def test_a_worker_that_hangs_with_the_logs_lock_does_not_hold_up_the_front(
 
 
 @pytest.mark.rule("EKM-6")
-def test_a_call_to_the_token_that_never_returns_costs_its_worker_and_no_drive(
+def test_worker_is_replaced_when_a_token_call_never_returns(
     config: EkmConfig,
     lab: ProvisionedLab,
     session: DriveSession,
@@ -230,7 +230,7 @@ def own_token(lab: ProvisionedLab, tmp_path: Path) -> TokenConfig:
 
 
 @pytest.mark.rule("EKM-6")
-def test_a_token_taken_away_in_an_exchange_ends_the_connection_and_refuses_nothing(
+def test_exchange_is_cut_not_refused_when_the_token_is_taken_away(
     config: EkmConfig,
     lab: ProvisionedLab,
     session: DriveSession,
@@ -260,7 +260,7 @@ def test_a_token_taken_away_in_an_exchange_ends_the_connection_and_refuses_nothi
     assert "lost all its keys" in str(first["cause"])
 
 
-def test_a_token_taken_away_while_nothing_is_asked_is_noticed_and_back_by_itself(
+def test_key_manager_notices_an_absent_token_while_idle_and_recovers(
     config: EkmConfig,
     lab: ProvisionedLab,
     own_token: TokenConfig,
@@ -290,7 +290,7 @@ def test_a_token_taken_away_while_nothing_is_asked_is_noticed_and_back_by_itself
 
 
 @pytest.mark.rule("EKM-11")
-def test_verify_connection_does_not_call_labels_unknown_when_the_token_is_gone(
+def test_label_query_calls_no_label_unknown_while_the_token_is_gone(
     config: EkmConfig,
     lab: ProvisionedLab,
     own_token: TokenConfig,

@@ -65,7 +65,7 @@ def test_connections_to_both_are_open_at_all_times_and_nothing_is_told(pair: Pai
 
 
 @pytest.mark.rule("EKM-6", "EKM-7")
-def test_the_secondary_serves_while_the_primary_is_down_and_not_one_exchange_longer(
+def test_secondary_serves_only_while_the_primary_is_down(
     pair: Pair,
 ) -> None:
     with pair.proxy() as proxy:
@@ -87,7 +87,7 @@ def test_the_secondary_serves_while_the_primary_is_down_and_not_one_exchange_lon
 
 
 @pytest.mark.rule("EKM-7")
-def test_the_loss_of_the_secondary_is_told_though_the_primary_serves_everything(
+def test_loss_of_the_secondary_is_reported_while_the_primary_serves(
     pair: Pair,
 ) -> None:
     with pair.relays() as (main, backup), pair.proxy(*pair.through((main, backup))) as proxy:
@@ -127,7 +127,7 @@ class Trigger:
     ("how", "when"),
     [(signal.SIGSTOP, 1), (signal.SIGSTOP, 2), (signal.SIGSTOP, 3), (signal.SIGKILL, 3)],
 )
-def test_an_exchange_cut_by_the_loss_of_the_primary_is_repeated_whole_on_the_secondary(
+def test_exchange_cut_at_the_primary_is_repeated_whole_at_the_secondary(
     pair: Pair, when: int, how: signal.Signals
 ) -> None:
     """The primary is lost as the message of that number passes: hello, challenge, key request."""
@@ -239,7 +239,7 @@ def test_with_no_key_manager_left_the_service_is_called_once_an_outage(pair: Pai
 
 
 @pytest.mark.rule("EKM-6")
-def test_a_secondary_that_cuts_sends_the_exchange_back_to_a_primary_that_returned(
+def test_exchange_cut_at_the_secondary_goes_to_the_returned_primary(
     pair: Pair,
 ) -> None:
     with pair.relays() as (main, backup):
@@ -286,7 +286,7 @@ class Clock:
 
 
 @pytest.mark.rule("EKM-5")
-def test_a_lost_key_manager_is_tried_again_later_and_later_and_then_pinged_as_ever(
+def test_lost_key_manager_is_tried_with_exponential_backoff(
     pair: Pair,
 ) -> None:
     tries: list[float] = []

@@ -116,7 +116,7 @@ def test_the_alternate_answers_when_the_primary_does_not(
 
 
 @pytest.mark.rule("EKM-4")
-def test_addresses_are_never_looked_up_and_without_servers_the_system_does_it(
+def test_resolver_passes_addresses_and_without_servers_asks_the_system(
     servers: tuple[NameServer, NameServer],
 ) -> None:
     look = looking(servers)
