@@ -20,6 +20,7 @@ from systemrdl.node import RegNode
 
 from hdl.registers.generate import BOARD, ENGINE, Description, elaborate
 from hsm.ekm.config import EkmConfig
+from rig.cli.help import parameter_rows
 from rig.cli.main import app
 from rig.lab.model import Lab
 from rig.results.traceability import load_rules
@@ -94,9 +95,14 @@ def _command_sections(command: Any, path: str, level: int) -> Iterator[str]:
             continue
         with child.make_context(spelled, [], resilient_parsing=True) as context:
             usage = " ".join(child.get_usage(context).removeprefix("Usage:").split())
-            records = [each.get_help_record(context) for each in child.params]
+            parameters = parameter_rows(child, context)
         yield from ("```text", usage, "```", "")
-        rows = [(_code(each[0]), _cell(each[1])) for each in records if each is not None]
+        rows = [
+            (_code(parameter), _cell(words))
+            for section in parameters.values()
+            for parameter, words in section
+            if parameter != "--help"
+        ]
         yield from _table(("argument or option", "meaning"), rows)
 
 

@@ -26,7 +26,8 @@ def _usage(command: Any, ctx: Any) -> list[str]:
     return pieces
 
 
-def _write_parameters(command: Any, ctx: Any, formatter: Any) -> None:
+def parameter_rows(command: Any, ctx: Any) -> dict[str, list[Row]]:
+    """Return the arguments and the options of a command, each with its text."""
     rows: dict[str, list[Row]] = {"Arguments": [], "Options": []}
     for parameter in command.get_params(ctx):
         record = parameter.get_help_record(ctx)
@@ -37,8 +38,12 @@ def _write_parameters(command: Any, ctx: Any, formatter: Any) -> None:
             rows["Arguments"].append((_argument_name(parameter), text))
         else:
             rows["Options"].append((name, text))
-    for title, section in rows.items():
-        _write_section(formatter, title, section)
+    return rows
+
+
+def _write_parameters(command: Any, ctx: Any, formatter: Any) -> None:
+    for title, rows in parameter_rows(command, ctx).items():
+        _write_section(formatter, title, rows)
 
 
 def _in_words(text: str) -> str:

@@ -51,7 +51,6 @@ app = CommandLine(
     epilog=_EXAMPLES,
 )
 cartridge_app = CommandLine(help="Cartridge files.")
-app.command("kat", rich_help_panel=_JUDGE)(kat)
 app.add_typer(runs_app, name="runs", rich_help_panel=_JUDGE)
 app.add_typer(ve_app, name="ve", rich_help_panel=_OPERATE)
 app.add_typer(ekm_app, name="ekm", rich_help_panel=_OPERATE)
@@ -135,6 +134,9 @@ def run(
     )
     result = run_lab(lab_of(lab), state_dir(), options)
     raise typer.Exit({"pass": 0, "fail": 1, "error": 2}[result.verdict])
+
+
+app.command("kat", rich_help_panel=_JUDGE)(kat)
 
 
 @cartridge_app.command("show")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,6 +95,26 @@ def runs_show(
         print(f"file     {file}")
 
 
+def _encrypted_cartridges(folder: Path) -> list[dict[str, str]]:
+    """Return the cartridges of a run that key managers count, until they are told to forget them.
+
+    Only a run that did not pass still has some.
+    """
+    paths = sorted(folder.rglob("*.tape"))
+    if not paths:
+        return []
+    from rig.drive.cartridge import Cartridge
+    from rig.drive.cartridge_format import TapeFormat
+
+    found = []
+    for path in paths:
+        with suppress(TaperigError, OSError), Cartridge.open(path) as cartridge:
+            if cartridge.format is TapeFormat.ENCRYPTED:
+                identity = cartridge.memory.cartridge_id.hex()
+                found.append({"volser": cartridge.volser, "id": identity})
+    return found
+
+
 @runs_app.command("clean")
 def runs_clean(
     keep: Annotated[
@@ -114,8 +135,9 @@ def runs_clean(
 ) -> None:
     """Remove old runs with all their files, without asking.
 
-    A run under way stays. With both options a run goes only if both say so. Exits 1 if one cannot
-    be removed.
+    A run under way stays. With both options a run goes only if both say so. Names the commands by
+    which key managers forget the encrypted cartridges that went with it. Exits 1 if a run cannot be
+    removed.
     """
     from rig.report import text
     from rig.results.runs import remove
@@ -131,19 +153,21 @@ def runs_clean(
     for run in runs:
         if run.under_way or run in newest or (older_than is not None and run.began >= latest):
             continue
-        size = run.size()
+        size, cartridges = run.size(), _encrypted_cartridges(run.folder)
         try:
             remove(run)
         except OSError as error:
             failed.append(f"{run.folder} cannot be removed ({error.strerror})")
             continue
-        removed.append({"run": run.name, "bytes": size})
+        removed.append({"run": run.name, "bytes": size, "encrypted_cartridges": cartridges})
         freed += size
     if as_json:
         print_json({"removed": removed, "bytes": freed, "failed": failed})
     else:
         for row in removed:
             print(f"removed  {row['run']}, {text.size(row['bytes'])}")
+        for each in [each for row in removed for each in row["encrypted_cartridges"]]:
+            print(f"forget   rig ekm cartridge forget {each['volser']} --id {each['id']}")
         for line in failed:
             print(f"left     {line}")
         kept = text.plural(len(runs) - len(removed), "run")

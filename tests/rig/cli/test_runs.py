@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from rig.drive.cartridge import Cartridge
+from rig.drive.cartridge_format import TapeFormat
 from rig.results.measurement import Measurement
 from rig.results.results import Check, RunResult, ScenarioResult, write_results
 from rig.results.runs import under_way
@@ -132,6 +134,20 @@ def test_runs_clean_names_what_it_cannot_remove(tmp_path: Path) -> None:
     ended = rig(*clean, TAPERIG_STATE=str(tmp_path), PYTHONPATH=str(tmp_path))
     assert ended.code == 1
     assert f"left     {folder} cannot be removed" in ended.out
+
+
+def test_runs_clean_names_the_cartridges_to_forget(tmp_path: Path) -> None:
+    folder = stored(tmp_path, "20260101-000000", days=9, good=False)
+    for volser, kind in (("TAP001", TapeFormat.ENCRYPTED), ("TAP002", TapeFormat.CLEAR)):
+        Cartridge.create(folder / f"{volser}.tape", volser)
+        eedks = (b"one", b"two") if kind is TapeFormat.ENCRYPTED else ()
+        with Cartridge.open(folder / f"{volser}.tape", write=True) as cartridge:
+            cartridge.begin_from_bot(kind, eedks)
+    shown = json.loads(rig("cartridge", "show", "--json", folder / "TAP001.tape").out)
+    out = runs(tmp_path, "clean", "--keep", "0").out
+    identity = shown["memory"]["cartridge_id"]
+    assert f"forget   rig ekm cartridge forget TAP001 --id {identity}\n" in out
+    assert "TAP002" not in out
 
 
 def test_runs_clean_needs_a_choice_within_bounds(tmp_path: Path) -> None:
