@@ -55,7 +55,6 @@ app.add_typer(runs_app, name="runs", rich_help_panel=_JUDGE)
 app.add_typer(ve_app, name="ve", rich_help_panel=_OPERATE)
 app.add_typer(ekm_app, name="ekm", rich_help_panel=_OPERATE)
 app.add_typer(cartridge_app, name="cartridge", rich_help_panel=_OPERATE)
-app.command("doctor", rich_help_panel=_SET_UP)(doctor)
 app.add_typer(hsm_app, name="hsm", rich_help_panel=_SET_UP)
 app.add_typer(board_app, name="board", rich_help_panel=_SET_UP)
 board_app.command("serve")(board_serve)
@@ -137,6 +136,7 @@ def run(
 
 
 app.command("kat", rich_help_panel=_JUDGE)(kat)
+app.command("doctor", rich_help_panel=_SET_UP)(doctor)
 
 
 @cartridge_app.command("show")
