@@ -152,6 +152,7 @@ class Scheduler:
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
         """Have the drives stop when this thread is interrupted, instead of ending their jobs."""
+        self._stopping.clear()
         try:
             yield
         except BaseException:
