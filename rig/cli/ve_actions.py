@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rig.cli.options import JsonOption, LabOption, lab_of, print_json
+from rig.cli.options import JsonOption, LabOption, OptionError, lab_of, print_json
 from rig.cli.ve_common import (
     SETTINGS,
     VOLUMES,
     ManagementClassOption,
     NodeOption,
+    ReplaceOption,
     StorageGroupOption,
     in_cache,
     looking,
     reclaim_app,
+    refuse_existing,
     ve_app,
     working,
 )
@@ -100,6 +102,12 @@ def pools(
     from rig.ve.catalogue.model import PoolSettings
     from rig.ve.catalogue.schema import PoolRow
 
+    changes = (
+        *(encrypt, key, hash_key, borrow, return_borrowed, reclaim_pool, threshold),
+        *(days_access, days_write, days_inactivation, max_active),
+    )
+    if number is None and any(each not in (None, []) for each in changes):
+        raise OptionError("No pool was named to be changed; add --set POOL.")
     if number is not None:
         if encrypt:
             _license(lab_of(lab))
@@ -227,28 +235,42 @@ def insert(
     """Insert blank cartridges into the common scratch pool."""
     from rig.testbed.node import next_volsers
 
+    if not volsers and not count:
+        raise OptionError("No cartridge was named; give VOLSERs, or --count N.")
     with working(lab, node, drives=False) as (opened, _):
         chosen = [*(volsers or ()), *next_volsers(opened, count)]
         opened.insert(chosen)
-    print_json(chosen) if as_json else print(" ".join(chosen) or "nothing to insert")
+    print_json(chosen) if as_json else print(" ".join(chosen))
 
 
 @ve_app.command("clock", rich_help_panel=SETTINGS)
 def clock(
     advance: Annotated[
-        float, typer.Option(metavar="DAYS", min=0, help="Set the node's clock ahead, for good.")
+        float,
+        typer.Option(metavar="DAYS", help="Set the node's clock ahead, by 100 years at most."),
     ] = 0.0,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Set the node's clock back to real time.")
+    ] = False,
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the node's clock, or set it ahead."""
+    """Show the node's clock, set it ahead, or back to real time."""
+    from rig.testbed.node import choose_node, node_folder
+    from rig.testbed.state import state_dir
+    from rig.ve.node import reset_clock
     from rig.ve.operator_views import when
 
+    if reset and advance:
+        raise OptionError("--reset and --advance do not go together; give one after the other.")
+    checked = lab_of(lab)
+    if reset:
+        reset_clock(node_folder(state_dir(), choose_node(checked, node)))
     if advance:
         with working(lab, node, drives=False) as (opened, _):
             opened.advance(advance)
-    with looking(lab_of(lab), node) as (_, now, _):
+    with looking(checked, node) as (_, now, _):
         print_json({"time": when(now)}) if as_json else print(f"{when(now)} UTC")
 
 
@@ -261,6 +283,7 @@ def write(
         str | None,
         typer.Option(metavar="NAME", help="Name of the volume; by default the next free L00001."),
     ] = None,
+    replace: ReplaceOption = False,
     storage_group: StorageGroupOption = None,
     management_class: ManagementClassOption = None,
     lab: LabOption = None,
@@ -276,8 +299,12 @@ def write(
 
     if name is not None and len(files) > 1:
         raise TaperigError("A name is for one file; leave --name out to write several.")
+    if replace and name is None:
+        raise OptionError("--replace is for the volume of a --name; without, names are new.")
     written = []
     with working(lab, node, drives=False) as (opened, _):
+        if name is not None and not replace:
+            refuse_existing(opened, [name])
         names = [name] if name is not None else opened.free_names(len(files))
         volumes = [VolumeFile.of(*each) for each in zip(names, files, strict=True)]
         for batch in opened.write_files(
@@ -386,6 +413,9 @@ def recall(
     They go to the pool that their storage group names now.
     """
     from rig.ve.catalogue import transactions
+
+    if not names and not volser:
+        raise OptionError("No volume was named; give logical volumes, or --volser VOLSER.")
 
     with working(lab, node, drives=True, quiet=as_json) as (opened, _):
         wanted = list(names or ())
@@ -528,7 +558,10 @@ def _range(node: Node, words: list[str]) -> list[str]:
     for word in words:
         first, sign, last = word.partition("-")
         if sign:
-            found += [each for each in node.parts.cartridges.volsers() if first <= each <= last]
+            inside = [each for each in node.parts.cartridges.volsers() if first <= each <= last]
+            if not inside:
+                raise OptionError(f"The node has no cartridge in the range {word[:40]}.")
+            found += inside
         else:
             found.append(first)
     return found

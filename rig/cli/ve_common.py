@@ -41,6 +41,11 @@ NodeOption = Annotated[
 ]
 
 
+ReplaceOption = Annotated[
+    bool, typer.Option("--replace", help="Write a volume that exists anew; its content is lost.")
+]
+
+
 @contextmanager
 def looking(lab: Lab, node: str | None) -> Iterator[tuple[Session, float, str]]:
     """The catalogue of a node at one moment, the node's time, and its name."""
@@ -90,3 +95,15 @@ def in_cache(lab: Lab, node: str | None, names: list[str]) -> bool:
 
     with looking(lab, node) as (session, _, _):
         return all(row["in_cache"] for row in operator_views.volumes(session, names))
+
+
+def refuse_existing(node: Node, names: list[str]) -> None:
+    """Refuse names that logical volumes have already."""
+    from rig.cli.options import OptionError
+
+    taken = node.existing(names)
+    if taken:
+        raise OptionError(
+            f"There is a logical volume {', '.join(taken)} already; nothing was written. Choose "
+            f"another name, or write it anew with --replace."
+        )

@@ -12,8 +12,10 @@ from rig.cli.ve_common import (
     VOLUMES,
     ManagementClassOption,
     NodeOption,
+    ReplaceOption,
     StorageGroupOption,
     in_cache,
+    refuse_existing,
     ve_app,
     working,
 )
@@ -26,6 +28,7 @@ def import_images(
         str | None,
         typer.Option(metavar="NAME", help="Name of the volume; by default its VOL1 label's."),
     ] = None,
+    replace: ReplaceOption = False,
     storage_group: StorageGroupOption = None,
     management_class: ManagementClassOption = None,
     lab: LabOption = None,
@@ -43,6 +46,8 @@ def import_images(
         raise TaperigError("A name is for one image; leave --name out to import several.")
     volumes = [volume_of_image(path, name) for path in images]
     with working(lab, node, drives=False) as (opened, _):
+        if not replace:
+            refuse_existing(opened, [volume.name for volume in volumes])
         for batch in opened.write_files(
             volumes, storage_group=storage_group, management_class=management_class
         ):

@@ -37,7 +37,7 @@ from rig.ve.catalogue.schema import (
     PoolRow,
     StorageGroupRow,
 )
-from rig.ve.node import CARTRIDGES, Node, NodeSettings
+from rig.ve.node import CARTRIDGES, MAX_INSERT, Node, NodeError, NodeSettings
 from rig.ve.prerequisites import drives_in_use
 from rig.ve.tape.cartridge_store import CartridgeStore
 
@@ -250,12 +250,19 @@ def storage_group(pool: int) -> str:
 
 
 def next_volsers(node: Node, count: int) -> Sequence[str]:
-    """TAP001 to TAP999, then T01000 and on: so many that the node does not have."""
+    """Name so many VOLSERs that the node does not have: TAP001 to TAP999, then T01000 and on.
+
+    Raises NodeError when there are not so many.
+    """
     taken = set(node.parts.cartridges.volsers())
-    numbers = range(1, 100_000)
-    names = (f"TAP{each:03}" if each < 1000 else f"T{each:05}" for each in numbers)
-    free = (name for name in names if name not in taken)
-    return [name for _, name in zip(range(count), free, strict=False)]
+    names = (f"TAP{each:03}" if each < 1000 else f"T{each:05}" for each in range(1, 100_000))
+    free = [name for name in names if name not in taken]
+    if count > min(len(free), MAX_INSERT):
+        raise NodeError(
+            f"{count} cartridges cannot be inserted at once; nothing was inserted. Give at most "
+            f"{min(len(free), MAX_INSERT)}."
+        )
+    return free[:count]
 
 
 def pool_settings(number: int, unit: PoolUnit) -> PoolSettings:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
@@ -26,7 +27,7 @@ from rig.drive.cartridge_format import check_volser
 from rig.drive.drive import Drive
 from rig.results.events import EventLog, Notice, NoticeKind
 from rig.ve.catalogue import operator_messages, settings, transactions
-from rig.ve.catalogue.clock import Clock, offset, set_offset
+from rig.ve.catalogue.clock import Clock, offset, reset, set_offset
 from rig.ve.catalogue.database import FILE, Catalogue, CatalogueError
 from rig.ve.catalogue.model import LogicalVolume
 from rig.ve.catalogue.schema import CopyRow, LogicalRow, PhysicalRow, PremigrationRow
@@ -47,6 +48,9 @@ CARTRIDGES = "cartridges"
 """The folder in a node's own that holds its cartridges."""
 
 
+MAX_INSERT = 10_000
+"""Cartridges that are inserted at once at most."""
+
 MOST_TOGETHER = 100
 """Volumes of `write_files` that are acknowledged together at most."""
 
@@ -56,6 +60,31 @@ TOGETHER_BYTES = 32_000_000
 
 class NodeError(TaperigError):
     """The node cannot do what was asked."""
+
+
+def reset_clock(folder: Path) -> None:
+    """Set the clock of the node in `folder` to real time, also when it is too far ahead to open."""
+    with _lock(folder):
+        catalogue = Catalogue(folder / FILE)
+        try:
+            with catalogue.transaction() as session:
+                reset(session, time.time())
+        finally:
+            catalogue.close()
+
+
+def _lock(folder: Path) -> TextIO:
+    """Lock a node for this process, until the file is closed."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = (folder / "node.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise NodeError(
+            f"Another process works with the node in {folder}; wait for its end."
+        ) from None
+    return file
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +118,7 @@ class Node:
         self.folder = folder
         self.settings = settings or NodeSettings()
         self.events = events or EventLog()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock_file = (folder / "node.lock").open("w")
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock_file.close()
-            raise NodeError(
-                f"Another process works with the node in {folder}; wait for its end."
-            ) from None
+        self._lock_file = _lock(folder)
         try:
             self.catalogue = Catalogue(folder / FILE)
             with self.catalogue.reading() as session:
@@ -168,19 +189,29 @@ class Node:
         self._wake.set()
 
     def advance(self, days: float) -> None:
-        """Set the node's clock ahead; it stays so."""
+        """Set the node's clock ahead; it stays so. Raises ClockError when that is too far."""
         self.clock.advance(days=days)
         with self.catalogue.transaction() as session:
             set_offset(session, self.clock.offset_s)
 
     def insert(self, volsers: Iterable[str]) -> None:
         """Insert blank cartridges into the common scratch pool."""
-        for volser in volsers:
-            check_volser(volser)
-            path = self.parts.cartridges.path(volser)
-            if path.exists():
-                raise NodeError(f"There is a cartridge {volser} already; choose another VOLSER.")
-            Cartridge.create(path, volser)
+        chosen = list(volsers)
+        if len(chosen) > MAX_INSERT:
+            raise NodeError(
+                f"{len(chosen)} cartridges are too many to insert at once; nothing was inserted. "
+                f"Give at most {MAX_INSERT}."
+            )
+        for volser in chosen:
+            if self.parts.cartridges.path(check_volser(volser)).exists():
+                raise NodeError(
+                    f"There is a cartridge {volser} already; nothing was inserted. Choose another "
+                    f"VOLSER."
+                )
+        if len(set(chosen)) != len(chosen):
+            raise NodeError("A VOLSER is given twice; nothing was inserted. Give each once.")
+        for volser in chosen:
+            Cartridge.create(self.parts.cartridges.path(volser), volser)
             insert(self.parts, volser, self.settings.cartridge_bytes)
         self._wake.set()
 
@@ -302,6 +333,12 @@ class Node:
             for row in before.values():
                 cache.remove(row.name, row.generation)
         return [row.record() for row in rows]
+
+    def existing(self, names: Sequence[str]) -> list[str]:
+        """Those of the names that logical volumes have."""
+        with self.catalogue.reading() as session:
+            query = select(LogicalRow.name).where(LogicalRow.name.in_(names))
+            return sorted(session.scalars(query))
 
     def free_names(self, count: int) -> list[str]:
         """The first of L00001 and on that no volume has."""

@@ -64,6 +64,7 @@ class RigVe:
 
     def __init__(self, folder: Path, megabytes: float) -> None:
         """Make the lab, and the node with a first small volume."""
+        self.output = ""
         self._folder = folder
         self._lab = folder / "lab.yaml"
         room = int(megabytes) + 100
@@ -77,7 +78,7 @@ class RigVe:
         """Run a command; return how long it took."""
         begin, processor_begin = time.perf_counter(), children_processor_time()
         answer = subprocess.run(
-            [sys.executable, "-m", "rig.cli.main", "ve", *words, "--lab", str(self._lab)],
+            [sys.executable, "-m", "rig", "ve", *words, "--lab", str(self._lab)],
             env={**os.environ, "TAPERIG_STATE": str(self._folder / "state")},
             capture_output=True,
             text=True,
@@ -87,7 +88,15 @@ class RigVe:
         seconds = Seconds(time.perf_counter() - begin, processor)
         if answer.returncode != 0:
             raise ChildProcessError(f"rig ve {words[0]} failed:\n{answer.stdout}{answer.stderr}")
+        self.output = answer.stdout
         return seconds
+
+    def check(self, volumes: int) -> None:
+        """Raise ChildProcessError unless so many volumes are there, and all are on tape."""
+        self.run("status", "--json")
+        status = json.loads(self.output)
+        if (status["logical_volumes"], status["waiting_for_tape"]) != (volumes, 0):
+            raise ChildProcessError(f"Not all {volumes} volumes are on tape:\n{self.output}")
 
 
 def make_files(folder: Path, count: int, size: int) -> list[Path]:
@@ -124,6 +133,7 @@ def measure(folder: Path, volumes: int, size: int, turns: int) -> dict[str, floa
             files = make_files(folder / f"data{turn}", volumes, size)
             took["write"].append(node.run("write", *map(str, files)))
             took["work"].append(node.run("work"))
+            node.check(1 + volumes * (turn + 1))
             took["engine"].append(engine.turn(engine_work(key, files)))
     figures: dict[str, float] = {}
     for kind, of in KINDS.items():

@@ -1,20 +1,48 @@
-"""The time of a node: real time, which a story may set ahead."""
+"""The time of a node: real time, or ahead of it by as much as was set."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from hsm.errors import TaperigError
 from rig.ve.catalogue import settings
 from rig.ve.catalogue.model import DAY_S
+from rig.ve.catalogue.schema import (
+    EventRow,
+    LogicalRow,
+    PhysicalRow,
+    PremigrationRow,
+    TrafficRow,
+)
+from rig.ve.catalogue.transactions import HOUR_S
 
 CLOCK = "clock"
 
+MAX_DAYS = 36_525
+"""How far a node's clock may be ahead of real time: 100 years."""
+
+_TIMES = (
+    LogicalRow.written,
+    LogicalRow.accessed,
+    PhysicalRow.last_written,
+    PhysicalRow.last_accessed,
+    PhysicalRow.last_inactivated,
+    PremigrationRow.queued,
+    EventRow.at,
+    EventRow.cleared,
+)
+
+
+class ClockError(TaperigError):
+    """A node's clock is, or would be, further ahead than it may be."""
+
 
 class Clock:
-    """Seconds since 1970, UTC: real time and an offset that only grows."""
+    """Seconds since 1970, UTC: real time and an offset."""
 
     def __init__(self, offset_s: float = 0.0, real: Callable[[], float] = time.time) -> None:
         """Begin `offset_s` seconds ahead of real time."""
@@ -25,20 +53,50 @@ class Clock:
         """The time."""
         return self._real() + self.offset_s
 
-    def advance(self, *, days: float = 0.0, seconds: float = 0.0) -> None:
-        """Set the time ahead."""
-        ahead = days * DAY_S + seconds
-        if ahead < 0:
-            raise ValueError("time does not go back")
-        self.offset_s += ahead
+    def advance(self, *, days: float) -> None:
+        """Set the time ahead; raises ClockError, with nothing changed, when that is too far."""
+        ahead = self.offset_s + days * DAY_S
+        if not (days >= 0 and ahead <= MAX_DAYS * DAY_S):
+            raise ClockError(
+                f"The node's clock would be {ahead / DAY_S:.0f} days ahead of real time, and may "
+                f"be 0 to {MAX_DAYS} (100 years); it is as it was. Set it ahead by 0 or more days "
+                f"within that, or back to real time with: rig ve clock --reset"
+            )
+        self.offset_s = ahead
 
 
 def offset(session: Session) -> float:
-    """How far a node's clock is ahead, seconds."""
+    """How far a node's clock is ahead, seconds; raises ClockError when that cannot be."""
     ahead: float = settings.setting(session, CLOCK, {"offset_s": 0.0})["offset_s"]
+    if not 0 <= ahead <= MAX_DAYS * DAY_S:
+        raise ClockError(
+            f"The node's clock is {ahead / DAY_S:.0f} days ahead of real time, and may be 0 to "
+            f"{MAX_DAYS}; set it back to real time with: rig ve clock --reset"
+        )
     return ahead
 
 
 def set_offset(session: Session, offset_s: float) -> None:
     """Keep how far a node's clock is ahead, seconds."""
     settings.set_setting(session, CLOCK, {"offset_s": offset_s})
+
+
+def reset(session: Session, now: float) -> None:
+    """Set a node's clock back to real time; whatever is dated later happened now."""
+    set_offset(session, 0.0)
+    for column in _TIMES:
+        session.execute(update(column.class_).where(column > now).values({column: now}))
+    hour = int(now // HOUR_S)
+    later = list(session.scalars(select(TrafficRow).where(TrafficRow.hour > hour)))
+    for row in later:
+        key = (hour, row.pool, row.encrypted)
+        entry = session.get(TrafficRow, key)
+        if entry is None:
+            entry = TrafficRow(
+                hour=hour, pool=row.pool, encrypted=row.encrypted, bytes=0, volumes=0
+            )
+            session.add(entry)
+            session.flush()
+        entry.bytes += row.bytes
+        entry.volumes += row.volumes
+        session.delete(row)

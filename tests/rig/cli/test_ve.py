@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from typer.testing import CliRunner
 
 from hsm.errors import TaperigError
 from rig.cli.main import app
+from rig.ve.catalogue import operator_messages, settings
+from rig.ve.catalogue.database import Catalogue
+from rig.ve.catalogue.schema import LogicalRow, TrafficRow
 from rig.ve.volumes.image_transfer import inspect_image
 from tests.support.rig_command import DEFAULT_LAB, rig
 from tests.support.tape_images import labelled, write_tape
@@ -174,6 +178,85 @@ def test_what_is_wrong_is_one_sentence(lab: Path, state: Path) -> None:
     assert "mon/22:00+480" in refusal(lab, "reclaim", "inhibit", "sometimes")
     assert "cannot be read" in refusal(lab, "write", lab.parent / "absent")
     assert "is no name of a logical volume" in refusal(lab, "write", lab, "--name", "x")
+
+
+def test_ve_refuses_options_without_effect(lab: Path, state: Path) -> None:
+    for option in (
+        ("--encrypt",),
+        ("--key", "June 2007 Key"),
+        ("--hash-key", "June 2007 Key"),
+        ("--no-borrow",),
+        ("--keep",),
+        ("--reclaim-pool", "1"),
+        ("--threshold", "50"),
+        ("--days-write", "0"),
+        ("--max-active", "50"),
+    ):
+        assert "add --set POOL" in refusal(lab, "pools", *option), option
+    assert "No volume was named" in refusal(lab, "recall")
+    assert "No cartridge was named" in refusal(lab, "insert")
+    assert "no cartridge in the range" in refusal(lab, "move", "ZZZ001-ZZZ999", "--to", "1")
+    assert "--replace is for" in refusal(lab, "write", lab, "--replace")
+    assert "do not go together" in refusal(lab, "clock", "--reset", "--advance", "1")
+
+
+def test_ve_insert_is_refused_before_anything_is_made(lab: Path, state: Path) -> None:
+    ve(lab, "status")
+    folder = state / "ve" / "first" / "cartridges"
+    before = sorted(folder.iterdir())
+    assert "Give at most 10000" in refusal(lab, "insert", "--count", "99999999")
+    assert "nothing was inserted" in refusal(lab, "insert", "NEW001", "--count", "10000")
+    assert "TAP001 already" in refusal(lab, "insert", "NEW001", "TAP001")
+    assert "six capital letters" in refusal(lab, "insert", "NEW001", "new")
+    assert "given twice" in refusal(lab, "insert", "NEW001", "NEW001")
+    assert sorted(folder.iterdir()) == before
+    assert ve(lab, "insert", "NEW001", "--count", "1").split()[0] == "NEW001"
+
+
+def test_ve_writes_a_volume_anew_only_with_replace(tmp_path: Path, state: Path, lab: Path) -> None:
+    image = write_tape(tmp_path / "any.aws", *labelled("PAY001", "PAY.ROLL", b"payroll" * 100))
+    ve(lab, "import", image)
+    before = ve_json(lab, "volumes", "PAY001")
+    assert "a logical volume PAY001 already" in refusal(lab, "import", image)
+    assert "a logical volume PAY001 already" in refusal(lab, "write", lab, "--name", "PAY001")
+    assert ve_json(lab, "volumes", "PAY001") == before
+    ve(lab, "write", lab, "--name", "PAY001", "--replace")
+    assert ve_json(lab, "volumes", "PAY001")[0]["size"] == lab.stat().st_size
+    ve(lab, "import", image, "--replace")
+    assert ve_json(lab, "volumes", "PAY001")[0]["sha256"] == before[0]["sha256"]
+
+
+def test_ve_clock_is_bounded_and_goes_back(lab: Path, state: Path) -> None:
+    now = ve_json(lab, "clock")["time"]
+    for days in ("2920000", "36526", "-1", "nan", "inf"):
+        assert "100 years" in refusal(lab, "clock", "--advance", days)
+    assert ve_json(lab, "clock", "--advance", "36525")["time"][:2] == "21"
+    assert "36526 days ahead" in refusal(lab, "clock", "--advance", "1")
+    assert now <= ve_json(lab, "clock", "--reset")["time"] < now[:3] + "~"
+
+
+def test_ve_clock_mends_a_node_that_was_set_too_far_ahead(
+    tmp_path: Path, state: Path, lab: Path
+) -> None:
+    ve(lab, "write", lab)
+    ahead = 2_920_000 * 86_400.0
+    catalogue = Catalogue(state / "ve" / "first" / "catalogue.db")
+    with catalogue.transaction() as session:
+        settings.set_setting(session, "clock", {"offset_s": ahead})
+        session.execute(update(LogicalRow).values(written=ahead, accessed=ahead))
+        operator_messages.tell_hosts(session, "late", ahead)
+        for hours in (5_000_000, 6_000_000):
+            session.add(TrafficRow(hour=hours, pool=1, encrypted=False, bytes=3, volumes=1))
+    catalogue.close()
+    for command in (("status",), ("write", lab), ("volumes",), ("clock", "--advance", "1")):
+        assert "rig ve clock --reset" in refusal(lab, *command)
+    now = ve_json(lab, "clock", "--reset")["time"]
+    assert ve_json(lab, "volumes")[0]["written"] <= now
+    assert ve_json(lab, "messages")[0]["time"] <= now
+    (row,) = ve_json(lab, "stats")
+    assert (row["clear_volumes"], row["clear_bytes"]) == (2, 6)
+    ve(lab, "write", lab)
+    assert "nothing wrong" in ve(lab, "check", "--deep")
 
 
 def test_a_node_in_the_lab_file_is_checked(tmp_path: Path, state: Path) -> None:
