@@ -1,1 +1,1 @@
-"""The engine as a board in simulation: its top, its record port, its server."""
+"""The simulated board: its top module, record port and server."""

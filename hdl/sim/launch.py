@@ -20,9 +20,9 @@ def build_simulation(
     probes: Sequence[Path] = (),
     on_build: Callable[[str], None] | None = None,
 ) -> BuiltSim:
-    """Build the engine with clock, bus and record port around it, or take it from the cache.
+    """Build the simulated board, or take it from the cache.
 
-    `probes` are Verilator control files that make inner signals visible, for tests only.
+    `probes` are Verilator control files that make internal signals visible, for tests only.
     """
     return build(simulation_recipe(variant, probes), on_build=on_build)
 
@@ -53,9 +53,9 @@ def start_simulation(
     transport_key: Path | None = None,
     waves: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start the simulation; it serves the socket `descriptor`, which it inherits.
+    """Start the simulation, which serves the inherited socket `descriptor`.
 
-    Its output goes to `log`; it ends when the socket closes or this process is gone.
+    Its output goes to `log`. It ends when the socket closes or this process ends.
     """
     command = [str(built.executable), f"+parent={os.getpid()}"]
     if transport_key is not None:
@@ -82,6 +82,6 @@ def start_simulation(
             cwd=log.parent,
             env=environment,
             pass_fds=(descriptor,),
-            # Ctrl-C is for the parent, which then ends the simulation in good order.
+            # Ctrl-C goes to the parent only, which then ends the simulation.
             start_new_session=True,
         )

@@ -1,7 +1,8 @@
-"""The simulation's server: a cocotb test that carries out bus requests until its socket closes.
+"""The simulation's server: a cocotb test that executes bus requests.
 
-While it waits for a request it blocks inside the simulator, so no simulated time passes; but from
-one read of results to the next it runs ahead with the frames that it has, so that both sides work.
+It ends when its socket closes. While it waits for a request it blocks inside the simulator, so no
+simulated time passes. Between two reads of results it runs ahead with the frames that it has, so
+that host and simulation work at the same time.
 """
 
 import contextlib
@@ -14,28 +15,28 @@ import cocotb
 from cocotb.triggers import RisingEdge, Timer
 
 from hdl.registers.engine_map import RECORD_IN, RECORD_OUT
-from hdl.sim.wire import HELLO, REQUEST, SOCKET_VARIABLE, Kind, RecordOutcome, receive, send_answer
+from hdl.sim.wire import HELLO, REQUEST, SOCKET_VARIABLE, AnswerOutcome, Kind, receive, send_answer
 
 REGISTER_BYTES = 4
 WORD_BYTES = 16
 CLOCK_NS = 16
 
-# An APB access that is not answered after so many clocks never will be.
+# An APB access that has no answer after this many clocks never gets one.
 _BUS_LIMIT_CLOCKS = 1000
 
-# Who reads one register again and again waits for it to change: let ever more time pass.
+# A host that polls a register waits for a change: the clocks between reads double, up to this.
 _POLL_LIMIT_CLOCKS = 4096
 
 
 class RequestError(Exception):
-    """A request that cannot be carried out; its text is the answer."""
+    """A request failed; the error's text is the answer."""
 
 
 class RecordPort:
     """The queues of record_port.cpp, which is linked into this process."""
 
     def __init__(self, dut: Any) -> None:
-        """Find the queues' functions."""
+        """Look up the functions of the queues."""
         self._dut = dut
         library = ctypes.CDLL(None)
         self._push = library.record_port_push
@@ -56,7 +57,7 @@ class RecordPort:
         self._push(_address(data), len(data))
 
     async def read(self, size: int) -> bytearray:
-        """Let time pass until `size` bytes of results are there; return all that are there."""
+        """Run the clock until `size` bytes of results are ready; return all ready."""
         available = self._want(size)
         if available < size:
             await self._run()
@@ -64,21 +65,21 @@ class RecordPort:
             if available < size:
                 limit = self._dut.CycleLimit.value.to_unsigned()
                 raise RequestError(
-                    f"the engine hangs: no word moved for {limit} clocks while {size} bytes of "
-                    f"results were awaited and {available} were there"
+                    f"the engine hangs: no word moved for {limit} clocks, and {available} of "
+                    f"{size} bytes of results are ready"
                 )
         data = bytearray(available)
         self._pop(_address(data), len(data))
         return data
 
     async def run_ahead(self, descriptor: int) -> None:
-        """Let time pass until all frames are answered or `descriptor` can be read."""
+        """Run the clock until all results are ready or `descriptor` is readable."""
         if self._run_ahead(descriptor):
             await self._run()
         self._run_ahead(-1)
 
     async def _run(self) -> None:
-        """Let the clock run without Python: see main.cpp."""
+        """Run the clock without Python; see main.cpp."""
         self._dut.record_watch_i.value = 1
         await RisingEdge(self._dut.record_wake_o)
         self._dut.record_watch_i.value = 0
@@ -88,7 +89,7 @@ class RegisterBus:
     """The APB port of the engine."""
 
     def __init__(self, dut: Any) -> None:
-        """Leave the bus idle."""
+        """Set the bus idle."""
         self._dut = dut
         self._polled: int | None = None
         self._poll_clocks = 1
@@ -96,7 +97,7 @@ class RegisterBus:
             signal.value = 0
 
     async def read(self, address: int, count: int) -> bytes:
-        """Read `count` registers in a row."""
+        """Read `count` registers at rising addresses."""
         if count == 1 and address == self._polled:
             self._poll_clocks = min(2 * self._poll_clocks, _POLL_LIMIT_CLOCKS)
             await Timer(self._poll_clocks * CLOCK_NS, "ns")
@@ -107,7 +108,7 @@ class RegisterBus:
         return b"".join(value.to_bytes(REGISTER_BYTES, "big") for value in values)
 
     async def write(self, address: int, data: bytes | bytearray) -> None:
-        """Write registers in a row."""
+        """Write registers at rising addresses."""
         self._polled = None
         for at in range(0, len(data), REGISTER_BYTES):
             await self._access(address + at, int.from_bytes(data[at : at + REGISTER_BYTES], "big"))
@@ -139,7 +140,7 @@ class RegisterBus:
 
 
 class SimulationServer:
-    """Carries out requests on the two."""
+    """Executes requests on the record port and the register bus."""
 
     def __init__(self, dut: Any, connection: socket.socket) -> None:
         """Serve `connection`."""
@@ -153,7 +154,7 @@ class SimulationServer:
         dut = self._dut
         dut.record_watch_i.value = 0
         await RisingEdge(dut.rst_ni)
-        send_answer(self._connection, RecordOutcome.OK, HELLO)
+        send_answer(self._connection, AnswerOutcome.OK, HELLO)
         reading = False
         while True:
             if reading:
@@ -162,7 +163,7 @@ class SimulationServer:
             if header is None:
                 return
             kind, size, address, count = REQUEST.unpack(header)
-            # Between results the host has more to do than wait; elsewhere no time may pass.
+            # Only between reads of results does the host work meanwhile; run ahead only then.
             reading = address == RECORD_OUT or (reading and address == RECORD_IN)
             payload = bytearray()
             if kind != Kind.READ:
@@ -171,14 +172,14 @@ class SimulationServer:
                     return
                 payload = received
             try:
-                answer = await self._carry_out(kind, size, address, count, payload)
+                answer = await self._execute(kind, size, address, count, payload)
             except RequestError as error:
-                send_answer(self._connection, RecordOutcome.ERROR, str(error).encode())
+                send_answer(self._connection, AnswerOutcome.ERROR, str(error).encode())
             else:
                 if answer is not None:
-                    send_answer(self._connection, RecordOutcome.OK, answer)
+                    send_answer(self._connection, AnswerOutcome.OK, answer)
 
-    async def _carry_out(
+    async def _execute(
         self, kind: int, size: int, address: int, count: int, payload: bytearray
     ) -> bytes | bytearray | None:
         match kind, address, size:
@@ -215,8 +216,8 @@ def _address(data: bytearray) -> Any:
 
 @cocotb.test()
 async def serve(dut: Any) -> None:
-    """Serve the socket that the parent left open for us."""
+    """Serve the socket that the parent process passed on."""
     connection = socket.socket(fileno=int(os.environ[SOCKET_VARIABLE]))
-    # A host gone while it waited for an answer is as good an end as one gone before it asked.
+    # A host that closes while it waits for an answer is no error.
     with connection, contextlib.suppress(ConnectionError):
         await SimulationServer(dut, connection).run()

@@ -1,13 +1,13 @@
-"""What passes between the simulation's server and the process that started it.
+"""The protocol between the simulation's server and its parent process.
 
-A stream socket, one answer to every request but a write of frames, which has none.  All numbers are
-big endian.
+A stream socket carries requests and one answer to each, except for a write of frames, which has no
+answer. All numbers are big endian.
 
     request   kind(1) item size(1) zero(2) address(4) count(4), then the data of a write
     answer    outcome(1) zero(3) length(4), then `length` bytes: data, or the text of an error
 
-A read of the result window may answer with more than was asked for: all results that are there.
-The server speaks first: an answer whose data is HELLO.
+The answer to a read of the result window may be longer than requested: it has all results that are
+ready. The server sends the first message: an answer whose data is HELLO.
 """
 
 import socket
@@ -16,7 +16,7 @@ from enum import IntEnum
 
 from hdl.registers.engine_map import RECORD_IN
 
-# Names the descriptor of the socket that the simulation inherits.
+# The environment variable with the descriptor of the socket that the simulation inherits.
 SOCKET_VARIABLE = "TAPERIG_SIM_SOCKET"
 
 HELLO = b"taperig simulation 1"
@@ -29,23 +29,23 @@ ANSWER = struct.Struct(">BxxxI")
 
 
 class Kind(IntEnum):
-    """What a request asks for."""
+    """The kind of a request."""
 
     READ = 1
     WRITE = 2
-    # Value of an inner signal by its path (the data); builds with probes only.
+    # The value of an internal signal; the data is its path. Only in builds with probes.
     PEEK = 3
 
 
-class RecordOutcome(IntEnum):
-    """What an answer says."""
+class AnswerOutcome(IntEnum):
+    """The outcome of a request, in its answer."""
 
     OK = 0
     ERROR = 1
 
 
 def receive(connection: socket.socket, size: int) -> bytearray | None:
-    """Return exactly `size` bytes, or None when the other side has closed."""
+    """Return exactly `size` bytes, or None when the peer has closed."""
     data = bytearray(size)
     view = memoryview(data)
     while view:
@@ -56,7 +56,7 @@ def receive(connection: socket.socket, size: int) -> bytearray | None:
     return data
 
 
-def send_answer(connection: socket.socket, outcome: RecordOutcome, data: bytes | bytearray) -> None:
+def send_answer(connection: socket.socket, outcome: AnswerOutcome, data: bytes | bytearray) -> None:
     """Send one answer."""
     view = memoryview(data)
     connection.sendall(ANSWER.pack(outcome, view.nbytes))

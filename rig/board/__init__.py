@@ -1,1 +1,1 @@
-"""The way to a board."""
+"""Boards and the links to them."""

@@ -1,4 +1,4 @@
-"""The one way to a board, whatever is behind it."""
+"""The interface that every board offers, simulated or real."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ from hsm.errors import TaperigError
 
 
 class BoardError(TaperigError):
-    """A board does not start, does not answer or has gone away."""
+    """A board does not start or does not answer."""
 
 
 class Board(Protocol):
@@ -18,17 +18,21 @@ class Board(Protocol):
     in_flight_bytes: int
     """How many bytes of frames may be written before results are read."""
     generates_traffic: bool
-    """Whether it has a traffic generator: then its link is slower than its engine, and rates are
-    taken with records that the board makes itself."""
+    """Whether it has a traffic generator. If so, its link is slower than its engine, and rates
+    are measured with records that the board generates."""
 
     def read(self, address: int, size: int, count: int) -> bytes:
-        """Read `count` items of `size` bytes: registers (4, in a row) or result words (16).
+        """Read `count` items of `size` bytes each.
 
-        A read of result words waits for them and raises BoardError when they do not come.
+        `size` is 4 for registers at rising addresses, 16 for result words. A read of result words
+        waits for them and raises BoardError when they do not come.
         """
 
     def write(self, address: int, size: int, data: bytes | bytearray | memoryview) -> None:
-        """Write items of `size` bytes: registers (4, in a row) or frame words (16)."""
+        """Write items of `size` bytes each.
+
+        `size` is 4 for registers at rising addresses, 16 for frame words.
+        """
 
     def close(self) -> None:
-        """Let go of the board; later calls raise BoardError."""
+        """Close the board; later calls raise BoardError."""

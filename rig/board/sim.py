@@ -15,10 +15,10 @@ from hdl.errors import HdlError
 from hdl.registers.engine_map import RECORD_OUT
 from hdl.sim import wire
 from hdl.sim.launch import build_simulation, start_simulation
-from hdl.sim.wire import Kind, RecordOutcome
+from hdl.sim.wire import AnswerOutcome, Kind
 from rig.board.protocol import BoardError
 
-# The clock of sim_top.sv.  Below what place and route reports for the engine.
+# The clock of sim_top.sv. It is below the maximum that place and route reports for the engine.
 CLOCK_HZ = 62.5e6
 
 _START_LIMIT_S = 60.0
@@ -27,16 +27,17 @@ _LOG_TAIL_LINES = 15
 
 
 def announce(text: str) -> None:
-    """Tell the user, on standard error, that something takes a while."""
+    """Print a notice to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 class SimBoard:
-    """The simulated board: built when needed, started at once, gone at close.
+    """The simulated board, built when needed; its process ends at `close`.
 
-    `transport_key` is a file of mode 0600 that only the gates read.  `waves` is where an FST of the
-    run goes; it is complete after `close`.  `log` keeps the simulator's output.  With `wait` false
-    it may be starting still when the constructor returns; what fails then fails the first access.
+    `transport_key` is a file of mode 0600 that only the simulation reads. `waves` is the path of
+    an FST waveform; it is complete after `close`. `log` is the path of the simulator's output.
+    With `wait` false the constructor does not wait for the start; if the start fails, the first
+    access raises BoardError.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class SimBoard:
         wait: bool = True,
         on_build: Callable[[str], None] | None = announce,
     ) -> None:
-        """Build if needed, start, and wait until the simulation answers unless told otherwise."""
+        """Build the simulation if needed, start it and, with `wait`, wait for it."""
         self.name = "sim"
         self.clock_hz = clock_hz
         self.in_flight_bytes = 4 << 20
@@ -71,24 +72,25 @@ class SimBoard:
         except HdlError as error:
             self._remove_scratch()
             raise BoardError(str(error)) from error
-        ours, theirs = socket.socketpair()
-        self._connection: socket.socket | None = ours
+        self._build_directory = built.directory
+        connection, simulation_end = socket.socketpair()
+        self._connection: socket.socket | None = connection
         try:
-            with theirs:
+            with simulation_end:
                 self._process = start_simulation(
-                    built, theirs.fileno(), log, transport_key=transport_key, waves=waves
+                    built, simulation_end.fileno(), log, transport_key=transport_key, waves=waves
                 )
         except (OSError, HdlError) as error:
-            ours.close()
+            connection.close()
             self._remove_scratch()
             raise BoardError(f"The simulation cannot be started: {error}") from error
-        self._answers = False
+        self._started = False
         if wait:
-            self._await_start(ours)
+            self._await_start(connection)
 
     @property
     def pid(self) -> int:
-        """The simulation's process id."""
+        """Return the process id of the simulation."""
         return self._process.pid
 
     def __enter__(self) -> Self:
@@ -120,18 +122,21 @@ class SimBoard:
         """See Board.write."""
         count, rest = divmod(len(data), size)
         if rest:
-            raise BoardError(f"{len(data)} bytes are no whole number of items of {size} bytes")
+            raise BoardError(f"{len(data)} bytes are not a whole number of items of {size} bytes")
         self._send(Kind.WRITE, size, address, count, data)
         if (address, size) != wire.UNANSWERED_WRITE:
             self._answer()
 
     def peek(self, path: str) -> bytes:
-        """Return an inner signal's value, big endian; only in a build with probes, for tests."""
+        """Return the value of an internal signal, big endian.
+
+        Works only in a build with probes, for tests.
+        """
         name = path.encode()
         return bytes(self._request(Kind.PEEK, 1, 0, len(name), name))
 
     def close(self) -> None:
-        """End the simulation in good order (waves are complete then); at the worst kill it."""
+        """End the simulation, so that waves are complete; kill it if it hangs."""
         if self._connection is None:
             return
         self._connection.close()
@@ -147,12 +152,15 @@ class SimBoard:
         try:
             connection.settimeout(_START_LIMIT_S)
             if self._answer() != wire.HELLO:
-                raise BoardError("What was started is not a simulation of this version")
+                raise BoardError(
+                    f"The simulation in {self._build_directory} is of another version; remove "
+                    "this folder and start again"
+                )
             connection.settimeout(None)
         except BaseException:
             self._kill()
             raise
-        self._answers = True
+        self._started = True
 
     def _request(
         self,
@@ -170,7 +178,7 @@ class SimBoard:
     ) -> None:
         if self._connection is None:
             raise BoardError("The simulated board is closed")
-        if not self._answers:
+        if not self._started:
             self._await_start(self._connection)
         try:
             self._connection.sendall(wire.REQUEST.pack(kind, size, address, count))
@@ -198,19 +206,19 @@ class SimBoard:
             raise self._crash() from None
         if data is None:
             raise self._crash()
-        if outcome != RecordOutcome.OK:
+        if outcome != AnswerOutcome.OK:
             raise BoardError(f"The simulated board reports: {data.decode(errors='replace')}")
         return data
 
     def _crash(self) -> BoardError:
-        """The simulation closed its end: gather why, and let go of it."""
+        """Close the board, whose process ended; return an error with the cause."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_LIMIT_S)
         lines = self._log_lines()
         self._kill()
-        said = [line for line in lines if line.startswith("taperig: ")]
-        if said:
-            sentence = said[-1].removeprefix("taperig: ")
+        messages = [line for line in lines if line.startswith("taperig: ")]
+        if messages:
+            sentence = messages[-1].removeprefix("taperig: ")
             return BoardError(sentence[:1].upper() + sentence[1:])
         code = self._process.returncode
         how = f"signal {-code}" if code < 0 else f"exit code {code}"

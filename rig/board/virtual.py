@@ -1,4 +1,4 @@
-"""The virtual board as a process of its own, reached as any board is: by a VISA resource."""
+"""The virtual board, a process that is reached by a VISA resource."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _STOP_LIMIT_S = 5.0
 
 
 class VirtualBoard:
-    """The whole board, simulated at its pins; its serial line is a TCP socket and a terminal.
+    """The whole board, simulated at its pins.
 
-    `port` 0 takes any free one.  The board keeps what it holds while hosts come and go, as a board
-    on a bench does, until `close`.
+    Its serial line is a TCP socket and a pseudo-terminal. `port` 0 takes any free port. The board
+    keeps its state when a host disconnects, as a real board does, until `close`.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class VirtualBoard:
         bank_bytes: int = BANK_BYTES,
         on_build: Callable[[str], None] | None = announce,
     ) -> None:
-        """Build if needed, and start."""
+        """Build the simulation if needed, and start it."""
         self._scratch = Path(tempfile.mkdtemp(prefix="taperig-virtual-"))
         self.log = log or self._scratch / "board.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -51,7 +51,7 @@ class VirtualBoard:
             with _listen(port) as listener:
                 self.port = listener.getsockname()[1]
                 master, slave = os.openpty()
-                # Kept open here, so that hosts may open and close theirs.
+                # Kept open here: a pseudo-terminal hangs up when its last user closes it.
                 self._slave = slave
                 try:
                     tty.setraw(slave)
@@ -70,12 +70,12 @@ class VirtualBoard:
 
     @property
     def socket_resource(self) -> str:
-        """The VISA resource of the TCP socket."""
+        """Return the VISA resource of the TCP socket."""
         return f"TCPIP::127.0.0.1::{self.port}::SOCKET"
 
     @property
     def serial_resource(self) -> str:
-        """The VISA resource of the terminal."""
+        """Return the VISA resource of the pseudo-terminal."""
         return f"ASRL{self.terminal}::INSTR"
 
     def __enter__(self) -> Self:
@@ -88,17 +88,17 @@ class VirtualBoard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop."""
+        """Stop the board."""
         self.close()
 
     def wait(self) -> None:
-        """Return never; raise BoardError when the board has stopped by itself."""
+        """Wait until the board stops by itself, then raise BoardError."""
         assert self._process is not None
         code = self._process.wait()
         lines = self.log.read_text(errors="replace").splitlines() if self.log.is_file() else []
-        said = [line for line in lines if line.startswith("taperig: ")]
-        if said:
-            sentence = said[-1].removeprefix("taperig: ")
+        messages = [line for line in lines if line.startswith("taperig: ")]
+        if messages:
+            sentence = messages[-1].removeprefix("taperig: ")
             raise BoardError(sentence[:1].upper() + sentence[1:])
         tail = "\n".join(lines[-10:])
         raise BoardError(f"The virtual board stopped (exit code {code}); its log ends:\n{tail}")
@@ -125,5 +125,5 @@ def _listen(port: int) -> socket.socket:
     except OSError as error:
         raise BoardError(
             f"The virtual board cannot listen on port {port} ({error.strerror}); "
-            "end what uses it, or name another with --port"
+            "stop the program that uses it, or choose another port with --port"
         ) from None

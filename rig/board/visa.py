@@ -1,9 +1,9 @@
-"""A board behind a VISA resource: a serial port, a TCP socket; on a bench or simulated.
+"""A board behind a VISA resource: a serial port or a TCP socket.
 
-PyVISA's pure Python backend. Frame words are staged on the board and worked on only once their CRC
-was right there; result words stay on the board until they have arrived here whole. So damage on the
-link costs time and nothing else. A register write that was damaged is reported: the board may have
-done something else instead.
+Uses PyVISA's pure Python backend. Frame words are staged on the board and processed only after
+their CRC was verified there. Result words stay on the board until the host acknowledges them. So
+damage on the link costs only time. A damaged register write is reported, because the board may
+have executed another command instead.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ from rig.board.uartbone import (
 )
 
 ANSWER_LIMIT_S = 10.0
-"""How long an answer may take; a simulation is slow, and slower on a machine at work."""
+"""How long an answer may take; a simulation is slow, and slower on a busy machine."""
 
 BAUD = 1_000_000
 
 _WORD_BYTES = 16
 _BURST_WORDS = MAX_WORDS * REGISTER_BYTES // _WORD_BYTES
-_STAGED_BURSTS = 4  # with all that goes with them below 4096 bytes, which are sent at once
+_STAGED_BURSTS = 4  # with their commands below 4096 bytes, which are sent at once
 _TRIES = 5
 _DRAIN_S = 0.05
 
@@ -48,7 +48,10 @@ class VisaLine:
     """A VISA session as a byte stream."""
 
     def __init__(self, resource: str, *, limit_s: float = ANSWER_LIMIT_S, baud: int = BAUD) -> None:
-        """Open it; a TCP connection that is refused shows only when nothing answers."""
+        """Open the resource.
+
+        PyVISA reports no refused TCP connection; it shows only when nothing answers.
+        """
         self.name = resource
         self._limit_s = limit_s
         self._baud = baud
@@ -59,8 +62,8 @@ class VisaLine:
         except LinkFault as fault:
             self._manager.close()
             raise BoardError(
-                f"{resource} cannot be opened: {fault}; check the resource in the lab file, the "
-                "cable, and for a virtual board that `rig board serve` runs"
+                f"{resource} cannot be opened: {fault}; check the resource in the lab file and the "
+                "cable; for a virtual board, check that `rig board serve` runs"
             ) from fault
 
     def send(self, data: bytes) -> None:
@@ -100,13 +103,13 @@ class VisaLine:
             if session.resource_name.startswith("ASRL"):
                 session.baud_rate = self._baud
                 session.end_input = SerialTermination.none
-        # pyvisa-py raises bare exceptions and whatever the port's own library does.
+        # pyvisa-py raises bare Exception, and passes on those of the serial library.
         except Exception as error:
             raise LinkFault(str(error) or type(error).__name__) from error
         self._session = session
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the session and its resource manager."""
         self._close_session()
         self._manager.close()
 
@@ -129,7 +132,7 @@ class VisaBoard:
         limit_s: float = ANSWER_LIMIT_S,
         baud: int = BAUD,
     ) -> None:
-        """Open it, prove what it is, and clear what an earlier host may have left inside."""
+        """Open the board, check its identity, and flush an earlier host's data."""
         self.name = name
         self.clock_hz = clock_hz
         self._surplus = bytearray()
@@ -137,16 +140,16 @@ class VisaBoard:
         self._out_count = 0
         self._line: VisaLine | None = VisaLine(resource, limit_s=limit_s, baud=baud)
         try:
-            self._bone = UartBone(self._line)
+            self._uartbone = UartBone(self._line)
             self.flush()
             features = self._read_register(regs.FEATURES)
-            own_features = self._read_register(board.BOARD_FEATURES)
+            board_features = self._read_register(board.BOARD_FEATURES)
         except BaseException:
             self.close()
             raise
-        # Two banks' worth: the engine is never waited for while it could work.
+        # Two banks: while the engine works on one record, the next is on its way.
         self.in_flight_bytes = 2 << regs.FEATURES_BANK_LOG2.get(features)
-        self.generates_traffic = bool(board.BOARD_FEATURES_TRAFFIC.get(own_features))
+        self.generates_traffic = bool(board.BOARD_FEATURES_TRAFFIC.get(board_features))
 
     def __enter__(self) -> Self:
         """Return the board; it closes at the end of the block."""
@@ -163,8 +166,8 @@ class VisaBoard:
 
     @property
     def link_faults(self) -> int:
-        """How many exchanges were damaged on the link, and found and mended."""
-        return self._bone.faults
+        """Return how many exchanges were damaged on the link since opening."""
+        return self._uartbone.faults
 
     def read(self, address: int, size: int, count: int) -> bytes:
         """See Board.read."""
@@ -179,7 +182,7 @@ class VisaBoard:
         """See Board.write."""
         self._require_open()
         if len(data) % size:
-            raise BoardError(f"{len(data)} bytes are no whole number of items of {size} bytes")
+            raise BoardError(f"{len(data)} bytes are not a whole number of items of {size} bytes")
         if address == regs.RECORD_IN:
             self._write_frames(memoryview(data))
         elif size == REGISTER_BYTES:
@@ -188,18 +191,21 @@ class VisaBoard:
             raise BoardError(f"Board {self.name} has no items of {size} bytes at {address:#010x}")
 
     def flush(self) -> None:
-        """End whatever record is under way inside and empty both windows."""
+        """End the record in the engine and empty both record windows."""
         self._write_register(board.BOARD_CTRL, board.BOARD_CTRL_FLUSH.put(1))
         deadline = time.monotonic() + _RESULT_LIMIT_S
         while board.BOARD_STATUS_FLUSHING.get(self._read_register(board.BOARD_STATUS)):
             if time.monotonic() > deadline:
-                raise BoardError(f"Board {self.name} does not end the record inside its engine")
+                raise BoardError(
+                    f"Board {self.name} does not end the record in its engine within "
+                    f"{_RESULT_LIMIT_S:g} s; reset the board"
+                )
         self._surplus.clear()
         self._in_count = 0
         self._out_count = 0
 
     def close(self) -> None:
-        """Let go of the board; later calls raise BoardError."""
+        """Close the board; later calls raise BoardError."""
         if self._line is not None:
             self._line.close()
             self._line = None
@@ -213,33 +219,35 @@ class VisaBoard:
         self._write_registers(register.address, value.to_bytes(REGISTER_BYTES, "big"))
 
     def _read_registers(self, address: int, count: int) -> bytes:
-        before = self._bone.state.bus_errors
+        before = self._uartbone.state.bus_errors
         for _ in range(_TRIES):
             try:
-                answer = self._bone.exchange(read_command(address, count), count * REGISTER_BYTES)
+                answer = self._uartbone.exchange(
+                    read_command(address, count), count * REGISTER_BYTES
+                )
             except LinkFault as fault:
                 last = fault
-                self._bone.recover(fault)
-                before = self._bone.state.bus_errors
+                self._uartbone.recover(fault)
+                before = self._uartbone.state.bus_errors
             else:
                 self._check_bus(before, address)
                 return answer
-        raise self._hopeless(last)
+        raise self._link_failed(last)
 
     def _write_registers(self, address: int, data: bytes) -> None:
-        before = self._bone.state.bus_errors
+        before = self._uartbone.state.bus_errors
         try:
-            self._bone.exchange(write_command(address, data))
+            self._uartbone.exchange(write_command(address, data))
         except LinkFault as fault:
-            self._bone.recover(fault)
+            self._uartbone.recover(fault)
             raise BoardError(
-                f"A register write to board {self.name} was damaged on its way ({fault}); what the "
-                "board did instead is not known. The link is in step again: open the board anew"
+                f"A register write to board {self.name} was damaged on the link ({fault}); what "
+                "the board did instead is unknown. The link works again: open the board again"
             ) from fault
         self._check_bus(before, address)
 
     def _check_bus(self, before: int, address: int) -> None:
-        if self._bone.state.bus_errors != before:
+        if self._uartbone.state.bus_errors != before:
             raise BoardError(f"Board {self.name} has nothing at address {address:#010x}")
 
     # ---- records ----
@@ -249,18 +257,21 @@ class VisaBoard:
         deadline = time.monotonic() + _RESULT_LIMIT_S
         while done < len(data):
             left = (len(data) - done) // _WORD_BYTES
-            words = min(left, self._bone.state.in_free, _STAGED_BURSTS * _BURST_WORDS)
+            words = min(left, self._uartbone.state.in_free, _STAGED_BURSTS * _BURST_WORDS)
             if words:
                 self._commit(data[done : done + words * _WORD_BYTES])
                 done += words * _WORD_BYTES
-            elif not self._fetch() and time.monotonic() > deadline:
-                raise BoardError(f"The engine of board {self.name} hangs: it takes no more words")
+            elif not self._fetch_results() and time.monotonic() > deadline:
+                raise BoardError(
+                    f"The engine of board {self.name} hangs: it took no frame word for "
+                    f"{_RESULT_LIMIT_S:g} s; reset the board"
+                )
             else:
                 continue
             deadline = time.monotonic() + _RESULT_LIMIT_S
 
     def _commit(self, data: memoryview) -> None:
-        """Stage words and commit them, as often as it takes until the board has them whole."""
+        """Stage words and commit them; repeat until the board has all of them."""
         words = len(data) // _WORD_BYTES
         wanted = (self._in_count + words) & 0xFFFF_FFFF
         burst = _BURST_WORDS * _WORD_BYTES
@@ -268,72 +279,76 @@ class VisaBoard:
             write_command(regs.RECORD_IN, data[at : at + burst], fixed=True)
             for at in range(0, len(data), burst)
         )
-        last = LinkFault("it drops whole words that arrived well")
+        last = LinkFault("the board dropped words that arrived undamaged")
         for _ in range(_TRIES):
-            # A commit that does not match drops whatever an earlier try has left staged.
-            clearing = self._commitment(b"", wrong=True) if self._bone.state.in_staged else b""
+            # A commit with a wrong CRC drops the words that an earlier try has left staged.
+            clearing = (
+                self._commit_command(b"", wrong=True) if self._uartbone.state.in_staged else b""
+            )
             commands = clearing + staging
             try:
-                self._bone.exchange(commands + self._commitment(commands))
+                self._uartbone.exchange(commands + self._commit_command(commands))
             except LinkFault as fault:
                 last = fault
-                self._bone.recover(fault)
-            count = self._bone.state.in_count
+                self._uartbone.recover(fault)
+            count = self._uartbone.state.in_count
             if count == wanted:
                 self._in_count = wanted
                 return
             if count != self._in_count:
-                raise self._lost(f"it counts {count} frame words instead of {wanted}")
-        raise self._hopeless(last)
+                raise self._out_of_step(f"it counts {count} frame words instead of {wanted}")
+        raise self._link_failed(last)
 
-    def _commitment(self, before: bytes, *, wrong: bool = False) -> bytes:
-        crc = zlib.crc32(before, self._bone.rx_crc) ^ (0xFFFF_FFFF if wrong else 0)
+    def _commit_command(self, before: bytes, *, wrong: bool = False) -> bytes:
+        crc = zlib.crc32(before, self._uartbone.rx_crc) ^ (0xFFFF_FFFF if wrong else 0)
         return write_command(board.IN_COMMIT, crc.to_bytes(REGISTER_BYTES, "big"))
 
     def _read_results(self, size: int) -> bytes:
         deadline = time.monotonic() + _RESULT_LIMIT_S
         while len(self._surplus) < size:
-            if self._fetch():
+            if self._fetch_results():
                 deadline = time.monotonic() + _RESULT_LIMIT_S
             elif time.monotonic() > deadline:
                 raise BoardError(
-                    f"The engine of board {self.name} hangs: {size} bytes of results were awaited "
-                    f"and {len(self._surplus)} came"
+                    f"The engine of board {self.name} hangs: {len(self._surplus)} of {size} bytes "
+                    "of results arrived; reset the board"
                 )
         taken = bytes(memoryview(self._surplus)[:size])
         del self._surplus[:size]
         return taken
 
-    def _fetch(self) -> bool:
-        """Take what results there are, up to a burst; return whether there were any."""
+    def _fetch_results(self) -> bool:
+        """Read the results that are ready, up to a burst; return whether any were."""
         for _ in range(_TRIES):
-            state = self._bone.state
-            taken = (self._out_count - state.out_count) & 0xFFFF  # and not yet acknowledged
-            words = min(state.out_level - taken, _BURST_WORDS)
-            # It also takes reading back to the first word that has not arrived.
-            commands = self._acknowledgement()
+            state = self._uartbone.state
+            unacknowledged = (self._out_count - state.out_count) & 0xFFFF
+            words = min(state.out_level - unacknowledged, _BURST_WORDS)
+            # The acknowledgement also sets the board's read position to the first missing word.
+            commands = self._acknowledge_command()
             if words:
                 count = words * _WORD_BYTES // REGISTER_BYTES
                 commands += read_command(regs.RECORD_OUT, count, fixed=True)
             try:
-                answer = self._bone.exchange(commands, words * _WORD_BYTES)
+                answer = self._uartbone.exchange(commands, words * _WORD_BYTES)
             except LinkFault as fault:
                 last = fault
-                self._bone.recover(fault)
-                self._check_place(state.out_count)
+                self._uartbone.recover(fault)
+                self._check_result_count(state.out_count)
             else:
-                self._check_place(self._out_count)
+                self._check_result_count(self._out_count)
                 self._surplus += answer
                 self._out_count = (self._out_count + words) & 0xFFFF
                 return words > 0
-        raise self._hopeless(last)
+        raise self._link_failed(last)
 
-    def _check_place(self, before: int) -> None:
-        count = self._bone.state.out_count
+    def _check_result_count(self, before: int) -> None:
+        count = self._uartbone.state.out_count
         if count not in (before, self._out_count):
-            raise self._lost(f"it counts {count} result words taken instead of {self._out_count}")
+            raise self._out_of_step(
+                f"it counts {count} result words taken instead of {self._out_count}"
+            )
 
-    def _acknowledgement(self) -> bytes:
+    def _acknowledge_command(self) -> bytes:
         count = self._out_count
         return write_command(board.OUT_ACK, struct.pack(">HH", count, count ^ 0xFFFF))
 
@@ -343,14 +358,14 @@ class VisaBoard:
         if self._line is None:
             raise BoardError(f"Board {self.name} is closed")
 
-    def _lost(self, how: str) -> BoardError:
+    def _out_of_step(self, how: str) -> BoardError:
         return BoardError(
-            f"Board {self.name} lost its place ({how}): it was reset or somebody else uses it; "
-            "open it anew"
+            f"Board {self.name} is out of step with this host ({how}): it was reset or another "
+            "host uses it; open it again"
         )
 
-    def _hopeless(self, fault: LinkFault) -> BoardError:
+    def _link_failed(self, fault: LinkFault) -> BoardError:
         return BoardError(
-            f"The link to board {self.name} damages everything: {_TRIES} tries failed, the last "
-            f"because {fault}; check the cable and the baud rate"
+            f"The link to board {self.name} failed {_TRIES} times in a row, the last time because "
+            f"{fault}; check the cable and the baud rate"
         )

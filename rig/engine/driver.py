@@ -1,4 +1,4 @@
-"""The AES-256-GCM engine as its driver sees it, on any board."""
+"""The driver of the AES-256-GCM engine, on any board."""
 
 import math
 import struct
@@ -25,10 +25,10 @@ _VERSION_MAJOR = 1
 _SCRATCH_PATTERNS = (0xA55A_0FF0, 0x5AA5_F00F)
 _PACE_UNIT = 1 << regs.PACE_RATE.width
 
-# Loading and wiping take thousands of clocks at most; a link may take longer than the engine.
+# Loading and zeroizing take at most thousands of clocks; the link may take longer.
 _STATUS_LIMIT_S = 30.0
 
-# One behind the other, so that one read takes them all; in the order of Counters.
+# At rising addresses, so that one read returns all; in the order of Counters.
 _COUNTERS = (
     regs.CYCLES_BUSY,
     regs.CYCLES_STALL_SOURCE,
@@ -38,38 +38,38 @@ _COUNTERS = (
     regs.TAG_FAILURES,
 )
 
-# How many batches of records a board takes before results are read.
+# How many batches of records are sent to a board before results are read.
 _BATCHES = 4
 
 _HEADER = struct.Struct(">I12s")
 
 
 class EngineError(TaperigError):
-    """The engine does not do what it was asked."""
+    """The engine did not carry out a request."""
 
 
 class IdentityError(EngineError):
-    """What is behind the board is not an engine that this driver knows."""
+    """The board does not carry an engine that this driver supports."""
 
 
 class SelfTestError(EngineError):
-    """The engine failed its power-on self test, or a check inside it, and refuses to work."""
+    """The engine failed its power-on self test or an internal check."""
 
 
 class UnwrapFailed(EngineError):  # noqa: N818 - an outcome, named as the register bit is
-    """The sealed key was not wrapped under this engine's transport key, or was damaged."""
+    """The sealed key was damaged or wrapped under another transport key."""
 
 
 class PlainPortError(EngineError):
-    """The plain key port was locked; only power-on opens it again."""
+    """The plain key port is locked until power-on."""
 
 
 class RecordError(EngineError):
-    """A record that this engine cannot take."""
+    """A record does not fit the engine."""
 
 
 class Operation(Enum):
-    """What the engine does to a record."""
+    """An operation of the engine on a record."""
 
     ENCRYPT = 1
     DECRYPT = 2
@@ -77,7 +77,7 @@ class Operation(Enum):
 
 
 class RecordStatus(IntEnum):
-    """How a record ended.  Only OK comes with data."""
+    """The status of a result; only OK comes with data."""
 
     OK = 0
     TAG_MISMATCH = 1
@@ -92,7 +92,7 @@ _STATUS_CODES = frozenset(RecordStatus)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record on its way into the engine; `tag` is what decryption expects."""
+    """A record for the engine; `tag` is the tag that decryption expects."""
 
     operation: Operation
     data: bytes
@@ -103,7 +103,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One record out of the engine; `tag` comes with encryption only."""
+    """The engine's result for a record; encryption also returns a tag."""
 
     status: RecordStatus
     data: bytes
@@ -112,7 +112,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What the engine counted since its counters were cleared: clocks, records, data bytes."""
+    """The engine's counters since they were cleared: clocks, records, bytes."""
 
     cycles_busy: int
     stall_source: int
@@ -123,10 +123,10 @@ class Counters:
 
 
 class Engine:
-    """The engine on `board`: keys in, records through, counters out."""
+    """The engine on a board."""
 
     def __init__(self, board: Board) -> None:
-        """Prove that the board carries a working engine of this register map."""
+        """Check the engine's identity and wait for its self test."""
         self._board = board
         self.build_hash = self._read(regs.BUILD_HASH)
         self.check_identity()
@@ -137,15 +137,18 @@ class Engine:
 
     @property
     def clock_hz(self) -> float:
-        """The engine's clock."""
+        """Return the frequency of the engine's clock."""
         return self._board.clock_hz
 
     def check_identity(self) -> None:
-        """Check identity, link and register map; raise IdentityError naming what differs."""
+        """Check identity, link and register map.
+
+        Raises IdentityError that names what differs.
+        """
         found = self._read(regs.ID)
         if found != _ID:
             raise IdentityError(
-                f"Board {self._board.name} is no Taperig engine: its ID register reads "
+                f"Board {self._board.name} has no Taperig engine: its ID register reads "
                 f"{found:#010x} instead of {_ID:#010x}"
             )
         for pattern in _SCRATCH_PATTERNS:
@@ -153,8 +156,8 @@ class Engine:
             echo = self._read(regs.SCRATCH)
             if echo != pattern:
                 raise IdentityError(
-                    f"The link to board {self._board.name} is not sound: SCRATCH was written "
-                    f"{pattern:#010x} and reads {echo:#010x}"
+                    f"The link to board {self._board.name} does not work: SCRATCH was written "
+                    f"{pattern:#010x} and reads {echo:#010x}; check the cable"
                 )
         major = regs.VERSION_MAJOR.get(self._read(regs.VERSION))
         map_hash = self._read(regs.MAP_HASH)
@@ -170,87 +173,89 @@ class Engine:
 
     @property
     def key_valid(self) -> bool:
-        """Whether a key is loaded."""
-        return self._has(regs.STATUS_KEY_VALID)
+        """Return whether a key is loaded."""
+        return self._status_bit(regs.STATUS_KEY_VALID)
 
     def load_sealed_key(self, blob: bytes) -> None:
         """Load a data key wrapped under the transport key (RFC 3394, 40 bytes).
 
-        Raises UnwrapFailed, with no key loaded, when the engine's integrity check fails.
+        Raises UnwrapFailed when the engine's integrity check fails; then no key is loaded.
         """
         if len(blob) != SEALED_KEY_BYTES:
             raise EngineError(f"A sealed key has {SEALED_KEY_BYTES} bytes, not {len(blob)}")
         self._board.write(regs.SEALED_KEY.address, _REGISTER_BYTES, blob)
         self._command(regs.CTRL_LOAD_SEALED)
-        status = self._settled()
+        status = self._wait_for_keys()
         if regs.STATUS_UNWRAP_FAILED.get(status):
             raise UnwrapFailed(
-                "The engine refuses the sealed key: it was damaged, or wrapped under another "
+                "The engine refused the sealed key: it was damaged, or wrapped under another "
                 "transport key than this board's; provision the drive for this board again"
             )
         self._require_key(status)
 
     def load_plain_key(self, key: bytes) -> None:
-        """Load a key in the clear: for known-answer tests only, and only until the port is locked.
+        """Load a key in the clear, for known-answer tests only.
 
         Raises PlainPortError after lock_plain_key.
         """
         if len(key) != KEY_BYTES:
             raise EngineError(f"A key has {KEY_BYTES} bytes, not {len(key)}")
-        if self._has(regs.STATUS_PLAIN_LOCKED):
+        if self._status_bit(regs.STATUS_PLAIN_LOCKED):
             raise PlainPortError(
                 "The engine's plain key port is locked until the board is powered on again"
             )
         self._board.write(regs.PLAIN_KEY.address, _REGISTER_BYTES, key)
         self._command(regs.CTRL_LOAD_PLAIN)
-        self._require_key(self._settled())
+        self._require_key(self._wait_for_keys())
 
     def lock_plain_key(self) -> None:
         """Close the plain key port until power-on."""
         self._command(regs.CTRL_LOCK_PLAIN)
-        if not self._has(regs.STATUS_PLAIN_LOCKED):
+        if not self._status_bit(regs.STATUS_PLAIN_LOCKED):
             raise EngineError("The engine did not lock its plain key port")
 
     def zeroize(self) -> None:
-        """Wipe keys, buffers and all state made with them; return when the engine is done."""
+        """Zeroize keys, buffers and all state derived from them; wait for the end."""
         self._command(regs.CTRL_ZEROIZE)
-        if regs.STATUS_KEY_VALID.get(self._settled()):
+        if regs.STATUS_KEY_VALID.get(self._wait_for_keys()):
             raise EngineError("The engine still holds a key after zeroize")
 
     # ---- records ----
 
     def process(self, records: Sequence[Record]) -> list[Result]:
-        """Pass records through, back to back, and return their results in order.
+        """Process records back to back; return their results in order.
 
-        While the board works on one batch, the next is made and the results of the last are taken.
-        Raises SelfTestError when a check inside the engine failed meanwhile, whatever came out.
+        While the board works on one batch, the host prepares the next one and reads the results of
+        the one before. Raises SelfTestError when an internal check of the engine failed meanwhile;
+        then no result is returned.
         """
         for number, record in enumerate(records):
-            self._check(number, record)
+            self._check_record(number, record)
         results: list[Result] = []
-        inside: deque[tuple[int, list[Record]]] = deque()
+        in_flight: deque[tuple[int, list[Record]]] = deque()
         free = self._board.in_flight_bytes
         for batch in self._batches(records):
-            frames = b"".join(map(_frame, batch))
-            while inside and len(frames) > free:
-                size, oldest = inside.popleft()
-                results.extend(map(self._result, oldest))
+            frames = b"".join(map(_encode_frame, batch))
+            while in_flight and len(frames) > free:
+                size, oldest = in_flight.popleft()
+                results.extend(map(self._read_result, oldest))
                 free += size
             self._board.write(regs.RECORD_IN, _WORD_BYTES, frames)
-            inside.append((len(frames), batch))
+            in_flight.append((len(frames), batch))
             free -= len(frames)
-        results.extend(self._result(record) for _, batch in inside for record in batch)
-        if records and self._has(regs.STATUS_FAULT):
+        results.extend(self._read_result(record) for _, batch in in_flight for record in batch)
+        if records and self._status_bit(regs.STATUS_FAULT):
             raise SelfTestError(
-                f"A check inside the engine of board {self._board.name} failed while records "
-                "passed: their results are thrown away; reset the board to have it tested again"
+                f"An internal check of the engine of board {self._board.name} failed while it "
+                "processed records; their results were discarded. Reset the board to repeat its "
+                "self test"
             )
         return results
 
     # ---- measuring ----
 
     def counters(self) -> Counters:
-        """Return all counters as they stood at one clock."""
+        """Return all counters, sampled in one clock."""
         self._command(regs.CTRL_COUNTERS_SNAPSHOT)
         first = _COUNTERS[0].low.address
         count = (_COUNTERS[-1].high.address - first) // _REGISTER_BYTES + 1
@@ -267,15 +272,19 @@ class Engine:
         self._command(regs.CTRL_COUNTERS_CLEAR)
 
     def set_pace(self, bytes_per_second: float | None) -> float | None:
-        """Let data in at most at this rate (as a tape channel would), or freely with None.
+        """Limit the input data rate as a tape channel does; None: no limit.
 
-        Returns the rate that is set: the next one the gates can count that is not slower, or None
-        when the engine's own rate (16 bytes a clock) is not above what was asked.
+        Returns the rate that is set: the lowest rate of the PACE register that is not below the
+        requested one, or None when the request is not below the engine's own rate (16 bytes a
+        clock).
         """
         rate = 0
         if bytes_per_second is not None:
             if not bytes_per_second > 0:
-                raise EngineError(f"A pace is above zero bytes a second, not {bytes_per_second}")
+                raise EngineError(
+                    f"The engine cannot be paced at {bytes_per_second} bytes a second; give a "
+                    "rate above zero"
+                )
             words_a_clock = bytes_per_second / _WORD_BYTES / self.clock_hz
             rate = math.ceil(words_a_clock * _PACE_UNIT)
             if rate >= _PACE_UNIT:
@@ -295,39 +304,42 @@ class Engine:
     def _command(self, field: RegisterField) -> None:
         self._write(regs.CTRL, field.put(1))
 
-    def _has(self, field: RegisterField) -> bool:
+    def _status_bit(self, field: RegisterField) -> bool:
         return bool(field.get(self._read(regs.STATUS)))
 
-    def _settled(self) -> int:
-        """Wait until nothing is being loaded or wiped; return STATUS."""
+    def _wait_for_keys(self) -> int:
+        """Wait until no key is being loaded or zeroized; return STATUS."""
         busy = regs.STATUS_KEY_LOADING.mask | regs.STATUS_ZEROIZING.mask
-        return self._wait(lambda status: not status & busy, "load a key or wipe")
+        return self._wait(lambda status: not status & busy, "load or zeroize its keys")
 
     def _wait_for_self_test(self) -> None:
         done = regs.STATUS_SELF_TEST_DONE.mask
-        status = self._wait(lambda status: bool(status & done), "end its self test")
+        status = self._wait(lambda status: bool(status & done), "complete its self test")
         if not regs.STATUS_SELF_TEST_OK.get(status) or regs.STATUS_FAULT.get(status):
             raise SelfTestError(
                 f"The engine of board {self._board.name} failed its power-on self test"
             )
 
-    def _wait(self, over: Callable[[int], bool], what: str) -> int:
+    def _wait(self, is_done: Callable[[int], bool], what: str) -> int:
         deadline = time.monotonic() + _STATUS_LIMIT_S
-        while not over(status := self._read(regs.STATUS)):
+        while not is_done(status := self._read(regs.STATUS)):
             if time.monotonic() > deadline:
                 raise EngineError(
-                    f"The engine does not {what} within {_STATUS_LIMIT_S:.0f} s "
-                    f"(STATUS {status:#010x})"
+                    f"The engine of board {self._board.name} did not {what} within "
+                    f"{_STATUS_LIMIT_S:.0f} s (STATUS {status:#010x}); reset the board"
                 )
         return status
 
     def _require_key(self, status: int) -> None:
         if not regs.STATUS_KEY_VALID.get(status):
-            raise EngineError(f"The engine took no key (STATUS {status:#010x})")
+            raise EngineError(
+                f"The engine of board {self._board.name} loaded no key (STATUS {status:#010x}); "
+                "reset the board"
+            )
 
     # ---- frames ----
 
-    def _check(self, number: int, record: Record) -> None:
+    def _check_record(self, number: int, record: Record) -> None:
         wrong = None
         if len(record.data) > self.max_data_bytes:
             wrong = f"{len(record.data)} bytes of data, more than {self.max_data_bytes}"
@@ -343,7 +355,7 @@ class Engine:
             raise RecordError(f"Record {number} of the batch has {wrong}")
 
     def _batches(self, records: Iterable[Record]) -> Iterator[list[Record]]:
-        """Cut into runs of which the board holds some before results are read."""
+        """Split records into batches, several of which fit into the board."""
         most = self._board.in_flight_bytes // _BATCHES
         batch: list[Record] = []
         size = 0
@@ -358,7 +370,7 @@ class Engine:
         if batch:
             yield batch
 
-    def _result(self, record: Record) -> Result:
+    def _read_result(self, record: Record) -> Result:
         top = int.from_bytes(self._read_words(1)[:4], "big")
         length = top & 0x7FFFF
         code, operation = top >> 24, top >> 20 & 0xF
@@ -371,7 +383,7 @@ class Engine:
             return Result(status, b"", b"")
         if length != len(record.data):
             raise EngineError(
-                f"The engine returned {length} bytes for a record of {len(record.data)}"
+                f"The engine returned {length} bytes for a record of {len(record.data)} bytes"
             )
         data_words = -(-length // _WORD_BYTES)
         tag_words = 1 if record.operation is Operation.ENCRYPT else 0
@@ -385,14 +397,14 @@ class Engine:
         return self._board.read(regs.RECORD_OUT, _WORD_BYTES, count)
 
 
-def _frame(record: Record) -> bytes:
+def _encode_frame(record: Record) -> bytes:
     top = record.operation.value << 28 | len(record.aad) << 20 | len(record.data)
-    parts = [_HEADER.pack(top, record.iv), _padded(record.aad), _padded(record.data)]
+    parts = [_HEADER.pack(top, record.iv), _pad(record.aad), _pad(record.data)]
     if record.operation is Operation.DECRYPT:
         parts.append(record.tag)
     return b"".join(parts)
 
 
-def _padded(data: bytes) -> bytes:
+def _pad(data: bytes) -> bytes:
     short = -len(data) % _WORD_BYTES
     return data + bytes(short) if short else data

@@ -1,9 +1,10 @@
 """Known-answer tests: CAVP .rsp files of AES-GCM, run through an engine.
 
-Both layouts are taken: encrypt (Key, IV, PT, AAD, CT, Tag) and decrypt (Key, IV, CT, AAD, Tag,
-then PT or FAIL).  The format is that of NIST's gcmtestvectors.zip, with what other tools make of
-it: a byte order mark, names in any case, comments behind a value, sections [ENCRYPT] and [DECRYPT].
-Other bracketed lines are lengths, which the values themselves show, and are only checked for shape.
+Both layouts are read: encrypt (Key, IV, PT, AAD, CT, Tag) and decrypt (Key, IV, CT, AAD, Tag,
+then PT or FAIL). The format is that of NIST's gcmtestvectors.zip, with the variants of other tools:
+a byte order mark, names in any case, comments after a value, sections [ENCRYPT] and [DECRYPT].
+Other lines in brackets state lengths; only their syntax is checked, since the values have these
+lengths anyway.
 """
 
 import difflib
@@ -38,12 +39,12 @@ _DIGITS = re.compile(r"[0-9A-Fa-f]*")
 
 
 class KatError(TaperigError):
-    """A file of vectors that cannot be read."""
+    """A file of vectors cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """One known answer.  `plaintext` is None where decryption must fail."""
+    """One known answer; `plaintext` is None where decryption must fail."""
 
     line: int
     count: int
@@ -58,7 +59,7 @@ class Vector:
 
 @dataclass(frozen=True, slots=True)
 class KatFailure:
-    """A vector whose answer was wrong: where it is in the file, and what was wrong."""
+    """A vector with a wrong answer: its line in the file, and what was wrong."""
 
     line: int
     count: int
@@ -67,7 +68,7 @@ class KatFailure:
 
 @dataclass(slots=True)
 class KatReport:
-    """What became of a file's vectors."""
+    """The outcome of all vectors of a file."""
 
     run: int = 0
     passed: int = 0
@@ -77,12 +78,15 @@ class KatReport:
 
     @property
     def good(self) -> bool:
-        """None failed and at least one ran."""
+        """Return whether no vector failed and at least one ran."""
         return self.failed == 0 and self.run > 0
 
 
 def nist_files() -> dict[str, Path]:
-    """Return NIST's files of the package cryptography_vectors by name; raise KatError without."""
+    """Return NIST's files of the package cryptography_vectors by name.
+
+    Raises KatError when the package is not installed.
+    """
     spec = find_spec("cryptography_vectors")
     if spec is None or spec.origin is None:
         raise KatError(
@@ -94,7 +98,10 @@ def nist_files() -> dict[str, Path]:
 
 
 def find_file(path: Path) -> Path:
-    """Return the file, or NIST's file of that name when the path is a bare name and not here."""
+    """Return the file, or NIST's file of that name.
+
+    NIST's file is taken for a bare name that is not in the current folder.
+    """
     if path.exists() or path.name != str(path):
         return path
     files = nist_files()
@@ -106,7 +113,7 @@ def find_file(path: Path) -> Path:
 
 
 def read_vectors(path: Path) -> list[Vector]:
-    """Parse a file; raise KatError naming file and line where it is not as it should be."""
+    """Parse a file; raise KatError with file and line of a mistake."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -132,7 +139,7 @@ def _lines(data: bytes) -> list[bytes]:
 
 
 def _text(path: Path, number: int, raw: bytes) -> str:
-    """Return a line without its comment, in which any byte may stand."""
+    """Return a line without its comment, which may hold any byte."""
     if len(raw) > MAX_LINE_CHARACTERS:
         raise KatError(f"{path}:{number}: line of {len(raw)} characters is too long")
     try:
@@ -147,9 +154,9 @@ def _text(path: Path, number: int, raw: bytes) -> str:
 def run_kat(
     vectors: Sequence[Vector], engine: Engine, progress: Callable[[float], None] = lambda done: None
 ) -> KatReport:
-    """Run every vector that fits the engine through its gates.
+    """Run every vector that fits the engine.
 
-    Uses the plain key port, and zeroizes at the end.  `progress` is told of each vector done.
+    Uses the plain key port, and zeroizes at the end. `progress` is called with 1 for each vector.
     """
     skipped: Counter[str] = Counter()
     report = KatReport()
@@ -157,7 +164,7 @@ def run_kat(
     try:
         for vector in vectors:
             progress(1)
-            reason = _unfit(vector, engine)
+            reason = _skip_reason(vector, engine)
             if reason is not None:
                 skipped[reason] += 1
                 continue
@@ -165,20 +172,20 @@ def run_kat(
                 engine.load_plain_key(vector.key)
                 loaded = vector.key
             report.run += 1
-            wrong = _wrong_answer(vector, engine)
-            if wrong is None:
+            failure = _check_answer(vector, engine)
+            if failure is None:
                 report.passed += 1
             else:
                 report.failed += 1
-                report.failures.append(KatFailure(vector.line, vector.count, wrong))
+                report.failures.append(KatFailure(vector.line, vector.count, failure))
     finally:
         engine.zeroize()
     report.skipped = dict(skipped)
     return report
 
 
-def _unfit(vector: Vector, engine: Engine) -> str | None:
-    """Why the engine cannot take this vector; None when it can."""
+def _skip_reason(vector: Vector, engine: Engine) -> str | None:
+    """Return why the engine cannot run this vector; None when it can."""
     if len(vector.key) != KEY_BYTES:
         return f"key of {8 * len(vector.key)} bits"
     if len(vector.iv) != IV_BYTES:
@@ -192,7 +199,8 @@ def _unfit(vector: Vector, engine: Engine) -> str | None:
     return None
 
 
-def _wrong_answer(vector: Vector, engine: Engine) -> str | None:
+def _check_answer(vector: Vector, engine: Engine) -> str | None:
+    """Return what is wrong with the engine's answer; None when it is right."""
     encrypt = vector.operation is Operation.ENCRYPT
     data = (vector.plaintext or b"") if encrypt else vector.ciphertext
     record = Record(vector.operation, data, vector.iv, vector.aad, b"" if encrypt else vector.tag)

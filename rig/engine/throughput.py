@@ -1,7 +1,7 @@
-"""Measurements: a value with its unit, its limits and its verdict; and how the rates are taken.
+"""Measurement of the engine's rates, RATE-1 and RATE-2.
 
 Rates are computed from the engine's own counters at the configured clock, never from wall time
-and never from the link to the host. MB is 10**6 bytes, KiB is 1024 bytes.
+or the speed of the link to the host. MB is 10**6 bytes, KiB is 1024 bytes.
 """
 
 from __future__ import annotations
@@ -13,32 +13,33 @@ from typing import Any
 
 from hsm.errors import TaperigError
 from rig.engine.driver import Counters, Engine, Operation, Record, RecordStatus, Result
-from rig.engine.traffic_generator import TrafficGenerator, expected
+from rig.engine.traffic_generator import TrafficGenerator, expected_outcome
 from rig.results.measurement import Measurement
 
 RECORD_SIZES = tuple(2**power * 1024 for power in range(1, 9))
 """Record sizes of RATE-1 and RATE-2, in bytes: 2 KiB to 256 KiB in powers of two."""
 
 RATIO_LIMIT = 0.99
-"""RATE-1: the least that the encrypted rate may be of the clear rate."""
+"""RATE-1: the minimum ratio of the encrypted rate to the clear rate."""
 
 BATCH_BYTES = 64 * 1024
-"""Least payload of one rate measurement; small records go in batches of this size."""
+"""Minimum payload of one rate measurement; small records go in batches of this size."""
 
-LEAST_RECORDS = 4
-"""Least records of an unpaced batch: above the engine's banks, so that waiting for one shows."""
+MIN_RECORDS = 4
+"""Minimum records of an unpaced batch: more than the engine's banks, so that a wait for a bank
+lowers the rate."""
 
-LEAST_PACED_RECORDS = 2
+MIN_PACED_RECORDS = 2
 AAD_BYTES = 16
-"""As much as the drive authenticates with each record."""
+"""Length of the AAD that the drive authenticates with each record."""
 
 
 class MeasureError(TaperigError):
-    """A measurement could not be taken."""
+    """A measurement failed."""
 
 
-def rate(counters: Counters, clock_hz: float) -> float:
-    """Payload in bytes a second of the time that records were in the engine."""
+def payload_rate(counters: Counters, clock_hz: float) -> float:
+    """Return the payload in bytes a second over the busy time of the engine."""
     if counters.cycles_busy == 0:
         raise MeasureError(
             "The engine counted no busy cycle while records went through it; "
@@ -49,7 +50,7 @@ def rate(counters: Counters, clock_hz: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the counters said of one batch of records of one size."""
+    """The counters after one batch of records of one size."""
 
     operation: Operation
     record_bytes: int
@@ -58,11 +59,11 @@ class Sample:
 
     @property
     def rate(self) -> float:
-        """Bytes a second."""
-        return rate(self.counters, self.clock_hz)
+        """Return the rate in bytes a second."""
+        return payload_rate(self.counters, self.clock_hz)
 
     def as_detail(self) -> dict[str, Any]:
-        """The figures that a rate is made of."""
+        """Return the figures that the rate is computed from."""
         return {
             "record_bytes": self.record_bytes,
             "bytes": self.counters.bytes,
@@ -75,8 +76,8 @@ class Sample:
         }
 
 
-def sample(engine: Engine, records: Sequence[Record]) -> tuple[Sample, list[Result]]:
-    """Send one batch of equal records through the engine and read its counters."""
+def measure_batch(engine: Engine, records: Sequence[Record]) -> tuple[Sample, list[Result]]:
+    """Process one batch of records of one size and read the counters."""
     engine.clear_counters()
     results = engine.process(records)
     counters = engine.counters()
@@ -95,8 +96,8 @@ def sample(engine: Engine, records: Sequence[Record]) -> tuple[Sample, list[Resu
     return Sample(records[0].operation, size, counters, engine.clock_hz), results
 
 
-def batch(size: int, count: int, first_iv: int) -> list[Record]:
-    """Records to encrypt, of ``size`` bytes each, with IVs that count up from ``first_iv``."""
+def _random_records(size: int, count: int, first_iv: int) -> list[Record]:
+    """Return records of `size` bytes to encrypt, with IVs from `first_iv` up."""
     return [
         Record(
             Operation.ENCRYPT,
@@ -108,49 +109,49 @@ def batch(size: int, count: int, first_iv: int) -> list[Record]:
     ]
 
 
-def rates(
+def measure_rates(
     engine: Engine,
     native_rate: float,
     fastest_rate: float,
     done: Callable[[int], None] = lambda size: None,
 ) -> Iterator[Measurement]:
-    """RATE-1 and RATE-2 for every record size; the engine must hold a key that nothing else uses.
+    """Measure RATE-1 and RATE-2 for every record size.
 
     Args:
-        engine: with a key loaded; its pace is set and at the end taken away again.
-        native_rate: of the drive, bytes a second, at which RATE-1 is taken.
+        engine: with a key loaded that nothing else uses; its pace is set, and removed at the end.
+        native_rate: of the drive, bytes a second, at which RATE-1 is measured.
         fastest_rate: of the fastest drive configured, bytes a second, the limit of RATE-2.
         done: called with the record size after each size.
     """
     next_iv = 1
     for size in RECORD_SIZES:
-        count = max(LEAST_RECORDS, BATCH_BYTES // size)
-        paced_count = max(LEAST_PACED_RECORDS, BATCH_BYTES // size)
-        plain = batch(size, count, next_iv)
-        again = batch(size, paced_count, next_iv + count)
+        count = max(MIN_RECORDS, BATCH_BYTES // size)
+        paced_count = max(MIN_PACED_RECORDS, BATCH_BYTES // size)
+        plain = _random_records(size, count, next_iv)
+        paced_plain = _random_records(size, paced_count, next_iv + count)
         next_iv += count + paced_count
         engine.set_pace(None)
-        write, sealed = sample(engine, plain)
-        clear = [Record(Operation.BYPASS, data=record.data) for record in again]
-        opened = [
+        write, encrypted = measure_batch(engine, plain)
+        clear = [Record(Operation.BYPASS, data=record.data) for record in paced_plain]
+        to_decrypt = [
             Record(
                 Operation.DECRYPT, data=result.data, iv=record.iv, aad=record.aad, tag=result.tag
             )
-            for record, result in zip(plain, sealed, strict=True)
+            for record, result in zip(plain, encrypted, strict=True)
         ]
-        read, back = sample(engine, opened)
-        if [result.data for result in back] != [record.data for record in plain]:
+        read, decrypted = measure_batch(engine, to_decrypt)
+        if [result.data for result in decrypted] != [record.data for record in plain]:
             raise MeasureError(
-                f"Records of {size} bytes did not come back as they went in while the rate was "
-                "measured; the engine does not decrypt what it encrypted."
+                f"Records of {size} bytes were changed by encryption and decryption while the rate "
+                "was measured; the engine does not decrypt what it encrypted."
             )
         for name, unpaced in (("encrypt", write), ("decrypt", read)):
             yield _engine_rate(name, unpaced, fastest_rate)
         engine.set_pace(native_rate)
         try:
-            base, _ = sample(engine, clear)
-            paced_read, _ = sample(engine, opened[:paced_count])
-            paced_write, _ = sample(engine, again)
+            base, _ = measure_batch(engine, clear)
+            paced_read, _ = measure_batch(engine, to_decrypt[:paced_count])
+            paced_write, _ = measure_batch(engine, paced_plain)
         finally:
             engine.set_pace(None)
         for name, paced in (("write", paced_write), ("read", paced_read)):
@@ -158,7 +159,7 @@ def rates(
         done(size)
 
 
-def generated_rates(
+def measure_generated_rates(
     engine: Engine,
     generator: TrafficGenerator,
     key: bytes,
@@ -166,28 +167,28 @@ def generated_rates(
     fastest_rate: float,
     done: Callable[[int], None] = lambda size: None,
 ) -> Iterator[Measurement]:
-    """RATE-1 and RATE-2 as `rates` has them, with records that the board makes itself.
+    """Measure RATE-1 and RATE-2 with records that the board generates.
 
-    `key` is the one that the engine holds and nothing else uses: what must come out is computed
-    from it here and compared. Sizes beyond the engine's longest record are left out.
+    `key` is the key that the engine holds and nothing else uses; the expected results are computed
+    from it. Sizes above the engine's longest record are left out.
     """
     for size in RECORD_SIZES:
         if size > engine.max_data_bytes:
             break
-        count = max(LEAST_RECORDS, BATCH_BYTES // size)
-        paced_count = max(LEAST_PACED_RECORDS, BATCH_BYTES // size)
+        count = max(MIN_RECORDS, BATCH_BYTES // size)
+        paced_count = max(MIN_PACED_RECORDS, BATCH_BYTES // size)
 
-        def taken(operation: Operation, count: int, size: int = size) -> Sample:
-            return generated_sample(engine, generator, key, operation, size, count)
+        def measure(operation: Operation, count: int, size: int = size) -> Sample:
+            return _measure_generated_batch(engine, generator, key, operation, size, count)
 
         engine.set_pace(None)
         for name, operation in (("encrypt", Operation.ENCRYPT), ("decrypt", Operation.DECRYPT)):
-            yield _engine_rate(name, taken(operation, count), fastest_rate)
+            yield _engine_rate(name, measure(operation, count), fastest_rate)
         engine.set_pace(native_rate)
         try:
-            base = taken(Operation.BYPASS, paced_count)
-            paced_read = taken(Operation.DECRYPT, paced_count)
-            paced_write = taken(Operation.ENCRYPT, paced_count)
+            base = measure(Operation.BYPASS, paced_count)
+            paced_read = measure(Operation.DECRYPT, paced_count)
+            paced_write = measure(Operation.ENCRYPT, paced_count)
         finally:
             engine.set_pace(None)
         for name, paced in (("write", paced_write), ("read", paced_read)):
@@ -195,7 +196,7 @@ def generated_rates(
         done(size)
 
 
-def generated_sample(
+def _measure_generated_batch(
     engine: Engine,
     generator: TrafficGenerator,
     key: bytes,
@@ -203,17 +204,17 @@ def generated_sample(
     size: int,
     count: int,
 ) -> Sample:
-    """Let the board make one batch of equal records, check all that came out, read the counters."""
+    """Run one generated batch, check its results, read the counters."""
     seed = secrets.randbits(32)
-    tag, check = expected(key, operation, size, count, seed)
+    tag, check = expected_outcome(key, operation, size, count, seed)
     engine.clear_counters()
     outcome = generator.run(operation, size, count, seed=seed, tag=tag)
     counters = engine.counters()
     if outcome.good != count or outcome.check != check:
         raise MeasureError(
-            f"Of {count} records of {size} bytes that the board made itself, {outcome.good} ended "
-            f"well and their check value is {outcome.check:032x} instead of {check:032x}; "
-            "the engine does not compute what it should."
+            f"Of {count} records of {size} bytes that the board generated, {outcome.good} ended "
+            f"with status OK, and their check value is {outcome.check:032x} instead of "
+            f"{check:032x}; the engine computes wrong results."
         )
     return Sample(operation, size, counters, engine.clock_hz)
 

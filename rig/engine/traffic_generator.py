@@ -1,6 +1,7 @@
-"""The traffic generator on a board: records at the engine's own rate, however slow the link is.
+"""The traffic generator of a board: records at the engine's own rate.
 
-What it sends is known (hdl/boards/common/traffic.sv), so the host computes what must come out.
+It makes the rate independent of the link to the host. Its records are determined by a seed
+(hdl/boards/common/traffic.sv), so the host can compute the expected results.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _TOP_BITS = (1 << 128) - 1
 
 @dataclass(frozen=True, slots=True)
 class TrafficOutcome:
-    """How the records ended, and the check value over all words of all their results."""
+    """The records by status, and the check value over all result words."""
 
     good: int
     bad: int
@@ -34,7 +35,7 @@ class TrafficOutcome:
 
 
 class TrafficGenerator:
-    """The generator and checker of `board`."""
+    """The traffic generator and checker of a board."""
 
     def __init__(self, board: Board) -> None:
         """Use the generator of this board."""
@@ -49,7 +50,7 @@ class TrafficGenerator:
         seed: int = 0,
         tag: bytes = bytes(_WORD_BYTES),
     ) -> TrafficOutcome:
-        """Send `records` records of `record_bytes` bytes back to back; return when all are done."""
+        """Send records back to back and wait until all are done."""
         if record_bytes < 1 or records < 1:
             raise EngineError("The traffic generator sends at least one record of one byte")
         shape = regs.TRAFFIC_SHAPE_OP.put(operation.value)
@@ -62,8 +63,8 @@ class TrafficGenerator:
         while regs.BOARD_STATUS_TRAFFIC_BUSY.get(self._read(regs.BOARD_STATUS)):
             if time.monotonic() > deadline:
                 raise EngineError(
-                    f"The traffic generator of board {self._board.name} does not end within "
-                    f"{_LIMIT_S:.0f} s"
+                    f"The traffic generator of board {self._board.name} did not end within "
+                    f"{_LIMIT_S:.0f} s; reset the board"
                 )
         check = self._board.read(regs.TRAFFIC_CHECK.address, _REGISTER_BYTES, 4)
         return TrafficOutcome(
@@ -80,12 +81,12 @@ class TrafficGenerator:
 
 
 def record_iv(seed: int, number: int) -> bytes:
-    """The IV of record `number`; no record on tape has one like it."""
+    """Return the IV of record `number`, a value that no record on tape has."""
     return struct.pack(">III", 0xFFFF_FFFF, seed, number)
 
 
 def record_data(seed: int, number: int, size: int) -> bytes:
-    """The data of record `number`."""
+    """Return the data of record `number`."""
     words = -(-size // _WORD_BYTES)
     pattern = b"".join(
         struct.pack(">IIII", seed, number, word, word ^ 0xFFFF_FFFF) for word in range(words)
@@ -93,10 +94,10 @@ def record_data(seed: int, number: int, size: int) -> bytes:
     return pattern[:size]
 
 
-def expected(
+def expected_outcome(
     key: bytes, operation: Operation, size: int, records: int, seed: int
 ) -> tuple[bytes, int]:
-    """What the host computes itself: the tag that decryption shall expect, and the check value."""
+    """Compute the tag that decryption must expect, and the check value."""
     tag = bytes(_WORD_BYTES)
     results = []
     if operation is Operation.DECRYPT:
@@ -109,15 +110,15 @@ def expected(
         for number in range(records):
             data = record_data(seed, number, size)
             if operation is Operation.ENCRYPT:
-                sealed = AESGCM(key).encrypt(record_iv(seed, number), data, b"")
-                results.append(Result(RecordStatus.OK, sealed[:size], sealed[size:]))
+                encrypted = AESGCM(key).encrypt(record_iv(seed, number), data, b"")
+                results.append(Result(RecordStatus.OK, encrypted[:size], encrypted[size:]))
             else:
                 results.append(Result(RecordStatus.OK, data, b""))
     return tag, check_value(operation, results)
 
 
 def check_value(operation: Operation, results: Iterable[Result]) -> int:
-    """The check value over these results, as the board computes it."""
+    """Return the check value over these results, as the board computes it."""
     check = 0
     for result in results:
         head = result.status << 120 | operation.value << 116 | len(result.data) << 96

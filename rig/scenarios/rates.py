@@ -13,7 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from rig.drive.secure_element import SecureElement
-from rig.engine.throughput import RECORD_SIZES, MeasureError, generated_rates, rates
+from rig.engine.throughput import (
+    RECORD_SIZES,
+    MeasureError,
+    measure_generated_rates,
+    measure_rates,
+)
 from rig.report import text
 from rig.results.measurement import Measurement
 from rig.scenarios.base import Scenario, Stage
@@ -42,9 +47,11 @@ class Rates(Scenario):
         try:
             with stage.report.task("measuring rates", sum(sizes)) as advance:
                 if opened.traffic is None:
-                    items = rates(engine, native, fastest, advance)
+                    items = measure_rates(engine, native, fastest, advance)
                 else:
-                    items = generated_rates(engine, opened.traffic, key, native, fastest, advance)
+                    items = measure_generated_rates(
+                        engine, opened.traffic, key, native, fastest, advance
+                    )
                 for item in items:
                     found.append(item)
                     stage.measure(item, show=False)

@@ -1,4 +1,4 @@
-"""What tests on simulated boards share beside the fixtures."""
+"""Helpers for tests on simulated boards."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +15,11 @@ def write_transport_key(path: Path, key: bytes) -> Path:
     return path
 
 
-class Passage:
-    """A board in front of another, which passes everything on; tests change a part of that."""
+class BoardWrapper:
+    """A board that passes every access to another; tests override some of them."""
 
     def __init__(self, board: SimBoard) -> None:
-        """Stand in front of `board`."""
+        """Pass accesses to `board`."""
         self._board = board
         self.name = board.name
         self.clock_hz = board.clock_hz

@@ -1,4 +1,4 @@
-"""A TCP relay between a host and a board that damages what passes, when told to."""
+"""A TCP relay between a host and a board that injects link faults."""
 
 import contextlib
 import socket
@@ -14,20 +14,20 @@ class Fault(Enum):
     CUT = "the connection cut"
 
 
-class Way(Enum):
+class Direction(Enum):
     TO_BOARD = "to the board"
     FROM_BOARD = "from the board"
 
 
 class FaultyLink:
-    """Relays to a port of this machine; `arm` plans one fault."""
+    """A relay to a local TCP port; `arm` plans one fault."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.faults_done = 0
         self.refusing = False
         self._lock = threading.Lock()
-        self._plan: tuple[Way, Fault, float] | None = None
+        self._plan: tuple[Direction, Fault, float] | None = None
         self._bytes_left = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -37,10 +37,12 @@ class FaultyLink:
     def resource(self) -> str:
         return f"TCPIP::127.0.0.1::{self._listener.getsockname()[1]}::SOCKET"
 
-    def arm(self, way: Way, fault: Fault, after_bytes: int, stall_s: float = 3.0) -> None:
-        """Let `after_bytes` more bytes pass that way, then do it, once."""
+    def arm(
+        self, direction: Direction, fault: Fault, after_bytes: int, stall_s: float = 3.0
+    ) -> None:
+        """Inject `fault` once, after `after_bytes` more bytes in that direction."""
         with self._lock:
-            self._plan = (way, fault, stall_s)
+            self._plan = (direction, fault, stall_s)
             self._bytes_left = after_bytes
 
     def close(self) -> None:
@@ -61,25 +63,27 @@ class FaultyLink:
             host.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             board.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._pairs.append((host, board))
-            for source, target, way in (
-                (host, board, Way.TO_BOARD),
-                (board, host, Way.FROM_BOARD),
+            for source, target, direction in (
+                (host, board, Direction.TO_BOARD),
+                (board, host, Direction.FROM_BOARD),
             ):
-                threading.Thread(target=self._pump, args=(source, target, way), daemon=True).start()
+                threading.Thread(
+                    target=self._pump, args=(source, target, direction), daemon=True
+                ).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket, way: Way) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, direction: Direction) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(512):
-                passing = self._damaged(way, data)
+                passing = self._damaged(direction, data)
                 if passing:
                     target.sendall(passing)
         for each in (source, target):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
-    def _damaged(self, way: Way, data: bytes) -> bytes:
+    def _damaged(self, direction: Direction, data: bytes) -> bytes:
         with self._lock:
-            if self._plan is None or self._plan[0] is not way:
+            if self._plan is None or self._plan[0] is not direction:
                 return data
             if len(data) <= self._bytes_left:
                 self._bytes_left -= len(data)

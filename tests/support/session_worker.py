@@ -34,7 +34,7 @@ from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.sequences import VirtualizationEngine
 from rig.ve.volumes.logical_volume import VolumeFile, VolumeHeader
 from rig.ve.volumes.reading import CompareSink
-from tests.support.boards import Passage
+from tests.support.boards import BoardWrapper
 from tests.support.key_rows import from_rows
 from tests.support.provisioned import provision_lab
 from tests.support.tape_site import ekm_settings
@@ -45,7 +45,7 @@ KEY_SCHEDULE = "u_drive_crypto.u_key_control.u_aes_key_expand.rows_q"
 """60 words of 32 bits, the first in the lowest place."""
 
 
-class TappedBoard(Passage):
+class TappedBoard(BoardWrapper):
     """A board whose every byte, both ways, also goes to a file."""
 
     def __init__(self, board: SimBoard, capture: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""The simulated board's life: it starts fast, says why it dies, and never outlives its parent."""
+"""The simulated board: accesses, crash reports, end of its process."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ def wait_gone(pid: int, limit_s: float) -> bool:
     return True
 
 
-def test_registers(sim_board: SimBoard) -> None:
+def test_sim_board_reads_and_writes_registers(sim_board: SimBoard) -> None:
     assert sim_board.read(regs.ID.address, 4, 1) == b"TAPE"
     sim_board.write(regs.SCRATCH.address, 4, b"\x01\x23\x45\x67")
     assert sim_board.read(regs.SCRATCH.address, 4, 1) == b"\x01\x23\x45\x67"
@@ -52,7 +52,7 @@ def test_registers(sim_board: SimBoard) -> None:
     )
 
 
-def test_records(sim_board: SimBoard) -> None:
+def test_sim_board_passes_records(sim_board: SimBoard) -> None:
     data = [os.urandom(WORD * words) for words in (1, 2, 128, 4096)]
     sim_board.write(regs.RECORD_IN, WORD, b"".join(map(bypass_frame, data)))
     for record in data:
@@ -61,7 +61,7 @@ def test_records(sim_board: SimBoard) -> None:
         assert sim_board.read(regs.RECORD_OUT, WORD, len(record) // WORD) == record
 
 
-def test_a_frame_may_come_in_pieces(sim_board: SimBoard) -> None:
+def test_sim_board_takes_a_frame_in_pieces(sim_board: SimBoard) -> None:
     data = os.urandom(WORD * 3)
     frame = bypass_frame(data)
     for at in range(0, len(frame), WORD):
@@ -69,8 +69,8 @@ def test_a_frame_may_come_in_pieces(sim_board: SimBoard) -> None:
     assert sim_board.read(regs.RECORD_OUT, WORD, 4)[WORD:] == data
 
 
-def test_results_come_before_the_rest_of_the_next_frame(sim_board: SimBoard) -> None:
-    """And at once: nowhere near the time after which the port gives up (best of three)."""
+def test_sim_board_returns_results_before_the_next_frame_is_complete(sim_board: SimBoard) -> None:
+    """Expect them well before the port's time-out; the best of three counts."""
     first, second = os.urandom(WORD * 2), os.urandom(WORD * 3)
     times = []
     for _ in range(3):
@@ -83,7 +83,7 @@ def test_results_come_before_the_rest_of_the_next_frame(sim_board: SimBoard) -> 
     assert min(times) < 0.5
 
 
-def test_nothing_to_read_is_an_error_and_not_a_hang(start_board: StartBoard) -> None:
+def test_sim_board_reports_a_read_without_results(start_board: StartBoard) -> None:
     board = start_board()
     with pytest.raises(BoardError, match="no word moved for 1000000 clocks"):
         board.read(regs.RECORD_OUT, WORD, 1)
@@ -93,21 +93,20 @@ def test_nothing_to_read_is_an_error_and_not_a_hang(start_board: StartBoard) -> 
 @pytest.mark.parametrize(
     ("address", "size"), [(regs.RECORD_OUT, 4), (0x3000_0000, 16), (0, 16), (0x100, 4)]
 )
-def test_an_access_that_no_board_has(sim_board: SimBoard, address: int, size: int) -> None:
+def test_sim_board_refuses_an_unmapped_access(sim_board: SimBoard, address: int, size: int) -> None:
     with pytest.raises(BoardError, match=f"{address:#010x}"):
         sim_board.read(address, size, 1)
     assert sim_board.read(regs.ID.address, 4, 1) == b"TAPE"
 
 
-def test_no_key_can_be_seen_without_a_probe(sim_board: SimBoard) -> None:
-    """Inner signals are reachable only in a build that a test made for it."""
+def test_sim_board_shows_no_key_without_a_probe(sim_board: SimBoard) -> None:
     for path in ("u_drive_crypto", "u_drive_crypto.u_aes_key_expand.rows_q", "transport_key"):
         with pytest.raises(BoardError, match="cannot be seen"):
             sim_board.peek(path)
     assert len(sim_board.peek("prdata_o")) == 4
 
 
-def test_close_ends_the_process(start_board: StartBoard) -> None:
+def test_sim_board_close_ends_the_process(start_board: StartBoard) -> None:
     board = start_board()
     pid = board.pid
     board.close()
@@ -118,7 +117,7 @@ def test_close_ends_the_process(start_board: StartBoard) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_crash_is_reported_with_the_end_of_the_log(
+def test_sim_board_reports_a_crash_with_the_end_of_the_log(
     start_board: StartBoard, number: signal.Signals
 ) -> None:
     board = start_board()
@@ -131,7 +130,7 @@ def test_crash_is_reported_with_the_end_of_the_log(
         board.write(regs.SCRATCH.address, 4, bytes(4))
 
 
-def test_crash_in_the_middle_of_a_record(start_board: StartBoard) -> None:
+def test_sim_board_reports_a_crash_during_a_record(start_board: StartBoard) -> None:
     board = start_board()
     frames = bypass_frame(bytes(1 << 18)) * 64
     board.write(regs.RECORD_IN, WORD, frames)
@@ -140,14 +139,14 @@ def test_crash_in_the_middle_of_a_record(start_board: StartBoard) -> None:
         board.read(regs.RECORD_OUT, WORD, len(frames) // WORD)
 
 
-def test_interrupted_in_the_middle_of_a_request_it_still_ends_in_good_order(
+def test_sim_board_ends_cleanly_after_an_interrupted_request(
     start_board: StartBoard, tmp_path: Path
 ) -> None:
     log = tmp_path / "simulation.log"
     board = start_board(log=log)
     frames = bypass_frame(bytes(1 << 18)) * 16
     board.write(regs.RECORD_IN, WORD, frames)
-    # What Ctrl-C leaves behind: a request whose answer nobody waits for.
+    # Ctrl-C leaves a request whose answer nobody reads.
     assert board._connection is not None
     board._connection.sendall(wire.REQUEST.pack(wire.Kind.READ, WORD, regs.RECORD_OUT, 1))
     board.close()
@@ -155,7 +154,7 @@ def test_interrupted_in_the_middle_of_a_request_it_still_ends_in_good_order(
     assert "FAIL=0" in log.read_text()
 
 
-def test_ctrl_c_does_not_reach_it(start_board: StartBoard) -> None:
+def test_sim_board_process_has_its_own_process_group(start_board: StartBoard) -> None:
     assert os.getpgid(start_board().pid) != os.getpgid(0)
 
 
@@ -177,7 +176,7 @@ time.sleep(600)
 
 @pytest.mark.parametrize("state", ["idle", "busy"])
 @pytest.mark.usefixtures("sim_board")
-def test_dies_with_its_parent(state: str, tmp_path: Path) -> None:
+def test_sim_board_process_ends_with_its_parent(state: str, tmp_path: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, state],
         stdout=subprocess.PIPE,
@@ -193,7 +192,7 @@ def test_dies_with_its_parent(state: str, tmp_path: Path) -> None:
     assert wait_gone(pid, 2.0)
 
 
-def test_lives_on_when_the_thread_that_opened_it_ends(start_board: StartBoard) -> None:
+def test_sim_board_outlives_the_thread_that_opened_it(start_board: StartBoard) -> None:
     boards: list[SimBoard] = []
     thread = threading.Thread(target=lambda: boards.append(start_board()))
     thread.start()
@@ -202,7 +201,7 @@ def test_lives_on_when_the_thread_that_opened_it_ends(start_board: StartBoard) -
     assert boards[0].read(regs.ID.address, 4, 1) == b"TAPE"
 
 
-def test_waves_are_an_fst_of_the_run(start_board: StartBoard, tmp_path: Path) -> None:
+def test_sim_board_writes_waves_as_fst(start_board: StartBoard, tmp_path: Path) -> None:
     path = tmp_path / "run" / "waves.fst"
     board = start_board(waves=path)
     data = os.urandom(WORD * 4)
@@ -221,16 +220,18 @@ def test_waves_are_an_fst_of_the_run(start_board: StartBoard, tmp_path: Path) ->
     assert variables > 100
 
 
-def test_a_log_of_the_callers_own_is_kept(start_board: StartBoard, tmp_path: Path) -> None:
+def test_sim_board_keeps_a_log_that_the_caller_names(
+    start_board: StartBoard, tmp_path: Path
+) -> None:
     log = tmp_path / "logs" / "simulation.log"
     start_board(log=log).close()
     assert "hdl.sim.serve" in log.read_text()
 
 
 class TestTransportKeyFile:
-    """The gates' side reads the file, and only one that nobody else can read."""
+    """Checks of the transport key file by the simulation."""
 
-    def test_one_that_others_may_read(self, tmp_path: Path) -> None:
+    def test_sim_board_refuses_a_key_file_that_others_can_access(self, tmp_path: Path) -> None:
         for mode in (0o640, 0o604, 0o620, 0o700):
             path = tmp_path / f"Key-{mode:o}.hex"
             path.write_text("ab" * 32)
@@ -238,12 +239,12 @@ class TestTransportKeyFile:
             with pytest.raises(BoardError, match=f"{path} .*0600"):
                 SimBoard(transport_key=path)
 
-    def test_one_that_is_missing(self, tmp_path: Path) -> None:
+    def test_sim_board_reports_a_missing_key_file(self, tmp_path: Path) -> None:
         with pytest.raises(BoardError, match="cannot be opened"):
             SimBoard(transport_key=tmp_path / "none.hex")
 
     @pytest.mark.parametrize("text", ["", "ab" * 31, "ab" * 33, "zz" * 32, "ab" * 32 + "\n\n"])
-    def test_one_that_holds_no_key(self, tmp_path: Path, text: str) -> None:
+    def test_sim_board_refuses_a_file_without_a_key(self, tmp_path: Path, text: str) -> None:
         path = tmp_path / "key.hex"
         path.write_text(text)
         path.chmod(0o600)
@@ -253,8 +254,7 @@ class TestTransportKeyFile:
         assert not text or text.strip() not in str(caught.value)
 
 
-def test_no_compiler_is_one_sentence(tmp_path: Path) -> None:
-    """An empty cache and no g++: the message names the Debian packages."""
+def test_sim_board_names_the_packages_when_the_compiler_is_missing(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "PATH": str(tmp_path),

@@ -1,4 +1,4 @@
-"""The whole board, simulated at its pins, through PyVISA; and a link that damages what passes."""
+"""The virtual board through PyVISA, also over a link that damages bytes."""
 
 import os
 import secrets
@@ -27,12 +27,12 @@ from rig.engine.driver import (
     RecordStatus,
     Result,
 )
-from rig.engine.throughput import rate
-from tests.support.faulty_link import Fault, FaultyLink, Way
+from rig.engine.throughput import payload_rate
+from tests.support.faulty_link import Direction, Fault, FaultyLink
 
 CLOCK_HZ = 62.5e6
 LIMIT_S = 1.0
-"""Answers of the link tests come sooner; on a machine with much to do they are asked for again."""
+"""Answers in the link tests come sooner; on a busy machine a late one is read again."""
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def random_record(size: int) -> Record:
 
 
 class TestThirdParty:
-    """A client that knows nothing but the protocol, on the terminal."""
+    """A client on the terminal that uses only the documented protocol."""
 
     @pytest.fixture
     def terminal(self, virtual: VirtualBoard) -> Iterator[int]:
@@ -91,14 +91,14 @@ class TestThirdParty:
         command = struct.pack(">BBI", 1, len(words), address >> 2)
         os.write(terminal, command + struct.pack(f">{len(words)}I", *words))
 
-    def test_identity_and_scratch(self, terminal: int) -> None:
+    def test_uartbone_reads_identity_and_scratch(self, terminal: int) -> None:
         assert self.read(terminal, 0x00) == [0x54415045]
         for word in (0x12345678, 0xDEADBEEF):
             self.write(terminal, 0x14, word)
             assert self.read(terminal, 0x14) == [word]
         assert self.read(terminal, 0x00, 3) == [0x54415045, 0x0001_0000, regs.MAP_HASH_EXPECTED]
 
-    def test_fixed_addresses_and_addresses_where_nothing_is(self, terminal: int) -> None:
+    def test_uartbone_takes_fixed_and_unmapped_addresses(self, terminal: int) -> None:
         os.write(terminal, struct.pack(">BBI3I", 3, 3, 0x14 >> 2, 1, 2, 3))
         os.write(terminal, struct.pack(">BBI", 4, 2, 0x14 >> 2))
         answer = b""
@@ -111,7 +111,7 @@ class TestThirdParty:
         bus = board_regs.LINK_ERRORS_BUS
         assert bus.get(after) == min(bus.get(before) + 1, 255)
 
-    def test_through_pyvisa_as_a_serial_port(self, virtual: VirtualBoard) -> None:
+    def test_visa_board_works_through_a_serial_port(self, virtual: VirtualBoard) -> None:
         with VisaBoard("serial", virtual.serial_resource, clock_hz=CLOCK_HZ) as opened:
             engine = Engine(opened)
             (result,) = engine.process([Record(Operation.BYPASS, b"over the serial line")])
@@ -119,7 +119,9 @@ class TestThirdParty:
 
 
 class TestEngine:
-    def test_records_as_cryptography_has_them(self, visa: VisaBoard, key: bytes) -> None:
+    def test_visa_board_encrypts_and_decrypts_as_cryptography_does(
+        self, visa: VisaBoard, key: bytes
+    ) -> None:
         engine = Engine(visa)
         records = [random_record(size) for size in (1, 16, 500, 12_000)]
         wanted = [sealed(key, record) for record in records]
@@ -130,24 +132,24 @@ class TestEngine:
         ]
         assert [r.data for r in engine.process(opened)] == [r.data for r in records]
 
-    def test_more_results_than_the_board_holds(self, visa: VisaBoard) -> None:
+    def test_visa_board_returns_more_results_than_it_can_hold(self, visa: VisaBoard) -> None:
         records = [Record(Operation.BYPASS, os.urandom(3000)) for _ in range(10)]
         assert [r.data for r in Engine(visa).process(records)] == [r.data for r in records]
 
-    def test_a_sealed_key(self, visa: VisaBoard, transport_key: bytes) -> None:
+    def test_visa_board_loads_a_sealed_key(self, visa: VisaBoard, transport_key: bytes) -> None:
         engine = Engine(visa)
         key = secrets.token_bytes(32)
         engine.load_sealed_key(aes_key_wrap(transport_key, key))
         record = random_record(40)
         assert engine.process([record]) == [sealed(key, record)]
 
-    def test_a_record_beyond_its_buffer_is_refused(self, visa: VisaBoard) -> None:
+    def test_visa_board_refuses_a_record_longer_than_its_buffer(self, visa: VisaBoard) -> None:
         engine = Engine(visa)
         assert engine.max_data_bytes == 65536
         with pytest.raises(RecordError, match="65537 bytes of data, more than 65536"):
             engine.process([Record(Operation.BYPASS, bytes(65537))])
 
-    def test_half_a_record_of_an_earlier_host_is_thrown_away(
+    def test_visa_board_discards_an_incomplete_record_at_open(
         self, virtual: VirtualBoard, visa: VisaBoard
     ) -> None:
         header = struct.pack(">I12x", Operation.BYPASS.value << 28 | 4000)
@@ -159,31 +161,34 @@ class TestEngine:
 
 
 class TestIdentity:
-    def test_another_engine_map_is_refused(
+    def test_engine_refuses_another_engine_map(
         self, visa: VisaBoard, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(regs, "MAP_HASH_EXPECTED", regs.MAP_HASH_EXPECTED ^ 1)
         with pytest.raises(IdentityError, match="build both from the same sources"):
             Engine(visa)
 
-    def test_another_board_map_is_refused(
+    def test_visa_board_refuses_another_board_map(
         self, virtual: VirtualBoard, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(board_regs, "MAP_HASH_EXPECTED", board_regs.MAP_HASH_EXPECTED ^ 1)
         with pytest.raises(BoardError, match="build both from the same sources"):
             VisaBoard("virtual", virtual.socket_resource, clock_hz=CLOCK_HZ)
 
-    def test_an_address_where_nothing_is(self, visa: VisaBoard) -> None:
+    def test_visa_board_reports_an_unmapped_address(self, visa: VisaBoard) -> None:
         with pytest.raises(BoardError, match="nothing at address 0x00020000"):
             visa.read(0x20000, 4, 1)
 
 
 class TestTraffic:
-    """Full rate, proved on the board and computed here."""
+    """The traffic generator: full rate, results compared with `cryptography`."""
 
     RECORDS, SIZE, SEED = 12, 8192, 0x5EED
 
-    def outcome(self, visa: VisaBoard, operation: Operation, tag: bytes = bytes(16)) -> float:
+    def run_generator(
+        self, visa: VisaBoard, operation: Operation, tag: bytes = bytes(16)
+    ) -> tuple[float, int]:
+        """Return the rate in bytes a clock, and the check value."""
         engine = Engine(visa)
         engine.clear_counters()
         found = traffic_generator.TrafficGenerator(visa).run(
@@ -193,11 +198,11 @@ class TestTraffic:
         assert (found.good, found.bad) == (self.RECORDS, 0)
         assert counters.bytes == self.RECORDS * self.SIZE
         assert counters.stall_source == 0
-        self.check = found.check
-        return rate(counters, CLOCK_HZ) / CLOCK_HZ
+        return payload_rate(counters, CLOCK_HZ) / CLOCK_HZ, found.check
 
-    def test_encrypt(self, visa: VisaBoard, key: bytes) -> None:
-        assert self.outcome(visa, Operation.ENCRYPT) > 15.5  # bytes a clock
+    def test_traffic_generator_encrypts_at_full_rate(self, visa: VisaBoard, key: bytes) -> None:
+        rate, check = self.run_generator(visa, Operation.ENCRYPT)
+        assert rate > 15.5
         wanted = [
             sealed(
                 key,
@@ -209,9 +214,9 @@ class TestTraffic:
             )
             for number in range(self.RECORDS)
         ]
-        assert self.check == traffic_generator.check_value(Operation.ENCRYPT, wanted)
+        assert check == traffic_generator.check_value(Operation.ENCRYPT, wanted)
 
-    def test_decrypt(self, visa: VisaBoard, key: bytes) -> None:
+    def test_traffic_generator_decrypts_at_full_rate(self, visa: VisaBoard, key: bytes) -> None:
         iv, text = (
             traffic_generator.record_iv(self.SEED, 0),
             traffic_generator.record_data(self.SEED, 0, self.SIZE),
@@ -219,71 +224,73 @@ class TestTraffic:
         counter = Cipher(algorithms.AES(key), modes.CTR(iv + bytes([0, 0, 0, 2]))).decryptor()
         plain = counter.update(text)
         tag = AESGCM(key).encrypt(iv, plain, b"")[-16:]
-        assert self.outcome(visa, Operation.DECRYPT, tag) > 15.5
+        rate, check = self.run_generator(visa, Operation.DECRYPT, tag)
+        assert rate > 15.5
         result = Result(RecordStatus.OK, plain, b"")
-        assert self.check == traffic_generator.check_value(
-            Operation.DECRYPT, [result] * self.RECORDS
-        )
+        assert check == traffic_generator.check_value(Operation.DECRYPT, [result] * self.RECORDS)
 
-    def test_a_wrong_tag_shows(self, visa: VisaBoard, key: bytes) -> None:
+    def test_traffic_generator_counts_records_with_a_wrong_tag(
+        self, visa: VisaBoard, key: bytes
+    ) -> None:
         found = traffic_generator.TrafficGenerator(visa).run(Operation.DECRYPT, 100, 5)
         assert (found.good, found.bad) == (0, 5)
 
-    def test_bypass(self, visa: VisaBoard) -> None:
-        assert self.outcome(visa, Operation.BYPASS) > 15.5
+    def test_traffic_generator_passes_clear_records_at_full_rate(self, visa: VisaBoard) -> None:
+        rate, check = self.run_generator(visa, Operation.BYPASS)
+        assert rate > 15.5
         wanted = [
             Result(
                 RecordStatus.OK, traffic_generator.record_data(self.SEED, number, self.SIZE), b""
             )
             for number in range(self.RECORDS)
         ]
-        assert self.check == traffic_generator.check_value(Operation.BYPASS, wanted)
+        assert check == traffic_generator.check_value(Operation.BYPASS, wanted)
 
 
 class TestLinkFaults:
     @pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.name.lower())
-    @pytest.mark.parametrize("way", Way, ids=lambda way: way.name.lower())
+    @pytest.mark.parametrize("direction", Direction, ids=lambda direction: direction.name.lower())
     @pytest.mark.parametrize("after", [3, 700])
-    def test_records_come_through_unharmed(
-        self, link: FaultyLink, way: Way, fault: Fault, after: int
+    def test_visa_board_returns_correct_results_after_a_link_fault(
+        self, link: FaultyLink, direction: Direction, fault: Fault, after: int
     ) -> None:
         with VisaBoard("virtual", link.resource, clock_hz=CLOCK_HZ, limit_s=LIMIT_S) as board:
             engine = Engine(board)
             records = [Record(Operation.BYPASS, os.urandom(900)) for _ in range(2)]
             before = board.link_faults
-            link.arm(way, fault, after, stall_s=LIMIT_S + 0.5)
+            link.arm(direction, fault, after, stall_s=LIMIT_S + 0.5)
             results = engine.process(records)
             assert link.faults_done == 1
             assert board.link_faults > before
         assert [result.data for result in results] == [record.data for record in records]
 
     @pytest.mark.parametrize("fault", [Fault.LOST, Fault.GARBLED], ids=lambda fault: fault.name)
-    def test_a_damaged_register_write_is_reported_and_the_link_lives(
+    def test_visa_board_reports_a_damaged_register_write_and_recovers(
         self, link: FaultyLink, fault: Fault
     ) -> None:
         with VisaBoard("virtual", link.resource, clock_hz=CLOCK_HZ, limit_s=LIMIT_S) as board:
-            link.arm(Way.TO_BOARD, fault, 7)
-            with pytest.raises(BoardError, match=r"register write .* was damaged on its way"):
+            link.arm(Direction.TO_BOARD, fault, 7)
+            with pytest.raises(BoardError, match=r"register write .* was damaged on the link"):
                 board.write(regs.SCRATCH.address, 4, b"\x01\x02\x03\x04")
             board.write(regs.SCRATCH.address, 4, b"\x05\x06\x07\x08")
             assert board.read(regs.SCRATCH.address, 4, 1) == b"\x05\x06\x07\x08"
 
-    def test_a_damaged_register_read_is_read_again(self, link: FaultyLink) -> None:
+    def test_visa_board_repeats_a_damaged_register_read(self, link: FaultyLink) -> None:
         with VisaBoard("virtual", link.resource, clock_hz=CLOCK_HZ, limit_s=LIMIT_S) as board:
-            link.arm(Way.FROM_BOARD, Fault.GARBLED, 2)
+            link.arm(Direction.FROM_BOARD, Fault.GARBLED, 2)
             assert board.read(regs.ID.address, 4, 1) == b"TAPE"
             assert board.link_faults == 1
 
-    def test_a_link_that_is_gone_for_good(self, link: FaultyLink) -> None:
+    def test_visa_board_reports_a_link_that_stays_down(self, link: FaultyLink) -> None:
         with VisaBoard("virtual", link.resource, clock_hz=CLOCK_HZ, limit_s=0.3) as board:
             link.close()
             with pytest.raises(BoardError, match="does not answer any more"):
                 board.read(regs.ID.address, 4, 1)
 
-    def test_nothing_there(self) -> None:
+    def test_visa_board_names_the_resource_that_does_not_answer(self) -> None:
         with pytest.raises(BoardError, match=r"TCPIP::127\.0\.0\.1::1::SOCKET"):
             VisaBoard("none", "TCPIP::127.0.0.1::1::SOCKET", clock_hz=CLOCK_HZ, limit_s=0.2)
 
-    def test_no_such_port(self) -> None:
+    def test_visa_board_reports_a_missing_serial_port(self) -> None:
         with pytest.raises(BoardError, match="cannot be opened"):
             VisaBoard("none", "ASRL/dev/ttyNONE0::INSTR", clock_hz=CLOCK_HZ)

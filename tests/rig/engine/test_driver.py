@@ -1,4 +1,4 @@
-"""The engine through its driver and the simulated board, judged by `cryptography`."""
+"""The engine's driver on the simulated board, checked by `cryptography`."""
 
 import os
 import secrets
@@ -25,26 +25,22 @@ from rig.engine.driver import (
     SelfTestError,
     UnwrapFailed,
 )
-from tests.support.boards import Passage, StartBoard, write_transport_key
+from tests.support.boards import BoardWrapper, StartBoard, write_transport_key
 
 LENGTHS = (1, 15, 16, 17, 255, 2047, 2048, 2049, 65536, 262144)
 
 
 @pytest.fixture
 def key(engine: Engine) -> Iterator[bytes]:
-    """A random key, loaded in the clear; wiped afterwards."""
+    """Load a random key in the clear; zeroize it afterwards."""
     value = secrets.token_bytes(32)
     engine.load_plain_key(value)
     yield value
     engine.zeroize()
 
 
-def seal(transport_key: bytes, key: bytes) -> bytes:
-    return aes_key_wrap(transport_key, key)
-
-
 def encrypted(key: bytes, record: Record) -> Record:
-    """The decryption that undoes `record`, computed by `cryptography`."""
+    """Return the decrypt record for `record`, computed by `cryptography`."""
     sealed = AESGCM(key).encrypt(record.iv, record.data, record.aad)
     return Record(Operation.DECRYPT, sealed[:-16], record.iv, record.aad, sealed[-16:])
 
@@ -55,7 +51,7 @@ def random_record(length: int, aad: int = 0) -> Record:
 
 class TestRecords:
     @pytest.mark.parametrize("aad", [0, 1, 16, 40, 64])
-    def test_encrypt_and_decrypt_as_cryptography_does(
+    def test_engine_encrypts_and_decrypts_as_cryptography_does(
         self, engine: Engine, key: bytes, aad: int
     ) -> None:
         plain = [random_record(length, aad) for length in LENGTHS]
@@ -63,18 +59,20 @@ class TestRecords:
         assert engine.process(plain) == [Result(RecordStatus.OK, w.data, w.tag) for w in wanted]
         assert engine.process(wanted) == [Result(RecordStatus.OK, p.data, b"") for p in plain]
 
-    def test_clear_records_pass_unchanged_and_without_a_key(self, engine: Engine) -> None:
+    def test_engine_passes_clear_records_unchanged_without_a_key(self, engine: Engine) -> None:
         assert not engine.key_valid
         records = [Record(Operation.BYPASS, os.urandom(length)) for length in LENGTHS]
         assert engine.process(records) == [Result(RecordStatus.OK, r.data, b"") for r in records]
 
-    def test_operations_may_be_mixed_in_one_batch(self, engine: Engine, key: bytes) -> None:
+    def test_engine_takes_mixed_operations_in_one_batch(self, engine: Engine, key: bytes) -> None:
         first, second = random_record(100, 20), random_record(5000)
         clear = Record(Operation.BYPASS, os.urandom(77))
         ends = engine.process([first, clear, encrypted(key, second)])
         assert [end.data for end in ends] == [encrypted(key, first).data, clear.data, second.data]
 
-    def test_more_than_the_board_holds_at_once(self, engine: Engine, key: bytes) -> None:
+    def test_engine_processes_more_than_the_board_holds_at_once(
+        self, engine: Engine, key: bytes
+    ) -> None:
         records = [random_record(262144) for _ in range(6)]
         board = engine._board
         before = board.in_flight_bytes
@@ -85,11 +83,13 @@ class TestRecords:
             board.in_flight_bytes = before
         assert [end.data for end in ends] == [encrypted(key, record).data for record in records]
 
-    def test_no_records(self, engine: Engine) -> None:
+    def test_engine_returns_no_results_for_no_records(self, engine: Engine) -> None:
         assert engine.process([]) == []
 
     @pytest.mark.parametrize("what", ["data", "first", "tag", "aad", "iv"])
-    def test_a_tampered_record_gives_no_data(self, engine: Engine, key: bytes, what: str) -> None:
+    def test_engine_returns_no_data_of_a_tampered_record(
+        self, engine: Engine, key: bytes, what: str
+    ) -> None:
         plain = random_record(3000, 24)
         good = encrypted(key, plain)
 
@@ -113,7 +113,7 @@ class TestRecords:
         ]
         assert engine.counters().tag_failures == 1
 
-    def test_without_a_key_nothing_is_encrypted(self, engine: Engine) -> None:
+    def test_engine_encrypts_nothing_without_a_key(self, engine: Engine) -> None:
         assert not engine.key_valid
         ends = engine.process([random_record(100), random_record(1)])
         assert ends == [Result(RecordStatus.NO_KEY, b"", b"")] * 2
@@ -128,7 +128,7 @@ class TestRecords:
             (Record(Operation.BYPASS, b"a", aad=b"b"), "AAD"),
         ],
     )
-    def test_a_record_that_does_not_fit_is_refused_before_any_is_sent(
+    def test_engine_refuses_a_batch_with_a_record_that_does_not_fit(
         self, engine: Engine, record: Record, complaint: str
     ) -> None:
         engine.clear_counters()
@@ -138,27 +138,29 @@ class TestRecords:
 
 
 class TestKeys:
-    def test_a_sealed_key(self, engine: Engine, transport_key: bytes) -> None:
+    def test_engine_loads_a_sealed_key(self, engine: Engine, transport_key: bytes) -> None:
         key = secrets.token_bytes(32)
-        engine.load_sealed_key(seal(transport_key, key))
+        engine.load_sealed_key(aes_key_wrap(transport_key, key))
         assert engine.key_valid
         record = random_record(1000, 8)
         (end,) = engine.process([record])
         assert end.data == encrypted(key, record).data
         engine.zeroize()
 
-    def test_a_key_sealed_under_another_transport_key(self, engine: Engine, key: bytes) -> None:
+    def test_engine_refuses_a_key_sealed_under_another_transport_key(
+        self, engine: Engine, key: bytes
+    ) -> None:
         with pytest.raises(UnwrapFailed):
-            engine.load_sealed_key(seal(secrets.token_bytes(32), secrets.token_bytes(32)))
+            engine.load_sealed_key(aes_key_wrap(secrets.token_bytes(32), secrets.token_bytes(32)))
         assert not engine.key_valid
         (end,) = engine.process([random_record(16)])
         assert end.status is RecordStatus.NO_KEY
 
-    def test_a_damaged_sealed_key_then_a_good_one(
+    def test_engine_loads_a_sealed_key_after_a_damaged_one(
         self, engine: Engine, transport_key: bytes
     ) -> None:
         key = secrets.token_bytes(32)
-        blob = bytearray(seal(transport_key, key))
+        blob = bytearray(aes_key_wrap(transport_key, key))
         blob[39] ^= 0x80
         with pytest.raises(UnwrapFailed):
             engine.load_sealed_key(bytes(blob))
@@ -167,25 +169,25 @@ class TestKeys:
         assert engine.key_valid
         engine.zeroize()
 
-    def test_a_board_without_a_transport_key_opens_no_sealed_key(
+    def test_engine_without_a_transport_key_refuses_sealed_keys(
         self, start_board: StartBoard
     ) -> None:
         engine = Engine(start_board())
         with pytest.raises(UnwrapFailed):
-            engine.load_sealed_key(seal(bytes(32), secrets.token_bytes(32)))
+            engine.load_sealed_key(aes_key_wrap(bytes(32), secrets.token_bytes(32)))
 
-    def test_each_board_has_its_own_transport_key(
+    def test_engine_refuses_a_key_sealed_for_another_board(
         self, engine: Engine, transport_key: bytes, start_board: StartBoard, tmp_path: Path
     ) -> None:
         path = write_transport_key(tmp_path / "other.hex", secrets.token_bytes(32))
         other = Engine(start_board(transport_key=path))
-        blob = seal(transport_key, secrets.token_bytes(32))
+        blob = aes_key_wrap(transport_key, secrets.token_bytes(32))
         engine.load_sealed_key(blob)
         engine.zeroize()
         with pytest.raises(UnwrapFailed):
             other.load_sealed_key(blob)
 
-    def test_a_new_key_replaces_the_old(self, engine: Engine, key: bytes) -> None:
+    def test_engine_replaces_its_key_with_a_new_one(self, engine: Engine, key: bytes) -> None:
         record = random_record(64)
         before = engine.process([record])
         other = secrets.token_bytes(32)
@@ -193,13 +195,13 @@ class TestKeys:
         assert engine.process([record]) != before
         assert engine.process([record])[0].data == encrypted(other, record).data
 
-    def test_zeroize_forgets_the_key(self, engine: Engine, key: bytes) -> None:
+    def test_engine_zeroize_removes_the_key(self, engine: Engine, key: bytes) -> None:
         assert engine.key_valid
         engine.zeroize()
         assert not engine.key_valid
         assert engine.process([random_record(16)])[0].status is RecordStatus.NO_KEY
 
-    def test_a_locked_plain_port_stays_shut(
+    def test_engine_plain_port_stays_locked_until_power_on(
         self, start_board: StartBoard, transport_key_file: Path, transport_key: bytes
     ) -> None:
         board = start_board(transport_key=transport_key_file)
@@ -211,21 +213,21 @@ class TestKeys:
         with pytest.raises(PlainPortError):
             Engine(board).load_plain_key(bytes(range(32)))
         key = secrets.token_bytes(32)
-        engine.load_sealed_key(seal(transport_key, key))
-        # Not even past the driver: the registers themselves take nothing any more.
+        engine.load_sealed_key(aes_key_wrap(transport_key, key))
+        # The registers themselves refuse the key, too, when the driver's check is bypassed.
         board.write(regs.PLAIN_KEY.address, 4, bytes(32))
         board.write(regs.CTRL.address, 4, regs.CTRL_LOAD_PLAIN.put(1).to_bytes(4, "big"))
         record = random_record(16)
         assert engine.process([record])[0].data == encrypted(key, record).data
 
     @pytest.mark.parametrize("size", [0, 31, 33])
-    def test_keys_of_a_wrong_size(self, engine: Engine, size: int) -> None:
+    def test_engine_refuses_keys_of_a_wrong_size(self, engine: Engine, size: int) -> None:
         with pytest.raises(EngineError, match="32 bytes"):
             engine.load_plain_key(bytes(size))
         with pytest.raises(EngineError, match="40 bytes"):
             engine.load_sealed_key(bytes(size))
 
-    def test_no_error_shows_a_key(self, engine: Engine) -> None:
+    def test_engine_errors_show_no_key(self, engine: Engine) -> None:
         secret = bytes(range(65, 65 + 33))
         with pytest.raises(EngineError) as caught:
             engine.load_plain_key(secret)
@@ -234,7 +236,7 @@ class TestKeys:
 
 
 class TestCounters:
-    def test_records_and_bytes(self, engine: Engine, key: bytes) -> None:
+    def test_engine_counts_records_and_bytes(self, engine: Engine, key: bytes) -> None:
         engine.clear_counters()
         engine.process([random_record(length) for length in LENGTHS])
         counted = engine.counters()
@@ -243,14 +245,13 @@ class TestCounters:
         assert counted.tag_failures == 0
         assert counted.cycles_busy >= sum(LENGTHS) / 16
 
-    def test_clear(self, engine: Engine) -> None:
+    def test_engine_clears_its_counters(self, engine: Engine) -> None:
         engine.process([Record(Operation.BYPASS, b"x")])
         engine.clear_counters()
         counted = engine.counters()
         assert (counted.records, counted.bytes, counted.cycles_busy) == (0, 0, 0)
 
-    def test_a_slow_source_is_counted(self, engine: Engine) -> None:
-        """Half a record is there, and time passes: the engine waits for its source."""
+    def test_engine_counts_stalls_by_a_slow_source(self, engine: Engine) -> None:
         board = engine._board
         engine.clear_counters()
         frame = (3 << 28 | 64).to_bytes(4, "big") + bytes(12) + bytes(64)
@@ -263,7 +264,7 @@ class TestCounters:
         assert counted.stall_source > 100
         assert counted.cycles_busy > counted.stall_source
 
-    def test_pace_holds_the_rate(self, engine: Engine) -> None:
+    def test_engine_keeps_the_rate_that_is_set(self, engine: Engine) -> None:
         records = [Record(Operation.BYPASS, bytes(65536))] * 4
         for asked in (104e6, 400e6):
             actual = engine.set_pace(asked)
@@ -281,14 +282,14 @@ class TestCounters:
         counted = engine.counters()
         assert counted.bytes / counted.cycles_busy > 15.0
 
-    def test_a_pace_above_the_engines_own_is_no_limit(self, engine: Engine) -> None:
+    def test_engine_has_no_limit_at_or_above_its_own_rate(self, engine: Engine) -> None:
         assert engine.set_pace(16 * engine.clock_hz) is None
         with pytest.raises(EngineError, match="above zero"):
             engine.set_pace(0)
 
 
-class DisturbedLink(Passage):
-    """The real board behind a link that flips a bit of what is read at one address."""
+class DisturbedLink(BoardWrapper):
+    """A board behind a link that flips a bit in reads of one address."""
 
     def __init__(self, board: SimBoard, address: int) -> None:
         super().__init__(board)
@@ -301,8 +302,8 @@ class DisturbedLink(Passage):
         return data
 
 
-class FaultWhileRecordsPass(Passage):
-    """The real board, which tells of a fault from the first record on."""
+class BoardWithFault(BoardWrapper):
+    """A board whose STATUS shows a fault from the first record on."""
 
     def __init__(self, board: SimBoard) -> None:
         super().__init__(board)
@@ -325,28 +326,30 @@ class TestIdentity:
         ("register", "complaint"),
         [
             (regs.ID, "no Taperig engine"),
-            (regs.SCRATCH, "not sound"),
+            (regs.SCRATCH, "link to board .* does not work: SCRATCH was written"),
             (regs.MAP_HASH, r"build 0x[0-9a-f]{8}\) has another register map"),
         ],
     )
-    def test_what_differs_is_named(
+    def test_engine_names_what_differs_in_its_identity(
         self, sim_board: SimBoard, register: Register, complaint: str
     ) -> None:
         with pytest.raises(IdentityError, match=complaint):
             Engine(DisturbedLink(sim_board, register.address))
 
-    def test_the_build_is_read_at_open(self, sim_board: SimBoard) -> None:
+    def test_engine_reads_the_build_hash_at_open(self, sim_board: SimBoard) -> None:
         there = Engine(sim_board).build_hash
         assert Engine(DisturbedLink(sim_board, regs.BUILD_HASH.address)).build_hash == there ^ 1
 
-    def test_results_out_of_step_are_an_error(self, sim_board: SimBoard) -> None:
+    def test_engine_reports_results_out_of_step(self, sim_board: SimBoard) -> None:
         engine = Engine(sim_board)
         sim_board.write(regs.RECORD_IN, 16, (3 << 28 | 16).to_bytes(4, "big") + bytes(28))
         with pytest.raises(EngineError, match="out of step"):
             engine.process([Record(Operation.ENCRYPT, b"x")])
         assert len(sim_board.read(regs.RECORD_OUT, 16, 2)) == 32  # back in step
 
-    def test_results_are_not_believed_when_a_check_failed(self, sim_board: SimBoard) -> None:
-        engine = Engine(FaultWhileRecordsPass(sim_board))
-        with pytest.raises(SelfTestError, match=r"check inside the engine .* thrown away"):
+    def test_engine_discards_results_when_an_internal_check_failed(
+        self, sim_board: SimBoard
+    ) -> None:
+        engine = Engine(BoardWithFault(sim_board))
+        with pytest.raises(SelfTestError, match=r"internal check of the engine .* were discarded"):
             engine.process([Record(Operation.BYPASS, b"x")])

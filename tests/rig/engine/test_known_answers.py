@@ -1,4 +1,4 @@
-"""Known-answer files: what is read, what is refused and where; NIST's answers from the gates."""
+"""Known-answer files: parsing, mistakes by line, NIST vectors."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,25 +36,25 @@ def decrypt_vector(count: int = 0, outcome: str = f"PT = {PT}", **changes: str) 
     return f"Count = {count}\n{lines}{outcome}\n\n"
 
 
-def written(tmp_path: Path, text: str) -> Path:
+def write_vectors(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "vectors.rsp"
     path.write_text(text)
     return path
 
 
 class TestParser:
-    def test_both_layouts(self, tmp_path: Path) -> None:
+    def test_read_vectors_reads_both_layouts(self, tmp_path: Path) -> None:
         text = HEAD + encrypt_vector(3) + decrypt_vector(4) + decrypt_vector(5, "FAIL")
-        one, two, three = read_vectors(written(tmp_path, text))
+        one, two, three = read_vectors(write_vectors(tmp_path, text))
         assert (one.operation, one.count, one.line) == (Operation.ENCRYPT, 3, 6)
         assert (two.operation, two.plaintext) == (Operation.DECRYPT, bytes.fromhex(PT))
         assert (three.operation, three.plaintext) == (Operation.DECRYPT, None)
         assert one.ciphertext == two.ciphertext == bytes.fromhex(CT)
         assert one.tag == bytes.fromhex(TAG)
 
-    def test_empty_values_and_no_newline_at_the_end(self, tmp_path: Path) -> None:
+    def test_read_vectors_takes_empty_values_and_no_final_newline(self, tmp_path: Path) -> None:
         text = encrypt_vector(PT="", CT="", AAD="").rstrip()
-        (vector,) = read_vectors(written(tmp_path, text))
+        (vector,) = read_vectors(write_vectors(tmp_path, text))
         assert (vector.plaintext, vector.ciphertext, vector.aad) == (b"", b"", b"")
         assert vector.operation is Operation.ENCRYPT
 
@@ -67,13 +67,13 @@ class TestParser:
             + "[ DECRYPT ]\r\n"
             + fields.replace("\n", "\r\n")
         )
-        one, two = read_vectors(written(tmp_path, text))
+        one, two = read_vectors(write_vectors(tmp_path, text))
         assert (one.operation, one.count, one.iv) == (Operation.ENCRYPT, 4, bytes.fromhex(IV))
         assert (two.operation, two.count, two.key) == (Operation.DECRYPT, 5, bytes.fromhex(KEY))
 
     def test_a_section_says_the_operation_whatever_the_order(self, tmp_path: Path) -> None:
         text = f"[ENCRYPT]\n{decrypt_vector()}[DECRYPT]\n{encrypt_vector()}"
-        one, two = read_vectors(written(tmp_path, text))
+        one, two = read_vectors(write_vectors(tmp_path, text))
         assert (one.operation, two.operation) == (Operation.ENCRYPT, Operation.DECRYPT)
 
     def test_a_device_without_end_is_not_read_to_its_end(self) -> None:
@@ -106,15 +106,15 @@ class TestParser:
             ("#" * ((1 << 20) + 1), 1, "too long"),
         ],
     )
-    def test_mistakes_are_named_with_their_line(
+    def test_read_vectors_names_a_mistake_with_its_line(
         self, tmp_path: Path, text: str, line: int, complaint: str
     ) -> None:
-        path = written(tmp_path, text)
+        path = write_vectors(tmp_path, text)
         with pytest.raises(KatError, match=complaint) as caught:
             read_vectors(path)
         assert str(caught.value).startswith(f"{path}:{line}: ")
 
-    def test_files_that_are_none(self, tmp_path: Path) -> None:
+    def test_read_vectors_refuses_other_files(self, tmp_path: Path) -> None:
         for name, content, complaint in (
             ("empty.rsp", b"# nothing\n", "holds no vectors"),
             ("binary.rsp", b"\xff\xfe\x00", "not a CAVP text file"),
@@ -127,7 +127,7 @@ class TestParser:
         with pytest.raises(KatError, match="Is a directory"):
             read_vectors(tmp_path)
 
-    def test_a_file_too_large_is_not_read(self, tmp_path: Path) -> None:
+    def test_read_vectors_refuses_a_file_that_is_too_large(self, tmp_path: Path) -> None:
         path = tmp_path / "large.rsp"
         with path.open("wb") as file:
             file.truncate(1 << 40)
@@ -136,7 +136,7 @@ class TestParser:
 
 
 class TestRun:
-    def test_passed_failed_and_skipped_are_counted(self, tmp_path: Path, engine: Engine) -> None:
+    def test_run_kat_counts_passed_failed_and_skipped(self, tmp_path: Path, engine: Engine) -> None:
         text = (
             encrypt_vector(0)
             + decrypt_vector(1)
@@ -152,7 +152,7 @@ class TestRun:
             + decrypt_vector(11, "FAIL")
             + decrypt_vector(12, Tag="00" * 16)
         )
-        report = run_kat(read_vectors(written(tmp_path, text)), engine)
+        report = run_kat(read_vectors(write_vectors(tmp_path, text)), engine)
         assert (report.run, report.passed, report.failed) == (8, 3, 5)
         assert not report.good
         assert report.skipped == {
@@ -170,12 +170,12 @@ class TestRun:
         ]
         assert not engine.key_valid
 
-    def test_a_report_without_a_vector_run_is_not_good(self) -> None:
+    def test_kat_report_without_a_run_is_not_good(self) -> None:
         assert not KatReport().good
         assert KatReport(run=1, passed=1).good
 
     @pytest.mark.parametrize("name", ["gcmEncryptExtIV256.rsp", "gcmDecrypt256.rsp"])
-    def test_nists_own(self, engine: Engine, name: str) -> None:
+    def test_run_kat_passes_the_vectors_of_nist(self, engine: Engine, name: str) -> None:
         spec = find_spec("cryptography_vectors")
         assert spec is not None
         assert spec.origin is not None

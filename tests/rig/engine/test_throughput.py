@@ -1,4 +1,4 @@
-"""Limits and margins, and the rates that the engine's counters give."""
+"""Measurement limits and margins, and the engine's rates by its counters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import secrets
 import pytest
 
 from rig.engine.driver import Counters, Engine, Operation, Record
-from rig.engine.throughput import RECORD_SIZES, MeasureError, rate, rates, sample
+from rig.engine.throughput import (
+    RECORD_SIZES,
+    MeasureError,
+    measure_batch,
+    measure_rates,
+    payload_rate,
+)
 from rig.results.measurement import Measurement
 
 
@@ -26,7 +32,7 @@ from rig.results.measurement import Measurement
         (math.nan, None, None, False, None),
     ],
 )
-def test_limits(
+def test_measurement_judges_its_limits(
     value: float, minimum: float | None, maximum: float | None, passed: bool, margin: float | None
 ) -> None:
     item = Measurement("it", value, "MB/s", minimum, maximum)
@@ -34,19 +40,19 @@ def test_limits(
     assert item.margin == (None if margin is None else pytest.approx(margin, nan_ok=True))
 
 
-def test_rate_is_bytes_over_busy_cycles_at_the_clock() -> None:
+def test_payload_rate_is_bytes_over_busy_cycles_at_the_clock() -> None:
     counters = Counters(1000, stall_source=7, stall_sink=9, records=1, bytes=16000, tag_failures=0)
-    assert rate(counters, 62.5e6) == pytest.approx(1000e6)
+    assert payload_rate(counters, 62.5e6) == pytest.approx(1000e6)
     with pytest.raises(MeasureError, match="no busy cycle"):
-        rate(Counters(0, 0, 0, 0, 0, 0), 62.5e6)
+        payload_rate(Counters(0, 0, 0, 0, 0, 0), 62.5e6)
 
 
 @pytest.mark.rule("RATE-1", "RATE-2")
-def test_rates_of_the_gates(engine: Engine) -> None:
+def test_measure_rates_passes_every_limit_on_the_engine(engine: Engine) -> None:
     engine.load_plain_key(secrets.token_bytes(32))
     seen: list[int] = []
     try:
-        found = list(rates(engine, native_rate=104e6, fastest_rate=400e6, done=seen.append))
+        found = list(measure_rates(engine, native_rate=104e6, fastest_rate=400e6, done=seen.append))
     finally:
         engine.zeroize()
     assert tuple(seen) == RECORD_SIZES
@@ -63,7 +69,7 @@ def test_rates_of_the_gates(engine: Engine) -> None:
             assert tuple(sizes) == RECORD_SIZES
     assert all(item.passed for item in found), [item.name for item in found if not item.passed]
     for item in by_rule["RATE-1"]:
-        # The pace was real: both rates are the tape channel's, give or take a record's ends.
+        # Both rates are the tape channel's, up to the ends of records: the pace had effect.
         assert 0.99 * 104 < item.detail["clear"]["mb_per_s"] < 1.07 * 104
         assert item.value == pytest.approx(
             item.detail["encrypted"]["mb_per_s"] / item.detail["clear"]["mb_per_s"]
@@ -74,7 +80,7 @@ def test_rates_of_the_gates(engine: Engine) -> None:
         assert item.value < 16 * engine.clock_hz / 1e6
 
 
-def test_refused_record_is_no_rate(engine: Engine) -> None:
+def test_measure_batch_reports_a_refused_record(engine: Engine) -> None:
     engine.zeroize()
     with pytest.raises(MeasureError, match="NO_KEY"):
-        sample(engine, [Record(Operation.ENCRYPT, bytes(2048))])
+        measure_batch(engine, [Record(Operation.ENCRYPT, bytes(2048))])
