@@ -1,1 +1,1 @@
-"""What becomes gates, and how it is built."""
+"""The RTL, its simulations, proofs and bitstreams."""

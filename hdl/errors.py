@@ -1,17 +1,17 @@
-"""The base of what can go wrong while gates are built or checked."""
+"""The errors of builds and checks of the RTL."""
 
 
 class HdlError(Exception):
-    """One sentence for the user: what is wrong, where, and how to mend it."""
+    """An error for the user: what failed, on what, why, what to do."""
 
 
 class ToolchainError(HdlError):
-    """A tool that the build needs is missing or does not work."""
+    """A tool is missing or does not work."""
 
 
 class BuildError(HdlError):
-    """The sources did not become a simulation."""
+    """A simulation or bitstream was not built."""
 
 
 class BenchError(HdlError):
-    """A bench ran and failed, or did not run at all."""
+    """A bench failed or did not run."""

@@ -1,4 +1,4 @@
-"""Which SystemVerilog files there are, in an order that a compiler takes."""
+"""The SystemVerilog files, in an order that a compiler accepts."""
 
 import re
 from pathlib import Path
@@ -12,29 +12,29 @@ VIRTUAL_DIRECTORY = HDL_DIRECTORY / "boards" / "virtual"
 
 
 def rtl_packages() -> list[Path]:
-    """Return the packages of the design, each after those that it names."""
+    """Return the packages of the design, each after those that it uses."""
     waiting = {path.stem: path for path in sorted(RTL_DIRECTORY.rglob("*_pkg.sv"))}
-    needs = {name: _packages_named(path) & waiting.keys() for name, path in waiting.items()}
+    needs = {name: _packages_used(path) & waiting.keys() for name, path in waiting.items()}
     ordered: list[Path] = []
     while waiting:
         free = [name for name in waiting if not (needs[name] - {name}) & waiting.keys()]
-        for name in free or list(waiting):  # a ring is the compiler's to report
+        for name in free or list(waiting):  # the compiler reports a circle
             ordered.append(waiting.pop(name))
     return ordered
 
 
 def rtl_sources() -> list[Path]:
-    """Return every file of the design: packages, generated modules, hand-written modules."""
+    """Return every file of the design: packages, generated, hand-written."""
     packages = rtl_packages()
     modules = sorted(set(RTL_DIRECTORY.rglob("*.sv")) - set(packages))
     return [*packages, *sorted(modules, key=lambda path: GENERATED_DIRECTORY not in path.parents)]
 
 
 def board_sources() -> list[Path]:
-    """Return every file of what stands around the engine on a board, its package first."""
+    """Return the files around the engine on every board, their package first."""
     package = BOARD_DIRECTORY / "board_pkg.sv"
     return [package, *sorted(set(BOARD_DIRECTORY.rglob("*.sv")) - {package})]
 
 
-def _packages_named(path: Path) -> set[str]:
+def _packages_used(path: Path) -> set[str]:
     return set(re.findall(r"\b(\w+_pkg)::", path.read_text()))

@@ -1,1 +1,1 @@
-"""Boards: what stands around the engine."""
+"""Boards: the RTL around the engine."""

@@ -1,1 +1,1 @@
-"""Formal proofs of the gates."""
+"""Formal proofs of the RTL."""

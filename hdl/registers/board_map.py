@@ -6,9 +6,9 @@ Generated from board.rdl by `python -m hdl.registers.generate`; do not edit.
 from hdl.registers.types import Register, RegisterField
 
 # CRC-32 of board.rdl; the board's hash register must read the same.
-MAP_HASH_EXPECTED = 0x082CA4F5
+MAP_HASH_EXPECTED = 0x97E85A55
 
-# What ends a burst at each record window; see boards/common/record_*_window.sv.
+# Commit and acknowledge words of the record windows (record_*_window.sv).
 IN_COMMIT = 0x1000_0010
 OUT_ACK = 0x2000_0010
 

@@ -1,7 +1,7 @@
-"""Generate the register blocks and the Python register maps from the .rdl files.
+"""Generate the register blocks and the Python maps from the .rdl files.
 
-There are two: the engine's (engine.rdl) and that of a board around it (board.rdl).
-Run as `python -m hdl.registers.generate`; the results are checked in, and a test compares them.
+There are two maps: the engine's (engine.rdl) and the board's (board.rdl).
+Run as `python -m hdl.registers.generate`. The results are checked in; a test compares them.
 """
 
 import itertools
@@ -31,13 +31,14 @@ class Description:
     map: Path
     base: int
     """The bus address of its first register."""
-    whose: str
+    owner: str
+    """"engine" or "board"; for comments in the generated map."""
     windows: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = ()
-    """Addresses that are no registers: a comment, names and addresses."""
+    """Addresses outside the register block: a comment, names and addresses."""
 
     @property
     def hash(self) -> int:
-        """The CRC-32 of the description, as its hash register shows it."""
+        """Return the CRC-32 of the description, as its hash register reads."""
         return zlib.crc32(self.source.read_bytes())
 
 
@@ -46,7 +47,7 @@ ENGINE = Description(
     block=HDL_DIRECTORY / "rtl" / "generated" / "drive_crypto_regs.sv",
     map=HERE / "engine_map.py",
     base=0,
-    whose="engine",
+    owner="engine",
     windows=(
         (
             "Windows on the record streams: 16-byte words, first in, first out.",
@@ -59,10 +60,10 @@ BOARD = Description(
     block=HDL_DIRECTORY / "boards" / "common" / "generated" / "board_regs.sv",
     map=HERE / "board_map.py",
     base=0x0001_0000,
-    whose="board",
+    owner="board",
     windows=(
         (
-            "What ends a burst at each record window; see boards/common/record_*_window.sv.",
+            "Commit and acknowledge words of the record windows (record_*_window.sv).",
             (("IN_COMMIT", 0x1000_0010), ("OUT_ACK", 0x2000_0010)),
         ),
     ),
@@ -71,7 +72,7 @@ DESCRIPTIONS = (ENGINE, BOARD)
 
 
 def elaborate(description: Description) -> AddrmapNode:
-    """Compile a description."""
+    """Compile a description and return its register tree."""
     compiler = RDLCompiler()
     for definition in ALL_UDPS:
         compiler.register_udp(definition)
@@ -80,7 +81,7 @@ def elaborate(description: Description) -> AddrmapNode:
 
 
 def register_block(description: Description, top: AddrmapNode) -> str:
-    """Return the SystemVerilog of the register block, with a flat APB4 port."""
+    """Return the SystemVerilog of the register block with a flat APB4 port."""
     with tempfile.TemporaryDirectory(prefix="taperig-registers-") as directory:
         RegblockExporter().export(
             top,
@@ -90,13 +91,13 @@ def register_block(description: Description, top: AddrmapNode) -> str:
             default_reset_async=True,
         )
         text = (Path(directory) / description.block.name).read_text()
-    # No other module of ours has a time scale, and none has blanks at line ends.
+    # No other module has a timescale, and the lint refuses blanks at line ends.
     text = text.replace("`timescale 1ns / 1ps\n\n", "")
     return re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE).rstrip() + "\n"
 
 
 def register_map(description: Description, top: AddrmapNode) -> str:
-    """Return the Python module with every address and field of the map."""
+    """Return the Python module with every address and field."""
     groups = [
         (name, list(words))
         for name, words in itertools.groupby(
@@ -108,14 +109,14 @@ def register_map(description: Description, top: AddrmapNode) -> str:
     types = [*(["Counter"] if counters else []), "Register", "RegisterField"]
     source = description.source.name
     lines = [
-        f'"""Addresses and fields of the {description.whose}\'s registers.',
+        f'"""Addresses and fields of the {description.owner}\'s registers.',
         "",
         f"Generated from {source} by `python -m hdl.registers.generate`; do not edit.",
         '"""',
         "",
         f"from hdl.registers.types import {', '.join(types)}",
         "",
-        f"# CRC-32 of {source}; the {description.whose}'s hash register must read the same.",
+        f"# CRC-32 of {source}; the {description.owner}'s hash register must read the same.",
         f"MAP_HASH_EXPECTED = 0x{description.hash:08X}",
         "",
     ]
@@ -132,7 +133,7 @@ def register_map(description: Description, top: AddrmapNode) -> str:
 
 
 def generated() -> dict[Path, str]:
-    """Return every generated file with the text it must have."""
+    """Return the text of every generated file by its path."""
     texts: dict[Path, str] = {}
     for description in DESCRIPTIONS:
         top = elaborate(description)
@@ -157,7 +158,7 @@ def _check_contiguous(name: str, group: list[RegNode]) -> None:
     for index, word in enumerate(group):
         numbered = len(group) == 1 or word.inst_name == f"{name}_{index}"
         if not numbered or word.absolute_address != start + 4 * index:
-            raise ValueError(f"{word.inst_name} breaks the row of words named {name}")
+            raise ValueError(f"{word.inst_name} is not contiguous with the words named {name}")
 
 
 def _register_lines(name: str, group: list[RegNode], base: int) -> list[str]:

@@ -1,11 +1,11 @@
-"""What a register map is made of: registers, fields of registers, pairs that form a counter."""
+"""Register map types: registers, their fields, counters of two registers."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class RegisterField:
-    """Some adjacent bits of a register."""
+    """Adjacent bits of a register."""
 
     name: str
     shift: int
@@ -13,15 +13,15 @@ class RegisterField:
 
     @property
     def mask(self) -> int:
-        """The field's bits, in place in the register."""
+        """Return the mask of the field's bits in the register."""
         return ((1 << self.width) - 1) << self.shift
 
     def get(self, word: int) -> int:
-        """Take the field's value out of a register's value."""
+        """Return the field's value from a register's value."""
         return (word & self.mask) >> self.shift
 
     def put(self, value: int) -> int:
-        """Return `value` in the field's place, all other bits zero."""
+        """Return `value` shifted to the field's bits, all other bits zero."""
         if value < 0 or value >> self.width:
             raise ValueError(f"{value} does not fit the {self.width} bits of {self.name}")
         return value << self.shift
@@ -29,7 +29,7 @@ class RegisterField:
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """One 32-bit register, or `count` of them in a row."""
+    """A 32-bit register, or `count` of them at rising addresses."""
 
     name: str
     address: int
@@ -40,7 +40,7 @@ class Register:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """Two registers that together show the snapshot of one 64-bit counter."""
+    """Two registers that hold the snapshot of a 64-bit counter."""
 
     name: str
     low: Register

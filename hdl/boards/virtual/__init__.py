@@ -1,1 +1,1 @@
-"""A board that is not there: the whole board top, simulated, behind a serial line."""
+"""The virtual board: a simulated board top behind a serial line."""

@@ -1,4 +1,4 @@
-"""The virtual board's test module: the board is served from C++ until its process ends."""
+"""The virtual board's cocotb module; C++ serves the board until it ends."""
 
 from typing import Any
 
@@ -8,5 +8,5 @@ from cocotb.triggers import Event
 
 @cocotb.test()
 async def idle(dut: Any) -> None:
-    """Let the clock run."""
+    """Keep the simulation running."""
     await Event().wait()

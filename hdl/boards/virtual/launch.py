@@ -22,7 +22,7 @@ TOP = "virtual_top"
 def build_virtual_board(
     *, bank_bytes: int = 65536, on_build: Callable[[str], None] | None = None
 ) -> BuiltSim:
-    """Build the whole board with its serial line, or take it from the cache."""
+    """Build the virtual board, or take it from the cache."""
     return verilate(
         TOP,
         [
@@ -50,9 +50,10 @@ def start_virtual_board(
     *,
     transport_key: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start the board; it serves the listening socket and the terminal, which it inherits.
+    """Start the board, which serves an inherited socket and terminal.
 
-    Its output goes to `log`; it ends when it is told to or this process is gone.
+    `listener` is a listening socket, `terminal` the master of a pseudo-terminal. The board's output
+    goes to `log`. It ends on SIGTERM or when this process ends.
     """
     command = [
         str(built.executable),

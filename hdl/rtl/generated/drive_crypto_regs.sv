@@ -975,7 +975,7 @@ always @(*) begin
             readback_data_var[31:16] = 16'h1;
         end
         if(rd_mux_addr == 8'h8) begin
-            readback_data_var[31:0] = 32'h2e07dcf1;
+            readback_data_var[31:0] = 32'h72683805;
         end
         if(rd_mux_addr == 8'hc) begin
             readback_data_var[31:0] = hwif_in_build_hash_value;

@@ -1,4 +1,4 @@
-"""The register map: what is generated from regs.rdl is what is checked in."""
+"""The register maps: the checked-in files match the .rdl files."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from hdl.registers.types import RegisterField
 
 
 @pytest.mark.parametrize("path", generated(), ids=lambda path: path.name)
-def test_generated_files_are_fresh(path: Path) -> None:
+def test_register_generator_reproduces_the_checked_in_files(path: Path) -> None:
     assert path.read_text() == generated()[path], "run python -m hdl.registers.generate"
 
 
@@ -19,12 +19,12 @@ def test_registers_do_not_overlap() -> None:
     assert len(taken) == len(set(taken))
 
 
-def test_no_key_register_is_readable() -> None:
+def test_key_registers_are_write_only() -> None:
     assert not regs.SEALED_KEY.readable
     assert not regs.PLAIN_KEY.readable
 
 
-def test_field_values() -> None:
+def test_register_field_extracts_and_places_values() -> None:
     field = RegisterField("F", 4, 3)
     assert field.mask == 0x70
     assert field.get(0xFF) == 7

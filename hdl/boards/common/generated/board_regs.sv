@@ -473,7 +473,7 @@ always @(*) begin
             readback_data_var[31:0] = 32'h424f5244;
         end
         if(rd_mux_addr == 7'h4) begin
-            readback_data_var[31:0] = 32'h82ca4f5;
+            readback_data_var[31:0] = 32'h97e85a55;
         end
         if(rd_mux_addr == 7'h8) begin
             readback_data_var[4:0] = hwif_in_board_features_window_log2;
