@@ -1,1 +1,1 @@
-"""From RTL to a bitstream: synthesis, place and route, programming."""
+"""Bitstreams: synthesis, place and route, programming."""

@@ -1,15 +1,15 @@
-"""Where block RAMs of the engine lie on the chip.
+"""Sites on the chip for the block RAMs of the engine.
 
-The placer scatters the 112 block RAMs of the cipher over the whole chip, which has few others
-free, so that each round has wires from one end of it to the other, and these cannot be routed. So
-they are given sites: eight of a round beside each other, and the rounds one behind the other, along
-one row of block RAMs, back along the next, and the last two on the third.
+The placer spreads the 112 block RAMs of the cipher over the whole chip, so that each round has
+wires from one end of it to the other, and these cannot be routed. So they get fixed sites: the
+eight of a round side by side, and the rounds in order, along one row of block RAMs, back along the
+next, and the last two on the third.
 
-Behind the last round lies the record buffer, one bank above the other. Left to the placer, one of
-its block RAMs came to lie at the far end of the chip, and the path out of it was the longest of
-all. Those of the board's window for records to the engine lie in front of the last two rounds.
+The record buffer is placed after the last round, one bank above the other. Without fixed sites one
+of its block RAMs was placed at the far end of the chip, and its output was the critical path. The
+block RAMs of the record window to the engine are placed before the last two rounds.
 
-Sites as nextpnr-ecp5 names them, for LFE5U-85F and LFE5UM5G-85F, which are one die.
+Sites have the names of nextpnr-ecp5, for LFE5U-85F and LFE5UM5G-85F, which share one die.
 """
 
 import json
@@ -29,7 +29,7 @@ _WINDOW = r"u_record_in\.u_ram\.memory"
 
 def sites(row: int) -> list[str]:
     """Return the sites of a row of block RAMs, from left to right."""
-    # Between the seventh group and the eighth is the spine in the middle.
+    # The chip's spine lies between the seventh group and the eighth.
     columns = [4 + 9 * g + 2 * i + (2 if g >= 7 else 0) for g in range(_GROUPS) for i in range(4)]
     return [f"X{column}/Y{row}/EBR{index % 4}" for index, column in enumerate(columns)]
 
@@ -42,19 +42,19 @@ def sbox_sites() -> list[list[str]]:
 
 
 def bank_sites() -> list[list[str]]:
-    """Return the sites of each bank of the record buffer, more than the widest needs."""
+    """Return the sites for each bank of the record buffer, some to spare."""
     return [sites(row)[22:] for row in _ROWS[2:]]
 
 
 def window_sites() -> list[str]:
-    """Return the sites of the window for records to the engine."""
+    """Return the sites for the record window to the engine."""
     return sites(_ROWS[2])[:4]
 
 
 def fix_block_rams(netlist: Path, top: str) -> int:
-    """Give the block RAMs in a netlist of Yosys their sites; return how many were given one.
+    """Assign sites to the block RAMs in a netlist of Yosys; return how many.
 
-    A memory that is larger than its place is left to the placer, all of it.
+    A memory with more block RAMs than sites is left to the placer as a whole.
     """
     design = json.loads(netlist.read_text(encoding="utf-8"))
     cells: dict[str, Any] = design["modules"][top]["cells"]
@@ -65,9 +65,9 @@ def fix_block_rams(netlist: Path, top: str) -> int:
         for name in rams
         if (found := _SBOX.search(name))
     }
-    for number, place in enumerate(bank_sites()):
-        fixed |= _laid_out(rams, _BANK.format(number), place)
-    fixed |= _laid_out(rams, _WINDOW, window_sites())
+    for number, bank in enumerate(bank_sites()):
+        fixed |= _assign_sites(rams, _BANK.format(number), bank)
+    fixed |= _assign_sites(rams, _WINDOW, window_sites())
     for name, site in fixed.items():
         cells[name]["attributes"]["BEL"] = site
     if fixed:
@@ -75,9 +75,9 @@ def fix_block_rams(netlist: Path, top: str) -> int:
     return len(fixed)
 
 
-def _laid_out(rams: list[str], memory: str, place: list[str]) -> dict[str, str]:
-    """Give the block RAMs of one memory sites in their order, if there are enough."""
+def _assign_sites(rams: list[str], memory: str, free: list[str]) -> dict[str, str]:
+    """Return sites for the block RAMs of a memory in order, if enough are free."""
     pattern = re.compile(rf"(?:^|\.){memory}\.(\d+)\.(\d+)$")
     numbered = {name: found for name in rams if (found := pattern.search(name))}
     ordered = sorted(numbered, key=lambda name: [int(part) for part in numbered[name].groups()])
-    return dict(zip(ordered, place, strict=False)) if len(ordered) <= len(place) else {}
+    return dict(zip(ordered, free, strict=False)) if len(ordered) <= len(free) else {}

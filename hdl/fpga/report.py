@@ -1,4 +1,4 @@
-"""What place and route found, read from the placer's report: speed, size, critical path."""
+"""The report of place and route: frequency, size, critical path."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from hdl.errors import BuildError
 
 @dataclass(frozen=True)
 class ModuleShare:
-    """How much of the critical path lies in one instance; delays in nanoseconds."""
+    """The part of the critical path in one instance; delays in nanoseconds."""
 
     module: str
     instance: str
@@ -28,12 +28,12 @@ class CriticalPath:
     routing_ns: float
     start: str
     end: str
-    modules: tuple[ModuleShare, ...]  # in the order in which the path passes them
+    modules: tuple[ModuleShare, ...]  # in the order of the path
 
 
 @dataclass(frozen=True)
 class Routed:
-    """One run of place and route; frequency in megahertz."""
+    """The result of one run of place and route; frequency in megahertz."""
 
     fmax_mhz: float
     clock: str
@@ -43,16 +43,16 @@ class Routed:
     critical_path: CriticalPath
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values for a report."""
+        """Return the values as JSON types."""
         return asdict(self)
 
 
 def read_report(text: str, instances: Mapping[str, str]) -> Routed:
-    """Read the JSON report of nextpnr-ecp5.
+    """Parse the JSON report of nextpnr-ecp5.
 
-    `instances` has the module of each instance path of the flattened design. Of several clocks the
-    one of the gates counts: it has the longest path among those that the report gives a
-    frequency. Times within one clock only; a path between clocks is a synchronizer's.
+    `instances` has the module of each instance path of the flattened design. With several clocks,
+    the slowest of those with a frequency in the report is the engine's clock. Only paths within
+    that clock count; a path between clocks belongs to a synchronizer.
     """
     try:
         report = json.loads(text)
@@ -72,7 +72,7 @@ def read_report(text: str, instances: Mapping[str, str]) -> Routed:
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise BuildError(
             f"The report of place and route is not what nextpnr-ecp5 0.11 writes "
-            f"({type(error).__name__}: {error}); install the version in requirements.lock."
+            f"({type(error).__name__}: {error}); install the version of requirements.lock."
         ) from error
 
 
@@ -88,13 +88,17 @@ def read_instances(netlist: Path, top: str) -> dict[str, str]:
 
 
 def instance_of(cell: str, instances: Iterable[str]) -> str:
-    """Return the innermost instance whose path the cell's name begins with; '' is the top."""
+    """Return the innermost instance that holds a cell; '' is the top."""
     inside = [path for path in instances if path and cell.startswith(f"{path}.")]
     return max(inside, key=len, default="")
 
 
 def _plain_module(name: str) -> str:
-    """`$paramod$0123abcd\\record_bank` or `$paramod\\record_bank\\Words=...` to `record_bank`."""
+    """Return the module name without Yosys' parameters.
+
+    It is `record_bank` for `$paramod$0123abcd\\record_bank` and for
+    `$paramod\\record_bank\\Words=...`.
+    """
     parts = name.lstrip("\\").split("\\")
     return parts[1] if len(parts) > 1 and parts[0].startswith("$paramod") else parts[0]
 

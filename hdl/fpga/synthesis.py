@@ -1,7 +1,7 @@
-"""From the sources to a bitstream: synthesize, place and route, pack, with tools from PyPI only.
+"""Bitstream builds: synthesis, place and route, packing.
 
-The outcome depends on sources, parameters, seed and tool versions and on nothing else: the sources
-are copied beside the results and every tool works there with relative names.
+All tools come from PyPI. The result depends only on sources, parameters, seed and tool versions:
+the sources are copied beside the results, and every tool works there with relative names.
 """
 
 import hashlib
@@ -23,17 +23,17 @@ REPORT = "report.json"
 DEFAULT_SEED = 1
 _NETLIST = "netlist.json"
 
-# The placer tries no harder than the clock asks, and thinks paths longer than they are once routed:
-# it is asked for so many times the clock.
-_HASTE = 1.25
+# The placer stops optimizing when its estimate meets the requested clock, and its estimate is
+# pessimistic before routing. So the requested clock is this factor above the board's clock.
+_CLOCK_MARGIN = 1.25
 _FREQUENCY = re.compile(r'^(FREQUENCY PORT "\w+" )([0-9.]+)( MHZ ;)', re.MULTILINE)
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Built:
-    """A bitstream and what is known of it."""
+    """A bitstream and its report."""
 
     target: Target
     bitstream: Path
@@ -42,17 +42,17 @@ class Built:
 
     @property
     def fmax_mhz(self) -> float:
-        """The fastest clock at which the gates are known to work, in megahertz."""
+        """Return the maximum clock frequency of the design, in megahertz."""
         return float(self.report["fmax_mhz"])
 
     @property
     def meets_clock(self) -> bool:
-        """Whether the board's PLL runs the gates no faster than that."""
+        """Return whether the board's clock is not above the maximum frequency."""
         return self.fmax_mhz * 1e6 >= self.target.clock_hz
 
 
 def source_hash(target: Target) -> str:
-    """Return the SHA-256 of all that the gates are made from: sources, pins, parameters, sites."""
+    """Return the SHA-256 over sources, pins, parameters and sites."""
     digest = hashlib.sha256()
     settings = {
         "chip": target.chip,
@@ -61,7 +61,7 @@ def source_hash(target: Target) -> str:
         "top": target.top,
         "parameters": dict(sorted(target.parameters.items())),
         "placer": [
-            _HASTE,
+            _CLOCK_MARGIN,
             floorplan.sbox_sites(),
             floorplan.bank_sites(),
             floorplan.window_sites(),
@@ -80,11 +80,12 @@ def build(
     folder: Path,
     *,
     seeds: Sequence[int] = (DEFAULT_SEED,),
-    say: Say = lambda line: None,
+    progress: Progress = lambda line: None,
 ) -> Built:
-    """Build the bitstream of a board in `folder`, with the best of `seeds`; write its report.
+    """Build the bitstream of a board in `folder` and write its report.
 
-    The build hash that the gates show is the first 32 bits of the source hash.
+    Takes the seed with the highest clock frequency. The BUILD_HASH register reads the first 32
+    bits of the source hash.
     """
     if not seeds:
         raise BuildError("A build needs at least one seed; give --seed N.")
@@ -93,7 +94,7 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     whole_hash = source_hash(target)
     sources = copy_sources(target, folder)
-    say(f"synthesizing {target.top} for {target.title}")
+    progress(f"synthesizing {target.top} for {target.title}")
     synthesize(target, folder, sources, build_hash=int(whole_hash[:8], 16))
     instances = read_instances(folder / _NETLIST, target.top)
     if target.chip in floorplan.CHIPS:
@@ -101,12 +102,12 @@ def build(
 
     tried: dict[int, Routed] = {}
     for seed in dict.fromkeys(seeds):
-        say(f"placing and routing with seed {seed}")
+        progress(f"placing and routing with seed {seed}")
         tried[seed] = place_and_route(target, folder, seed, instances)
-        say(f"seed {seed}: {tried[seed].fmax_mhz} MHz")
+        progress(f"seed {seed}: {tried[seed].fmax_mhz} MHz")
     best = max(tried, key=lambda seed: tried[seed].fmax_mhz)
     bitstream = folder / f"{target.name}.bit"
-    say("packing the bitstream")
+    progress("packing the bitstream")
     arguments = ["--compress", f"seed{best}.config", bitstream.name]
     require(PACKER, arguments, folder, folder / "pack.log", "Packing the bitstream")
 
@@ -133,14 +134,14 @@ def build(
 def synthesize(
     target: Target, folder: Path, sources: Sequence[str], build_hash: int | None
 ) -> None:
-    """Make the netlist of a target in `folder`, whose files `sources` are."""
+    """Synthesize the netlist of a target from `sources`, files in `folder`."""
     settings = dict(target.parameters)
     if build_hash is not None:
         settings["BuildHash"] = build_hash
-    chosen = " ".join(f"-set {name} {value}" for name, value in sorted(settings.items()))
+    parameters = " ".join(f"-set {name} {value}" for name, value in sorted(settings.items()))
     script = [f"read_verilog -sv {' '.join(sources)}"]
-    if chosen:
-        script.append(f"chparam {chosen} {target.top}")
+    if parameters:
+        script.append(f"chparam {parameters} {target.top}")
     script.append(f"synth_ecp5 -top {target.top} -json {_NETLIST}")
     (folder / "synthesis.ys").write_text("\n".join(script) + "\n", encoding="utf-8")
     arguments = ["-q", "-l", "synthesis.log", "-s", "synthesis.ys"]
@@ -148,21 +149,22 @@ def synthesize(
 
 
 def place_and_route(target: Target, folder: Path, seed: int, instances: dict[str, str]) -> Routed:
-    """Place and route the netlist in `folder` from a seed; write seed<N>.config beside it."""
+    """Place and route the netlist in `folder`; write seed<N>.config there."""
     timing = f"seed{seed}.timing.json"
-    pins = folder / "hastened.lpf"
-    pins.write_text(hastened((folder / target.name_of(target.pins)).read_text("utf-8")), "utf-8")
+    pins = folder / "constraints.lpf"
+    board_pins = (folder / target.name_of(target.pins)).read_text("utf-8")
+    pins.write_text(_with_clock_margin(board_pins), "utf-8")
     arguments = [
         f"--{target.chip}",
         *("--package", target.package),
         *("--speed", str(target.speed_grade)),
         *("--json", _NETLIST),
         *("--lpf", pins.name),
-        *("--freq", str(_HASTE * target.clock_hz / 1e6)),
+        *("--freq", str(_CLOCK_MARGIN * target.clock_hz / 1e6)),
         *("--seed", str(seed)),
         *("--report", timing),
         *("--textcfg", f"seed{seed}.config"),
-        "--timing-allow-fail",  # how fast it is stands in the report, also when it is too slow
+        "--timing-allow-fail",  # the report has the frequency, also when it is too low
         "--quiet",
         *("--log", f"seed{seed}.log"),
     ]
@@ -171,18 +173,24 @@ def place_and_route(target: Target, folder: Path, seed: int, instances: dict[str
     return read_report((folder / timing).read_text(encoding="utf-8"), instances)
 
 
-def hastened(pins: str) -> str:
-    """Return the constraints of a board with its clocks faster than they are, for the placer."""
-    return _FREQUENCY.sub(lambda found: f"{found[1]}{_HASTE * float(found[2]):g}{found[3]}", pins)
+def _with_clock_margin(pins: str) -> str:
+    """Return the constraints of a board with its clocks raised by the margin."""
+    return _FREQUENCY.sub(
+        lambda found: f"{found[1]}{_CLOCK_MARGIN * float(found[2]):g}{found[3]}", pins
+    )
 
 
 def write_summary(built: Built) -> Path:
-    """Check in what a good build found: refuses one that is slower than its board's clock."""
+    """Write the summary of a build that meets its board's clock.
+
+    Raises BuildError for a build that does not.
+    """
     if not built.meets_clock:
         raise BuildError(
-            f"{built.target.title} would run its gates at {built.target.clock_hz / 1e6:g} MHz, and "
-            f"the best of the seeds reaches {built.fmax_mhz:g} MHz; try other seeds with --seed, "
-            f"or lower the clock in hdl/fpga/targets.py."
+            f"The build for {built.target.title} was not recorded: its clock is "
+            f"{built.target.clock_hz / 1e6:g} MHz, and the best seed reaches "
+            f"{built.fmax_mhz:g} MHz. Try other seeds with --seed, or lower the clock in "
+            "hdl/fpga/targets.py."
         )
     file = built.target.last_build_file
     file.write_text(json.dumps(built.report, indent=2) + "\n", encoding="utf-8")
@@ -190,7 +198,7 @@ def write_summary(built: Built) -> Path:
 
 
 def copy_sources(target: Target, folder: Path) -> list[str]:
-    """Copy what a board is made of into `folder`; return the names of its RTL sources there."""
+    """Copy a board's sources into `folder`; return the names of the RTL files."""
     names: list[str] = []
     for path in [*target.sources(), target.pins]:
         name = target.name_of(path)

@@ -1,8 +1,8 @@
-"""The FPGA boards that the gates can be built for, and the last good build of each.
+"""The FPGA boards that bitstreams are built for, and their last builds.
 
-A target is a board: its chip as the placer names it, its top module, its pins. What its folder
-`hdl/boards/<name>` holds beside them, `last_build.json`, is the checked-in summary of the last good
-build: how fast the gates may be clocked, and which sources that is true of.
+A target is a board: its chip in the placer's terms, its top module, its pins. Its folder
+`hdl/boards/<name>` also holds `last_build.json`, the checked-in summary of the last build that met
+the clock: the maximum frequency and the hash of the sources.
 """
 
 import json
@@ -22,7 +22,7 @@ LAST_BUILD = "last_build.json"
 
 @dataclass(frozen=True)
 class Target:
-    """A board with an ECP5: chip, speed grade, top module, pins, parameters of the top."""
+    """A board with an ECP5: chip, speed grade, top module, pins, parameters."""
 
     name: str
     title: str
@@ -30,34 +30,34 @@ class Target:
     package: str
     speed_grade: int
     top: str
-    clock_hz: int  # at which the gates run: what the PLL of the top makes of its parameters
-    ebr: int  # blocks of 18 kbit on the chip
-    loader: str  # the board as openFPGALoader names it
+    clock_hz: int  # the engine's clock, which the PLL of the top derives from its parameters
+    ebr: int  # block RAMs of 18 kbit on the chip
+    loader: str  # openFPGALoader's name of the board
     parameters: Mapping[str, int] = field(default_factory=dict)
-    folder: Path | None = None  # of a design of its own, which shares nothing with the boards here
+    folder: Path | None = None  # for a design outside hdl/boards
 
     @property
     def directory(self) -> Path:
-        """The folder of the board: top, pins, last build."""
+        """Return the folder of the board: top, pins, last build."""
         return self.folder if self.folder is not None else BOARDS_DIRECTORY / self.name
 
     @property
     def pins(self) -> Path:
-        """The file that says which port is at which pin."""
+        """Return the file that assigns ports to pins."""
         return self.directory / f"{self.name}.lpf"
 
     @property
     def last_build_file(self) -> Path:
-        """The checked-in summary of the last good build."""
+        """Return the checked-in summary of the last good build."""
         return self.directory / LAST_BUILD
 
     def name_of(self, path: Path) -> str:
-        """Return a source's name, which is the same wherever the project lies."""
+        """Return a source's path relative to the design, with slashes."""
         root = HDL_DIRECTORY if self.folder is None else self.folder
         return path.relative_to(root).as_posix()
 
     def sources(self) -> list[Path]:
-        """Every SystemVerilog file of the board, packages first."""
+        """Return every SystemVerilog file of the board, packages first."""
         if self.folder is not None:
             return sorted(self.folder.glob("*.sv"))
         packages = sorted(COMMON_DIRECTORY.glob("*_pkg.sv"))
@@ -66,7 +66,7 @@ class Target:
         return [*packages, *rtl_sources(), *common, *sorted(ECP5_DIRECTORY.glob("*.sv")), *own]
 
 
-# What the PLLs make. hdl/boards/ulx3s/README.md says what keeps it there.
+# The PLL outputs. hdl/boards/ulx3s/README.md explains what limits the first.
 _ULX3S_MHZ = 80
 _EVALUATION_MHZ = 100
 
@@ -102,23 +102,23 @@ TARGETS: dict[str, Target] = {
 
 
 def fpga_sources() -> list[Path]:
-    """Return what only bitstreams have, and the chip's own cells as lint sees them."""
+    """Return the files of bitstreams only, and the cell models for lint."""
     tops = [path for target in TARGETS.values() for path in sorted(target.directory.glob("*.sv"))]
     return [*sorted(ECP5_DIRECTORY.rglob("*.sv")), *tops]
 
 
 def find_target(name: str) -> Target:
-    """Return the target of this name, or raise BuildError that says which there are."""
+    """Return the target of this name; raise BuildError for an unknown one."""
     if name in TARGETS:
         return TARGETS[name]
     near = get_close_matches(name, TARGETS, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(TARGETS)}."
-    raise BuildError(f"There is no FPGA board '{name}' to build for; {hint}")
+    raise BuildError(f"There is no FPGA board '{name}'; {hint}")
 
 
 @dataclass(frozen=True)
 class LastBuild:
-    """What the checked-in summary says of the last good build of a board."""
+    """The last good build of a board, from its checked-in summary."""
 
     target: str
     fmax_mhz: float
@@ -127,7 +127,7 @@ class LastBuild:
 
 
 def last_build(target: Target) -> LastBuild | None:
-    """Return the last good build that is checked in, or None when there never was one."""
+    """Return the last good build that is checked in, if any."""
     try:
         text = target.last_build_file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -142,6 +142,6 @@ def last_build(target: Target) -> LastBuild | None:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise BuildError(
-            f"{target.last_build_file} is no summary of a build ({error}); "
-            f"make it anew with: rig board build {target.name} --record"
+            f"{target.last_build_file} is not a summary of a build ({error}); "
+            f"write it again with: rig board build {target.name} --record"
         ) from None

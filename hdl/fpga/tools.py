@@ -1,4 +1,4 @@
-"""The programs that make a bitstream and load it, from PyPI (extra `fpga`), and how to run them."""
+"""The FPGA tools, from PyPI (extra `fpga`), and how to run them."""
 
 import shutil
 import subprocess
@@ -19,15 +19,18 @@ _TAIL_LINES = 12
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A program that ended: its exit code, and all it said."""
+class ToolResult:
+    """The exit code and the output of a tool."""
 
     code: int
     text: str
 
 
 def find_tool(name: str) -> Path:
-    """Return the program, of this Python's environment or else on PATH, or say what to install."""
+    """Return a tool's path, from this Python's environment or PATH.
+
+    Raises ToolchainError that says what to install.
+    """
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.is_file() else shutil.which(name)
     if found is None:
@@ -38,8 +41,8 @@ def find_tool(name: str) -> Path:
     return Path(found)
 
 
-def run_tool(name: str, arguments: Sequence[str], folder: Path) -> Ended:
-    """Run a program in a folder and wait for it."""
+def run_tool(name: str, arguments: Sequence[str], folder: Path) -> ToolResult:
+    """Run a tool in a folder and wait for its end."""
     ended = subprocess.run(
         [str(find_tool(name)), *arguments],
         cwd=folder,
@@ -50,25 +53,25 @@ def run_tool(name: str, arguments: Sequence[str], folder: Path) -> Ended:
         errors="replace",
         check=False,
     )
-    return Ended(ended.returncode, ended.stdout)
+    return ToolResult(ended.returncode, ended.stdout)
 
 
-def require(name: str, arguments: Sequence[str], folder: Path, log: Path, doing: str) -> str:
-    """Run a program, keep what it said in `log`, and raise BuildError when it failed."""
+def require(name: str, arguments: Sequence[str], folder: Path, log: Path, step: str) -> str:
+    """Run a tool and write its output to `log`; raise BuildError on failure."""
     ended = run_tool(name, arguments, folder)
     log.write_text(ended.text, encoding="utf-8")
     if ended.code != 0:
         tail = "\n".join(ended.text.rstrip().splitlines()[-_TAIL_LINES:])
         raise BuildError(
-            f"{doing} failed: {name} ended with {ended.code}; all it said is in {log}, "
-            f"at the end:\n{tail}"
+            f"{step} failed: {name} ended with exit code {ended.code}; its output is in {log} "
+            f"and ends:\n{tail}"
         )
     return ended.text
 
 
 def version(name: str) -> str:
-    """Return what a program calls itself, in one line."""
+    """Return a tool's own version line."""
     option = "-V" if name == SYNTHESIS else "--version"
-    said = run_tool(name, [option], Path.cwd()).text.strip().splitlines()
-    lines = [line for line in said if not line.startswith("Preparing to run")]
+    output = run_tool(name, [option], Path.cwd()).text.strip().splitlines()
+    lines = [line for line in output if not line.startswith("Preparing to run")]
     return lines[-1].strip() if lines else name

@@ -1,14 +1,15 @@
-"""Puts the transport key into a finished bitstream: a process of its own, which ends with the key.
+"""Insert the transport key into a bitstream.
 
     python -m hdl.fpga.transport_key KEYFILE CONFIG BITSTREAM
 
-KEYFILE holds the key as 64 hexadecimal digits, CONFIG is what place and route wrote, BITSTREAM is
-written with mode 0600. The block RAM of transport_key_rom.sv is found by the pattern that it was
-synthesized with, and its first 32 bytes are exchanged. (yowasp-ecpbram would do this, but comes
-without the database that it needs.) The key is on no command line, and the files that have it on
-their way lie in a folder that only this user can open, and are removed.
+KEYFILE holds the key as 64 hexadecimal digits. CONFIG is the output of place and route. BITSTREAM
+is written with mode 0600. The block RAM of transport_key_rom.sv is found by the pattern that it was
+synthesized with, and its first 32 bytes are replaced. (yowasp-ecpbram could do this, but its
+package lacks the database that it needs.) The key appears on no command line. This runs as a
+process of its own, so that the key leaves memory when it ends; temporary files with the key are in
+a folder of mode 0700 and are removed.
 
-An ECP5 bitstream is not encrypted: who has the file, or the board, has the key.
+An ECP5 bitstream is not encrypted: the file or the board reveals the key.
 """
 
 import re
@@ -23,17 +24,17 @@ from hdl.fpga.tools import PACKER, require
 KEY_BYTES = 32
 _ROM_BYTES = 2048
 _SEED = 0x54415045
-# The content of a block RAM in what place and route writes: words of nine bits, eight on a line.
+# The content of a block RAM in the output of place and route: nine-bit words, eight on a line.
 _CONTENT = re.compile(r"(?<=^\.bram_init )(\d+)\n((?:[0-9a-f]{3}[ \n])+)", re.MULTILINE)
 _LINE_WORDS = 8
 
 
 class TransportKeyError(HdlError):
-    """The transport key did not get into a bitstream."""
+    """The transport key was not inserted into a bitstream."""
 
 
 def pattern() -> bytes:
-    """Return what transport_key_rom.sv is synthesized with: the lowest bytes of xorshift32."""
+    """Return the content of transport_key_rom.sv: low bytes of xorshift32."""
 
     def steps() -> Iterator[int]:
         x = _SEED
@@ -47,21 +48,21 @@ def pattern() -> bytes:
 
 
 def read_key(file: Path) -> bytes:
-    """Return the key that a file holds as hexadecimal digits."""
+    """Return the key that a file holds in hexadecimal digits."""
     try:
         text = file.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise TransportKeyError(f"The transport key file {file} cannot be read: {error}") from None
     if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
         raise TransportKeyError(
-            f"The transport key file {file} should hold {2 * KEY_BYTES} hexadecimal digits; "
+            f"The transport key file {file} does not hold {2 * KEY_BYTES} hexadecimal digits; "
             "remove it and run `rig hsm init` for a new key."
         )
     return bytes.fromhex(text)
 
 
-def exchange(config: str, key: bytes) -> str:
-    """Return what place and route wrote, with the first bytes of the pattern exchanged."""
+def insert_key(config: str, key: bytes) -> str:
+    """Return the output of place and route with the key in the block RAM."""
     old = pattern()
     found = [
         match
@@ -71,21 +72,21 @@ def exchange(config: str, key: bytes) -> str:
     if len(found) != 1:
         raise TransportKeyError(
             "The design has no block RAM with the pattern of the transport key: the key is in it "
-            "already, or it is of another design; make it anew with `rig board build`."
+            "already, or it is another design; build it again with `rig board build`."
         )
     words = [f"{byte:03x}" for byte in key + old[len(key) :]]
     lines = [" ".join(words[at : at + _LINE_WORDS]) for at in range(0, len(words), _LINE_WORDS)]
     return config[: found[0].start(2)] + "\n".join(lines) + "\n" + config[found[0].end(2) :]
 
 
-def make_bitstream(key_file: Path, config: Path, bitstream: Path) -> None:
-    """Write a bitstream, mode 0600, with the key of `key_file` in it."""
+def write_bitstream(key_file: Path, config: Path, bitstream: Path) -> None:
+    """Write a bitstream of mode 0600 with the key of `key_file`."""
     if not config.is_file():
-        raise TransportKeyError(f"There is no {config}; make it with `rig board build`.")
+        raise TransportKeyError(f"There is no {config}; build it with `rig board build`.")
     key = read_key(key_file)
     with tempfile.TemporaryDirectory(prefix="taperig-") as name:
         folder = Path(name)  # mode 0700
-        (folder / "new.config").write_text(exchange(config.read_text(), key))
+        (folder / "new.config").write_text(insert_key(config.read_text(), key))
         arguments = ["--compress", "new.config", "new.bit"]
         require(PACKER, arguments, folder, folder / "pack.log", "Packing the bitstream")
         bitstream.unlink(missing_ok=True)
@@ -94,12 +95,12 @@ def make_bitstream(key_file: Path, config: Path, bitstream: Path) -> None:
 
 
 def main() -> int:
-    """Run from the command line; one sentence and exit code 2 when it cannot be done."""
+    """Run the command line; on failure print one sentence and return 2."""
     if len(sys.argv) != 4:
         print(f"usage: {Path(sys.argv[0]).name} KEYFILE CONFIG BITSTREAM", file=sys.stderr)
         return 2
     try:
-        make_bitstream(*map(Path, sys.argv[1:]))
+        write_bitstream(*map(Path, sys.argv[1:]))
     except (HdlError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -81,7 +81,7 @@ def board_build(
         target = find_target(board)
         folder = out if out is not None else build_folder(target.name)
         built = build(
-            target, folder, seeds=tuple(dict.fromkeys(seed or [DEFAULT_SEED])), say=report.line
+            target, folder, seeds=tuple(dict.fromkeys(seed or [DEFAULT_SEED])), progress=report.line
         )
         if as_json:
             print_json(built.report)

@@ -1,4 +1,4 @@
-"""Bitstreams: what the report says, the same from the same seed, and what is refused."""
+"""Bitstream builds, their reports, and programming."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ from tests.support.small_boards import small_board
 PROJECT = Path(__file__).parents[3]
 SMALL_REPORT = (PROJECT / "fixtures/bitstream/small_report.json").read_text()
 
-# A counter with a neighbour: small enough for the real tools in a few seconds.
+# Small enough for the real tools in a few seconds.
 COUNTER = """
 module step (input logic clk_i, input logic [7:0] a_i, output logic [7:0] sum_o);
   logic [7:0] sum_q;
@@ -57,7 +57,7 @@ def small(tmp_path: Path) -> Target:
     return small_board(folder, "small", "A counter", 100_000_000, Turn=3)
 
 
-def test_report_of_the_placer_is_read() -> None:
+def test_read_report_parses_the_report_of_the_placer() -> None:
     routed = read_report(SMALL_REPORT, {"": "t", "u_adder": "adder"})
     assert routed.fmax_mhz == 371.2
     assert (routed.lut4, routed.ff, routed.ebr) == (22, 24, 0)
@@ -68,7 +68,7 @@ def test_report_of_the_placer_is_read() -> None:
     assert path.start == "u_adder.a_i_TRELLIS_FF_Q"
 
 
-def test_critical_path_names_each_module_it_passes() -> None:
+def test_read_report_names_each_module_of_the_critical_path() -> None:
     report = json.loads(SMALL_REPORT)
     steps = report["critical_paths"][0]["path"]
     for step in steps[:2]:
@@ -79,26 +79,26 @@ def test_critical_path_names_each_module_it_passes() -> None:
     assert shared == pytest.approx(routed.critical_path.delay_ns, abs=0.01)
 
 
-def test_slowest_clock_is_the_one_that_counts() -> None:
+def test_read_report_takes_the_slowest_clock() -> None:
     report = json.loads(SMALL_REPORT)
     report["fmax"]["other"] = {"achieved": 900.0, "constraint": 25.0}
     assert read_report(json.dumps(report), {}).fmax_mhz == 371.2
 
 
 @pytest.mark.parametrize("spoiled", ["", "{}", '{"fmax": {}, "utilization": {}}', "[1]"])
-def test_report_of_another_shape_is_refused(spoiled: str) -> None:
+def test_read_report_refuses_another_format(spoiled: str) -> None:
     with pytest.raises(BuildError, match=r"not what nextpnr-ecp5 0\.11 writes"):
         read_report(spoiled, {})
 
 
-def test_cells_belong_to_the_innermost_instance() -> None:
+def test_instance_of_returns_the_innermost_instance() -> None:
     instances = {"": "top", "u_a": "a", "u_a.gen[1].u_b": "b", "u_ab": "c"}
     assert instance_of("u_a.gen[1].u_b.q_TRELLIS_FF_Q", instances) == "u_a.gen[1].u_b"
     assert instance_of("u_ab.q", instances) == "u_ab"
     assert instance_of("q_LUT4_Z", instances) == ""
 
 
-def test_same_seed_same_bitstream(small: Target, tmp_path: Path) -> None:
+def test_build_gives_the_same_bitstream_for_the_same_seed(small: Target, tmp_path: Path) -> None:
     first = build(small, tmp_path / "first", seeds=(7, 8))
     assert first.meets_clock
     assert [tried["seed"] for tried in first.report["seeds"]] == [7, 8]
@@ -114,7 +114,7 @@ def test_same_seed_same_bitstream(small: Target, tmp_path: Path) -> None:
     assert configs[0] != configs[1]
 
 
-def test_source_hash_is_of_all_that_matters(small: Target) -> None:
+def test_source_hash_covers_sources_parameters_chip_and_pins(small: Target) -> None:
     before = source_hash(small)
     assert source_hash(replace(small, title="Other words")) == before
     assert source_hash(replace(small, parameters={"Turn": 2})) != before
@@ -126,16 +126,16 @@ def test_source_hash_is_of_all_that_matters(small: Target) -> None:
     assert source_hash(small) not in (before, changed)
 
 
-def test_what_does_not_synthesize_is_said(small: Target, tmp_path: Path) -> None:
+def test_build_reports_a_synthesis_error_with_its_line(small: Target, tmp_path: Path) -> None:
     (small.directory / "small.sv").write_text("module small (input logic clk_i; endmodule")
     with pytest.raises(BuildError, match=r"Synthesis of small failed(.|\n)*small\.sv:1"):
         build(small, tmp_path / "out")
 
 
-def test_slow_build_is_not_recorded(small: Target, tmp_path: Path) -> None:
+def test_write_summary_refuses_a_build_below_the_clock(small: Target, tmp_path: Path) -> None:
     built = build(replace(small, clock_hz=900_000_000), tmp_path / "out")
     assert not built.meets_clock
-    with pytest.raises(BuildError, match=r"would run its gates at 900 MHz, and the best"):
+    with pytest.raises(BuildError, match=r"was not recorded: its clock is 900 MHz, and the best"):
         write_summary(built)
     assert last_build(small) is None
 
@@ -145,21 +145,21 @@ def test_slow_build_is_not_recorded(small: Target, tmp_path: Path) -> None:
     assert found == LastBuild("small", good.fmax_mhz, 100.0, source_hash(small))
 
 
-def test_spoiled_summary_is_said(small: Target) -> None:
+def test_last_build_reports_an_invalid_summary(small: Target) -> None:
     small.last_build_file.write_text("{}")
-    with pytest.raises(BuildError, match=r"no summary of a build.*rig board build small --record"):
+    with pytest.raises(
+        BuildError, match=r"not a summary of a build.*rig board build small --record"
+    ):
         last_build(small)
 
 
-def test_unknown_board_is_said() -> None:
-    with pytest.raises(
-        BuildError, match=r"no FPGA board 'ulx33' to build for; did you mean 'ulx3s'"
-    ):
+def test_find_target_suggests_a_board_for_an_unknown_name() -> None:
+    with pytest.raises(BuildError, match=r"no FPGA board 'ulx33'; did you mean 'ulx3s'"):
         find_target("ulx33")
 
 
 @pytest.mark.parametrize("name", sorted(targets.TARGETS))
-def test_every_board_has_its_files(name: str) -> None:
+def test_target_has_top_pins_and_parameters(name: str) -> None:
     target = find_target(name)
     top = next(path for path in target.sources() if path.stem == target.top)
     ports = target.pins.read_text()
@@ -168,8 +168,7 @@ def test_every_board_has_its_files(name: str) -> None:
         assert parameter in top.read_text()
 
 
-def test_whole_board_is_read_and_has_no_latch(tmp_path: Path) -> None:
-    """Yosys refuses what other tools take; synthesis of a board ends at the first latch."""
+def test_ulx3s_board_is_read_by_yosys_without_a_latch(tmp_path: Path) -> None:
     target = find_target("ulx3s")
     sources = copy_sources(target, tmp_path)  # the tool does not see all of the file system
     script = [
@@ -184,12 +183,12 @@ def test_whole_board_is_read_and_has_no_latch(tmp_path: Path) -> None:
     assert ended.code == 0, ended.text
 
 
-def test_transport_key_rom() -> None:
+def test_transport_key_rom_returns_its_first_32_bytes() -> None:
     rom = targets.ECP5_DIRECTORY / "transport_key_rom.sv"
     run_bench("transport_key_rom", [rom], "bench_transport_key")
 
 
-def test_missing_tool_is_named(
+def test_build_names_a_missing_tool(
     small: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
@@ -202,29 +201,28 @@ def test_missing_tool_is_named(
         program(find_target("ulx3s"), bitstream)
 
 
-def test_programming_without_a_bitstream_says_how_to_make_one(tmp_path: Path) -> None:
+def test_program_without_a_bitstream_names_the_build_command(tmp_path: Path) -> None:
     with pytest.raises(ProgrammingError, match="rig board build ulx3s"):
         program(find_target("ulx3s"), tmp_path / "none.bit")
 
 
-def test_programming_says_in_one_sentence_what_is_missing(tmp_path: Path) -> None:
-    """The real tool: without its libraries, or without such a board."""
+def test_program_names_a_missing_library_or_board(tmp_path: Path) -> None:
     bitstream = tmp_path / "some.bit"
     bitstream.write_bytes(b"")
     with pytest.raises((ToolchainError, ProgrammingError)) as caught:
         program(find_target("ulx3s"), bitstream, serial="NONESUCH")
-    said = str(caught.value)
+    message = str(caught.value)
     if isinstance(caught.value, ToolchainError):
-        assert "install with: apt-get install libftdi1-2" in said
+        assert "install with: apt-get install libftdi1-2" in message
     else:
-        assert "serial number NONESUCH is on USB" in said
+        assert "serial number NONESUCH is on USB" in message
 
 
-LOADER_SAYS = {
+LOADER_OUTPUTS = {
     "no_board": (
         "empty\nunable to open ftdi device: -3 (device not found)\n"
         "JTAG init failed with: unable to open ftdi device",
-        "No Radiona ULX3S.* with serial number K1 is on USB; plug it in",
+        "No Radiona ULX3S.* with serial number K1 is on USB; connect it",
     ),
     "no_library": (
         "openFPGALoader: error while loading shared libraries: libusb-1.0.so.0: cannot open "
@@ -235,12 +233,12 @@ LOADER_SAYS = {
 }
 
 
-@pytest.mark.parametrize("case", LOADER_SAYS)
-def test_words_of_the_loader_become_a_sentence(
+@pytest.mark.parametrize("case", LOADER_OUTPUTS)
+def test_program_turns_output_of_the_loader_into_a_sentence(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said, expected = LOADER_SAYS[case]
-    ended = tools.Ended(1, said)
+    output, expected = LOADER_OUTPUTS[case]
+    ended = tools.ToolResult(1, output)
     monkeypatch.setattr("hdl.fpga.programming.run_tool", lambda *_: ended)
     bitstream = tmp_path / "some.bit"
     bitstream.write_bytes(b"")
@@ -249,12 +247,14 @@ def test_words_of_the_loader_become_a_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_serial_number_chooses_the_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_selects_a_board_by_serial_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[list[str]] = []
 
-    def run_tool(_name: str, arguments: list[str], _folder: Path) -> tools.Ended:
+    def run_tool(_name: str, arguments: list[str], _folder: Path) -> tools.ToolResult:
         asked.append(arguments)
-        return tools.Ended(0, "")
+        return tools.ToolResult(0, "")
 
     monkeypatch.setattr("hdl.fpga.programming.run_tool", run_tool)
     bitstream = tmp_path / "some.bit"
@@ -267,7 +267,7 @@ def test_serial_number_chooses_the_board(tmp_path: Path, monkeypatch: pytest.Mon
     ]
 
 
-def test_cables_on_usb_are_read() -> None:
+def test_parse_cables_reads_the_table_of_the_loader() -> None:
     text = (
         "Bus device vid:pid       probe_type manufacturer serial product\n"
         "001 004    0x0403:0x6015 ft231X     FER-RADIONA-EMARD K00123 ULX3S FPGA 85K v3.0.8\n"

@@ -1,4 +1,4 @@
-"""Sites of the block RAMs: on the chip, each once, rounds beside their neighbours."""
+"""Sites of the block RAMs: on the chip, unique, rounds next to each other."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from hdl.fpga.floorplan import bank_sites, fix_block_rams, sbox_sites, sites, window_sites
 
 
-def test_each_site_is_used_once_and_is_on_the_chip() -> None:
+def test_floorplan_uses_each_site_once_and_only_sites_of_the_chip() -> None:
     rounds = sbox_sites()
     assert [len(each) for each in rounds] == [8] * 14
     used = [site for each in (*rounds, *bank_sites(), window_sites()) for site in each]
@@ -18,7 +18,7 @@ def test_each_site_is_used_once_and_is_on_the_chip() -> None:
     assert sites(46)[-1] == "X120/Y46/EBR3"
 
 
-def test_a_round_lies_together_and_beside_the_next() -> None:
+def test_floorplan_places_a_round_together_and_next_to_its_successor() -> None:
     places = [
         [tuple(map(int, re.findall(r"\d+", site)[:2])) for site in each] for each in sbox_sites()
     ]
@@ -37,7 +37,7 @@ def cell(kind: str) -> dict[str, object]:
 
 
 def sites_given(folder: Path, cells: dict[str, dict[str, object]]) -> dict[str, str]:
-    """The sites that cells get, by name."""
+    """Return the sites that cells get, by cell name."""
     netlist = folder / "netlist.json"
     netlist.write_text(json.dumps({"modules": {"top": {"cells": cells}}}))
     count = fix_block_rams(netlist, "top")
@@ -47,7 +47,7 @@ def sites_given(folder: Path, cells: dict[str, dict[str, object]]) -> dict[str, 
     return given
 
 
-def test_sboxes_of_the_pipeline_buffer_and_window_are_fixed(tmp_path: Path) -> None:
+def test_floorplan_fixes_sboxes_buffer_and_window(tmp_path: Path) -> None:
     inside = "u_board.u_drive_crypto.u_aes_pipe.gen_round[14].u_round.gen_sub[6].u_sbox_rom.rom.0.0"
     bank = "u_board.u_drive_crypto.u_buffer.gen_bank[1].u_bank.memory.0."
     window = "u_board.u_record_in.u_ram.memory.0."
@@ -65,6 +65,6 @@ def test_sboxes_of_the_pipeline_buffer_and_window_are_fixed(tmp_path: Path) -> N
     }
 
 
-def test_a_memory_larger_than_its_place_is_left_to_the_placer(tmp_path: Path) -> None:
+def test_floorplan_leaves_a_memory_without_enough_sites_to_the_placer(tmp_path: Path) -> None:
     names = [f"u_record_in.u_ram.memory.{n // 4}.{n % 4}" for n in range(5)]
     assert sites_given(tmp_path, {name: cell("DP16KD") for name in names}) == {}

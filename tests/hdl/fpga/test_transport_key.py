@@ -1,4 +1,4 @@
-"""The transport key in a finished bitstream: exchanged, nothing else with it, and nowhere shown."""
+"""Insertion of the transport key into a bitstream."""
 
 import secrets
 import subprocess
@@ -9,13 +9,13 @@ import pytest
 
 from hdl.fpga.synthesis import copy_sources, place_and_route, synthesize
 from hdl.fpga.tools import run_tool
-from hdl.fpga.transport_key import TransportKeyError, exchange, pattern, read_key
+from hdl.fpga.transport_key import TransportKeyError, insert_key, pattern, read_key
 from tests.support.small_boards import keyed_target, ram_contents
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What place and route writes for the block RAM of the key and a register behind it."""
+    """Place and route a design with the key's block RAM and a register."""
     source = tmp_path_factory.mktemp("keyed")
     target = keyed_target(source)
     folder = tmp_path_factory.mktemp("build")
@@ -24,7 +24,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "seed1.config"
 
 
-def test_the_bitstream_has_the_key_and_nothing_says_it(config: Path, tmp_path: Path) -> None:
+def test_transport_key_is_in_the_bitstream_and_nowhere_else(config: Path, tmp_path: Path) -> None:
     key = secrets.token_bytes(32)
     key_file = tmp_path / "drive.hex"
     key_file.write_text(key.hex() + "\n")
@@ -43,30 +43,32 @@ def test_the_bitstream_has_the_key_and_nothing_says_it(config: Path, tmp_path: P
     assert ram_contents((tmp_path / "unpacked.config").read_text()) == [key + pattern()[32:]]
 
 
-def test_nothing_else_is_changed(config: Path) -> None:
+def test_transport_key_insertion_changes_nothing_else(config: Path) -> None:
     text = config.read_text()
     key = secrets.token_bytes(32)
     changed = [
         (old, new)
-        for old, new in zip(text.splitlines(), exchange(text, key).splitlines(), strict=True)
+        for old, new in zip(text.splitlines(), insert_key(text, key).splitlines(), strict=True)
         if old != new
     ]
     assert len(changed) <= 4  # eight bytes on a line
     assert ram_contents(text) == [pattern()]
     with pytest.raises(TransportKeyError, match="the key is in it already"):
-        exchange(exchange(text, key), secrets.token_bytes(32))
+        insert_key(insert_key(text, key), secrets.token_bytes(32))
 
 
 @pytest.mark.parametrize("text", ["", "12" * 31, "zz" * 32, "12" * 33])
-def test_what_is_no_key_is_refused_and_not_shown(text: str, tmp_path: Path) -> None:
+def test_transport_key_file_without_a_key_is_refused_and_not_shown(
+    text: str, tmp_path: Path
+) -> None:
     file = tmp_path / "some.hex"
     file.write_text(text)
-    with pytest.raises(TransportKeyError, match="should hold 64 hexadecimal digits") as caught:
+    with pytest.raises(TransportKeyError, match="does not hold 64 hexadecimal digits") as caught:
         read_key(file)
     assert not text or text not in str(caught.value)
 
 
-def test_a_build_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_transport_key_command_reports_a_missing_build(tmp_path: Path) -> None:
     file = tmp_path / "some.hex"
     file.write_text("12" * 32)
     command = [
@@ -80,5 +82,5 @@ def test_a_build_that_is_not_there_is_said(tmp_path: Path) -> None:
         [*command, str(tmp_path / "out.bit")], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 2
-    assert "make it with `rig board build`" in ended.stderr
+    assert "build it with `rig board build`" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
