@@ -1,6 +1,6 @@
-"""What the cocotb benches share: clock and reset, and a look at every register of a design.
+"""Helpers of the cocotb benches: clock, reset, access to all registers.
 
-Inputs change and outputs are read at falling edges, where nothing else moves.  "Latency n" means:
+Inputs change and outputs are read at falling edges, where nothing else changes. "Latency n" means
 n falling edges from the one that set the input to the first that sees the output.
 """
 
@@ -14,7 +14,7 @@ from cocotb.triggers import FallingEdge
 
 
 async def start(dut: Any, **inputs: int) -> None:
-    """Start a clock on `dut.clk_i`, set `inputs`, and take the design through reset."""
+    """Start a clock on `dut.clk_i`, set `inputs`, and reset the design."""
     for name, value in inputs.items():
         getattr(dut, name).value = value
     dut.rst_ni.value = 0
@@ -33,7 +33,7 @@ async def clocks(dut: Any, count: int = 1) -> None:
 def registers(scope: Any) -> Iterator[tuple[str, int]]:
     """Yield path and value of every register (`*_q`) at and below `scope`.
 
-    The build must have had registers_visible.vlt, or registers_flippable.vlt.
+    Needs a build with registers_visible.vlt or registers_flippable.vlt.
     """
     for child in scope:
         if isinstance(child, HierarchyObject | HierarchyArrayObject):
@@ -42,21 +42,24 @@ def registers(scope: Any) -> Iterator[tuple[str, int]]:
             yield child._path, int(child.value)
 
 
-def left_over(scope: Any, *, at_least: int) -> list[str]:
-    """Return the registers that are not zero; `at_least` so many there must be to look at."""
+def nonzero_registers(scope: Any, *, at_least: int) -> list[str]:
+    """Return the registers that are not zero.
+
+    Fails when fewer than `at_least` registers are visible.
+    """
     found = list(registers(scope))
     assert len(found) >= at_least, f"only {len(found)} registers are visible: {found}"
     return [path for path, value in found if value != 0]
 
 
 def find(scope: Any, path: str) -> Any:
-    """Return what lies at `path` below `scope`; generated blocks are named as in `gen[3].u_x`."""
+    """Return the handle at `path` below `scope`, such as `gen[3].u_x.data_q`."""
     for step in path.replace("[", ".[").split("."):
         scope = scope[int(step[1:-1])] if step.startswith("[") else getattr(scope, step)
     return scope
 
 
 def flip(scope: Any, path: str, choice: random.Random) -> None:
-    """Turn over one bit of a register; the build must have had registers_flippable.vlt."""
+    """Flip one bit of a register; needs a build with registers_flippable.vlt."""
     register = find(scope, path)
     register.value = int(register.value) ^ 1 << choice.randrange(len(register))

@@ -1,4 +1,4 @@
-"""The board's bus: which address reaches what, in how many clocks, and what is refused."""
+"""The board's bus: address decoding, latency, refused accesses."""
 
 import random
 from typing import Any
@@ -24,7 +24,7 @@ IDLE = {
 
 
 class Access:
-    """What came of one access: data, clocks taken, the strobes seen in them, and the error."""
+    """The outcome of one access: data, clocks, strobes seen, error."""
 
     def __init__(self) -> None:
         self.data = 0
@@ -36,7 +36,7 @@ class Access:
 async def access(
     dut: Any, address: int, write: bool, *, wait: int = 0, slave_error: bool = False
 ) -> Access:
-    """Make one access; the register blocks and the window answer `wait` clocks late."""
+    """Run one access; register blocks and window answer `wait` clocks late."""
     got = Access()
     dut.bus_valid_i.value = 1
     dut.bus_write_i.value = int(write)
@@ -44,7 +44,7 @@ async def access(
     dut.bus_wdata_i.value = random.getrandbits(32)
     dut.pready_i.value = 0
     dut.out_ready_i.value = 0
-    # Outputs follow inputs within the clock: look in the middle of it, before the rising edge.
+    # Outputs follow inputs within the clock: sample in its middle, before the rising edge.
     while True:
         penable = bool(dut.penable_o.value)
         if got.clocks == wait + 2:
@@ -75,7 +75,7 @@ async def access(
 
 
 @cocotb.test()
-async def every_address_reaches_its_place_and_no_other(dut: Any) -> None:
+async def every_address_reaches_only_its_target(dut: Any) -> None:
     await start(dut, **IDLE)
     for base, size, name, data in (
         (ENGINE, 0x100, "engine", 0x45454545),
@@ -103,7 +103,7 @@ async def every_address_reaches_its_place_and_no_other(dut: Any) -> None:
 
 
 @cocotb.test()
-async def where_nothing_is_reads_zero_and_is_reported(dut: Any) -> None:
+async def unmapped_address_reads_zero_and_is_reported(dut: Any) -> None:
     await start(dut, **IDLE)
     choice = random.Random(4)
     nowhere = [
@@ -117,7 +117,7 @@ async def where_nothing_is_reads_zero_and_is_reported(dut: Any) -> None:
 
 
 @cocotb.test()
-async def slow_answers_are_waited_for_and_refusals_passed_on(dut: Any) -> None:
+async def bus_waits_for_slow_answers_and_passes_errors(dut: Any) -> None:
     await start(dut, **IDLE)
     for wait in (0, 1, 5):
         for address in (ENGINE + 8, BOARD + 8, OUT_WINDOW):
@@ -129,7 +129,7 @@ async def slow_answers_are_waited_for_and_refusals_passed_on(dut: Any) -> None:
 
 
 @cocotb.test()
-async def nothing_is_asked_for_without_an_access(dut: Any) -> None:
+async def strobes_are_low_without_an_access(dut: Any) -> None:
     await start(dut, **IDLE)
     for address in (ENGINE, BOARD, IN_WINDOW, IN_COMMIT, OUT_WINDOW, OUT_ACK, 0x5000_0000):
         for write in (0, 1):

@@ -1,4 +1,4 @@
-"""The frame tracker passes everything on; a flush ends the record under way and no other."""
+"""The frame tracker: it passes every word; a flush ends the open record."""
 
 import random
 from typing import Any
@@ -24,18 +24,20 @@ def header(op: int, aad: int, data: int) -> int:
 
 
 def words(head: int) -> int:
-    """How many words follow a header: AAD, data, and the tag of a record to decrypt."""
+    """Return how many words follow a header: AAD, data, tag when decrypting."""
     op, aad, data = head >> 124, head >> 116 & 255, head >> 96 & 0x7FFFF
     return (aad + 15) // 16 + (data + 15) // 16 + (op == DECRYPT)
 
 
 class Engine:
-    """Takes frames at random clocks and answers each with two words, a while later."""
+    """An engine that takes frames at random clocks and answers with two words."""
 
     def __init__(self, dut: Any, seed: int) -> None:
         self.dut, self.choice = dut, random.Random(seed)
         self.frames: list[list[int]] = []
-        self.answers: list[tuple[int, bool]] = []  # words to come, and whether it is the last
+        self.answers: list[
+            tuple[int, bool]
+        ] = []  # words still to come, and whether each is the last
         self.passed_on = 0
 
     def whole(self, frame: list[int]) -> bool:
@@ -46,7 +48,7 @@ class Engine:
         return bool(self.frames) and not self.whole(self.frames[-1])
 
     async def tick(self, open_share: float = 0.7) -> bool:
-        """Let one clock pass; return whether a word from the board's side was taken."""
+        """Run one clock; return whether a word from the board was taken."""
         dut = self.dut
         ready = self.choice.random() < open_share
         valid = bool(self.answers) and self.choice.random() < 0.5
@@ -85,7 +87,7 @@ def random_frame(choice: random.Random) -> list[int]:
 
 
 @cocotb.test()
-async def without_a_flush_everything_passes(dut: Any) -> None:
+async def every_word_passes_without_a_flush(dut: Any) -> None:
     await start(dut, **IDLE)
     engine = Engine(dut, 1)
     dut.out_ready_i.value = 1
@@ -100,8 +102,8 @@ async def without_a_flush_everything_passes(dut: Any) -> None:
 
 
 @cocotb.test()
-async def a_flush_fills_up_the_record_under_way_and_nothing_comes_out(dut: Any) -> None:
-    """Wherever it comes; meanwhile the board's side is held, then a new record passes."""
+async def flush_pads_the_open_record_and_drops_its_results(dut: Any) -> None:
+    """Flush at any word; the board's side waits, then a new record passes."""
     await start(dut, **IDLE)
     engine = Engine(dut, 2)
     for cut in range(24):
@@ -109,7 +111,7 @@ async def a_flush_fills_up_the_record_under_way_and_nothing_comes_out(dut: Any) 
         frame = [header(DECRYPT, 33, 290)]
         frame += [engine.choice.getrandbits(128) for _ in range(words(frame[0]))]
         assert len(frame) == 24
-        dut.out_ready_i.value = 0  # results that nobody takes must not hold a flush up
+        dut.out_ready_i.value = 0  # results that nobody takes must not stop the flush
         await send(engine, random_frame(engine.choice))
         await send(engine, frame[:cut])
         passed_on = engine.passed_on

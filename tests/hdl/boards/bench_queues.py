@@ -25,7 +25,7 @@ IDLE = {
 
 
 @cocotb.test()
-async def fifo_keeps_order_and_says_what_it_lost(dut: Any) -> None:
+async def fifo_keeps_order_and_reports_losses(dut: Any) -> None:
     await start(dut, **IDLE)
     choice = random.Random(1)
     inside: deque[int] = deque()
@@ -71,7 +71,7 @@ async def slice_passes_every_word_once_in_order(dut: Any) -> None:
             dut.skid_valid_i.value = int(offered is not None)
             dut.skid_data_i.value = choice.getrandbits(32) if offered is None else offered
             dut.skid_ready_i.value = int(ready)
-            # Both sides' outputs come from registers alone.
+            # The outputs of both sides come directly from registers.
             taken = offered is not None and bool(dut.skid_ready_o.value)
             if ready and dut.skid_valid_o.value:
                 seen.append(int(dut.skid_data_o.value))
@@ -85,7 +85,7 @@ async def slice_passes_every_word_once_in_order(dut: Any) -> None:
 
 
 @cocotb.test()
-async def stage_passes_every_word_once_in_order_and_forgets_when_told(dut: Any) -> None:
+async def stage_passes_every_word_once_until_cleared(dut: Any) -> None:
     await start(dut, **IDLE)
     choice = random.Random(6)
     for come, go, clear in ((1, 1, 0), (0.9, 0.2, 0), (0.2, 0.9, 0.05), (0.6, 0.6, 0.1)):
@@ -100,7 +100,7 @@ async def stage_passes_every_word_once_in_order_and_forgets_when_told(dut: Any) 
             dut.stage_data_i.value = word
             dut.stage_ready_i.value = int(ready)
             dut.stage_clear_i.value = int(clears)
-            await Timer(1, unit="ns")  # ready goes through
+            await Timer(1, unit="ns")  # ready is combinational
             assert bool(dut.stage_valid_o.value) == bool(due)
             if due and ready:
                 assert int(dut.stage_data_o.value) == due.popleft()
@@ -116,14 +116,14 @@ async def stage_passes_every_word_once_in_order_and_forgets_when_told(dut: Any) 
 
 
 @cocotb.test()
-async def counters_stop_at_their_end(dut: Any) -> None:
+async def counters_stop_at_255(dut: Any) -> None:
     await start(dut, **IDLE)
     wanted = [0, 0, 0, 0]
     for clock in range(600):
         event = clock % 2 | 2 | (clock < 7) << 2
         dut.event_i.value = event
         await clocks(dut)
-        counts = int(dut.count_o.value)  # of the events until a clock ago
+        counts = int(dut.count_o.value)  # of the events up to the clock before
         assert [counts >> 8 * i & 255 for i in range(4)] == wanted
         wanted = [min(n + (event >> i & 1), 255) for i, n in enumerate(wanted)]
     assert wanted == [255, 255, 7, 0]

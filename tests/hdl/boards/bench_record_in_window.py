@@ -1,4 +1,4 @@
-"""The window for words to the engine, against a model: stages, commits, drops, a slow engine."""
+"""The record window to the engine, against a model."""
 
 import random
 from collections import deque
@@ -19,7 +19,7 @@ IDLE = {
 
 
 class Window:
-    """The window with an engine that takes words at random clocks."""
+    """The window, with an engine that takes words at random clocks."""
 
     def __init__(self, dut: Any, seed: int, taking: float = 0.4) -> None:
         self.dut, self.choice, self.taking = dut, random.Random(seed), taking
@@ -58,7 +58,7 @@ class Window:
 
 
 @cocotb.test()
-async def what_was_committed_comes_out_and_nothing_else(dut: Any) -> None:
+async def only_committed_words_come_out(dut: Any) -> None:
     await start(dut, **IDLE)
     window = Window(dut, 1)
     committed: list[int] = []
@@ -68,7 +68,7 @@ async def what_was_committed_comes_out_and_nothing_else(dut: Any) -> None:
         room = int(dut.free_o.value)
         for word in batch:
             await window.word(word)
-        # More may have become free meanwhile, but what found no room is not forgotten.
+        # More words may be free by now, but a word that found no room must not be forgotten.
         fits = len(batch) <= room
         part = window.choice.random() < 0.15
         if part:
@@ -95,10 +95,10 @@ async def what_was_committed_comes_out_and_nothing_else(dut: Any) -> None:
 
 
 @cocotb.test()
-async def a_window_that_is_full_drops_the_whole_batch(dut: Any) -> None:
+async def full_window_drops_the_whole_batch(dut: Any) -> None:
     await start(dut, **IDLE)
     window = Window(dut, 2, taking=0)
-    # One word goes on to the register in front of the engine, which takes nothing.
+    # One word moves on to the register in front of the engine, which takes nothing.
     await window.word(1)
     await window.commit(match=True)
     for _ in range(4):
@@ -121,7 +121,7 @@ async def a_window_that_is_full_drops_the_whole_batch(dut: Any) -> None:
 
 
 @cocotb.test()
-async def nothing_is_seen_before_its_commit(dut: Any) -> None:
+async def words_stay_inside_before_their_commit(dut: Any) -> None:
     await start(dut, **IDLE)
     window = Window(dut, 3, taking=1)
     for number in range(3):
@@ -136,7 +136,7 @@ async def nothing_is_seen_before_its_commit(dut: Any) -> None:
 
 
 @cocotb.test()
-async def clear_forgets_everything_at_any_time(dut: Any) -> None:
+async def clear_empties_the_window_at_any_time(dut: Any) -> None:
     await start(dut, **IDLE)
     window = Window(dut, 4, taking=0.1)
     for trial in range(30):

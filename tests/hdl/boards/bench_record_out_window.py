@@ -1,4 +1,4 @@
-"""The window for results to the host, against a model: reads, going back, acknowledgements."""
+"""The record window to the host, against a model."""
 
 import random
 from typing import Any
@@ -19,7 +19,7 @@ IDLE = {
 
 
 class Window:
-    """The window with an engine that sends words at random clocks."""
+    """The window, with an engine that sends words at random clocks."""
 
     def __init__(self, dut: Any, seed: int, sending: float = 0.3) -> None:
         self.dut, self.choice, self.sending = dut, random.Random(seed), sending
@@ -35,7 +35,7 @@ class Window:
         await clocks(self.dut)
 
     async def read(self) -> int | None:
-        """Read a quarter; None when there was none."""
+        """Read a quarter of a word; return None when there was none."""
         self.dut.read_i.value = 1
         await self.tick()
         assert not self.dut.ready_o.value
@@ -85,7 +85,7 @@ async def results_are_read_in_order_and_again(dut: Any) -> None:
             assert word == window.sent[at]
             at += 1
         if window.choice.random() < 0.3:
-            await window.read()  # a quarter, or nothing: forgotten by the acknowledgement
+            await window.read()  # a quarter, or nothing: the acknowledgement discards it
         new = window.choice.choice((acknowledged, at, (acknowledged + at) // 2))
         assert not await window.acknowledge(new)
         acknowledged = new
@@ -96,7 +96,7 @@ async def results_are_read_in_order_and_again(dut: Any) -> None:
 
 
 @cocotb.test()
-async def a_full_window_makes_the_engine_wait_until_something_is_acknowledged(dut: Any) -> None:
+async def full_window_stalls_the_engine_until_an_acknowledgement(dut: Any) -> None:
     await start(dut, **IDLE)
     window = Window(dut, 2, sending=1)
     for _ in range(3 * WORDS):
@@ -105,7 +105,7 @@ async def a_full_window_makes_the_engine_wait_until_something_is_acknowledged(du
     assert not dut.in_ready_o.value
     for number in range(WORDS):
         assert await window.word() == window.sent[number]
-    assert not dut.in_ready_o.value  # what was read is still kept
+    assert not dut.in_ready_o.value  # words that were read are kept until acknowledged
     assert not await window.acknowledge(3)
     for _ in range(10):
         await window.tick()
@@ -114,7 +114,7 @@ async def a_full_window_makes_the_engine_wait_until_something_is_acknowledged(du
 
 
 @cocotb.test()
-async def damaged_and_impossible_acknowledgements_change_nothing_but_go_back(dut: Any) -> None:
+async def bad_acknowledgements_only_reset_the_read_position(dut: Any) -> None:
     await start(dut, **IDLE)
     window = Window(dut, 3, sending=0)
     window.sending = 1
@@ -127,7 +127,7 @@ async def damaged_and_impossible_acknowledgements_change_nothing_but_go_back(dut
         assert await window.acknowledge(3, damage=1 << bit)
     for byte in range(4):
         assert await window.acknowledge(3, damage=window.choice.randrange(1, 256) << 8 * byte)
-    for number in (1, 6, 7, 2 + 0x8000, 0xFFFF):  # fewer than before, more than there are
+    for number in (1, 6, 7, 2 + 0x8000, 0xFFFF):  # fewer than before, or more than are ready
         assert await window.acknowledge(number)
     assert (int(dut.count_o.value), int(dut.level_o.value)) == (2, 3)
     for _ in range(2):
@@ -137,7 +137,7 @@ async def damaged_and_impossible_acknowledgements_change_nothing_but_go_back(dut
 
 
 @cocotb.test()
-async def the_count_wraps(dut: Any) -> None:
+async def count_wraps(dut: Any) -> None:
     await start(dut, **IDLE)
     window = Window(dut, 4, sending=1)
     acknowledged = 0
@@ -146,14 +146,14 @@ async def the_count_wraps(dut: Any) -> None:
         assert not await window.acknowledge(acknowledged)
         for _ in range(WORDS):
             await window.tick()
-        if acknowledged < 0xFF00:  # there without reading everything
+        if acknowledged < 0xFF00:  # reach this count without reading everything
             continue
         assert int(dut.count_o.value) == acknowledged & 0xFFFF
         assert await window.word() == window.sent[acknowledged]
 
 
 @cocotb.test()
-async def a_read_during_a_clear_is_answered_by_nothing(dut: Any) -> None:
+async def read_during_a_clear_returns_nothing(dut: Any) -> None:
     await start(dut, **IDLE)
     window = Window(dut, 5, sending=1)
     for phase in range(4):

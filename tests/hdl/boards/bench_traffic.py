@@ -1,4 +1,4 @@
-"""The traffic generator: what it sends, how fast, and what it counts and sums of the answers."""
+"""The traffic generator: records, rate, counters and check value."""
 
 import random
 from typing import Any
@@ -24,7 +24,7 @@ IDLE = {
 
 
 def records(op: int, size: int, count: int, seed: int, tag: int) -> list[int]:
-    """All words of a run, as the header of traffic.sv describes them."""
+    """Return all words of a run, as the header of traffic.sv defines them."""
     words = []
     for record in range(count):
         number = 0 if op == DECRYPT else record
@@ -37,7 +37,7 @@ def records(op: int, size: int, count: int, seed: int, tag: int) -> list[int]:
 
 
 class Run:
-    """One run against an engine that takes words and gives results at random clocks."""
+    """A run against an engine that takes and returns words at random clocks."""
 
     def __init__(self, dut: Any, choice: random.Random) -> None:
         self.dut, self.choice = dut, choice
@@ -66,7 +66,7 @@ class Run:
 
 
 @cocotb.test()
-async def it_sends_the_records_that_the_host_computes(dut: Any) -> None:
+async def records_match_the_model(dut: Any) -> None:
     await start(dut, **IDLE)
     choice = random.Random(1)
     for op in (ENCRYPT, DECRYPT, BYPASS):
@@ -95,7 +95,7 @@ async def it_sends_the_records_that_the_host_computes(dut: Any) -> None:
 
 
 @cocotb.test()
-async def no_bubble_at_full_rate_and_the_longest_record(dut: Any) -> None:
+async def full_rate_has_no_bubble(dut: Any) -> None:
     await start(dut, **IDLE)
     run = Run(dut, random.Random(2))
     size = 262144
@@ -111,7 +111,7 @@ async def no_bubble_at_full_rate_and_the_longest_record(dut: Any) -> None:
 
 
 @cocotb.test()
-async def results_are_counted_and_summed(dut: Any) -> None:
+async def results_are_counted_and_checked(dut: Any) -> None:
     await start(dut, **IDLE)
     choice = random.Random(3)
     for count in (1, 2, 30):
@@ -132,13 +132,13 @@ async def results_are_counted_and_summed(dut: Any) -> None:
             assert int(dut.bad_o.value) == record + 1 - good
         assert not dut.busy_o.value
         assert int(dut.check_o.value) == check
-        await run.tick(1, (1, True))  # a word that nobody waits for
+        await run.tick(1, (1, True))  # a word that belongs to no record
         assert int(dut.check_o.value) == check
 
 
 @cocotb.test()
 async def stop_and_start_at_any_time(dut: Any) -> None:
-    """Start does nothing while a run is going on or for no records; stop forgets the run."""
+    """Ignore start during a run and for no records; stop ends the run."""
     await start(dut, **IDLE)
     choice = random.Random(4)
     run = Run(dut, choice)

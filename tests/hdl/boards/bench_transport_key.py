@@ -1,4 +1,4 @@
-"""The transport key comes out of its block RAM, byte 0 first, and is steady once it is ready."""
+"""The transport key ROM: byte 0 comes first; the key is stable once ready."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ SEED = 0x54415045
 
 
 def pattern() -> Iterator[int]:
-    """The lowest bytes of xorshift32 (Marsaglia 2003, triple 13, 17, 5)."""
+    """Yield the lowest bytes of xorshift32 (Marsaglia 2003, triple 13, 17, 5)."""
     x = SEED
     while True:
         x ^= x << 13 & 0xFFFFFFFF

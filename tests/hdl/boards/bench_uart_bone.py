@@ -1,4 +1,4 @@
-"""The UARTBone bridge between bytes and bus, with both sides as slow as they like."""
+"""The UARTBone bridge between bytes and bus, with random delays."""
 
 import binascii
 import random
@@ -13,7 +13,7 @@ WRITE, READ, WRITE_FIXED, READ_FIXED = 1, 2, 3, 4
 
 
 class Host:
-    """Sends bytes, collects answers, and is the bus with a memory behind it."""
+    """A host that sends bytes and collects answers, and a bus with a memory."""
 
     def __init__(self, dut: Any, seed: int, slow: float = 0.3) -> None:
         self.dut, self.choice, self.slow = dut, random.Random(seed), slow
@@ -23,7 +23,7 @@ class Host:
         self.timeouts = self.bad_commands = 0
 
     async def tick(self) -> None:
-        """Let one clock pass, in which the transmitter and the bus may take their time."""
+        """Run one clock; the transmitter and the bus answer after random delays."""
         dut = self.dut
         tx_ready = self.choice.random() > self.slow
         dut.tx_ready_i.value = int(tx_ready)
@@ -104,7 +104,7 @@ async def writes_and_reads_at_rising_and_fixed_addresses(dut: Any) -> None:
 
 
 @cocotb.test()
-async def the_longest_commands_and_those_of_no_words(dut: Any) -> None:
+async def longest_and_empty_commands(dut: Any) -> None:
     host = await begin(dut, 2, slow=0)
     words = [host.choice.getrandbits(32) for _ in range(255)]
     await host.send(command(WRITE, 0x400, words))
@@ -125,8 +125,8 @@ async def addresses_wrap_at_the_end(dut: Any) -> None:
 
 
 @cocotb.test()
-async def half_a_command_is_dropped_after_the_timeout_and_no_sooner(dut: Any) -> None:
-    """Wherever it is cut: what came whole has been done, the rest has not, the next works."""
+async def incomplete_command_is_dropped_after_the_timeout(dut: Any) -> None:
+    """Cut a command at any byte: its complete words are done, the next works."""
     host = await begin(dut, 4, slow=0)
     whole = command(WRITE, 0x100, [0x11111111, 0x22222222])
     for length in range(1, len(whole)):
@@ -141,7 +141,7 @@ async def half_a_command_is_dropped_after_the_timeout_and_no_sooner(dut: Any) ->
         assert host.memory == done, length
         await host.send(command(READ, 0x100, 1))
         assert await host.answered(4) == struct.pack(">I", done.get(0x100, 0)), length
-    # Bytes that come just in time keep it alive.
+    # Bytes that arrive just before the time-out keep the command alive.
     host.timeouts = 0
     for byte in whole:
         await host.send(bytes([byte]))
@@ -151,7 +151,7 @@ async def half_a_command_is_dropped_after_the_timeout_and_no_sooner(dut: Any) ->
 
 
 @cocotb.test()
-async def bytes_that_begin_no_command_are_dropped(dut: Any) -> None:
+async def invalid_command_bytes_are_dropped(dut: Any) -> None:
     host = await begin(dut, 5, slow=0)
     for byte in (0, *range(5, 256)):
         dut.rx_valid_i.value = 1
@@ -166,7 +166,7 @@ async def bytes_that_begin_no_command_are_dropped(dut: Any) -> None:
 
 
 @cocotb.test()
-async def checksums_are_of_every_byte(dut: Any) -> None:
+async def checksums_cover_every_byte(dut: Any) -> None:
     host = await begin(dut, 6)
     sent = answered = b""
     for _ in range(20):

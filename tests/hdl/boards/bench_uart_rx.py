@@ -1,4 +1,4 @@
-"""The UART receiver: every byte, lines that run fast or slow, breaks, glitches, wrong stop bits."""
+"""The UART receiver: bytes, clock deviation, breaks, glitches, stop bits."""
 
 import os
 import random
@@ -8,18 +8,18 @@ import cocotb
 from clocked import clocks, start
 
 CLOCKS_PER_BIT = int(os.environ["CLOCKS_PER_BIT"])
-# The edge of the start bit is found within one clock, which is a quarter of a bit at worst.
+# The start bit's edge is found within one clock, at worst a quarter of a bit.
 TOLERANCE = 0.02 if CLOCKS_PER_BIT == 4 else 0.035
 
 
 class Line:
-    """Drives the pin by times in clocks, and collects what the receiver says."""
+    """The receiver's pin, driven by times in clocks; collects received bytes."""
 
     def __init__(self, dut: Any) -> None:
         self.dut = dut
         self.bytes: list[int] = []
         self.errors = 0
-        self._behind = 0.0  # part of a clock that the line is late
+        self._behind = 0.0  # the fraction of a clock by which the line is late
 
     async def hold(self, level: int, duration: float) -> None:
         """Keep the line at a level for a time, which need not be whole clocks."""
@@ -53,8 +53,8 @@ async def every_byte_back_to_back(dut: Any) -> None:
 
 
 @cocotb.test()
-async def a_line_that_is_fast_or_slow(dut: Any) -> None:
-    """A few percent either way, at any phase of the clock."""
+async def fast_and_slow_lines_are_received(dut: Any) -> None:
+    """Deviate by a few percent in both directions, at any phase of the clock."""
     await start(dut, pin_i=1)
     choice = random.Random(2)
     for error in (-TOLERANCE, -TOLERANCE / 2, TOLERANCE / 2, TOLERANCE):
@@ -69,7 +69,7 @@ async def a_line_that_is_fast_or_slow(dut: Any) -> None:
 
 
 @cocotb.test()
-async def a_byte_without_a_stop_bit_is_dropped_and_the_next_is_received(dut: Any) -> None:
+async def byte_without_stop_bit_is_dropped(dut: Any) -> None:
     await start(dut, pin_i=1)
     for bad in (0x00, 0x55, 0xFF, 0x80):
         line = Line(dut)
@@ -83,7 +83,7 @@ async def a_byte_without_a_stop_bit_is_dropped_and_the_next_is_received(dut: Any
 
 
 @cocotb.test()
-async def a_break_is_one_error_however_long(dut: Any) -> None:
+async def break_is_one_error(dut: Any) -> None:
     await start(dut, pin_i=1)
     line = Line(dut)
     await line.hold(0, 100 * CLOCKS_PER_BIT)
@@ -95,7 +95,7 @@ async def a_break_is_one_error_however_long(dut: Any) -> None:
 
 
 @cocotb.test()
-async def a_glitch_shorter_than_half_a_bit_begins_no_byte(dut: Any) -> None:
+async def short_glitch_begins_no_byte(dut: Any) -> None:
     await start(dut, pin_i=1)
     line = Line(dut)
     for width in range(1, CLOCKS_PER_BIT // 2):

@@ -1,4 +1,4 @@
-"""The modules around the engine on a board, each on a bench of its own."""
+"""The modules around the engine on a board, each on its own bench."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def parts(*names: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("clocks_per_bit", [4, 13])
-def test_uart_rx(clocks_per_bit: int) -> None:
+def test_uart_rx_receives_bytes(clocks_per_bit: int) -> None:
     run_bench(
         "uart_rx",
         parts("uart_rx.sv"),
@@ -26,11 +26,11 @@ def test_uart_rx(clocks_per_bit: int) -> None:
     )
 
 
-def test_uart_tx() -> None:
+def test_uart_tx_sends_bytes() -> None:
     run_bench("uart_tx", parts("uart_tx.sv"), "bench_uart_tx")
 
 
-def test_uart_bone() -> None:
+def test_uart_bone_executes_commands() -> None:
     run_bench(
         "uart_bone",
         parts("board_pkg.sv", "uart_bone.sv"),
@@ -39,21 +39,21 @@ def test_uart_bone() -> None:
     )
 
 
-def test_queues() -> None:
+def test_queues_keep_order() -> None:
     names = ("byte_fifo.sv", "stream_skid.sv", "stream_stage.sv", "link_errors.sv")
     sources = [*parts(*names), HERE / "queues_top.sv"]
     run_bench("queues_top", sources, "bench_queues")
 
 
-def test_board_bus() -> None:
+def test_board_bus_decodes_addresses() -> None:
     run_bench("board_bus", parts("board_pkg.sv", "board_bus.sv"), "bench_board_bus")
 
 
-def test_frame_tracker() -> None:
+def test_frame_tracker_flushes_the_open_record() -> None:
     run_bench("frame_tracker", parts("frame_tracker.sv"), "bench_frame_tracker")
 
 
-def test_record_in_window() -> None:
+def test_record_in_window_passes_committed_words_only() -> None:
     run_bench(
         "record_in_window",
         parts("window_ram.sv", "record_in_window.sv"),
@@ -62,7 +62,7 @@ def test_record_in_window() -> None:
     )
 
 
-def test_record_out_window() -> None:
+def test_record_out_window_keeps_unacknowledged_words() -> None:
     run_bench(
         "record_out_window",
         parts("window_ram.sv", "record_out_window.sv"),
@@ -71,5 +71,5 @@ def test_record_out_window() -> None:
     )
 
 
-def test_traffic() -> None:
+def test_traffic_generator_sends_and_checks_records() -> None:
     run_bench("traffic", parts("traffic.sv"), "bench_traffic")

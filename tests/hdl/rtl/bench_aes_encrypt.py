@@ -1,11 +1,11 @@
-"""AES-256 key expansion and forward cipher against NIST's known answers and `cryptography`."""
+"""AES-256 key expansion and cipher, against NIST and `cryptography`."""
 
 import random
 from collections.abc import Sequence
 from typing import Any
 
 import cocotb
-from clocked import clocks, flip, left_over, start
+from clocked import clocks, flip, nonzero_registers, start
 from cocotb.triggers import ClockCycles, RisingEdge
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from nist_vectors import ecb_vectors
@@ -22,7 +22,7 @@ def encrypt(key: int, blocks: Sequence[int]) -> list[int]:
 
 
 async def load_key(dut: Any, key: int) -> None:
-    """Expand a key; it must take the same time whatever the key."""
+    """Expand a key; the time must not depend on the key."""
     dut.key_i.value = key
     dut.start_i.value = 1
     await clocks(dut)
@@ -43,7 +43,7 @@ async def load_key(dut: Any, key: int) -> None:
 async def run(
     dut: Any, blocks: Sequence[int], choice: random.Random, bubbles: float = 0
 ) -> list[int]:
-    """Send blocks and return the results, each of which must come exactly LATENCY clocks later."""
+    """Send blocks; return the results, each exactly LATENCY clocks later."""
     results: list[int] = []
     due: list[bool] = [False] * LATENCY
 
@@ -71,7 +71,7 @@ async def run(
 
 @cocotb.test()
 async def known_answers(dut: Any) -> None:
-    """Every ENCRYPT vector of GFSbox, KeySbox, VarTxt and VarKey."""
+    """Run every ENCRYPT vector of GFSbox, KeySbox, VarTxt and VarKey."""
     choice = random.Random(1)
     await start(dut, **IDLE)
     by_key: dict[int, list[tuple[int, int]]] = {}
@@ -90,7 +90,7 @@ async def known_answers(dut: Any) -> None:
 
 @cocotb.test()
 async def monte_carlo(dut: Any) -> None:
-    """The Monte Carlo test of AESAVS section 6.4.1, 100 chains of 1000 blocks.
+    """Run the Monte Carlo test of AESAVS 6.4.1 for encryption.
 
     The seed and the last result are those NIST publishes in ECBMCT256.rsp (ENCRYPT, COUNT 0 and
     COUNT 99), the result of each chain is compared with `cryptography`.
@@ -124,7 +124,7 @@ async def monte_carlo(dut: Any) -> None:
 
 @cocotb.test()
 async def random_blocks(dut: Any) -> None:
-    """Random keys, blocks without a pause and with bubbles; round keys as FIPS 197 has them."""
+    """Encrypt random blocks under random keys, without and with bubbles."""
     choice = random.Random(2)
     await start(dut, **IDLE)
     for bubbles in (0, 0.1, 0.5, 0.9, 0):
@@ -136,7 +136,7 @@ async def random_blocks(dut: Any) -> None:
 
 @cocotb.test()
 async def round_keys_of_the_standard(dut: Any) -> None:
-    """FIPS 197 appendix A.3: the expansion of the standard's example key, its last four words."""
+    """Compare the last round keys of the example in FIPS 197, appendix A.3."""
     await start(dut, **IDLE)
     key = 0x603DEB1015CA71BE2B73AEF0857D77811F352C073B6108D72D9810A30914DFF4
     await load_key(dut, key)
@@ -146,8 +146,8 @@ async def round_keys_of_the_standard(dut: Any) -> None:
 
 
 @cocotb.test()
-async def a_new_start_replaces_the_key(dut: Any) -> None:
-    """start_i in the middle of an expansion begins again with the new key."""
+async def new_start_replaces_the_key(dut: Any) -> None:
+    """Restart during an expansion; the new key must be used."""
     choice = random.Random(3)
     await start(dut, **IDLE)
     for wait in (0, 1, 2, 50, 51, 102, 103):
@@ -185,8 +185,8 @@ FLIPPED = (
 
 
 @cocotb.test()
-async def no_flip_is_silent(dut: Any) -> None:
-    """One bit turned over anywhere: whenever a block comes out wrong, so says wrong_o."""
+async def flips_are_reported(dut: Any) -> None:
+    """Flip one bit anywhere: a wrong block always comes with wrong_o."""
     choice = random.Random(6)
     await start(dut, **IDLE)
     seen = wrong_blocks = 0
@@ -217,7 +217,7 @@ async def no_flip_is_silent(dut: Any) -> None:
 
 @cocotb.test()
 async def clear_leaves_nothing(dut: Any) -> None:
-    """Whenever clear comes, all registers are zero after one clock and no block comes out."""
+    """Clear at any time: one clock later all registers are zero."""
     choice = random.Random(4)
     await start(dut, **IDLE)
     registers_at_least = 14 * 20  # a round has 16 S-box outputs, its block and its valid bits
@@ -227,17 +227,17 @@ async def clear_leaves_nothing(dut: Any) -> None:
         for _ in range(blocks_before):
             dut.block_i.value = choice.getrandbits(128)
             await clocks(dut)
-        assert len(left_over(dut, at_least=registers_at_least)) > blocks_before // 2
-        dut.clear_i.value = 1  # with a block at the door, which is lost too
+        assert len(nonzero_registers(dut, at_least=registers_at_least)) > blocks_before // 2
+        dut.clear_i.value = 1  # with a block at the input, which is lost too
         await clocks(dut)
         dut.clear_i.value = 0
         dut.valid_i.value = 0
-        assert left_over(dut, at_least=registers_at_least) == []
+        assert nonzero_registers(dut, at_least=registers_at_least) == []
         for _ in range(LATENCY + 2):
             assert not dut.valid_o.value
             await clocks(dut)
-        assert left_over(dut, at_least=registers_at_least) == []
-    # In the middle of an expansion, in both of a word's clocks.
+        assert nonzero_registers(dut, at_least=registers_at_least) == []
+    # During an expansion, in both clocks of a word.
     for wait in (0, 1, 2, 3, 50, 51, 102, 103):
         dut.key_i.value = choice.getrandbits(256)
         dut.start_i.value = 1
@@ -247,17 +247,17 @@ async def clear_leaves_nothing(dut: Any) -> None:
         dut.clear_i.value = 1
         await clocks(dut)
         dut.clear_i.value = 0
-        assert left_over(dut, at_least=registers_at_least) == []
+        assert nonzero_registers(dut, at_least=registers_at_least) == []
         for _ in range(5):
             assert not dut.busy_o.value
             assert not dut.done_o.value
             await clocks(dut)
-        assert left_over(dut, at_least=registers_at_least) == []
+        assert nonzero_registers(dut, at_least=registers_at_least) == []
 
 
 @cocotb.test()
 async def reset_leaves_nothing(dut: Any) -> None:
-    """Reset clears as clear does: at once what has a reset, at the first clock the rest."""
+    """Reset: registers with a reset are zero at once, others a clock later."""
     choice = random.Random(5)
     await start(dut, **IDLE)
     await load_key(dut, choice.getrandbits(256))
@@ -270,4 +270,4 @@ async def reset_leaves_nothing(dut: Any) -> None:
     await clocks(dut)
     dut.rst_ni.value = 1
     await clocks(dut)
-    assert left_over(dut, at_least=14 * 20) == []
+    assert nonzero_registers(dut, at_least=14 * 20) == []

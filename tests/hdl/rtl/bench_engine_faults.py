@@ -1,4 +1,4 @@
-"""Single bit flips inside the engine while records pass: what notices them.
+"""Single bit flips in the engine while records pass, and their detection.
 
 Each trial takes an engine fresh from reset, loads a key, sends three records back to back, flips
 one bit of one register at one clock, and compares what comes out with what must.  On decrypt the
@@ -28,7 +28,7 @@ from clocked import find
 from cocotb.triggers import ClockCycles, FallingEdge, Timer
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from engine import Bench, Op, Record, Result, Status, parse_results
+from engine import EngineDriver, Op, Record, Result, Status, parse_results
 
 from hdl.registers import engine_map as regs
 
@@ -84,7 +84,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
 }
 
 
-# Every register of these has a twin or another check of its own: a flip is told whenever it comes.
+# Every register of these has a twin or another check: a flip is reported whenever it happens.
 WATCHED = (
     "intake control",
     "delay line",
@@ -96,7 +96,7 @@ WATCHED = (
 
 
 def make(key: bytes, op: Op, *, forged: bool) -> tuple[Record, bytes]:
-    """Return a record and the words that must come of it, tag included; of a forgery, none."""
+    """Return a record and its expected result words; none for a forgery."""
     iv, aad, data = random.randbytes(12), random.randbytes(20), random.randbytes(LENGTH)
     sealed = AESGCM(key).encrypt(iv, data, aad)
     if op == Op.ENCRYPT:
@@ -106,13 +106,13 @@ def make(key: bytes, op: Op, *, forged: bool) -> tuple[Record, bytes]:
     return Record(op, sealed[:-16], iv, aad, sealed[-16:]), data
 
 
-async def collect(bench: Bench, count: int) -> list[Result | None]:
-    """Return the frames that come within a bounded time; None for one that makes no sense."""
+async def collect(engine: EngineDriver, count: int) -> list[Result | None]:
+    """Return the frames that come in bounded time; None for an invalid one."""
     stream, ends = b"", []
     for _ in range(20):
-        await ClockCycles(bench.dut.clk_o, 60)
-        stream += bench.take()
-        ends += bench.frame_ends()
+        await ClockCycles(engine.dut.clk_o, 60)
+        stream += engine.take()
+        ends += engine.frame_ends()
         if len(ends) >= count:
             break
     frames: list[Result | None] = []
@@ -131,7 +131,7 @@ async def collect(bench: Bench, count: int) -> list[Result | None]:
 def judge(
     key: bytes, records: list[tuple[Record, bytes]], frames: list[Result | None], fault: bool
 ) -> str:
-    """Name the outcome; what is wrong and unnoticed comes first."""
+    """Return the outcome; an unreported wrong result takes precedence."""
     found = set()
     for (record, expected), frame in zip(records, frames, strict=False):
         if frame is None:
@@ -157,7 +157,7 @@ def judge(
 
 
 def read_back(key: bytes, record: Record, frame: Result) -> str:
-    """What a reader with the right key makes of a wrong result of encryption."""
+    """Return what a reader with the right key gets from a wrong ciphertext."""
     try:
         clear = AESGCM(key).decrypt(record.iv, frame.data + frame.tag, record.aad)
     except InvalidTag:
@@ -166,32 +166,32 @@ def read_back(key: bytes, record: Record, frame: Result) -> str:
 
 
 async def trial(dut: Any, op: Op, path: str) -> str:
-    bench = Bench(dut)
-    await bench.power_on(wait=False)
+    engine = EngineDriver(dut)
+    await engine.power_on(wait=False)
     await Timer(SELF_TEST_CLOCKS * 10, unit="ns")
-    await bench.until(regs.STATUS_SELF_TEST_DONE)
-    bench.drop()
+    await engine.until(regs.STATUS_SELF_TEST_DONE)
+    engine.drop()
     key = random.randbytes(32)
-    await bench.load_plain(key)
+    await engine.load_plain(key)
     records = [make(key, op, forged=op == Op.DECRYPT and n == 1) for n in range(RECORDS)]
     register = find(dut.u_engine, path)
-    bench.push(b"".join(record.frame() for record, _ in records))
+    engine.push(b"".join(record.frame() for record, _ in records))
     await ClockCycles(dut.clk_o, random.randrange(FLIGHT_CLOCKS))
     await FallingEdge(dut.clk_o)
     held = int(register.value)
-    flipped = held ^ 1 << random.randrange(len(register))
-    register.value = flipped
-    frames = await collect(bench, RECORDS)
-    fault = await bench.status(regs.STATUS_FAULT)
+    flip_bit = held ^ 1 << random.randrange(len(register))
+    register.value = flip_bit
+    frames = await collect(engine, RECORDS)
+    fault = await engine.status(regs.STATUS_FAULT)
     outcome = judge(key, records, frames, fault)
     if outcome in ("silent", "late"):
-        cocotb.log.info("%s: %s %s, flipped %x", outcome, op.name, path, held ^ flipped)
+        cocotb.log.info("%s: %s %s, flipped %x", outcome, op.name, path, held ^ flip_bit)
     return outcome
 
 
 @cocotb.test()
 async def every_register_of_control_is_watched(dut: Any) -> None:
-    """One flip in each: STATUS.fault says so, whatever came of it."""
+    """Flip each control register once: STATUS.fault must report it."""
     random.seed(int(os.environ.get("FAULT_SEED", "1")))
     for n, path in enumerate(path for name in WATCHED for path in TARGETS[name]):
         outcome = await trial(dut, (Op.ENCRYPT, Op.DECRYPT)[n % 2], path)

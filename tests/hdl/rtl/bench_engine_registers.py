@@ -1,4 +1,4 @@
-"""Every bit of what can be read (counters, scratch) and set from outside (transport key, pace).
+"""Every bit of the counters, SCRATCH, the transport key and PACE.
 
 The build lets the bench set the counters (engine_visible.vlt): no run is so long that they fill.
 """
@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import cocotb
-from bench_engine_records import check, flipped, powered, random_record
+from bench_engine_records import check, flip_bit, random_record, start_engine
 from cocotb.triggers import ClockCycles
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from engine import Op
@@ -31,46 +31,46 @@ def live(dut: Any, place: int) -> Any:
 
 @cocotb.test()
 async def scratch_keeps_every_bit(dut: Any) -> None:
-    bench = await powered(dut)
+    engine = await start_engine(dut)
     for value in (0, 0xFFFF_FFFF, 0x5555_5555, 0xAAAA_AAAA, *(1 << i for i in range(32))):
-        await bench.write(regs.SCRATCH, value)
-        assert await bench.read(regs.SCRATCH) == value
+        await engine.write(regs.SCRATCH, value)
+        assert await engine.read(regs.SCRATCH) == value
 
 
 @cocotb.test()
 async def counters_are_read_whole_and_from_one_clock(dut: Any) -> None:
-    """Each in its own place, both halves, and none moves between snapshot and the next one."""
-    bench = await powered(dut)
+    """Read each counter whole; none changes between two snapshots."""
+    engine = await start_engine(dut)
     for _ in range(12):
         values = [random.getrandbits(64) for _ in COUNTERS]
         for place, value in enumerate(values):
             live(dut, place).value = value
-        await bench.command(regs.CTRL_COUNTERS_SNAPSHOT)
+        await engine.command(regs.CTRL_COUNTERS_SNAPSHOT)
         await ClockCycles(dut.clk_o, 2)
         for place in range(len(COUNTERS)):
             live(dut, place).value = random.getrandbits(64)
-        assert [await bench.counter(each) for each in COUNTERS] == values
-    await bench.command(regs.CTRL_COUNTERS_CLEAR)
-    await bench.command(regs.CTRL_COUNTERS_SNAPSHOT)
-    assert [await bench.counter(each) for each in COUNTERS] == [0] * len(COUNTERS)
+        assert [await engine.counter(each) for each in COUNTERS] == values
+    await engine.command(regs.CTRL_COUNTERS_CLEAR)
+    await engine.command(regs.CTRL_COUNTERS_SNAPSHOT)
+    assert [await engine.counter(each) for each in COUNTERS] == [0] * len(COUNTERS)
 
 
 @cocotb.test()
 async def counters_carry_into_every_bit(dut: Any) -> None:
-    bench = await powered(dut)
+    engine = await start_engine(dut)
     key = random.randbytes(32)
-    await bench.load_plain(key)
+    await engine.load_plain(key)
     for before in (*((1 << bits) - 1 for bits in range(1, 64, 3)), (1 << 32) - 1, ALL_ONES):
         for place in range(len(COUNTERS)):
             live(dut, place).value = before
-        bench.stalls(100, 100)
+        engine.stalls(100, 100)
         record = random_record(key, 200, Op.DECRYPT)
-        spoiled = type(record)(record.op, record.data, record.iv, record.aad, flipped(record.tag))
-        good, bad = await bench.process([record, spoiled])
+        spoiled = type(record)(record.op, record.data, record.iv, record.aad, flip_bit(record.tag))
+        good, bad = await engine.process([record, spoiled])
         check(key, [record], [good])
         assert bad.status == 1
-        await bench.command(regs.CTRL_COUNTERS_SNAPSHOT)
-        found = [await bench.counter(each) for each in COUNTERS]
+        await engine.command(regs.CTRL_COUNTERS_SNAPSHOT)
+        found = [await engine.counter(each) for each in COUNTERS]
         counted = [(value - before) & ALL_ONES for value in found]
         assert all(0 < value < 500 for value in counted[:3]), (before, counted)
         assert counted[3:] == [1, 200, 1], (before, counted)
@@ -78,32 +78,32 @@ async def counters_carry_into_every_bit(dut: Any) -> None:
 
 @cocotb.test()
 async def the_transport_key_is_what_is_at_the_port(dut: Any) -> None:
-    bench = await powered(dut)
+    engine = await start_engine(dut)
     keys = [random.randbytes(32) for _ in range(10)]
     for transport, other in zip(keys, keys[1:] + keys[:1], strict=True):
         dut.transport_key_i.value = int.from_bytes(transport, "big")
         key = random.randbytes(32)
-        await bench.load_sealed(aes_key_wrap(other, key))
-        assert await bench.status(regs.STATUS_UNWRAP_FAILED)
-        assert not await bench.status(regs.STATUS_KEY_VALID)
-        await bench.load_sealed(aes_key_wrap(transport, key))
-        assert not await bench.status(regs.STATUS_UNWRAP_FAILED)
+        await engine.load_sealed(aes_key_wrap(other, key))
+        assert await engine.status(regs.STATUS_UNWRAP_FAILED)
+        assert not await engine.status(regs.STATUS_KEY_VALID)
+        await engine.load_sealed(aes_key_wrap(transport, key))
+        assert not await engine.status(regs.STATUS_UNWRAP_FAILED)
         record = random_record(key, 40, Op.ENCRYPT)
-        check(key, [record], await bench.process([record]))
+        check(key, [record], await engine.process([record]))
 
 
 @cocotb.test()
 async def every_bit_of_the_pace_counts(dut: Any) -> None:
-    """Beyond the words that may come at once, each waits its time."""
-    bench = await powered(dut)
+    """Compute the pace: words beyond the initial burst each wait their time."""
+    engine = await start_engine(dut)
     for bit in range(4, 16):
         rate = 1 << bit | 1 << 15 - bit
-        await bench.write(regs.PACE, rate)
-        assert await bench.read(regs.PACE) == rate
+        await engine.write(regs.PACE, rate)
+        assert await engine.read(regs.PACE) == rate
         record = random_record(b"", 16 * (17 + rate // 2048), Op.BYPASS)
         start = int(dut.clocks_o.value)
-        check(b"", [record], await bench.process([record]))
+        check(b"", [record], await engine.process([record]))
         took = int(dut.clocks_o.value) - start
         least = (len(record.data) // 16 - 16) * 65536 // rate
         assert least - 16 <= took <= least + 600, (rate, took, least)
-        await bench.write(regs.PACE, 0)  # the bucket is full again
+        await engine.write(regs.PACE, 0)  # the burst allowance is full again

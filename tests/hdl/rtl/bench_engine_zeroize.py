@@ -1,4 +1,4 @@
-"""Zeroize: after every cause, at any clock, nothing is left, and the engine works again.
+"""Zeroize: after any cause, at any clock, nothing is left.
 
 The build shows every register and memory (engine_visible.vlt) and has banks of 4096 bytes.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import cocotb
-from bench_engine_records import check, flipped, powered, random_record
+from bench_engine_records import check, flip_bit, random_record, start_engine
 from clocked import registers
 from cocotb.handle import Force, Release
 from cocotb.triggers import ClockCycles, FallingEdge
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
-from engine import TRANSPORT_KEY, Bench, Op, Record, Status, header
+from engine import TRANSPORT_KEY, EngineDriver, Op, Record, Status, header
 
 from hdl.registers import engine_map as regs
 from tests.support.key_rows import in_rows
@@ -52,9 +52,9 @@ HARMLESS = re.compile(
     """,
     re.VERBOSE,
 )
-# These may hold the header of a refusal, whose lower 96 bits are zero and whose status is not.
+# These may hold the header of a refusal: its lower 96 bits are zero, its status is not.
 HEADERS = tuple(f"u_output.{name}_q" for name in ("made", "held", "spare", "out"))
-# A record that was cut ends by one slot without data, which may be on its way.
+# A record that was cut ends with one slot without data, which may still be in the pipeline.
 KINDS = ("u_issue.kind_q", "u_slot_delay.kinds_q")
 SLOT_REFUSED = 4
 # Header and first word of a record.
@@ -63,8 +63,8 @@ FIRST_OF_A_RECORD = tuple(
 )
 
 
-def left(dut: Any) -> dict[str, int]:
-    """What the engine still holds, apart from harmless state, by path."""
+def remaining_state(dut: Any) -> dict[str, int]:
+    """Return what the engine still holds, without harmless state, by path."""
     engine = dut.u_engine
     found = dict(registers(engine))
     assert len(found) > 400, "the registers are not visible in this build"
@@ -80,7 +80,7 @@ def left(dut: Any) -> dict[str, int]:
         words = [int(word.value) for word in memory]
         assert len(words) == size
         found |= {f"{name}[{i}]": word for i, word in enumerate(words)}
-    # Of a record whose header came a clock or two ago: without a key it is dropped then.
+    # The header of a record came a clock or two ago; without a key the record is dropped then.
     recent = int(engine.u_issue.fresh_q.value) or int(engine.u_ledger.opened_q.value)
     fresh = FIRST_OF_A_RECORD if recent else ()
     rest = {}
@@ -99,8 +99,8 @@ def _kinds(value: int) -> list[int]:
 
 
 def values_left(dut: Any) -> set[int]:
-    """The values of what is left, and the words among them without the parity bits above them."""
-    values = set(left(dut).values())
+    """Return the values that are left, also without their parity bits."""
+    values = set(remaining_state(dut).values())
     return values | {value & ((1 << 128) - 1) for value in values}
 
 
@@ -109,22 +109,22 @@ def _is_entry(name: str) -> bool:
 
 
 def secrets(key: bytes, texts: Sequence[bytes]) -> list[int]:
-    """Key halves, hash key, and text blocks, as a register would show them."""
+    """Return key halves, hash key and text blocks as registers show them."""
     hash_key = Cipher(AES(key), modes.ECB()).encryptor().update(bytes(16))
     blocks = [text[i : i + 16] for text in texts for i in range(0, len(text) - 15, 16)]
     return [int.from_bytes(b, "big") for b in (key[:16], key[16:], hash_key, *blocks)]
 
 
-async def load(bench: Bench, key: bytes, sealed: bool) -> None:
+async def load(engine: EngineDriver, key: bytes, sealed: bool) -> None:
     if sealed:
-        await bench.load_sealed(aes_key_wrap(TRANSPORT_KEY, key))
+        await engine.load_sealed(aes_key_wrap(TRANSPORT_KEY, key))
     else:
-        await bench.load_plain(key)
-    assert await bench.status(regs.STATUS_KEY_VALID)
+        await engine.load_plain(key)
+    assert await engine.status(regs.STATUS_KEY_VALID)
 
 
 async def zeroizing_clocks(dut: Any) -> int:
-    """Count the clocks from the next one in which the engine zeroizes until it has done so."""
+    """Count the clocks from now until the engine has zeroized."""
     state = dut.u_engine.u_key_control.state_q
     for _ in range(20):
         if int(state.value) == 0:
@@ -143,7 +143,7 @@ async def zeroizing_clocks(dut: Any) -> int:
 def judge_cut(
     key: bytes, records: Sequence[Record], stream: bytes, lengths: list[int]
 ) -> dict[str, int]:
-    """Each record has one frame: whole and right, or cut, or refused; in this order."""
+    """Check that each record has one frame, in order: whole, cut or refused."""
     counts = {"whole": 0, "cut": 0, "zeroized": 0, "no key": 0}
     at = 0
     rank = 0
@@ -186,159 +186,161 @@ def judge_cut(
 
 
 @cocotb.test()
-async def the_search_finds_what_is_there(dut: Any) -> None:
-    """Before zeroize the same search must show the key and the text: else it proves nothing."""
-    bench = await powered(dut)
-    assert left(dut) == {}, "the self test leaves something behind"
+async def search_finds_key_and_text_before_zeroize(dut: Any) -> None:
+    """Find key and text before zeroize; otherwise the search proves nothing."""
+    engine = await start_engine(dut)
+    assert remaining_state(dut) == {}, "the self test leaves something behind"
     key = random.randbytes(32)
     record = random_record(key, BANK_BYTES, Op.ENCRYPT)
-    await load(bench, key, sealed=True)
-    (result,) = await bench.process([record])
+    await load(engine, key, sealed=True)
+    (result,) = await engine.process([record])
     values = values_left(dut)
     hidden = secrets(key, [result.data])[2:]
     assert all(secret in values for secret in hidden), "H or a ciphertext block is not seen"
     shown = " ".join(f"{value:0480x}" for value in values)
     assert all(in_rows(half).hex() in shown for half in (key[:16], key[16:])), "the key is not seen"
-    await bench.zeroize()
-    assert left(dut) == {}
+    await engine.zeroize()
+    assert remaining_state(dut) == {}
 
 
 @cocotb.test()
-async def at_random_clocks(dut: Any) -> None:
-    """By command, in the middle of anything: bounded, complete, and the streams stay in step."""
-    bench = await powered(dut)
+async def zeroize_at_random_clocks(dut: Any) -> None:
+    """Zeroize by command at random clocks: bounded, complete, streams in step."""
+    engine = await start_engine(dut)
     totals: dict[str, int] = {}
     for trial in range(40):
         key = random.randbytes(32)
-        await load(bench, key, sealed=trial % 4 == 0)
-        bench.stalls(random.choice((256, 256, 90)), random.choice((256, 256, 60, 8)))
+        await load(engine, key, sealed=trial % 4 == 0)
+        engine.stalls(random.choice((256, 256, 90)), random.choice((256, 256, 60, 8)))
         ops = (Op.ENCRYPT, Op.DECRYPT)
         lengths = [random.choice((0, 16, 100, 2000, BANK_BYTES)) for _ in range(5)]
         records = [random_record(key, n, random.choice(ops)) for n in lengths]
-        bench.push(b"".join(record.frame(0xEE) for record in records))
+        engine.push(b"".join(record.frame(0xEE) for record in records))
         await ClockCycles(
             dut.clk_o, random.choice((random.randrange(1, 120), random.randrange(1500)))
         )
-        command = cocotb.start_soon(bench.command(regs.CTRL_ZEROIZE))
+        command = cocotb.start_soon(engine.command(regs.CTRL_ZEROIZE))
         clocks = await zeroizing_clocks(dut)
-        assert left(dut) == {}, trial
+        assert remaining_state(dut) == {}, trial
         await command
         assert ZEROIZE_LEAST <= clocks <= ZEROIZE_MOST, clocks
-        assert not await bench.status(regs.STATUS_KEY_VALID)
-        stream, ends = await bench.answers(len(records))
-        assert left(dut) == {}, trial
+        assert not await engine.status(regs.STATUS_KEY_VALID)
+        stream, ends = await engine.answers(len(records))
+        assert remaining_state(dut) == {}, trial
         for kind, count in judge_cut(key, records, stream, [n for n, _ in ends]).items():
             totals[kind] = totals.get(kind, 0) + count
-        bench.stalls(256, 256)
-        await load(bench, key, sealed=trial % 3 == 0)
+        engine.stalls(256, 256)
+        await load(engine, key, sealed=trial % 3 == 0)
         again = [random_record(key, n) for n in (300, BANK_BYTES)]
-        check(key, again, await bench.process(again))
+        check(key, again, await engine.process(again))
     cocotb.log.info("frames %s", totals)
     assert min(totals[kind] for kind in ("whole", "zeroized", "no key")) > 0
 
 
 @cocotb.test()
-async def at_every_clock_of_a_short_frame(dut: Any) -> None:
-    """A frame that leaves while zeroize comes is never mistaken for a whole one."""
-    bench = await powered(dut)
+async def zeroize_at_every_clock_of_a_short_frame(dut: Any) -> None:
+    """Zeroize while a frame leaves: no cut frame looks whole."""
+    engine = await start_engine(dut)
     key = random.randbytes(32)
     met: dict[str, int] = {}
     for length, op in ((0, Op.DECRYPT), (0, Op.ENCRYPT), (16, Op.DECRYPT), (40, Op.ENCRYPT)):
         for sink in (256, 100):
             for delay in range(0, 30):
-                bench.stalls(256, sink)
-                await load(bench, key, sealed=False)
+                engine.stalls(256, sink)
+                await load(engine, key, sealed=False)
                 records = [random_record(key, length, op) for _ in range(2)]
-                bench.push(b"".join(record.frame() for record in records))
+                engine.push(b"".join(record.frame() for record in records))
                 await ClockCycles(dut.clk_o, 30 + delay)
-                await bench.command(regs.CTRL_ZEROIZE)
-                stream, ends = await bench.answers(len(records))
+                await engine.command(regs.CTRL_ZEROIZE)
+                stream, ends = await engine.answers(len(records))
                 counts = judge_cut(key, records, stream, [n for n, _ in ends])
                 for kind, count in counts.items():
                     met[kind] = met.get(kind, 0) + count
-                await bench.until(regs.STATUS_ZEROIZING, 0)
+                await engine.until(regs.STATUS_ZEROIZING, 0)
     cocotb.log.info("frames %s", met)
     assert met["cut"] > 0
 
 
 @cocotb.test()
-async def while_a_key_is_loading(dut: Any) -> None:
-    bench = await powered(dut)
+async def zeroize_while_a_key_is_loading(dut: Any) -> None:
+    engine = await start_engine(dut)
     for trial in range(25):
         key = random.randbytes(32)
         if trial % 2:
-            await bench.write_key(regs.SEALED_KEY, aes_key_wrap(TRANSPORT_KEY, key))
-            await bench.command(regs.CTRL_LOAD_SEALED)
+            await engine.write_key(regs.SEALED_KEY, aes_key_wrap(TRANSPORT_KEY, key))
+            await engine.command(regs.CTRL_LOAD_SEALED)
         else:
-            await bench.write_key(regs.PLAIN_KEY, key)
-            await bench.command(regs.CTRL_LOAD_PLAIN)
+            await engine.write_key(regs.PLAIN_KEY, key)
+            await engine.command(regs.CTRL_LOAD_PLAIN)
         await ClockCycles(dut.clk_o, random.randrange(1000 if trial % 2 else 200))
-        await bench.zeroize()
-        assert left(dut) == {}, trial
-        assert not await bench.status(regs.STATUS_KEY_VALID)
-        assert not await bench.status(regs.STATUS_KEY_LOADING)
-        await load(bench, key, sealed=bool(trial % 2))
+        await engine.zeroize()
+        assert remaining_state(dut) == {}, trial
+        assert not await engine.status(regs.STATUS_KEY_VALID)
+        assert not await engine.status(regs.STATUS_KEY_LOADING)
+        await load(engine, key, sealed=bool(trial % 2))
 
 
 @cocotb.test()
-async def a_new_key_forgets_the_old_one_first(dut: Any) -> None:
-    bench = await powered(dut)
+async def new_key_zeroizes_the_old_one(dut: Any) -> None:
+    engine = await start_engine(dut)
     old, new = random.randbytes(32), random.randbytes(32)
-    await load(bench, old, sealed=True)
-    check(old, [r := random_record(old, 4000, Op.ENCRYPT)], await bench.process([r]))
-    await bench.write_key(regs.PLAIN_KEY, new)
-    command = cocotb.start_soon(bench.command(regs.CTRL_LOAD_PLAIN))
+    await load(engine, old, sealed=True)
+    check(old, [r := random_record(old, 4000, Op.ENCRYPT)], await engine.process([r]))
+    await engine.write_key(regs.PLAIN_KEY, new)
+    command = cocotb.start_soon(engine.command(regs.CTRL_LOAD_PLAIN))
     assert ZEROIZE_LEAST <= await zeroizing_clocks(dut) <= ZEROIZE_MOST
-    held = left(dut)
+    held = remaining_state(dut)
     assert all("u_regs.field_storage_plain" in name for name in held), held
     await command
-    await bench.until(regs.STATUS_KEY_LOADING, 0)
-    assert not any("u_regs" in name for name in left(dut)), "the entry registers keep the key"
-    assert not any("u_key_unwrap" in name for name in left(dut))
+    await engine.until(regs.STATUS_KEY_LOADING, 0)
+    assert not any("u_regs" in name for name in remaining_state(dut)), (
+        "the entry registers keep the key"
+    )
+    assert not any("u_key_unwrap" in name for name in remaining_state(dut))
     records = [random_record(new) for _ in range(3)]
-    check(new, records, await bench.process(records))
+    check(new, records, await engine.process(records))
 
 
 @cocotb.test()
-async def by_a_failed_unwrap(dut: Any) -> None:
-    bench = await powered(dut)
+async def failed_unwrap_zeroizes(dut: Any) -> None:
+    engine = await start_engine(dut)
     old, new = random.randbytes(32), random.randbytes(32)
-    await load(bench, old, sealed=False)
-    check(old, [r := random_record(old, 4000, Op.ENCRYPT)], await bench.process([r]))
-    await bench.load_sealed(flipped(aes_key_wrap(TRANSPORT_KEY, new)))
-    await bench.until(regs.STATUS_ZEROIZING, 0)
-    assert await bench.status(regs.STATUS_UNWRAP_FAILED)
-    assert left(dut) == {}
+    await load(engine, old, sealed=False)
+    check(old, [r := random_record(old, 4000, Op.ENCRYPT)], await engine.process([r]))
+    await engine.load_sealed(flip_bit(aes_key_wrap(TRANSPORT_KEY, new)))
+    await engine.until(regs.STATUS_ZEROIZING, 0)
+    assert await engine.status(regs.STATUS_UNWRAP_FAILED)
+    assert remaining_state(dut) == {}
 
 
 @cocotb.test()
-async def a_sealed_key_leaves_no_trace_but_round_keys(dut: Any) -> None:
-    bench = await powered(dut)
+async def sealed_key_leaves_only_round_keys(dut: Any) -> None:
+    engine = await start_engine(dut)
     key = random.randbytes(32)
-    await load(bench, key, sealed=True)
-    held = left(dut)
+    await load(engine, key, sealed=True)
+    held = remaining_state(dut)
     expected = ("u_key_control.u_aes_key_expand.", "u_aes_pipe.", "u_ghash.", "u_exit.")
     assert [name for name in held if not name.startswith(expected)] == []
 
 
 @cocotb.test()
-async def a_failed_record_is_wiped(dut: Any) -> None:
-    """Nothing of its text is left, with any stalls."""
-    bench = await powered(dut)
+async def failed_record_is_zeroized(dut: Any) -> None:
+    """Leave nothing of a failed record's text, with any stalls."""
+    engine = await start_engine(dut)
     for sink in (256, 100):
-        bench.stalls(256, sink)
+        engine.stalls(256, sink)
         key = random.randbytes(32)
-        await load(bench, key, sealed=False)
+        await load(engine, key, sealed=False)
         good = random_record(key, 4000, Op.DECRYPT)
         bad = [random_record(key, n, Op.DECRYPT) for n in (4096, 16, 3000)]
-        tampered = [Record(r.op, r.data, r.iv, r.aad, flipped(r.tag)) for r in bad]
+        tampered = [Record(r.op, r.data, r.iv, r.aad, flip_bit(r.tag)) for r in bad]
         records = [good, *tampered, good]
-        results = await bench.process(records)
+        results = await engine.process(records)
         check(key, [good, good], [results[0], results[-1]])
         assert [r.status for r in results[1:-1]] == [Status.TAG_MISMATCH] * 3
-        (last,) = await bench.process(tampered[:1])
+        (last,) = await engine.process(tampered[:1])
         assert last.status == Status.TAG_MISMATCH
-        await bench.until(regs.STATUS_IDLE)
+        await engine.until(regs.STATUS_IDLE)
         texts = [AESGCM(key).decrypt(r.iv, r.data + r.tag, r.aad) for r in bad]
         held = values_left(dut)
         found = [text for text in secrets(key, texts)[3:] if text in held]
@@ -346,8 +348,8 @@ async def a_failed_record_is_wiped(dut: Any) -> None:
 
 
 @cocotb.test()
-async def by_a_fault(dut: Any) -> None:
-    """An inner check that fails: all is forgotten and refused until reset."""
+async def fault_zeroizes(dut: Any) -> None:
+    """Fail an internal check: all is zeroized and refused until reset."""
     engine = dut.u_engine
     checks = {
         "cipher and delay line out of step": engine.lost_step,
@@ -355,42 +357,44 @@ async def by_a_fault(dut: Any) -> None:
         "a word that is not there leaves": engine.u_buffer.discarded_o,
     }
     for what, signal in checks.items():
-        bench = await powered(dut)
+        engine = await start_engine(dut)
         key = random.randbytes(32)
-        await load(bench, key, sealed=True)
+        await load(engine, key, sealed=True)
         records = [random_record(key, 2000, Op.ENCRYPT) for _ in range(3)]
-        bench.push(b"".join(record.frame() for record in records))
-        await ClockCycles(dut.clk_o, 20)  # no word has reached the buffer
+        engine.push(b"".join(record.frame() for record in records))
+        await ClockCycles(dut.clk_o, 20)  # no word has reached the buffer yet
         signal.value = Force(1)
         await ClockCycles(dut.clk_o, 1)
         signal.value = Release()
         assert ZEROIZE_LEAST <= await zeroizing_clocks(dut) <= ZEROIZE_MOST, what
-        assert left(dut) == {}, what
-        await bench.answers(3)
-        assert await bench.status(regs.STATUS_FAULT), what
-        assert not await bench.status(regs.STATUS_READY)
-        await bench.load_plain(key)
-        assert not await bench.status(regs.STATUS_KEY_VALID)
-        (result,) = await bench.process([Record(Op.BYPASS, b"anything")])
+        assert remaining_state(dut) == {}, what
+        await engine.answers(3)
+        assert await engine.status(regs.STATUS_FAULT), what
+        assert not await engine.status(regs.STATUS_READY)
+        await engine.load_plain(key)
+        assert not await engine.status(regs.STATUS_KEY_VALID)
+        (result,) = await engine.process([Record(Op.BYPASS, b"anything")])
         assert result.status == Status.NOT_READY
-    await bench.power_on()
-    assert await bench.status(regs.STATUS_READY)
+    await engine.power_on()
+    assert await engine.status(regs.STATUS_READY)
 
 
 @cocotb.test()
-async def by_reset(dut: Any) -> None:
-    """Registers at once, memories before the self test begins."""
-    bench = await powered(dut)
+async def reset_zeroizes(dut: Any) -> None:
+    """Reset: registers are zero at once, memories before the self test begins."""
+    engine = await start_engine(dut)
     key = random.randbytes(32)
-    await load(bench, key, sealed=True)
-    await bench.process([random_record(key, 4096, op) for op in Op])
-    await bench.write_key(regs.PLAIN_KEY, key)
-    assert left(dut) != {}
-    await bench.power_on(wait=False)
+    await load(engine, key, sealed=True)
+    await engine.process([random_record(key, 4096, op) for op in Op])
+    await engine.write_key(regs.PLAIN_KEY, key)
+    assert remaining_state(dut) != {}
+    await engine.power_on(wait=False)
     memories = ("bank", "delay", "tags")
-    registers_left = [n for n in left(dut) if not any(memory in n for memory in memories)]
+    registers_left = [
+        n for n in remaining_state(dut) if not any(memory in n for memory in memories)
+    ]
     assert registers_left == []
     assert await zeroizing_clocks(dut) <= ZEROIZE_MOST + 1  # counted from before the first clock
-    assert left(dut) == {}
-    await bench.until(regs.STATUS_SELF_TEST_DONE)
-    assert await bench.status(regs.STATUS_READY)
+    assert remaining_state(dut) == {}
+    await engine.until(regs.STATUS_SELF_TEST_DONE)
+    assert await engine.status(regs.STATUS_READY)

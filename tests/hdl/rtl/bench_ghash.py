@@ -1,4 +1,4 @@
-"""GHASH against SP 800-38D, stated directly, and against the AES-GCM tags of `cryptography`."""
+"""GHASH, against SP 800-38D and the AES-GCM tags of `cryptography`."""
 
 import random
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cocotb
-from clocked import clocks, left_over, start
+from clocked import clocks, nonzero_registers, start
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -17,7 +17,7 @@ NO_BLOCK = {"valid_i": 0, "block_i": 0, "count_i": 0, "first_i": 0, "last_i": 0}
 
 
 def multiply(x: int, y: int) -> int:
-    """Multiply as SP 800-38D, algorithm 1 of section 6.3, says; bit 0 there is bit 127 here."""
+    """Multiply as algorithm 1 of SP 800-38D 6.3; its bit 0 is bit 127 here."""
     z, v = 0, y
     for i in range(128):
         if x >> (127 - i) & 1:
@@ -27,7 +27,7 @@ def multiply(x: int, y: int) -> int:
 
 
 def ghash(h: int, blocks: Sequence[int]) -> int:
-    """Algorithm 2 of section 6.4."""
+    """Hash blocks as algorithm 2 of SP 800-38D 6.4."""
     y = 0
     for block in blocks:
         y = multiply(y ^ block, h)
@@ -35,15 +35,15 @@ def ghash(h: int, blocks: Sequence[int]) -> int:
 
 
 @dataclass
-class Seen:
-    """A digest, and how many clocks after its record's last block it came."""
+class Digest:
+    """A digest, and the clocks from its record's last block."""
 
     digest: int
     latency: int
 
 
 async def load_h(dut: Any, h: int) -> int:
-    """Load H and return the clocks until the powers are ready."""
+    """Load H; return the clocks until its powers are ready."""
     dut.h_i.value = h
     dut.h_load_i.value = 1
     await clocks(dut)
@@ -59,9 +59,9 @@ async def load_h(dut: Any, h: int) -> int:
 
 async def run(
     dut: Any, records: Sequence[Sequence[int]], choice: random.Random, bubbles: float
-) -> list[Seen]:
-    """Send records, with a bubble before each block at the given probability; collect digests."""
-    seen: list[Seen] = []
+) -> list[Digest]:
+    """Send records with random bubbles before blocks; collect the digests."""
+    seen: list[Digest] = []
     ends: list[int] = []
     clock = 0
 
@@ -70,13 +70,13 @@ async def run(
         await clocks(dut)
         clock += 1
         if dut.digest_valid_o.value:
-            seen.append(Seen(int(dut.digest_o.value), clock - ends[len(seen)]))
+            seen.append(Digest(int(dut.digest_o.value), clock - ends[len(seen)]))
 
     for record in records:
         for place, block in enumerate(record):
             while bubbles and choice.random() < bubbles:
                 dut.valid_i.value = 0
-                # What stands on the other wires in a bubble must not matter.
+                # The other inputs must not matter in a bubble.
                 dut.first_i.value = choice.getrandbits(1)
                 dut.last_i.value = choice.getrandbits(1)
                 dut.block_i.value = choice.getrandbits(128)
@@ -110,7 +110,7 @@ async def check(
 
 @cocotb.test()
 async def every_short_length_back_to_back(dut: Any) -> None:
-    """Records of 1 to 20 blocks in random order, no clock without a block."""
+    """Hash records of 1 to 20 blocks in random order, without a bubble."""
     choice = random.Random(1)
     await start(dut, **IDLE, **NO_BLOCK)
     h = choice.getrandbits(128)
@@ -134,7 +134,7 @@ async def every_short_length_with_bubbles(dut: Any) -> None:
 
 @cocotb.test()
 async def long_records(dut: Any) -> None:
-    """The longest the engine makes (8 blocks of AAD, 256 KiB, lengths), and awkward ones."""
+    """Hash the longest records (8 AAD blocks, 256 KiB, lengths) and odd ones."""
     choice = random.Random(3)
     await start(dut, **IDLE, **NO_BLOCK)
     h = choice.getrandbits(128)
@@ -145,7 +145,7 @@ async def long_records(dut: Any) -> None:
 
 @cocotb.test()
 async def special_values(dut: Any) -> None:
-    """H and blocks with one bit, none, and all."""
+    """Use H and blocks with one bit, none and all bits set."""
     choice = random.Random(4)
     await start(dut, **IDLE, **NO_BLOCK)
     singles = [1 << i for i in range(128)]
@@ -161,7 +161,7 @@ async def special_values(dut: Any) -> None:
 
 @cocotb.test()
 async def tags_of_aes_gcm(dut: Any) -> None:
-    """The digest plus E(J0) is the tag that `cryptography` computes."""
+    """Compare digest plus E(J0) with the tag of `cryptography`."""
     choice = random.Random(5)
     await start(dut, **IDLE, **NO_BLOCK)
     for _ in range(12):
@@ -186,7 +186,7 @@ async def tags_of_aes_gcm(dut: Any) -> None:
 
 @cocotb.test()
 async def clear_leaves_nothing(dut: Any) -> None:
-    """Whenever clear comes, all registers are zero after one clock, and the next H works."""
+    """Clear at any time: registers are zero a clock later; a new H works."""
     choice = random.Random(6)
     await start(dut, **IDLE, **NO_BLOCK)
     for blocks_before in (1, 2, 3, 4, 5, 6, 7, 8, 13, 40):
@@ -198,18 +198,18 @@ async def clear_leaves_nothing(dut: Any) -> None:
             dut.count_i.value = blocks_before + choice.randint(0, 3)
             dut.block_i.value = choice.getrandbits(128)
             await clocks(dut)
-        assert len(left_over(dut, at_least=20)) >= 5
-        dut.clear_i.value = 1  # with a block at the door, which is lost too
+        assert len(nonzero_registers(dut, at_least=20)) >= 5
+        dut.clear_i.value = 1  # with a block at the input, which is lost too
         await clocks(dut)
         dut.clear_i.value = 0
         dut.valid_i.value = 0
-        assert left_over(dut, at_least=20) == []
+        assert nonzero_registers(dut, at_least=20) == []
         for _ in range(2 * LATENCY):
             assert not dut.digest_valid_o.value
             assert not dut.h_ready_o.value
             await clocks(dut)
-        assert left_over(dut, at_least=20) == []
-    # A clear in the middle of computing the powers.
+        assert nonzero_registers(dut, at_least=20) == []
+    # Clear while the powers are computed.
     for wait in range(1, H_LATENCY):
         dut.h_i.value = choice.getrandbits(128)
         dut.h_load_i.value = 1
@@ -219,10 +219,10 @@ async def clear_leaves_nothing(dut: Any) -> None:
         dut.clear_i.value = 1
         await clocks(dut)
         dut.clear_i.value = 0
-        assert left_over(dut, at_least=20) == []
+        assert nonzero_registers(dut, at_least=20) == []
         await clocks(dut, H_LATENCY)
         assert not dut.h_ready_o.value
-        assert left_over(dut, at_least=20) == []
+        assert nonzero_registers(dut, at_least=20) == []
     h = choice.getrandbits(128)
     assert await load_h(dut, h) == H_LATENCY
     await check(dut, choice, h, [7, 3], bubbles=0)

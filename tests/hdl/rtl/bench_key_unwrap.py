@@ -1,10 +1,10 @@
-"""AES key unwrap in gates against NIST's key-wrap vectors, RFC 3394 and `cryptography`."""
+"""AES key unwrap, against NIST vectors, RFC 3394 and `cryptography`."""
 
 import random
 from typing import Any
 
 import cocotb
-from clocked import clocks, left_over, registers, start
+from clocked import clocks, nonzero_registers, registers, start
 from cocotb.triggers import ClockCycles
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
@@ -16,7 +16,7 @@ IDLE = {"clear_i": 0, "start_i": 0, "kek_i": 0, "blob_i": 0}
 
 
 async def unwrap(dut: Any, kek: int, blob: int) -> int | None:
-    """Unwrap one blob and return the key, or None when the gates refuse it.
+    """Unwrap one blob; return the key, or None when it is refused.
 
     It must take the same time whatever happens, show nothing before the end, and leave nothing
     but its result in any register.
@@ -47,7 +47,7 @@ async def unwrap(dut: Any, kek: int, blob: int) -> int | None:
 
 
 def wrap(kek: bytes, key: bytes, initial: int) -> int:
-    """Wrap as RFC 3394 section 2.2.1 says, with another initial value than it says."""
+    """Wrap as RFC 3394 2.2.1, with the given initial value."""
     cipher = Cipher(algorithms.AES(kek), modes.ECB()).encryptor()
     a, pieces = initial, [int.from_bytes(key[i : i + 8]) for i in range(0, 32, 8)]
     for t in range(1, 25):
@@ -58,7 +58,7 @@ def wrap(kek: bytes, key: bytes, initial: int) -> int:
 
 
 def vectors(name: str) -> list[tuple[int, int, int | None]]:
-    """Return (kek, blob, key or None) of the vectors whose plaintext is 256 bits."""
+    """Return (KEK, blob, key or None) of the vectors with a 256-bit plaintext."""
     return [
         (int(v["K"], 16), int(v["C"], 16), int(v["P"], 16) if "P" in v else None)
         for section, v in read_cavp(f"keywrap/kwtestvectors/{name}.txt")
@@ -68,7 +68,7 @@ def vectors(name: str) -> list[tuple[int, int, int | None]]:
 
 @cocotb.test()
 async def unwrapping_vectors_of_nist(dut: Any) -> None:
-    """KW-AD, AES-256: the 100 of 500 vectors that carry a 256-bit key, 20 of which must fail."""
+    """Run KW-AD, AES-256: 100 vectors with a 256-bit key; 20 must fail."""
     await start(dut, **IDLE)
     found = vectors("KW_AD_256")
     assert (len(found), sum(key is None for _, _, key in found)) == (100, 20)
@@ -78,7 +78,7 @@ async def unwrapping_vectors_of_nist(dut: Any) -> None:
 
 @cocotb.test()
 async def wrapping_vectors_of_nist(dut: Any) -> None:
-    """KW-AE, AES-256: the ciphertexts of the 100 of 500 vectors with a 256-bit key, unwrapped."""
+    """Unwrap the ciphertexts of KW-AE, AES-256: 100 vectors."""
     await start(dut, **IDLE)
     found = vectors("KW_AE_256")
     assert len(found) == 100
@@ -89,7 +89,7 @@ async def wrapping_vectors_of_nist(dut: Any) -> None:
 
 @cocotb.test()
 async def example_of_the_rfc(dut: Any) -> None:
-    """RFC 3394 section 4.6: 256 bits of key data under a 256-bit key-encryption key."""
+    """Unwrap the example of RFC 3394 4.6."""
     await start(dut, **IDLE)
     kek = int.from_bytes(bytes(range(32)))
     key = 0x00112233445566778899AABBCCDDEEFF000102030405060708090A0B0C0D0E0F
@@ -109,7 +109,7 @@ async def random_keys(dut: Any) -> None:
 
 @cocotb.test()
 async def every_changed_bit_is_refused(dut: Any) -> None:
-    """Each of the 320 bits of a blob, and some of the key-encryption key; then the true one."""
+    """Flip each bit of the blob and some of the KEK: refused; then unwrap it."""
     choice = random.Random(2)
     await start(dut, **IDLE)
     kek, key = choice.randbytes(32), choice.randbytes(32)
@@ -123,7 +123,7 @@ async def every_changed_bit_is_refused(dut: Any) -> None:
 
 @cocotb.test()
 async def every_bit_of_the_initial_value_counts(dut: Any) -> None:
-    """Blobs made with an initial value that is wrong in one bit only."""
+    """Refuse blobs whose initial value is wrong in one bit."""
     choice = random.Random(5)
     await start(dut, **IDLE)
     kek, key = choice.randbytes(32), choice.randbytes(32)
@@ -135,24 +135,27 @@ async def every_bit_of_the_initial_value_counts(dut: Any) -> None:
 
 
 @cocotb.test()
-async def only_the_result_stays(dut: Any) -> None:
-    """When it has ended, no register but the result's holds anything, and a failure leaves none."""
+async def only_the_result_remains(dut: Any) -> None:
+    """Leave only the result in the registers; after a failure, nothing."""
     choice = random.Random(3)
     await start(dut, **IDLE)
     kek, key = choice.randbytes(32), choice.randbytes(32)
     blob = int.from_bytes(aes_key_wrap(kek, key))
     assert await unwrap(dut, int.from_bytes(kek), blob) == int.from_bytes(key)
-    assert {path.split(".")[-1] for path in left_over(dut, at_least=REGISTERS)} == {"key_q", "ok_q"}
+    assert {path.split(".")[-1] for path in nonzero_registers(dut, at_least=REGISTERS)} == {
+        "key_q",
+        "ok_q",
+    }
     assert await unwrap(dut, int.from_bytes(kek), blob ^ 1) is None
-    assert left_over(dut, at_least=REGISTERS) == []
+    assert nonzero_registers(dut, at_least=REGISTERS) == []
 
 
 @cocotb.test()
 async def clear_leaves_nothing(dut: Any) -> None:
-    """At any time, done or not, clear zeroes all registers in one clock and no key comes out."""
+    """Clear at any time: registers are zero in one clock; no key comes out."""
     choice = random.Random(4)
     await start(dut, **IDLE)
-    # The first and last clocks, and forty in between.
+    # The first and last clocks, and forty between them.
     waits = [0, 1, 2, 105, 106, 107, LATENCY - 3, LATENCY - 2, LATENCY - 1, LATENCY, LATENCY + 5]
     for wait in waits + [choice.randrange(LATENCY) for _ in range(40)]:
         kek, key = choice.randbytes(32), choice.randbytes(32)
@@ -162,13 +165,13 @@ async def clear_leaves_nothing(dut: Any) -> None:
         await clocks(dut)
         dut.start_i.value = 0
         await clocks(dut, wait)
-        assert len(left_over(dut, at_least=REGISTERS)) >= 2
+        assert len(nonzero_registers(dut, at_least=REGISTERS)) >= 2
         dut.clear_i.value = 1
         await clocks(dut)
         dut.clear_i.value = 0
-        assert left_over(dut, at_least=REGISTERS) == []
+        assert nonzero_registers(dut, at_least=REGISTERS) == []
         await ClockCycles(dut.clk_i, 40)
         await clocks(dut)
         assert not dut.busy_o.value
-        assert left_over(dut, at_least=REGISTERS) == []
+        assert nonzero_registers(dut, at_least=REGISTERS) == []
     assert any(path.endswith("key_q") for path, _ in registers(dut))

@@ -1,4 +1,4 @@
-"""The engine as its benches see it: registers over APB, whole records through the record port."""
+"""The engine's driver for benches: registers by APB, records by queues."""
 
 import ctypes
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Record:
     tag: bytes = b""
 
     def frame(self, pad: int = 0) -> bytes:
-        """The words of this record; bytes that fill up a word are `pad`."""
+        """Return the frame of this record; padding bytes are `pad`."""
         return b"".join(
             (
                 header(self.op, len(self.aad), len(self.data), self.iv),
@@ -71,7 +71,7 @@ def _padded(data: bytes, pad: int) -> bytes:
 
 
 def parse_results(stream: bytes) -> list[Result]:
-    """Take apart result frames that were not cut."""
+    """Parse complete result frames."""
     results = []
     at = 0
     while at < len(stream):
@@ -92,8 +92,8 @@ def parse_results(stream: bytes) -> list[Result]:
     return results
 
 
-class Bench:
-    """Drives engine_top."""
+class EngineDriver:
+    """The driver of engine_top."""
 
     def __init__(self, dut: Any) -> None:
         self.dut = dut
@@ -112,7 +112,7 @@ class Bench:
         self._frame_ends.restype = ctypes.c_size_t
 
     async def power_on(self, *, wait: bool = True) -> None:
-        """Reset, and wait until the self test has ended."""
+        """Reset the engine and wait until its self test has ended."""
         dut = self.dut
         for name in ("psel_i", "penable_i", "pwrite_i", "paddr_i", "pwdata_i", "record_watch_i"):
             getattr(dut, name).value = 0
@@ -127,7 +127,7 @@ class Bench:
             await self.until(regs.STATUS_SELF_TEST_DONE)
 
     def stalls(self, source: int, sink: int) -> None:
-        """Let the streams move in so many of 256 clocks."""
+        """Open the source and the sink in this many of 256 clocks."""
         self.dut.source_open_i.value = source
         self.dut.sink_open_i.value = sink
 
@@ -203,18 +203,18 @@ class Bench:
         self._push(_address(buffer), len(buffer))
 
     def take(self) -> bytes:
-        """Return what has come out so far."""
+        """Return the result bytes that are ready."""
         buffer = bytearray(self._want(0))
         self._pop(_address(buffer), len(buffer))
         return bytes(buffer)
 
     def drop(self) -> None:
-        """Forget what has come out so far."""
+        """Discard the results that are ready."""
         self.take()
         self.frame_ends()
 
     def frame_ends(self) -> list[tuple[int, int]]:
-        """Return (words, clock of the end) of each frame that came out since the last call."""
+        """Return (words, end clock) of each frame since the last call."""
         count = 1 << 16
         numbers = (ctypes.c_int32 * count)()
         had = self._frame_ends(ctypes.addressof(numbers), count)
@@ -222,7 +222,7 @@ class Bench:
         return [(numbers[i], numbers[i + 1]) for i in range(0, had, 2)]
 
     async def wait(self, size: int) -> bytes:
-        """Let the clock run until so many bytes have come out and all frames are answered."""
+        """Run the clock until `size` bytes are ready; return all result bytes."""
         if self._want(size) < size:
             self.dut.record_watch_i.value = 1
             await RisingEdge(self.dut.record_wake_o)
@@ -230,7 +230,7 @@ class Bench:
         return self.take()
 
     async def answers(self, count: int) -> tuple[bytes, list[tuple[int, int]]]:
-        """Wait for so many frames; return their words, and length and end clock of each."""
+        """Wait for `count` frames; return their bytes, and words and end of each."""
         stream = b""
         ends: list[tuple[int, int]] = []
         while len(ends) < count:
@@ -239,12 +239,12 @@ class Bench:
             more = self.frame_ends()
             ends += more
             assert words or more, f"the engine hangs after {len(ends)} of {count} frames"
-            if not more:  # we came in the middle of a frame
+            if not more:  # a frame is still incomplete
                 await ClockCycles(self.dut.clk_o, 100)
         return stream, ends
 
     async def process(self, records: Sequence[Record], pad: int = 0) -> list[Result]:
-        """Send records back to back and return what they became."""
+        """Send records back to back and return their results."""
         self.push(b"".join(record.frame(pad) for record in records))
         stream, _ = await self.answers(len(records))
         results = parse_results(stream)

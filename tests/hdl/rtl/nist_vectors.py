@@ -1,14 +1,15 @@
-"""Readers for NIST CAVP response files, as the package cryptography_vectors holds them."""
+"""Readers for the NIST CAVP files of the package cryptography_vectors."""
 
 from collections.abc import Iterator
 from importlib.resources import files
 
 
 def read_cavp(path: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (section, fields) for each vector of a CAVP file below cryptography_vectors.
+    """Yield (section, fields) for each vector of a CAVP file.
 
-    Sections are the bracketed lines, such as ``ENCRYPT`` or ``PLAINTEXT LENGTH = 256``.  A line
-    without a value, such as ``FAIL``, is a field with an empty one.
+    `path` is relative to cryptography_vectors. Sections are the lines in brackets, such as
+    ``ENCRYPT`` or ``PLAINTEXT LENGTH = 256``. A line without a value, such as ``FAIL``, is a field
+    with an empty value.
     """
     section = ""
     vector: dict[str, str] = {}
@@ -33,7 +34,10 @@ def _is_vector(fields: dict[str, str]) -> bool:
 
 
 def ecb_vectors(name: str, direction: str) -> list[tuple[int, int, int]]:
-    """Return (key, plaintext, ciphertext) of AES-256 ECB file `name`, ENCRYPT or DECRYPT part."""
+    """Return (key, plaintext, ciphertext) of an AES-256 ECB file.
+
+    `direction` is ENCRYPT or DECRYPT.
+    """
     return [
         tuple(int(vector[field], 16) for field in ("KEY", "PLAINTEXT", "CIPHERTEXT"))  # type: ignore[misc]  # three fields
         for section, vector in read_cavp(f"ciphers/AES/ECB/ECB{name}256.rsp")

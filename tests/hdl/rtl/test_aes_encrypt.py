@@ -15,7 +15,7 @@ SOURCES = rtl(
 )
 
 
-def test_aes_encrypt() -> None:
+def test_aes_pipeline_encrypts_blocks() -> None:
     run_bench(
         "aes_encrypt_top",
         [*SOURCES, HERE / "aes_encrypt_top.sv"],

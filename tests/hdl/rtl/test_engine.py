@@ -1,4 +1,4 @@
-"""The whole engine: drive_crypto with record ports on a bench (engine_top.sv)."""
+"""The engine, drive_crypto, with record ports on a bench (engine_top.sv)."""
 
 from pathlib import Path
 
@@ -17,15 +17,15 @@ SMALL_BANKS = {"BankBytes": 4096}
 FLAGS = ("-LDFLAGS", "-rdynamic")
 
 
-def test_nist_vectors() -> None:
+def test_engine_matches_nist_vectors() -> None:
     run_bench("engine_top", SOURCES, "bench_engine_vectors", flags=FLAGS)
 
 
-def test_records() -> None:
+def test_engine_processes_records() -> None:
     run_bench("engine_top", SOURCES, "bench_engine_records", flags=FLAGS)
 
 
-def test_zeroize() -> None:
+def test_engine_zeroizes_after_any_cause() -> None:
     run_bench(
         "engine_top",
         SOURCES,
@@ -36,7 +36,7 @@ def test_zeroize() -> None:
     )
 
 
-def test_ring() -> None:
+def test_engine_ring_loses_no_word() -> None:
     run_bench(
         "engine_top",
         SOURCES,
@@ -47,7 +47,7 @@ def test_ring() -> None:
     )
 
 
-def test_timing() -> None:
+def test_engine_timing_depends_on_lengths_only() -> None:
     run_bench(
         "engine_top",
         SOURCES,
@@ -58,7 +58,7 @@ def test_timing() -> None:
     )
 
 
-def test_self_test() -> None:
+def test_engine_self_test_finds_stuck_signals() -> None:
     run_bench(
         "engine_top",
         SOURCES,
@@ -69,7 +69,7 @@ def test_self_test() -> None:
     )
 
 
-def test_registers() -> None:
+def test_engine_registers_hold_every_bit() -> None:
     run_bench(
         "engine_top",
         SOURCES,

@@ -1,11 +1,11 @@
-"""Bit flips inside the engine: a few, the same each time; more with bench/fault_injection.py."""
+"""A few bit flips in the engine; bench/fault_injection.py runs more."""
 
 from test_engine import FLAGS, HERE, SMALL_BANKS, SOURCES
 
 from hdl.verilator.bench import run_bench
 
 
-def test_no_flip_is_silent() -> None:
+def test_engine_reports_bit_flips() -> None:
     run_bench(
         "engine_top",
         SOURCES,

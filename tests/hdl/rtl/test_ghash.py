@@ -7,6 +7,6 @@ from hdl.verilator.bench import rtl, run_bench
 VISIBLE = Path(__file__).parent / "registers_visible.vlt"
 
 
-def test_ghash() -> None:
+def test_ghash_hashes_records() -> None:
     sources = rtl("clmul_32.sv", "gf128_mul.sv", "ghash.sv")
     run_bench("ghash", sources, "bench_ghash", vlt=[VISIBLE])

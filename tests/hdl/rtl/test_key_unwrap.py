@@ -1,4 +1,4 @@
-"""The inverse cipher (bench_aes_decrypt.py) and key unwrap (bench_key_unwrap.py)."""
+"""Inverse cipher (bench_aes_decrypt.py), key unwrap (bench_key_unwrap.py)."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ INVERSE_CIPHER = rtl(
 )
 
 
-def test_aes_decrypt() -> None:
+def test_aes_inverse_cipher_decrypts_blocks() -> None:
     sources = [*INVERSE_CIPHER, HERE / "aes_decrypt_top.sv"]
     run_bench("aes_decrypt_top", sources, "bench_aes_decrypt", vlt=[VISIBLE])
 
 
-def test_key_unwrap() -> None:
+def test_key_unwrap_opens_only_valid_blobs() -> None:
     sources = [*INVERSE_CIPHER, *rtl("key_unwrap.sv")]
     run_bench("key_unwrap", sources, "bench_key_unwrap", vlt=[VISIBLE])
