@@ -3,8 +3,8 @@
     def test_ghash() -> None:
         run_bench("ghash", rtl("drive_crypto_pkg.sv", "gf128_mul.sv", "ghash.sv"), "bench_ghash")
 
-The module named last lies beside the calling test; its `@cocotb.test()` coroutines are the
-bench.  One that fails, and a module without any, fails the pytest test with the log's end.
+The module named last is in the folder of the calling test; its `@cocotb.test()` coroutines are the
+bench. If one fails, or the module has none, the pytest test fails and shows the end of the log.
 """
 
 import inspect
@@ -24,7 +24,7 @@ from hdl.sources import RTL_DIRECTORY
 from hdl.verilator.recipe import Variant
 from hdl.verilator.verilate import library_path, verilate
 
-# A folder that receives one coverage.dat of every bench, which then all count coverage.
+# A folder for one coverage.dat of every bench; when it is set, all benches count coverage.
 COVERAGE_VARIABLE = "TAPERIG_COVERAGE"
 
 _LOG_TAIL_LINES = 60
@@ -53,10 +53,10 @@ def run_bench(
 ) -> None:
     """Build `toplevel` and run the cocotb tests of `test_module` on it.
 
-    `vlt` holds Verilator control files, for example to make an inner signal reachable.
-    The output directory receives bench.log, results.xml, and dump.fst or coverage.dat when
-    `variant` says so (WAVES=1 in the environment asks for waves).  Without one of the caller's, it
-    is a temporary one, which stays only after a failure or with waves, and is then named.
+    `vlt` are Verilator control files, for example to make an internal signal accessible.
+    `output_directory` receives bench.log, results.xml, and dump.fst or coverage.dat according to
+    `variant` (WAVES=1 in the environment selects waves). The default is a temporary folder, which
+    is kept, and named, only after a failure or with waves.
     Raises BenchError when a test failed or none ran.
     """
     if os.environ.get("WAVES", "0") not in ("", "0"):
@@ -95,16 +95,17 @@ def run_bench(
             results_xml=str(results),
             log_file=log,
         )
-    except RuntimeError as error:  # the simulator itself died
+    except RuntimeError as error:  # the simulator itself crashed
         raise BenchError(_failure(toplevel, test_module, f"stopped ({error})", log)) from error
     except SystemExit:
-        pass  # the runner exits after a failing test; the results say which
+        pass  # the runner exits after a failing test; results.xml has the details
     finally:
         sys.path.remove(str(module_directory))
     try:
         ran, failed = get_results(results)
     except RuntimeError as error:
-        raise BenchError(_failure(toplevel, test_module, f"left none ({error})", log)) from error
+        what = f"left no results ({error})"
+        raise BenchError(_failure(toplevel, test_module, what, log)) from error
     if failed:
         raise BenchError(_failure(toplevel, test_module, f"failed {failed} of {ran}", log))
     if ran == 0:

