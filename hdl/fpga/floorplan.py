@@ -76,7 +76,7 @@ def fix_block_rams(netlist: Path, top: str) -> int:
 
 
 def _assign_sites(rams: list[str], memory: str, free: list[str]) -> dict[str, str]:
-    """Return sites for the block RAMs of a memory in order, if enough are free."""
+    """Return sites for a memory's block RAMs in order, if enough are free."""
     pattern = re.compile(rf"(?:^|\.){memory}\.(\d+)\.(\d+)$")
     numbered = {name: found for name in rams if (found := pattern.search(name))}
     ordered = sorted(numbered, key=lambda name: [int(part) for part in numbered[name].groups()])

@@ -31,7 +31,7 @@ _LOG_TAIL_LINES = 60
 
 
 def rtl(*names: str) -> list[Path]:
-    """Return the paths of files in hdl/rtl, in the order given (packages first)."""
+    """Return the paths of files in hdl/rtl, in the given order."""
     return [RTL_DIRECTORY / name for name in names]
 
 

@@ -1,8 +1,7 @@
-"""Run Verilator and make on a recipe, in a folder of links to what they read.
+"""Run Verilator and make on a recipe, in a folder of links to the sources.
 
-make cannot handle blanks in paths, so no path that it sees leads through the user's own folders.
-The names of sources in what a simulation prints are those of the links: they are the same in every
-checkout, as its cache needs.
+make cannot handle blanks in paths, so it sees no path through the user's own folders. A simulation
+prints the names of the links: they are the same in every checkout, as the cache requires.
 """
 
 import re
@@ -26,19 +25,19 @@ class BuildFolder:
     """A temporary folder without blanks in its path, and the links in it."""
 
     def __init__(self, path: Path) -> None:
-        """Begin with no link."""
+        """Start without links."""
         self.path = path
         self.log = path / "build.log"
         self._links: dict[Path, str] = {}
 
     def folder(self, real: Path) -> str:
-        """Return the name, relative to this folder, that stands for the folder `real`."""
+        """Return the link to the folder `real`, relative to this folder."""
         if real.is_relative_to(HDL_DIRECTORY):
             return str(Path(self._link(HDL_DIRECTORY, "hdl")) / real.relative_to(HDL_DIRECTORY))
         return self._link(real, f"folder{len(self._links)}")
 
     def file(self, real: Path) -> str:
-        """Return the name, relative to this folder, that stands for the file `real`."""
+        """Return the link to the file `real`, relative to this folder."""
         if any(character.isspace() for character in real.name):
             raise BuildError(
                 f"The source {real} has a blank in its file name, which make cannot handle; "
@@ -47,11 +46,11 @@ class BuildFolder:
         return f"{self.folder(real.parent)}/{real.name}"
 
     def absolute(self, name: str) -> str:
-        """Return the path of a name in this folder, for commands that run elsewhere."""
+        """Return the absolute path of a name, for commands that run elsewhere."""
         return str(self.path / name)
 
     def run(self, command: Sequence[str], environment: dict[str, str], toplevel: str) -> None:
-        """Run a command here; raise BuildError with the log's end when it fails."""
+        """Run a command here; on failure raise BuildError with the log's end."""
         with self.log.open("a") as log:
             ended = subprocess.run(
                 command, cwd=self.path, env=environment, stdout=log, stderr=log, check=False
@@ -78,7 +77,7 @@ class BuildFolder:
 
 @contextmanager
 def build_folder() -> Iterator[BuildFolder]:
-    """Make a temporary folder to build in, and remove it."""
+    """Create a temporary folder for a build, and remove it at the end."""
     blank = any(character.isspace() for character in tempfile.gettempdir())
     try:
         with tempfile.TemporaryDirectory(
@@ -95,9 +94,9 @@ def build_folder() -> Iterator[BuildFolder]:
 def compile_recipe(
     folder: BuildFolder, recipe: Recipe, toolchain: Toolchain, objects: Sequence[Path], jobs: int
 ) -> Path:
-    """Compile a recipe and return the folder that holds the executable and all objects.
+    """Compile a recipe; return the folder with the executable and all objects.
 
-    `objects` are those of Verilator's run-time library that are compiled already, if any.
+    `objects` are the objects of Verilator's run-time library that exist already, if any.
     """
     environment = toolchain.full_environment()
     verilator = str(toolchain.verilator)
@@ -121,7 +120,7 @@ def compile_recipe(
     ]
     folder.run(verilate, environment, recipe.toplevel)
     for file in objects:
-        # Copied after the makefile is written, they are newer than it, so make keeps them.
+        # The copies are newer than the makefile, so make does not compile them again.
         (work / file.name).write_bytes(file.read_bytes())
     trace = f"VM_TRACE={int(recipe.variant == 'waves')}"
     make = ["make", "-j", str(jobs), "-C", str(work), "-f", "Vtop.mk", trace, *MAKE_FLAGS]

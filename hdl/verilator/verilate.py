@@ -1,11 +1,11 @@
-"""Turn SystemVerilog into a simulation, once for every content of its sources.
+"""Build simulations from SystemVerilog, cached by content.
 
-A finished build is one directory in the user's cache, named by a hash over the text of all
-sources, all flags and the versions of all tools.  It holds the executable and the build log.
-It appears by one rename, under a lock: two processes that want it build it once.
+A build is one folder in the user's cache, named by a hash over the text of all sources, all flags
+and the versions of all tools. It holds the executable and the build log. It is created by one
+rename under a lock, so two processes that need it build it once.
 
-Beside the builds lie the objects of Verilator's run-time library, compiled with the first build
-and taken by all later ones with the same tools and flags: they are most of a small bench's build.
+The cache also holds the objects of Verilator's run-time library. The first build compiles them, and
+later builds with the same tools and flags use them: they take most of the time of a small build.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _VARIANT_FLAGS: dict[Variant, tuple[str, ...]] = {
 }
 
 
-# What is to be reached below the top is asked for by name in a .vlt file.
+# Signals below the top are made accessible by name in .vlt files.
 _TOP_REACH = ("--public-depth", "1")
 
 _COMMON_FLAGS = ("--timing", "--assert", "-Wno-fatal", "-Wno-WIDTH", "-O3")
@@ -45,7 +45,7 @@ _KEEP_S = 30 * 24 * 3600
 
 @dataclass(frozen=True)
 class BuiltSim:
-    """A compiled simulation: the top module's name, its executable, and which variant it is."""
+    """A compiled simulation: top module, executable, variant."""
 
     toplevel: str
     executable: Path
@@ -54,24 +54,24 @@ class BuiltSim:
 
     @property
     def directory(self) -> Path:
-        """The cache directory that holds the executable and build.log."""
+        """Return the cache folder with the executable and build.log."""
         return self.executable.parent
 
 
 def cache_path() -> Path:
-    """Return the path of the user's cache directory for built simulations."""
+    """Return the path of the user's cache folder for simulations."""
     return user_cache_path("taperig") / "sim"
 
 
 def cache_directory() -> Path:
-    """Return the user's cache directory for built simulations, made when absent."""
+    """Return the user's cache folder for simulations; create it if absent."""
     directory = cache_path()
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 
 
 def simulation_flags(variant: Variant) -> tuple[str, ...]:
-    """Return the flags that every simulation of `variant` is Verilated with."""
+    """Return Verilator's flags for every simulation of `variant`."""
     return (*_COMMON_FLAGS, *_VARIANT_FLAGS[variant])
 
 
@@ -89,7 +89,10 @@ def verilate(
     jobs: int = 2,
     on_build: Callable[[str], None] | None = None,
 ) -> BuiltSim:
-    """Build `toplevel` from `sources` or take it from the cache; see `recipe_of` and `build`."""
+    """Build `toplevel` from `sources`, or take it from the cache.
+
+    See `recipe_of` and `build` for the arguments.
+    """
     recipe = recipe_of(
         toplevel,
         sources,
@@ -116,11 +119,11 @@ def recipe_of(
     reach_top: bool = True,
     main: Path | None = None,
 ) -> Recipe:
-    """Return what `toplevel` is built from: `sources` (.sv, .v, .vlt, .cpp) and flags.
+    """Return the inputs of a build of `toplevel`.
 
-    Packages come before the modules that import them.  Python reaches the signals of the top
-    module when `reach_top`, and else only what .vlt files among the sources name.  `main` is a
-    C++ file with a main loop to take in place of cocotb's.
+    `sources` are .sv, .v, .vlt and .cpp files, packages before the modules that import them.
+    Python can access the signals of the top module if `reach_top`, and otherwise only those that
+    .vlt files name. `main` is a C++ file with a main loop that replaces cocotb's.
     """
     missing = [str(source) for source in sources if not Path(source).is_file()]
     if missing:
@@ -143,17 +146,16 @@ def recipe_of(
 
 
 def build_name(recipe: Recipe, toolchain: Toolchain) -> str:
-    """Return the name of a build in the cache: a hash over all that it is made from."""
+    """Return the name of a build in the cache, with the hash of its inputs."""
     return f"{recipe.toplevel}-{recipe.variant}-{recipe.digest(toolchain)}"
 
 
 def build(
     recipe: Recipe, *, jobs: int = 2, on_build: Callable[[str], None] | None = None
 ) -> BuiltSim:
-    """Build what a recipe says or take it from the cache.
+    """Build a recipe, or take the build from the cache.
 
-    `on_build` is called with one line for the user when, and only when, something has to be
-    compiled.
+    `on_build` is called with a line for the user only when something has to be compiled.
     """
     toplevel, variant = recipe.toplevel, recipe.variant
     toolchain = find_toolchain()
@@ -165,7 +167,7 @@ def build(
     final = root / name
     executable = final / toplevel
     if executable.is_file():
-        with contextlib.suppress(OSError):  # a cache that cannot be written serves what it has
+        with contextlib.suppress(OSError):  # a read-only cache is usable, too
             os.utime(final)
         return BuiltSim(toplevel, executable, variant, was_cached=True)
     with contextlib.ExitStack() as locked:
@@ -205,7 +207,7 @@ def _cannot_store(toplevel: str, root: Path, error: OSError) -> BuildError:
 
 
 def _publish(final: Path, files: Sequence[Path]) -> None:
-    """Put files in the cache as one directory by one rename: there whole or not at all."""
+    """Put files into the cache as one folder, by one rename."""
     staging = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:
         for file in files:
@@ -213,12 +215,12 @@ def _publish(final: Path, files: Sequence[Path]) -> None:
         staging.rename(final)
     except OSError:
         shutil.rmtree(staging, ignore_errors=True)
-        if not final.is_dir():  # else another build of the same was faster
+        if not final.is_dir():  # else another process built the same
             raise
 
 
 def _prune(root: Path) -> None:
-    """Remove what no build has used for a month."""
+    """Remove cache entries that no build has used for a month."""
     oldest = time.time() - _KEEP_S
     for entry in root.iterdir():
         if entry.stat().st_mtime < oldest:
@@ -239,13 +241,13 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def library_path() -> str:
-    """Return the LD_LIBRARY_PATH under which a built simulation finds cocotb's libraries."""
+    """Return the LD_LIBRARY_PATH with which a simulation finds cocotb."""
     before = os.environ.get("LD_LIBRARY_PATH")
     return os.pathsep.join([str(cocotb_tools.config.libs_dir), *([before] if before else [])])
 
 
 def simulation_environment() -> dict[str, str]:
-    """Return the variables that a built simulation needs to find cocotb and Python at run time."""
+    """Return the environment with which a simulation finds cocotb and Python."""
     from cocotb_tools.runner import Verilator  # takes a fifth of a second
 
     require_libpython()
@@ -254,7 +256,7 @@ def simulation_environment() -> dict[str, str]:
     runner._set_env_common()
     # Not in the executable, which serves every checkout and Python environment.
     runner.env["LD_LIBRARY_PATH"] = library_path()
-    # An empty entry in sys.path is the current directory, which is another one for the child.
+    # An empty entry in sys.path means the current directory, and the child has another one.
     paths = [str(Path(__file__).parents[2]), *(path for path in sys.path if path)]
     runner.env["PYTHONPATH"] = os.pathsep.join(paths)
     return {k: v for k, v in runner.env.items() if os.environ.get(k) != v}

@@ -205,7 +205,7 @@ class TestCache:
     def test_verilate_keeps_no_path_of_this_checkout(
         self, adder: Path, tmp_path: Path, cache: Path
     ) -> None:
-        """A checkout that was moved finds its build in the cache, and the build runs there."""
+        """Move a checkout: it finds its build in the cache, and the build runs."""
         built = verilate("adder", [adder])
         content = built.executable.read_bytes()
         for folder in (adder.parent, HDL_DIRECTORY.parent, cocotb_tools.config.libs_dir):
