@@ -58,8 +58,8 @@ class TestParser:
         assert (vector.plaintext, vector.ciphertext, vector.aad) == (b"", b"", b"")
         assert vector.operation is Operation.ENCRYPT
 
-    def test_what_other_tools_write(self, tmp_path: Path) -> None:
-        """A byte order mark, names in capitals, comments behind values, sections, Windows' ends."""
+    def test_read_vectors_takes_variants_of_other_tools(self, tmp_path: Path) -> None:
+        """Read a byte order mark, capitals, comments, sections and CR LF."""
         fields = decrypt_vector(5).replace("Count", "COUNT").replace("Key", "KEY")
         text = (
             "\ufeff# of a tool\u2026\r\n[ENCRYPT]\n"
@@ -71,12 +71,12 @@ class TestParser:
         assert (one.operation, one.count, one.iv) == (Operation.ENCRYPT, 4, bytes.fromhex(IV))
         assert (two.operation, two.count, two.key) == (Operation.DECRYPT, 5, bytes.fromhex(KEY))
 
-    def test_a_section_says_the_operation_whatever_the_order(self, tmp_path: Path) -> None:
+    def test_read_vectors_takes_the_operation_from_the_section(self, tmp_path: Path) -> None:
         text = f"[ENCRYPT]\n{decrypt_vector()}[DECRYPT]\n{encrypt_vector()}"
         one, two = read_vectors(write_vectors(tmp_path, text))
         assert (one.operation, two.operation) == (Operation.ENCRYPT, Operation.DECRYPT)
 
-    def test_a_device_without_end_is_not_read_to_its_end(self) -> None:
+    def test_read_vectors_stops_at_the_size_limit_on_a_device(self) -> None:
         with pytest.raises(KatError, match="more than the"):
             read_vectors(Path("/dev/zero"))
 
