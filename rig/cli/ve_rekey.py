@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @ve_app.command("rekey")
 def rekey(
     volsers: Annotated[
-        list[str], typer.Argument(metavar="VOLSER...", help="Encrypted physical volumes.")
+        list[str], typer.Argument(metavar="VOLSER", help="Encrypted physical volumes.")
     ],
     lab: LabOption = None,
     node: NodeOption = None,
