@@ -55,6 +55,9 @@ reference/rules
 :hidden:
 :caption: Beside the code
 ../README
+../CONTRIBUTING
+../CHANGELOG
+../SECURITY
 ../hdl/rtl/README
 ../hdl/sim/README
 ../hdl/boards/ulx3s/README
