@@ -183,7 +183,7 @@ class Node:
 
     @contextmanager
     def change(self) -> Iterator[Session]:
-        """Change settings, in one transaction, with the functions of `ledger`."""
+        """Change settings, in one transaction, with the functions of `settings`."""
         with self.catalogue.transaction() as session:
             yield session
         self._wake.set()

@@ -1,6 +1,6 @@
 """What may be written into the catalogue: each function is a part of one transaction.
 
-They keep these true, and `checking.py` checks them:
+They keep these true, and `consistency.py` checks them:
 
 - a logical volume is in the cache, or a cartridge has an active copy of its newest generation;
 - a copy is entered only after it is on tape, and is active only if it is of the newest generation;
