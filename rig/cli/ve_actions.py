@@ -22,6 +22,7 @@ from rig.cli.ve_common import (
     ve_app,
     working,
 )
+from rig.report.text import plural
 
 if TYPE_CHECKING:
     from hsm.keys.eedk import KeyLabel
@@ -364,7 +365,7 @@ def expire(
     with working(lab, node, drives=False) as (opened, _):
         for name in names:
             opened.expire(name)
-    print_json(names) if as_json else print(f"{len(names)} expired")
+    print_json(names) if as_json else print(f"{plural(len(names), 'volume')} expired")
 
 
 @ve_app.command("work", rich_help_panel=VOLUMES)
@@ -477,7 +478,7 @@ def reclaim_inhibit(
     chosen = [_period(word) for word in periods or ()]
     with working(lab, node, drives=False) as (opened, _), opened.change() as session:
         settings.set_inhibit_periods(session, chosen)
-    print_json(periods or []) if as_json else print(f"{len(chosen)} periods")
+    print_json(periods or []) if as_json else print(plural(len(chosen), "period"))
 
 
 @ve_app.command("check", rich_help_panel=VOLUMES)
@@ -506,8 +507,9 @@ def check(
         for line in found["findings"]:
             print(f"wrong  {line}")
         print(
-            f"{found['logical_volumes']} logical volumes, {found['in_cache']} in the cache, "
-            f"{found['copies']} copies on {found['physical_volumes']} cartridges: "
+            f"{plural(found['logical_volumes'], 'logical volume')}, "
+            f"{found['in_cache']} in the cache, {plural(found['copies'], 'copy')} on "
+            f"{plural(found['physical_volumes'], 'cartridge')}: "
             f"{len(found['findings']) or 'nothing'} wrong"
         )
     raise typer.Exit(1 if found["findings"] else 0)

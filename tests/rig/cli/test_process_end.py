@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.rig_command import RIG, lab_file, rig
 
-SECRET = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+SECRET = "fa1bc2de3fa4bc5de6fa7bc8de9fab0c"
 
 
 def raising(folder: Path, module: str, statement: str) -> dict[str, str]:
