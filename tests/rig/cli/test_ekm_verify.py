@@ -68,7 +68,7 @@ def test_each_node_has_key_managers_and_labels_of_its_own(state: str, tmp_path: 
 
     good = verify(state, lab)
     assert (good.code, good.err) == (0, "")
-    assert "node one: 1 key managers, 2 key labels" in good.out
+    assert "node one: 1 key manager, 2 key labels" in good.out
     assert "pass  main (127.0.0.1:" in good.out
     assert "knows every label" in good.out
     assert "backup" not in good.out
