@@ -41,15 +41,19 @@ class Part(BaseModel):
 
 
 def from_folder(path: Path, info: ValidationInfo) -> Path:
-    """Return a path as seen from the folder of the file that is validated; ``~`` is a home."""
+    """Return a path as seen from the folder of the file that it stands in; ``~`` is a home.
+
+    One that stands in no file stays as it is.
+    """
+    folder: Path | None = (info.context or {}).get("folder")
+    if folder is None:
+        return path
     if "\0" in str(path):
         raise ValueError("a path has no zero bytes")
     try:
-        path = path.expanduser()
+        return folder / path.expanduser()
     except RuntimeError:
         raise ValueError("no such user") from None
-    folder = (info.context or {}).get("folder")
-    return path if folder is None else folder / path
 
 
 LocalPath = Annotated[

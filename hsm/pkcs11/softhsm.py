@@ -54,7 +54,14 @@ def drive_token_label(serial: str) -> str:
 
 
 def token_config(state_dir: Path, label: str) -> TokenConfig:
-    """Return how to open the token `label` under `state_dir`. Does nothing to it."""
+    """Return how to open the token `label` under `state_dir`. Does nothing to it.
+
+    Raises ModuleAbsentError, ProvisioningError (no label for a token).
+    """
+    if not 0 < len(label.encode()) <= _MAX_TOKEN_LABEL_BYTES or not label.isprintable():
+        raise ProvisioningError(
+            f"A token label has 1 to {_MAX_TOKEN_LABEL_BYTES} printable bytes; {label!r} has not."
+        )
     return TokenConfig(
         module=find_module(),
         label=label,
@@ -93,10 +100,6 @@ def ensure_token(state_dir: Path, label: str) -> TokenConfig:
 
     No token may be open in this process. Raises ProvisioningError, TokenError, PinError.
     """
-    if not 0 < len(label.encode()) <= _MAX_TOKEN_LABEL_BYTES or not label.isprintable():
-        raise ProvisioningError(
-            f"A token label has 1 to {_MAX_TOKEN_LABEL_BYTES} printable bytes; {label!r} has not."
-        )
     config = token_config(state_dir, label)
     user_pin = ensure_pin_file(state_dir / "pins" / label)
     so_pin = ensure_pin_file(state_dir / "pins" / f"{label}.so")

@@ -294,6 +294,8 @@ def test_single_token(tmp_path: Path) -> None:
     for label in ("", "x" * 33, "a\nb"):
         with pytest.raises(TaperigError, match="1 to 32 printable bytes"):
             ensure_token(tmp_path / "lab", label)
+        with pytest.raises(ProvisioningError, match="1 to 32 printable bytes"):
+            token_config(tmp_path / "lab", label)
 
 
 @pytest.mark.usefixtures("interruptible")

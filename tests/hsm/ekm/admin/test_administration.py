@@ -149,6 +149,19 @@ def test_the_secret_comes_from_file_or_environment(
         admin_secret(path)
 
 
+def test_admin_secret_that_is_not_there_is_not_called_a_pin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAPERIG_EKM_ADMIN", "")
+    for file in (tmp_path / "absent", None):
+        with pytest.raises(TaperigError, match="admin secret") as caught:
+            admin_secret(file)
+        assert "PIN" not in str(caught.value)
+    (tmp_path / "absent").write_text("open to all\n")
+    with pytest.raises(TaperigError, match=r"The admin secret file .* run chmod 600"):
+        admin_secret(tmp_path / "absent")
+
+
 def test_a_wrong_secret_does_nothing_and_is_recorded(
     ekm: EkmProcess, config: EkmConfig, secret: str, lab: ProvisionedLab, drive: SoftDrive
 ) -> None:
