@@ -59,7 +59,7 @@ def run_bench(
     is kept, and named, only after a failure or with waves.
     Raises BenchError when a test failed or none ran.
     """
-    if os.environ.get("WAVES", "0") not in ("", "0"):
+    if environment_flag("WAVES"):
         variant = "waves"
     if coverage := os.environ.get(COVERAGE_VARIABLE):
         variant = "coverage"
@@ -117,6 +117,18 @@ def run_bench(
         print(f"waves: {output / 'dump.fst'}")
     elif output_directory is None:
         shutil.rmtree(output, ignore_errors=True)
+
+
+def environment_flag(name: str) -> bool:
+    """Return whether an environment variable says yes; unset and empty say no."""
+    value = os.environ.get(name, "").lower()
+    if value in ("1", "true", "yes", "on"):
+        return True
+    if value in ("", "0", "false", "no", "off"):
+        return False
+    raise BenchError(
+        f"The environment variable {name} is '{value}'; set it to 1 or 0, or unset it."
+    )
 
 
 def _failure(toplevel: str, module: str, what: str, log: Path) -> str:

@@ -12,7 +12,7 @@ import pytest
 from hdl.errors import BenchError, BuildError
 from hdl.sources import HDL_DIRECTORY, rtl_packages, rtl_sources
 from hdl.verilator import lint
-from hdl.verilator.bench import run_bench
+from hdl.verilator.bench import environment_flag, run_bench
 from hdl.verilator.recipe import Variant
 from hdl.verilator.verilate import cache_directory, verilate
 
@@ -107,6 +107,20 @@ class TestBench:
                 testcase="subtracts",
                 module_directory=adder.parent,
             )
+
+    @pytest.mark.parametrize(("value", "meant"), [("1", True), ("No", False), ("", False)])
+    def test_environment_flag_reads_yes_and_no(
+        self, monkeypatch: pytest.MonkeyPatch, value: str, meant: bool
+    ) -> None:
+        monkeypatch.setenv("WAVES", value)
+        assert environment_flag("WAVES") is meant
+
+    def test_bench_refuses_a_flag_that_is_neither(
+        self, adder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WAVES", "maybe")
+        with pytest.raises(BenchError, match="WAVES is 'maybe'; set it to 1 or 0"):
+            self.run(adder, "bench_adder", {"STEP": "1"})
 
     @staticmethod
     def run(
