@@ -14,6 +14,7 @@ import typer
 
 from hdl.errors import HdlError
 from hsm.errors import TaperigError
+from hsm.files import read_limited
 from rig.cli.help import CommandLine
 from rig.cli.options import DriveOption, JsonOption, LabOption, drive_of, lab_of, print_json
 
@@ -144,8 +145,8 @@ def board_provision(
     serial = drive_of(checked, drive)
     folder = build_folder(target.name)
     try:
-        seed = json.loads((folder / "report.json").read_text(encoding="utf-8"))["seed"]
-    except (OSError, ValueError, KeyError):
+        seed = json.loads(read_limited(folder / "report.json", 16 << 20))["seed"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise BoardBuildError(
             f"There is no build of {board} in {folder}; make it with: rig board build {board}"
         ) from None

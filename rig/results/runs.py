@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hsm.files import read_limited
 from rig.results.results import FORMAT
 
 _NAME = re.compile(r"\d{8}-\d{6}(-\d{1,3})?")
@@ -139,9 +140,7 @@ def _stored(folder: Path) -> StoredRun:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        if path.stat().st_size > _MAX_RESULTS_BYTES:
-            return None
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(read_limited(path, _MAX_RESULTS_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     if (
