@@ -34,9 +34,12 @@ class Host:
         if failures:
             raise failures[0]
 
-    def recall(self, volumes: Sequence[VolumeFile]) -> None:
-        """Empty the cache, and recall volumes from tape."""
+    def empty_cache(self) -> None:
+        """Let every volume leave the cache; raise CacheFullError when one is not on tape."""
         self.node.let_go(self.node.settings.cache_bytes)
+
+    def recall(self, volumes: Sequence[VolumeFile]) -> None:
+        """Recall volumes from tape into the cache, which must not have them."""
         self.node.recall([volume.name for volume in volumes])
 
     def differing(self, volumes: Sequence[VolumeFile]) -> list[str]:

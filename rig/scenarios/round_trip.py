@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,35 +55,46 @@ class RoundTrip(Scenario):
     def run(self, stage: Stage) -> None:
         """Run every pool on a node of its own, the clear pools first."""
         pools = sorted(run_pools(stage.session.lab), key=lambda pool: pool.encrypt)
-        written, appended = _split(stage.files, 1)
+        written, appended = _split(stage.files, pools[0].number)
         size = max(1, sum(volume.size for volume in (*written, *appended)))
         stage.report.step_heading()
         with stage.nodes.open(
             self.name,
             stage.session,
             pools,
-            cache_bytes=size,
+            cache_bytes=2 * size,
             cartridge_bytes=size,
             cartridges=len(pools),
         ) as node:
-            for pool in pools:
-                self._pool(stage, Host(node), pool)
+            host = Host(node)
+            host.write(written, pools[0].number)
+            for pool, later in zip(pools, [*pools[1:], None], strict=True):
+                self._pool(stage, host, pool, later)
 
-    def _pool(self, stage: Stage, host: Host, pool: PoolSettings) -> None:
+    def _pool(
+        self, stage: Stage, host: Host, pool: PoolSettings, later: PoolSettings | None
+    ) -> None:
+        """Judge a pool whose first volumes are in the cache, and cache those of the next pool."""
         written, appended = _split(stage.files, pool.number)
         everything = [*written, *appended]
         session = stage.session
         events_before = len(session.events.events)
-        for words, volumes in (("writing", written), ("appending", appended)):
-            host.write(volumes, pool.number)
-            with _progress(stage, host, f"pool {pool.number}: {words}", volumes):
-                host.work()
+        with _progress(stage, host, f"pool {pool.number}: writing", written):
+            host.work()
+        host.write(appended, pool.number)
+        with _progress(stage, host, f"pool {pool.number}: appending", appended):
+            host.work()
+        host.empty_cache()
         volser = host.cartridge_of(everything[0])
         samples = _samples(everything)
-        # Looked for while the drive reads, which changes nothing on the cartridge.
-        with ThreadPoolExecutor(max_workers=1) as beside:
+        # While the drive reads, which changes nothing on the cartridge.
+        with ThreadPoolExecutor(max_workers=2) as beside:
             path = host.node.parts.cartridges.path(volser)
             found = beside.submit(_count_samples, path, samples)
+            cached: Future[None] | None = None
+            if later is not None:
+                ahead, _ = _split(stage.files, later.number)
+                cached = beside.submit(host.write, ahead, later.number)
             with _progress(stage, host, f"pool {pool.number}: reading", everything):
                 host.recall(everything)
         events = session.events.events[events_before:]
@@ -98,6 +109,8 @@ class RoundTrip(Scenario):
         for event in events:
             if event.step in MOVING:
                 stage.measure(_step_rate(stage, event))
+        if cached is not None:
+            cached.result()
 
 
 def run_pools(lab: Lab) -> list[PoolSettings]:

@@ -89,6 +89,7 @@ class _AtSite:
 
     def reads(self, volumes: Sequence[VolumeFile]) -> bool:
         """Recall volumes from tape and compare them."""
+        self.host.empty_cache()
         self.host.recall(volumes)
         return not self.host.differing(volumes)
 
@@ -96,6 +97,7 @@ class _AtSite:
         """Recall what cannot be read; return the key manager's refusal, None if it came."""
         with self.stage.session.events.expecting_failure():
             try:
+                self.host.empty_cache()
                 self.host.recall(volumes)
             except ExchangeError as refusal:
                 self.stage.report.line(f"refused: {refusal}")
