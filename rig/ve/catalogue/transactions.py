@@ -130,6 +130,8 @@ def unload(session: Session, names: Collection[str], now: float) -> None:
     active = active_copies(session, names)
     ordered = session.scalars(select(PremigrationRow).where(PremigrationRow.name.in_(names)))
     orders = {(order.name, order.role): order for order in ordered}
+    volsers = {copy.volser for copies in active.values() for copy in copies}
+    pool_of = {volser: session.get_one(PhysicalRow, volser).pool for volser in volsers}
     pools: dict[tuple[str, str], dict[CopyRole, int]] = {}
     for row in session.scalars(select(LogicalRow).where(LogicalRow.name.in_(names))):
         row.mounted = False
@@ -138,10 +140,7 @@ def unload(session: Session, names: Collection[str], now: float) -> None:
         constructs = (row.storage_group, row.management_class)
         if constructs not in pools:
             pools[constructs] = settings.pools_of(session, *constructs)
-        there = {
-            CopyRole(copy.role): session.get_one(PhysicalRow, copy.volser).pool
-            for copy in active.get(row.name, ())
-        }
+        there = {CopyRole(copy.role): pool_of[copy.volser] for copy in active.get(row.name, ())}
         for role, number in pools[constructs].items():
             order = orders.get((row.name, role.value))
             if there.get(role) == number:
