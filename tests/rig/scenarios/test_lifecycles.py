@@ -30,7 +30,10 @@ def session(site: Site, tmp_path: Path) -> LabSession:
             ("  - label: June 2007 Key\n", "  - label: KEK 1\n"),
             ("  - label: June 2007 DR Site Key\n", "  - label: KEK 2\n"),
             ("{label: June 2007 Key, mode: clear}", "{label: KEK 1, mode: clear}"),
-            ("{label: June 2007 DR Site Key, mode: hash}", "{label: KEK 2, mode: hash}"),
+            (
+                "      - {label: June 2007 DR Site Key, mode: hash}",
+                "      - {label: KEK 2, mode: hash}",
+            ),
         )
     )
     return LabSession(
