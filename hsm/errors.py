@@ -65,7 +65,7 @@ class MechanismAbsentError(TokenError):
     """The token lacks a mechanism or a mechanism parameter that the rig needs."""
 
 
-class LimitNotAcceptedError(TokenError):
+class RiskNotAcceptedError(TokenError):
     """The token does less for its keys than the rig wants, and nobody said that this will do."""
 
 

@@ -41,15 +41,15 @@ from hsm.configuration.part import LocalPath, Part
 from hsm.crash_log import report
 from hsm.errors import (
     LabelUnknownError,
-    LimitNotAcceptedError,
     ProvisioningError,
+    RiskNotAcceptedError,
     TaperigError,
 )
 from hsm.files import private_directory, read_limited, write_private
 from hsm.keys.data_keys import EKM_SIGNING_LABEL
 from hsm.keys.key_generation import (
-    ensure_gauges,
     ensure_p256,
+    ensure_reference_keys,
     ensure_rsa,
     import_transport_key,
     random_bytes,
@@ -59,7 +59,7 @@ from hsm.keys.key_generation import (
 from hsm.keys.keystore import MIN_KEK_BITS, Kek, Keystore
 from hsm.keys.labels import label_key, normalize_label
 from hsm.keys.pki import CertificateAuthority, Role, TlsFiles, ensure_p256_file, load_certificate
-from hsm.pkcs11.accepted_risks import Limit, limit_sentence
+from hsm.pkcs11.accepted_risks import TokenRisk, risk_sentence
 from hsm.pkcs11.config import TokenConfig
 from hsm.pkcs11.encoding import spki_der
 from hsm.pkcs11.oaep import OaepHash
@@ -395,7 +395,7 @@ class _TokenWork:
             ensure_token(plan.state_dir, config.label)
         with open_token(config) as token:
             if own:
-                ensure_gauges(token)
+                ensure_reference_keys(token)
             signing = SIGNING if is_first else f"{SIGNING}-{name}"
             signing_public, signing_key = _ensure_signing_key(
                 token, config, plan.state_dir / "pki" / f"{signing}.key"
@@ -416,7 +416,7 @@ class _TokenWork:
             for serial, public_der in self._wrapping.items():
                 keystore.enroll_drive_key(serial, public_der)
             if not own and not _tells_length(keystore):
-                ensure_gauges(token)
+                ensure_reference_keys(token)
         return ProvisionedToken(
             config=config,
             certificate=certificate,
@@ -469,8 +469,8 @@ def _ensure_signing_key(
     """Return the public half of the EKM's signing key, and its file if it is not in the token."""
     if token.makes_p256:
         return ensure_p256(token, EKM_SIGNING_LABEL), None
-    if Limit.SIGNING_KEY_IN_FILE not in config.accept:
-        raise LimitNotAcceptedError(limit_sentence(config.label, [Limit.SIGNING_KEY_IN_FILE]))
+    if TokenRisk.SIGNING_KEY_IN_FILE not in config.accept:
+        raise RiskNotAcceptedError(risk_sentence(config.label, [TokenRisk.SIGNING_KEY_IN_FILE]))
     return ensure_p256_file(path), path
 
 
@@ -497,7 +497,7 @@ def _provision_drive(
 ) -> ProvisionedDrive:
     config = ensure_token(state_dir, drive_token_label(serial))
     with open_token(config) as token:
-        ensure_gauges(token)
+        ensure_reference_keys(token)
         identity = ensure_p256(token, DRIVE_IDENTITY_LABEL)
         certificate = authority.identity_file(f"drive-{serial}", serial, identity, Role.DRIVE)
         wrap_key = ensure_rsa(token, DRIVE_WRAP_BITS, DRIVE_WRAP_LABEL)
@@ -522,7 +522,7 @@ def _ensure_transport_key(token: Token, state_dir: Path, serial: str) -> Path:
     if not path.exists():
         old = token.find_secret(TRANSPORT_LABEL)
         if old is not None:
-            with token.asking("remove a transport key that no gates can have"):
+            with token.translate_refusal("remove a transport key that no gates can have"):
                 old.destroy()
         write_private(path, random_bytes(token, TRANSPORT_BYTES).hex().encode() + b"\n")
     value = _read_transport_key(path)

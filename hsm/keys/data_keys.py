@@ -81,7 +81,7 @@ class DataKeys:
 
     def try_out(self) -> None:
         """See that the token is still there; raises TokenGoneError when not."""
-        self._token.try_out()
+        self._token.check_present()
 
     def generate(self) -> DataKey:
         """Make a fresh random AES-256 data key (KEY-1). Destroy it after use."""
@@ -174,7 +174,7 @@ class DataKeys:
                 eedk.oaep_hash,
                 modulus_bytes=kek.bits // 8,
                 # What this key manager signed, it wrapped from a key of 32 bytes; see make_eedk.
-                measure=signer != 0,
+                check_length=signer != 0,
             )
         except (UnwrapRefusedError, NotADataKeyError) as error:
             raise EedkUnopenedError(

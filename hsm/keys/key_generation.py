@@ -13,8 +13,8 @@ from pkcs11.types import UnwrapMixin
 
 from hsm.errors import KeyAbsentError, TokenRefusedError
 from hsm.pkcs11.encoding import big_integer, p256_public, rsa_public, spki_hash
-from hsm.pkcs11.key_restrictions import MadeHalf
-from hsm.pkcs11.length_check import GAUGES, gauge_template
+from hsm.pkcs11.key_restrictions import RsaKeyPair
+from hsm.pkcs11.length_check import REFERENCE_MODULI, reference_key_template
 from hsm.pkcs11.oaep import oaep_padding
 from hsm.pkcs11.structures import Template
 from hsm.pkcs11.templates import NO_USE, PRIVATE_HALF, UNTRUSTED_PUBLIC, WRAPPING_PUBLIC
@@ -32,11 +32,11 @@ def ensure_p256(token: Token, label: str) -> ec.EllipticCurvePublicKey:
     ]
     if all(len(found) == 1 for found in halves):
         return token.p256_public_key(label)
-    with token.asking("remove an unfinished key pair"):
+    with token.translate_refusal("remove an unfinished key pair"):
         for found in halves:
             for half in found:
                 half.destroy()
-    with token.asking("make a P-256 key"):
+    with token.translate_refusal("make a P-256 key"):
         domain = token.session.create_domain_parameters(
             KeyType.EC, {Attribute.EC_PARAMS: _P256}, local=True
         )
@@ -73,7 +73,7 @@ def generate_rsa(
     made it TRUSTED.
     """
 
-    def make(guards: Template) -> MadeHalf:
+    def make(guards: Template) -> RsaKeyPair:
         public_object, private_object = token.session.generate_keypair(
             KeyType.RSA,
             bits,
@@ -93,7 +93,7 @@ def generate_rsa(
         public_object.destroy()
         if Attribute.MODIFIABLE not in guards:
             private_object[Attribute.ID] = spki_hash(public_key)
-        return MadeHalf(private_object, public_key)
+        return RsaKeyPair(private_object, public_key)
 
     return token.make_private_half(make).public_key
 
@@ -115,7 +115,7 @@ def import_rsa(
     """
     numbers, public_key = private_key.private_numbers(), private_key.public_key()
 
-    def make(guards: Template) -> MadeHalf:
+    def make(guards: Template) -> RsaKeyPair:
         changeable = Attribute.MODIFIABLE not in guards
         private_object = token.session.create_object(
             {
@@ -136,7 +136,7 @@ def import_rsa(
                 **guards,
             }
         )
-        return MadeHalf(private_object, public_key)
+        return RsaKeyPair(private_object, public_key)
 
     token.make_private_half(make)
 
@@ -162,33 +162,33 @@ def trust_public_key(token: Token, public_key: rsa.RSAPublicKey, label: str) -> 
 
 
 def _put_wrapping_key(token: Token, template: dict[Attribute, Any]) -> None:
-    if token.abilities.trusts:
-        with token.officer() as session, token.asking("take in a trusted public key"):
+    if token.capabilities.enforces_trusted:
+        with token.officer() as session, token.translate_refusal("take in a trusted public key"):
             session.create_object({**WRAPPING_PUBLIC, **template})
     else:
-        with token.asking("take in a public key"):
+        with token.translate_refusal("take in a public key"):
             token.session.create_object({**UNTRUSTED_PUBLIC, **template})
 
 
 def tells_length(token: Token, private_key: UnwrapMixin, public_key: rsa.RSAPublicKey) -> bool:
     """Say whether the token tells how long a key is that it has unwrapped, by unwrapping one."""
     wrapped = public_key.encrypt(os.urandom(32), oaep_padding(token.oaep_hash))
-    with token.unwrap_data_key(wrapped, private_key, token.oaep_hash, measure=False) as key:
+    with token.unwrap_data_key(wrapped, private_key, token.oaep_hash, check_length=False) as key:
         told: int = key.handle[Attribute.VALUE_LEN]
         return told == DATA_KEY_BYTES
 
 
-def ensure_gauges(token: Token) -> None:
+def ensure_reference_keys(token: Token) -> None:
     """Have the security officer make the keys of hsm.pkcs11.length_check where they lack."""
     absent = [
         label
-        for label in GAUGES
+        for label in REFERENCE_MODULI
         if not token.find({Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.LABEL: label})
     ]
     if absent:
-        with token.officer() as session, token.asking("take in a gauge key"):
+        with token.officer() as session, token.translate_refusal("import a reference key"):
             for label in absent:
-                session.create_object(gauge_template(label))
+                session.create_object(reference_key_template(label))
 
 
 def import_transport_key(token: Token, label: str, value: bytes) -> None:
@@ -208,14 +208,14 @@ def import_transport_key(token: Token, label: str, value: bytes) -> None:
         Attribute.EXTRACTABLE: False,
         Attribute.WRAP: True,
     }
-    if token.abilities.trusts:
+    if token.capabilities.enforces_trusted:
         kept = _trusted_by_officer(token, template)
     else:
-        with token.asking("make a transport key"):
+        with token.translate_refusal("make a transport key"):
             kept = token.session.create_object({**template, **_KEPT_PRIVATE})
-    with token.asking("keep a transport key"):
+    with token.translate_refusal("keep a transport key"):
         sound = (
-            (not token.abilities.trusts or kept[Attribute.TRUSTED])
+            (not token.capabilities.enforces_trusted or kept[Attribute.TRUSTED])
             and kept[Attribute.PRIVATE]
             and kept[Attribute.SENSITIVE]
             and not kept[Attribute.EXTRACTABLE]
@@ -231,7 +231,7 @@ def _trusted_by_officer(token: Token, template: dict[Attribute, Any]) -> Any:
     """Return a private copy on the token of a TRUSTED key that the officer makes."""
     carrier = token.open_session()
     try:
-        with token.officer(), token.asking("make a transport key"):
+        with token.officer(), token.translate_refusal("make a transport key"):
             key: Any = carrier.create_object(
                 {
                     **template,
@@ -240,7 +240,7 @@ def _trusted_by_officer(token: Token, template: dict[Attribute, Any]) -> Any:
                     Attribute.TRUSTED: True,
                 }
             )
-        with token.asking("keep a transport key"):
+        with token.translate_refusal("keep a transport key"):
             kept = key.copy(_KEPT_PRIVATE)
             key.destroy()
             label = kept[Attribute.LABEL]
@@ -255,7 +255,7 @@ def transport_key_is(token: Token, label: str, value: bytes) -> bool:
     if transport is None:
         return False
     known = bytes(range(32))
-    with token.asking("try the transport key"):
+    with token.translate_refusal("try the transport key"):
         key: Any = token.session.create_object(
             {
                 **NO_USE,
@@ -273,5 +273,5 @@ def transport_key_is(token: Token, label: str, value: bytes) -> bool:
 
 def random_bytes(token: Token, count: int) -> bytes:
     """Return `count` random bytes of the token's generator."""
-    with token.asking("give random bytes"):
+    with token.translate_refusal("give random bytes"):
         return token.session.generate_random(count * 8)

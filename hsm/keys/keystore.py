@@ -119,7 +119,7 @@ class Keystore:
     def is_guarded(self, kek: Kek) -> bool:
         """Return whether the private half can be given no other uses."""
         private: Any = self._token.private_half(kek.public_key)
-        with self._token.asking("describe a private key"):
+        with self._token.translate_refusal("describe a private key"):
             return private is not None and not private[Attribute.MODIFIABLE]
 
     def create_kek(
@@ -182,7 +182,7 @@ class Keystore:
         first, so what an interruption leaves is a public-only KEK, to be removed again.
         """
         private = self._token.private_half(kek.public_key)
-        with self._token.asking("remove a KEK"):
+        with self._token.translate_refusal("remove a KEK"):
             for found in (
                 *([private] if private is not None else []),
                 *self._token.find(
@@ -277,7 +277,7 @@ class Keystore:
     ) -> Kek:
         """Write the certificate if it is not there, which makes the KEK exist."""
         identity = spki_hash(public_key)
-        with self._token.asking("finish a KEK"):
+        with self._token.translate_refusal("finish a KEK"):
             private: Any = self._token.private_half(public_key)
             if not self._certificates({Attribute.ID: identity}):
                 self._token.session.create_object(
@@ -304,7 +304,7 @@ class Keystore:
             {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.KEY_TYPE: KeyType.RSA}
         )
         for private in halves:
-            with self._token.asking("remove an unfinished KEK"):
+            with self._token.translate_refusal("remove an unfinished KEK"):
                 ours = private[Attribute.LABEL] == PENDING_LABEL or private[
                     Attribute.ID
                 ].startswith(MADE_ID)

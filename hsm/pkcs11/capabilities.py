@@ -1,7 +1,7 @@
-"""What a token can do, tried with throw-away session keys when it is opened.
+"""Capabilities of a token, probed with temporary session keys.
 
-Tokens differ, and their lists of mechanisms do not tell: SoftHSM lists OAEP and refuses SHA-256 in
-it; NSS stores WRAP_WITH_TRUSTED and EXTRACTABLE false and wraps the keys all the same.
+A token's list of mechanisms is not enough: SoftHSM lists OAEP but refuses SHA-256 in it; NSS stores
+WRAP_WITH_TRUSTED and EXTRACTABLE false but wraps the keys all the same.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from pkcs11 import Attribute, KeyType, Mechanism
 from pkcs11 import exceptions as refusals
 from pkcs11.types import Key
 
-from hsm.pkcs11.accepted_risks import Limit
+from hsm.pkcs11.accepted_risks import TokenRisk
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.templates import BARE_DATA_KEY, DATA_KEY, OAEP, UNTRUSTED_PUBLIC
 
@@ -23,40 +23,45 @@ _NO_SUCH_HASH: Final = (
     refusals.MechanismParamInvalid,
     refusals.MechanismInvalid,
 )
-"""What a token answers to an OAEP hash it lacks; any other refusal is a fault and no reason for a
-lesser hash."""
+"""Return codes for an OAEP hash that the token lacks.
+
+Any other refusal is a fault and no reason to choose a weaker hash.
+"""
 NO_SUCH_ATTRIBUTE: Final = (
     refusals.AttributeTypeInvalid,
     refusals.AttributeValueInvalid,
     refusals.AttributeReadOnly,
     refusals.TemplateInconsistent,
 )
-"""What a token answers to an attribute that it does not take."""
+"""Return codes for an attribute that the token does not support."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a token turned out to do."""
+    """What a token can do, as probed when it was opened."""
 
     oaep_hash: OaepHash | None
     """The best OAEP hash that wraps; None when none does."""
-    trusts: bool
+    enforces_trusted: bool
     """Whether a key with WRAP_WITH_TRUSTED is wrapped by TRUSTED keys only."""
-    keeps: bool
+    enforces_extractable: bool
     """Whether a key that is not EXTRACTABLE is not wrapped."""
 
     @property
-    def limits(self) -> frozenset[Limit]:
-        """The limits that a lab has to accept."""
-        found = {
-            Limit.UNTRUSTED_WRAPPING: not self.trusts,
-            Limit.HANDS_OUT_KEYS: not self.keeps,
+    def risks(self) -> frozenset[TokenRisk]:
+        """The risks that a lab has to accept."""
+        present = {
+            TokenRisk.UNTRUSTED_WRAPPING: not self.enforces_trusted,
+            TokenRisk.HANDS_OUT_KEYS: not self.enforces_extractable,
         }
-        return frozenset(limit for limit, is_so in found.items() if is_so)
+        return frozenset(risk for risk, is_present in present.items() if is_present)
 
 
-def try_out(session: pkcs11.Session) -> Capabilities:
-    """Return what the token of a session with its user logged in can do; raises PKCS11Error."""
+def probe_capabilities(session: pkcs11.Session) -> Capabilities:
+    """Probe the token of a session in which the user is logged in.
+
+    Raises PKCS11Error.
+    """
     public_key: Any = session.create_object(
         {
             **UNTRUSTED_PUBLIC,
@@ -68,19 +73,19 @@ def try_out(session: pkcs11.Session) -> Capabilities:
     try:
         oaep_hash = _oaep_hash(session, public_key)
         if oaep_hash is None:
-            return Capabilities(None, trusts=False, keeps=False)
+            return Capabilities(None, enforces_trusted=False, enforces_extractable=False)
         unextractable = {**BARE_DATA_KEY, Attribute.EXTRACTABLE: False}
         return Capabilities(
             oaep_hash,
-            trusts=_refuses(session, public_key, oaep_hash, DATA_KEY),
-            keeps=_refuses(session, public_key, oaep_hash, unextractable),
+            enforces_trusted=_refuses(session, public_key, oaep_hash, DATA_KEY),
+            enforces_extractable=_refuses(session, public_key, oaep_hash, unextractable),
         )
     finally:
         public_key.destroy()
 
 
 def _oaep_hash(session: pkcs11.Session, public_key: Any) -> OaepHash | None:
-    """Wrap a key with each hash, the best first, and return the first that works."""
+    """Return the best hash with which the token wraps a key; None if none."""
     key = session.generate_key(KeyType.AES, 256, template=BARE_DATA_KEY)
     try:
         for oaep_hash in OAEP:
@@ -98,7 +103,7 @@ def _refuses(
     oaep_hash: OaepHash,
     template: dict[Attribute, Any],
 ) -> bool:
-    """Say whether a key made from the template is refused to a public key that is not TRUSTED."""
+    """Return whether a public key that is not TRUSTED cannot wrap such a key."""
     try:
         key = session.generate_key(KeyType.AES, 256, template=template)
     except NO_SUCH_ATTRIBUTE:
@@ -117,7 +122,10 @@ def _wrap(public_key: Any, key: Key, oaep_hash: OaepHash) -> None:
 
 
 def _probe_modulus() -> bytes:
-    """Return a 2048-bit number that nobody has the factors of: OAEP can be tried without a key."""
+    """Return a 2048-bit modulus whose factors nobody knows.
+
+    With it, wrapping can be probed without making an RSA key pair.
+    """
     modulus = bytearray(hashlib.shake_256(b"taperig OAEP probe").digest(256))
     modulus[0] |= 0x80
     modulus[-1] |= 0x01

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from hsm.configuration.part import LocalPath, Part
-from hsm.pkcs11.accepted_risks import Limit
+from hsm.pkcs11.accepted_risks import TokenRisk
 from hsm.pkcs11.pins import PIN_RULE, PinSource
 
 
 class TokenSettings(Part):
-    """What a lab file and a key manager's file say of a token in the same words."""
+    """Settings of a token that lab.yaml and ekm.yaml have in common."""
 
     label: str = Field(
         min_length=1, max_length=32, description="a token label of 1 to 32 characters"
@@ -20,15 +20,15 @@ class TokenSettings(Part):
     so_pin: PinSource | None = Field(
         default=None, description=f"{PIN_RULE} of the security officer; needed to enrol keys only"
     )
-    accept: frozenset[Annotated[Limit, Field(strict=False)]] = Field(
+    accept: frozenset[Annotated[TokenRisk, Field(strict=False)]] = Field(
         default=frozenset(),
         strict=False,
-        description=f"a list of {', '.join(Limit)}: what the token may do without",
+        description=f"a list of {', '.join(TokenRisk)}: what the token may do without",
     )
 
 
 class TokenConfig(TokenSettings):
-    """Which token, through which module, with whose PINs."""
+    """A token: its module, its label and the sources of its PINs."""
 
     module: LocalPath = Field(description="the path of a PKCS#11 library")
     pin: PinSource = Field(description=PIN_RULE)
@@ -39,7 +39,7 @@ class TokenConfig(TokenSettings):
     @model_validator(mode="before")
     @classmethod
     def _flat_pin(cls, data: Any) -> Any:
-        """Take ``pin_env: NAME`` and ``pin_file: PATH`` as key managers' files have them too."""
+        """Accept ``pin_env: NAME`` and ``pin_file: PATH`` of ekm.yaml."""
         if not isinstance(data, dict) or "pin" in data:
             return data
         flat = {key: data[f"pin_{key}"] for key in ("env", "file") if f"pin_{key}" in data}

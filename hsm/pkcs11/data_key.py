@@ -10,30 +10,33 @@ from hsm.errors import TokenError
 
 
 class DataKey:
-    """A data key (DK) inside the token: a handle, no bytes. Destroy it as soon as it was used.
+    """A data key (DK) inside the token: a handle, never its value.
 
-    Works as a context manager that destroys the key on leaving.
+    Destroy it right after use; as a context manager it destroys itself at the end.
     """
 
-    __slots__ = ("_forget", "_key")
+    __slots__ = ("_key", "_on_destroy")
 
-    def __init__(self, key: Key, forget: Callable[["DataKey"], None]) -> None:
-        """Take over the session object `key`; `forget` is called before it is destroyed."""
-        self._forget = forget
+    def __init__(self, key: Key, on_destroy: Callable[["DataKey"], None]) -> None:
+        """Own the session object `key`.
+
+        `on_destroy` is called before the key is destroyed.
+        """
+        self._on_destroy = on_destroy
         self._key: Key | None = key
 
     @property
     def handle(self) -> Key:
         """The PKCS#11 object; raises TokenError after destroy()."""
         if self._key is None:
-            raise TokenError("This data key has been destroyed.")
+            raise TokenError("This data key has been destroyed and cannot be used.")
         return self._key
 
     def destroy(self) -> None:
-        """Remove the key from the token; a second call does nothing."""
+        """Destroy the key in the token; a second call does nothing."""
         if self._key is not None:
             key, self._key = self._key, None
-            self._forget(self)
+            self._on_destroy(self)
             key.destroy()
 
     def __enter__(self) -> Self:
@@ -50,5 +53,5 @@ class DataKey:
         self.destroy()
 
     def __repr__(self) -> str:
-        """Tell nothing about the key."""
+        """Return a text without any property of the key."""
         return "<DataKey>" if self._key is not None else "<DataKey, destroyed>"

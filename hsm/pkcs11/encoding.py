@@ -1,4 +1,4 @@
-"""Public keys: between PKCS#11 objects, `cryptography` and SubjectPublicKeyInfo."""
+"""Encodings of public keys: PKCS#11, `cryptography`, SubjectPublicKeyInfo."""
 
 import hashlib
 
@@ -16,12 +16,15 @@ def spki_der(public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> bytes:
 
 
 def spki_hash(public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> bytes:
-    """Return SHA-256 of the key's SubjectPublicKeyInfo: how EEDKs and CKA_ID name a key."""
+    """Return SHA-256 of the key's SubjectPublicKeyInfo.
+
+    EEDKs in hash mode and CKA_ID identify a key by it.
+    """
     return hashlib.sha256(spki_der(public_key)).digest()
 
 
 def rsa_public(key: Object) -> rsa.RSAPublicKey:
-    """Return the public half that an RSA object of a token, public or private, tells."""
+    """Return the public half of a token's RSA object, public or private."""
     exponent, modulus = key[Attribute.PUBLIC_EXPONENT], key[Attribute.MODULUS]
     return rsa.RSAPublicNumbers(
         int.from_bytes(exponent, "big"), int.from_bytes(modulus, "big")
@@ -30,17 +33,23 @@ def rsa_public(key: Object) -> rsa.RSAPublicKey:
 
 def p256_public(key: Object) -> ec.EllipticCurvePublicKey:
     """Return the P-256 key of a token's public-key object."""
-    point: bytes = key[Attribute.EC_POINT]  # the point within a DER OCTET STRING
+    point: bytes = key[Attribute.EC_POINT]  # a DER OCTET STRING that ends with the point
     return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point[-65:])
 
 
 def big_integer(number: int) -> bytes:
-    """Return a positive number as PKCS#11 takes it: big endian, no leading zeros."""
+    """Return a positive number as a PKCS#11 big integer.
+
+    Big endian, no leading zeros (PKCS#11 2.40, section 4.1).
+    """
     return number.to_bytes((number.bit_length() + 7) // 8, "big")
 
 
 def der_integer(number: int) -> bytes:
-    """Return a positive number as a DER INTEGER: how CKA_SERIAL_NUMBER is written."""
+    """Return a positive number as a DER INTEGER, as in CKA_SERIAL_NUMBER.
+
+    Raises ValueError for more than 127 bytes.
+    """
     content = number.to_bytes(number.bit_length() // 8 + 1, "big")
     if len(content) > 127:
         raise ValueError("a serial number has at most 20 bytes (RFC 5280, 4.1.2.2)")

@@ -1,12 +1,14 @@
-"""The fast path: the few calls of every key exchange, without python-pkcs11 in between.
+"""The fast path: the few calls of a key exchange, without python-pkcs11.
 
 A token is called in two ways: through python-pkcs11, and here (``hsm.pkcs11.structures`` binds to
-the module). python-pkcs11 looks at what it unwraps (ten attributes, a Python class for each key)
-and wraps each key twice, once to learn how long the result is. Here are the same functions of the
-same module in the same session, with structures that are made once.
+the module). python-pkcs11 reads ten attributes of every key that it unwraps, makes a Python class
+for it, and wraps each key twice: the first call only returns the length of the result. This module
+calls the same functions of the same module in the same session, with structures that are built
+once.
 
-Nothing here raises: a call that the module refuses returns None, and is to be made again through
-python-pkcs11, which says why. No key's value passes; what is wrapped is ciphertext.
+No call here raises: it returns None when the module refuses. The caller then repeats the call
+through python-pkcs11, which gives the reason. No key's value passes through here; what is wrapped
+is ciphertext.
 """
 
 import ctypes
@@ -21,15 +23,15 @@ from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.structures import (
     FunctionListError,
     MechanismCall,
-    Packed,
+    PackedTemplate,
     Template,
     load_functions,
     oaep,
 )
 from hsm.pkcs11.templates import OAEP
 
-_LONGEST: Final = 1024
-"""Bytes of the longest result: RSA 4096 needs 512."""
+_MAX_RESULT_BYTES: Final = 1024
+"""Longest result of a call; RSA 4096 needs 512 bytes."""
 _ARGUMENTS: Final = {
     "C_GetSessionInfo": (c_ulong, c_void_p),
     "C_UnwrapKey": (c_ulong, c_void_p, c_ulong, c_char_p, c_ulong, c_void_p, c_ulong, c_void_p),
@@ -44,31 +46,35 @@ class _SessionInfo(ctypes.Structure):
     _fields_ = (("slot", c_ulong), ("state", c_ulong), ("flags", c_ulong), ("error", c_ulong))
 
 
-class DirectCalls:
-    """Calls in one session of a module that python-pkcs11 has initialized and logged in."""
+class FastPath:
+    """The calls of a key exchange, in a session opened by python-pkcs11."""
 
     def __init__(self, functions: Mapping[str, Any], session: int) -> None:
-        """Use ``to``; ``functions`` are the module's, ``session`` is a handle."""
+        """Prepare the calls of a module's functions in the session of a handle.
+
+        Callers use ``bind``.
+        """
         self._session = session
         self._unwrap, self._wrap = functions["C_UnwrapKey"], functions["C_WrapKey"]
         self._destroy = functions["C_DestroyObject"]
         self._sign_init, self._sign = functions["C_SignInit"], functions["C_Sign"]
         mechanisms = {name: oaep(*parameters[:2]) for name, parameters in OAEP.items()}
         ecdsa = MechanismCall(Mechanism.ECDSA)
-        self._result = ctypes.create_string_buffer(_LONGEST)
+        self._result = ctypes.create_string_buffer(_MAX_RESULT_BYTES)
         self._length, self._handle = c_ulong(), c_ulong()
         self._pointed_to = (mechanisms, ecdsa)
-        # The calls take addresses; these stay where they are.
+        # The calls take addresses, so these structures must live as long as this object.
         self._oaep = {name: addressof(each.structure) for name, each in mechanisms.items()}
         self._ecdsa = addressof(ecdsa.structure)
         self._length_address = addressof(self._length)
         self._handle_address = addressof(self._handle)
 
     @classmethod
-    def to(cls, module: Path, session: Any) -> Self | None:
-        """Return the calls; None for a module that gives each of its callers a context of its own.
+    def bind(cls, module: Path, session: Any) -> Self | None:
+        """Bind to a session of a module; return None where that cannot work.
 
-        p11-kit's proxy does so: there, python-pkcs11's ``session`` is not known to other callers.
+        p11-kit's proxy gives each of its callers a context of its own, so that the session of
+        python-pkcs11 does not exist for this caller.
         """
         try:
             # One thread owns a token, so Python's lock is kept.
@@ -84,9 +90,12 @@ class DirectCalls:
         return cls(functions, session.handle)
 
     def unwrap(
-        self, private_key: int, wrapped: bytes, oaep_hash: OaepHash, template: Packed
+        self, private_key: int, wrapped: bytes, oaep_hash: OaepHash, template: PackedTemplate
     ) -> int | None:
-        """Return the handle of an AES key out of RSA-OAEP. Destroy it after use."""
+        """Unwrap an AES key with RSA-OAEP; return its handle.
+
+        The caller destroys the key after use.
+        """
         refused = self._unwrap(
             self._session,
             self._oaep[oaep_hash],
@@ -100,8 +109,8 @@ class DirectCalls:
         return None if refused else self._handle.value
 
     def wrap(self, public_key: int, key: int, oaep_hash: OaepHash) -> bytes | None:
-        """Return a key under RSA-OAEP."""
-        self._length.value = _LONGEST
+        """Return a key wrapped with RSA-OAEP."""
+        self._length.value = _MAX_RESULT_BYTES
         refused = self._wrap(
             self._session,
             self._oaep[oaep_hash],
@@ -114,19 +123,19 @@ class DirectCalls:
 
     def sign_p256(self, private_key: int, digest: bytes) -> bytes | None:
         """Return the ECDSA signature of a digest: r and s, 32 bytes each."""
-        self._length.value = _LONGEST
+        self._length.value = _MAX_RESULT_BYTES
         refused = self._sign_init(self._session, self._ecdsa, private_key) or self._sign(
             self._session, digest, len(digest), self._result, self._length_address
         )
         return None if refused else string_at(self._result, self._length.value)
 
     def destroy(self, key: int) -> bool:
-        """Remove a key; say whether the token did."""
+        """Destroy a key; return whether the token did it."""
         return not self._destroy(self._session, key)
 
 
-def aes_key(template: Template) -> Packed:
-    """Return what an unwrapped AES key is to be, packed once."""
-    return Packed(
+def pack_aes_key_template(template: Template) -> PackedTemplate:
+    """Return the packed unwrap template of an AES key."""
+    return PackedTemplate(
         {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.KEY_TYPE: KeyType.AES, **template}
     )

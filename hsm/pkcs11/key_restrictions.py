@@ -1,18 +1,20 @@
-"""What keeps an RSA private half to its one use, as far as the token honours it.
+"""Restrictions that let an RSA private key only unwrap data keys.
 
-A KEK, or a drive's wrapping key, is there to unwrap data keys to protected keys. That it does
-nothing else, also for somebody who has the user's PIN, takes three guards, all given when the key
-is made, since none can be given later:
+A KEK, or a drive's wrapping key, unwraps data keys to protected keys. Three restrictions keep it
+from anything else, even for someone who has the user's PIN. They are given when the key is made,
+since none can be given later:
 
-- OAEP_ONLY: ALLOWED_MECHANISMS is RSA-OAEP, so it is no oracle for PKCS#1 v1.5 or raw RSA.
-- UNWRAPS_PROTECTED: UNWRAP_TEMPLATE is what a data key is made from, so an EEDK is not unwrapped to
-  a key that can be read, kept, used, or wrapped to a key that is not TRUSTED.
-- UNCHANGEABLE: MODIFIABLE and COPYABLE are false, so it is not given the use DECRYPT, neither by a
-  change nor in a copy. So its label and CKA_ID cannot be changed either: both are final from the
-  start, and it is found by its modulus.
+- OAEP_ONLY: ALLOWED_MECHANISMS is RSA-OAEP, so that the key is no oracle for PKCS#1 v1.5 or
+  raw RSA.
+- UNWRAPS_PROTECTED: UNWRAP_TEMPLATE is the template of a data key, so that an EEDK is not unwrapped
+  to a key that can be read, stored, used, or wrapped to a key that is not TRUSTED.
+- UNCHANGEABLE: MODIFIABLE and COPYABLE are false, so that the key cannot be given the use DECRYPT,
+  neither by a change nor in a copy. Its label and CKA_ID cannot be changed either: both are final
+  from the start, and the key is found by its modulus.
 
-Some tokens do not know these attributes, others store them and do nothing; so each is tried on the
-key that was made, and left out where it is not honoured (docs/tokens.md says what is lost then).
+Some tokens do not know these attributes, others store them without effect. So each restriction is
+tried on the new key and left out where the token does not honour it (docs/tokens.md says what is
+lost then).
 """
 
 import os
@@ -30,89 +32,102 @@ from hsm.pkcs11.structures import Template
 from hsm.pkcs11.templates import OAEP
 
 
-class Guard(StrEnum):
-    """A guard of a private half."""
+class KeyRestriction(StrEnum):
+    """A restriction of an RSA private key."""
 
     OAEP_ONLY = "oaep-only"
     UNWRAPS_PROTECTED = "unwraps-protected"
     UNCHANGEABLE = "unchangeable"
 
 
-ALL_GUARDS: Final = frozenset(Guard)
+ALL_RESTRICTIONS: Final = frozenset(KeyRestriction)
 UNCHANGEABLE: Final = {Attribute.COPYABLE: False, Attribute.MODIFIABLE: False}
-"""MODIFIABLE comes last: some tokens refuse what follows it."""
+"""MODIFIABLE comes last: some tokens refuse the attributes that follow it."""
 
 
-class MadeHalf(NamedTuple):
-    """A private half in the token and the public key that belongs to it."""
+class RsaKeyPair(NamedTuple):
+    """A private key in the token and its public key outside."""
 
     private: Any
     public_key: rsa.RSAPublicKey
 
 
-Make = Callable[[Template], MadeHalf]
-"""Makes a private half with these attributes too; raises PKCS11Error."""
+MakePair = Callable[[Template], RsaKeyPair]
+"""Makes an RSA key pair whose private half also has these attributes.
+
+Raises PKCS11Error.
+"""
 
 
-def guard_template(guards: frozenset[Guard], data_key: Template) -> Template:
-    """Return the attributes that these guards are; ``data_key`` is what data keys are made from."""
+def restriction_template(restrictions: frozenset[KeyRestriction], data_key: Template) -> Template:
+    """Return the attributes of these restrictions.
+
+    ``data_key`` is the template of data keys.
+    """
     template: dict[Attribute, Any] = {}
-    if Guard.OAEP_ONLY in guards:
+    if KeyRestriction.OAEP_ONLY in restrictions:
         template[Attribute.ALLOWED_MECHANISMS] = [Mechanism.RSA_PKCS_OAEP]
-    if Guard.UNWRAPS_PROTECTED in guards:
+    if KeyRestriction.UNWRAPS_PROTECTED in restrictions:
         template[Attribute.UNWRAP_TEMPLATE] = {Attribute.KEY_TYPE: KeyType.AES, **data_key}
-    if Guard.UNCHANGEABLE in guards:
+    if KeyRestriction.UNCHANGEABLE in restrictions:
         template |= UNCHANGEABLE
     return template
 
 
-def make_guarded(
-    make: Make, data_key: Template, oaep_hash: OaepHash
-) -> tuple[MadeHalf, frozenset[Guard]]:
-    """Make a private half with all guards that the token honours; return it and them.
+def make_restricted(
+    make: MakePair, data_key: Template, oaep_hash: OaepHash
+) -> tuple[RsaKeyPair, frozenset[KeyRestriction]]:
+    """Make a key pair with all restrictions that the token honours.
 
-    Raises PKCS11Error when it is refused without any guard too.
+    Return the pair and these restrictions. Raises PKCS11Error when the token refuses the pair even
+    without restrictions.
     """
     with suppress(refusals.PKCS11Error):
-        made = make(guard_template(ALL_GUARDS, data_key))
-        if all(_honoured(guard, made, data_key, oaep_hash) for guard in Guard):
-            return made, ALL_GUARDS
+        made = make(restriction_template(ALL_RESTRICTIONS, data_key))
+        if all(_honoured(restriction, made, data_key, oaep_hash) for restriction in KeyRestriction):
+            return made, ALL_RESTRICTIONS
         made.private.destroy()
-    guards = frozenset(each for each in Guard if _honoured_alone(each, make, data_key, oaep_hash))
-    return make(guard_template(guards, data_key)), guards
+    restrictions = frozenset(
+        each for each in KeyRestriction if _honoured_alone(each, make, data_key, oaep_hash)
+    )
+    return make(restriction_template(restrictions, data_key)), restrictions
 
 
-def _honoured_alone(guard: Guard, make: Make, data_key: Template, oaep_hash: OaepHash) -> bool:
+def _honoured_alone(
+    restriction: KeyRestriction, make: MakePair, data_key: Template, oaep_hash: OaepHash
+) -> bool:
     try:
-        made = make(guard_template(frozenset({guard}), data_key))
+        made = make(restriction_template(frozenset({restriction}), data_key))
     except refusals.PKCS11Error:
         return False
     try:
-        return _honoured(guard, made, data_key, oaep_hash)
+        return _honoured(restriction, made, data_key, oaep_hash)
     finally:
         made.private.destroy()
 
 
-def _honoured(guard: Guard, made: MadeHalf, data_key: Template, oaep_hash: OaepHash) -> bool:
-    """Say whether the token does with this key as the guard says, by trying what it forbids."""
-    match guard:
-        case Guard.OAEP_ONLY:
+def _honoured(
+    restriction: KeyRestriction, made: RsaKeyPair, data_key: Template, oaep_hash: OaepHash
+) -> bool:
+    """Try what a restriction forbids; return whether the token honours it."""
+    match restriction:
+        case KeyRestriction.OAEP_ONLY:
             wrapped = made.public_key.encrypt(os.urandom(32), padding.PKCS1v15())
             return _refuses(lambda: _unwrapped(made, wrapped, data_key, Mechanism.RSA_PKCS, None))
-        case Guard.UNWRAPS_PROTECTED:
+        case KeyRestriction.UNWRAPS_PROTECTED:
             wrapped = made.public_key.encrypt(os.urandom(32), oaep_padding(oaep_hash))
             weak = {**data_key, Attribute.SENSITIVE: False}
             return _refuses(
                 lambda: _unwrapped(made, wrapped, weak, Mechanism.RSA_PKCS_OAEP, OAEP[oaep_hash])
             )
-        case Guard.UNCHANGEABLE:
+        case KeyRestriction.UNCHANGEABLE:
             return _refuses(lambda: _let_decrypt(made.private)) and _refuses(
                 lambda: made.private.copy({Attribute.TOKEN: False, Attribute.DECRYPT: True})
             )
 
 
 def _unwrapped(
-    made: MadeHalf, wrapped: bytes, template: Template, mechanism: Mechanism, parameter: Any
+    made: RsaKeyPair, wrapped: bytes, template: Template, mechanism: Mechanism, parameter: Any
 ) -> Any:
     return made.private.unwrap_key(
         ObjectClass.SECRET_KEY,

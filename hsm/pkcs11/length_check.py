@@ -1,13 +1,14 @@
 """Verify the length of an unwrapped key when CKA_VALUE_LEN is unreliable.
 
-SoftHSM unwraps a payload of any length as an AES key and reads its CKA_VALUE_LEN as 0. Its AES key
-wrap is no measure either: it pads with zeros, so that 25 to 32 bytes all come out as 40.
+SoftHSM unwraps a payload of any length as an AES key and reports CKA_VALUE_LEN 0. Its AES key wrap
+does not show the length either: it pads with zeros, so that 25 to 32 bytes all give 40.
 
 RSA-OAEP refuses a message that is longer than the modulus allows: with SHA-1 (20 bytes), modulus
-bytes minus 42 (RFC 8017, 7.1.1). So a key that a modulus of 73 bytes is too short for and one of 74
-bytes is not has 32 bytes. The two gauge keys must be TRUSTED, as a data key is wrapped by no other,
-and so must not give anything away: each modulus is a prime p and its exponent is p - 1, with which
-every message becomes 1 (Fermat). What they wrap is lost, by whatever mechanism.
+bytes minus 42 (RFC 8017, 7.1.1). So a key has 32 bytes if a modulus of 74 bytes wraps it and one
+of 73 bytes does not. The security officer makes two such reference keys. They must be TRUSTED,
+since no other key wraps a data key, and so must not reveal it: each modulus is a prime p and its
+exponent is p - 1, with which every message becomes 1 (Fermat). What they wrap cannot be recovered,
+by whatever mechanism.
 """
 
 from typing import Final
@@ -23,13 +24,13 @@ from hsm.pkcs11.templates import OAEP, WRAPPING_PUBLIC
 
 REFUSES_32_BYTES: Final = "taperig gauge 31"
 TAKES_32_BYTES: Final = "taperig gauge 32"
-GAUGES: Final = {REFUSES_32_BYTES: 2**584 - 195, TAKES_32_BYTES: 2**592 - 935}
-"""Label and modulus of the gauge keys; the moduli are the largest primes of 73 and 74 bytes."""
+REFERENCE_MODULI: Final = {REFUSES_32_BYTES: 2**584 - 195, TAKES_32_BYTES: 2**592 - 935}
+"""Moduli of the reference keys by label: the largest primes of 73 and 74 bytes."""
 
 
-def gauge_template(label: str) -> dict[Attribute, object]:
-    """Return what the security officer makes the gauge key `label` from."""
-    prime = GAUGES[label]
+def reference_key_template(label: str) -> dict[Attribute, object]:
+    """Return the template of the reference key `label`."""
+    prime = REFERENCE_MODULI[label]
     return {
         **WRAPPING_PUBLIC,
         Attribute.LABEL: label,
@@ -39,21 +40,23 @@ def gauge_template(label: str) -> dict[Attribute, object]:
 
 
 def has_32_bytes(key: Key, refuses: WrapMixin | None, takes: WrapMixin | None) -> bool:
-    """Say whether `key` has 32 bytes, by the two gauge keys of its token.
+    """Return whether `key` has 32 bytes, by the reference keys of its token.
 
-    Raises KeyAbsentError when a gauge key is absent.
+    Raises KeyAbsentError when a reference key is absent.
     """
     if refuses is None or takes is None:
         raise KeyAbsentError(
-            f"The token {key.session.token.label} lacks the keys that measure what was unwrapped; "
-            "run `rig hsm init`."
+            f"The token {key.session.token.label} lacks the reference keys that verify the length "
+            "of an unwrapped key; run `rig hsm init`."
         )
-    return _fits(takes, key) and not _fits(refuses, key)
+    return _wraps(takes, key) and not _wraps(refuses, key)
 
 
-def _fits(gauge: WrapMixin, key: Key) -> bool:
+def _wraps(reference_key: WrapMixin, key: Key) -> bool:
     try:
-        gauge.wrap_key(key, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=OAEP[OaepHash.SHA1])
+        reference_key.wrap_key(
+            key, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=OAEP[OaepHash.SHA1]
+        )
     except refusals.PKCS11Error:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Cryptoki, the PKCS#11 interface: loading a module, finding a token in it, saying what it refused.
+"""A PKCS#11 module: load it, find its tokens, explain refused logins.
 
 One process has one module initialized, for one token at a time, and calls it from one thread.
 """
@@ -25,25 +25,26 @@ from hsm.errors import (
     WrongPinError,
 )
 from hsm.pkcs11.config import TokenConfig
-from hsm.pkcs11.structures import Packed, Template
+from hsm.pkcs11.structures import PackedTemplate, Template
 
 
 class TemplateMapper(AttributeMapper):
-    """Packs attributes that hold templates or lists of mechanisms too, which python-pkcs11 lacks.
+    """Attribute mapper that also packs templates and lists of mechanisms.
 
-    A packed template points to its values, so these are kept; there are but few of them.
+    python-pkcs11 lacks both. A packed template points to its values, so these are kept; there are
+    only a few of them.
     """
 
-    _kept: ClassVar[dict[str, Packed]] = {}
+    _kept: ClassVar[dict[str, PackedTemplate]] = {}
 
     def __init__(self) -> None:
-        """Add to what the library knows."""
+        """Register the handlers that python-pkcs11 lacks."""
         super().__init__()
         self.register_handler(Attribute.UNWRAP_TEMPLATE, self._pack_template, bytes)
         self.register_handler(Attribute.ALLOWED_MECHANISMS, _pack_mechanisms, bytes)
 
     def _pack_template(self, template: Template) -> bytes:
-        packed = self._kept.setdefault(repr(template), Packed(template))
+        packed = self._kept.setdefault(repr(template), PackedTemplate(template))
         return bytes(packed.array)
 
 
@@ -52,13 +53,13 @@ def _pack_mechanisms(mechanisms: Sequence[Mechanism]) -> bytes:
 
 
 class Module:
-    """An initialized PKCS#11 module. Close it after use, or use it as a context manager."""
+    """An initialized PKCS#11 module; a context manager that finalizes it."""
 
     _in_use: str | None = None
     """Label of the token for which this process has a module initialized."""
 
     def __init__(self, config: TokenConfig) -> None:
-        """Load and initialize the module; sets SOFTHSM2_CONF for this process.
+        """Load and initialize the module; set SOFTHSM2_CONF in this process.
 
         Raises ModuleAbsentError, TokenAbsentError (no SoftHSM configuration), TokenBusyError.
         """
@@ -93,12 +94,15 @@ class Module:
             ) from None
         Module._in_use = config.label
 
-    def look_again(self) -> None:
-        """Have the module look for its tokens afresh; sessions and objects of before are void."""
+    def reinitialize(self) -> None:
+        """Reinitialize the module, so that it looks for its tokens again.
+
+        All sessions and handles become invalid.
+        """
         self._library.reinitialize()
 
     def close(self) -> None:
-        """Give up the PKCS#11 context of this process."""
+        """Finalize the module in this process."""
         Module._in_use = None
         self._library.finalize()
 
@@ -116,7 +120,7 @@ class Module:
         self.close()
 
     def tokens(self, *, initialized: bool = True) -> list[pkcs11.Token]:
-        """Return the tokens that are present, those initialized or those that are not yet."""
+        """Return the initialized tokens, or the uninitialized ones."""
         found = []
         for slot in self._library.get_slots(token_present=True):
             try:
@@ -132,18 +136,21 @@ class Module:
         return found
 
     def find_token(self, label: str) -> pkcs11.Token:
-        """Return the token `label`; raises TokenAbsentError naming those present, or NotUnique."""
+        """Return the token `label`.
+
+        Raises TokenAbsentError, which names the tokens present, and TokenNotUniqueError.
+        """
         present = self.tokens()
-        named = [token for token in present if token.label == label]
-        if len(named) == 1:
-            return named[0]
-        if named:
+        matches = [token for token in present if token.label == label]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
             raise TokenNotUniqueError(
-                f"{len(named)} tokens of {self.path.name} bear the label {label}; labels must tell "
-                "tokens apart."
+                f"{len(matches)} tokens in {self.path.name} have the label {label}; give each "
+                "token a label of its own with the HSM's own tool."
             )
-        made = "run `rig hsm init`" if self._is_softhsm else "make it with the HSM's own tool"
-        cure = f"{made}, or correct the label"
+        creation = "run `rig hsm init`" if self._is_softhsm else "make it with the HSM's own tool"
+        cure = f"{creation}, or correct the label"
         others = ", ".join(sorted(token.label for token in present)) or "none"
         raise TokenAbsentError(
             f"There is no token {label} in {self.path.name} (present: {others}); {cure}."
@@ -151,7 +158,10 @@ class Module:
 
 
 def login_error(error: refusals.PKCS11Error, label: str, who: str, flags: TokenFlag) -> TokenError:
-    """Return what a refused login means; `flags` are the token's after the attempt."""
+    """Return the error for a refused login.
+
+    `flags` are the token's flags after the attempt.
+    """
     if isinstance(error, refusals.PinLocked):
         return PinLockedError(
             f"The token {label} has locked the {who}'s PIN after too many wrong ones; unlock it "
@@ -174,5 +184,5 @@ def login_error(error: refusals.PKCS11Error, label: str, who: str, flags: TokenF
 
 
 def refusal_name(error: refusals.PKCS11Error) -> str:
-    """Return what the module said, in a word or few."""
+    """Return a short text for what the module returned."""
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The hashes of RSA-OAEP that the rig knows."""
+"""RSA-OAEP: its hashes and its padding."""
 
 from enum import StrEnum
 
@@ -14,6 +14,6 @@ class OaepHash(StrEnum):
 
 
 def oaep_padding(oaep_hash: OaepHash) -> padding.OAEP:
-    """Return OAEP with this hash, without a label, as the `cryptography` library has it."""
+    """Return OAEP padding of `cryptography` with this hash, without a label."""
     kind = hashes.SHA1 if oaep_hash is OaepHash.SHA1 else hashes.SHA256
     return padding.OAEP(padding.MGF1(kind()), kind(), None)

@@ -1,4 +1,4 @@
-"""Where a token's PIN comes from: the environment or a file, never the configuration itself."""
+"""Sources of a PIN: the environment or a file, never the configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_PIN_BYTES: Final = 255
 
 
 class PinSource(Part):
-    """Where a PIN is read from when it is needed; never the PIN itself."""
+    """The place that a PIN is read from when it is needed; never the PIN."""
 
     secret: ClassVar[str] = "a PIN"
 
@@ -38,7 +38,7 @@ class PinSource(Part):
         return self
 
     def read(self, what: str = "PIN") -> str:
-        """Return the PIN, or another secret that is kept in the same way; ``what`` names it.
+        """Return the PIN, or another secret that ``what`` names.
 
         Raises PinUnsetError, PinFileExposedError, PinFileUnreadableError.
         """
@@ -77,9 +77,10 @@ def _first_line(path: Path, what: str) -> str:
 
 
 def ensure_pin_file(path: Path) -> PinSource:
-    """Return the PIN file at `path`, making it (mode 0600, random digits) when it is not there.
+    """Return the PIN file at `path`; make it if it is absent.
 
-    The file appears under its name whole or not at all, so an interrupted run can be repeated.
+    A new file has mode 0600 and random digits. It is written atomically, so an interrupted run can
+    be repeated.
     """
     if not path.exists():
         pin = "".join(secrets.choice("0123456789") for _ in range(PIN_DIGITS))

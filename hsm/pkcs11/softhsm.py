@@ -1,7 +1,8 @@
-"""SoftHSM as the default token: configuration, tokens and PINs under the state directory.
+"""SoftHSM, the default token: its configuration, tokens and PINs.
 
-Nothing of the system's own SoftHSM set-up is read or written. Every step can be repeated after an
-interruption: PIN files come first and whole; then the token, made aside with its PINs and moved in.
+All files are under the state directory; the system's own SoftHSM configuration is neither read nor
+written. Every step can be repeated after an interruption: PIN files are written first and
+atomically; then the token is made in a directory of its own, with its PINs, and moved in.
 """
 
 import os
@@ -24,7 +25,7 @@ from hsm.pkcs11.structures import load_functions
 CONFIGURATION_FILE: Final = "softhsm2.conf"
 EKM_TOKEN_LABEL: Final = "taperig-ekm"
 MODULE_VARIABLE: Final = "TAPERIG_SOFTHSM"
-"""Environment variable that names SoftHSM's module when it is not in a usual place."""
+"""Environment variable with the path of SoftHSM's module."""
 _MODULES: Final = (
     Path("/usr/lib/softhsm/libsofthsm2.so"),
     Path("/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"),
@@ -36,7 +37,10 @@ _MAX_TOKEN_LABEL_BYTES: Final = 32
 
 
 def find_module() -> Path:
-    """Return the path of SoftHSM's PKCS#11 module; raises ModuleAbsentError."""
+    """Return the path of SoftHSM's PKCS#11 module.
+
+    Raises ModuleAbsentError.
+    """
     named = os.environ.get(MODULE_VARIABLE)
     for path in (Path(named),) if named else _MODULES:
         if path.is_file():
@@ -49,18 +53,19 @@ def find_module() -> Path:
 
 
 def drive_token_label(serial: str) -> str:
-    """Return the label of the token in the secure element of the drive `serial`."""
+    """Return the label of the token of the secure element of a drive."""
     return f"taperig-drive-{serial}"
 
 
 def token_config(state_dir: Path, label: str) -> TokenConfig:
-    """Return how to open the token `label` under `state_dir`. Does nothing to it.
+    """Return the configuration of the token `label`; do not touch the token.
 
     Raises ModuleAbsentError, ProvisioningError (no label for a token).
     """
     if not 0 < len(label.encode()) <= _MAX_TOKEN_LABEL_BYTES or not label.isprintable():
         raise ProvisioningError(
-            f"A token label has 1 to {_MAX_TOKEN_LABEL_BYTES} printable bytes; {label!r} has not."
+            f"The token label {label!r} cannot be used: it must have 1 to {_MAX_TOKEN_LABEL_BYTES} "
+            "printable bytes; choose another."
         )
     return TokenConfig(
         module=find_module(),
@@ -72,7 +77,10 @@ def token_config(state_dir: Path, label: str) -> TokenConfig:
 
 
 def write_configuration(state_dir: Path) -> None:
-    """Write SoftHSM's configuration and make its directories (0700), if they are not there."""
+    """Write SoftHSM's configuration and make its directories, if absent.
+
+    The directories have mode 0700.
+    """
     for directory in (state_dir, state_dir / "tokens", state_dir / "pins"):
         private_directory(directory)
     content = _configuration(state_dir / "tokens")
@@ -96,7 +104,7 @@ def _configuration(tokens: Path) -> bytes:
 
 
 def ensure_token(state_dir: Path, label: str) -> TokenConfig:
-    """Return the token `label`, made with random PINs if it is not there.
+    """Return the token `label`; make it with random PINs if it is absent.
 
     No token may be open in this process. Raises ProvisioningError, TokenError, PinError.
     """
@@ -117,7 +125,7 @@ def ensure_token(state_dir: Path, label: str) -> TokenConfig:
 def _make_token(state_dir: Path, config: TokenConfig, so_pin: str, user_pin: str) -> None:
     """Make the token in a directory of its own and move it in by one rename.
 
-    SoftHSM lists no token at all any more once it meets one whose file was cut while written.
+    SoftHSM lists no token at all if it finds one whose file is truncated.
     """
     aside = state_dir / "tokens.new"
     shutil.rmtree(aside, ignore_errors=True)
@@ -134,12 +142,16 @@ def _make_token(state_dir: Path, config: TokenConfig, so_pin: str, user_pin: str
         configuration.unlink()
     except OSError as error:
         raise ProvisioningError(
-            f"The token {config.label} cannot be put into {state_dir / 'tokens'}: {error.strerror}."
+            f"The token {config.label} cannot be moved into {state_dir / 'tokens'}: "
+            f"{error.strerror}."
         ) from None
 
 
 def _init_token(module: Module, label: str, so_pin: str) -> None:
-    """Call C_InitToken, which python-pkcs11 lacks, on the free slot that SoftHSM always shows."""
+    """Initialize a token in the free slot that SoftHSM always has.
+
+    C_InitToken is called directly, since python-pkcs11 lacks it.
+    """
     free = module.tokens(initialized=False)[0].slot
     pin = so_pin.encode()
     arguments = (c_ulong, c_char_p, c_ulong, c_char_p)

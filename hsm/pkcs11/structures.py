@@ -1,7 +1,7 @@
-"""Bind to Cryptoki (PKCS#11 2.40) through ctypes: functions, mechanisms, templates.
+"""PKCS#11 2.40 through ctypes: functions, mechanisms, templates.
 
-The rig calls a token through python-pkcs11; ``hsm.pkcs11.fast_path`` makes the few calls of every
-key exchange through this binding, and the validator's attacks use it too.
+The rig calls a token through python-pkcs11. ``hsm.pkcs11.fast_path`` makes the few calls of every
+key exchange through this module, and so does the validator.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ _FUNCTION_NAMES: Final = """
     WrapKey UnwrapKey DeriveKey SeedRandom GenerateRandom GetFunctionStatus CancelFunction
     WaitForSlotEvent
 """
-"""CK_FUNCTION_LIST in its order (PKCS#11 2.40, section 3.6), without the C_ of each."""
+"""Names in CK_FUNCTION_LIST, in order, without C_ (PKCS#11 2.40, section 3.6)."""
 _FUNCTIONS: Final = tuple(f"C_{name}" for name in _FUNCTION_NAMES.split())
 
 
@@ -43,7 +43,7 @@ class Version(ctypes.Structure):
 
 
 class FunctionListError(Exception):
-    """A module did not give its list of functions; ``code`` is what it returned."""
+    """C_GetFunctionList failed with the return code ``code``."""
 
     def __init__(self, code: int) -> None:
         """Keep the return code."""
@@ -82,10 +82,14 @@ class OaepStructure(ctypes.Structure):
 
 
 class MechanismCall:
-    """A mechanism with its parameter, as a C structure that keeps what it points to."""
+    """A CK_MECHANISM that keeps its parameter alive."""
 
     def __init__(self, mechanism: int, parameter: Any = None, *pointed_to: Any) -> None:
-        """Take bytes (an IV) or a structure as the parameter, and what that points to."""
+        """Build the structure.
+
+        ``parameter`` is bytes (an IV) or a C structure; ``pointed_to`` are the buffers that the
+        structure points to.
+        """
         self.mechanism = mechanism
         self._kept = parameter
         self._pointed_to = pointed_to
@@ -98,7 +102,7 @@ class MechanismCall:
 
 
 def oaep(hash_mechanism: Mechanism, mgf: MGF, label: bytes = b"") -> MechanismCall:
-    """Return RSA-OAEP with a hash, its mask generation function, and a label (RFC 8017)."""
+    """Return the mechanism RSA-OAEP (RFC 8017) with a hash and a label."""
     parameters = OaepStructure(hash_mechanism, mgf, 1, None, len(label))  # CKZ_DATA_SPECIFIED
     kept = ctypes.create_string_buffer(label, max(len(label), 1))
     if label:
@@ -106,8 +110,8 @@ def oaep(hash_mechanism: Mechanism, mgf: MGF, label: bytes = b"") -> MechanismCa
     return MechanismCall(Mechanism.RSA_PKCS_OAEP, parameters, kept)
 
 
-class Packed:
-    """A template as an array of CK_ATTRIBUTE that keeps what it points to."""
+class PackedTemplate:
+    """A template as an array of CK_ATTRIBUTE that keeps its values alive."""
 
     def __init__(self, template: Template) -> None:
         """Pack the template."""
@@ -132,7 +136,7 @@ class Packed:
         if isinstance(value, bytes):
             return ctypes.create_string_buffer(value, len(value)), len(value)
         if isinstance(value, Mapping):
-            inner = Packed(value)
+            inner = PackedTemplate(value)
             self._kept.append(inner)
             return inner.array, inner.count * sizeof(AttributeStructure)
         numbers = (c_ulong * len(value))(*value)
@@ -140,18 +144,18 @@ class Packed:
 
 
 Functions = dict[str, Callable[..., int]]
-"""Cryptoki's functions by name, each of which returns its CKR code."""
+"""The functions of a module by name; each returns a CKR code."""
 
 
 def load_functions(
     module: Path, arguments: Mapping[str, Sequence[Any]] | None = None, *, keep_lock: bool = False
 ) -> tuple[str, Functions]:
-    """Load a module; return the version of its function list, and its functions by name.
+    """Load a module; return its function list's version and its functions.
 
-    ``arguments`` are the C types by name of those that are wanted; by default all are, and their
-    callers pass C values. ``keep_lock`` keeps Python's lock during a call: quicker, but no other
-    thread runs meanwhile. Raises OSError (no library), AttributeError (it has no
-    C_GetFunctionList), FunctionListError.
+    ``arguments`` are the C types of the arguments, by the names of the functions wanted. Without
+    it, all functions are returned and their callers pass C values. ``keep_lock`` keeps Python's
+    lock during a call: faster, but no other thread runs meanwhile. Raises OSError (no library),
+    AttributeError (no C_GetFunctionList), FunctionListError.
     """
     library = ctypes.PyDLL(str(module)) if keep_lock else ctypes.CDLL(str(module))
     prototype = ctypes.PYFUNCTYPE if keep_lock else ctypes.CFUNCTYPE

@@ -6,7 +6,7 @@ from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
 
 from hsm.pkcs11.oaep import OaepHash
 
-OAEP: Final[dict[OaepHash, Any]] = {  # typed as bytes by the library, which takes tuples
+OAEP: Final[dict[OaepHash, Any]] = {  # python-pkcs11 declares bytes, but takes tuples
     OaepHash.SHA256: (Mechanism.SHA256, MGF.SHA256, None),
     OaepHash.SHA1: (Mechanism.SHA_1, MGF.SHA1, None),
 }
@@ -27,7 +27,7 @@ NO_USE: Final = {
 DATA_KEY: Final[dict[Attribute, Any]] = {
     **NO_USE,
     Attribute.TOKEN: False,
-    Attribute.PRIVATE: True,  # SoftHSM keeps the value of private objects encrypted in memory
+    Attribute.PRIVATE: True,  # SoftHSM encrypts the value of private objects in memory
     Attribute.SENSITIVE: True,
     Attribute.EXTRACTABLE: True,
     Attribute.WRAP_WITH_TRUSTED: True,
@@ -38,7 +38,7 @@ DATA_KEY: Final[dict[Attribute, Any]] = {
 BARE_DATA_KEY: Final[dict[Attribute, Any]] = {
     name: value for name, value in DATA_KEY.items() if name is not Attribute.WRAP_WITH_TRUSTED
 }
-"""A data key of a token that does not enforce WRAP_WITH_TRUSTED."""
+"""DATA_KEY for a token that does not enforce WRAP_WITH_TRUSTED."""
 
 
 PRIVATE_HALF: Final = {
@@ -68,4 +68,7 @@ WRAPPING_PUBLIC: Final = {
 UNTRUSTED_PUBLIC: Final[dict[Attribute, Any]] = {
     name: value for name, value in WRAPPING_PUBLIC.items() if name is not Attribute.TRUSTED
 }
-"""A wrapping key of a token that does not enforce WRAP_WITH_TRUSTED; the user makes it."""
+"""WRAPPING_PUBLIC for a token that does not enforce WRAP_WITH_TRUSTED.
+
+The user makes it, not the security officer.
+"""

@@ -1,13 +1,13 @@
-"""A PKCS#11 token as the rig uses it: keys are made, wrapped and unwrapped inside, never seen.
+"""A PKCS#11 token: makes, wraps and unwraps keys that stay inside.
 
-One process owns one PKCS#11 context and one open token, and uses it from one thread: SoftHSM's heap
-does not survive two threads in one context. More speed means more processes.
+One process owns one PKCS#11 context and one open token, and uses it from one thread: two threads in
+one context corrupt the heap of SoftHSM. More speed needs more processes.
 
 Facts of SoftHSM 2.6 that shape this module:
 - OAEP works with SHA-1 only (else CKR_ARGUMENTS_BAD), so the hash is probed when a token opens.
-- CKA_TRUSTED can be set only while an object is being made, by the security officer; and the
-  officer cannot make or see private objects.
-- An unwrapped secret key reads CKA_VALUE_LEN 0 whatever its length; see hsm.pkcs11.length_check.
+- CKA_TRUSTED can be set only while an object is made, and only by the security officer, who cannot
+  make or see private objects.
+- An unwrapped secret key has CKA_VALUE_LEN 0, whatever its length; see hsm.pkcs11.length_check.
 - A damaged ciphertext gives CKR_GENERAL_ERROR.
 """
 
@@ -29,9 +29,9 @@ from pkcs11.types import Key, SignMixin, UnwrapMixin, WrapMixin
 
 from hsm.errors import (
     KeyAbsentError,
-    LimitNotAcceptedError,
     MechanismAbsentError,
     NotADataKeyError,
+    RiskNotAcceptedError,
     TokenAbsentError,
     TokenBusyError,
     TokenError,
@@ -39,13 +39,19 @@ from hsm.errors import (
     TokenRefusedError,
     UnwrapRefusedError,
 )
-from hsm.pkcs11.accepted_risks import limit_sentence
-from hsm.pkcs11.capabilities import NO_SUCH_ATTRIBUTE, Capabilities, try_out
+from hsm.pkcs11.accepted_risks import risk_sentence
+from hsm.pkcs11.capabilities import NO_SUCH_ATTRIBUTE, Capabilities, probe_capabilities
 from hsm.pkcs11.config import TokenConfig
 from hsm.pkcs11.data_key import DataKey
 from hsm.pkcs11.encoding import big_integer, p256_public, rsa_public, spki_hash
-from hsm.pkcs11.fast_path import DirectCalls, aes_key
-from hsm.pkcs11.key_restrictions import Guard, MadeHalf, Make, guard_template, make_guarded
+from hsm.pkcs11.fast_path import FastPath, pack_aes_key_template
+from hsm.pkcs11.key_restrictions import (
+    KeyRestriction,
+    MakePair,
+    RsaKeyPair,
+    make_restricted,
+    restriction_template,
+)
 from hsm.pkcs11.length_check import REFUSES_32_BYTES, TAKES_32_BYTES, has_32_bytes
 from hsm.pkcs11.module import Module, TemplateMapper, login_error, refusal_name
 from hsm.pkcs11.oaep import OaepHash
@@ -60,7 +66,7 @@ SEALED_KEY_BYTES: Final = 40
 _OPEN_ATTEMPTS: Final = 10
 _OPEN_PAUSE_SECONDS: Final = 0.05
 
-_DATA_KEY_KEEPS: Final[dict[Attribute, Any]] = {
+_DATA_KEY_REQUIRED: Final[dict[Attribute, Any]] = {
     Attribute.KEY_TYPE: KeyType.AES,
     **{
         name: DATA_KEY[name]
@@ -75,26 +81,27 @@ _DATA_KEY_KEEPS: Final[dict[Attribute, Any]] = {
         )
     },
 }
-"""What an unwrapped key must say of itself."""
-_BARE_DATA_KEY_KEEPS: Final[dict[Attribute, Any]] = {
+"""Attributes that an unwrapped data key must have."""
+_BARE_DATA_KEY_REQUIRED: Final[dict[Attribute, Any]] = {
     name: value
-    for name, value in _DATA_KEY_KEEPS.items()
+    for name, value in _DATA_KEY_REQUIRED.items()
     if name is not Attribute.WRAP_WITH_TRUSTED
 }
-_SET_AFTERWARDS: Final = (Attribute.SENSITIVE, Attribute.EXTRACTABLE, Attribute.MODIFIABLE)
-"""Left out of an unwrap template that a token does not honour."""
+_OMITTED_FROM_TEMPLATE: Final = (Attribute.SENSITIVE, Attribute.EXTRACTABLE, Attribute.MODIFIABLE)
+"""Attributes left out of the unwrap template where the token does not honour them."""
 
 
 def open_token(config: TokenConfig) -> "Token":
-    """Open the token, log in as its user and probe its OAEP hash. Use it as a context manager.
+    """Open a token, log in as its user and probe its capabilities.
 
-    Sets SOFTHSM2_CONF for this process and forbids it core files. Raises ModuleAbsentError,
+    The token is a context manager. Sets SOFTHSM2_CONF in this process and disables its core files.
+    Raises ModuleAbsentError,
     TokenAbsentError, TokenNotUniqueError, WrongPinError, PinLockedError, PinError, TokenBusyError
     (a token is open in this process already), MechanismAbsentError (no RSA-OAEP),
-    LimitNotAcceptedError.
+    RiskNotAcceptedError.
 
-    SoftHSM writes a token's file at each login; a process that reads it in that moment does not
-    find the token, or is refused with CKR_GENERAL_ERROR. So that is believed only when it lasts.
+    SoftHSM writes a token's file at each login. A process that reads it in that moment does not
+    find the token, or gets CKR_GENERAL_ERROR. So both count only after several attempts.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     module = Module(config)
@@ -104,7 +111,7 @@ def open_token(config: TokenConfig) -> "Token":
                 return Token(config, module, module.find_token(config.label))
             except (TokenAbsentError, refusals.GeneralError):
                 time.sleep(_OPEN_PAUSE_SECONDS)
-                module.look_again()
+                module.reinitialize()
         return Token(config, module, module.find_token(config.label))
     except refusals.GeneralError:
         module.close()
@@ -118,43 +125,43 @@ def open_token(config: TokenConfig) -> "Token":
 
 
 class Token:
-    """An open token with its user logged in. Made by open_token."""
+    """An open token in which the user is logged in; see open_token."""
 
     def __init__(self, config: TokenConfig, module: Module, token: pkcs11.Token) -> None:
-        """Log in as the user and probe the OAEP hash."""
+        """Log in as the user and probe the capabilities."""
         self._config = config
         self._module = module
         self._token = token
         self._data_keys: set[DataKey] = set()
         self._session: pkcs11.Session | None = self._log_in()
         try:
-            self.abilities: Capabilities = self._try_out()
+            self.capabilities: Capabilities = self._probe_capabilities()
             self._held_objects = self._holds_objects()
         except BaseException:
             self._session.close()
             raise
-        if self.abilities.trusts:
-            self._template, self._keeps = DATA_KEY, _DATA_KEY_KEEPS
+        if self.capabilities.enforces_trusted:
+            self._template, self._required = DATA_KEY, _DATA_KEY_REQUIRED
         else:
-            self._template, self._keeps = BARE_DATA_KEY, _BARE_DATA_KEY_KEEPS
-        self._guards: frozenset[Guard] | None = None
-        """Which guards the token honours; None until the first key is made."""
-        self._key_template = aes_key(self._template)
-        self._direct = DirectCalls.to(module.path, self._session)
+            self._template, self._required = BARE_DATA_KEY, _BARE_DATA_KEY_REQUIRED
+        self._restrictions: frozenset[KeyRestriction] | None = None
+        """Key restrictions that the token honours; None until the first key is made."""
+        self._key_template = pack_aes_key_template(self._template)
+        self._fast_path = FastPath.bind(module.path, self._session)
         self._unwraps_protected: bool | None = None
-        """Whether an unwrap template protects; None until the first unwrap shows it."""
+        """Whether the token honours an unwrap template; None until the first unwrap."""
 
-    # Life
+    # Opening and closing
 
     @property
     def oaep_hash(self) -> OaepHash:
-        """The best OAEP hash that the token can do."""
-        if self.abilities.oaep_hash is None:
+        """The best OAEP hash of the token; raises MechanismAbsentError."""
+        if self.capabilities.oaep_hash is None:
             raise MechanismAbsentError(
-                f"The token {self.label} wraps keys with RSA-OAEP neither with SHA-256 nor with "
-                "SHA-1; the rig cannot use it."
+                f"The token {self.label} cannot be used: it wraps keys with RSA-OAEP neither with "
+                "SHA-256 nor with SHA-1; use another token."
             )
-        return self.abilities.oaep_hash
+        return self.capabilities.oaep_hash
 
     @property
     def label(self) -> str:
@@ -167,7 +174,7 @@ class Token:
         return {Mechanism.EC_KEY_PAIR_GEN, Mechanism.ECDSA} <= self._token.slot.get_mechanisms()
 
     def open_session(self) -> pkcs11.Session:
-        """Return a further session that shares the login of the moment; the caller closes it."""
+        """Open another session under the current login; the caller closes it."""
         return self._token.open(rw=True, attribute_mapper=TemplateMapper())
 
     @property
@@ -177,29 +184,30 @@ class Token:
             raise TokenError(f"The token {self.label} is closed.")
         return self._session
 
-    def try_out(self) -> None:
-        """See that the token still answers and has its keys; raises TokenGoneError when not so.
+    def check_present(self) -> None:
+        """Check that the token answers and has its keys.
 
-        SoftHSM goes on giving random bytes and making session keys when its token is gone; it finds
-        no object any more, also when the token is back. So the process has to open it anew.
+        Raises TokenGoneError. SoftHSM still gives random bytes and makes session keys when its
+        token is gone, but finds no object, even when the token is back: then this process must open
+        the token again.
         """
         try:
-            with self.asking("give random bytes"):
+            with self.translate_refusal("give random bytes"):
                 self.session.generate_random(64)
             gone = self._held_objects and not self._holds_objects()
         except TokenRefusedError as error:
             raise TokenGoneError(str(error)) from None
         if gone:
             raise TokenGoneError(
-                f"The token {self.label} has lost all its keys since it was opened: it was taken "
-                "away, or its files were; bring it back."
+                f"The token {self.label} has lost all its keys since it was opened: the token or "
+                "its files were removed; bring it back."
             )
 
     def _holds_objects(self) -> bool:
         return self.find_one({Attribute.TOKEN: True}) is not None
 
     def close(self) -> None:
-        """Destroy what is left of data keys, log out, and give up the PKCS#11 context."""
+        """Destroy the remaining data keys, log out, and finalize the module."""
         if self._session is None:
             return
         try:
@@ -207,7 +215,7 @@ class Token:
                 key.destroy()
             self._session.close()
         finally:
-            self._session = self._direct = None
+            self._session = self._fast_path = None
             self._module.close()
 
     def __enter__(self) -> Self:
@@ -223,23 +231,23 @@ class Token:
         """Close the token."""
         self.close()
 
-    def _try_out(self) -> Capabilities:
-        """See what the token can do; refuse what it does that the configuration does not accept."""
-        with self.asking("show what it can do"):
-            self.abilities = try_out(self.session)
-        _ = self.oaep_hash
-        unaccepted = self.abilities.limits - self._config.accept
+    def _probe_capabilities(self) -> Capabilities:
+        """Probe the token; refuse risks that the configuration does not accept."""
+        with self.translate_refusal("show what it can do"):
+            self.capabilities = probe_capabilities(self.session)
+        _ = self.oaep_hash  # raises when there is none
+        unaccepted = self.capabilities.risks - self._config.accept
         if unaccepted:
-            raise LimitNotAcceptedError(limit_sentence(self.label, unaccepted))
-        return self.abilities
+            raise RiskNotAcceptedError(risk_sentence(self.label, unaccepted))
+        return self.capabilities
 
     def _log_in(self, *, officer: bool = False) -> pkcs11.Session:
         source = self._config.so_pin if officer else self._config.pin
         who = "security officer" if officer else "user"
         if source is None:
             raise TokenError(
-                f"The token {self.label} needs its security officer for this, and no security "
-                "officer's PIN is configured."
+                f"The security officer cannot log in to the token {self.label}: no security "
+                "officer's PIN is configured; set so_pin."
             )
         pin = source.read()
         try:
@@ -253,15 +261,18 @@ class Token:
 
     @contextmanager
     def officer(self) -> Iterator[pkcs11.Session]:
-        """Give the security officer's session; the user is logged out meanwhile.
+        """Give the security officer's session; log the user out meanwhile.
 
-        PKCS#11 lets one of the two be logged in. Data keys would die of it, so none may be alive;
-        handles of other keys do die of it and have to be looked up again.
+        PKCS#11 lets only one of the two be logged in. This destroys data keys, so none may exist,
+        and it invalidates the handles of other keys, which must be found again.
         """
         if self._data_keys:
-            raise TokenBusyError(f"The token {self.label} holds data keys that are in use.")
+            raise TokenBusyError(
+                f"The security officer cannot log in to the token {self.label}: data keys are in "
+                "use; destroy them first."
+            )
         self.session.close()
-        self._session = self._direct = None
+        self._session = self._fast_path = None
         try:
             session = self._log_in(officer=True)
             try:
@@ -270,29 +281,30 @@ class Token:
                 session.close()
         finally:
             self._session = self._log_in()
-            self._direct = DirectCalls.to(self._module.path, self._session)
+            self._fast_path = FastPath.bind(self._module.path, self._session)
 
     # Data keys
 
     def generate_data_key(self) -> DataKey:
-        """Make a fresh random AES-256 data key in the token (KEY-1)."""
-        with self.asking("make a data key"):
+        """Make a random AES-256 data key in the token (KEY-1)."""
+        with self.translate_refusal("make a data key"):
             key = self.session.generate_key(KeyType.AES, 256, template=self._template)
-        return self._keep(key)
+        return self._track(key)
 
     def wrap_data_key(
         self, data_key: DataKey, public_key: WrapMixin, oaep_hash: OaepHash | None = None
     ) -> bytes:
-        """Return the data key wrapped by RSA-OAEP under a public key of trusted_public_key().
+        """Return the data key wrapped with RSA-OAEP under a public key.
 
-        `oaep_hash` is the token's own unless the receiver can do another only.
+        The public key comes from trusted_public_key(). `oaep_hash` is the token's best hash unless
+        the receiver supports only another one.
         """
         chosen = self.oaep_hash if oaep_hash is None else oaep_hash
-        if self._direct is not None:
-            wrapped = self._direct.wrap(_handle(public_key), _handle(data_key.handle), chosen)
+        if self._fast_path is not None:
+            wrapped = self._fast_path.wrap(_handle(public_key), _handle(data_key.handle), chosen)
             if wrapped is not None:
                 return wrapped
-        with self.asking(f"wrap a data key with OAEP {chosen}"):
+        with self.translate_refusal(f"wrap a data key with OAEP {chosen}"):
             return public_key.wrap_key(
                 data_key.handle, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=OAEP[chosen]
             )
@@ -304,20 +316,21 @@ class Token:
         oaep_hash: OaepHash,
         *,
         modulus_bytes: int | None = None,
-        measure: bool = True,
+        check_length: bool = True,
     ) -> DataKey:
-        """Return the data key that `wrapped` holds, after checking that it is one.
+        """Unwrap a data key and verify its attributes and length.
 
-        `modulus_bytes` is the private key's size where the caller knows it. `measure=False` leaves
-        out the costly check of the key's length, for what is known to have been wrapped from a
-        data key. Raises UnwrapRefusedError (damaged, or wrapped for another key), NotADataKeyError.
+        `modulus_bytes` is the size of the private key, where the caller knows it.
+        `check_length=False` omits the costly check of the length, for ciphertext that is known to
+        hold a data key. Raises UnwrapRefusedError (damaged, or wrapped for another key) and
+        NotADataKeyError.
         """
         if modulus_bytes is None:
             modulus_bytes = len(private_key[Attribute.MODULUS].lstrip(b"\0"))
         if len(wrapped) != modulus_bytes:
             raise UnwrapRefusedError(
-                f"A key wrapped for an RSA key of {modulus_bytes * 8} bits has "
-                f"{modulus_bytes} bytes; this has {len(wrapped)}."
+                f"The wrapped key cannot be unwrapped: for an RSA key of {modulus_bytes * 8} bits "
+                f"it has {modulus_bytes} bytes; this has {len(wrapped)}."
             )
         try:
             key = self._unwrap(wrapped, private_key, oaep_hash)
@@ -326,9 +339,9 @@ class Token:
                 f"The token {self.label} could not unwrap the key ({refusal_name(error)}): it is "
                 f"damaged, was wrapped for another RSA key, or not with OAEP {oaep_hash}."
             ) from None
-        data_key = self._keep(key)
+        data_key = self._track(key)
         try:
-            self._check_data_key(data_key, measure=measure)
+            self._check_data_key(data_key, check_length=check_length)
         except BaseException:
             data_key.destroy()
             raise
@@ -342,30 +355,31 @@ class Token:
         public_key: WrapMixin,
         receiver_hash: OaepHash,
     ) -> bytes | None:
-        """Return the data key in `wrapped` wrapped by another public key, and keep nothing of it.
+        """Rewrap the data key in `wrapped` under another public key.
 
-        For what unwrap_data_key() has unwrapped before, and looked at: here nobody looks. None when
-        the token refuses any of it or cannot do it so; unwrap_data_key() and wrap_data_key() can,
-        or say why not.
+        The data key is destroyed in the token afterwards. Only for ciphertext that
+        unwrap_data_key() has verified before: nothing is verified here. Returns None when the token
+        refuses a call or cannot rewrap in this way; unwrap_data_key() and wrap_data_key() then do
+        it, or raise the reason.
         """
-        direct = self._direct
-        if direct is None or not self._unwraps_protected:
+        fast_path = self._fast_path
+        if fast_path is None or not self._unwraps_protected:
             return None
-        key = direct.unwrap(_handle(private_key), wrapped, oaep_hash, self._key_template)
+        key = fast_path.unwrap(_handle(private_key), wrapped, oaep_hash, self._key_template)
         if key is None:
             return None
         try:
-            return direct.wrap(_handle(public_key), key, receiver_hash)
+            return fast_path.wrap(_handle(public_key), key, receiver_hash)
         finally:
-            if not direct.destroy(key):
+            if not fast_path.destroy(key):
                 raise TokenRefusedError(f"The token {self.label} refused to destroy a data key.")
 
     def _unwrap(self, wrapped: bytes, private_key: UnwrapMixin, oaep_hash: OaepHash) -> Key:
-        """Unwrap to a protected key, by template or, where that does not do it, afterwards.
+        """Unwrap to a protected key, by template or by SENSITIVE set afterwards.
 
-        A token that refuses or drops SENSITIVE and EXTRACTABLE in a template gives a key without
-        them; SENSITIVE is then set before anything else is done, and EXTRACTABLE is its default.
-        The caller reads back what the key has. Raises PKCS11Error.
+        Some tokens refuse or drop SENSITIVE and EXTRACTABLE in a template. There SENSITIVE is set
+        before anything else, and EXTRACTABLE is true by default. The caller reads the attributes
+        back. Raises PKCS11Error.
         """
 
         def unwrap(template: dict[Attribute, Any]) -> Key:
@@ -387,7 +401,7 @@ class Token:
                     self._unwraps_protected = True
                     return key
                 key.destroy()
-        key = unwrap(self._template | dict.fromkeys(_SET_AFTERWARDS, DEFAULT))
+        key = unwrap(self._template | dict.fromkeys(_OMITTED_FROM_TEMPLATE, DEFAULT))
         try:
             key[Attribute.SENSITIVE] = True
         except BaseException:
@@ -397,43 +411,41 @@ class Token:
         return key
 
     def seal_data_key(self, data_key: DataKey, wrapping_key: WrapMixin) -> bytes:
-        """Return the data key under AES key wrap (RFC 3394): 40 bytes."""
-        with self.asking("wrap a data key with AES key wrap"):
+        """Return the data key wrapped with AES key wrap (RFC 3394), 40 bytes."""
+        with self.translate_refusal("wrap a data key with AES key wrap"):
             sealed: bytes = wrapping_key.wrap_key(data_key.handle, mechanism=Mechanism.AES_KEY_WRAP)
         if len(sealed) != SEALED_KEY_BYTES:
-            raise NotADataKeyError("The key to be sealed has not 32 bytes.")
+            raise NotADataKeyError("The data key cannot be sealed: it does not have 32 bytes.")
         return sealed
 
-    def forget(self, data_key: DataKey) -> None:
-        """Drop a data key that was destroyed from those that close() looks after."""
-        self._data_keys.discard(data_key)
-
-    def _keep(self, key: Key) -> DataKey:
-        data_key = DataKey(key, self.forget)
+    def _track(self, key: Key) -> DataKey:
+        """Return a data key that close() destroys unless it was destroyed before."""
+        data_key = DataKey(key, self._data_keys.discard)
         self._data_keys.add(data_key)
         return data_key
 
-    def _check_data_key(self, data_key: DataKey, *, measure: bool) -> None:
+    def _check_data_key(self, data_key: DataKey, *, check_length: bool) -> None:
         key = data_key.handle
-        with self.asking("describe an unwrapped key"):
-            told_all = key.get_attributes([*self._keeps, Attribute.VALUE_LEN])
-        if any(told_all.get(name) != value for name, value in self._keeps.items()):
+        with self.translate_refusal("describe an unwrapped key"):
+            attributes = key.get_attributes([*self._required, Attribute.VALUE_LEN])
+        if any(attributes.get(name) != value for name, value in self._required.items()):
             raise NotADataKeyError(
-                f"The token {self.label} did not give an unwrapped key the protection asked for."
+                f"The unwrapped key cannot be used: the token {self.label} did not give it the "
+                "attributes of a data key, so it was destroyed."
             )
-        told = told_all.get(Attribute.VALUE_LEN)
-        measured = (
-            told == DATA_KEY_BYTES
-            if told
-            else not measure
+        length = attributes.get(Attribute.VALUE_LEN)
+        length_is_right = (
+            length == DATA_KEY_BYTES
+            if length
+            else not check_length
             or has_32_bytes(
-                key, self._named_gauge(REFUSES_32_BYTES), self._named_gauge(TAKES_32_BYTES)
+                key, self._reference_key(REFUSES_32_BYTES), self._reference_key(TAKES_32_BYTES)
             )
         )
-        if not measured:
-            raise NotADataKeyError("What was unwrapped is not an AES-256 key of 32 bytes.")
+        if not length_is_right:
+            raise NotADataKeyError("The unwrapped key is no data key: it does not have 32 bytes.")
 
-    def _named_gauge(self, label: str) -> WrapMixin | None:
+    def _reference_key(self, label: str) -> WrapMixin | None:
         found: WrapMixin | None = self.find_one(
             {
                 Attribute.CLASS: ObjectClass.PUBLIC_KEY,
@@ -443,21 +455,25 @@ class Token:
         )
         return found
 
-    # Keys of the rig's own
+    # RSA keys and the signing key
 
-    def make_private_half(self, make: Make) -> MadeHalf:
-        """Make a private half that unwraps data keys, guarded as far as the token honours it.
+    def make_private_half(self, make: MakePair) -> RsaKeyPair:
+        """Make a private half that unwraps data keys and nothing else.
 
-        ``make`` makes it with the attributes that it is given; raises TokenRefusedError.
+        It gets the restrictions that the token honours (hsm.pkcs11.key_restrictions). ``make``
+        makes it with the attributes that it is given. Raises TokenRefusedError.
         """
-        with self.asking("make an RSA private key"):
-            if self._guards is not None:
-                return make(guard_template(self._guards, self._template))
-            made, self._guards = make_guarded(make, self._template, self.oaep_hash)
+        with self.translate_refusal("make an RSA private key"):
+            if self._restrictions is not None:
+                return make(restriction_template(self._restrictions, self._template))
+            made, self._restrictions = make_restricted(make, self._template, self.oaep_hash)
             return made
 
     def unwrapping_key(self, label: str) -> tuple[UnwrapMixin, rsa.RSAPublicKey]:
-        """Return the RSA private key `label` and its public half; raises KeyAbsentError."""
+        """Return the RSA private key `label` and its public half.
+
+        Raises KeyAbsentError.
+        """
         found = self.find_one(
             {
                 Attribute.CLASS: ObjectClass.PRIVATE_KEY,
@@ -467,7 +483,7 @@ class Token:
         )
         if found is None:
             raise self._key_absent(label)
-        with self.asking("describe an RSA key"):
+        with self.translate_refusal("describe an RSA key"):
             return found, rsa_public(found)
 
     def signing_key(self, label: str) -> SignMixin:
@@ -484,7 +500,10 @@ class Token:
         return found
 
     def p256_public_key(self, label: str) -> ec.EllipticCurvePublicKey:
-        """Return the public half of the signing key `label`; raises KeyAbsentError."""
+        """Return the public half of the signing key `label`.
+
+        Raises KeyAbsentError.
+        """
         found = self.find_one(
             {
                 Attribute.CLASS: ObjectClass.PUBLIC_KEY,
@@ -497,43 +516,44 @@ class Token:
         return p256_public(found)
 
     def sign_p256(self, key: SignMixin, data: bytes) -> bytes:
-        """Return the ECDSA signature of the P-256 `key` over SHA-256 of `data`, DER."""
+        """Return the ECDSA signature (DER) of SHA-256 of `data`."""
         digest = hashlib.sha256(data).digest()
-        raw = None if self._direct is None else self._direct.sign_p256(_handle(key), digest)
+        raw = None if self._fast_path is None else self._fast_path.sign_p256(_handle(key), digest)
         if raw is None:
-            with self.asking("sign"):
+            with self.translate_refusal("sign"):
                 raw = key.sign(digest, mechanism=Mechanism.ECDSA)
         r, s = (int.from_bytes(half, "big") for half in (raw[:32], raw[32:]))
         return encode_dss_signature(r, s)
 
-    # Finding
+    # Finding objects
 
     def trusted_public_key(self, identity: bytes) -> WrapMixin | None:
-        """Return the RSA public key `identity` (CKA_ID, spki_hash) that data keys may go to.
+        """Return the RSA public key `identity` that may wrap data keys.
 
-        The officer made it TRUSTED; where the token knows no such thing, it is a key that really
-        has this hash, whatever its CKA_ID says.
+        `identity` is its CKA_ID and its spki_hash. The security officer made the key TRUSTED. Where
+        the token does not enforce that, the hash of the key itself is compared, since anyone can
+        write a CKA_ID.
         """
         wanted = {
             Attribute.CLASS: ObjectClass.PUBLIC_KEY,
             Attribute.KEY_TYPE: KeyType.RSA,
             Attribute.ID: identity,
         }
-        if self.abilities.trusts:
+        if self.capabilities.enforces_trusted:
             found: WrapMixin | None = self.find_one({**wanted, Attribute.TRUSTED: True})
             return found
         for key in self.find(wanted):
-            with self.asking("describe a public key"):
+            with self.translate_refusal("describe a public key"):
                 if spki_hash(rsa_public(key)) == identity:
-                    named: WrapMixin = key
-                    return named
+                    match: WrapMixin = key
+                    return match
         return None
 
     def private_half(self, public_key: rsa.RSAPublicKey) -> UnwrapMixin | None:
         """Return the private half of an RSA public key, if it is in the token.
 
-        One that cannot be changed was made before its public half was known, so its CKA_ID does not
-        tell: it is found by its modulus. Others have spki_hash of the public half.
+        A restricted private half gets its CKA_ID before its public half is known, and keeps it; it
+        is found by its modulus. Others have spki_hash of the public half as CKA_ID.
         """
         wanted = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.KEY_TYPE: KeyType.RSA}
         modulus = big_integer(public_key.public_numbers().n)
@@ -543,7 +563,7 @@ class Token:
         return found
 
     def find_secret(self, label: str) -> WrapMixin | None:
-        """Return the AES key `label` kept in the token, if any."""
+        """Return the stored AES key `label`, if any."""
         found: WrapMixin | None = self.find_one(
             {
                 Attribute.CLASS: ObjectClass.SECRET_KEY,
@@ -556,7 +576,7 @@ class Token:
 
     def find(self, template: dict[Attribute, Any]) -> list[Any]:
         """Return the objects that match the template."""
-        with self.asking("look for a key"):
+        with self.translate_refusal("look for a key"):
             return list(self.session.get_objects(template))
 
     def find_one(self, template: dict[Attribute, Any]) -> Any:
@@ -566,8 +586,8 @@ class Token:
     # Errors
 
     @contextmanager
-    def asking(self, what: str) -> Iterator[None]:
-        """Turn the token's refusal to do `what` into a TokenRefusedError."""
+    def translate_refusal(self, what: str) -> Iterator[None]:
+        """Raise TokenRefusedError when the token refuses to do `what`."""
         try:
             yield
         except refusals.PKCS11Error as error:
@@ -582,6 +602,6 @@ class Token:
 
 
 def _handle(key: Any) -> int:
-    """Return the number by which the module knows a key."""
+    """Return the object handle of a key."""
     handle: int = key.handle
     return handle

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     pass
 
 
-class NotTriedError(Exception):
+class ProbeSkippedError(Exception):
     """A probe cannot be made: what it stands on is not there."""
 
 
@@ -35,7 +35,7 @@ _FUNCTION_OF: Final = {
     "find": "C_FindObjects",
     "generate_key": "C_GenerateKey",
     "generate_pair": "C_GenerateKeyPair",
-    "pair": "C_GenerateKeyPair",
+    "make_kek": "C_GenerateKeyPair",
     "wrap": "C_WrapKey",
     "unwrap": "C_UnwrapKey",
     "known_data_key": "C_UnwrapKey",
@@ -45,7 +45,7 @@ _FUNCTION_OF: Final = {
     "sign": "C_Sign",
     "random": "C_GenerateRandom",
     "login": "C_Login",
-    "renew": "C_Login",
+    "reopen": "C_Login",
     "logout": "C_Logout",
     "close": "C_CloseSession",
     "open_session": "C_OpenSession",

@@ -9,7 +9,7 @@ from hsm.validate.raw_pkcs11 import RefusedCallError
 
 if TYPE_CHECKING:
     from hsm.validate.session import TokenUnderTest
-from hsm.validate.attempt import NotTriedError
+from hsm.validate.attempt import ProbeSkippedError
 
 PROBE_SECONDS: Final = 60.0
 
@@ -29,7 +29,7 @@ class Status(StrEnum):
     """The module ended its process."""
     HUNG = "hung"
     """The module did not answer in time."""
-    UNTRIED = "not tried"
+    NOT_TRIED = "not tried"
     """What the probe stands on is not there; `does` says what."""
 
 
@@ -78,17 +78,17 @@ class Probe:
         return self.name.partition(".")[0]
 
 
-def answer_of(probe: Probe, token: "TokenUnderTest") -> ProbeAnswer:
+def run_probe(probe: Probe, token: "TokenUnderTest") -> ProbeAnswer:
     """Run a probe; a refusal that it did not expect is an answer too."""
     try:
         return probe.run(token)
-    except NotTriedError as reason:
-        return ProbeAnswer(Status.UNTRIED, str(reason))
+    except ProbeSkippedError as reason:
+        return ProbeAnswer(Status.NOT_TRIED, str(reason))
     except RefusedCallError as refusal:
         return ProbeAnswer(Status.LACKS, "refused", f"{refusal.function}: {refusal.name}")
     except Exception as error:  # a token may answer anything; the other probes go on
         return ProbeAnswer(
-            Status.UNTRIED, f"the probe itself failed: {type(error).__name__}: {error}"
+            Status.NOT_TRIED, f"the probe itself failed: {type(error).__name__}: {error}"
         )
 
 

@@ -18,7 +18,7 @@ from hsm.pkcs11.structures import (
     AttributeStructure,
     FunctionListError,
     MechanismCall,
-    Packed,
+    PackedTemplate,
     Template,
     Version,
     load_functions,
@@ -223,13 +223,13 @@ class Session:
 
     def create(self, template: Template) -> int:
         """Call C_CreateObject; return the handle."""
-        packed, handle = Packed(template), c_ulong()
+        packed, handle = PackedTemplate(template), c_ulong()
         self._call("C_CreateObject", packed.array, c_ulong(packed.count), byref(handle))
         return handle.value
 
     def copy(self, key: int, template: Template) -> int:
         """Call C_CopyObject; return the handle of the copy."""
-        packed, handle = Packed(template), c_ulong()
+        packed, handle = PackedTemplate(template), c_ulong()
         self._call("C_CopyObject", c_ulong(key), packed.array, c_ulong(packed.count), byref(handle))
         return handle.value
 
@@ -256,12 +256,12 @@ class Session:
 
     def set(self, key: int, template: Template) -> None:
         """Call C_SetAttributeValue."""
-        packed = Packed(template)
+        packed = PackedTemplate(template)
         self._call("C_SetAttributeValue", c_ulong(key), packed.array, c_ulong(packed.count))
 
     def find(self, template: Template) -> list[int]:
         """Return the handles of all objects that match."""
-        packed = Packed(template)
+        packed = PackedTemplate(template)
         self._call("C_FindObjectsInit", packed.array, c_ulong(packed.count))
         found: list[int] = []
         batch, count = (c_ulong * 64)(), c_ulong()
@@ -276,7 +276,7 @@ class Session:
 
     def generate_key(self, mechanism: MechanismCall, template: Template) -> int:
         """Call C_GenerateKey; return the handle."""
-        packed, handle = Packed(template), c_ulong()
+        packed, handle = PackedTemplate(template), c_ulong()
         self._call(
             "C_GenerateKey",
             byref(mechanism.structure),
@@ -290,7 +290,7 @@ class Session:
         self, mechanism: MechanismCall, public: Template, private: Template
     ) -> tuple[int, int]:
         """Call C_GenerateKeyPair; return the handles of the public and the private half."""
-        halves = Packed(public), Packed(private)
+        halves = PackedTemplate(public), PackedTemplate(private)
         handles = c_ulong(), c_ulong()
         self._call(
             "C_GenerateKeyPair",
@@ -321,7 +321,7 @@ class Session:
         self, mechanism: MechanismCall, unwrapping_key: int, wrapped: bytes, template: Template
     ) -> int:
         """Call C_UnwrapKey; return the handle."""
-        packed, handle = Packed(template), c_ulong()
+        packed, handle = PackedTemplate(template), c_ulong()
         self._call(
             "C_UnwrapKey",
             byref(mechanism.structure),
@@ -336,7 +336,7 @@ class Session:
 
     def derive(self, mechanism: MechanismCall, key: int, template: Template) -> int:
         """Call C_DeriveKey; return the handle."""
-        packed, handle = Packed(template), c_ulong()
+        packed, handle = PackedTemplate(template), c_ulong()
         self._call(
             "C_DeriveKey",
             byref(mechanism.structure),

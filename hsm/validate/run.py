@@ -199,7 +199,7 @@ def _listen(
             refusal = _refused(message["refused"], message["code"])
             if not probes:
                 raise refusal
-            found(probes[0], ProbeAnswer(Status.UNTRIED, str(refusal)))
+            found(probes[0], ProbeAnswer(Status.NOT_TRIED, str(refusal)))
             return
         seen.leftovers += message.get("leftovers", 0)
         seen.left = message.get("left", seen.left)

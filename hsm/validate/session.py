@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
 
 from hsm.pkcs11.encoding import big_integer
-from hsm.pkcs11.key_restrictions import ALL_GUARDS, Guard, guard_template
+from hsm.pkcs11.key_restrictions import ALL_RESTRICTIONS, KeyRestriction, restriction_template
 from hsm.pkcs11.structures import MechanismCall, oaep
 from hsm.pkcs11.templates import DATA_KEY, NO_USE, PRIVATE_HALF, WRAPPING_PUBLIC
-from hsm.validate.attempt import NotTriedError, attempt
+from hsm.validate.attempt import ProbeSkippedError, attempt
 from hsm.validate.raw_pkcs11 import CKU_SO, RawModule, RefusedCallError, Session
 from hsm.validate.return_codes import ReturnCode
-from hsm.validate.tagged_objects import LABEL, Owner, marks
+from hsm.validate.tagged_objects import LABEL, Owner, tag_attributes
 
 HASHES: Final[dict[str, tuple[Mechanism, MGF, type[hashes.HashAlgorithm]]]] = {
     "SHA-1": (Mechanism.SHA_1, MGF.SHA1, hashes.SHA1),
@@ -76,11 +76,11 @@ class TokenUnderTest:
         self.pins = pins
         self.label = label
         self.removal = removal
-        self.owner = Owner.this()
+        self.owner = Owner.current()
         self.session: Session = library.open_session(slot)
         self.session.login(pins.user)
 
-    def renew(self) -> None:
+    def reopen(self) -> None:
         """Open a session in place of a dead one, and log in; raises RefusedCallError."""
         self.session = self.library.open_session(self.slot)
         try:
@@ -88,29 +88,29 @@ class TokenUnderTest:
         except RefusedCallError as refusal:
             if refusal.code != ReturnCode.USER_ALREADY_LOGGED_IN:
                 raise
-        self.forget()
+        self.discard_cached_keys()
 
-    def forget(self) -> None:
+    def discard_cached_keys(self) -> None:
         """Drop the keys that died with a session or a login; they are made anew when needed."""
-        for name in ("kek", "guarded_kek", "outside_public"):
+        for name in ("kek", "restricted_kek", "outside_public"):
             self.__dict__.pop(name, None)
 
     # Templates
 
-    def session_object(self, template: dict[Any, Any], label: str = LABEL) -> dict[Any, Any]:
+    def session_template(self, template: dict[Any, Any], label: str = LABEL) -> dict[Any, Any]:
         """Return the template of an object of the session, tagged.
 
         The tag comes first: some tokens refuse what follows a MODIFIABLE false.
         """
-        return {Attribute.TOKEN: False, **marks(self.owner, label), **template}
+        return {Attribute.TOKEN: False, **tag_attributes(self.owner, label), **template}
 
-    def token_object(self, template: dict[Any, Any], label: str = LABEL) -> dict[Any, Any]:
+    def token_template(self, template: dict[Any, Any], label: str = LABEL) -> dict[Any, Any]:
         """Return the template of an object that stays on the token, tagged."""
-        return {**marks(self.owner, label), **template, Attribute.TOKEN: True}
+        return {**tag_attributes(self.owner, label), **template, Attribute.TOKEN: True}
 
-    def aes(self, **more: Any) -> dict[Any, Any]:
+    def aes_template(self, **more: Any) -> dict[Any, Any]:
         """Return the template of a secret AES key without any use; names as in Attribute."""
-        return self.session_object(
+        return self.session_template(
             {
                 Attribute.CLASS: ObjectClass.SECRET_KEY,
                 Attribute.KEY_TYPE: KeyType.AES,
@@ -121,10 +121,10 @@ class TokenUnderTest:
         )
 
     @cached_property
-    def knows_wrap_with_trusted(self) -> bool:
+    def keeps_wrap_with_trusted(self) -> bool:
         """Whether a data key with WRAP_WITH_TRUSTED can be made and tells it."""
         made = attempt(
-            self.session.generate_key, AES_256, self.session_object({**_NEW, **DATA_KEY})
+            self.session.generate_key, AES_256, self.session_template({**_NEW, **DATA_KEY})
         )
         if made.refused:
             return False
@@ -138,7 +138,7 @@ class TokenUnderTest:
     @property
     def data_key_template(self) -> dict[Any, Any]:
         """What the rig makes a data key from, on this token."""
-        return dict(DATA_KEY if self.knows_wrap_with_trusted else BARE_DATA_KEY)
+        return dict(DATA_KEY if self.keeps_wrap_with_trusted else BARE_DATA_KEY)
 
     # Keys
 
@@ -146,18 +146,18 @@ class TokenUnderTest:
         """Return a new data key as the rig makes it, but for what `more` says."""
         changed = {Attribute[name]: value for name, value in more.items()}
         return self.session.generate_key(
-            AES_256, self.session_object({**_NEW, **self.data_key_template, **changed})
+            AES_256, self.session_template({**_NEW, **self.data_key_template, **changed})
         )
 
-    def untrusting_data_key(self) -> int:
+    def wrappable_data_key(self) -> int:
         """Return a data key that any public key may wrap, to see what is in it."""
-        return self.session.generate_key(AES_256, self.session_object({**_NEW, **BARE_DATA_KEY}))
+        return self.session.generate_key(AES_256, self.session_template({**_NEW, **BARE_DATA_KEY}))
 
-    def known_aes(self, value: bytes, **more: Any) -> int:
-        """Return an AES key whose value is known outside; raises NotTriedError."""
-        made = attempt(self.session.create, {**self.aes(**more), Attribute.VALUE: value})
+    def import_aes_key(self, value: bytes, **more: Any) -> int:
+        """Return an AES key whose value is known outside; raises ProbeSkippedError."""
+        made = attempt(self.session.create, {**self.aes_template(**more), Attribute.VALUE: value})
         if made.refused:
-            raise NotTriedError(f"a key of known value cannot be made ({made.code})")
+            raise ProbeSkippedError(f"a key of known value cannot be made ({made.code})")
         return int(made.value)
 
     @cached_property
@@ -168,9 +168,9 @@ class TokenUnderTest:
     @cached_property
     def outside_public(self) -> int:
         """The public half of the outside pair, as an object that may wrap; the user's making."""
-        return self.public(self.outside.public_key())
+        return self.import_public_key(self.outside.public_key())
 
-    def public(self, public_key: rsa.RSAPublicKey, **more: Any) -> int:
+    def import_public_key(self, public_key: rsa.RSAPublicKey, **more: Any) -> int:
         """Return a public key as an object that may wrap; not TRUSTED."""
         return self.session.create(self.public_template(public_key.public_numbers(), **more))
 
@@ -178,7 +178,7 @@ class TokenUnderTest:
         """Return what a public key that may wrap is made from; TRUSTED only if `more` says so."""
         template = dict(WRAPPING_PUBLIC)
         del template[Attribute.TRUSTED]
-        return self.session_object(
+        return self.session_template(
             {
                 **template,
                 Attribute.TOKEN: False,
@@ -188,12 +188,12 @@ class TokenUnderTest:
             }
         )
 
-    def pair(self, bits: int, *, token: bool = False, **more: Any) -> KekPair:
+    def make_kek(self, bits: int, *, token: bool = False, **more: Any) -> KekPair:
         """Make an RSA pair as the rig makes a KEK; the public half is not kept."""
-        form = self.token_object if token else self.session_object
+        form = self.token_template if token else self.session_template
         public, private = self.session.generate_pair(
             MechanismCall(Mechanism.RSA_PKCS_KEY_PAIR_GEN),
-            self.session_object(
+            self.session_template(
                 {
                     Attribute.MODULUS_BITS: bits,
                     Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01",
@@ -222,7 +222,7 @@ class TokenUnderTest:
     def private_template(self, key: rsa.RSAPrivateKey, **more: Any) -> dict[Any, Any]:
         """Return what a private key made outside is taken in from, as the rig does it."""
         numbers = key.private_numbers()
-        return self.session_object(
+        return self.session_template(
             {
                 Attribute.CLASS: ObjectClass.PRIVATE_KEY,
                 Attribute.KEY_TYPE: KeyType.RSA,
@@ -245,45 +245,45 @@ class TokenUnderTest:
     def kek(self) -> KekPair:
         """A KEK of 2048 bits, made in the token or, where that is refused, taken in."""
         with suppress(RefusedCallError):
-            return self.pair(2048)
+            return self.make_kek(2048)
         outside = rsa.generate_private_key(65537, 2048)
         made = attempt(self.session.create, self.private_template(outside))
         if made.refused:
-            raise NotTriedError(f"the token takes no RSA private key ({made.code})")
+            raise ProbeSkippedError(f"the token takes no RSA private key ({made.code})")
         return KekPair(made.value, outside.public_key())
 
     @cached_property
-    def guarded_kek(self) -> KekPair:
-        """A KEK with the guards that the token takes, as the rig makes it; for the attacks."""
-        return self.guarded_pair()
+    def restricted_kek(self) -> KekPair:
+        """A KEK with the restrictions that the token accepts; for the attacks."""
+        return self.make_restricted_kek()
 
-    def guarded_pair(self) -> KekPair:
+    def make_restricted_kek(self) -> KekPair:
         """Make an RSA pair with as many key restrictions as the token takes."""
-        for guards in (ALL_GUARDS, self._guards_taken):
+        for restrictions in (ALL_RESTRICTIONS, self._restrictions_taken):
             with suppress(RefusedCallError):
-                return self._pair_with(guards)
+                return self._make_kek_with(restrictions)
         return self.kek
 
-    def _pair_with(self, guards: frozenset[Guard]) -> KekPair:
-        template = guard_template(guards, self.data_key_template)
-        return self.pair(2048, **{name.name: value for name, value in template.items()})
+    def _make_kek_with(self, restrictions: frozenset[KeyRestriction]) -> KekPair:
+        template = restriction_template(restrictions, self.data_key_template)
+        return self.make_kek(2048, **{name.name: value for name, value in template.items()})
 
     @cached_property
-    def _guards_taken(self) -> frozenset[Guard]:
-        """The guards with which an RSA pair is made; whether they are honoured is another thing."""
+    def _restrictions_taken(self) -> frozenset[KeyRestriction]:
+        """The restrictions with which a key pair can be made, honoured or not."""
         taken = set()
-        for guard in Guard:
+        for restriction in KeyRestriction:
             with suppress(RefusedCallError):
-                self.session.destroy(self._pair_with(frozenset({guard})).private)
-                taken.add(guard)
+                self.session.destroy(self._make_kek_with(frozenset({restriction})).private)
+                taken.add(restriction)
         return frozenset(taken)
 
     # OAEP
 
     @cached_property
     def best_hash(self) -> str:
-        """The OAEP hash that the rig would choose; raises NotTriedError when there is none."""
-        key = self.untrusting_data_key()
+        """The OAEP hash that the rig would choose; raises ProbeSkippedError when there is none."""
+        key = self.wrappable_data_key()
         for name in ("SHA-256", "SHA-1"):
             mechanism, mgf, _ = HASHES[name]
             if not attempt(
@@ -291,7 +291,7 @@ class TokenUnderTest:
             ).refused:
                 self.session.destroy(key)
                 return name
-        raise NotTriedError("RSA-OAEP works neither with SHA-256 nor with SHA-1")
+        raise ProbeSkippedError("RSA-OAEP works neither with SHA-256 nor with SHA-1")
 
     @property
     def oaep(self) -> MechanismCall:
@@ -299,7 +299,7 @@ class TokenUnderTest:
         mechanism, mgf, _ = HASHES[self.best_hash]
         return oaep(mechanism, mgf)
 
-    def wrapped_outside(self, payload: bytes, kek: KekPair | None = None) -> bytes:
+    def wrap_outside(self, payload: bytes, kek: KekPair | None = None) -> bytes:
         """Return bytes wrapped outside to a KEK, by RSA-OAEP with the best hash."""
         return (kek or self.kek).public_key.encrypt(payload, outside_oaep(self.best_hash))
 
@@ -311,7 +311,7 @@ class TokenUnderTest:
         value = os.urandom(32) if value is None else value
         template = self.unwrap_template
         handle = self.session.unwrap(
-            self.oaep, self.kek.private, self.wrapped_outside(value), self.session_object(template)
+            self.oaep, self.kek.private, self.wrap_outside(value), self.session_template(template)
         )
         self.protect(handle)
         return handle, value
@@ -319,13 +319,13 @@ class TokenUnderTest:
     @cached_property
     def honours_protection(self) -> bool:
         """Whether SENSITIVE and EXTRACTABLE in an unwrap template are what the key then has."""
-        template = self.session_object({**UNWRAPPED, **BARE_DATA_KEY})
+        template = self.session_template({**UNWRAPPED, **BARE_DATA_KEY})
         del template[Attribute.MODIFIABLE]
         made = attempt(
             self.session.unwrap,
             self.oaep,
             self.kek.private,
-            self.wrapped_outside(os.urandom(32)),
+            self.wrap_outside(os.urandom(32)),
             template,
         )
         if made.refused:
@@ -348,7 +348,7 @@ class TokenUnderTest:
         if not self.honours_protection:
             self.session.set(key, {Attribute.SENSITIVE: True})
 
-    def reveal(self, key: int) -> bytes:
+    def read_by_wrapping(self, key: int) -> bytes:
         """Return the value of an extractable key, by wrapping it to the outside pair."""
         return outside_decrypt(
             self.outside, self.session.wrap(self.oaep, self.outside_public, key), self.best_hash
@@ -360,23 +360,23 @@ class TokenUnderTest:
     def officer(self) -> Iterator[Session]:
         """Give a session with the officer logged in; the user is logged out meanwhile.
 
-        Raises NotTriedError without the officer's PIN or when the login is refused. Handles of
+        Raises ProbeSkippedError without the officer's PIN or when the login is refused. Handles of
         private objects do not survive it.
         """
         if self.pins.officer is None:
-            raise NotTriedError("the security officer's PIN was not given")
+            raise ProbeSkippedError("the security officer's PIN was not given")
         self.session.logout()
         try:
             login = attempt(self.session.login, self.pins.officer, CKU_SO)
             if login.refused:
-                raise NotTriedError(f"the security officer cannot log in ({login.code})")
+                raise ProbeSkippedError(f"the security officer cannot log in ({login.code})")
             try:
                 yield self.session
             finally:
                 self.session.logout()
         finally:
             self.session.login(self.pins.user)
-            self.forget()
+            self.discard_cached_keys()
 
 
 AES_256: Final = MechanismCall(Mechanism.AES_KEY_GEN)

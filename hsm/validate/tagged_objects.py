@@ -27,9 +27,9 @@ LABEL: Final = "taperig validate"
 OTHER_CASE_LABEL: Final = "TAPERIG Validate"
 LABELS: Final = (LABEL, OTHER_CASE_LABEL)
 _MAGIC: Final = bytes.fromhex("e0a754a91d0c9b6f")
-_FORM: Final = struct.Struct(">8s4sIQII")
+_TAG: Final = struct.Struct(">8s4sIQII")
 _COUNT: Final = itertools.count()
-_STRANGERS_DIE_AFTER_S: Final = 24 * 3600
+_OTHER_HOST_EXPIRY_SECONDS: Final = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +41,18 @@ class Owner:
     started: int
 
     @staticmethod
-    def this() -> "Owner":
+    def current() -> "Owner":
         """Return this process as an owner."""
         return Owner(_host(), os.getpid(), _start_of(os.getpid()) or 0)
 
     def tag(self) -> bytes:
         """Return a CKA_ID for an object of this owner, 32 bytes."""
-        return _FORM.pack(
+        return _TAG.pack(
             _MAGIC, self.host, self.pid, self.started, int(time.time()), next(_COUNT) % 2**32
         )
 
 
-def marks(owner: Owner, label: str = LABEL) -> dict[Attribute, Any]:
+def tag_attributes(owner: Owner, label: str = LABEL) -> dict[Attribute, Any]:
     """Return the attributes that mark an object as the owner's."""
     return {Attribute.LABEL: label, Attribute.ID: owner.tag()}
 
@@ -63,12 +63,12 @@ def is_leftover(identity: bytes, now: float) -> bool:
     if owner is None:
         return False
     if owner.host != _host():
-        made: int = _FORM.unpack(identity)[4]
-        return now - made > _STRANGERS_DIE_AFTER_S
+        made: int = _TAG.unpack(identity)[4]
+        return now - made > _OTHER_HOST_EXPIRY_SECONDS
     return _start_of(owner.pid) != owner.started
 
 
-def own(session: Session) -> list[tuple[int, bytes]]:
+def find_tagged(session: Session) -> list[tuple[int, bytes]]:
     """Return handle and CKA_ID of all objects on the token that a validation made."""
     found = []
     for label in LABELS:
@@ -84,24 +84,26 @@ def own(session: Session) -> list[tuple[int, bytes]]:
 
 def remove_leftovers(session: Session) -> int:
     """Destroy what dead validations left; return how many objects."""
-    leftovers = [handle for handle, identity in own(session) if is_leftover(identity, time.time())]
+    leftovers = [
+        handle for handle, identity in find_tagged(session) if is_leftover(identity, time.time())
+    ]
     for handle in leftovers:
         session.destroy(handle)
     return len(leftovers)
 
 
-def remove_own(session: Session, owner: Owner) -> int:
+def remove_objects_of(session: Session, owner: Owner) -> int:
     """Destroy what `owner` made and has not destroyed; return how many objects."""
-    mine = [handle for handle, identity in own(session) if _owner_of(identity) == owner]
+    mine = [handle for handle, identity in find_tagged(session) if _owner_of(identity) == owner]
     for handle in mine:
         session.destroy(handle)
     return len(mine)
 
 
 def _owner_of(identity: bytes) -> Owner | None:
-    if len(identity) != _FORM.size or not identity.startswith(_MAGIC):
+    if len(identity) != _TAG.size or not identity.startswith(_MAGIC):
         return None
-    _, host, pid, started, _, _ = _FORM.unpack(identity)
+    _, host, pid, started, _, _ = _TAG.unpack(identity)
     return Owner(host, pid, started)
 
 

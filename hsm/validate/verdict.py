@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from hsm.pkcs11.accepted_risks import Limit
+from hsm.pkcs11.accepted_risks import TokenRisk
 from hsm.validate.findings import Finding, Status
 
 Found = dict[str, Finding]
@@ -35,7 +35,7 @@ class Consequence:
     """What the rig or its user does about it; empty where nothing can be done."""
     because: tuple[str, ...]
     """The probes that show it."""
-    accept: Limit | None = None
+    accept: TokenRisk | None = None
     """The word in a lab file with which the rig works on the token all the same."""
 
 
@@ -52,7 +52,7 @@ class Verdict:
     """Whether every probe that the verdict stands on was made."""
 
     @property
-    def accept(self) -> tuple[Limit, ...]:
+    def accept(self) -> tuple[TokenRisk, ...]:
         """What a lab file has to accept for the rig to work on this token."""
         return tuple(sorted({limit.accept for limit in self.limits if limit.accept}))
 
@@ -73,7 +73,7 @@ class GradingRule:
     lost: str
     around: str = ""
     when: Callable[[Finding], bool] = lambda finding: finding.status is not Status.GOOD
-    accept: Limit | None = None
+    accept: TokenRisk | None = None
 
     def apply(self, found: Found) -> Consequence | None:
         """Return the consequence if the findings bring it about."""
@@ -88,7 +88,7 @@ def _risk(finding: Finding) -> bool:
 
 
 def _bad(finding: Finding) -> bool:
-    return finding.status not in (Status.GOOD, Status.NOTE, Status.UNTRIED)
+    return finding.status not in (Status.GOOD, Status.NOTE, Status.NOT_TRIED)
 
 
 def _said(words: str) -> Callable[[Finding], bool]:
@@ -153,7 +153,7 @@ LIMITS: Final = (
         ("rsa_keys.p256",),
         "the token makes no P-256 keys, so the key that signs EEDKs and replies is not in it",
         "the key manager's signing key is in a file of mode 0600",
-        accept=Limit.SIGNING_KEY_IN_FILE,
+        accept=TokenRisk.SIGNING_KEY_IN_FILE,
     ),
     GradingRule(
         "SHA-1",
@@ -167,7 +167,7 @@ LIMITS: Final = (
         "the token wraps a data key to any key: whoever has the user's PIN can take it out",
         "the keystore wraps only to public keys that hash to the identity enrolled; keep the PIN "
         "from everybody else",
-        accept=Limit.UNTRUSTED_WRAPPING,
+        accept=TokenRisk.UNTRUSTED_WRAPPING,
     ),
     GradingRule(
         "unwraps weakly",
@@ -187,7 +187,7 @@ LIMITS: Final = (
         "whoever has the user's PIN can take the KEKs themselves out",
         "for a lab only; the PIN is all that protects the KEKs",
         when=_risk,
-        accept=Limit.HANDS_OUT_KEYS,
+        accept=TokenRisk.HANDS_OUT_KEYS,
     ),
     GradingRule(
         "KEKs decrypt",

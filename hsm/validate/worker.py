@@ -14,11 +14,11 @@ from typing import Any
 
 from hsm.crash_log import guarded
 from hsm.errors import TaperigError
-from hsm.validate.findings import answer_of
+from hsm.validate.findings import run_probe
 from hsm.validate.probes import PROBES
 from hsm.validate.raw_pkcs11 import RawModule, RefusedCallError
 from hsm.validate.session import Pins, TokenUnderTest
-from hsm.validate.tagged_objects import own, remove_leftovers, remove_own
+from hsm.validate.tagged_objects import find_tagged, remove_leftovers, remove_objects_of
 
 
 def main() -> int:
@@ -45,7 +45,7 @@ def main() -> int:
     tell(leftovers=remove_leftovers(token.session))
     for name in request["probes"]:
         tell(begin=name)
-        answer = answer_of(PROBES[name], token)
+        answer = run_probe(PROBES[name], token)
         tell(
             status=answer.status.value,
             does=answer.does,
@@ -71,11 +71,11 @@ def main() -> int:
 def _clean(token: TokenUnderTest) -> int:
     """Destroy what this worker made; return how many objects of validations are left."""
     try:
-        remove_own(token.session, token.owner)
+        remove_objects_of(token.session, token.owner)
     except RefusedCallError:  # the last probe closed the session
-        token.renew()
-        remove_own(token.session, token.owner)
-    return len(own(token.session))
+        token.reopen()
+        remove_objects_of(token.session, token.owner)
+    return len(find_tagged(token.session))
 
 
 def _open(request: dict[str, Any]) -> TokenUnderTest:

@@ -16,7 +16,7 @@ _STYLES = {
     Status.RISK: "red",
     Status.CRASHED: "red",
     Status.HUNG: "red",
-    Status.UNTRIED: "dim",
+    Status.NOT_TRIED: "dim",
 }
 _VERDICT_STYLES = {
     Fitness.FIT: "bold green",

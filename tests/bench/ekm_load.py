@@ -62,7 +62,7 @@ from hsm.ekm.service.launch import spawn_ekm
 from hsm.keys.eedk import KeyLabel
 from hsm.keys.keystore import Keystore
 from hsm.keys.pki import load_certificate
-from hsm.pkcs11.fast_path import DirectCalls, aes_key
+from hsm.pkcs11.fast_path import FastPath, pack_aes_key_template
 from hsm.pkcs11.templates import DATA_KEY, OAEP
 from hsm.pkcs11.token import TokenConfig, open_token
 from hsm.provisioning import ProvisionedLab
@@ -170,9 +170,9 @@ def bare_process(link: Connection, config: TokenConfig, cores: set[int]) -> None
         kek = keystore.find(MAIN_KEY)
         public = keystore.public_key(kek)
         private: Any = keystore.private_key(kek)
-        calls = DirectCalls.to(config.module, token.session)
+        calls = FastPath.bind(config.module, token.session)
         assert calls is not None
-        template = aes_key(DATA_KEY)
+        template = pack_aes_key_template(DATA_KEY)
         with token.generate_data_key() as data_key:
             wrapped = token.wrap_data_key(data_key, public)
 

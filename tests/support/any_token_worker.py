@@ -1,7 +1,7 @@
-"""One thing that the rig asks of a token, done on the token named; run where that token is.
+"""Do one operation of the rig on a token; run it where that token is.
 
-Arguments: what, module, label, variable of the PIN, what is accepted. The officer's PIN, if there
-is one, is in the variable TAPERIG_TEST_SO_PIN.
+Arguments: operation, module, label, variable of the PIN, accepted risks. The security officer's
+PIN, if there is one, is in the variable TAPERIG_TEST_SO_PIN.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hsm.keys.key_generation import (
     transport_key_is,
     trust_public_key,
 )
-from hsm.pkcs11.accepted_risks import Limit
+from hsm.pkcs11.accepted_risks import TokenRisk
 from hsm.pkcs11.config import TokenConfig
 from hsm.pkcs11.encoding import spki_hash
 from hsm.pkcs11.oaep import OaepHash, oaep_padding
@@ -33,14 +33,14 @@ from hsm.pkcs11.token import Token, open_token
 
 
 def seal(token: Token) -> None:
-    """A data key comes out of the token under AES-KEY-WRAP as RFC 3394 has it."""
+    """Seal a data key with AES-KEY-WRAP; unwrap it outside (RFC 3394)."""
     transport, value = secrets.token_bytes(32), secrets.token_bytes(32)
     public = generate_rsa(token, 2048, "seal")
     import_transport_key(token, "seal transport", transport)
     assert transport_key_is(token, "seal transport", transport)
     private, _ = token.unwrapping_key("seal")
     wrapped = public.encrypt(value, oaep_padding(token.oaep_hash))
-    with token.unwrap_data_key(wrapped, private, token.oaep_hash, measure=False) as data_key:
+    with token.unwrap_data_key(wrapped, private, token.oaep_hash, check_length=False) as data_key:
         wrapping = token.find_secret("seal transport")
         assert wrapping is not None
         sealed = token.seal_data_key(data_key, wrapping)
@@ -48,14 +48,14 @@ def seal(token: Token) -> None:
 
 
 def sign(token: Token) -> None:
-    """A signature of the token's P-256 key holds outside."""
+    """Sign with the token's P-256 key; verify the signature outside."""
     public = ensure_p256(token, "sign")
     signature = token.sign_p256(token.signing_key("sign"), b"signed")
     public.verify(signature, b"signed", ec.ECDSA(hashes.SHA256()))
 
 
 def rewrap(token: Token) -> None:
-    """A data key goes from one RSA key to another, and nothing of it stays, whatever is refused."""
+    """Rewrap a data key; check that no key is left, also after refusals."""
     value = secrets.token_bytes(32)
     public = generate_rsa(token, 2048, "rewrap")
     drive = rsa.generate_private_key(65537, 2048)
@@ -66,22 +66,22 @@ def rewrap(token: Token) -> None:
     padding, hash_ = oaep_padding(token.oaep_hash), token.oaep_hash
     wrapped = public.encrypt(value, padding)
 
-    def again(wrapped: bytes, receiver: Any) -> bytes | None:
+    def rewrap_again(wrapped: bytes, receiver: Any) -> bytes | None:
         return token.rewrap_data_key(wrapped, private, hash_, receiver, hash_)
 
-    with token.unwrap_data_key(wrapped, private, hash_, measure=False) as data_key:
+    with token.unwrap_data_key(wrapped, private, hash_, check_length=False) as data_key:
         assert drive.decrypt(token.wrap_data_key(data_key, receiver), padding) == value
-    able = again(wrapped, receiver)
+    able = rewrap_again(wrapped, receiver)
     assert able is None or drive.decrypt(able, padding) == value
-    assert again(bytes(256), receiver) is None  # damaged
-    assert again(wrapped, private) is None  # no key to wrap with
+    assert rewrap_again(bytes(256), receiver) is None  # damaged
+    assert rewrap_again(wrapped, private) is None  # no key to wrap with
     secret_keys = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.TOKEN: False}
     assert token.find(secret_keys) == []
     sys.stdout.write("able" if able else "unable")
 
 
 def sha256(token: Token) -> None:
-    """The token chooses OAEP with SHA-256, and opens what was wrapped so."""
+    """Unwrap with OAEP SHA-256, which the token must have chosen."""
     assert token.oaep_hash is OaepHash.SHA256
     public = generate_rsa(token, 2048, "sha256")
     private, _ = token.unwrapping_key("sha256")
@@ -90,18 +90,18 @@ def sha256(token: Token) -> None:
 
 
 def main() -> None:
-    """Do it; an assertion or a TaperigError tells that it was not done."""
-    what, module, label, pin, *accept = sys.argv[1:]
+    """Do the operation; raise an exception when it fails."""
+    operation, module, label, pin, *accept = sys.argv[1:]
     officer = "TAPERIG_TEST_SO_PIN"
     config = TokenConfig(
         module=Path(module),
         label=label,
         pin=PinSource(env=pin),
         so_pin=PinSource(env=officer) if officer in os.environ else None,
-        accept=frozenset(Limit(word) for word in accept),
+        accept=frozenset(TokenRisk(word) for word in accept),
     )
     with open_token(config) as token:
-        {"seal": seal, "sign": sign, "sha256": sha256, "rewrap": rewrap}[what](token)
+        {"seal": seal, "sign": sign, "sha256": sha256, "rewrap": rewrap}[operation](token)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Tokens of other makers, really there: opencryptoki and NSS softokn, each alone in the world.
+"""Real tokens other than SoftHSM: opencryptoki and NSS softokn.
 
-Both have one place on a system (opencryptoki a daemon and /var/lib, p11-kit its folder of modules),
-so each command runs in namespaces of its own, in which these places are a test's own folder.
-Nothing of the system's set-up is read or written, and tests may run side by side.
+Both use fixed paths of the system (opencryptoki a daemon and /var/lib, p11-kit its folder of
+modules). So each command runs in namespaces of its own, where these paths are a folder of the test.
+The system's own configuration is neither read nor written, and tests may run in parallel.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _ALONE = ["unshare", "--mount", "--ipc", "--pid", "--fork", "--kill-child", "--m
 
 @dataclass(frozen=True)
 class ForeignToken:
-    """A token that is not SoftHSM, its user's PIN in the variable PIN_VARIABLE."""
+    """A token other than SoftHSM; PIN_VARIABLE holds its user's PIN."""
 
     name: str
     module: Path
@@ -74,7 +74,7 @@ class ForeignToken:
     folder: Path
     script: str
     accept: tuple[str, ...]
-    """What a lab has to accept of it."""
+    """The risks that a lab has to accept."""
     pins: dict[str, str] = field(default_factory=lambda: {PIN_VARIABLE: PIN})
     alone: bool = True
     """Whether it needs namespaces of its own."""
@@ -82,7 +82,7 @@ class ForeignToken:
     def run(
         self, *command: str | Path, timeout: float = 300, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command where the token is, to its end."""
+        """Run a command where the token is; return the finished process."""
         entered = [
             *(_ALONE if self.alone else []),
             "bash",
@@ -102,7 +102,7 @@ class ForeignToken:
 
 
 def opencryptoki(folder: Path) -> ForeignToken:
-    """Make an opencryptoki software token; skips, naming what is missing."""
+    """Make an opencryptoki software token, or skip and name what is missing."""
     _need_namespaces()
     module = _library("opencryptoki/libopencryptoki.so.0", "opencryptoki")
     _library("opencryptoki/stdll/libpkcs11_sw.so", "opencryptoki")
@@ -124,7 +124,10 @@ def opencryptoki(folder: Path) -> ForeignToken:
 
 
 def nss(folder: Path) -> ForeignToken:
-    """Make an NSS database with a PIN, behind p11-kit's proxy; skips, naming what is missing."""
+    """Make an NSS database with a PIN, or skip and name what is missing.
+
+    It is reached through p11-kit's proxy, since it refuses a null C_Initialize.
+    """
     _need_namespaces()
     softokn = _library("libsoftokn3.so", "libnss3")
     module = _library("p11-kit-proxy.so", "p11-kit-modules")
@@ -160,4 +163,4 @@ def _need_namespaces() -> None:
         [*_ALONE, "true"], capture_output=True, text=True, check=False, timeout=30
     )
     if tried.returncode:
-        pytest.skip(f"namespaces are missing, which root may make: {tried.stderr.strip()}")
+        pytest.skip(f"namespaces cannot be made (run as root): {tried.stderr.strip()}")

@@ -1,4 +1,7 @@
-"""What a Token does on a token that is not SoftHSM; run where that token is, answers in JSON."""
+"""Use a Token on a token that is not SoftHSM; print the outcomes as JSON.
+
+Run it where that token is. Arguments: module, label, variable of the PIN, accepted risks.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from pkcs11 import exceptions as refusals
 
 from hsm.errors import TaperigError
 from hsm.keys.key_generation import generate_rsa, trust_public_key
-from hsm.pkcs11.accepted_risks import Limit
+from hsm.pkcs11.accepted_risks import TokenRisk
 from hsm.pkcs11.config import TokenConfig
 from hsm.pkcs11.encoding import big_integer, spki_hash
 from hsm.pkcs11.oaep import oaep_padding
@@ -29,17 +32,17 @@ def _outcome(call: Any) -> str:
         call().destroy()
     except TaperigError as error:
         return type(error).__name__
-    return "taken"
+    return "accepted"
 
 
 def main() -> None:
-    """Use the token as the rig does, and against it."""
+    """Use the token as the rig does, and try to misuse it."""
     module, label, pin, *accept = sys.argv[1:]
     config = TokenConfig(
         module=Path(module),
         label=label,
         pin=PinSource(env=pin),
-        accept=frozenset(Limit(word) for word in accept),
+        accept=frozenset(TokenRisk(word) for word in accept),
     )
     with open_token(config) as token:
         public = generate_rsa(token, 2048, "a test's KEK")
@@ -49,7 +52,7 @@ def main() -> None:
         def unwrap(payload: bytes) -> Any:
             return token.unwrap_data_key(public.encrypt(payload, padding), private, token.oaep_hash)
 
-        told: dict[str, Any] = {"limits": sorted(token.abilities.limits)}
+        told: dict[str, Any] = {"risks": sorted(token.capabilities.risks)}
         told["lengths"] = {
             str(length): _outcome(lambda length=length: unwrap(os.urandom(length)))
             for length in (16, 24, 31, 32, 33)
@@ -69,7 +72,7 @@ def main() -> None:
 
 
 def _forged(token: Token) -> dict[str, bool]:
-    """A public key under another's CKA_ID is not what data keys go to; the real one is."""
+    """Find a public key while another key bears its CKA_ID, then for real."""
     real, other = (rsa.generate_private_key(65537, 2048).public_key() for _ in range(2))
     forged = token.session.create_object(
         {
@@ -87,7 +90,7 @@ def _forged(token: Token) -> dict[str, bool]:
     for key in (forged, found):
         with suppress(refusals.ObjectHandleInvalid):  # NSS keeps one public key for a CKA_ID
             key.destroy()
-    return {"taken for it": before, "found after": after}
+    return {"forged key found": before, "real key found": after}
 
 
 if __name__ == "__main__":

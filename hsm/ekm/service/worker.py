@@ -430,7 +430,7 @@ def main() -> int:
 
             gc.collect()
             gc.freeze()  # what is there now stays: no need to walk through it again and again
-            Worker(config, manager, metrics, front, token.try_out).run()
+            Worker(config, manager, metrics, front, token.check_present).run()
     except TaperigError as error:
         with suppress(OSError):
             front.setblocking(True)

@@ -2,7 +2,7 @@
 
 Each attack is carried through: a key is called out only when its very bytes are in the attacker's
 hands, outside. Data keys have a known value (wrapped outside, unwrapped as the rig does it), so
-that this can be seen. KEKs bear the guards that the token takes, as the rig's do
+that this can be seen. KEKs bear the restrictions that the token takes, as the rig's do
 (hsm.pkcs11.key_restrictions). The
 methods are those of Clulow (2003), Delaune, Kremer and Steel (2008), and Bardou and others (2012).
 """
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.padding import PKCS7
 from pkcs11 import Attribute, KeyType, Mechanism
 
 from hsm.pkcs11.structures import MechanismCall
-from hsm.validate.attempt import Attempt, NotTriedError, attempt
+from hsm.validate.attempt import Attempt, ProbeSkippedError, attempt
 from hsm.validate.findings import Probe, ProbeAnswer, Status, good_if
 from hsm.validate.session import BARE_DATA_KEY, UNWRAPPED, TokenUnderTest, outside_decrypt
 
@@ -62,7 +62,7 @@ def _wrap_decrypt(token: TokenUnderTest) -> ProbeAnswer:
     made = attempt(
         token.session.generate_key,
         MechanismCall(Mechanism.AES_KEY_GEN),
-        {**token.aes(**uses), Attribute.VALUE_LEN: 32},
+        {**token.aes_template(**uses), Attribute.VALUE_LEN: 32},
     )
     if made.refused:
         return _held(made.code)
@@ -100,7 +100,7 @@ def _known_wrapping_key(token: TokenUnderTest) -> ProbeAnswer:
     """A wrapping key whose value the attacker chose."""
     key, value = token.known_data_key()
     secret = os.urandom(32)
-    wrapping = token.known_aes(secret, WRAP=True)
+    wrapping = token.import_aes_key(secret, WRAP=True)
     tried = [(attempt(token.session.wrap, way, wrapping, key), how) for way, how in _WRAPS]
     return _first_out(tried, lambda way: _unwrap_outside(secret, way.value) == value)
 
@@ -158,7 +158,11 @@ def _weak_des(token: TokenUnderTest) -> ProbeAnswer:
     secret = bytes.fromhex("0123456789abcdef")
     made = attempt(
         token.session.create,
-        {**token.aes(WRAP=True), Attribute.KEY_TYPE: KeyType._DES, Attribute.VALUE: secret},
+        {
+            **token.aes_template(WRAP=True),
+            Attribute.KEY_TYPE: KeyType._DES,
+            Attribute.VALUE: secret,
+        },
     )
     if made.refused:
         return _held(made.code)
@@ -199,7 +203,7 @@ def _has(token: TokenUnderTest, key: int, name: Attribute) -> bool | None:
 
 def _give_back_extractable(how: str, token: TokenUnderTest) -> ProbeAnswer:
     """Make a KEK's private half extractable."""
-    private = token.guarded_kek.private
+    private = token.restricted_kek.private
     change = {Attribute.EXTRACTABLE: True}
     call = token.session.set if how == "set" else token.session.copy
     changed = attempt(call, private, change)
@@ -218,9 +222,13 @@ def _give_back_extractable(how: str, token: TokenUnderTest) -> ProbeAnswer:
 def _weaker_template(token: TokenUnderTest) -> ProbeAnswer:
     """Unwrap an EEDK with a template of the attacker's own: not sensitive."""
     value = os.urandom(32)
-    wrapped = token.wrapped_outside(value, token.guarded_kek)
-    weak = token.aes() if not token.honours_protection else token.aes(SENSITIVE=False)
-    opened = attempt(token.session.unwrap, token.oaep, token.guarded_kek.private, wrapped, weak)
+    wrapped = token.wrap_outside(value, token.restricted_kek)
+    weak = (
+        token.aes_template()
+        if not token.honours_protection
+        else token.aes_template(SENSITIVE=False)
+    )
+    opened = attempt(token.session.unwrap, token.oaep, token.restricted_kek.private, wrapped, weak)
     if opened.refused:
         return _held(opened.code)
     read = attempt(token.session.get, opened.value, Attribute.VALUE)
@@ -231,9 +239,9 @@ def _weaker_template(token: TokenUnderTest) -> ProbeAnswer:
 
 def _pkcs1_oracle(token: TokenUnderTest) -> ProbeAnswer:
     """Does a KEK unwrap PKCS#1 v1.5, and does its answer tell good padding from bad?"""
-    kek = token.guarded_kek
+    kek = token.restricted_kek
     bits = kek.public_key.key_size
-    template = {**token.aes(), Attribute.KEY_TYPE: KeyType.GENERIC_SECRET}
+    template = {**token.aes_template(), Attribute.KEY_TYPE: KeyType.GENERIC_SECRET}
     good = kek.public_key.encrypt(os.urandom(32), padding.PKCS1v15())
     opened = attempt(token.session.unwrap, _PKCS1, kek.private, good, template)
     codes = set()
@@ -254,18 +262,18 @@ def _pkcs1_oracle(token: TokenUnderTest) -> ProbeAnswer:
 
 def _raw_rsa(token: TokenUnderTest) -> ProbeAnswer:
     """Unwrap an EEDK with raw RSA as a generic secret and read the padded block."""
-    wrapped = token.wrapped_outside(os.urandom(32), token.guarded_kek)
-    template = {**token.aes(), Attribute.KEY_TYPE: KeyType.GENERIC_SECRET}
+    wrapped = token.wrap_outside(os.urandom(32), token.restricted_kek)
+    template = {**token.aes_template(), Attribute.KEY_TYPE: KeyType.GENERIC_SECRET}
     if token.honours_protection:
         template |= {Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True}
-    opened = attempt(token.session.unwrap, _RAW, token.guarded_kek.private, wrapped, template)
+    opened = attempt(token.session.unwrap, _RAW, token.restricted_kek.private, wrapped, template)
     if opened.refused:
         return _held(opened.code)
     read = attempt(token.session.get, opened.value, Attribute.VALUE)
     if read.refused:
         return _held(read.code)
     block = int.from_bytes(read.value, "big")
-    numbers = token.guarded_kek.public_key.public_numbers()
+    numbers = token.restricted_kek.public_key.public_numbers()
     if pow(block, numbers.e, numbers.n) == int.from_bytes(wrapped, "big"):
         return _pulled("EEDK opened with raw RSA", opened.code)
     return ProbeAnswer(Status.NOTE, "unwraps something else", opened.code)
@@ -274,8 +282,8 @@ def _raw_rsa(token: TokenUnderTest) -> ProbeAnswer:
 def _decrypt_with_kek(token: TokenUnderTest) -> ProbeAnswer:
     """Decrypt an EEDK with a KEK that may only unwrap."""
     value = os.urandom(32)
-    wrapped = token.wrapped_outside(value, token.guarded_kek)
-    opened = attempt(token.session.decrypt, token.oaep, token.guarded_kek.private, wrapped)
+    wrapped = token.wrap_outside(value, token.restricted_kek)
+    opened = attempt(token.session.decrypt, token.oaep, token.restricted_kek.private, wrapped)
     if opened.refused:
         return _held(opened.code)
     return _pulled("decrypted with the KEK", opened.code) if opened.value == value else _held("")
@@ -283,11 +291,11 @@ def _decrypt_with_kek(token: TokenUnderTest) -> ProbeAnswer:
 
 def _let_kek_decrypt(token: TokenUnderTest) -> ProbeAnswer:
     """Give the KEK, or a copy of it, the use DECRYPT, then decrypt an EEDK with it."""
-    kek, value = token.guarded_pair(), os.urandom(32)
-    wrapped = token.wrapped_outside(value, kek)
+    kek, value = token.make_restricted_kek(), os.urandom(32)
+    wrapped = token.wrap_outside(value, kek)
     decrypts = {Attribute.DECRYPT: True}
     changed = attempt(token.session.set, kek.private, decrypts)
-    copied = attempt(token.session.copy, kek.private, token.session_object(decrypts))
+    copied = attempt(token.session.copy, kek.private, token.session_template(decrypts))
     for gained, key, how in (
         (changed, kek.private, "DECRYPT set on the KEK"),
         (copied, copied.value, "the KEK copied with DECRYPT"),
@@ -303,7 +311,7 @@ def _let_kek_decrypt(token: TokenUnderTest) -> ProbeAnswer:
 def _wrap_kek(token: TokenUnderTest) -> ProbeAnswer:
     """Wrap a KEK's private half, which is not extractable, under a known AES key."""
     secret = os.urandom(32)
-    wrapping = token.known_aes(secret, WRAP=True)
+    wrapping = token.import_aes_key(secret, WRAP=True)
     ways = (
         (MechanismCall(Mechanism.AES_CBC_PAD, _IV), "AES-CBC-PAD", _open_cbc_pad),
         (
@@ -320,7 +328,7 @@ def _wrap_kek(token: TokenUnderTest) -> ProbeAnswer:
     )
     codes = []
     for mechanism, how, open_outside in ways:
-        wrapped = attempt(token.session.wrap, mechanism, wrapping, token.guarded_kek.private)
+        wrapped = attempt(token.session.wrap, mechanism, wrapping, token.restricted_kek.private)
         codes.append(wrapped.code)
         if wrapped.refused:
             continue
@@ -350,7 +358,7 @@ def _is_kek(
         return False
     return (
         isinstance(key, rsa.RSAPrivateKey)
-        and key.public_key().public_numbers() == token.guarded_kek.public_key.public_numbers()
+        and key.public_key().public_numbers() == token.restricted_kek.public_key.public_numbers()
     )
 
 
@@ -362,7 +370,7 @@ def _trusted_by_user(how: str, token: TokenUnderTest) -> ProbeAnswer:
         made = attempt(token.session.create, template)
         target = made.value
     else:
-        target = token.public(pair)
+        target = token.import_public_key(pair)
         call = token.session.set if how == "set" else token.session.copy
         made = attempt(call, target, {Attribute.TRUSTED: True})
         target = made.value if how == "copy" else target
@@ -377,15 +385,15 @@ def _trusted_by_user(how: str, token: TokenUnderTest) -> ProbeAnswer:
 
 def _drop_wrap_with_trusted(token: TokenUnderTest) -> ProbeAnswer:
     """Unwrap an EEDK without asking for WRAP_WITH_TRUSTED, then wrap it to one's own key."""
-    if not token.knows_wrap_with_trusted:
-        raise NotTriedError("WRAP_WITH_TRUSTED is unknown")
-    value, kek = os.urandom(32), token.guarded_kek
-    template = token.session_object({**UNWRAPPED, **BARE_DATA_KEY})
+    if not token.keeps_wrap_with_trusted:
+        raise ProbeSkippedError("WRAP_WITH_TRUSTED is unknown")
+    value, kek = os.urandom(32), token.restricted_kek
+    template = token.session_template({**UNWRAPPED, **BARE_DATA_KEY})
     opened = attempt(
         token.session.unwrap,
         token.oaep,
         kek.private,
-        token.wrapped_outside(value, kek),
+        token.wrap_outside(value, kek),
         template,
     )
     if opened.refused:
@@ -401,7 +409,7 @@ def _derive(token: TokenUnderTest) -> ProbeAnswer:
     """Derive a readable key from a data key, which may not derive."""
     key, value = token.known_data_key()
     template = {
-        **token.aes(SENSITIVE=False, EXTRACTABLE=True),
+        **token.aes_template(SENSITIVE=False, EXTRACTABLE=True),
         Attribute.KEY_TYPE: KeyType.GENERIC_SECRET,
         Attribute.VALUE_LEN: 32,
     }

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pkcs11 import Attribute, Mechanism
 
 from hsm.pkcs11.structures import MechanismCall
-from hsm.validate.attempt import NotTriedError, attempt
+from hsm.validate.attempt import ProbeSkippedError, attempt
 from hsm.validate.findings import Probe, ProbeAnswer, Status, good_if
 from hsm.validate.raw_pkcs11 import RefusedCallError
 from hsm.validate.session import (
@@ -18,19 +18,19 @@ from hsm.validate.session import (
     TokenUnderTest,
     outside_oaep,
 )
-from hsm.validate.tagged_objects import marks
+from hsm.validate.tagged_objects import tag_attributes
 
 _PKCS1: Final = MechanismCall(Mechanism.RSA_PKCS)
 
 
 def _sensitive(token: TokenUnderTest) -> ProbeAnswer:
-    key = token.known_aes(os.urandom(32), SENSITIVE=True, EXTRACTABLE=True)
+    key = token.import_aes_key(os.urandom(32), SENSITIVE=True, EXTRACTABLE=True)
     read = attempt(token.session.get, key, Attribute.VALUE)
     return good_if(read.refused, "enforced", "only stored", read.code, bad=Status.RISK)
 
 
 def _extractable_secret(token: TokenUnderTest) -> ProbeAnswer:
-    template = {**token.aes(SENSITIVE=True, EXTRACTABLE=False), Attribute.VALUE_LEN: 32}
+    template = {**token.aes_template(SENSITIVE=True, EXTRACTABLE=False), Attribute.VALUE_LEN: 32}
     key = token.session.generate_key(AES_256, template)
     wrapped = attempt(token.session.wrap, token.oaep, token.outside_public, key)
     return good_if(
@@ -39,7 +39,10 @@ def _extractable_secret(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _wrap_with_trusted(token: TokenUnderTest) -> ProbeAnswer:
-    template = {**token.aes(EXTRACTABLE=True, WRAP_WITH_TRUSTED=True), Attribute.VALUE_LEN: 32}
+    template = {
+        **token.aes_template(EXTRACTABLE=True, WRAP_WITH_TRUSTED=True),
+        Attribute.VALUE_LEN: 32,
+    }
     made = attempt(token.session.generate_key, AES_256, template)
     if made.refused:
         return ProbeAnswer(Status.LACKS, "unknown", made.code)
@@ -58,8 +61,8 @@ def _wrap_with_trusted(token: TokenUnderTest) -> ProbeAnswer:
 
 def _trusted_by_officer(token: TokenUnderTest) -> ProbeAnswer:
     """The officer makes a TRUSTED key that wraps what may be wrapped by such alone."""
-    if not token.knows_wrap_with_trusted:
-        raise NotTriedError("WRAP_WITH_TRUSTED is unknown, so TRUSTED protects nothing")
+    if not token.keeps_wrap_with_trusted:
+        raise ProbeSkippedError("WRAP_WITH_TRUSTED is unknown, so TRUSTED protects nothing")
     pair = rsa.generate_private_key(65537, 2048)
     carrier = token.library.open_session(token.slot)  # session objects live as long as it does
     try:
@@ -94,7 +97,7 @@ def _allowed_mechanisms(token: TokenUnderTest) -> ProbeAnswer:
         _PKCS1,
         made.value,
         wrapped,
-        token.session_object(token.unwrap_template),
+        token.session_template(token.unwrap_template),
     )
     return good_if(
         opened.refused,
@@ -116,7 +119,7 @@ def _unwrap_template(token: TokenUnderTest) -> ProbeAnswer:
         return ProbeAnswer(Status.LACKS, "unknown", made.code)
     mechanism, name = token.oaep, token.best_hash
     wrapped = outside.public_key().encrypt(os.urandom(32), outside_oaep(name))
-    weak = token.aes(SENSITIVE=False)
+    weak = token.aes_template(SENSITIVE=False)
     opened = attempt(token.session.unwrap, mechanism, made.value, wrapped, weak)
     if opened.refused:
         return ProbeAnswer(Status.GOOD, "enforced: a weaker template is refused", opened.code)
@@ -153,8 +156,8 @@ def _unwrap_honours(token: TokenUnderTest) -> ProbeAnswer:
     }
     wrong, code = [], ""
     for asked in ((PROTECTION[0],), (PROTECTION[1],), PROTECTION):
-        template = token.session_object({**UNWRAPPED, **rest, **dict.fromkeys(asked, True)})
-        wrapped = token.wrapped_outside(os.urandom(32))
+        template = token.session_template({**UNWRAPPED, **rest, **dict.fromkeys(asked, True)})
+        wrapped = token.wrap_outside(os.urandom(32))
         opened = attempt(token.session.unwrap, token.oaep, token.kek.private, wrapped, template)
         names = " with ".join(name.name for name in asked)
         if opened.refused:
@@ -168,9 +171,13 @@ def _unwrap_honours(token: TokenUnderTest) -> ProbeAnswer:
 
 def _unwrap_unmodifiable(token: TokenUnderTest) -> ProbeAnswer:
     template = {**token.unwrap_template, Attribute.MODIFIABLE: False}
-    wrapped = token.wrapped_outside(os.urandom(32))
+    wrapped = token.wrap_outside(os.urandom(32))
     opened = attempt(
-        token.session.unwrap, token.oaep, token.kek.private, wrapped, token.session_object(template)
+        token.session.unwrap,
+        token.oaep,
+        token.kek.private,
+        wrapped,
+        token.session_template(template),
     )
     if opened.refused:
         return ProbeAnswer(Status.NOTE, "refused", opened.code)
@@ -188,8 +195,8 @@ def _set_afterwards(token: TokenUnderTest) -> ProbeAnswer:
     key = token.session.unwrap(
         token.oaep,
         token.kek.private,
-        token.wrapped_outside(os.urandom(32)),
-        token.session_object({**UNWRAPPED, **weak}),
+        token.wrap_outside(os.urandom(32)),
+        token.session_template({**UNWRAPPED, **weak}),
     )
     made = attempt(token.session.set, key, {Attribute.SENSITIVE: True})
     if made.refused:
@@ -209,8 +216,8 @@ def _set_afterwards(token: TokenUnderTest) -> ProbeAnswer:
 
 def _private_hidden(token: TokenUnderTest) -> ProbeAnswer:
     """A private object of the user is not seen by a session that has not logged in."""
-    template = {**token.aes(EXTRACTABLE=False), Attribute.VALUE_LEN: 32}
-    key = token.session.generate_key(AES_256, {**template, **marks(token.owner)})
+    template = {**token.aes_template(EXTRACTABLE=False), Attribute.VALUE_LEN: 32}
+    key = token.session.generate_key(AES_256, {**template, **tag_attributes(token.owner)})
     identity = token.session.get(key, Attribute.ID)
     token.session.logout()
     try:
@@ -219,7 +226,7 @@ def _private_hidden(token: TokenUnderTest) -> ProbeAnswer:
         return ProbeAnswer(Status.GOOD, "not found", f"{refusal.function}: {refusal.name}")
     finally:
         token.session.login(token.pins.user)
-        token.forget()
+        token.discard_cached_keys()
     return good_if(
         not found, "not found", "found without a login", "C_FindObjects: CKR_OK", bad=Status.RISK
     )

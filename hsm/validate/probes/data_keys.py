@@ -12,7 +12,7 @@ from hsm.validate.session import AES_256, TokenUnderTest
 
 
 def _generate(bits: int, token: TokenUnderTest) -> ProbeAnswer:
-    template = token.aes(EXTRACTABLE=True, SENSITIVE=True)
+    template = token.aes_template(EXTRACTABLE=True, SENSITIVE=True)
     made = attempt(
         token.session.generate_key, AES_256, {**template, Attribute.VALUE_LEN: bits // 8}
     )
@@ -34,7 +34,7 @@ def _as_the_rig_does(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _distinct(token: TokenUnderTest) -> ProbeAnswer:
-    values = {token.reveal(token.untrusting_data_key()) for _ in range(8)}
+    values = {token.read_by_wrapping(token.wrappable_data_key()) for _ in range(8)}
     good = len(values) == 8 and all(len(value) == 32 for value in values)
     return good_if(
         good, "8 keys, 8 values of 32 bytes", "values repeat or are short", "", bad=Status.RISK
@@ -65,7 +65,7 @@ def _no_use(token: TokenUnderTest) -> ProbeAnswer:
 
 def _dies_with_session(token: TokenUnderTest) -> ProbeAnswer:
     other = token.library.open_session(token.slot)
-    template = {**token.aes(EXTRACTABLE=True), Attribute.VALUE_LEN: 32}
+    template = {**token.aes_template(EXTRACTABLE=True), Attribute.VALUE_LEN: 32}
     key = other.generate_key(AES_256, template)
     identity = other.get(key, Attribute.ID)
     seen = len(token.session.find({Attribute.ID: identity}))

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from pkcs11 import Attribute, Mechanism
 
 from hsm.pkcs11.structures import MechanismCall
-from hsm.validate.attempt import Attempt, NotTriedError, attempt
+from hsm.validate.attempt import Attempt, ProbeSkippedError, attempt
 from hsm.validate.findings import Probe, ProbeAnswer, Status, good_if
 from hsm.validate.session import HASHES, TokenUnderTest, outside_oaep
 
@@ -17,7 +17,7 @@ _KEY_WRAP: Final = MechanismCall(Mechanism.AES_KEY_WRAP)
 
 
 def _unwrap(token: TokenUnderTest, wrapped: bytes) -> Attempt:
-    template = token.session_object(token.unwrap_template)
+    template = token.session_template(token.unwrap_template)
     return attempt(token.session.unwrap, token.oaep, token.kek.private, wrapped, template)
 
 
@@ -30,7 +30,7 @@ def _tells_length(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _wrong_length(length: int, token: TokenUnderTest) -> ProbeAnswer:
-    opened = _unwrap(token, token.wrapped_outside(os.urandom(length)))
+    opened = _unwrap(token, token.wrap_outside(os.urandom(length)))
     if opened.refused:
         return ProbeAnswer(Status.GOOD, "refused", opened.code)
     told = attempt(token.session.number, opened.value, Attribute.VALUE_LEN)
@@ -44,7 +44,7 @@ def _wrong_length(length: int, token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _damaged(token: TokenUnderTest) -> ProbeAnswer:
-    whole = token.wrapped_outside(os.urandom(32))
+    whole = token.wrap_outside(os.urandom(32))
     codes = []
     for place in (0, len(whole) // 2, len(whole) - 1):
         damaged = bytearray(whole)
@@ -57,7 +57,7 @@ def _damaged(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _cut(token: TokenUnderTest) -> ProbeAnswer:
-    opened = _unwrap(token, token.wrapped_outside(os.urandom(32))[:-1])
+    opened = _unwrap(token, token.wrap_outside(os.urandom(32))[:-1])
     return good_if(opened.refused, "refused", "opened", opened.code, bad=Status.RISK)
 
 
@@ -81,12 +81,12 @@ def _other_hash(token: TokenUnderTest) -> ProbeAnswer:
 
 def _damaged_key_wrap(token: TokenUnderTest) -> ProbeAnswer:
     secret = os.urandom(32)
-    transport = token.known_aes(secret, UNWRAP=True)
+    transport = token.import_aes_key(secret, UNWRAP=True)
     whole = aes_key_wrap(secret, os.urandom(32))
-    template = token.session_object(token.unwrap_template)
+    template = token.session_template(token.unwrap_template)
     undamaged = attempt(token.session.unwrap, _KEY_WRAP, transport, whole, template)
     if undamaged.refused:
-        raise NotTriedError(f"AES-KEY-WRAP does not unwrap ({undamaged.code})")
+        raise ProbeSkippedError(f"AES-KEY-WRAP does not unwrap ({undamaged.code})")
     damaged = bytearray(whole)
     damaged[9] ^= 1
     opened = attempt(token.session.unwrap, _KEY_WRAP, transport, bytes(damaged), template)
@@ -98,7 +98,7 @@ def _after_refusal(token: TokenUnderTest) -> ProbeAnswer:
     damaged = bytes(token.kek.public_key.key_size // 8)
     for _ in range(100):
         _unwrap(token, damaged)
-    opened = _unwrap(token, token.wrapped_outside(os.urandom(32)))
+    opened = _unwrap(token, token.wrap_outside(os.urandom(32)))
     return good_if(
         not opened.refused, "unwraps as before", "no more unwraps", opened.code, bad=Status.RISK
     )

@@ -61,13 +61,13 @@ KINDS: Final[dict[str, tuple[str, MechanismCall, _Outside, _Outside]]] = {
 def _wrap(kind: str, token: TokenUnderTest) -> ProbeAnswer:
     _, mechanism, _, open_outside = KINDS[kind]
     secret = os.urandom(32)
-    transport = token.known_aes(secret, WRAP=True)
-    key = token.untrusting_data_key()
+    transport = token.import_aes_key(secret, WRAP=True)
+    key = token.wrappable_data_key()
     wrapped = attempt(token.session.wrap, mechanism, transport, key)
     if wrapped.refused:
         return ProbeAnswer(_bad(kind), "refused", wrapped.code)
     try:
-        same = open_outside(secret, wrapped.value) == token.reveal(key)
+        same = open_outside(secret, wrapped.value) == token.read_by_wrapping(key)
     except Exception as error:  # whatever the other implementation says of it
         return ProbeAnswer(
             Status.NOTE, f"wraps, but not as the RFC ({type(error).__name__})", wrapped.code
@@ -84,15 +84,19 @@ def _wrap(kind: str, token: TokenUnderTest) -> ProbeAnswer:
 def _unwrap(kind: str, token: TokenUnderTest) -> ProbeAnswer:
     _, mechanism, wrap_outside, _ = KINDS[kind]
     secret, value = os.urandom(32), os.urandom(32)
-    transport = token.known_aes(secret, UNWRAP=True)
-    template = token.aes() if not token.honours_protection else token.aes(EXTRACTABLE=True)
+    transport = token.import_aes_key(secret, UNWRAP=True)
+    template = (
+        token.aes_template()
+        if not token.honours_protection
+        else token.aes_template(EXTRACTABLE=True)
+    )
     opened = attempt(
         token.session.unwrap, mechanism, transport, wrap_outside(secret, value), template
     )
     if opened.refused:
         return ProbeAnswer(Status.NOTE, "refused", opened.code)
     return good_if(
-        token.reveal(opened.value) == value,
+        token.read_by_wrapping(opened.value) == value,
         "opens what was wrapped outside",
         "opens to another key than was wrapped",
         opened.code,

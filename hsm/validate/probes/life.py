@@ -10,7 +10,7 @@ from typing import Final
 
 from pkcs11 import Attribute
 
-from hsm.validate.attempt import NotTriedError, attempt
+from hsm.validate.attempt import ProbeSkippedError, attempt
 from hsm.validate.findings import Probe, ProbeAnswer, Status, good_if
 from hsm.validate.raw_pkcs11 import RefusedCallError, Session
 from hsm.validate.session import AES_256, TokenUnderTest, outside_decrypt
@@ -41,7 +41,7 @@ def _sessions(token: TokenUnderTest) -> ProbeAnswer:
 def _shared_login(token: TokenUnderTest) -> ProbeAnswer:
     other = token.library.open_session(token.slot)
     try:
-        template = {**token.aes(EXTRACTABLE=True), Attribute.VALUE_LEN: 32}
+        template = {**token.aes_template(EXTRACTABLE=True), Attribute.VALUE_LEN: 32}
         made = attempt(other.generate_key, AES_256, template)
     finally:
         other.close()
@@ -61,9 +61,11 @@ def _relogin(token: TokenUnderTest) -> ProbeAnswer:
     """Log out and in again: is a data key gone, and does the token work on?"""
     key, _ = token.known_data_key()
     token.session.logout()
-    locked = attempt(token.session.generate_key, AES_256, token.aes() | {Attribute.VALUE_LEN: 32})
+    locked = attempt(
+        token.session.generate_key, AES_256, token.aes_template() | {Attribute.VALUE_LEN: 32}
+    )
     token.session.login(token.pins.user)
-    token.forget()
+    token.discard_cached_keys()
     stale = attempt(token.session.wrap, token.oaep, token.outside_public, key)
     if not locked.refused:
         return ProbeAnswer(Status.RISK, "private keys are made without a login", locked.code)
@@ -94,7 +96,7 @@ def _restart(token: TokenUnderTest) -> ProbeAnswer:
 def _removal(token: TokenUnderTest) -> ProbeAnswer:
     """The token itself taken away and brought back, by commands of the user's."""
     if token.removal is None:
-        raise NotTriedError("no commands that take the token away and bring it back were given")
+        raise ProbeSkippedError("no commands that take the token away and bring it back were given")
     take_away, bring_back = token.removal
     key, _ = token.known_data_key()
     _command(take_away)
@@ -106,13 +108,13 @@ def _removal(token: TokenUnderTest) -> ProbeAnswer:
     how = "its sessions live on"
     if stale.refused or attempt(token.known_data_key).refused:
         how = "works after a new login"
-        if attempt(token.renew).refused:
+        if attempt(token.reopen).refused:
             how = "works after C_Initialize and a login"
             with suppress(RefusedCallError):
                 token.library.finalize()
             token.library.initialize()
             token.slot = token.library.slot_of(token.label)
-            token.renew()
+            token.reopen()
     back = attempt(token.known_data_key)
     if back.refused:
         return ProbeAnswer(Status.LACKS, "no unwrap when the token is back", back.code)
@@ -123,12 +125,12 @@ def _removal(token: TokenUnderTest) -> ProbeAnswer:
 def _command(words: str) -> None:
     ended = subprocess.run(words, shell=True, capture_output=True, timeout=60, check=False)
     if ended.returncode:
-        raise NotTriedError(f"the command {words!r} ended with {ended.returncode}")
+        raise ProbeSkippedError(f"the command {words!r} ended with {ended.returncode}")
 
 
 def _reopened(token: TokenUnderTest, code: str, refused: bool) -> ProbeAnswer:
     try:
-        token.renew()
+        token.reopen()
     except RefusedCallError as refusal:
         return ProbeAnswer(
             Status.RISK, "no login afterwards", f"{refusal.function}: {refusal.name}"
@@ -157,8 +159,8 @@ def _threads(count: int, token: TokenUnderTest) -> ProbeAnswer:
                 key = session.unwrap(
                     mechanism,
                     kek.private,
-                    token.wrapped_outside(value, kek),
-                    token.session_object(token.unwrap_template),
+                    token.wrap_outside(value, kek),
+                    token.session_template(token.unwrap_template),
                 )
                 back = session.wrap(mechanism, public, key)
                 session.destroy(key)
@@ -175,7 +177,7 @@ def _threads(count: int, token: TokenUnderTest) -> ProbeAnswer:
     public = token.outside_public
     template = token.unwrap_template
     if template.get(Attribute.WRAP_WITH_TRUSTED):
-        token.__dict__["knows_wrap_with_trusted"] = False  # so that the key can be looked at
+        token.__dict__["keeps_wrap_with_trusted"] = False  # so that the key can be looked at
     workers = [threading.Thread(target=work) for _ in range(count)]
     for worker in workers:
         worker.start()
@@ -189,7 +191,9 @@ def _threads(count: int, token: TokenUnderTest) -> ProbeAnswer:
 
 def _processes(token: TokenUnderTest) -> ProbeAnswer:
     """A key of the token that one process makes is seen by another, and again when it is gone."""
-    template = token.token_object({**token.aes(EXTRACTABLE=False), Attribute.VALUE_LEN: 32})
+    template = token.token_template(
+        {**token.aes_template(EXTRACTABLE=False), Attribute.VALUE_LEN: 32}
+    )
     key = token.session.generate_key(AES_256, template)
     try:
         identity = token.session.get(key, Attribute.ID)

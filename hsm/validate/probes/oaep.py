@@ -16,7 +16,7 @@ LABEL: Final = b"taperig"
 
 def _wrap(name: str, label: bytes, token: TokenUnderTest) -> ProbeAnswer:
     mechanism, mgf, _ = HASHES[name]
-    key = token.untrusting_data_key()
+    key = token.wrappable_data_key()
     wrapped = attempt(token.session.wrap, oaep(mechanism, mgf, label), token.outside_public, key)
     if wrapped.refused:
         return ProbeAnswer(_bad(name, label), "refused", wrapped.code)
@@ -37,7 +37,7 @@ def _unwrap(name: str, label: bytes, token: TokenUnderTest) -> ProbeAnswer:
     mechanism, mgf, _ = HASHES[name]
     value = os.urandom(32)
     wrapped = token.kek.public_key.encrypt(value, outside_oaep(name, label or None))
-    template = token.aes(EXTRACTABLE=True)
+    template = token.aes_template(EXTRACTABLE=True)
     for absent in (Attribute.EXTRACTABLE,) if not token.honours_protection else ():
         del template[absent]
     opened = attempt(
@@ -46,7 +46,7 @@ def _unwrap(name: str, label: bytes, token: TokenUnderTest) -> ProbeAnswer:
     if opened.refused:
         return ProbeAnswer(_bad(name, label), "refused", opened.code)
     return good_if(
-        token.reveal(opened.value) == value,
+        token.read_by_wrapping(opened.value) == value,
         "opens what was wrapped outside",
         "opens to another key than was wrapped",
         opened.code,

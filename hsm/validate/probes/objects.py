@@ -41,7 +41,7 @@ def _template(certificate: x509.Certificate) -> dict[Any, Any]:
 
 def _certificate_kept(token: TokenUnderTest) -> ProbeAnswer:
     certificate = _certificate()
-    made = attempt(token.session.create, token.token_object(_template(certificate)))
+    made = attempt(token.session.create, token.token_template(_template(certificate)))
     if made.refused:
         return ProbeAnswer(Status.LACKS, "not kept", made.code)
     identity = token.session.get(made.value, Attribute.ID)
@@ -68,7 +68,9 @@ def _certificate_kept(token: TokenUnderTest) -> ProbeAnswer:
 
 def _label_case(token: TokenUnderTest) -> ProbeAnswer:
     made = token.session.create(
-        token.session_object(_template(_certificate()) | {Attribute.TOKEN: False}, OTHER_CASE_LABEL)
+        token.session_template(
+            _template(_certificate()) | {Attribute.TOKEN: False}, OTHER_CASE_LABEL
+        )
     )
     identity = token.session.get(made, Attribute.ID)
     found = token.session.find({Attribute.LABEL: LABEL, Attribute.ID: identity})
@@ -81,8 +83,8 @@ def _label_case(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _label_unique(token: TokenUnderTest) -> ProbeAnswer:
-    first = token.session.create(token.session_object(_template(_certificate())))
-    second = attempt(token.session.create, token.session_object(_template(_certificate())))
+    first = token.session.create(token.session_template(_template(_certificate())))
+    second = attempt(token.session.create, token.session_template(_template(_certificate())))
     token.session.destroy(first)
     if second.refused:
         return ProbeAnswer(
@@ -98,7 +100,7 @@ def _label_long(token: TokenUnderTest) -> ProbeAnswer:
     label = "Ünïcode " + "x" * 56  # 64 characters, as KEY-5 allows
     made = attempt(
         token.session.create,
-        {**token.session_object(_template(_certificate())), Attribute.LABEL: label},
+        {**token.session_template(_template(_certificate())), Attribute.LABEL: label},
     )
     if made.refused:
         return ProbeAnswer(Status.LACKS, "refused", made.code)

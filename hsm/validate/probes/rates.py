@@ -10,7 +10,7 @@ from pkcs11 import Attribute, Mechanism
 
 from hsm.pkcs11.structures import MechanismCall
 from hsm.pkcs11.templates import PRIVATE_HALF
-from hsm.validate.attempt import NotTriedError
+from hsm.validate.attempt import ProbeSkippedError
 from hsm.validate.findings import Probe, ProbeAnswer, Status
 from hsm.validate.raw_pkcs11 import RefusedCallError
 from hsm.validate.session import AES_256, TokenUnderTest
@@ -23,7 +23,7 @@ def _rate(operation: Callable[[], object], what: str) -> ProbeAnswer:
     try:
         operation()  # the first may still have to fetch what the others find
     except RefusedCallError as refusal:
-        raise NotTriedError(f"refused ({refusal})") from None
+        raise ProbeSkippedError(f"refused ({refusal})") from None
     count, began = 0, time.perf_counter()
     while (passed := time.perf_counter() - began) < SECONDS:
         operation()
@@ -32,7 +32,7 @@ def _rate(operation: Callable[[], object], what: str) -> ProbeAnswer:
 
 
 def _generate(token: TokenUnderTest) -> ProbeAnswer:
-    template = token.aes(EXTRACTABLE=True) | {Attribute.VALUE_LEN: 32}
+    template = token.aes_template(EXTRACTABLE=True) | {Attribute.VALUE_LEN: 32}
     session = token.session
     return _rate(
         lambda: session.destroy(session.generate_key(AES_256, template)),
@@ -41,7 +41,7 @@ def _generate(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _wrap(token: TokenUnderTest) -> ProbeAnswer:
-    key, mechanism = token.untrusting_data_key(), token.oaep
+    key, mechanism = token.wrappable_data_key(), token.oaep
     return _rate(
         lambda: token.session.wrap(mechanism, token.outside_public, key),
         f"under RSA 2048, {token.best_hash}",
@@ -49,9 +49,9 @@ def _wrap(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _unwrap(bits: int, token: TokenUnderTest) -> ProbeAnswer:
-    kek = token.kek if bits == 2048 else token.pair(bits)
-    wrapped, mechanism = token.wrapped_outside(os.urandom(32), kek), token.oaep
-    template, session = token.session_object(token.unwrap_template), token.session
+    kek = token.kek if bits == 2048 else token.make_kek(bits)
+    wrapped, mechanism = token.wrap_outside(os.urandom(32), kek), token.oaep
+    template, session = token.session_template(token.unwrap_template), token.session
     return _rate(
         lambda: session.destroy(session.unwrap(mechanism, kek.private, wrapped, template)),
         f"under RSA {bits}, {token.best_hash}, key removed",
@@ -59,16 +59,16 @@ def _unwrap(bits: int, token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _key_wrap(token: TokenUnderTest) -> ProbeAnswer:
-    transport = token.known_aes(os.urandom(32), WRAP=True)
-    key, mechanism = token.untrusting_data_key(), MechanismCall(Mechanism.AES_KEY_WRAP)
+    transport = token.import_aes_key(os.urandom(32), WRAP=True)
+    key, mechanism = token.wrappable_data_key(), MechanismCall(Mechanism.AES_KEY_WRAP)
     return _rate(lambda: token.session.wrap(mechanism, transport, key), "under AES-256")
 
 
 def _sign(token: TokenUnderTest) -> ProbeAnswer:
     _, private = token.session.generate_pair(
         MechanismCall(Mechanism.EC_KEY_PAIR_GEN),
-        token.session_object({Attribute.EC_PARAMS: _P256, Attribute.VERIFY: True}),
-        token.session_object({**PRIVATE_HALF, Attribute.TOKEN: False, Attribute.SIGN: True}),
+        token.session_template({Attribute.EC_PARAMS: _P256, Attribute.VERIFY: True}),
+        token.session_template({**PRIVATE_HALF, Attribute.TOKEN: False, Attribute.SIGN: True}),
     )
     mechanism, digest = MechanismCall(Mechanism.ECDSA), bytes(range(32))
     return _rate(lambda: token.session.sign(mechanism, private, digest), "P-256, of a digest")
@@ -84,7 +84,7 @@ def _session(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _make_pair(token: TokenUnderTest) -> ProbeAnswer:
-    return _rate(lambda: token.session.destroy(token.pair(2048).private), "RSA 2048")
+    return _rate(lambda: token.session.destroy(token.make_kek(2048).private), "RSA 2048")
 
 
 PROBES: Final = (

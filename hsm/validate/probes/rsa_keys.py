@@ -19,7 +19,7 @@ _P256: Final = bytes.fromhex("06082a8648ce3d030107")
 
 
 def _generate(bits: int, token: TokenUnderTest) -> ProbeAnswer:
-    made = attempt(token.pair, bits)
+    made = attempt(token.make_kek, bits)
     if made.refused:
         return ProbeAnswer(Status.NOTE if bits != 2048 else Status.LACKS, "not made", made.code)
     kek: KekPair = made.value
@@ -27,8 +27,8 @@ def _generate(bits: int, token: TokenUnderTest) -> ProbeAnswer:
     opened = token.session.unwrap(
         token.oaep,
         kek.private,
-        token.wrapped_outside(value, kek),
-        token.session_object(token.unwrap_template),
+        token.wrap_outside(value, kek),
+        token.session_template(token.unwrap_template),
     )
     length = token.session.number(opened, Attribute.VALUE_LEN)
     return ProbeAnswer(
@@ -46,8 +46,8 @@ def _import(token: TokenUnderTest) -> ProbeAnswer:
         token.session.unwrap,
         token.oaep,
         kek.private,
-        token.wrapped_outside(bytes(32), kek),
-        token.session_object(token.unwrap_template),
+        token.wrap_outside(bytes(32), kek),
+        token.session_template(token.unwrap_template),
     )
     return good_if(
         not opened.refused, "taken in and unwraps", "does not unwrap", opened.code, bad=Status.LACKS
@@ -93,10 +93,10 @@ def _hidden(token: TokenUnderTest) -> ProbeAnswer:
 def _default_extractable(token: TokenUnderTest) -> ProbeAnswer:
     _, private = token.session.generate_pair(
         MechanismCall(Mechanism.RSA_PKCS_KEY_PAIR_GEN),
-        token.session_object(
+        token.session_template(
             {Attribute.MODULUS_BITS: 2048, Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01"}
         ),
-        token.session_object({Attribute.UNWRAP: True, Attribute.PRIVATE: True}),
+        token.session_template({Attribute.UNWRAP: True, Attribute.PRIVATE: True}),
     )
     told = attempt(token.session.is_set, private, Attribute.EXTRACTABLE)
     return good_if(
@@ -111,10 +111,10 @@ def _default_extractable(token: TokenUnderTest) -> ProbeAnswer:
 def _signs(token: TokenUnderTest) -> ProbeAnswer:
     public, private = token.session.generate_pair(
         MechanismCall(Mechanism.EC_KEY_PAIR_GEN),
-        token.session_object(
+        token.session_template(
             {Attribute.EC_PARAMS: _P256, Attribute.VERIFY: True, Attribute.PRIVATE: False}
         ),
-        token.session_object({**PRIVATE_HALF, Attribute.TOKEN: False, Attribute.SIGN: True}),
+        token.session_template({**PRIVATE_HALF, Attribute.TOKEN: False, Attribute.SIGN: True}),
     )
     point = token.session.get(public, Attribute.EC_POINT)[-65:]
     digest = bytes(range(32))
@@ -132,8 +132,8 @@ def _signs(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _public_only(token: TokenUnderTest) -> ProbeAnswer:
-    public = token.public(rsa.generate_private_key(65537, 2048).public_key())
-    wrapped = attempt(token.session.wrap, token.oaep, public, token.untrusting_data_key())
+    public = token.import_public_key(rsa.generate_private_key(65537, 2048).public_key())
+    wrapped = attempt(token.session.wrap, token.oaep, public, token.wrappable_data_key())
     return good_if(
         not wrapped.refused, "taken in, and wraps", "does not wrap", wrapped.code, bad=Status.LACKS
     )

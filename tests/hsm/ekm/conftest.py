@@ -55,7 +55,7 @@ def site(lab: ProvisionedLab, outsiders: Outsiders) -> Iterator[Site]:
 @pytest.fixture
 def bench(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     data_keys = DataKeys(site.keystore, [site.outsiders.partner.public_key()])
-    watch = TokenWatch(Token.asking)
+    watch = TokenWatch(Token.translate_refusal)
     with AuditLog(tmp_path / "audit.jsonl") as log, DriveTable(tmp_path / "drives") as drives:
         drive = site.outsiders.drive
         drives.enrol(drive.serial, drive.certificate_der, drive.wrap_spki, drive.oaep_hash)
@@ -67,7 +67,7 @@ def bench(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
             audit=log,
             keys=TokenKeyService(data_keys),
         )
-        monkeypatch.setattr(Token, "asking", lambda token, what: watch(token, what))
+        monkeypatch.setattr(Token, "translate_refusal", lambda token, what: watch(token, what))
         yield Bench(site, manager, drives, watch)
 
 

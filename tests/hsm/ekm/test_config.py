@@ -13,7 +13,7 @@ from hsm.ekm import config as config_module
 from hsm.ekm.config import EkmConfig, dump_config, load_config
 from hsm.ekm.protocol.errors import EkmError
 from hsm.keys.pki import TlsFiles
-from hsm.pkcs11.accepted_risks import Limit
+from hsm.pkcs11.accepted_risks import TokenRisk
 from hsm.pkcs11.config import TokenConfig
 from hsm.pkcs11.pins import PinSource
 
@@ -69,7 +69,9 @@ def test_ekm_fields_are_all_described(model: type[Part]) -> None:
 
 def test_ekm_configuration_comes_back_as_it_was(tmp_path: Path) -> None:
     config = load(tmp_path, uncommented(TEXT.split("\n", 3)[3]))
-    token = config.token.replace(accept=frozenset({Limit.HANDS_OUT_KEYS}), pin=PinSource(env="X"))
+    token = config.token.replace(
+        accept=frozenset({TokenRisk.HANDS_OUT_KEYS}), pin=PinSource(env="X")
+    )
     for each in (config, config.replace(token=token, partners=(tmp_path / "p",))):
         assert load(tmp_path / "..", dump_config(each)) == each
 

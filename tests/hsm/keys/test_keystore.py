@@ -30,7 +30,7 @@ from hsm.keys.keystore import PENDING_LABEL, Keystore
 from hsm.keys.labels import label_key, normalize_label
 from hsm.keys.pki import CertificateAuthority
 from hsm.pkcs11.encoding import spki_der, spki_hash
-from hsm.pkcs11.key_restrictions import Guard
+from hsm.pkcs11.key_restrictions import KeyRestriction
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.token import Token, open_token
 from hsm.provisioning import ProvisionedLab
@@ -262,13 +262,13 @@ def test_interrupted_kek_is_not_listed_and_is_removed(
     token: Token,
     authority: CertificateAuthority,
     monkeypatch: pytest.MonkeyPatch,
-    guards: frozenset[Guard] | None,
+    guards: frozenset[KeyRestriction] | None,
     label: str,
 ) -> None:
     for old in keystore.list():
         if old.label == "cut short":
             keystore.remove_kek(old)
-    token._guards = guards
+    token._restrictions = guards
     pending = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.LABEL: label}
     with monkeypatch.context() as patch:
         patch.setattr(keystore_module, "trust_public_key", _interrupt)

@@ -52,8 +52,8 @@ def remembering(token: Token, now: list[float]) -> RememberingKeystore:
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> TokenWatch:
-    watch = TokenWatch(Token.asking)
-    monkeypatch.setattr(Token, "asking", lambda token, what: watch(token, what))
+    watch = TokenWatch(Token.translate_refusal)
+    monkeypatch.setattr(Token, "translate_refusal", lambda token, what: watch(token, what))
     return watch
 
 
@@ -130,7 +130,7 @@ def test_what_a_partner_signed_is_measured(token: Token) -> None:
     private = Keystore(token).private_key(Keystore(token).find(kek.label))
     with pytest.raises(NotADataKeyError):
         token.unwrap_data_key(kek.wrap(bytes(31)), private, OaepHash.SHA1)
-    token.unwrap_data_key(kek.wrap(bytes(31)), private, OaepHash.SHA1, measure=False).destroy()
+    token.unwrap_data_key(kek.wrap(bytes(31)), private, OaepHash.SHA1, check_length=False).destroy()
 
 
 def test_copies_at_hand_do_not_pile_up(remembering: RememberingKeystore, now: list[float]) -> None:

@@ -1,6 +1,7 @@
-"""What the rig asks of a token, on every token that there is; skipped where the token cannot.
+"""Operations of the rig on SoftHSM, opencryptoki and NSS.
 
-Whether it can, a validation says: a skipped test names what is missing, and the return code.
+A validation says what a token can do. A test of something else is skipped and names what the token
+lacks, with the return code.
 """
 
 from __future__ import annotations
@@ -24,26 +25,32 @@ TOKENS = ("softhsm", *MAKERS)
 
 @dataclass(frozen=True)
 class KnownToken:
-    """A token, and what a validation found of it."""
+    """A token and the findings of its validation."""
 
     token: ForeignToken
-    found: dict[str, dict[str, str]]
+    findings: dict[str, dict[str, str]]
 
     def need(self, *probes: str) -> None:
-        """Skip the test unless these are good, saying what is not."""
+        """Skip the test unless these probes are good; name the one that is not."""
         for name in probes:
-            finding = self.found[name]
+            finding = self.findings[name]
             if finding["status"] != "good":
                 pytest.skip(
                     f"{self.token.name} lacks '{finding['asks']}': {finding['does']} "
                     f"[{finding['code']}]"
                 )
 
-    def do(self, what: str) -> str:
-        """Have the worker do it; return what it says."""
+    def run(self, operation: str) -> str:
+        """Run an operation of the worker; return what it prints."""
         token = self.token
         ended = token.run(
-            sys.executable, WORKER, what, token.module, token.label, PIN_VARIABLE, *token.accept
+            sys.executable,
+            WORKER,
+            operation,
+            token.module,
+            token.label,
+            PIN_VARIABLE,
+            *token.accept,
         )
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
@@ -77,23 +84,23 @@ def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.rule("KEY-12")
-def test_a_data_key_sealed_for_the_gates(known: KnownToken) -> None:
+def test_token_seals_a_data_key_for_the_gates(known: KnownToken) -> None:
     known.need("key_wrap.key_wrap_wrap")
-    known.do("seal")
+    known.run("seal")
 
 
-def test_a_signing_key_in_the_token(known: KnownToken) -> None:
+def test_token_signs_with_p256(known: KnownToken) -> None:
     known.need("rsa_keys.p256")
-    known.do("sign")
+    known.run("sign")
 
 
 @pytest.mark.rule("EKM-3")
-def test_data_keys_wrapped_with_sha_256(known: KnownToken) -> None:
+def test_token_chooses_oaep_with_sha_256(known: KnownToken) -> None:
     known.need("oaep.sha256_wrap", "oaep.sha256_unwrap")
-    known.do("sha256")
+    known.run("sha256")
 
 
 @pytest.mark.rule("KEY-12", "EKM-3")
-def test_a_data_key_rewrapped_in_one_go(known: KnownToken) -> None:
-    """SoftHSM can do it; the others' keys need a look that is not made in one go."""
-    assert known.do("rewrap") == ("able" if known.token.name == "SoftHSM" else "unable")
+def test_token_rewraps_a_data_key_on_the_fast_path(known: KnownToken) -> None:
+    """The fast path verifies no keys, so only SoftHSM can use it."""
+    assert known.run("rewrap") == ("able" if known.token.name == "SoftHSM" else "unable")

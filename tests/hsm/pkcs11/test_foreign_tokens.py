@@ -1,4 +1,4 @@
-"""The rig's own Token on opencryptoki and NSS: protected keys, checked lengths, no forged names."""
+"""Token on opencryptoki and NSS: protection, lengths, forged CKA_ID."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ WORKER = Path(__file__).parents[2] / "support" / "foreign_worker.py"
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.rule("KEY-3", "KEY-12")
-def test_token(name: str, tmp_path: Path) -> None:
+def test_token_protects_data_keys_on_a_foreign_token(name: str, tmp_path: Path) -> None:
     token = MAKERS[name](tmp_path)
     ended = token.run(
         sys.executable, WORKER, token.module, token.label, PIN_VARIABLE, *token.accept
     )
     assert ended.returncode == 0, ended.stderr
-    told = json.loads(ended.stdout)
-    assert told["limits"] == [word for word in token.accept if word != "signing-key-in-file"]
-    assert told["protected"] == [True, True]
-    assert told["value"] == "AttributeSensitive"
-    assert told["damaged"] == "UnwrapRefusedError"
-    assert told["lengths"].pop("32") == "taken"
-    assert set(told["lengths"].values()) <= {"NotADataKeyError", "UnwrapRefusedError"}
-    assert told["forged"] == {"taken for it": False, "found after": True}
+    report = json.loads(ended.stdout)
+    assert report["risks"] == [word for word in token.accept if word != "signing-key-in-file"]
+    assert report["protected"] == [True, True]
+    assert report["value"] == "AttributeSensitive"
+    assert report["damaged"] == "UnwrapRefusedError"
+    assert report["lengths"].pop("32") == "accepted"
+    assert set(report["lengths"].values()) <= {"NotADataKeyError", "UnwrapRefusedError"}
+    assert report["forged"] == {"forged key found": False, "real key found": True}

@@ -1,4 +1,4 @@
-"""A KEK on SoftHSM unwraps to data keys and does nothing else, whoever has the user's PIN."""
+"""A restricted KEK on SoftHSM does nothing but unwrap data keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from hsm.keys.eedk import KeyLabel
 from hsm.keys.key_generation import generate_rsa
 from hsm.keys.keystore import Kek, Keystore
 from hsm.keys.pki import CertificateAuthority
-from hsm.pkcs11.key_restrictions import ALL_GUARDS, Guard, MadeHalf, guard_template, make_guarded
+from hsm.pkcs11.key_restrictions import (
+    ALL_RESTRICTIONS,
+    KeyRestriction,
+    RsaKeyPair,
+    make_restricted,
+    restriction_template,
+)
 from hsm.pkcs11.oaep import OaepHash, oaep_padding
 from hsm.pkcs11.structures import Template
 from hsm.pkcs11.templates import BARE_DATA_KEY, DATA_KEY, OAEP
@@ -37,14 +43,14 @@ def kek(request: pytest.FixtureRequest, keystore: Keystore) -> Iterator[Kek]:
     if request.param == "provisioned":
         yield keystore.find("KEK 1")
         return
-    pair = outside_pair("guarded import")
-    imported = keystore.import_kek("Guarded Import", pair.pem, pair.certificate)
+    pair = outside_pair("restricted import")
+    imported = keystore.import_kek("Restricted Import", pair.pem, pair.certificate)
     yield imported
     keystore.remove_kek(imported)
 
 
 class Attacker:
-    """Has the user's PIN and an EEDK; wants the data key's bytes."""
+    """An attacker with the user's PIN and an EEDK who wants the data key."""
 
     def __init__(self, token: Token, kek: Kek) -> None:
         self.token, self.kek = token, kek
@@ -83,15 +89,17 @@ def attacker(token: Token, kek: Kek) -> Attacker:
     ],
     ids=lambda changes: next(iter(changes)).name,
 )
-def test_no_weaker_unwrap_template_does(attacker: Attacker, weaker: dict[Attribute, Any]) -> None:
+def test_kek_refuses_a_weaker_unwrap_template(
+    attacker: Attacker, weaker: dict[Attribute, Any]
+) -> None:
     with pytest.raises(refusals.TemplateInconsistent):
         attacker.unwrap({**DATA_KEY, **weaker})
 
 
 @pytest.mark.rule("KEY-12")
 @pytest.mark.parametrize("left_out", DATA_KEY, ids=lambda name: name.name)
-def test_what_a_template_leaves_out_the_kek_adds(attacker: Attacker, left_out: Attribute) -> None:
-    """Or it is refused, where python-pkcs11 puts something else in its place."""
+def test_kek_adds_what_an_unwrap_template_omits(attacker: Attacker, left_out: Attribute) -> None:
+    """Or refuses it, where python-pkcs11 writes a default value of its own."""
     template = {name: value for name, value in DATA_KEY.items() if name is not left_out}
     try:
         key = attacker.unwrap(template)
@@ -106,7 +114,7 @@ def test_what_a_template_leaves_out_the_kek_adds(attacker: Attacker, left_out: A
 
 
 @pytest.mark.rule("KEY-12")
-def test_without_wrap_with_trusted_nothing_is_unwrapped_to_wrap_elsewhere(
+def test_kek_unwraps_no_key_without_wrap_with_trusted(
     attacker: Attacker,
 ) -> None:
     with pytest.raises(refusals.TemplateInconsistent):
@@ -116,8 +124,8 @@ def test_without_wrap_with_trusted_nothing_is_unwrapped_to_wrap_elsewhere(
 
 
 @pytest.mark.rule("KEY-12")
-def test_a_kek_does_not_decrypt_and_cannot_be_made_to(attacker: Attacker) -> None:
-    """That C_Decrypt itself refuses, the validator shows."""
+def test_kek_does_not_decrypt_and_cannot_be_changed(attacker: Attacker) -> None:
+    """The validator shows that C_Decrypt refuses the key."""
     private = attacker.private
     assert not hasattr(private, "decrypt")
     with pytest.raises(refusals.PKCS11Error):
@@ -137,7 +145,7 @@ def test_a_kek_does_not_decrypt_and_cannot_be_made_to(attacker: Attacker) -> Non
 
 @pytest.mark.rule("KEY-12")
 @pytest.mark.parametrize("mechanism", [Mechanism.RSA_PKCS, Mechanism.RSA_X_509])
-def test_a_kek_is_no_oracle(attacker: Attacker, mechanism: Mechanism) -> None:
+def test_kek_is_no_padding_oracle(attacker: Attacker, mechanism: Mechanism) -> None:
     good = attacker.kek.public_key.encrypt(attacker.value, padding.PKCS1v15())
     for wrapped in (good, attacker.eedk, os.urandom(len(good) - 1).rjust(len(good), b"\0")):
         with pytest.raises(refusals.MechanismInvalid):
@@ -150,11 +158,11 @@ def test_a_kek_is_no_oracle(attacker: Attacker, mechanism: Mechanism) -> None:
             )
 
 
-def test_the_rig_opens_eedks_of_guarded_keks_and_of_those_made_before(
+def test_data_keys_opens_eedks_of_restricted_and_unrestricted_keks(
     keystore: Keystore, token: Token, authority: CertificateAuthority
 ) -> None:
-    guarded = keystore.create_kek("New Form", authority=authority)
-    token._guards = frozenset()
+    restricted = keystore.create_kek("New Form", authority=authority)
+    token._restrictions = frozenset()
     before = keystore.create_kek("Old Form", authority=authority)
     old: Any = token.private_half(before.public_key)
     assert old[Attribute.MODIFIABLE]
@@ -165,13 +173,13 @@ def test_the_rig_opens_eedks_of_guarded_keks_and_of_those_made_before(
             (eedk, _) = data_keys.make_pair(key, (KeyLabel(label),), VOLUME)
         with data_keys.open_eedk(eedk, VOLUME) as opened:
             assert opened.handle[Attribute.SENSITIVE]
-    for kek in (guarded, before):
+    for kek in (restricted, before):
         keystore.remove_kek(kek)
         assert token.private_half(kek.public_key) is None
     assert {kek.label for kek in keystore.list()}.isdisjoint({"New Form", "Old Form"})
 
 
-def test_a_drives_wrapping_key_is_guarded_too(token: Token) -> None:
+def test_wrapping_key_of_a_drive_is_restricted(token: Token) -> None:
     public_key = generate_rsa(token, 2048, "a drive's")
     private, _ = token.unwrapping_key("a drive's")
     with pytest.raises(refusals.PKCS11Error):
@@ -181,31 +189,37 @@ def test_a_drives_wrapping_key_is_guarded_too(token: Token) -> None:
     private.destroy()
 
 
-# What a token does not honour is left out
+# Restrictions that a token does not honour
 
 
-class Half:
-    """A private half of a token that honours some guards, and stores or refuses the others."""
+class FakePrivateHalf:
+    """A private half in a fake token that honours only some restrictions."""
 
-    def __init__(self, template: dict[Attribute, Any], honoured: set[Guard]) -> None:
+    def __init__(self, template: dict[Attribute, Any], honoured: set[KeyRestriction]) -> None:
         self.template, self.honoured, self.alive = template, honoured, True
 
-    def _guarded(self, guard: Guard) -> bool:
-        given = guard_template(frozenset({guard}), DATA_KEY).keys() <= self.template.keys()
-        return given and guard in self.honoured
+    def _is_restricted(self, restriction: KeyRestriction) -> bool:
+        given = (
+            restriction_template(frozenset({restriction}), DATA_KEY).keys() <= self.template.keys()
+        )
+        return given and restriction in self.honoured
 
     def unwrap_key(self, *_: Any, mechanism: Mechanism, **more: Any) -> Any:
-        guard = Guard.OAEP_ONLY if mechanism is Mechanism.RSA_PKCS else Guard.UNWRAPS_PROTECTED
-        if self._guarded(guard):
+        restriction = (
+            KeyRestriction.OAEP_ONLY
+            if mechanism is Mechanism.RSA_PKCS
+            else KeyRestriction.UNWRAPS_PROTECTED
+        )
+        if self._is_restricted(restriction):
             raise refusals.MechanismInvalid
-        return Half({}, set())
+        return FakePrivateHalf({}, set())
 
     def __setitem__(self, name: Attribute, value: Any) -> None:
-        if self._guarded(Guard.UNCHANGEABLE):
+        if self._is_restricted(KeyRestriction.UNCHANGEABLE):
             raise refusals.AttributeReadOnly
 
     def copy(self, template: dict[Attribute, Any]) -> Any:
-        return Half({}, set())
+        return FakePrivateHalf({}, set())
 
     def destroy(self) -> None:
         self.alive = False
@@ -213,20 +227,27 @@ class Half:
 
 @pytest.mark.parametrize("stores", [True, False], ids=["stores the others", "refuses the others"])
 @pytest.mark.parametrize(
-    "honoured", [set(), {Guard.OAEP_ONLY}, {Guard.OAEP_ONLY, Guard.UNWRAPS_PROTECTED}]
+    "honoured",
+    [
+        set(),
+        {KeyRestriction.OAEP_ONLY},
+        {KeyRestriction.OAEP_ONLY, KeyRestriction.UNWRAPS_PROTECTED},
+    ],
 )
-def test_guards_that_are_not_honoured_are_left_out(honoured: set[Guard], stores: bool) -> None:
+def test_make_restricted_omits_what_the_token_does_not_honour(
+    honoured: set[KeyRestriction], stores: bool
+) -> None:
     public_key = rsa.generate_private_key(65537, 2048).public_key()
-    made: list[Half] = []
+    made: list[FakePrivateHalf] = []
 
-    def make(template: Template) -> MadeHalf:
-        known = guard_template(frozenset(honoured), DATA_KEY)
+    def make(template: Template) -> RsaKeyPair:
+        known = restriction_template(frozenset(honoured), DATA_KEY)
         if not stores and template.keys() - known.keys():
             raise refusals.AttributeTypeInvalid
-        made.append(Half(dict(template), honoured))
-        return MadeHalf(made[-1], public_key)
+        made.append(FakePrivateHalf(dict(template), honoured))
+        return RsaKeyPair(made[-1], public_key)
 
-    half, guards = make_guarded(make, DATA_KEY, OaepHash.SHA1)
-    assert guards == honoured < ALL_GUARDS
-    assert half.private.template == guard_template(guards, DATA_KEY)
+    half, restrictions = make_restricted(make, DATA_KEY, OaepHash.SHA1)
+    assert restrictions == honoured < ALL_RESTRICTIONS
+    assert half.private.template == restriction_template(restrictions, DATA_KEY)
     assert [each for each in made if each.alive] == [half.private]

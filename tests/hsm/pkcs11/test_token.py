@@ -1,4 +1,4 @@
-"""The token: what it refuses to open, what a data key is, what unwrapping lets through."""
+"""Token on SoftHSM: opening, data keys, unwrapping, signing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from hsm.errors import (
 )
 from hsm.keys.keystore import Keystore
 from hsm.keys.signature import signature_holds
-from hsm.pkcs11.length_check import GAUGES
+from hsm.pkcs11.length_check import REFERENCE_MODULI
 from hsm.pkcs11.module import login_error
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.pins import PinSource
@@ -41,7 +41,7 @@ from tests.support.outside import OutsidePair
 
 @pytest.fixture(scope="session")
 def outside_in_token(lab_state: ProvisionedLab, outside: OutsidePair) -> OutsidePair:
-    """The pair made outside, private half in the token too."""
+    """Import the private half of the outside key pair into the token."""
     with open_token(lab_state.ekm_token) as token:
         Keystore(token).import_kek("known plaintext", outside.pem, outside.certificate)
     return outside
@@ -50,7 +50,9 @@ def outside_in_token(lab_state: ProvisionedLab, outside: OutsidePair) -> Outside
 # Opening
 
 
-def test_wrong_pin(lab_state: ProvisionedLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_token_refuses_a_wrong_pin(
+    lab_state: ProvisionedLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WRONG_PIN", "8675309867")
     config = lab_state.ekm_token.replace(pin=PinSource(env="WRONG_PIN"))
     with pytest.raises(WrongPinError, match="taperig-ekm refused the user's PIN") as caught:
@@ -60,7 +62,9 @@ def test_wrong_pin(lab_state: ProvisionedLab, monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
-def test_pin_from_environment(lab_state: ProvisionedLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_token_reads_the_pin_from_the_environment(
+    lab_state: ProvisionedLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = lab_state.ekm_token.replace(pin=PinSource(env="EKM_PIN"))
     monkeypatch.delenv("EKM_PIN", raising=False)
     with pytest.raises(PinUnsetError, match="EKM_PIN"):
@@ -70,7 +74,7 @@ def test_pin_from_environment(lab_state: ProvisionedLab, monkeypatch: pytest.Mon
         assert token.label == "taperig-ekm"
 
 
-OPENED_OFTEN = """
+OPEN_40_TIMES = """
 import pickle, sys
 from hsm.pkcs11.token import open_token
 config = pickle.load(sys.stdin.buffer)
@@ -80,23 +84,23 @@ for _ in range(40):
 """
 
 
-def test_a_token_that_others_log_in_to_is_found_all_the_same(lab_state: ProvisionedLab) -> None:
-    """SoftHSM writes its token at each login, and does not find one that is being written."""
-    crowd = [
+def test_open_token_succeeds_while_other_processes_log_in(lab_state: ProvisionedLab) -> None:
+    """SoftHSM writes its token at each login and misses one being written."""
+    processes = [
         subprocess.Popen(
-            [sys.executable, "-c", OPENED_OFTEN], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, "-c", OPEN_40_TIMES], stdin=subprocess.PIPE, stderr=subprocess.PIPE
         )
         for _ in range(3)
     ]
-    for process in crowd:
+    for process in processes:
         assert process.stdin is not None
         process.stdin.write(pickle.dumps(lab_state.ekm_token))
         process.stdin.flush()
-    said = [process.communicate()[1] for process in crowd]
-    assert [process.returncode for process in crowd] == [0, 0, 0], said
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
 
 
-def test_absent_token_is_named_with_those_present(lab_state: ProvisionedLab) -> None:
+def test_open_token_names_an_absent_token_and_those_present(lab_state: ProvisionedLab) -> None:
     config = lab_state.ekm_token.replace(label="TAPERIG-EKM")
     with pytest.raises(TokenAbsentError) as caught:
         open_token(config)
@@ -104,7 +108,7 @@ def test_absent_token_is_named_with_those_present(lab_state: ProvisionedLab) -> 
     assert "taperig-drive-TEST-DRIVE-1, taperig-ekm" in str(caught.value)
 
 
-def test_absent_module(lab_state: ProvisionedLab) -> None:
+def test_open_token_names_an_absent_module(lab_state: ProvisionedLab) -> None:
     config = lab_state.ekm_token.replace(module=Path("/nowhere/libsofthsm2.so"))
     with pytest.raises(ModuleAbsentError, match=r"/nowhere/libsofthsm2\.so"):
         open_token(config)
@@ -123,7 +127,7 @@ def test_absent_module(lab_state: ProvisionedLab) -> None:
         ({"label": "none", "softhsm_conf": None}, "make it with the HSM's own tool", "hsm init"),
     ],
 )
-def test_token_that_cannot_be_opened_has_the_cure_of_its_cause(
+def test_open_token_advises_what_fits_the_cause(
     lab_state: ProvisionedLab, change: dict[str, object], cure: str, not_said: str
 ) -> None:
     with pytest.raises(TokenError) as caught:
@@ -132,20 +136,24 @@ def test_token_that_cannot_be_opened_has_the_cure_of_its_cause(
     assert not_said not in str(caught.value)
 
 
-def test_file_that_is_no_module(lab_state: ProvisionedLab, tmp_path: Path) -> None:
+def test_open_token_refuses_a_file_that_is_no_module(
+    lab_state: ProvisionedLab, tmp_path: Path
+) -> None:
     module = tmp_path / "module.so"
     module.write_text("not a library")
     with pytest.raises(ModuleAbsentError, match=r"module\.so could not be started"):
         open_token(lab_state.ekm_token.replace(module=module))
 
 
-def test_absent_configuration(lab_state: ProvisionedLab, tmp_path: Path) -> None:
+def test_open_token_names_an_absent_softhsm_configuration(
+    lab_state: ProvisionedLab, tmp_path: Path
+) -> None:
     config = lab_state.ekm_token.replace(softhsm_conf=tmp_path / "none.conf")
     with pytest.raises(TokenAbsentError, match=r"none\.conf does not exist; run `rig hsm init`"):
         open_token(config)
 
 
-def test_one_process_owns_one_token(lab_state: ProvisionedLab) -> None:
+def test_open_token_refuses_a_second_token_in_one_process(lab_state: ProvisionedLab) -> None:
     with (
         open_token(lab_state.ekm_token),
         pytest.raises(TokenBusyError, match="has taperig-ekm open"),
@@ -163,24 +171,26 @@ def test_one_process_owns_one_token(lab_state: ProvisionedLab) -> None:
         (refusals.DeviceError(), TokenRefusedError, "DeviceError"),
     ],
 )
-def test_login_refusals(refusal: refusals.PKCS11Error, error: type[TokenError], text: str) -> None:
-    # SoftHSM never locks a PIN, so what a token that does would answer is given here.
-    told = login_error(refusal, "T", "user", TokenFlag(0))
-    assert type(told) is error
-    assert text in str(told)
+def test_login_error_fits_the_return_code(
+    refusal: refusals.PKCS11Error, error: type[TokenError], text: str
+) -> None:
+    # SoftHSM never locks a PIN, so the exceptions of other tokens are raised here.
+    reported = login_error(refusal, "T", "user", TokenFlag(0))
+    assert type(reported) is error
+    assert text in str(reported)
 
 
-def test_last_attempt_is_announced() -> None:
-    told = login_error(refusals.PinIncorrect(), "T", "user", TokenFlag.USER_PIN_FINAL_TRY)
-    assert "one more wrong PIN locks it" in str(told)
+def test_login_error_warns_before_the_last_attempt() -> None:
+    last = login_error(refusals.PinIncorrect(), "T", "user", TokenFlag.USER_PIN_FINAL_TRY)
+    assert "one more wrong PIN locks it" in str(last)
     assert "locks" not in str(login_error(refusals.PinIncorrect(), "T", "user", TokenFlag(0)))
 
 
-def test_no_core_file(token: Token) -> None:
+def test_open_token_disables_core_files(token: Token) -> None:
     assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
 
 
-def test_closed_token(lab_state: ProvisionedLab) -> None:
+def test_token_refuses_calls_after_close(lab_state: ProvisionedLab) -> None:
     with open_token(lab_state.ekm_token) as token:
         data_key = token.generate_data_key()
     token.close()
@@ -190,20 +200,22 @@ def test_closed_token(lab_state: ProvisionedLab) -> None:
         _ = data_key.handle
 
 
-def test_keys_of_another_process_are_seen(lab_state: ProvisionedLab, token: Token) -> None:
-    """A key manager that is running sees what is imported meanwhile."""
+def test_keystore_finds_a_kek_imported_by_another_process(
+    lab_state: ProvisionedLab, token: Token
+) -> None:
+    """A running key manager finds what another process imports."""
     script = (
         "import sys; from pathlib import Path; from tests.support.provisioned import provision_lab;"
-        "provision_lab(Path(sys.argv[1]), ['added meanwhile'], [])"
+        "provision_lab(Path(sys.argv[1]), ['imported later'], [])"
     )
     subprocess.run([sys.executable, "-c", script, lab_state.state_dir], check=True)
-    assert Keystore(token).find("Added Meanwhile").has_private
+    assert Keystore(token).find("Imported Later").has_private
 
 
 # Data keys
 
 
-def test_data_key_template(token: Token) -> None:
+def test_data_key_has_the_attributes_of_its_template(token: Token) -> None:
     with token.generate_data_key() as data_key:
         key = data_key.handle
         for name, value in {
@@ -244,15 +256,15 @@ def test_data_key_is_wrapped_by_trusted_keys_only(token: Token) -> None:
         public_key[Attribute.TRUSTED] = True
 
 
-def test_destroyed_keys_leave_no_objects(token: Token) -> None:
+def test_data_key_leaves_no_object_when_destroyed(token: Token) -> None:
     session_keys = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.TOKEN: False}
     with token.generate_data_key():
         assert len(token.find(session_keys)) == 1
     assert token.find(session_keys) == []
 
 
-def test_oaep_hash_of_this_token(token: Token) -> None:
-    """SoftHSM 2.6 has SHA-1 only, and asking for more is refused instead of downgraded."""
+def test_token_never_downgrades_the_oaep_hash(token: Token) -> None:
+    """SoftHSM 2.6 has SHA-1 only; a request for SHA-256 is refused."""
     assert token.oaep_hash is OaepHash.SHA1
     kek = Keystore(token).find("KEK 1")
     with (
@@ -262,7 +274,9 @@ def test_oaep_hash_of_this_token(token: Token) -> None:
         token.wrap_data_key(data_key, Keystore(token).public_key(kek), OaepHash.SHA256)
 
 
-def test_round_trip(token: Token, outside_in_token: OutsidePair) -> None:
+def test_token_wraps_and_unwraps_the_same_data_key(
+    token: Token, outside_in_token: OutsidePair
+) -> None:
     keystore = Keystore(token)
     kek = keystore.find("known plaintext")
     with token.generate_data_key() as data_key:
@@ -274,10 +288,10 @@ def test_round_trip(token: Token, outside_in_token: OutsidePair) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 16, 24, 25, 31, 33, 40, 64])
-def test_only_32_bytes_are_a_data_key(
+def test_unwrap_data_key_refuses_any_length_but_32_bytes(
     token: Token, outside_in_token: OutsidePair, length: int
 ) -> None:
-    """SoftHSM unwraps any length as AES and tells none, so the length is measured."""
+    """SoftHSM unwraps any length as AES and reports VALUE_LEN 0."""
     keystore = Keystore(token)
     private_key = keystore.private_key(keystore.find("known plaintext"))
     wrapped = outside_in_token.wrap(os.urandom(length))
@@ -299,20 +313,26 @@ def test_only_32_bytes_are_a_data_key(
         lambda wrapped: bytes(len(wrapped)),
     ],
 )
-def test_damaged_wrap(token: Token, damage: Callable[[bytes], bytes]) -> None:
+def test_unwrap_data_key_refuses_a_damaged_ciphertext(
+    token: Token, damage: Callable[[bytes], bytes]
+) -> None:
     keystore = Keystore(token)
     kek = keystore.find("KEK 1")
     with token.generate_data_key() as data_key:
         wrapped = token.wrap_data_key(data_key, keystore.public_key(kek))
     damaged = damage(wrapped)
     text = (
-        "is damaged" if len(damaged) == 256 else f"2048 bits has 256 bytes; this has {len(damaged)}"
+        "is damaged"
+        if len(damaged) == 256
+        else f"2048 bits it has 256 bytes; this has {len(damaged)}"
     )
     with pytest.raises(UnwrapRefusedError, match=text):
         token.unwrap_data_key(damaged, keystore.private_key(kek), OaepHash.SHA1)
 
 
-def test_private_halves_do_nothing_but_unwrap(token: Token, outside_in_token: OutsidePair) -> None:
+def test_private_half_of_a_kek_does_nothing_but_unwrap(
+    token: Token, outside_in_token: OutsidePair
+) -> None:
     keystore = Keystore(token)
     for kek in keystore.list():
         if not kek.has_private:
@@ -332,10 +352,10 @@ def test_private_halves_do_nothing_but_unwrap(token: Token, outside_in_token: Ou
             _ = key[Attribute.PRIVATE_EXPONENT]
 
 
-# Keys of the rig's own
+# Signing and reference keys
 
 
-def test_signature(token: Token) -> None:
+def test_token_signs_with_its_p256_key(token: Token) -> None:
     key = token.signing_key("taperig ekm signing")
     public_key = token.p256_public_key("taperig ekm signing")
     signature = token.sign_p256(key, b"message")
@@ -350,33 +370,35 @@ def test_signature(token: Token) -> None:
 @pytest.mark.parametrize(
     "mechanism", [Mechanism.RSA_PKCS, Mechanism.RSA_PKCS_OAEP, Mechanism.RSA_X_509]
 )
-def test_gauge_keys_give_nothing_away(
+def test_reference_keys_reveal_nothing_of_a_data_key(
     token: Token, outside_in_token: OutsidePair, mechanism: Mechanism
 ) -> None:
-    """They are TRUSTED and small; whatever they take, they give 1."""
+    """They are TRUSTED and small; every message becomes 1."""
     keystore = Keystore(token)
     private_key = keystore.private_key(keystore.find("known plaintext"))
     with token.unwrap_data_key(
         outside_in_token.wrap(os.urandom(32)), private_key, OaepHash.SHA1
     ) as data_key:
-        for label, modulus in GAUGES.items():
-            gauge = token.find_one({Attribute.LABEL: label})
-            assert gauge[Attribute.TRUSTED]
+        for label, modulus in REFERENCE_MODULI.items():
+            reference_key = token.find_one({Attribute.LABEL: label})
+            assert reference_key[Attribute.TRUSTED]
             try:
-                wrapped = gauge.wrap_key(data_key.handle, mechanism=mechanism)
+                wrapped = reference_key.wrap_key(data_key.handle, mechanism=mechanism)
             except refusals.PKCS11Error:
                 continue
             assert int.from_bytes(wrapped, "big") == 1
             assert len(wrapped) == modulus.bit_length() // 8
 
 
-def test_gauge_moduli_are_primes() -> None:
-    for modulus in GAUGES.values():
+def test_reference_moduli_are_primes() -> None:
+    for modulus in REFERENCE_MODULI.values():
         assert all(pow(witness, modulus - 1, modulus) == 1 for witness in range(2, 40))
 
 
-def test_token_without_gauges(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hsm.pkcs11.token.TAKES_32_BYTES", "no such gauge")
+def test_unwrap_data_key_needs_the_reference_keys(
+    token: Token, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hsm.pkcs11.token.TAKES_32_BYTES", "no such reference key")
     keystore = Keystore(token)
     kek = keystore.find("KEK 1")
     with token.generate_data_key() as data_key:
@@ -385,7 +407,7 @@ def test_token_without_gauges(token: Token, monkeypatch: pytest.MonkeyPatch) -> 
         token.unwrap_data_key(wrapped, keystore.private_key(kek), OaepHash.SHA1)
 
 
-def test_officer_waits_for_data_keys(token: Token) -> None:
+def test_officer_cannot_log_in_while_data_keys_exist(token: Token) -> None:
     with token.generate_data_key(), pytest.raises(TokenBusyError, match="in use"), token.officer():
         pass
     with token.officer():
@@ -393,7 +415,7 @@ def test_officer_waits_for_data_keys(token: Token) -> None:
     token.generate_data_key().destroy()  # the user is logged in again
 
 
-def test_officer_needs_a_pin(lab_state: ProvisionedLab) -> None:
+def test_officer_needs_a_configured_pin(lab_state: ProvisionedLab) -> None:
     config = lab_state.ekm_token.replace(so_pin=None)
     with open_token(config) as token:
         with pytest.raises(TokenError, match="security officer's PIN"), token.officer():

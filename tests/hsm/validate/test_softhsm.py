@@ -137,5 +137,5 @@ def test_a_removal_that_fails_is_not_tried(lab_state: ProvisionedLab) -> None:
         probes=("life.removal",),
     )
     (finding,) = validation.findings
-    assert finding.status is Status.UNTRIED
+    assert finding.status is Status.NOT_TRIED
     assert "'exit 3' ended with 3" in finding.answer.does

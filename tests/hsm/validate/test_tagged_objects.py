@@ -28,7 +28,7 @@ module, label = sys.argv[1:]
 library = RawModule(Path(module))
 pins = Pins(sys.stdin.readline().strip(), None)
 token = TokenUnderTest(library, library.slot_of(label), pins, label)
-template = token.token_object({**token.aes(EXTRACTABLE=False), Attribute.VALUE_LEN: 32})
+template = token.token_template({**token.aes_template(EXTRACTABLE=False), Attribute.VALUE_LEN: 32})
 token.session.generate_key(AES_256, template)
 print("made", flush=True)
 time.sleep(60)
@@ -101,7 +101,7 @@ def test_what_only_looks_like_its_own_is_left_alone(
 
 
 def test_who_is_a_leftover() -> None:
-    mine = Owner.this()
+    mine = Owner.current()
     now = time.time()
     assert not is_leftover(mine.tag(), now)
     assert is_leftover(Owner(mine.host, mine.pid, mine.started + 1).tag(), now)  # a pid used again
@@ -112,5 +112,5 @@ def test_who_is_a_leftover() -> None:
 
 
 def test_no_two_objects_bear_one_tag() -> None:
-    owner = tagged_objects.Owner.this()
+    owner = tagged_objects.Owner.current()
     assert len({owner.tag() for _ in range(1000)}) == 1000
