@@ -76,17 +76,16 @@ def require_fst() -> None:
         )
 
 
-def require_libpython() -> None:
-    """Raise ToolchainError unless this Python has a shared library.
-
-    cocotb loads Python from it.
-    """
-    if find_libpython() is None:
+def require_libpython() -> str:
+    """Return the shared library of this Python, which cocotb loads; raise ToolchainError."""
+    library = find_libpython()
+    if library is None:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise ToolchainError(
             f"The simulator loads Python {version} as a shared library, which is not found; "
             f"install with: apt-get install libpython{version}"
         )
+    return library
 
 
 def _require_compilers() -> None:

@@ -256,13 +256,14 @@ def next_volsers(node: Node, count: int) -> Sequence[str]:
     """
     taken = set(node.parts.cartridges.volsers())
     names = (f"TAP{each:03}" if each < 1000 else f"T{each:05}" for each in range(1, 100_000))
-    free = [name for name in names if name not in taken]
-    if count > min(len(free), MAX_INSERT):
+    most = min(count, MAX_INSERT)
+    free = list(itertools.islice((name for name in names if name not in taken), most))
+    if count > len(free):
         raise NodeError(
             f"{count} cartridges cannot be inserted at once; nothing was inserted. Give at most "
-            f"{min(len(free), MAX_INSERT)}."
+            f"{len(free)}."
         )
-    return free[:count]
+    return free
 
 
 def pool_settings(number: int, unit: PoolUnit) -> PoolSettings:

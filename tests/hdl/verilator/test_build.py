@@ -9,13 +9,14 @@ from pathlib import Path
 
 import cocotb_tools.config
 import pytest
+from cocotb_tools.runner import Verilator
 
 from hdl.errors import BenchError, BuildError
 from hdl.sources import HDL_DIRECTORY, rtl_packages, rtl_sources
 from hdl.verilator import lint
 from hdl.verilator.bench import environment_flag, run_bench
 from hdl.verilator.recipe import Variant
-from hdl.verilator.verilate import cache_directory, verilate
+from hdl.verilator.verilate import cache_directory, simulation_environment, verilate
 
 ADDER = """
 module adder #(
@@ -244,6 +245,30 @@ class TestCache:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
         with pytest.raises(BuildError, match=r"temporary folder .*TMPDIR"):
             verilate("adder", [adder])
+
+
+class TestSimulationEnvironment:
+    def test_simulation_environment_is_that_of_cocotbs_runner(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("LIBPYTHON_LOC", raising=False)
+        monkeypatch.delenv("GPI_USERS", raising=False)
+        runner = Verilator()
+        runner.env = {}
+        runner._set_env_common()
+        ours = simulation_environment()
+        for name in ("GPI_USERS", "PYGPI_PYTHON_BIN"):
+            assert ours[name] == runner.env[name]
+        theirs = [path for path in runner.env["PYTHONPATH"].split(os.pathsep) if path]
+        assert ours["PYTHONPATH"].split(os.pathsep)[1:] == theirs
+
+    def test_simulation_environment_does_not_import_cocotb(self) -> None:
+        """Importing it takes a fifth of a second, and every simulation does it itself."""
+        code = (
+            "import sys; from hdl.verilator.verilate import simulation_environment; "
+            "simulation_environment(); sys.exit('cocotb' in sys.modules)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 class TestToolchain:
