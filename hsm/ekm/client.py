@@ -1,6 +1,6 @@
-"""The relay's side of a connection to a key manager: permanent, mutual TLS, one frame at a time.
+"""The relay's connection to a key manager: permanent, with mutual TLS.
 
-The client carries messages as bytes and never looks into them, but for its own Ping.
+The client passes messages on as bytes and decodes none of them.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from hsm.framing import FrameError, read_frame
 from hsm.keys.pki import TlsFiles
 
 ANSWER_SECONDS = 30.0
-"""A token that needs longer than this for one exchange counts as lost."""
+"""The longest time for an answer; then the key manager counts as lost."""
 CONNECT_SECONDS = 5.0
 PING_SECONDS = 5.0
 
 Resolve = Callable[[str], Sequence[str]]
-"""Returns the addresses of a host name, the best first; raises EkmUnavailable. Addresses pass."""
+"""Returns the addresses of a host name or address, best first; raises EkmUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class EkmEndpoint:
-    """Where a key manager is, and with which certificate to go there; ``name`` is the lab's."""
+    """Address and TLS files of a key manager; ``name`` is that in the lab."""
 
     host: str
     port: int
@@ -40,34 +40,36 @@ class EkmEndpoint:
     name: str = ""
 
     def __str__(self) -> str:
-        """Return ``host:port``, as messages name it."""
+        """Return ``host:port``, for messages."""
         return f"{self.host}:{self.port}"
 
 
 def tls_context(files: TlsFiles, purpose: ssl.Purpose) -> ssl.SSLContext:
-    """Return a TLS 1.3 context that shows ``files`` and demands a certificate of the same CA.
+    """Return a TLS 1.3 context that requires a certificate of the same CA.
 
-    ``purpose`` is the other side's role, as in ``ssl.create_default_context``.
+    ``files`` is the own identity; ``purpose`` is the peer's role, as in
+    ``ssl.create_default_context``.
     """
     server_side = purpose is ssl.Purpose.CLIENT_AUTH
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
     if server_side:
-        context.num_tickets = 0  # connections are permanent: nothing to resume, nothing unasked
+        context.num_tickets = 0  # connections are permanent, so none is resumed
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     try:
         context.load_verify_locations(files.ca)
         context.load_cert_chain(files.certificate, files.key)
     except (OSError, ssl.SSLError) as error:
         raise EkmError(
-            f"Cannot use the TLS files {files.ca}, {files.certificate}, {files.key}: {error}."
+            f"Cannot use the TLS files {files.ca}, {files.certificate}, {files.key}: {error}; "
+            "restore them, or run `rig hsm init` for new ones."
         ) from error
     return context
 
 
 class EkmClient:
-    """A connection to one key manager, opened when first needed and kept open."""
+    """A permanent connection to one key manager, opened when first needed."""
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class EkmClient:
         answer_seconds: float = ANSWER_SECONDS,
         resolve: Resolve | None = None,
     ) -> None:
-        """Read the TLS files; ``answer_seconds`` is how long to wait for an answer.
+        """Read the TLS files; ``answer_seconds`` is the timeout for an answer.
 
         ``resolve`` finds the addresses of the endpoint's host whenever a connection is opened; by
         default the system does.
@@ -89,16 +91,16 @@ class EkmClient:
 
     @property
     def connected(self) -> bool:
-        """Whether the connection is open as far as is known here; ``ping`` proves it."""
+        """Whether the connection is open as far as is known; ``ping`` checks it."""
         return self._connection is not None
 
     def connect(self, seconds: float = CONNECT_SECONDS) -> None:
-        """Open the connection, each step of it within ``seconds``, unless a usable one is open."""
-        if self._connection is not None and _is_quiet(self._connection):
+        """Open the connection unless it is open; ``seconds`` limits each step."""
+        if self._connection is not None and _is_idle(self._connection):
             return
         self.close()
-        with self._failures("Cannot reach"):
-            plain = self._reach(seconds)
+        with self._as_unavailable("Cannot reach"):
+            plain = self._open_socket(seconds)
             try:
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -110,20 +112,20 @@ class EkmClient:
                 plain.close()
                 raise
 
-    def _reach(self, seconds: float) -> socket.socket:
-        """Return a connection to the first address of the host that takes one."""
+    def _open_socket(self, seconds: float) -> socket.socket:
+        """Return a TCP connection to the first address that accepts one."""
         failure: OSError | None = None
         for address in self._resolve(self.endpoint.host):
             try:
                 return socket.create_connection((address, self.endpoint.port), seconds)
             except OSError as error:
                 failure = failure or error
-        raise failure or OSError("its name has no address")
+        raise failure or OSError("its host name has no address")
 
-    def revive(self, seconds: float = PING_SECONDS) -> None:
-        """See that the connection works, by a ping, and open another one if it does not.
+    def ensure_connected(self, seconds: float = PING_SECONDS) -> None:
+        """Check the connection with a ping; open another one if it is lost.
 
-        A permanent connection may have died unnoticed since it was used last. ``seconds`` limits
+        A permanent connection may have been lost unnoticed since its last use. ``seconds`` limits
         each wait; raises EkmUnavailable.
         """
         if self.connected:
@@ -135,28 +137,28 @@ class EkmClient:
         self.connect(min(seconds, CONNECT_SECONDS))
 
     def request(self, frame: bytes, *, begins: bool = True) -> bytes:
-        """Send a message and return the one that answers it; both unopened."""
+        """Send a message and return its answer, both undecoded."""
         self.send(frame, begins=begins)
         return self.receive()
 
     def send(self, frame: bytes, *, begins: bool = True) -> None:
-        """Send a message that gets no answer.
+        """Send a message without waiting for an answer.
 
-        One that begins something opens the connection when it must. One that goes on with what was
-        begun does not: on another connection it would mean nothing.
+        A message that begins an exchange opens the connection if needed. One that continues an
+        exchange does not: it would be refused on another connection.
         """
         if begins:
             self.connect()
-        with self._failures("Lost contact with") as connection:
+        with self._as_unavailable("Lost contact with") as connection:
             if connection is None:
-                raise ConnectionError("the connection was lost before")
+                raise ConnectionError("the connection was lost earlier")
             connection.settimeout(self._answer_seconds)
             connection.sendall(messages.frame(frame))
 
     def receive(self, seconds: float | None = None) -> bytes:
-        """Return the next message of the key manager, whole within ``seconds`` from now."""
+        """Return the next message of the key manager; ``seconds`` is the timeout."""
         deadline = time.monotonic() + (self._answer_seconds if seconds is None else seconds)
-        with self._failures("Lost contact with") as connection:
+        with self._as_unavailable("Lost contact with") as connection:
 
             def part(most: int) -> bytes:
                 left = deadline - time.monotonic()
@@ -172,7 +174,7 @@ class EkmClient:
             return data
 
     def ping(self, seconds: float | None = None) -> float:
-        """Ask for a sign of life; return how long it took, in seconds."""
+        """Send a Ping; return the seconds until its answer."""
         started = time.perf_counter()
         ping = messages.Ping().encode()
         self.send(ping)
@@ -180,12 +182,12 @@ class EkmClient:
         if answer != ping:
             self.close()
             raise EkmUnavailable(
-                f"The key manager at {self.endpoint} answered a ping with something else."
+                f"The key manager at {self.endpoint} answered a ping with another message."
             )
         return time.perf_counter() - started
 
     def close(self) -> None:
-        """Close the connection; the next message opens another."""
+        """Close the connection; the next message opens another one."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -204,9 +206,9 @@ class EkmClient:
         self.close()
 
     @contextmanager
-    def _failures(self, what: str) -> Iterator[ssl.SSLSocket]:
-        """Turn every way a connection fails into one sentence, and drop the connection."""
-        openssl_errors.forget()
+    def _as_unavailable(self, what: str) -> Iterator[ssl.SSLSocket]:
+        """Turn every connection error into EkmUnavailable; close the connection."""
+        openssl_errors.clear()
         try:
             yield self._connection  # type: ignore[misc]  # None only in connect(), which ignores it
         except (OSError, FrameError) as error:
@@ -214,10 +216,10 @@ class EkmClient:
             self.close()
             reason = _reason(error)
             if never_heard and isinstance(error, ConnectionError | ssl.SSLEOFError):
-                # In TLS 1.3 a client hears only now whether its certificate was accepted.
+                # In TLS 1.3 a client learns only now whether its certificate was accepted.
                 reason = (
                     "it ended the connection at once, as it does when it does not trust the "
-                    f"certificate {self.endpoint.tls.certificate}; its audit log tells why"
+                    f"certificate {self.endpoint.tls.certificate}; its audit log says why"
                 )
             raise EkmUnavailable(f"{what} the key manager at {self.endpoint}: {reason}.") from error
 
@@ -234,8 +236,8 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _is_quiet(connection: ssl.SSLSocket) -> bool:
-    """Return whether nothing has arrived unasked: neither the connection's end nor stray bytes."""
-    arrived = select.poll()  # not select(), which knows no descriptor above 1023
+def _is_idle(connection: ssl.SSLSocket) -> bool:
+    """Return whether neither the connection's end nor any data has arrived."""
+    arrived = select.poll()  # select() fails for descriptors above 1023
     arrived.register(connection, select.POLLIN)
     return not connection.pending() and not arrived.poll(0)

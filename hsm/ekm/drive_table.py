@@ -1,8 +1,8 @@
-"""The drive table: which drives may ask for keys, and how far each has got.
+"""The drive table: the drives that may request keys, and their state.
 
-One SQLite file. Each change is on the disk before the method returns, so neither a crash nor a
-power cut brings an old sequence number or a revoked drive back. A serving key manager writes its
-audit log to the disk before it answers, and leaves the table's own flush out (``logged``).
+It is one SQLite file. Each change is on the disk before the method returns, so neither a crash nor
+a power cut restores an old sequence number or a revoked drive. A serving key manager flushes its
+audit log before it answers, and omits the table's own flush (``logged``).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from hsm.ekm.protocol.identities import fingerprint
 from hsm.pkcs11.oaep import OaepHash
 
 NONCES_KEPT = 16
-"""Nonces remembered for each drive. Older ones are covered by the sequence number."""
+"""Nonces stored for each drive; older ones are covered by the sequence number."""
 
 _OAEP_HASHES = {each.value: each for each in OaepHash}
 _BUSY_SECONDS = 5.0
 _LOG_PAGES = 4000
-"""Pages (4 KiB) that are written ahead before they are brought to their places."""
+"""Pages (4 KiB) in the write-ahead log before a checkpoint."""
 _SCHEMA = """
 CREATE TABLE drives (
     serial TEXT PRIMARY KEY,
@@ -47,28 +47,28 @@ CREATE TABLE retiring (
     kek_hash BLOB PRIMARY KEY
 ) STRICT, WITHOUT ROWID;
 """
-"""KEKs that get no new EEDKs any more, by SHA-256 of their SubjectPublicKeyInfo."""
+"""KEKs that get no new EEDKs, by SHA-256 of their SubjectPublicKeyInfo."""
 _SCHEMA_3 = """
 DROP INDEX IF EXISTS nonces_in_order;
 PRAGMA user_version = 3;
 """
-"""Old nonces are dropped seldom enough to be looked for; an index would be written each time."""
+"""Old nonces are dropped too seldom for an index, which each request would write."""
 _SCHEMA_4 = """
 DROP TABLE nonces;
 ALTER TABLE drives ADD COLUMN nonces BLOB NOT NULL DEFAULT x'';
 PRAGMA user_version = 4;
 """
-"""The last nonces of a drive lie in its own row, the latest first: one page to write, not two."""
+"""The last nonces of a drive are in its row, latest first: one page written, not two."""
 _SCHEMAS = (_SCHEMA, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4)
-"""What each version adds to the one before."""
+"""The statements that lead from each version to the next."""
 
 
 class DriveTableError(EkmError):
-    """The drive table's file cannot be used, or a change to it makes no sense."""
+    """The drive table's file is unusable, or a change to it is impossible."""
 
 
-def note_use(used: dict[str, int], record: Mapping[str, Any]) -> None:
-    """Note the sequence number that a record of the audit log says was used, by its serial."""
+def note_sequence(used: dict[str, int], record: Mapping[str, Any]) -> None:
+    """Add the sequence number of an audit record to ``used``, by drive serial."""
     if record["event"] == "key-reply" and "sequence" in record:
         serial = record["serial"]
         used[serial] = max(record["sequence"], used.get(serial, 0))
@@ -76,11 +76,11 @@ def note_use(used: dict[str, int], record: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class EnrolledDrive:
-    """A drive that may ask for keys.
+    """A drive that may request keys.
 
-    ``fingerprint`` is of its signing certificate; ``wrap_spki`` (DER) is the RSA public key that
-    its data keys are wrapped to, with the ``oaep_hash`` that its secure element can do;
-    ``sequence`` is the last sequence number taken from it.
+    ``fingerprint`` is that of its signing certificate; ``wrap_spki`` (DER) is the RSA public key
+    that its data keys are wrapped with, ``oaep_hash`` the hash that its secure element supports;
+    ``sequence`` is the last sequence number that it used.
     """
 
     serial: str
@@ -92,13 +92,15 @@ class EnrolledDrive:
 
 
 def _drive(
-    serial: str, print_: bytes, spki: bytes, oaep_hash: str, revoked: int, sequence: int
+    serial: str, fingerprint_: bytes, spki: bytes, oaep_hash: str, revoked: int, sequence: int
 ) -> EnrolledDrive:
-    return EnrolledDrive(serial, print_, spki, _OAEP_HASHES[oaep_hash], bool(revoked), sequence)
+    return EnrolledDrive(
+        serial, fingerprint_, spki, _OAEP_HASHES[oaep_hash], bool(revoked), sequence
+    )
 
 
-def _admitted(serial: str, drive: EnrolledDrive | None) -> EnrolledDrive:
-    """Return a drive that may ask for keys.
+def _require_admitted(serial: str, drive: EnrolledDrive | None) -> EnrolledDrive:
+    """Return a drive that may request keys.
 
     Raises ExchangeError with UNKNOWN_DRIVE or REVOKED_DRIVE for one that may not.
     """
@@ -112,7 +114,7 @@ def _admitted(serial: str, drive: EnrolledDrive | None) -> EnrolledDrive:
 
 
 class _Group:
-    """What several requests use up together, in one transaction: all of it or nothing."""
+    """One transaction for several requests: all take effect or none."""
 
     def __init__(self, commit: Callable[[], None]) -> None:
         self._commit = commit
@@ -120,11 +122,11 @@ class _Group:
         self._failure: DriveTableError | None = None
 
     def fail(self, error: DriveTableError) -> None:
-        """Have everybody told that nothing was used up."""
+        """Make ``settle`` of each request raise this error."""
         self._open, self._failure = False, error
 
     def settle(self) -> None:
-        """Commit, unless another one's did; raises DriveTableError when that failed."""
+        """Commit once for all requests; raises DriveTableError when that failed."""
         if self._open:
             self._open = False
             try:
@@ -136,13 +138,13 @@ class _Group:
 
 
 class DriveTable:
-    """The table in its file; may be open in several processes (server, command line)."""
+    """The drive table's file, which several processes may have open."""
 
     def __init__(self, path: Path, *, logged: bool = False) -> None:
-        """Open the table, making it when the file is absent.
+        """Open the table; create it when the file is absent.
 
-        With ``logged``, what ``take`` uses up need not reach the disk at once, because the audit
-        log tells it too: a power cut is made good by ``catch_up``.
+        With ``logged``, changes by ``consume`` need not reach the disk at once, because the audit
+        log has them too: after a power cut ``raise_sequences`` restores them.
         """
         self.path = path
         self._group: _Group | None = None
@@ -163,7 +165,7 @@ class DriveTable:
 
     def _prepare(self) -> None:
         run = self._database.execute
-        run("PRAGMA journal_mode = WAL")  # one write to the disk for each change, not three
+        run("PRAGMA journal_mode = WAL")  # one disk write for each change, not three
         run(f"PRAGMA synchronous = {self._synchronous}")
         run(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         run("PRAGMA foreign_keys = ON")
@@ -177,7 +179,7 @@ class DriveTable:
             for statement in ";".join(_SCHEMAS[version:]).split(";"):
                 run(statement)
         if run("PRAGMA quick_check").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("its pages do not fit together")
+            raise sqlite3.DatabaseError("its pages are inconsistent")
 
     def __enter__(self) -> Self:
         """Return the open table."""
@@ -193,7 +195,7 @@ class DriveTable:
         self.close()
 
     def close(self) -> None:
-        """Close the file; nothing is left to write."""
+        """Close the file."""
         self._database.close()
 
     @contextmanager
@@ -219,7 +221,7 @@ class DriveTable:
     def enrol(
         self, serial: str, certificate_der: bytes, wrap_spki: bytes, oaep_hash: OaepHash
     ) -> None:
-        """Admit a drive, or take a known drive's new certificate and wrap key.
+        """Enrol a drive, or replace a known drive's certificate and wrapping key.
 
         A known drive keeps its sequence number and stays revoked if it is.
         """
@@ -233,7 +235,7 @@ class DriveTable:
             )
 
     def set_revoked(self, serial: str, revoked: bool) -> None:
-        """Bar a drive from keys, or admit it again."""
+        """Revoke a drive, or admit it again."""
         with self._reported(), self._transaction():
             changed = self._database.execute(
                 "UPDATE drives SET revoked = ? WHERE serial = ?", (int(revoked), serial)
@@ -244,7 +246,7 @@ class DriveTable:
             )
 
     def set_retiring(self, kek_hash: bytes, retiring: bool) -> None:
-        """Say whether a KEK gets no new EEDKs any more, because it is about to be removed."""
+        """Set whether a KEK gets no new EEDKs, because it is to be removed."""
         with self._reported(), self._transaction():
             if retiring:
                 self._database.execute("INSERT OR IGNORE INTO retiring VALUES (?)", (kek_hash,))
@@ -252,7 +254,7 @@ class DriveTable:
                 self._database.execute("DELETE FROM retiring WHERE kek_hash = ?", (kek_hash,))
 
     def is_retiring(self, kek_hash: bytes) -> bool:
-        """Return whether this KEK gets no new EEDKs any more."""
+        """Return whether this KEK gets no new EEDKs."""
         with self._reported():
             row = self._database.execute(
                 "SELECT 1 FROM retiring WHERE kek_hash = ?", (kek_hash,)
@@ -264,7 +266,7 @@ class DriveTable:
         return next(iter(self._select("WHERE serial = ?", serial)), None)
 
     def drives(self) -> list[EnrolledDrive]:
-        """Return all drives by serial number."""
+        """Return all drives, ordered by serial number."""
         return self._select("ORDER BY serial")
 
     def _select(self, clause: str, *values: str) -> list[EnrolledDrive]:
@@ -285,32 +287,34 @@ class DriveTable:
         ).fetchone()
         return (None, b"") if row is None else (_drive(*row[:6]), row[6])
 
-    def catch_up(self, sequences: Mapping[str, int]) -> None:
-        """Bring sequence numbers, by serial, up to what the audit log says was used."""
+    def raise_sequences(self, sequences: Mapping[str, int]) -> None:
+        """Raise sequence numbers to those in the audit log, by drive serial."""
         with self._reported(), self._transaction():
             self._database.executemany(
                 "UPDATE drives SET sequence = max(sequence, ?) WHERE serial = ?",
                 [(sequence, serial) for serial, sequence in sequences.items()],
             )
 
-    def take(self, serial: str, print_: bytes, sequence: int, nonce: bytes) -> EnrolledDrive:
-        """Use up a request's sequence number and nonce, for good; return the drive.
+    def consume(
+        self, serial: str, fingerprint_: bytes, sequence: int, nonce: bytes
+    ) -> EnrolledDrive:
+        """Consume a request's sequence number and nonce; return the drive.
 
-        ``print_`` is the fingerprint of the certificate that it showed. Raises ExchangeError with
+        ``fingerprint_`` is that of the certificate in the request. Raises ExchangeError with
         UNKNOWN_DRIVE, REVOKED_DRIVE, CERTIFICATE_MISMATCH, STALE_SEQUENCE or REPLAYED_NONCE,
         changing nothing.
         """
-        drive, settle = self.take_together(serial, print_, sequence, nonce)
+        drive, settle = self.consume_in_group(serial, fingerprint_, sequence, nonce)
         settle()
         return drive
 
-    def take_together(
-        self, serial: str, print_: bytes, sequence: int, nonce: bytes
+    def consume_in_group(
+        self, serial: str, fingerprint_: bytes, sequence: int, nonce: bytes
     ) -> tuple[EnrolledDrive, Callable[[], None]]:
-        """Do as ``take`` does, but for several requests in one transaction.
+        """Consume as ``consume`` does, for several requests in one transaction.
 
-        What is returned beside the drive has to be called, soon and once for each request: only
-        then is it used up for good. Raises DriveTableError, as the calls do.
+        Returns the drive and a function. Call the function soon and once for each request: only
+        then are sequence number and nonce consumed permanently. Both raise DriveTableError.
         """
         group, began = self._group, False
         try:
@@ -318,7 +322,7 @@ class DriveTable:
                 self._database.execute("BEGIN IMMEDIATE")
                 group, began = _Group(self._commit_group), True
                 self._group = group
-            drive = self._take(serial, print_, sequence, nonce)
+            drive = self._consume(serial, fingerprint_, sequence, nonce)
         except sqlite3.Error as error:
             failure = self._failed(error)
             if group is not None:
@@ -326,7 +330,7 @@ class DriveTable:
                 self._roll_back_group()
             raise failure from error
         except BaseException:
-            if began:  # and nobody will settle it
+            if began:  # no caller will settle it
                 self._roll_back_group()
             raise
         return drive, group.settle
@@ -342,14 +346,16 @@ class DriveTable:
 
     def _roll_back_group(self) -> None:
         self._group = None
-        with suppress(sqlite3.Error):  # it may have ended itself
+        with suppress(sqlite3.Error):  # SQLite may have rolled it back itself
             self._database.execute("ROLLBACK")
 
-    def _take(self, serial: str, print_: bytes, sequence: int, nonce: bytes) -> EnrolledDrive:
-        """See that all is well, and only then write, so that a refusal has changed nothing."""
+    def _consume(
+        self, serial: str, fingerprint_: bytes, sequence: int, nonce: bytes
+    ) -> EnrolledDrive:
+        """Check everything before writing, so that a refusal changes nothing."""
         found, nonces = self._look_up(serial)
-        drive = _admitted(serial, found)
-        if print_ != drive.fingerprint:
+        drive = _require_admitted(serial, found)
+        if fingerprint_ != drive.fingerprint:
             raise ExchangeError(
                 ErrorCode.CERTIFICATE_MISMATCH,
                 f"Drive {serial} showed a certificate other than the enrolled one.",
@@ -360,7 +366,7 @@ class DriveTable:
                 f"Drive {serial} sent sequence number {sequence}, but {drive.sequence} was used "
                 "already: an old request is being replayed, or the drive's clock was set back.",
             )
-        if nonce in nonces:  # at no other place than a nonce of its own, but for 2**-240
+        if nonce in nonces:  # a match across two nonces has a probability of 2**-240
             raise ExchangeError(
                 ErrorCode.REPLAYED_NONCE,
                 f"Drive {serial} sent a nonce that it has used before: "

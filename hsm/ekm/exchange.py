@@ -1,8 +1,8 @@
-"""The key manager's half of a key exchange: bytes in, bytes out, no sockets.
+"""The key manager's side of a key exchange: bytes in, bytes out.
 
 One ``Exchange`` serves one connection, one exchange after the other. Whether the drive may have
-keys at all is settled before the key service is touched (EKM-2). What was decided is noted in the
-audit log; who sends the answer has the log on the disk first (``AuditLog.sync``).
+keys is decided before the key service is used (EKM-2). Each decision is recorded in the audit log;
+the caller must flush the log (``AuditLog.sync``) before it sends the answer.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ from hsm.keys.pki import Role
 
 _LOG = logging.getLogger(__name__)
 
-_Undivided = Hello | Challenge | KeyReply | Ping | LabelQuery | LabelAnswer | Error
+_OneStepMessage = Hello | Challenge | KeyReply | Ping | LabelQuery | LabelAnswer | Error
 _Result = TypeVar("_Result")
 _Details = dict[str, str | int | list[str]]
 Steps = Generator[None, None, _Result]
-"""Work that is done in steps, and what comes of it."""
+"""Work that is done in steps and returns a result."""
 
 
-def finished(steps: Steps[_Result]) -> _Result:
-    """Take all steps, one after the other."""
+def run_steps(steps: Steps[_Result]) -> _Result:
+    """Run all steps and return the result."""
     while True:
         try:
             next(steps)
@@ -63,7 +63,7 @@ def finished(steps: Steps[_Result]) -> _Result:
 
 
 class KeyService(Protocol):
-    """What the exchange needs of a keystore. Refusals are ExchangeErrors with their own codes."""
+    """What an exchange needs of a keystore; a refusal is an ExchangeError."""
 
     def generate(
         self,
@@ -72,14 +72,14 @@ class KeyService(Protocol):
         labels: Sequence[KeyLabel],
         allow_public_only: bool,
     ) -> KeyGrant:
-        """Make a data key; return it wrapped for the drive, and its two EEDKs."""
+        """Generate a data key; return it wrapped for the drive, and its EEDKs."""
 
     def translate(
         self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]
     ) -> Steps[KeyGrant]:
-        """Take the data key out of one of the EEDKs; return it wrapped for the drive.
+        """Unwrap the data key from either EEDK; return it wrapped for the drive.
 
-        In two steps: its keys are looked for, and the token works.
+        In two steps: find the keys, then have the token rewrap.
         """
 
     def rekey(
@@ -90,10 +90,10 @@ class KeyService(Protocol):
         labels: Sequence[KeyLabel],
         allow_public_only: bool,
     ) -> KeyGrant:
-        """Take the data key out of one of the EEDKs; return it wrapped, with two new EEDKs."""
+        """Unwrap the data key from either EEDK; return it with two new EEDKs."""
 
     def label_states(self, labels: Sequence[str]) -> tuple[LabelState, ...]:
-        """Tell of each label whether its key is known, in the order of the labels."""
+        """Return the state of each label, in order."""
 
 
 @dataclass(frozen=True)
@@ -102,25 +102,25 @@ class KeyManager:
 
     certificate_der: bytes
     sign: Callable[[bytes], bytes]
-    """ECDSA P-256 over SHA-256 of the argument, DER, with the certificate's key in the token."""
+    """Returns the ECDSA P-256 signature (DER) over SHA-256 of its argument."""
     drive_ca: x509.Certificate
     drives: DriveTable
     audit: AuditLog
     keys: KeyService
     observe: Callable[[str, str, str], None] = lambda event, operation, cause: None
-    """Told of each record: the event, the operation asked for and the cause, if there are any."""
+    """Called for each record with its event, operation and cause; the last two may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back over the connection, and whether the connection then ends."""
+    """The answer to a message, and whether the connection then ends."""
 
     frame: bytes | None
     close: bool = False
 
 
 @dataclass(slots=True)
-class _Begun:
+class _OpenExchange:
     """An exchange between Hello and Ack."""
 
     drive: identities.Identity
@@ -139,30 +139,30 @@ class Exchange:
     """The key manager's side of one connection."""
 
     def __init__(self, manager: KeyManager) -> None:
-        """Begin with no exchange under way."""
+        """Start with no exchange under way."""
         self._manager = manager
-        self._begun: _Begun | None = None
-        self._claimed = ""
-        self._asked: _Details = {}
-        """What records tell of the request."""
+        self._exchange: _OpenExchange | None = None
+        self._claimed_serial = ""
+        self._details: _Details = {}
+        """Details of the request, for the audit log."""
 
     def on_frame(self, data: bytes) -> Answer:
-        """Take one message and return the answer.
+        """Process one message and return the answer.
 
-        Hello, KeyRequest, LabelQuery and Ping get one answer each; Ack and Error none. A peer
-        whose bytes are no message, or whose Ack is bad, gets an Error and the connection ends,
-        because it would take that Error for the answer to its next message. The connection ends
-        without a word when the drive table cannot be written. Raises TokenGoneError.
+        Hello, KeyRequest, LabelQuery and Ping get one answer each; Ack and Error none. A malformed
+        message or a bad Ack gets an Error and the connection ends, because the peer would take
+        that Error for the answer to its next message. The connection ends without an answer when
+        the drive table cannot be written. Raises TokenGoneError.
         """
-        return finished(self.steps(data))
+        return run_steps(self.steps(data))
 
     def steps(self, data: bytes) -> Steps[Answer]:
-        """Do as ``on_frame`` does, in steps.
+        """Process one message as ``on_frame`` does, in steps.
 
-        The steps are the same kinds of work for all messages: reading, verifying, the drive table,
-        the token's unwrapping, its signing, with what prepares each in the step before. Taking
-        those of several connections side by side keeps the code of each kind in the processor's
-        caches, and shares the table's transaction.
+        Each step is one kind of work, the same for all messages: decoding, verifying, the drive
+        table, unwrapping in the token, signing in the token. Running one step of several
+        connections together keeps its code in the processor's caches and shares the table's
+        transaction.
         """
         message: AnyMessage | None = None
         try:
@@ -178,37 +178,37 @@ class Exchange:
         except ExchangeError as error:
             return self._refuse(error.code, str(error), close=isinstance(message, Ack))
         except TokenGoneError:
-            raise  # the connection ends, so that the drive is served elsewhere
+            raise  # the connection ends, so that the relay fails over
         except DriveTableError as error:
-            # So it does when another worker hangs and holds the table: that is no word to a drive.
+            # A worker that hangs may hold the table, so the drive gets no error for it.
             refusal = self._refuse(ErrorCode.INTERNAL_FAILURE, str(error), close=True)
             return replace(refusal, frame=None)
         except TaperigError as error:
             return self._refuse(ErrorCode.INTERNAL_FAILURE, str(error))
         except Exception as error:
-            # Its text may hold anything: only its kind and place are told.
+            # Its text may hold anything: only its type and place are logged.
             _LOG.error(
-                "unforeseen %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__))
+                "unexpected %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__))
             )
             return self._refuse(
                 ErrorCode.INTERNAL_FAILURE,
-                f"The key manager failed in an unforeseen way ({type(error).__name__}).",
+                f"The key manager failed unexpectedly ({type(error).__name__}); see its log.",
             )
 
     @property
     def under_way(self) -> bool:
-        """Whether a drive has begun an exchange and not ended it."""
-        return self._begun is not None
+        """Whether an exchange with a drive is under way."""
+        return self._exchange is not None
 
     def connection_lost(self) -> None:
-        """Record an exchange that ended without the drive's word."""
-        self._forget()
+        """Record an exchange that the lost connection ended."""
+        self._abandon()
 
     def refuse_connection(self, code: ErrorCode, text: str) -> Answer:
-        """Record and answer what the transport found wrong (size, time) with the peer's bytes."""
+        """Record a message that is too large or too slow; return the answer."""
         return self._refuse(code, text, close=True)
 
-    def _on_message(self, message: _Undivided, data: bytes) -> Answer:
+    def _on_message(self, message: _OneStepMessage, data: bytes) -> Answer:
         match message:
             case Ping():
                 return Answer(data)
@@ -220,11 +220,11 @@ class Exchange:
                 return self._on_label_query(message)
             case Challenge() | KeyReply() | LabelAnswer():
                 raise ExchangeError(
-                    ErrorCode.UNEXPECTED_MESSAGE, f"A {message.TYPE} is not a drive's to send."
+                    ErrorCode.UNEXPECTED_MESSAGE, f"A drive may not send a {message.TYPE} message."
                 )
 
     def _on_hello(self, hello: Hello, data: bytes) -> Answer:
-        self._forget()
+        self._abandon()
         if hello.version != messages.PROTOCOL_VERSION:
             raise ExchangeError(
                 ErrorCode.UNSUPPORTED_VERSION,
@@ -232,7 +232,7 @@ class Exchange:
                 f"this key manager version {messages.PROTOCOL_VERSION}.",
             )
         identity = identities.verify_identity(hello.certificate, self._manager.drive_ca, Role.DRIVE)
-        self._claimed = identity.name
+        self._claimed_serial = identity.name
         challenge = Challenge(
             certificate=self._manager.certificate_der,
             nonce=secrets.token_bytes(messages.NONCE_BYTES),
@@ -242,43 +242,43 @@ class Exchange:
         transcript = Transcript()
         transcript.add(data)
         transcript.add(answer)
-        self._begun = _Begun(identity, hello.nonce, challenge.session, transcript)
+        self._exchange = _OpenExchange(identity, hello.nonce, challenge.session, transcript)
         return Answer(answer)
 
     def _on_request(self, request: KeyRequest, data: bytes) -> Steps[Answer]:
-        begun = self._begun
-        if begun is None or begun.replied:
+        exchange = self._exchange
+        if exchange is None or exchange.replied:
             raise ExchangeError(
                 ErrorCode.UNEXPECTED_MESSAGE, "A key request must follow a challenge."
             )
-        self._asked = _request_details(request)
-        _same_session(begun, request.session)
-        digest = begun.transcript.to_verify(request, data)
+        self._details = _request_details(request)
+        _check_session(exchange, request.session)
+        digest = exchange.transcript.to_verify(request, data)
         yield
         identities.verify_signature(
-            begun.drive.public_key,
+            exchange.drive.public_key,
             request.signature,
             digest,
-            f"The key request's signature is not that of drive {begun.serial}.",
+            f"The key request's signature is not that of drive {exchange.serial}.",
         )
         yield
-        # Only now, so that a drive that is revoked after its Hello gets no key either (EKM-2).
-        drive, settle = self._manager.drives.take_together(
-            begun.serial, begun.drive.fingerprint, request.sequence, begun.drive_nonce
+        # Only now, so that a drive that was revoked after its Hello gets no key (EKM-2).
+        drive, settle = self._manager.drives.consume_in_group(
+            exchange.serial, exchange.drive.fingerprint, request.sequence, exchange.drive_nonce
         )
         yield
         settle()
         grant = yield from self._grant(drive, request)
         yield
-        begun.transcript.add(data)
-        reply = KeyReply.granting(grant, request.session, request.sequence)
-        draft = begun.transcript.draft(reply)
+        exchange.transcript.add(data)
+        reply = KeyReply.from_grant(grant, request.session, request.sequence)
+        draft = exchange.transcript.draft(reply)
         yield
         signature = self._manager.sign(draft.digest)
         yield
         answer = draft.signed(signature)
-        self._record("key-reply", "ok", begun.serial)
-        begun.replied = True
+        self._record("key-reply", "ok", exchange.serial)
+        exchange.replied = True
         return Answer(answer)
 
     def _grant(self, drive: EnrolledDrive, request: KeyRequest) -> Steps[KeyGrant]:
@@ -300,28 +300,28 @@ class Exchange:
                 )
 
     def _on_ack(self, ack: Ack, data: bytes) -> Steps[Answer]:
-        begun = self._begun
-        if begun is None or not begun.replied:
+        exchange = self._exchange
+        if exchange is None or not exchange.replied:
             raise ExchangeError(
                 ErrorCode.UNEXPECTED_MESSAGE, "An acknowledgement must follow a key reply."
             )
-        _same_session(begun, ack.session)
-        digest = begun.transcript.to_verify(ack, data)
+        _check_session(exchange, ack.session)
+        digest = exchange.transcript.to_verify(ack, data)
         yield
         identities.verify_signature(
-            begun.drive.public_key,
+            exchange.drive.public_key,
             ack.signature,
             digest,
-            f"The acknowledgement's signature is not that of drive {begun.serial}.",
+            f"The acknowledgement's signature is not that of drive {exchange.serial}.",
         )
         yield
         outcome = "ok" if ack.status == 0 else "failed"
-        self._record("ack", outcome, begun.serial, status=ack.status)
+        self._record("ack", outcome, exchange.serial, status=ack.status)
         self._end()
         return Answer(None)
 
     def _on_label_query(self, query: LabelQuery) -> Answer:
-        """Tell which labels are known; what is under way with a drive goes on."""
+        """Answer which labels are known; an exchange under way continues."""
         states = self._manager.keys.label_states(query.labels)
         unknown = [state.label for state in states if not state.known]
         self._manager.audit.note(
@@ -330,38 +330,40 @@ class Exchange:
         return Answer(LabelAnswer(states).encode())
 
     def _on_error(self, error: Error) -> Answer:
-        """The drive refuses; its word is unsigned, so it is recorded as a claim and no more."""
-        self._record("drive-error", "failed", self._claimed, code=error.code, text=error.text)
+        """Record the drive's Error, which is unsigned, with the serial it claims."""
+        self._record(
+            "drive-error", "failed", self._claimed_serial, code=error.code, text=error.text
+        )
         self._end()
         return Answer(None)
 
     def _refuse(self, code: ErrorCode, text: str, close: bool = False) -> Answer:
         text = printable(text)
         try:
-            self._record("refusal", "refused", self._claimed, code=code, text=text)
-            self._forget()
+            self._record("refusal", "refused", self._claimed_serial, code=code, text=text)
+            self._abandon()
         except TaperigError:
             self._end()
-            close = True  # The log itself fails: the drive is still told, and gets no key.
+            close = True  # the log failed: the drive gets the error, and no key
         return Answer(Error(code, text).encode(), close)
 
-    def _forget(self) -> None:
-        """End what was under way without an Ack, and say so."""
-        begun = self._begun
-        if begun is not None and begun.replied:
-            self._record("no-ack", "unknown", begun.serial)
+    def _abandon(self) -> None:
+        """End the exchange; record it if a reply got no Ack."""
+        exchange = self._exchange
+        if exchange is not None and exchange.replied:
+            self._record("no-ack", "unknown", exchange.serial)
         self._end()
 
     def _end(self) -> None:
-        self._begun = None
-        self._claimed = ""
-        self._asked = {}
+        self._exchange = None
+        self._claimed_serial = ""
+        self._details = {}
 
     def _record(
         self, event: str, outcome: str, serial: str, code: int = 0, **more: str | int
     ) -> None:
         cause = _cause(code) if code else ""
-        asked = self._asked
+        details = self._details
         self._manager.audit.note(
             event,
             serial=serial,
@@ -369,21 +371,21 @@ class Exchange:
             code=int(code),
             cause=cause,
             **more,
-            **asked,
+            **details,
         )
-        self._manager.observe(event, str(asked.get("operation", "")), cause)
+        self._manager.observe(event, str(details.get("operation", "")), cause)
 
 
-def _same_session(begun: _Begun, session: bytes) -> None:
-    if session != begun.session:
+def _check_session(exchange: _OpenExchange, session: bytes) -> None:
+    if session != exchange.session:
         raise ExchangeError(
             ErrorCode.WRONG_SESSION,
-            f"Drive {begun.serial} answered for another exchange than this.",
+            f"Drive {exchange.serial} sent a message of another session.",
         )
 
 
 def _request_details(request: KeyRequest) -> _Details:
-    """Return what a record tells of a request."""
+    """Return the details of a request that are recorded."""
     return {
         "operation": request.operation.value,
         "volume": request.volume,
@@ -405,7 +407,7 @@ def _label_name(key_label: KeyLabel) -> str:
 
 
 def _eedk_name(data: bytes) -> str:
-    """Return the label or hash that an EEDK names; for the log, so it never fails."""
+    """Return the label or hash that an EEDK names; never fails."""
     try:
         eedk = Eedk.decode(data)
     except TaperigError:

@@ -1,4 +1,4 @@
-"""The key manager's keys: what an exchange asks of the token, with a code for each refusal."""
+"""The key service of an exchange: data keys in a token, errors as codes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _COMMON_CODES: dict[type[TaperigError], ErrorCode] = {
     TaperigError: ErrorCode.INTERNAL_FAILURE,
 }
 _TOKEN_CODES = (ErrorCode.KEYSTORE_FAILURE, ErrorCode.WRONG_KEK)
-_CODES_OF_ABSENCE = (
+_ABSENT_TOKEN_CODES = (
     *_TOKEN_CODES,
     ErrorCode.UNKNOWN_LABEL,
     ErrorCode.KEK_ABSENT,
@@ -54,14 +54,14 @@ _CODES_OF_ABSENCE = (
     ErrorCode.PUBLIC_ONLY_PAIR,
     ErrorCode.DRIVE_KEY_ABSENT,
 )
-"""What a token that is gone looks like: nothing is found in it."""
+"""The codes that a missing token causes too, because nothing is found in it."""
 
 
 class TokenKeyService:
-    """Data keys in a token, as ``hsm.ekm.exchange.KeyService`` wants them (EKM-3).
+    """A ``hsm.ekm.exchange.KeyService`` on the data keys of a token (EKM-3).
 
-    A key is told to be absent only while the token is there; else TokenGoneError is raised, which
-    no drive is told.
+    A key is reported absent only while the token is present; otherwise TokenGoneError is raised,
+    which is reported to no drive.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class TokenKeyService:
     ) -> None:
         """Use the data keys of an open token.
 
-        ``is_retiring`` says of a KEK, by its hash, that no new EEDK may be made with it.
+        ``is_retiring`` returns whether new EEDKs with a KEK, given by its hash, are forbidden.
         """
         self._data_keys = data_keys
         self._is_retiring = is_retiring
@@ -81,11 +81,11 @@ class TokenKeyService:
         labels: Sequence[KeyLabel],
         allow_public_only: bool,
     ) -> KeyGrant:
-        """Make a data key; return it wrapped for the drive, and its two EEDKs.
+        """Generate a data key; return it wrapped for the drive, and its EEDKs.
 
         Labels are looked up before any key is made (KEY-9).
         """
-        with self._present():
+        with self._check_token_on_refusal():
             return self._retry_without_cache(
                 lambda: self._generate(drive, volume, labels, allow_public_only)
             )
@@ -93,7 +93,7 @@ class TokenKeyService:
     def translate(
         self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]
     ) -> Steps[KeyGrant]:
-        """Take the data key out of the first EEDK that opens; return it wrapped for the drive."""
+        """Unwrap the data key from either EEDK; return it wrapped for the drive."""
         rewrap = self._data_keys.rewrapping(eedks, volume, drive.wrap_spki, drive.oaep_hash)
         yield
         try:
@@ -102,24 +102,24 @@ class TokenKeyService:
             raise _with_code(error, {}) from None
         if sedk is not None:
             return KeyGrant(sedk)
-        with self._present():
+        with self._check_token_on_refusal():
             return self._retry_without_cache(lambda: self._translate(drive, volume, eedks))
 
     @contextmanager
-    def _present(self) -> Iterator[None]:
-        """See, before a refusal is told, whether the token is there at all."""
+    def _check_token_on_refusal(self) -> Iterator[None]:
+        """Raise TokenGoneError in place of a refusal when the token is gone."""
         try:
             yield
         except ExchangeError as error:
-            self._look_for_token(error)
+            self._check_token(error)
             raise
 
-    def _look_for_token(self, error: ExchangeError) -> None:
-        if error.code in _CODES_OF_ABSENCE:
+    def _check_token(self, error: ExchangeError) -> None:
+        if error.code in _ABSENT_TOKEN_CODES:
             self._data_keys.try_out()
 
     def _retry_without_cache(self, work: Callable[[], KeyGrant]) -> KeyGrant:
-        """Do the work; when the token refuses, once more without what is remembered of it."""
+        """Do the work; when the token refuses, repeat it with an empty cache."""
         try:
             return work()
         except ExchangeError as error:
@@ -141,15 +141,17 @@ class TokenKeyService:
                     data_key, labels, volume, allow_public_only=allow_public_only
                 )
                 sedk = self._sedk(data_key, drive)
-            self._check_labels(labels, allow_public_only)  # it may have begun to retire meanwhile
+            self._check_labels(
+                labels, allow_public_only
+            )  # a key may have begun to retire meanwhile
         return KeyGrant(sedk, (pair[0].encode(), pair[1].encode()))
 
     def _check_labels(self, labels: Sequence[KeyLabel], allow_public_only: bool) -> None:
         for kek in self._data_keys.check_labels(labels, allow_public_only=allow_public_only):
             if self._is_retiring(kek.spki_hash):
                 raise LabelUnknownError(
-                    f"The key labelled {kek.label!r} is being retired, so nothing new is written "
-                    "under it; give the pool another label."
+                    f"The key labelled {kek.label!r} is being retired, so no new cartridge is "
+                    "written with it; give the pool another label."
                 )
 
     def _translate(self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]) -> KeyGrant:
@@ -164,11 +166,11 @@ class TokenKeyService:
         labels: Sequence[KeyLabel],
         allow_public_only: bool,
     ) -> KeyGrant:
-        """Take the data key out of the first EEDK that opens; return it with two new EEDKs.
+        """Unwrap the data key from either EEDK; return it with two new EEDKs.
 
         The new labels are looked up before any EEDK is opened (KEY-9).
         """
-        with self._present():
+        with self._check_token_on_refusal():
             with _with_error_codes(_GENERATE_CODES):
                 self._check_labels(labels, allow_public_only)
             with self._opened(eedks, volume) as data_key, _with_error_codes(_GENERATE_CODES):
@@ -180,7 +182,7 @@ class TokenKeyService:
         return KeyGrant(sedk, (pair[0].encode(), pair[1].encode()))
 
     def label_states(self, labels: Sequence[str]) -> tuple[LabelState, ...]:
-        """Tell of each label whether its key is known, in the order of the labels (EKM-11)."""
+        """Return the state of each label, in order (EKM-11)."""
         with _with_error_codes({}):
             known = self._data_keys.known(labels)
         if None in known:
@@ -194,7 +196,7 @@ class TokenKeyService:
         return self._data_keys.wrap_for_drive(data_key, drive.wrap_spki, drive.oaep_hash)
 
     def _opened(self, eedks: Sequence[bytes], volume: str) -> DataKey:
-        """Open either EEDK (READ-2d); one of another volume is refused, whatever the other says."""
+        """Open either EEDK (READ-2d); refuse both if one is of another volume."""
         failures: list[ExchangeError] = []
         for data in eedks:
             try:
@@ -210,7 +212,7 @@ class TokenKeyService:
 
 @contextmanager
 def _with_error_codes(codes: dict[type[TaperigError], ErrorCode]) -> Iterator[None]:
-    """Give a refusal of the key side the code by which the drive and the log know it."""
+    """Turn errors of the key side into ExchangeErrors with their codes."""
     try:
         yield
     except ExchangeError:

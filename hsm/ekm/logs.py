@@ -1,8 +1,8 @@
-"""Structured logs of the key manager's processes: one line an event, for people or as JSON.
+"""Structured logs of a key manager: one line an event, as text or JSON.
 
-An event names serial numbers, volumes, labels, causes, process numbers; never a key, a PIN or the
-admin secret. What libraries log through ``logging`` comes out in the same form. structlog is
-imported when there is something to tell, since that takes a good part of a worker's start.
+An event names serial numbers, volumes, labels, causes, process ids; never a key, a PIN or the admin
+secret. Messages of libraries through ``logging`` have the same form. structlog is imported with the
+first event, since the import takes a large part of a worker's start.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class Logger:
-    """Tells events; ``configure`` says how and from which level on."""
+    """A structured logger; ``configure`` sets format and level."""
 
     def __init__(self) -> None:
-        """Tell warnings and errors as text, until told otherwise."""
+        """Start with text and the level WARNING."""
         self._format: LogFormat = "text"
         self._level = logging.WARNING
         self._process = ""
         self._write: Any = None
 
     def configure(self, log_format: LogFormat, level: LogLevel, process: str) -> None:
-        """Log to standard error; ``process`` says which one of the key manager's this is."""
+        """Set format, level and the name of this process; logs go to stderr."""
         self._format, self._process, self._write = log_format, process, None
         self._level = logging.getLevelNamesMapping()[level.upper()]
         root = logging.getLogger()
-        root.handlers[:] = [_FromLibraries(self)]
+        root.handlers[:] = [_LibraryHandler(self)]
         root.setLevel(self._level)
 
     def info(self, event: str, **details: object) -> None:
-        """Tell what is as it should be."""
-        self.tell(logging.INFO, event, details)
+        """Log normal operation."""
+        self.log(logging.INFO, event, details)
 
     def warning(self, event: str, **details: object) -> None:
-        """Tell what somebody should know of."""
-        self.tell(logging.WARNING, event, details)
+        """Log what an administrator should know."""
+        self.log(logging.WARNING, event, details)
 
     def error(self, event: str, **details: object) -> None:
-        """Tell what somebody should see to."""
-        self.tell(logging.ERROR, event, details)
+        """Log what an administrator should act on."""
+        self.log(logging.ERROR, event, details)
 
-    def tell(self, level: int, event: str, details: dict[str, object]) -> None:
-        """Tell an event of a level of ``logging``."""
+    def log(self, level: int, event: str, details: dict[str, object]) -> None:
+        """Log an event with a level of ``logging``."""
         if level < self._level:
             return
         if self._write is None:
@@ -73,18 +73,17 @@ def _writer(log_format: LogFormat) -> Any:
     )
 
 
-class _FromLibraries(logging.Handler):
-    """Passes on what comes through ``logging``."""
+class _LibraryHandler(logging.Handler):
+    """A ``logging`` handler that passes records on to a Logger."""
 
     def __init__(self, logger: Logger) -> None:
         super().__init__()
         self._logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell a record as an event."""
-        self._logger.tell(record.levelno, record.getMessage(), {"logger": record.name})
+        """Log a record as an event."""
+        self._logger.log(record.levelno, record.getMessage(), {"logger": record.name})
 
 
 LOG = Logger()
-"""The one logger of this process."""
-configure = LOG.configure
+"""The logger of this process."""

@@ -1,8 +1,8 @@
-"""OpenSSL's list of errors, one for each thread, which PKCS#11 modules and TLS share.
+"""OpenSSL's error queue, which PKCS#11 modules and TLS share.
 
-A module that is built on OpenSSL leaves in it what it found wrong; SoftHSM, when a process opens it
-first, that there is no engine. TLS that has to wait for its peer looks there, takes what it finds
-for its own, and the connection ends. ``ssl`` does not clear the list before it begins, so we do.
+Each thread has one. A module that is built on OpenSSL leaves its errors in the queue (SoftHSM, when
+a process opens it first: no engine). TLS that must wait for its peer reads the queue, takes an old
+error for its own, and the connection ends. ``ssl`` does not clear the queue, so callers do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import _ssl
 import ctypes
 
 # The library that ``ssl`` is linked to, or that is built in with it.
-_OPENSSL = ctypes.PyDLL(getattr(_ssl, "__file__", None))  # too short to let go of Python's lock
+_OPENSSL = ctypes.PyDLL(getattr(_ssl, "__file__", None))  # too short to release the GIL
 
-forget = ctypes.PYFUNCTYPE(None)(("ERR_clear_error", _OPENSSL))
-"""Clear this thread's list; call it before TLS is read from or written to."""
+clear = ctypes.PYFUNCTYPE(None)(("ERR_clear_error", _OPENSSL))
+"""Clear this thread's error queue; call it before TLS is read or written."""

@@ -66,7 +66,7 @@ def _administrator(
 
     ``officer`` is given when the security officer's PIN is needed, with the option's value.
     """
-    from hsm.ekm.admin.administrator import Administrator, admin_secret, with_officer
+    from hsm.ekm.admin.administrator import Administrator, read_admin_secret, with_so_pin
     from hsm.ekm.config import load_config
     from rig.testbed.key_managers import ekm_config, provision
     from rig.testbed.state import state_dir
@@ -82,8 +82,8 @@ def _administrator(
         configs = [ekm_config(unit, made) for unit in units]
         usual, authority = made.admin_secret, made.ca.parent
     if officer is not None:
-        configs[0] = with_officer(configs[0], officer[0])
-    return Administrator(configs, admin_secret(secret_file, usual), authority)
+        configs[0] = with_so_pin(configs[0], officer[0])
+    return Administrator(configs, read_admin_secret(secret_file, usual), authority)
 
 
 def _unit(lab: Any, name: str | None) -> Any:
@@ -123,7 +123,7 @@ def drive_add(
     so_pin_file: OfficerOption = None,
 ) -> None:
     """Admit a drive: the lab's, or one with its own certificate and key."""
-    from hsm.ekm.admin.administrator import AdministrationError, wrap_key_of
+    from hsm.ekm.admin.administrator import AdministrationError, read_wrap_key
     from hsm.keys.pki import load_certificate
     from hsm.pkcs11.oaep import OaepHash
     from hsm.provisioning import provision_drive
@@ -134,7 +134,7 @@ def drive_add(
         from cryptography.hazmat.primitives.serialization import Encoding
 
         der = load_certificate(certificate).public_bytes(Encoding.DER)
-        answer = admin.add_drive(serial, der, wrap_key_of(wrap_key), OaepHash.SHA1)
+        answer = admin.add_drive(serial, der, read_wrap_key(wrap_key), OaepHash.SHA1)
     elif certificate is None and wrap_key is None and config is None:
         made = provision_drive(state_dir(), serial)
         answer = admin.add_drive(serial, made.certificate_der, made.wrap_public_der, made.oaep_hash)

@@ -231,10 +231,13 @@ def _written_cartridges(folder: Path) -> list[tuple[str, bytes]]:
 
 
 def _forget(session: LabSession, gone: Sequence[tuple[str, bytes]]) -> Iterator[str]:
-    from hsm.ekm.admin.administrator import Administrator, admin_secret  # takes its time to import
+    from hsm.ekm.admin.administrator import (  # takes its time to import
+        Administrator,
+        read_admin_secret,
+    )
 
     if configs := session.administered():
-        secret = admin_secret(session.provisioned.admin_secret)
+        secret = read_admin_secret(session.provisioned.admin_secret)
         Administrator(configs, secret).forget_cartridges(gone)
     words = ", ".join(f"{volser} --id {cartridge_id.hex()}" for volser, cartridge_id in gone)
     for name in session.external:

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hsm.ekm.admin import channel
 from hsm.ekm.audit.log import AuditLog
 from hsm.ekm.drive_table import DriveTable
-from hsm.ekm.exchange import Answer, Exchange, KeyManager, Steps, finished
+from hsm.ekm.exchange import Answer, Exchange, KeyManager, Steps, run_steps
 from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.drive_side import DriveSession, Generate
 from hsm.ekm.protocol.errors import EkmError, ErrorCode, ExchangeError, MessageError
@@ -87,7 +87,7 @@ def reply(data: bytes) -> None:
 def admin(data: bytes) -> None:
     """A request at the administrators' socket."""
     try:
-        secret, command, arguments = channel._parsed(data)
+        secret, command, arguments = channel._parse_request(data)
     except EkmError:
         return
     assert isinstance(secret, str)
@@ -190,8 +190,8 @@ class Site:
             def ready(self, connection: Connection) -> None:
                 queue.append(connection)
 
-            def later(self, seconds: float, act: Callable[[], None]) -> Timer:
-                return Timer(0.0, act)  # nothing is too slow here
+            def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+                return Timer(0.0, callback)  # nothing is too slow here
 
             def closed(self, connection: Connection) -> None:
                 pass
@@ -205,7 +205,7 @@ class Site:
         for part in (data[:half], data[half:]):
             connection.data_received(part)
             while queue:
-                answer = finished(queue.pop().answer())
+                answer = run_steps(queue.pop().answer())
                 assert answer is not None
                 answers.append(answer)
                 if answer.frame is not None:
@@ -222,7 +222,7 @@ class _Looking(Connection):
     """A connection without a stream: nothing is sent."""
 
     def look(self) -> None:
-        self._look()
+        self._process_input()
 
 
 @cache

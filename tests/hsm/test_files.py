@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm.ekm.admin.administrator import AdministrationError, wrap_key_of
+from hsm.ekm.admin.administrator import AdministrationError, read_wrap_key
 from hsm.ekm.audit.hash_chain import MAX_LINE, AuditError
 from hsm.ekm.audit.log import AuditLog, verify
 from hsm.errors import PinFileUnreadableError, PkiError, TaperigError
@@ -34,7 +34,7 @@ def test_read_limited_takes_no_more_than_the_limit(tmp_path: Path) -> None:
     [
         (load_certificate, PkiError),
         (load_p256_key, PkiError),
-        (wrap_key_of, AdministrationError),
+        (read_wrap_key, AdministrationError),
         (lambda path: PinSource(file=path).read(), PinFileUnreadableError),
     ],
     ids=["certificate", "key", "wrapping key", "PIN"],

@@ -35,7 +35,7 @@ class ExchangeClient:
         """Run a drive's exchange; raises EkmUnavailable, or ExchangeError when it was refused."""
         for client in self.clients:
             try:
-                client.revive()
+                client.ensure_connected()
                 self._run(client, session)
             except EkmUnavailable as failure:
                 self.failures.append(failure)

@@ -1,7 +1,7 @@
-"""Administration of the keys and drives of a key manager, where the token is needed too.
+"""Administer keys and drives, where both key manager and token are needed.
 
-The key manager is asked first, so that nothing is done without the admin secret and without a word
-in its audit log; then the token's work is done in this process, with the token's own PINs.
+The key manager is asked first, so that nothing is done without the admin secret and without a
+record in its audit log. Then this process works on the token, with the token's own PINs.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ from hsm.pkcs11.pins import PinSource
 from hsm.pkcs11.token import open_token
 
 SO_PIN_VARIABLE = "TAPERIG_SO_PIN"
-"""Environment variable that may hold the security officer's PIN, to bring keys into a token."""
+"""Environment variable that may hold the security officer's PIN."""
 
-
-_FORGOTTEN_AT_ONCE = 1000
-"""Cartridges of one request, which is limited to 64 KiB."""
+_CARTRIDGES_PER_REQUEST = 1000
+"""A request is limited to 64 KiB."""
 
 
 class AdministrationError(TaperigError):
@@ -41,16 +40,16 @@ class AdministrationError(TaperigError):
 
 @dataclass(frozen=True)
 class Administrator:
-    """Administrate key managers that share one token, with their admin secret."""
+    """The administrator of key managers that share one token."""
 
     configs: Sequence[EkmConfig]
     secret: str
     authority: Path | None = None
-    """Folder of the certificate authority that vouches for KEKs made here, if there is one."""
+    """Folder of the certificate authority that issues certificates of new KEKs, if any."""
 
     @property
     def config(self) -> EkmConfig:
-        """The key manager that was chosen."""
+        """The configuration of the chosen key manager."""
         return self.configs[0]
 
     def ask(self, command: str, **arguments: Any) -> Any:
@@ -58,7 +57,7 @@ class Administrator:
         return administer(self.config, self.secret, command, **arguments)
 
     def ask_all(self, command: str, **arguments: Any) -> list[Any]:
-        """Have all of them carry it out."""
+        """Have all key managers carry out a command; return their results."""
         return [administer(each, self.secret, command, **arguments) for each in self.configs]
 
     def add_key(
@@ -68,53 +67,55 @@ class Administrator:
         certificate: Path | None = None,
         private_key: Path | None = None,
     ) -> Kek:
-        """Make a KEK in the token, or bring one in: its certificate, and its private half if given.
+        """Generate a KEK in the token, or import a certificate and private key.
 
-        Needs the security officer's PIN.
+        Needs the security officer's PIN. A certificate alone makes a public-only KEK.
         """
         if private_key is not None and certificate is None:
-            raise AdministrationError("A private key comes with its certificate: --certificate.")
+            raise AdministrationError("A private key needs its certificate: add --certificate.")
         if certificate is None and self.authority is None:
             raise AdministrationError(
-                "Outside of a lab there is no authority for a new KEK; bring one in with "
-                "--certificate, and --private-key for its private half."
+                "A KEK cannot be generated outside of a lab, because no certificate authority is "
+                "there; import one with --certificate, and --private-key for its private half."
             )
         self.ask_all("key add", label=label)
         with open_token(self.config.token) as token:
             keystore = Keystore(token)
             if certificate is None:
                 assert self.authority is not None
-                made = keystore.create_kek(
+                kek = keystore.create_kek(
                     label, bits, authority=CertificateAuthority(self.authority)
                 )
             elif private_key is None:
-                made = keystore.import_certificate(label, load_certificate(certificate))
+                kek = keystore.import_certificate(label, load_certificate(certificate))
             else:
-                made = keystore.import_kek(
-                    label, _content(private_key), load_certificate(certificate)
+                kek = keystore.import_kek(
+                    label, _read_key_file(private_key), load_certificate(certificate)
                 )
-        self.ask_all("key added", label=made.label, kek_hash=made.spki_hash.hex())
-        return made
+        self.ask_all("key added", label=kek.label, kek_hash=kek.spki_hash.hex())
+        return kek
 
     def users(self, label: str) -> list[dict[str, Any]]:
-        """Return the cartridges that need a key, as all key managers of its token know them."""
+        """Return the cartridges that need a key, by all key managers' audit logs."""
         kek = self._find(label)
         answers = self.ask_all("key users", label=kek.label, kek_hash=kek.spki_hash.hex())
         found = {(u["volume"], u["cartridge_id"]): u for answer in answers for u in answer}
         return [found[cartridge] for cartridge in sorted(found)]
 
     def forget_cartridges(self, cartridges: Iterable[tuple[str, bytes]]) -> None:
-        """Tell all key managers of cartridges that are thrown away, so that they need no key.
+        """Have all key managers forget cartridges that no longer exist.
 
-        Each is a pair of VOLSER and the cartridge id in its memory. Works while the key managers
-        run and while they do not. Raises EkmError, PinError or AdminSecretError.
+        Forgotten cartridges need no key. Each is a pair of VOLSER and cartridge id. Works whether
+        or not the key managers run. Raises EkmError, PinError or AdminSecretError.
         """
         pairs = [(volume, cartridge_id.hex()) for volume, cartridge_id in cartridges]
-        for first in range(0, len(pairs), _FORGOTTEN_AT_ONCE):
-            self.ask_all("cartridge forget", cartridges=pairs[first : first + _FORGOTTEN_AT_ONCE])
+        for first in range(0, len(pairs), _CARTRIDGES_PER_REQUEST):
+            self.ask_all(
+                "cartridge forget", cartridges=pairs[first : first + _CARTRIDGES_PER_REQUEST]
+            )
 
     def retire(self, label: str) -> Kek:
-        """Remove a KEK that no known cartridge needs, from the token and for good."""
+        """Remove a KEK that no known cartridge needs from the token, permanently."""
         kek = self._find(label)
         named = {"label": kek.label, "kek_hash": kek.spki_hash.hex()}
         begun: list[EkmConfig] = []
@@ -134,7 +135,7 @@ class Administrator:
     def add_drive(
         self, serial: str, certificate_der: bytes, wrap_spki: bytes, oaep_hash: OaepHash
     ) -> dict[str, Any]:
-        """Admit a drive, and have the token trust its wrapping key (security officer's PIN)."""
+        """Enrol a drive, and make its wrapping key TRUSTED (needs the SO PIN)."""
         answer: dict[str, Any] = self.ask(
             "drive add",
             serial=serial,
@@ -151,19 +152,19 @@ class Administrator:
             return Keystore(token).find(label)
 
 
-def admin_secret(file: Path | None, usual: Path | None = None) -> str:
-    """Return the admin secret: of the file if one is given, else of the environment, else usual.
+def read_admin_secret(file: Path | None, default: Path | None = None) -> str:
+    """Read the admin secret: from ``file``, the environment, or ``default``.
 
-    Raises PinError with a sentence when there is none.
+    Raises PinError when there is none.
     """
     if file is None and SECRET_VARIABLE not in os.environ:
-        file = usual
+        file = default
     source = PinSource(env=SECRET_VARIABLE) if file is None else PinSource(file=file)
     return source.read("admin secret")
 
 
-def with_officer(config: EkmConfig, file: Path | None) -> EkmConfig:
-    """Return the configuration with the security officer's PIN from a file or the environment."""
+def with_so_pin(config: EkmConfig, file: Path | None) -> EkmConfig:
+    """Return ``config`` with the SO PIN from a file or the environment."""
     token = config.token
     if file is not None:
         token = token.replace(so_pin=PinSource(file=file))
@@ -172,10 +173,13 @@ def with_officer(config: EkmConfig, file: Path | None) -> EkmConfig:
     return config.replace(token=token)
 
 
-def wrap_key_of(path: Path) -> bytes:
-    """Return the RSA public key (SPKI, DER) in a PEM file; raises AdministrationError."""
+def read_wrap_key(path: Path) -> bytes:
+    """Return the RSA key in a PEM file as SPKI (DER).
+
+    Raises AdministrationError.
+    """
     try:
-        key = load_pem_public_key(_content(path))
+        key = load_pem_public_key(_read_key_file(path))
     except ValueError:
         key = None
     if not isinstance(key, rsa.RSAPublicKey):
@@ -183,7 +187,7 @@ def wrap_key_of(path: Path) -> bytes:
     return spki_der(key)
 
 
-def _content(path: Path) -> bytes:
+def _read_key_file(path: Path) -> bytes:
     try:
         return read_limited(path, MAX_PEM_BYTES)
     except OSError as error:

@@ -1,12 +1,12 @@
-"""The way from an administrator to a running key manager: a Unix socket and the admin secret.
+"""Administration requests over a Unix socket, with the admin secret.
 
 A request and its answer are JSON objects, each after its length in four bytes (big endian):
 
     {"secret": ..., "command": "drive revoke", "arguments": {"serial": ...}}
     {"result": ...}    or    {"error": "one sentence"}
 
-One request a connection; it is size-capped and time-capped. The secret is checked by scrypt, one
-request after the other, and a wrong one costs its sender a second: guessing is hopeless.
+A connection carries one request, limited in size and time. The secret is checked by scrypt, one
+request after the other, and a wrong secret costs a second, so guessing is impractical.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ ANSWER_LIMIT = 64 * 1024 * 1024
 REQUEST_SECONDS = 10.0
 ANSWER_SECONDS = 600.0
 WRONG_SECRET_SECONDS = 1.0
-_AT_ONCE = 16
+_MAX_CONNECTIONS = 16
 
 
 @contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """Give a socket path a name that fits: the kernel takes 107 bytes."""
+def _short_path(path: Path) -> Iterator[str]:
+    """Yield a short name for a socket path: the kernel's limit is 107 bytes."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{folder}/{path.name}"
@@ -59,29 +59,29 @@ class AdminServer:
     def __init__(self, config: EkmConfig) -> None:
         """Prepare; a context manager listens."""
         self._config = config
-        # A writer of its own, since commands run beside the event loop.
+        # Its own writer, because commands run in a thread beside the event loop.
         self._log = AuditLog(config.audit, joined=True)
-        self._made: Administration | None = None
-        self._turn = asyncio.Lock()
-        self._open = 0
+        self._commands: Administration | None = None
+        self._lock = asyncio.Lock()
+        self._connections = 0
         self._server: asyncio.Server | None = None
 
     @property
     def _administration(self) -> Administration:
-        """Made when first needed, since it takes its time to import."""
-        if self._made is None:
+        """The commands, created when first needed, because the import is slow."""
+        if self._commands is None:
             from hsm.ekm.admin.commands import Administration
 
-            self._made = Administration(self._config, self._log)
-        return self._made
+            self._commands = Administration(self._config, self._log)
+        return self._commands
 
     async def __aenter__(self) -> Self:
-        """Listen, in place of a socket that a killed key manager left behind."""
+        """Listen; replace a socket that a killed key manager left."""
         if self._config.admin_secret is None:
             return self
         path = self._config.admin_path
         try:
-            with _short(path) as name:
+            with _short_path(path) as name:
                 with suppress(FileNotFoundError):
                     path.unlink()
                 listener = socket.socket(socket.AF_UNIX)
@@ -96,7 +96,8 @@ class AdminServer:
                     os.umask(before)
         except OSError as error:
             raise EkmError(
-                f"The key manager cannot listen for administrators at {path} ({error.strerror})."
+                f"The key manager cannot listen for administrators at {path} ({error.strerror}); "
+                "make its folder writable or set admin_socket."
             ) from error
         self._server = await asyncio.start_unix_server(self._serve, sock=listener)
         return self
@@ -115,14 +116,14 @@ class AdminServer:
                 self._config.admin_path.unlink()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+        self._connections += 1
         try:
-            if self._open > _AT_ONCE:
+            if self._connections > _MAX_CONNECTIONS:
                 return
             async with asyncio.timeout(REQUEST_SECONDS):
                 header = await reader.readexactly(LENGTH_BYTES)
                 request = await reader.readexactly(frame_length(header, REQUEST_LIMIT))
-            answer = await self._answer(request, _who(writer.get_extra_info("socket")))
+            answer = await self._answer(request, _peer_user(writer.get_extra_info("socket")))
             data = json.dumps(answer).encode()
             writer.write(frame(data, ANSWER_LIMIT))
             async with asyncio.timeout(REQUEST_SECONDS):
@@ -130,14 +131,14 @@ class AdminServer:
         except (OSError, EOFError, TimeoutError, FrameError):
             pass
         finally:
-            self._open -= 1
+            self._connections -= 1
             writer.close()
 
     async def _answer(self, data: bytes, who: str) -> dict[str, Any]:
         try:
-            secret, command, arguments = _parsed(data)
-            async with self._turn:
-                await self._admit(secret, who)
+            secret, command, arguments = _parse_request(data)
+            async with self._lock:
+                await self._check_secret(secret, who)
                 result = await asyncio.to_thread(self._administration.run, command, arguments, who)
             LOG.info("administration", command=command, who=who)
             return {"result": result}
@@ -145,12 +146,13 @@ class AdminServer:
             LOG.warning("administration refused", who=who, cause=str(error))
             return {"error": str(error)}
         except Exception as error:
-            LOG.error("administration failed in an unforeseen way", kind=type(error).__name__)
+            LOG.error("administration failed unexpectedly", kind=type(error).__name__)
             return {
-                "error": f"The key manager failed in an unforeseen way ({type(error).__name__})."
+                "error": f"The key manager failed unexpectedly ({type(error).__name__}); see its "
+                "log and report it."
             }
 
-    async def _admit(self, secret: str, who: str) -> None:
+    async def _check_secret(self, secret: str, who: str) -> None:
         assert self._config.admin_secret is not None
         if not await asyncio.to_thread(secret_matches, self._config.admin_secret, secret):
             self._administration.refused(who)
@@ -164,7 +166,7 @@ def _wrong_secret() -> AdminSecretError:
     )
 
 
-def _parsed(data: bytes) -> tuple[str, str, dict[str, Any]]:
+def _parse_request(data: bytes) -> tuple[str, str, dict[str, Any]]:
     try:
         request = json.loads(data)
         secret, command = request["secret"], request["command"]
@@ -176,8 +178,8 @@ def _parsed(data: bytes) -> tuple[str, str, dict[str, Any]]:
     return secret, command, arguments
 
 
-def _who(connection: socket.socket) -> str:
-    """Return the user at the other end, by the kernel's word."""
+def _peer_user(connection: socket.socket) -> str:
+    """Return the name of the peer's user, as the kernel reports it."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     _, user, _ = struct.unpack("iII", credentials)
     return _user_name(user)
@@ -191,45 +193,46 @@ def _user_name(user: int) -> str:
 
 
 def administer(config: EkmConfig, secret: str, command: str, **arguments: Any) -> Any:
-    """Have a command carried out and return its result.
+    """Carry out an administration command and return its result.
 
-    The running key manager does it; while none runs, this process does, on the same files and for
-    the same secret. Raises EkmError and AdminSecretError with the sentence that was answered.
+    The running key manager carries it out; while none runs, this process does, on the same files
+    and with the same secret. Raises EkmError and AdminSecretError.
     """
     if config.admin_secret is None:
         raise EkmError(
-            "This key manager's configuration names no admin_secret, so nobody may administer it."
+            "This key manager cannot be administered, because its configuration names no "
+            "admin_secret; set it to the file with the secret's hash."
         )
     request = {"secret": secret, "command": command, "arguments": arguments}
     try:
-        answer = _asked(config.admin_path, json.dumps(request).encode())
+        answer = _request(config.admin_path, json.dumps(request).encode())
     except (FileNotFoundError, ConnectionRefusedError):
-        return _done_here(config, secret, command, arguments)
+        return _run_locally(config, secret, command, arguments)
     except (OSError, EOFError, ValueError, FrameError) as error:
         raise EkmError(
-            f"The key manager does not answer at {config.admin_path} ({error}); look at its log."
+            f"The key manager does not answer at {config.admin_path} ({error}); see its log."
         ) from None
     if "error" in answer:
         raise EkmError(str(answer["error"]))
     return answer["result"]
 
 
-def _asked(path: Path, request: bytes) -> dict[str, Any]:
+def _request(path: Path, request: bytes) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(ANSWER_SECONDS)
-        with _short(path) as name:
+        with _short_path(path) as name:
             connection.connect(name)
         connection.sendall(frame(request, REQUEST_LIMIT))
         data = read_frame(connection.recv, ANSWER_LIMIT)
     if data is None:
-        raise EOFError("it ended the connection")
+        raise EOFError("it closed the connection")
     answer = json.loads(data)
     if not isinstance(answer, dict) or not answer.keys() & {"result", "error"}:
-        raise ValueError("its answer is none")
+        raise ValueError("its answer is malformed")
     return answer
 
 
-def _done_here(config: EkmConfig, secret: str, command: str, arguments: dict[str, Any]) -> Any:
+def _run_locally(config: EkmConfig, secret: str, command: str, arguments: dict[str, Any]) -> Any:
     assert config.admin_secret is not None
     from hsm.ekm.admin.commands import Administration
 

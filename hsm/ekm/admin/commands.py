@@ -1,8 +1,9 @@
-"""What an administrator may do with a key manager, whoever carries it out: server or command line.
+"""The administration commands of a key manager.
 
-Each command takes and returns plain values, is written to the audit log with its outcome, and
-raises EkmError with a sentence when it is refused. No command touches the token: keys are made and
-removed by the command line, with PINs that the key manager does not have.
+The key manager carries them out, or the command line while it does not run. Each command takes and
+returns plain values, is recorded in the audit log with its outcome, and raises EkmError when it is
+refused. No command uses the token: the command line makes and removes keys, with PINs that the key
+manager does not have.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from hsm.ekm.audit.key_usage import (
     CartridgeKey,
     KnownCartridge,
     KnownCartridges,
-    known_in,
-    needs,
+    needs_key,
+    read_known_cartridges,
 )
 from hsm.ekm.audit.log import AuditLog
 from hsm.ekm.config import EkmConfig
-from hsm.ekm.drive_table import DriveTable, note_use
+from hsm.ekm.drive_table import DriveTable, note_sequence
 from hsm.ekm.protocol import identities
 from hsm.ekm.protocol.errors import EkmError
 from hsm.ekm.protocol.messages import CARTRIDGE_ID_BYTES
@@ -38,21 +39,21 @@ from hsm.keys.pki import Role, load_certificate
 from hsm.pkcs11.oaep import OaepHash
 from hsm.provisioning import check_serial
 
-SHOWN_AT_MOST = 10_000
-"""Audit records shown at a time."""
+SHOWN_RECORDS = 10_000
+"""Most audit records in one answer."""
 SETTLING_SECONDS = 1.0
-"""After so long, no exchange is under way that began before a key was said to retire."""
-_LISTED = 10
-_TOLD = 100
-"""Longest argument that goes into the log, in characters: no certificates, no keys."""
+"""After this time no exchange is under way that began before a key was set to retire."""
+_LISTED_CARTRIDGES = 10
+_LOGGED_CHARACTERS = 100
+"""Longest argument that is logged, in characters: no certificates, no keys."""
 
 
 class KeyInUseError(EkmError):
-    """A key cannot be retired, because cartridges need it."""
+    """A key cannot be retired because cartridges need it."""
 
 
 class Administration:
-    """The commands, by name, on the files of one key manager."""
+    """The commands by name, on the files of one key manager."""
 
     def __init__(
         self, config: EkmConfig, log: AuditLog, sleep: Callable[[float], None] = time.sleep
@@ -78,33 +79,39 @@ class Administration:
         }
 
     def run(self, command: str, arguments: dict[str, Any], who: str) -> Any:
-        """Carry out a command for ``who``, which is in the log with its outcome afterwards."""
+        """Carry out a command for the user ``who`` and record its outcome."""
         act = self._commands.get(command)
         if act is None:
             raise EkmError(
-                f"There is no command '{command[:40]}'; there are {', '.join(self._commands)}."
+                f"There is no command '{command[:40]}'; the commands are "
+                f"{', '.join(self._commands)}."
             )
-        told: dict[str, str | int | list[str]] = {
+        details: dict[str, str | int | list[str]] = {
             "command": command,
             "who": who,
             "arguments": [
-                f"{name}={value}" for name, value in arguments.items() if len(str(value)) <= _TOLD
+                f"{name}={value}"
+                for name, value in arguments.items()
+                if len(str(value)) <= _LOGGED_CHARACTERS
             ],
         }
         try:
             result = act(**arguments)
         except TypeError:
-            # Arguments of a newer or older command line; the text would quote Python names.
-            self._log.append("admin", outcome="refused", **told)
-            raise EkmError(f"The command '{command}' does not take these arguments.") from None
+            # Another version of the command line; the text would quote Python names.
+            self._log.append("admin", outcome="refused", **details)
+            raise EkmError(
+                f"The command '{command}' does not take these arguments; use a command line of "
+                "the key manager's version."
+            ) from None
         except TaperigError as error:
-            self._log.append("admin", outcome="refused", text=str(error), **told)
+            self._log.append("admin", outcome="refused", text=str(error), **details)
             raise
-        self._log.append("admin", outcome="ok", **told)
+        self._log.append("admin", outcome="ok", **details)
         return result
 
     def refused(self, who: str) -> None:
-        """Record that somebody came with a wrong secret."""
+        """Record a request with a wrong secret."""
         self._log.append("admin", outcome="refused", who=who, text="wrong admin secret")
 
     # Drives
@@ -112,9 +119,9 @@ class Administration:
     def drive_add(
         self, serial: str, certificate: str, wrap_key: str, oaep_hash: str
     ) -> dict[str, Any]:
-        """Admit a drive: certificate and RSA wrapping key (SPKI) in DER, hexadecimal."""
+        """Enrol a drive; certificate and RSA wrapping key (SPKI) are DER in hex."""
         check_serial(serial)
-        certificate_der, wrap_spki = _octets(certificate), _octets(wrap_key)
+        certificate_der, wrap_spki = _from_hex(certificate), _from_hex(wrap_key)
         identity = identities.verify_identity(
             certificate_der, load_certificate(self._config.drive_ca), Role.DRIVE
         )
@@ -129,7 +136,7 @@ class Administration:
         return {"serial": serial, "revoked": bool(found and found.revoked)}
 
     def drive_list(self) -> list[dict[str, Any]]:
-        """Return all drives by serial number."""
+        """Return all drives, ordered by serial number."""
         with DriveTable(self._config.drive_table) as table:
             return [
                 {
@@ -143,7 +150,7 @@ class Administration:
             ]
 
     def drive_revoke(self, serial: str, revoked: bool = True) -> dict[str, Any]:
-        """Bar a drive from keys from its next request on, or admit it again."""
+        """Revoke a drive from its next request on, or admit it again."""
         with DriveTable(self._config.drive_table) as table:
             table.set_revoked(serial, revoked)
         return {"serial": serial, "revoked": revoked}
@@ -151,9 +158,10 @@ class Administration:
     # Audit log
 
     def audit_verify(self, archive: str = "") -> dict[str, Any]:
-        """Verify the whole chain; return its length and its head, to be kept elsewhere.
+        """Verify the whole chain; return its length and head, among others.
 
-        ``archive`` is a folder with segments that were archived away.
+        Keep the head elsewhere: it proves that no record was cut off. ``archive`` is a folder with
+        archived segments.
         """
         summary = audit_log.verify(self._log.path, Path(archive) if archive else None)
         return {
@@ -168,24 +176,24 @@ class Administration:
         }
 
     def audit_rotate(self) -> dict[str, Any]:
-        """Close the log's file and begin a new one; return the closed one."""
+        """Close the log's file and begin a new one; return the closed segment."""
         return {"segment": str(self._log.rotate())}
 
     def audit_archive(self, directory: str) -> dict[str, Any]:
-        """Move all closed segments to a directory; return which."""
+        """Move all closed segments to a directory; return their names."""
         used: dict[str, int] = {}
         for record in audit_log.records(self._log.path):
-            note_use(used, record)
+            note_sequence(used, record)
         with DriveTable(self._config.drive_table) as table:
-            table.catch_up(used)  # and to the disk: from now on the log does not tell all
+            table.raise_sequences(used)  # on the disk: the log no longer has all records
         return archive(self._log, Path(directory))
 
     def audit_show(
         self, last: int = 50, event: str = "", serial: str = "", volume: str = ""
     ) -> list[dict[str, Any]]:
-        """Return the last records, of an event, a drive or a VOLSER if given; verified."""
+        """Verify the log; return the last records that match what is given."""
         wanted = {"event": event, "serial": serial, "volume": volume}
-        shown: deque[dict[str, Any]] = deque(maxlen=max(1, min(last, SHOWN_AT_MOST)))
+        shown: deque[dict[str, Any]] = deque(maxlen=max(1, min(last, SHOWN_RECORDS)))
         for record in audit_log.records(self._log.path):
             if all(not value or record.get(name) == value for name, value in wanted.items()):
                 shown.append(record)
@@ -194,14 +202,14 @@ class Administration:
     # Keys
 
     def key_add(self, label: str) -> dict[str, Any]:
-        """Record that a key is about to be made or brought in."""
+        """Record that a key is about to be generated or imported."""
         return {"label": normalize_label(label)}
 
     def key_added(self, label: str, kek_hash: str) -> dict[str, Any]:
-        """Record a key that was made or brought in; one that was retiring is not any more."""
+        """Record a new or imported key; end its retirement if it had begun."""
         label = normalize_label(label)
         with DriveTable(self._config.drive_table) as table:
-            table.set_retiring(_octets(kek_hash), False)
+            table.set_retiring(_from_hex(kek_hash), False)
         return {"label": label}
 
     def key_users(self, label: str, kek_hash: str) -> list[dict[str, Any]]:
@@ -213,35 +221,36 @@ class Administration:
                 "keys": sorted(cartridge.keys),
                 "last": cartridge.last,
             }
-            for cartridge in self._users(label, _octets(kek_hash))
+            for cartridge in self._users(label, _from_hex(kek_hash))
         ]
 
     def key_retire(self, label: str, kek_hash: str) -> dict[str, Any]:
-        """Stop new use of a key and see that no cartridge needs it; then it may be removed.
+        """Stop new use of a key, and check that no cartridge needs it.
 
-        Raises KeyInUseError, which lists cartridges, and then the key is in use as before.
+        Afterwards it may be removed. Raises KeyInUseError, which lists cartridges; then the key
+        stays in use.
         """
-        identity = _octets(kek_hash)
-        self._refuse_used(label, identity)
+        identity = _from_hex(kek_hash)
+        self._refuse_key_in_use(label, identity)
         with DriveTable(self._config.drive_table) as table:
             table.set_retiring(identity, True)
             try:
                 self._sleep(SETTLING_SECONDS)
-                self._refuse_used(label, identity)
+                self._refuse_key_in_use(label, identity)
             except BaseException:
                 table.set_retiring(identity, False)
                 raise
         return {"label": label}
 
     def key_retired(self, label: str, kek_hash: str, removed: bool) -> dict[str, Any]:
-        """Record that a retiring key was removed, or that it was not and stays in use."""
+        """Record that a retiring key was removed, or that it stays in use."""
         if not removed:
             with DriveTable(self._config.drive_table) as table:
-                table.set_retiring(_octets(kek_hash), False)
+                table.set_retiring(_from_hex(kek_hash), False)
         return {"label": label, "removed": removed}
 
     def cartridge_forget(self, cartridges: list[list[str]]) -> list[dict[str, Any]]:
-        """Take cartridges for ones that need no key: scrapped, or overwritten in the clear.
+        """Forget cartridges that need no key: scrapped or overwritten in clear.
 
         Each is a pair of VOLSER and cartridge id (hexadecimal). An empty id stands for the only
         known cartridge of its VOLSER; "none" for one that is known from records without an id.
@@ -250,38 +259,42 @@ class Administration:
         try:
             pairs = [(volume, cartridge_id) for volume, cartridge_id in cartridges]
         except ValueError:
-            raise TypeError from None  # as other arguments of a wrong form
+            raise TypeError from None  # the same as for other malformed arguments
         for volume, _ in pairs:
             check_volume(volume)
-        known = known_in(self._log.path) if any(not each for _, each in pairs) else {}
-        chosen = [_chosen(volume, cartridge_id, known) for volume, cartridge_id in pairs]
+        known = read_known_cartridges(self._log.path) if any(not each for _, each in pairs) else {}
+        chosen = [_select_cartridge(volume, cartridge_id, known) for volume, cartridge_id in pairs]
         for volume, cartridge_id in chosen:
             self._log.note(FORGOTTEN, outcome="ok", volume=volume, cartridge_id=cartridge_id)
         self._log.sync()
         return [{"volume": volume, "cartridge_id": cartridge_id} for volume, cartridge_id in chosen]
 
     def _users(self, label: str, kek_hash: bytes) -> list[KnownCartridge]:
-        known = known_in(self._log.path)
-        return [known[each] for each in sorted(known) if needs(known[each], label, kek_hash)]
+        known = read_known_cartridges(self._log.path)
+        return [known[each] for each in sorted(known) if needs_key(known[each], label, kek_hash)]
 
-    def _refuse_used(self, label: str, kek_hash: bytes) -> None:
+    def _refuse_key_in_use(self, label: str, kek_hash: bytes) -> None:
         users = list(map(str, self._users(label, kek_hash)))
         if users:
-            more = f" and {len(users) - _LISTED} more" if len(users) > _LISTED else ""
+            more = (
+                f" and {len(users) - _LISTED_CARTRIDGES} more"
+                if len(users) > _LISTED_CARTRIDGES
+                else ""
+            )
             raise KeyInUseError(
                 f"The key labelled {label!r} cannot be retired: "
                 f"{len(users)} cartridge{'s need' if len(users) > 1 else ' needs'} it "
-                f"({', '.join(users[:_LISTED])}{more}); rekey or rewrite them, or say "
-                "`rig ekm cartridge forget VOLSER --id ID` of one that is scrapped."
+                f"({', '.join(users[:_LISTED_CARTRIDGES])}{more}); rekey or rewrite them, or run "
+                "`rig ekm cartridge forget VOLSER --id ID` for one that is scrapped."
             )
 
 
-def _chosen(volume: str, cartridge_id: str, known: KnownCartridges) -> CartridgeKey:
-    """Return which cartridge an administrator names; raise EkmError when that is not clear."""
+def _select_cartridge(volume: str, cartridge_id: str, known: KnownCartridges) -> CartridgeKey:
+    """Return the cartridge that is named; raise EkmError when it is ambiguous."""
     if cartridge_id == UNKNOWN_ID:
         return volume, ""
     if cartridge_id:
-        if not isinstance(cartridge_id, str) or len(_octets(cartridge_id)) != CARTRIDGE_ID_BYTES:
+        if not isinstance(cartridge_id, str) or len(_from_hex(cartridge_id)) != CARTRIDGE_ID_BYTES:
             raise EkmError(
                 f"A cartridge id is {2 * CARTRIDGE_ID_BYTES} hexadecimal digits or "
                 f"'{UNKNOWN_ID}'; `rig ekm key users` shows it."
@@ -289,7 +302,7 @@ def _chosen(volume: str, cartridge_id: str, known: KnownCartridges) -> Cartridge
         return volume, cartridge_id.lower()
     candidates = [each for each in sorted(known) if each[0] == volume]
     if len(candidates) > 1:
-        listed = ", ".join(str(known[each]) for each in candidates[:_LISTED])
+        listed = ", ".join(str(known[each]) for each in candidates[:_LISTED_CARTRIDGES])
         raise EkmError(
             f"{len(candidates)} cartridges of VOLSER {volume} are known ({listed}); nothing was "
             "forgotten. Name one with `--id`."
@@ -297,8 +310,8 @@ def _chosen(volume: str, cartridge_id: str, known: KnownCartridges) -> Cartridge
     return candidates[0] if candidates else (volume, "")
 
 
-def _octets(value: str) -> bytes:
+def _from_hex(value: str) -> bytes:
     try:
         return bytes.fromhex(value)
     except (ValueError, TypeError):
-        raise EkmError("A certificate, key or hash is expected in hexadecimal.") from None
+        raise EkmError("A certificate, key or hash must be hexadecimal.") from None

@@ -1,10 +1,10 @@
-"""Archiving closed segments of an audit log away, without losing what the log is asked for.
+"""Move closed segments of an audit log to an archive, and summarize them.
 
-Which cartridges need a key is read from the log (POOL-3), so what the segments tell of cartridges
-is summed up in it first: a record ``cartridge-known`` each, as of the last record that goes, then
-``archived``, which makes the summary valid. Only then is each segment copied, compared and removed,
-the oldest first. So a kill at any moment leaves either the segments or a valid summary of them, and
-doing it again ends it.
+Which cartridges need a key is read from the log (POOL-3), so the segments' records of cartridges
+are summarized in the log first: one record ``cartridge-known`` for each cartridge, as of the last
+record that is moved, then ``archived``, which makes the summary valid. Only then each segment is
+copied, compared and removed, the oldest first. A process that is killed at any moment leaves either
+the segments or a valid summary of them, and repeating the command completes it.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from pathlib import Path
 from typing import Any
 
 from hsm.ekm.audit.hash_chain import ARCHIVED, AuditError, records, segments
-from hsm.ekm.audit.key_usage import KNOWN, known_in
+from hsm.ekm.audit.key_usage import KNOWN, read_known_cartridges
 from hsm.ekm.audit.log import AuditLog
 from hsm.files import sync_directory
 
 
 def archive(log: AuditLog, directory: Path) -> dict[str, Any]:
-    """Move all closed segments of a log that verifies to ``directory``.
+    """Move all closed segments of a valid log to ``directory``.
 
-    Returns the ``segments``' names, the last record that went (``through``) and the ``directory``.
-    Raises AuditError when there is none, the chain is broken, or the directory cannot take them.
+    Returns the ``segments``' names, the last record that was moved (``through``) and the
+    ``directory``. Raises AuditError when there is no closed segment, the chain is broken, or the
+    directory cannot be written.
     """
     path = log.path
-    # One that is just being closed is the log still.
+    # During a rotation the last segment is still the log.
     closed = [segment for segment in segments(path) if not segment.samefile(path)]
     if not closed:
         raise AuditError(
             f"The audit log {path} has no closed segment; close one with `rig ekm audit rotate`."
         )
-    through, head = _last_of(path, closed[-1])
-    known = known_in(path, through)
+    through, head = _last_record(path, closed[-1])
+    known = read_known_cartridges(path, through)
     for cartridge in known.values():
         log.note(
             KNOWN,
@@ -60,14 +61,14 @@ def archive(log: AuditLog, directory: Path) -> dict[str, Any]:
             _move(segment, directory)
     except OSError as error:
         raise AuditError(
-            f"The audit log's segments cannot be moved to {directory}: {error}; what was not moved "
-            "is where it was."
+            f"The audit log's segments cannot be moved to {directory}: {error}; those that were "
+            "not moved are unchanged. Free space or choose another directory."
         ) from error
     return {"segments": names, "through": through, "directory": str(directory)}
 
 
-def _last_of(path: Path, segment: Path) -> tuple[int, str]:
-    """Verify the log; return number and hash of the last record of its last closed segment."""
+def _last_record(path: Path, segment: Path) -> tuple[int, str]:
+    """Verify the log; return number and hash of a segment's last record."""
     lines = segment.read_bytes().count(b"\n")
     first = int(segment.suffix[1:])
     through, head = first + lines - 1, ""
@@ -91,7 +92,7 @@ def _move(segment: Path, directory: Path) -> None:
         sync_directory(directory)
     if target.read_bytes() != content:
         raise AuditError(
-            f"{target} is there already and is another file; archive the segments elsewhere."
+            f"{target} is there already and is another file; choose another directory."
         )
     segment.unlink()
     sync_directory(segment.parent)

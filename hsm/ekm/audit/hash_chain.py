@@ -1,13 +1,13 @@
-"""The audit log as a reader has it: append-only, a JSON line each record, bound by a hash chain.
+"""Read and verify an audit log: JSON lines bound by a hash chain.
 
 A record's ``hash`` is SHA-256 of its line without that member; its ``previous`` is the hash of the
-record before, so a changed, removed or inserted line breaks the chain at a known place. Cutting
-whole lines off the end is not detectable from the files alone: keep ``head`` elsewhere for that.
+record before, so a changed, removed or inserted line breaks the chain at a known line. Whole lines
+that were cut off the end are not detectable from the files alone: keep ``head`` elsewhere for that.
 
-The chain goes on over files: ``audit.jsonl`` is written, ``audit.jsonl.000000004712`` is a closed
-segment that begins with record 4712. Segments may be archived away, the oldest first. What is left
-still verifies: its first record names the hash of the last one that is not here, and a record
-``archived`` says that this part was taken away on purpose.
+The chain continues over files: ``audit.jsonl`` is written, ``audit.jsonl.000000004712`` is a closed
+segment that begins with record 4712. Segments may be archived, the oldest first. The rest still
+verifies: its first record names the hash of the last record that was archived, and a record
+``archived`` says that this part was removed on purpose.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import Any, BinaryIO, Final
 from hsm.ekm.protocol.errors import EkmError
 
 GENESIS: Final = "0" * 64
-"""What the first record of all has for ``previous``."""
+"""The value of ``previous`` in the first record of a log."""
 CONTINUED: Final = "continued"
 """The event of the first record of a file that follows another one."""
 ARCHIVED: Final = "archived"
-"""The event that says through which record, with which hash, the log was archived away."""
+"""The event that says through which record, with which hash, the log was archived."""
 STEP: Final = 65536
-"""Bytes that are read at a time when the end of the log is looked for."""
+"""Bytes read at a time when searching the end of the log."""
 MAX_LINE: Final = 1024 * 1024
-"""Bytes of a line that is read as a record; what the key manager writes is far shorter."""
+"""Longest line, in bytes, that is read as a record; real ones are much shorter."""
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -43,11 +43,12 @@ class AuditError(EkmError):
 
 @dataclass(frozen=True, slots=True)
 class AuditSummary:
-    """A verified log: how many records, the last one's hash, bytes of a half-written last line.
+    """The result of verifying a log.
 
-    It can vouch for what is written from record ``first`` on; the record before that, if there was
-    one, had the hash ``anchor``. ``archived`` says whether the log itself tells that what is not
-    here was taken away on purpose (true when all is here). ``files`` are those that were read.
+    ``records`` are their number, ``head`` is the hash of the last one, ``torn_bytes`` is the size
+    of a partly written last line. The chain begins with record ``first``; the record before that,
+    if there was one, had the hash ``anchor``. ``archived`` says whether the log records that the
+    missing part was archived (true when nothing is missing). ``files`` is the number of files read.
     """
 
     records: int
@@ -60,18 +61,18 @@ class AuditSummary:
     files: int = 1
 
 
-def encoded(content: dict[str, Any]) -> bytes:
+def encode_record(content: dict[str, Any]) -> bytes:
     """Return a record's line, without its newline."""
     return _ENCODER.encode(content).encode()
 
 
-def hash_of(content: dict[str, Any]) -> str:
+def record_hash(content: dict[str, Any]) -> str:
     """Return the hash of a record that has no hash yet."""
-    return hashlib.sha256(encoded(content)).hexdigest()
+    return hashlib.sha256(encode_record(content)).hexdigest()
 
 
-def parsed(line: bytes) -> dict[str, Any]:
-    """Return what a line holds; nothing when it is no record."""
+def parse_record(line: bytes) -> dict[str, Any]:
+    """Return the record in a line; an empty dictionary when there is none."""
     try:
         content = json.loads(line)
     except (ValueError, RecursionError):
@@ -85,7 +86,7 @@ def segment_path(path: Path, first: int) -> Path:
 
 
 def segments(path: Path, archive: Path | None = None) -> list[Path]:
-    """Return the closed segments of a log in their order; those in ``archive`` too."""
+    """Return the closed segments of a log in order, with those in ``archive``."""
     name = re.compile(re.escape(path.name) + r"\.\d{12}")
     found: dict[str, Path] = {}
     for folder in (archive, path.parent):
@@ -95,18 +96,18 @@ def segments(path: Path, archive: Path | None = None) -> list[Path]:
 
 
 def records(path: Path, archive: Path | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the records in order, verifying as it goes; a torn last line is left out.
+    """Verify the log record by record and yield each; skip a torn last line.
 
-    ``archive`` is a folder where older segments are. Raises AuditError with file and number of the
+    ``archive`` is a folder with older segments. Raises AuditError with file and number of the
     first line that does not fit.
     """
-    chain = _Chain()
+    chain = _ChainVerifier()
     try:
         with path.open("rb") as log:
             written = os.fstat(log.fileno())
             for segment in segments(path, archive):
                 with segment.open("rb") as closed:
-                    # One that is just being closed is a segment already, and still the log.
+                    # During a rotation the last segment is still the log: read it once.
                     if not os.path.samestat(os.fstat(closed.fileno()), written):
                         yield from chain.verified(segment, closed, closed=True)
             yield from chain.verified(path, log, closed=False)
@@ -114,8 +115,8 @@ def records(path: Path, archive: Path | None = None) -> Iterator[dict[str, Any]]
         raise AuditError(f"Cannot read the audit log {path}: {error}.") from error
 
 
-class _Chain:
-    """How far a chain was verified."""
+class _ChainVerifier:
+    """Verifies a chain over files, and keeps the place that it has reached."""
 
     def __init__(self) -> None:
         self._previous: str | None = None
@@ -125,14 +126,14 @@ class _Chain:
         for place, line in enumerate(iter(lambda: log.readline(MAX_LINE), b""), start=1):
             if not line.endswith(b"\n") and len(line) < MAX_LINE and not closed:
                 return
-            content = parsed(line)
+            content = parse_record(line)
             stored = content.pop("hash", None)
             if (
                 not self._follows(content, first_line=place == 1)
-                or stored != hash_of(content)
-                or encoded(content | {"hash": stored}) + b"\n" != line
+                or stored != record_hash(content)
+                or encode_record(content | {"hash": stored}) + b"\n" != line
             ):
-                raise AuditError(self._broken(path, place, content))
+                raise AuditError(self._broken_message(path, place, content))
             self._previous, self._number = stored, content["number"]
             yield content | {"hash": stored}
 
@@ -151,13 +152,13 @@ class _Chain:
             and _HASH.fullmatch(previous) is not None
         )
 
-    def _broken(self, path: Path, place: int, content: dict[str, Any]) -> str:
+    def _broken_message(self, path: Path, place: int, content: dict[str, Any]) -> str:
         number, expected = content.get("number"), self._number + 1
         begins = place == 1 and content.get("event") == CONTINUED
         if begins and isinstance(number, int) and number > expected:
             return (
                 f"A part of the audit log is missing before {path}: records {expected} to "
-                f"{number - 1}; bring the segment that holds them back."
+                f"{number - 1}; bring the segment with these records back."
             )
         return (
             f"The audit log {path} was altered: line {place} does not fit the chain; "
@@ -166,7 +167,7 @@ class _Chain:
 
 
 def verify(path: Path, archive: Path | None = None) -> AuditSummary:
-    """Return what the log holds; raise AuditError when its chain is broken."""
+    """Verify a log and summarize it; raise AuditError for a broken chain."""
     count, head, first, anchor = 0, GENESIS, 1, GENESIS
     archived: tuple[int, str] = (0, GENESIS)
     for record in records(path, archive):
@@ -190,7 +191,7 @@ def verify(path: Path, archive: Path | None = None) -> AuditSummary:
 
 
 def _end_of_lines(path: Path) -> tuple[int, int]:
-    """Return the offset just after the last newline, and the file's length, both in bytes."""
+    """Return the offset after the last newline and the file's size, in bytes."""
     length = path.stat().st_size
     with path.open("rb") as log:
         end = length

@@ -1,21 +1,21 @@
-"""Which cartridges a key manager knows, and which keys they need: read from its audit log (POOL-3).
+"""Read from the audit log which cartridges need which keys (POOL-3).
 
-The log has each key exchange with volume and keys. What a cartridge bears after each:
+The log has each key exchange with volume and keys. The EEDKs on a cartridge after each operation:
 
-- GENERATE: the new pair, once the drive acknowledged; what was on the cartridge is overwritten.
-- TRANSLATE: the pair that the drive read from the cartridge, which is the best witness there is.
-- REKEY: the new pair too, and the old one until an exchange shows that the cartridge has the new
-  one only: power may fail before the drive has written it.
+- GENERATE: the new pair, after the drive has acknowledged it; the old pair is overwritten.
+- TRANSLATE: the pair that the drive read from the cartridge, which is the most reliable source.
+- REKEY: the new pair and the old one, until an exchange shows that the cartridge has only the new
+  one: power may fail before the drive has written it.
 
-When in doubt a cartridge needs a key, so a key is never removed too early. A cartridge that was
-scrapped, or overwritten in the clear, is known as such when an administrator says so.
+When in doubt a cartridge needs a key, so that no key is removed too early. A cartridge that was
+scrapped, or overwritten in the clear, counts until an administrator has it forgotten.
 
-A cartridge is known by its VOLSER and by the id in its memory (CART-4), since two cartridges may
-bear one VOLSER. The id stays when a cartridge is written from BOT again: GENERATE replaces what the
-cartridge bore before. Records from before protocol version 2 have no id: all of one VOLSER count
-as one more cartridge, since nothing tells which one it was.
+A cartridge is identified by its VOLSER and the id in its memory (CART-4), since two cartridges may
+have one VOLSER. The id stays when a cartridge is written from BOT again: GENERATE replaces its
+EEDKs. Records from before protocol version 2 have no id: all of one VOLSER count as one additional
+cartridge, since it is unknown which one it was.
 
-What segments told that were archived away is summed up in the log (``hsm.ekm.audit.archive``).
+The records in archived segments are summarized in the log (``hsm.ekm.audit.archive``).
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from hsm.errors import LabelInvalidError
 from hsm.keys.labels import label_key
 
 FORGOTTEN = "cartridge-forgotten"
-"""The event by which an administrator says that a cartridge bears nothing any more."""
+"""The event by which an administrator declares that a cartridge needs no key."""
 KNOWN = "cartridge-known"
-"""The event that sums up a cartridge's keys as of the record ``through``, which was archived."""
+"""The event that summarizes a cartridge's keys as of the archived record ``through``."""
 UNKNOWN_ID = "none"
-"""How the id of a cartridge is written that is known from records without one."""
+"""Shown for the id of a cartridge that is known from records without an id."""
 _CLEAR, _HASH = " (clear)", " (hash)"
 
 
 @dataclass(slots=True)
 class KnownCartridge:
-    """A cartridge's keys, as audit records name them, and when it was last heard of (Unix time).
+    """A cartridge's keys, as audit records name them, and its last exchange.
 
-    ``cartridge_id`` is hexadecimal, empty when the records are from before it was sent.
+    ``last`` is Unix time. ``cartridge_id`` is hexadecimal, empty when the records have none.
     """
 
     volume: str
@@ -58,43 +58,43 @@ class KnownCartridge:
 
 
 CartridgeKey = tuple[str, str]
-"""VOLSER and cartridge id, by which a cartridge is known."""
+"""VOLSER and cartridge id, which identify a cartridge."""
 KnownCartridges = dict[CartridgeKey, KnownCartridge]
 
 
-def known_in(path: Path, through: int | None = None) -> KnownCartridges:
-    """Return all known cartridges, from an audit log that is verified at the same time.
+def read_known_cartridges(path: Path, through: int | None = None) -> KnownCartridges:
+    """Verify an audit log, and return all cartridges that it knows.
 
-    ``through`` is the last record that counts; all by default. Raises EkmError when the log begins
-    later than what it sums up, AuditError when its chain is broken.
+    ``through`` is the last record to read; all by default. Raises EkmError when records are missing
+    between its summary and its first record, AuditError when its chain is broken.
     """
-    first, summed_up, summaries = _summaries(path)
-    if first > summed_up + 1:
+    first, summarized, summaries = _summaries(path)
+    if first > summarized + 1:
         raise EkmError(
-            f"The audit log {path} begins with record {first} and does not sum up what was before, "
-            "so it cannot tell which cartridges need a key; bring the segments before it back, and "
-            "take them away with `rig ekm audit archive`."
+            f"The audit log {path} begins with record {first} and does not summarize the records "
+            "before it, so it is unknown which cartridges need a key; bring the older segments "
+            "back, and archive them with `rig ekm audit archive`."
         )
     last = sys.maxsize if through is None else through
-    later = (r for r in hash_chain.records(path) if summed_up < r["number"] <= last)
-    return known_cartridges(later, summaries.get(summed_up))
+    later = (r for r in hash_chain.records(path) if summarized < r["number"] <= last)
+    return known_cartridges(later, summaries.get(summarized))
 
 
 def _summaries(path: Path) -> tuple[int, int, dict[int, KnownCartridges]]:
-    """Return the first record's number, through which the log is summed up, and the summaries."""
-    first, summed_up = 0, 0
+    """Return the first record's number, the last summary's, and all summaries."""
+    first, summarized = 0, 0
     summaries: dict[int, KnownCartridges] = {}
     for record in hash_chain.records(path):
         first = first or record["number"]
         if record["event"] == KNOWN:
-            volume, cartridge_id = known_by = _cartridge_key(record)
+            volume, cartridge_id = key = _cartridge_key(record)
             cartridge = KnownCartridge(
                 volume, cartridge_id, set(record["keys"]), last=float(record["last"])
             )
-            summaries.setdefault(record["through"], {})[known_by] = cartridge
+            summaries.setdefault(record["through"], {})[key] = cartridge
         elif record["event"] == hash_chain.ARCHIVED:
-            summed_up = max(summed_up, record["through"])
-    return first or 1, summed_up, summaries
+            summarized = max(summarized, record["through"])
+    return first or 1, summarized, summaries
 
 
 def _cartridge_key(record: dict[str, Any]) -> CartridgeKey:
@@ -104,28 +104,28 @@ def _cartridge_key(record: dict[str, Any]) -> CartridgeKey:
 def known_cartridges(
     records: Iterable[dict[str, Any]], before: KnownCartridges | None = None
 ) -> KnownCartridges:
-    """Return all known cartridges, from the records of an audit log in order.
+    """Return all cartridges that an audit log's records, in order, name.
 
-    ``before`` is what was known before the first of them.
+    ``before`` holds the cartridges that were known before the first record.
     """
     known = before or {}
     for record in records:
         event = record.get("event")
         if not isinstance(record.get("volume"), str):
             continue
-        volume, cartridge_id = known_by = _cartridge_key(record)
+        volume, cartridge_id = key = _cartridge_key(record)
         if event == FORGOTTEN:
-            known.pop(known_by, None)
+            known.pop(key, None)
             continue
         if event not in ("key-reply", "ack") or record.get("operation") is None:
             continue
-        cartridge = known.setdefault(known_by, KnownCartridge(volume, cartridge_id))
+        cartridge = known.setdefault(key, KnownCartridge(volume, cartridge_id))
         cartridge.last = record["time"]
-        _learn(cartridge, record, set(record["keys"]))
+        _update_keys(cartridge, record, set(record["keys"]))
     return known
 
 
-def _learn(cartridge: KnownCartridge, record: dict[str, Any], keys: set[str]) -> None:
+def _update_keys(cartridge: KnownCartridge, record: dict[str, Any], keys: set[str]) -> None:
     operation, replied = record["operation"], record["event"] == "key-reply"
     if operation == "translate":
         if replied and len(record["keys"]) == 2 and not any(map(_unreadable, keys)):
@@ -142,12 +142,12 @@ def _unreadable(name: str) -> bool:
     return not name.endswith((_CLEAR, _HASH))
 
 
-def needs(cartridge: KnownCartridge, label: str, kek_hash: bytes) -> bool:
-    """Say whether the cartridge bears an EEDK of the KEK with this label and hash."""
-    return any(_names(name, label, kek_hash) for name in cartridge.keys)
+def needs_key(cartridge: KnownCartridge, label: str, kek_hash: bytes) -> bool:
+    """Return whether the cartridge has an EEDK of the KEK, by label or hash."""
+    return any(_names_kek(name, label, kek_hash) for name in cartridge.keys)
 
 
-def _names(name: str, label: str, kek_hash: bytes) -> bool:
+def _names_kek(name: str, label: str, kek_hash: bytes) -> bool:
     stem, _, mode = name.rpartition(" (")
     if mode == "hash)" and stem == kek_hash.hex():
         return True

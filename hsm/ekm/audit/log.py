@@ -1,16 +1,18 @@
-"""Write the audit log; ``hsm.ekm.audit.hash_chain`` has its format and verifies it.
+"""Write the audit log; ``hsm.ekm.audit.hash_chain`` defines its format.
 
-Each record is on the disk before the key manager answers. A line that a crash left half-written
-was never answered; it is cut off by the next writer, and a record says so.
+Each record is on the disk before the key manager answers. A line that a crash left incomplete was
+never answered; the next writer cuts it off and records that.
 
-One key manager owns a log; its worker processes join in. They write under a lock of the file, each
-from where the one before ended, so there is one chain, whoever writes and whoever is killed.
+One key manager owns a log; its worker processes write to it too. Each write holds a lock of the
+file and continues from the last record, so there is one chain, whichever process writes or is
+killed.
 
-**Rotation** closes the file and goes on in a new one, under the same lock: the last record of the
-old file says ``rotated``; the new file is made aside with a first record ``continued``; the old one
-gets its name as a segment, a link; the new one is moved over the log's name. There is a whole log
-under that name at every moment. A writer that finds ``rotated`` at the end of its file goes over to
-the new one; if whoever rotated was killed in between, it finishes that first.
+**Rotation** closes the file and continues in a new one, under the same lock. The last record of the
+old file is ``rotated``. The new file is created under another name with a first record
+``continued``; the old file gets its segment name as a hard link; the new one is renamed to the
+log's name. There is a whole log under that name at every moment. A writer that finds ``rotated`` at
+the end of its file switches to the new file; if the rotating process was killed, the writer
+completes the rotation first.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ from hsm.ekm.audit.hash_chain import (
     STEP,
     AuditError,
     AuditSummary,
-    encoded,
-    parsed,
+    encode_record,
+    parse_record,
     records,
     segment_path,
     verify,
@@ -51,19 +53,19 @@ _UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 
 
 def _hashed_line(content: dict[str, Any]) -> tuple[bytes, str]:
-    """Return a record's line with its newline, and its hash; give the record room for that.
+    """Return a record's line with its newline, and the record's hash.
 
-    The hash is not the first member, and no text looks like its place, since within a text no
-    quotation mark is without a backslash.
+    Adds a ``hash`` member to ``content``. Its place in the line is unique: ``hash`` is never the
+    first member, and within a JSON string every quotation mark follows a backslash.
     """
     content["hash"] = ""
-    before, _, after = encoded(content).partition(_NO_HASH)
+    before, _, after = encode_record(content).partition(_NO_HASH)
     head = hashlib.sha256(before + after).hexdigest()
     return b'%b,"hash":"%b"%b\n' % (before, head.encode(), after), head
 
 
 def _last_line(file: int, known: int, length: int) -> tuple[int, bytes]:
-    """Return where the last whole line after offset ``known`` ends, and that line.
+    """Return the end of the last whole line after offset ``known``, and it.
 
     The line is empty, and the offset ``known``, when there is none.
     """
@@ -78,7 +80,7 @@ def _last_line(file: int, known: int, length: int) -> tuple[int, bytes]:
 
 
 class AuditLog:
-    """The log as one of its writers has it."""
+    """A writer of the audit log."""
 
     def __init__(
         self,
@@ -89,11 +91,11 @@ class AuditLog:
         on_record: Callable[[dict[str, Any]], None] = lambda record: None,
         rotate_bytes: int | None = None,
     ) -> None:
-        """Open the log, verify it whole, and cut off a line that a crash left half-written.
+        """Open the log, verify it, and cut off an incomplete last line.
 
-        ``clock`` gives Unix time in seconds; ``on_record`` is shown every record there is. With
-        ``joined``, write to a log that another process owns and has verified. A file that is longer
-        than ``rotate_bytes`` is closed by whoever wrote the last record to it.
+        ``clock`` returns Unix time in seconds; ``on_record`` is called with every existing record.
+        With ``joined``, write to a log that another process owns and has verified. The writer that
+        makes a file longer than ``rotate_bytes`` rotates it.
         """
         self.path = path
         self._clock = clock
@@ -102,12 +104,12 @@ class AuditLog:
         self._noted: list[dict[str, Any]] = []
         self._unsynced = False
         self.noted = 0
-        """How many records this writer has noted."""
-        self._owned = -1
+        """How many records this writer has buffered so far."""
+        self._owner_file = -1
         self._file = self._open(0 if joined else os.O_CREAT)
         try:
             if not joined:
-                self._own(on_record)
+                self._lock_log(on_record)
         except BaseException:
             self.close()
             raise
@@ -119,11 +121,11 @@ class AuditLog:
         except OSError as error:
             raise AuditError(f"Cannot open the audit log {self.path}: {error}.") from error
 
-    def _own(self, on_record: Callable[[dict[str, Any]], None]) -> None:
-        """Take the log for this process alone, through a file that rotation leaves in place."""
-        self._owned = self._open(os.O_CREAT, self.path.with_name(f"{self.path.name}.lock"))
+    def _lock_log(self, on_record: Callable[[dict[str, Any]], None]) -> None:
+        """Take the log for this process, with a lock file that rotation keeps."""
+        self._owner_file = self._open(os.O_CREAT, self.path.with_name(f"{self.path.name}.lock"))
         try:
-            fcntl.flock(self._owned, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._owner_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AuditError(
                 f"The audit log {self.path} is in use by another key manager; "
@@ -132,67 +134,67 @@ class AuditLog:
         while not self._is_current():  # a worker of a killed key manager rotated meanwhile
             left, self._file = self._file, self._open()
             os.close(left)
-        with self._alone():
+        with self._locked():
             for record in records(self.path):
                 self._count, self._head = record["number"], record["hash"]
                 on_record(record)
-        self._catch_up_alone()
+        self._catch_up_locked()
         sync_directory(self.path.parent)
         self.sync()
 
-    def _catch_up_alone(self) -> None:
-        with self._alone():
+    def _catch_up_locked(self) -> None:
+        with self._locked():
             self._catch_up()
 
     @property
     def head(self) -> str:
-        """The last record's hash (hexadecimal), which stands for the whole log."""
+        """The hash of the last record (hexadecimal), which commits to all records."""
         return self._head
 
     def append(self, event: str, **details: str | int | list[str]) -> None:
-        """Write a record and return when it is on the disk."""
+        """Write a record and wait until it is on the disk."""
         self.note(event, **details)
         self.sync()
 
     def note(self, event: str, **details: str | int | list[str]) -> None:
-        """Take a record, which is in the file after ``write`` and on the disk after ``sync``.
+        """Buffer a record; ``write`` puts it in the file, ``sync`` on the disk.
 
         Details are serial numbers, volumes, labels, key hashes, outcomes; never a key.
         """
-        self._noted.append(self._now(event, details))
+        self._noted.append(self._stamp(event, details))
         self.noted += 1
 
-    def _now(self, event: str, record: dict[str, Any]) -> dict[str, Any]:
-        """Return the record, which now tells the time and the event too."""
+    def _stamp(self, event: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Add time and event to a record; return it."""
         record["time"] = round(self._clock(), 6)
         record["event"] = event
         return record
 
     def write(self) -> None:
-        """Write all that was noted; a process that is killed from then on loses none of it.
+        """Write all buffered records to the file, where they outlive the process.
 
-        All of it or, with an AuditError, nothing, now or later.
+        Writes all of them or, with an AuditError, none, now or later.
         """
         noted, self._noted = self._noted, []
         if noted:
-            with self._alone():
+            with self._locked():
                 self._catch_up()
                 self._write(noted)
                 if self._length > self._rotate_bytes:
-                    with suppress(AuditError):  # what was noted is written; the next one is told
+                    with suppress(AuditError):  # the records are written; the next write fails
                         self._rotate()
 
     def rotate(self) -> Path:
-        """Close the file and go on in a new one; return the closed segment. All is on the disk."""
+        """Close the file and continue in a new one; return the closed segment."""
         self.write()
-        with self._alone():
+        with self._locked():
             self._catch_up()
             return self._rotate()
 
     def sync(self) -> None:
-        """Return when all that was noted is on the disk.
+        """Write all buffered records and wait until they are on the disk.
 
-        After a failure (AuditError) nobody knows what is on the disk; this writer must end.
+        After a failure (AuditError) the content of the disk is unknown; this writer must end.
         """
         self.write()
         if self._unsynced:
@@ -204,12 +206,12 @@ class AuditLog:
 
     @property
     def unsynced(self) -> bool:
-        """Whether something was noted that may not be on the disk yet."""
+        """Whether a record may not be on the disk yet."""
         return self._unsynced or bool(self._noted)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep the other writers out (a lock of the open file, gone when its holder is killed)."""
+    def _locked(self) -> Iterator[None]:
+        """Hold the file's lock, which the kernel releases with its holder."""
         try:
             fcntl.fcntl(self._file, fcntl.F_OFD_SETLKW, _LOCK)
         except OSError as error:
@@ -220,21 +222,21 @@ class AuditLog:
             fcntl.fcntl(self._file, fcntl.F_OFD_SETLKW, _UNLOCK)
 
     def _catch_up(self) -> None:
-        """Go on from the last whole line, whoever wrote it; cut off what a killed writer left.
+        """Read the last whole line, and cut off what a killed writer left.
 
-        Where another writer has gone on in a new file, go over to that one, and look there.
+        Where another writer has rotated the log, switch to the new file.
         """
         while (length := os.fstat(self._file).st_size) != self._length:
-            if self._take_last(length) != ROTATED:
+            if self._read_last(length) != ROTATED:
                 return
-            self._go_over()
+            self._switch_file()
 
-    def _take_last(self, length: int) -> str:
-        """Take over number and hash of the last whole line; return its event."""
+    def _read_last(self, length: int) -> str:
+        """Read number and hash of the last whole line; return its event."""
         data_end, line = length, b""
         if length > self._length:
             data_end, line = _last_line(self._file, self._length, length)
-        content = parsed(line) if line else {"number": self._count, "hash": self._head}
+        content = parse_record(line) if line else {"number": self._count, "hash": self._head}
         number, head = content.get("number"), content.get("hash")
         if data_end < self._length or not isinstance(number, int) or not isinstance(head, str):
             raise AuditError(
@@ -244,16 +246,16 @@ class AuditLog:
         self._count, self._head, self._length = number, head, data_end
         if data_end < length:
             os.ftruncate(self._file, data_end)
-            self._write([self._now("recovery", {"torn_bytes": length - data_end})])
+            self._write([self._stamp("recovery", {"torn_bytes": length - data_end})])
             return "recovery"
         return str(content.get("event", ""))
 
-    # Rotation; the file's lock is held
+    # Rotation, with the file's lock held
 
     def _rotate(self) -> Path:
         segment = segment_path(self.path, self._first_number())
-        self._write([self._now(ROTATED, {"segment": segment.name})])
-        self._go_over()
+        self._write([self._stamp(ROTATED, {"segment": segment.name})])
+        self._switch_file()
         return segment
 
     def _first_number(self) -> int:
@@ -263,20 +265,20 @@ class AuditLog:
             place += len(part)
             if not part:
                 return 1  # an empty log
-        return int(parsed(line[: line.index(b"\n")]).get("number", 0))
+        return int(parse_record(line[: line.index(b"\n")]).get("number", 0))
 
     def _is_current(self) -> bool:
-        """Say whether the open file is the one under the log's name."""
+        """Return whether the open file is the one under the log's name."""
         return os.path.samestat(os.fstat(self._file), self.path.stat())
 
-    def _go_over(self) -> None:
-        """Go over to the file that follows this one; make it first, if nobody did.
+    def _switch_file(self) -> None:
+        """Switch to the file that follows this one; create it if it is absent.
 
-        Each step may be the last one of a process: whoever comes next finds the same end of this
-        file and begins again here. The new file's lock is taken before it can be found, so nobody
-        writes to it before it is there for good.
+        The process may be killed after each step: the next writer finds the same end of this file
+        and begins here again. The new file is locked before it gets its name, so no other process
+        writes to it before the rotation is complete.
         """
-        self._length = 0  # also when this fails: then the end of the file is looked at again
+        self._length = 0  # also when this fails: then the end of the file is read again
         following = -1
         try:
             if self._is_current():
@@ -284,7 +286,7 @@ class AuditLog:
                 aside = self.path.with_name(f"{self.path.name}.next")
                 following = self._open(os.O_CREAT | os.O_TRUNC, aside)
                 fcntl.fcntl(following, fcntl.F_OFD_SETLKW, _LOCK)
-                self._begin(following)
+                self._write_first_record(following)
                 self._name_segment()
                 aside.rename(self.path)
             else:
@@ -308,20 +310,20 @@ class AuditLog:
             if not os.path.samestat(os.fstat(self._file), segment.stat()):
                 raise AuditError(
                     f"The audit log {self.path} cannot be rotated: {segment.name} is there already "
-                    "and is another file; move that away."
+                    "and is another file; move it to another folder."
                 ) from None
 
-    def _begin(self, file: int) -> None:
-        """Write the first record of the file that follows this one; it is on the disk then."""
+    def _write_first_record(self, file: int) -> None:
+        """Write the first record of the next file, and sync it to the disk."""
         segment = segment_path(self.path, self._first_number()).name
-        record = self._now(CONTINUED, {"segment": segment})
+        record = self._stamp(CONTINUED, {"segment": segment})
         line, _ = _hashed_line({"number": self._count + 1, "previous": self._head, **record})
         if os.write(file, line) != len(line):
             raise OSError("the new file could not be written")
         os.fsync(file)
 
     def _write(self, noted: Sequence[dict[str, Any]]) -> None:
-        """Chain records to the last and write them, all or none."""
+        """Chain records to the last one and write all of them or none."""
         count, head = self._count, self._head
         lines = []
         for record in noted:
@@ -336,7 +338,7 @@ class AuditLog:
             if written != len(data):
                 raise OSError(f"only {written} of {len(data)} bytes were written")
         except OSError as error:
-            with suppress(OSError):  # else the torn line is found by the next writer
+            with suppress(OSError):  # otherwise the next writer cuts off the torn line
                 os.ftruncate(self._file, self._length)
             raise self._cannot_write(error) from error
         self._count, self._head, self._length = count, head, self._length + len(data)
@@ -345,10 +347,10 @@ class AuditLog:
         return AuditError(f"Cannot write the audit log {self.path}: {error}.")
 
     def close(self) -> None:
-        """Close the file; the owner lets another one have it."""
+        """Close the file; an owner releases the log."""
         os.close(self._file)
-        if self._owned >= 0:
-            os.close(self._owned)
+        if self._owner_file >= 0:
+            os.close(self._owner_file)
 
     def __enter__(self) -> Self:
         """Return the open log."""

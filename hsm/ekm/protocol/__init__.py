@@ -1,1 +1,1 @@
-"""The messages of a key exchange and who signs them."""
+"""The key exchange protocol: its messages, signatures and errors."""

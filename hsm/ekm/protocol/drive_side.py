@@ -1,8 +1,8 @@
-"""The drive's half of a key exchange: asks for a data key and checks what comes back.
+"""The drive's side of a key exchange.
 
-The drive trusts nothing between itself and the key manager: it checks the key manager's
-certificate against the lab's authority, the signature over all that was said, the exchange's name,
-the sequence number, and that the EEDKs belong to its volume and name the keys it asked for.
+The drive trusts nothing between itself and the key manager. It checks the key manager's certificate
+against the lab's authority, the signature over the transcript, the session, the sequence number,
+and that the EEDKs belong to its volume and name the keys that it requested.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Signer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Asks for a fresh data key for a cartridge written from BOT.
+    """Requests a new data key for a cartridge that is written from BOT.
 
-    One label makes both EEDKs; two make one each. A pair without a private half at the key manager
-    is refused unless ``allow_public_only``.
+    With one label both EEDKs are wrapped by its KEK; with two, one by each. A pair of KEKs without
+    a private half at the key manager is refused unless ``allow_public_only``.
     """
 
     volume: str
@@ -64,7 +64,7 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Translate:
-    """Asks for the data key in a cartridge's EEDKs, of which either will do."""
+    """Requests the data key in a cartridge's EEDKs; either EEDK suffices."""
 
     volume: str
     cartridge_id: bytes
@@ -73,7 +73,7 @@ class Translate:
 
 @dataclass(frozen=True, slots=True)
 class Rekey:
-    """Asks for new EEDKs of the data key in a cartridge's EEDKs; labels as in Generate."""
+    """Requests new EEDKs of a cartridge's data key; labels as in Generate."""
 
     volume: str
     cartridge_id: bytes
@@ -83,15 +83,15 @@ class Rekey:
 
 
 DriveRequest = Generate | Translate | Rekey
-"""What a drive may ask a key manager for."""
+"""A request that a drive may send to a key manager."""
 
 
 class DriveSession:
-    """One exchange as the drive has it: bytes in, bytes out.
+    """The drive's side of one exchange: bytes in, bytes out.
 
-    Send ``hello()``, feed each answer to ``on_message`` and send what it returns, until
-    ``finished``. Then ``grant`` is the result, or raises why there is none. ``hello()`` begins the
-    exchange anew, with another nonce, for another key manager or after lost contact.
+    Send ``hello()``, pass each answer to ``on_message`` and send what it returns, until
+    ``finished``. Then ``grant`` is the result, or raises the failure. ``hello()`` starts the
+    exchange again, with another nonce, for another key manager or after a lost connection.
     """
 
     def __init__(
@@ -104,8 +104,8 @@ class DriveSession:
     ) -> None:
         """Prepare an exchange.
 
-        ``ekm_trust_ca_der`` is the authority that key managers' certificates come from;
-        ``next_sequence`` gives numbers that grow over the drive's life, by default the time.
+        ``ekm_trust_ca_der`` is the authority that issues key managers' certificates;
+        ``next_sequence`` returns numbers that grow over the drive's life, by default the time.
         """
         self.serial = serial
         self.request = request
@@ -122,17 +122,17 @@ class DriveSession:
 
     @property
     def finished(self) -> bool:
-        """Whether the exchange is over, one way or the other."""
+        """Whether the exchange has ended, with a grant or with a failure."""
         return self._grant is not None or self._failure is not None
 
     @property
     def failure(self) -> ExchangeError | None:
-        """Why there is no grant, once it is known that there is none."""
+        """Why there is no grant; None while the exchange goes on or succeeded."""
         return self._failure
 
     @property
     def grant(self) -> KeyGrant:
-        """What the key manager granted; raises ExchangeError when it did not."""
+        """The granted key material; raises ExchangeError when there is none."""
         if self._failure is not None:
             raise self._failure
         if self._grant is None:
@@ -143,7 +143,7 @@ class DriveSession:
         return self._grant
 
     def hello(self) -> bytes:
-        """Begin, or begin again; return the message to send."""
+        """Start the exchange, or start it again; return the message to send."""
         self._challenge = None
         self._grant = None
         self._failure = None
@@ -157,14 +157,14 @@ class DriveSession:
         return hello
 
     def on_message(self, data: bytes) -> bytes | None:
-        """Take an answer of the key manager; return what to send next, if anything.
+        """Process an answer of the key manager; return what to send, if anything.
 
-        A bad answer ends the exchange: what is returned then is an Error for the key manager.
+        A bad answer ends the exchange; an Error for the key manager is returned then.
         """
         if self.finished or not self._begun:
             raise ExchangeError(
                 ErrorCode.UNEXPECTED_MESSAGE,
-                f"Drive {self.serial} got a message outside of a key exchange.",
+                f"Drive {self.serial} received a message outside of a key exchange.",
             )
         try:
             return self._on_message(data)
@@ -184,7 +184,7 @@ class DriveSession:
     def _on_message(self, data: bytes) -> bytes:
         match messages.decode(data):
             case Error() as error:
-                raise ExchangeRefusedError(_known_code(error.code), error.text)
+                raise ExchangeRefusedError(_error_code(error.code), error.text)
             case Challenge() as challenge if self._challenge is None:
                 return self._on_challenge(challenge, data)
             case KeyReply() as reply if self._challenge is not None:
@@ -194,7 +194,7 @@ class DriveSession:
             ) as message:
                 raise ExchangeError(
                     ErrorCode.UNEXPECTED_MESSAGE,
-                    f"Drive {self.serial} got a {message.TYPE} that does not belong here.",
+                    f"Drive {self.serial} received an unexpected {message.TYPE} message.",
                 )
 
     def _on_challenge(self, challenge: Challenge, data: bytes) -> bytes:
@@ -244,22 +244,24 @@ class DriveSession:
                 ErrorCode.STALE_SEQUENCE,
                 f"The key reply answers request {reply.sequence}, not {self._sequence}.",
             )
-        grant = replace(reply.grant, eedks=self._checked_eedks(reply.eedks))
+        grant = replace(reply.grant, eedks=self._check_reply_eedks(reply.eedks))
         self._transcript.add(data)
         ack = self._transcript.signed(Ack(session=reply.session, status=0), self._element.sign)
         self._grant = grant
         return ack
 
-    def _checked_eedks(self, eedks: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        """Return the EEDKs that the cartridge is to have."""
+    def _check_reply_eedks(self, eedks: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """Return the EEDKs to store on the cartridge, after checking them."""
         if isinstance(self.request, Translate):
             if eedks:
-                raise ExchangeError(ErrorCode.BAD_REPLY, "The key reply bears EEDKs unasked.")
+                raise ExchangeError(
+                    ErrorCode.BAD_REPLY, "The key reply has EEDKs that were not requested."
+                )
             return self.request.eedks
         if len(eedks) != 2:
             raise ExchangeError(
                 ErrorCode.BAD_REPLY,
-                f"A cartridge takes two EEDKs; the key reply bears {len(eedks)}.",
+                f"A cartridge has two EEDKs; the key reply has {len(eedks)}.",
             )
         labels = self.request.labels
         for data, label in zip(eedks, (labels[0], labels[-1]), strict=True):
@@ -271,12 +273,12 @@ def _check_eedk(data: bytes, asked: KeyLabel, volume: str) -> None:
     try:
         eedk = Eedk.decode(data)
     except EedkMalformedError as error:
-        text = f"The key reply bears a bad EEDK: {error}"
+        text = f"The key reply has a bad EEDK: {error}"
         raise ExchangeError(ErrorCode.CORRUPT_EEDK, text) from None
     if eedk.volume != volume:
         raise ExchangeError(
             ErrorCode.WRONG_VOLUME,
-            f"The key reply bears an EEDK of volume {eedk.volume}, asked for {volume}.",
+            f"The key reply has an EEDK of volume {eedk.volume}, not of {volume}.",
         )
     same_label = asked.mode is KeyMode.HASH or (
         eedk.label is not None and label_key(eedk.label) == label_key(asked.label)
@@ -284,13 +286,12 @@ def _check_eedk(data: bytes, asked: KeyLabel, volume: str) -> None:
     if eedk.mode is not asked.mode or not same_label:
         raise ExchangeError(
             ErrorCode.BAD_REPLY,
-            f"The key reply bears an EEDK for another key than {asked.label!r} in "
-            f"{asked.mode} mode.",
+            f"The key reply has an EEDK for a key other than {asked.label!r} in {asked.mode} mode.",
         )
 
 
-class _TimeSequence:
-    """Numbers that grow even over restarts: nanoseconds of Unix time, and never the same twice."""
+class _TimeBasedSequence:
+    """Numbers that grow over restarts too: Unix time in ns, never repeated."""
 
     def __init__(self) -> None:
         self._last = 0
@@ -300,10 +301,10 @@ class _TimeSequence:
         return self._last
 
 
-_SEQUENCE = _TimeSequence()
+_SEQUENCE = _TimeBasedSequence()
 
 
-def _known_code(code: int) -> ErrorCode:
+def _error_code(code: int) -> ErrorCode:
     try:
         return ErrorCode(code)
     except ValueError:  # from a key manager newer than this drive

@@ -1,6 +1,7 @@
-"""What can go wrong in a key exchange: one code for each cause, the same on the wire and in logs.
+"""The errors of a key exchange: one code for each cause.
 
-Codes are sent as numbers and never change their meaning; new causes get new numbers.
+Messages and logs have the same codes. They are sent as numbers and never change their meaning; new
+causes get new numbers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from hsm.errors import TaperigError
 
 
 class ErrorCode(IntEnum):
-    """Why an exchange ended without a key. The tens tell who is to act."""
+    """Why an exchange ended without a key; the tens digit says who must act."""
 
     # 1..9: the messages themselves (drive firmware, VE relay).
     MALFORMED_MESSAGE = 1
@@ -21,7 +22,7 @@ class ErrorCode(IntEnum):
     FRAME_TIMEOUT = 5
     UNSUPPORTED_OPERATION = 6
 
-    # 10..19: who asks (drive table, certificates).
+    # 10..19: the requesting drive (drive table, certificates).
     UNTRUSTED_CERTIFICATE = 10
     UNKNOWN_DRIVE = 11
     REVOKED_DRIVE = 12
@@ -32,7 +33,7 @@ class ErrorCode(IntEnum):
     WRONG_SESSION = 17
     DRIVE_KEY_ABSENT = 18
 
-    # 20..29: what is asked for (pool settings, cartridge, keystore contents).
+    # 20..29: what is requested (pool settings, cartridge, keystore contents).
     UNKNOWN_LABEL = 20
     PUBLIC_ONLY_PAIR = 21
     KEK_ABSENT = 22
@@ -46,34 +47,34 @@ class ErrorCode(IntEnum):
     KEYSTORE_FAILURE = 30
     INTERNAL_FAILURE = 31
 
-    # 40..49: what only the drive can find wrong.
+    # 40..49: what only the drive can detect.
     BAD_REPLY = 40
 
 
 class EkmError(TaperigError):
-    """Something about the key manager itself: its configuration, files, port or connection."""
+    """The configuration, files, port or connection of a key manager is wrong."""
 
 
 class EkmUnavailable(EkmError):  # noqa: N818 - the field's word for the state, not for an error
-    """No key manager could be reached, or contact was lost during an exchange."""
+    """No key manager is reachable, or the connection was lost in an exchange."""
 
 
 class MessageError(EkmError):
-    """Bytes that are not a message of the key exchange; says which rule they break."""
+    """Bytes are not a message of the key exchange; the text says why."""
 
 
 class ExchangeError(EkmError):
     """A key exchange that ended without a key.
 
-    ``code`` is the cause; the text is fit for the operator and names labels, hashes, volumes and
+    ``code`` is the cause; the text is for the operator and names labels, hashes, volumes and
     serial numbers, never a key.
     """
 
     def __init__(self, code: ErrorCode, text: str) -> None:
-        """Keep the cause beside the sentence."""
+        """Store the cause and the text."""
         super().__init__(text)
         self.code = code
 
 
 class ExchangeRefusedError(ExchangeError):
-    """The key manager refused, in an Error message."""
+    """The key manager refused a request with an Error message."""

@@ -1,4 +1,4 @@
-"""The fields of key exchange messages: how each is encoded, read and bounded."""
+"""The fields of key exchange messages: encoding, decoding and limits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hsm.keys.eedk import KEK_HASH_BYTES, KeyLabel, KeyMode
 
 
 class KeyOperation(StrEnum):
-    """What a drive may ask for."""
+    """An operation that a drive may request."""
 
     GENERATE = "generate"
-    """A fresh data key, and its two EEDKs, for a cartridge written from BOT."""
+    """A new data key and its two EEDKs, for a cartridge written from BOT."""
     TRANSLATE = "translate"
-    """The data key out of a cartridge's EEDKs, to append or read."""
+    """The data key in a cartridge's EEDKs, to append or read."""
     REKEY = "rekey"
     """Two new EEDKs for the data key in a cartridge's EEDKs."""
 
@@ -31,25 +31,26 @@ TEXT_LIMIT = 500
 """Longest text of an Error message, in characters."""
 
 _SHORT_BYTES = 24
-"""A byte string shorter than this is encoded as one byte and itself (RFC 8949, 3)."""
+"""A byte string shorter than this is encoded with a head of one byte (RFC 8949, 3)."""
 
-Wire = Callable[[Any], Any]
+Converter = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """How one field is checked on the way in and, where it is another value there, written.
+    """The checks and conversions of one field.
 
-    ``size`` is the length of its encoding in bytes where that is always the same.
+    ``read`` checks a decoded value and returns the field's value; ``write`` converts it back where
+    the two differ. ``size`` is the length of the encoding in bytes where it is fixed.
     """
 
-    read: Wire
-    write: Wire | None = None
+    read: Converter
+    write: Converter | None = None
     size: int | None = None
 
 
 def octets(least: int, most: int) -> Field:
-    """Bound a byte string by its length."""
+    """Return a field for a byte string of ``least`` to ``most`` bytes."""
 
     def read(value: object) -> bytes:
         if isinstance(value, bytes) and least <= len(value) <= most:
@@ -63,11 +64,11 @@ def octets(least: int, most: int) -> Field:
 
 
 def integer(least: int, most: int) -> Field:
-    """Bound an integer, both ends included."""
+    """Return a field for an integer from ``least`` to ``most``."""
 
     def read(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise MessageError("must be a whole number")
+            raise MessageError("must be an integer")
         if not least <= value <= most:
             raise MessageError(f"must be {least} to {most}")
         return value
@@ -76,7 +77,7 @@ def integer(least: int, most: int) -> Field:
 
 
 def printable_text(most: int) -> Field:
-    """Bound a printable text by its characters."""
+    """Return a field for printable text of at most ``most`` characters."""
 
     def read(value: object) -> str:
         if not isinstance(value, str):
@@ -103,15 +104,15 @@ def read_flag(value: object) -> bool:
 
 
 def read_operation(value: object) -> KeyOperation:
-    """Read what a drive asks for."""
+    """Read the operation that a drive requests."""
     operation = _OPERATIONS.get(value) if isinstance(value, str) else None
     if operation is None:
         raise MessageError(f"must be one of {', '.join(KeyOperation)}")
     return operation
 
 
-def list_of(most: int, read_item: Wire) -> Wire:
-    """Read a list of at most `most` items."""
+def list_of(most: int, read_item: Converter) -> Converter:
+    """Return a function that reads a list of at most ``most`` items."""
 
     def read(value: object) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple) or len(value) > most:
@@ -121,8 +122,8 @@ def list_of(most: int, read_item: Wire) -> Wire:
     return read
 
 
-def pair_of(read_item: Wire) -> Wire:
-    """Read a list of at most two items."""
+def pair_of(read_item: Converter) -> Converter:
+    """Return a function that reads a list of at most two items."""
     return list_of(2, read_item)
 
 
@@ -139,7 +140,7 @@ def read_label(value: object) -> KeyLabel:
         key_label = None
     if key_label is None or key_label.label != label:
         raise MessageError(
-            "must hold labels of 1 to 64 printable characters in NFC with no blanks around them, "
+            "must hold labels of 1 to 64 printable characters in NFC without surrounding blanks, "
             "and modes 'clear' or 'hash'"
         )
     return key_label
@@ -159,7 +160,7 @@ def read_label_text(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LabelState:
-    """What a keystore has under a label.
+    """Whether a keystore has a KEK under a label.
 
     ``kek_hash`` is SHA-256 of the KEK's SubjectPublicKeyInfo, empty when the label is unknown.
     """
@@ -170,12 +171,12 @@ class LabelState:
 
     @property
     def known(self) -> bool:
-        """Whether there is a KEK of this label."""
+        """Whether there is a KEK under this label."""
         return bool(self.kek_hash)
 
 
 def read_label_state(value: object) -> LabelState:
-    """Read what a key manager knows of a label."""
+    """Read the state of a label."""
     match value:
         case LabelState():
             return value
@@ -187,11 +188,11 @@ def read_label_state(value: object) -> LabelState:
 
 
 def write_label_state(state: LabelState) -> list[str | bytes | bool]:
-    """Write what a key manager knows of a label."""
+    """Write the state of a label."""
     return [state.label, state.kek_hash, state.has_private]
 
 
 def printable(text: str) -> str:
-    """Return the text as an Error message may carry it."""
+    """Return the text, cut and made printable for an Error message."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in text)
     return shown[:TEXT_LIMIT]

@@ -1,4 +1,4 @@
-"""Who a peer is: signing certificates of drives and key managers, and their signatures."""
+"""Identities of drives and key managers: certificates and signatures."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from hsm.keys.pki import Role
 from hsm.keys.signature import signature_holds
 
 REMEMBERED = 1024
-"""Certificates that are not parsed and verified again; only sound ones are remembered."""
-_WHOSE = {Role.DRIVE: "drive", Role.KEY_MANAGER: "key manager"}
+"""Cached certificates, which are not parsed and verified again; only valid ones."""
+_ROLE_NAMES = {Role.DRIVE: "drive", Role.KEY_MANAGER: "key manager"}
 PublicKey = ec.EllipticCurvePublicKey
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A certificate's holder: its name (a drive's serial number) and its P-256 public key.
+    """The holder of a certificate: its name and its P-256 public key.
 
-    ``fingerprint`` is SHA-256 of the certificate.
+    A drive's name is its serial number. ``fingerprint`` is SHA-256 of the certificate.
     """
 
     name: str
@@ -35,27 +35,27 @@ class Identity:
 
 
 def fingerprint(certificate_der: bytes) -> bytes:
-    """Return the SHA-256 by which the drive table knows a drive's signing certificate."""
+    """Return SHA-256 of a certificate, by which the drive table identifies it."""
     return hashlib.sha256(certificate_der).digest()
 
 
 def verify_identity(certificate_der: bytes, authority: x509.Certificate, role: Role) -> Identity:
-    """Return who a signing certificate belongs to.
+    """Verify a signing certificate; return the identity of its holder.
 
-    Raises ExchangeError (UNTRUSTED_CERTIFICATE) unless ``authority`` issued it, for this role, for
-    now, and for a P-256 key.
+    Raises ExchangeError (UNTRUSTED_CERTIFICATE) unless ``authority`` issued it for this role and
+    for a P-256 key, and it is valid today.
     """
-    identity, begins, ends = _checked(certificate_der, authority, role)
+    identity, begins, ends = _verify_certificate(certificate_der, authority, role)
     if not begins <= datetime.now(UTC) <= ends:
-        raise _untrusted(role, f"is valid from {begins:%Y-%m-%d} to {ends:%Y-%m-%d}, and not now")
+        raise _untrusted(role, f"is valid from {begins:%Y-%m-%d} to {ends:%Y-%m-%d} only")
     return identity
 
 
 @lru_cache(REMEMBERED)
-def _checked(
+def _verify_certificate(
     certificate_der: bytes, authority: x509.Certificate, role: Role
 ) -> tuple[Identity, datetime, datetime]:
-    """Check all of a certificate that does not change with time; return its dates too."""
+    """Check a certificate except for its dates; return its identity and dates."""
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
         certificate.verify_directly_issued_by(authority)
@@ -65,17 +65,17 @@ def _checked(
     except InvalidSignature:
         raise _untrusted(role, "was not issued by this lab's authority") from None
     except x509.ExtensionNotFound:
-        raise _untrusted(role, "says no role") from None
+        raise _untrusted(role, "names no role") from None
     except Exception as error:  # the parser raises many kinds; none quotes the bytes
         raise _untrusted(role, f"cannot be read ({type(error).__name__})") from None
     if list(usages) != [role.value]:
-        raise _untrusted(role, f"is not that of a {_WHOSE[role]}")
+        raise _untrusted(role, f"is not that of a {_ROLE_NAMES[role]}")
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
         public_key.curve, ec.SECP256R1
     ):
         raise _untrusted(role, "holds no P-256 key")
     if len(names) != 1:
-        raise _untrusted(role, "bears not exactly one name")
+        raise _untrusted(role, "does not have exactly one common name")
     return (
         Identity(str(names[0].value), public_key, fingerprint(certificate_der)),
         certificate.not_valid_before_utc,
@@ -85,11 +85,11 @@ def _checked(
 
 def _untrusted(role: Role, why: str) -> ExchangeError:
     return ExchangeError(
-        ErrorCode.UNTRUSTED_CERTIFICATE, f"The certificate shown by the {_WHOSE[role]} {why}."
+        ErrorCode.UNTRUSTED_CERTIFICATE, f"The certificate shown by the {_ROLE_NAMES[role]} {why}."
     )
 
 
-def verify_signature(public_key: PublicKey, signature: bytes, data: bytes, complaint: str) -> None:
-    """Raise ExchangeError (BAD_SIGNATURE) with ``complaint`` unless the signature holds."""
+def verify_signature(public_key: PublicKey, signature: bytes, data: bytes, message: str) -> None:
+    """Raise ExchangeError (BAD_SIGNATURE) unless the signature is valid."""
     if not signature_holds(public_key, signature, data):
-        raise ExchangeError(ErrorCode.BAD_SIGNATURE, complaint)
+        raise ExchangeError(ErrorCode.BAD_SIGNATURE, message)

@@ -1,8 +1,8 @@
-"""The messages between a tape drive and the key manager, and their bytes.
+"""The messages between a tape drive and a key manager, and their encoding.
 
 A message is a deterministic CBOR map with a ``type`` and exactly the fields listed here; anything
-else (a field more, one less, another type or size, bytes after the end) is refused. On a connection
-each message is preceded by its length in four bytes, big endian, and is at most 64 KiB.
+else (an additional or missing field, another type or size, trailing bytes) is refused. On a
+connection each message is preceded by its length in four bytes, big endian, and has at most 64 KiB.
 
     Hello -> Challenge -> KeyRequest -> KeyReply -> Ack        Ping -> Ping        Error
     LabelQuery -> LabelAnswer
@@ -22,10 +22,10 @@ from hsm import framing
 from hsm.ekm.protocol.errors import MessageError
 from hsm.ekm.protocol.fields import (
     TEXT_LIMIT,
+    Converter,
     Field,
     KeyOperation,
     LabelState,
-    Wire,
     integer,
     list_of,
     octets,
@@ -45,17 +45,17 @@ from hsm.keys.eedk import MAX_EEDK_BYTES, KeyLabel
 from hsm.keys.signature import MAX_SIGNATURE_BYTES, MIN_SIGNATURE_BYTES
 
 PROTOCOL_VERSION = 2
-"""Version 2 names the cartridge by its id too (CART-4)."""
+"""Version 2 also names the cartridge by its id (CART-4)."""
 FRAME_LIMIT = 64 * 1024
 """Longest message, in bytes, without its four length bytes."""
 
 NONCE_BYTES = 32
 SESSION_BYTES = 16
 CARTRIDGE_ID_BYTES = 16
-"""As in the cartridge's memory."""
+"""The same as in the cartridge memory."""
 CERTIFICATE_LIMIT = 4096
 SEDK_LIMIT = 512
-"""RSA 4096, the largest drive key."""
+"""An RSA-4096 ciphertext; the largest drive key has 4096 bits."""
 LABELS_LIMIT = 64
 """Two for each of a node's 32 pools."""
 SEQUENCE_LIMIT = 2**63 - 1
@@ -73,21 +73,21 @@ _EEDKS = Field(pair_of(octets(1, MAX_EEDK_BYTES).read))
 
 
 class Message:
-    """What all messages have in common: a type name and a description of each field."""
+    """The base of all messages: a type name and a description of each field."""
 
     TYPE: ClassVar[str]
     FIELDS: ClassVar[Mapping[str, Field]]
     MEMBERS: ClassVar[tuple[str, ...]]
-    """The names of its map's members in their order."""
-    READS: ClassVar[tuple[tuple[str, Wire], ...]]
+    """The names of the map's members in the order of the encoding."""
+    READS: ClassVar[tuple[tuple[str, Converter], ...]]
     AFTER_SIGNATURE: ClassVar[int]
-    """Bytes that follow the signature in the encoding: those of fields of a fixed size."""
-    _UNSIGNED_READS: ClassVar[tuple[tuple[str, Wire], ...]]
-    _WRITES: ClassVar[tuple[tuple[str, Wire], ...]]
+    """Bytes that follow the signature in the encoding; their fields have a fixed size."""
+    _UNSIGNED_READS: ClassVar[tuple[tuple[str, Converter], ...]]
+    _WRITES: ClassVar[tuple[tuple[str, Converter], ...]]
     _VALUES: ClassVar[Callable[[Any], tuple[Any, ...]]]
 
     def __init_subclass__(cls) -> None:
-        """Bring the members into the order of their encoding, once."""
+        """Sort the members into the order of their encoding, once."""
         cls.MEMBERS = tuple(sorted(("type", *cls.FIELDS), key=deterministic_cbor.in_order))
         cls.READS = tuple((name, field.read) for name, field in cls.FIELDS.items())
         if "signature" in cls.FIELDS:
@@ -97,7 +97,7 @@ class Message:
         cls._WRITES = tuple(
             (name, field.write) for name, field in cls.FIELDS.items() if field.write is not None
         )
-        # With a name twice in front, it gives a tuple for one member too.
+        # The additional first name makes it return a tuple for one member too.
         cls._VALUES = attrgetter(
             "TYPE", *("TYPE" if name == "type" else name for name in cls.MEMBERS)
         )
@@ -109,13 +109,13 @@ class Message:
         return 1 + len(name) + size
 
     def encode(self) -> bytes:
-        """Return the message's bytes; raise MessageError for a field a peer would refuse."""
+        """Return the encoding; raise MessageError for a field a peer would refuse."""
         content = self._content()
         _read(self.TYPE, self.READS, content)
         return deterministic_cbor.encode_ordered(content)
 
     def without_signature(self) -> bytes:
-        """Return the message's bytes as they are without its signature; raises as ``encode``."""
+        """Return the encoding without the signature; raises as ``encode`` does."""
         content = self._content()
         _read(self.TYPE, self._UNSIGNED_READS, content)
         del content["signature"]
@@ -130,7 +130,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Hello(Message):
-    """The drive introduces itself: its signing certificate (X.509 DER) and a fresh nonce."""
+    """The drive's signing certificate (X.509 DER) and a fresh nonce."""
 
     TYPE = "hello"
     FIELDS = MappingProxyType({"certificate": _CERTIFICATE, "nonce": _NONCE, "version": _VERSION})
@@ -142,7 +142,7 @@ class Hello(Message):
 
 @dataclass(frozen=True, slots=True)
 class Challenge(Message):
-    """The key manager's certificate (X.509 DER), its fresh nonce and a name for the exchange."""
+    """The key manager's certificate (X.509 DER), a fresh nonce and session id."""
 
     TYPE = "challenge"
     FIELDS = MappingProxyType({"certificate": _CERTIFICATE, "nonce": _NONCE, "session": _SESSION})
@@ -154,7 +154,7 @@ class Challenge(Message):
 
 @dataclass(frozen=True, slots=True)
 class KeyRequest(Message):
-    """What the drive wants, for one cartridge, signed by the drive.
+    """The drive's request for one cartridge, signed by the drive.
 
     The cartridge is named by its VOLSER and by the id in its memory (CART-4).
 
@@ -218,7 +218,7 @@ class KeyGrant:
 
 @dataclass(frozen=True, slots=True)
 class KeyReply(Message):
-    """The data key wrapped for this drive (SEDK), with new EEDKs unless for TRANSLATE, signed."""
+    """The signed reply: the SEDK, and new EEDKs unless for TRANSLATE."""
 
     TYPE = "key-reply"
     FIELDS = MappingProxyType(
@@ -238,19 +238,19 @@ class KeyReply(Message):
     signature: bytes = b""
 
     @classmethod
-    def granting(cls, grant: KeyGrant, session: bytes, sequence: int) -> Self:
-        """Return the reply, not signed yet, that carries a grant."""
+    def from_grant(cls, grant: KeyGrant, session: bytes, sequence: int) -> Self:
+        """Return an unsigned reply that carries a grant."""
         return cls(session, grant.sedk, grant.eedks, sequence)
 
     @property
     def grant(self) -> KeyGrant:
-        """The key material that it carries."""
+        """The key material of the reply."""
         return KeyGrant(self.sedk, self.eedks)
 
 
 @dataclass(frozen=True, slots=True)
 class Ack(Message):
-    """The drive has verified the reply (status 0), signed. It gets no answer."""
+    """The drive's signed acknowledgement (status 0: verified); no answer."""
 
     TYPE = "ack"
     FIELDS = MappingProxyType(
@@ -264,7 +264,7 @@ class Ack(Message):
 
 @dataclass(frozen=True, slots=True)
 class Ping(Message):
-    """Are you there; answered with the same."""
+    """A check of the connection, answered with the same message."""
 
     TYPE = "ping"
     FIELDS = MappingProxyType({})
@@ -272,7 +272,10 @@ class Ping(Message):
 
 @dataclass(frozen=True, slots=True)
 class LabelQuery(Message):
-    """Which of these key labels are known ("verify connection", EKM-11). No drive takes part."""
+    """Asks which key labels are known ("verify connection", EKM-11).
+
+    The relay sends it; no drive takes part.
+    """
 
     TYPE = "label-query"
     FIELDS = MappingProxyType({"labels": Field(list_of(LABELS_LIMIT, read_label_text))})
@@ -282,7 +285,7 @@ class LabelQuery(Message):
 
 @dataclass(frozen=True, slots=True)
 class LabelAnswer(Message):
-    """What the keystore has under each label of a query, in its order."""
+    """The state of each label of a query, in the query's order."""
 
     TYPE = "label-answer"
     FIELDS = MappingProxyType(
@@ -299,7 +302,7 @@ class LabelAnswer(Message):
 
 @dataclass(frozen=True, slots=True)
 class Error(Message):
-    """The sender ends the exchange. ``code`` is an ErrorCode. It gets no answer."""
+    """Ends the exchange; ``code`` is an ErrorCode. It gets no answer."""
 
     TYPE = "error"
     FIELDS = MappingProxyType({"code": integer(1, 255), "text": printable_text(TEXT_LIMIT)})
@@ -318,7 +321,7 @@ _TYPES: Mapping[str, type[AnyMessage]] = {kind.TYPE: kind for kind in _KINDS}
 
 
 def decode(data: bytes) -> AnyMessage:
-    """Return the message whose bytes these are; raise MessageError for anything else."""
+    """Return the message that ``data`` encodes; raise MessageError if none."""
     if len(data) > FRAME_LIMIT:
         raise MessageError(f"a message of {len(data)} bytes is over the limit of {FRAME_LIMIT}")
     try:
@@ -337,23 +340,23 @@ def decode(data: bytes) -> AnyMessage:
 
 
 def _read(
-    type_name: str, reads: tuple[tuple[str, Wire], ...], content: Mapping[str, Any]
+    type_name: str, reads: tuple[tuple[str, Converter], ...], content: Mapping[str, Any]
 ) -> list[Any]:
-    """Return the fields in their order; raise MessageError naming the first that is not right."""
+    """Return the fields in order; raise MessageError naming the first bad one."""
     try:
         return [read(content[name]) for name, read in reads]
     except MessageError:
-        pass  # which one it was is asked only now: this way is seldom gone
+        pass  # rare: find out below which field it was
     for name, read in reads:
         try:
             read(content[name])
         except MessageError as error:
             raise MessageError(f"{type_name}: {name} {error}") from None
-    raise AssertionError("a field is right that was not")
+    raise AssertionError("a field was refused and then accepted")
 
 
 def frame(data: bytes) -> bytes:
-    """Return a message's bytes with their length in front, as they go over a connection."""
+    """Return a message with its length in front, as sent on a connection."""
     return framing.frame(data, FRAME_LIMIT)
 
 

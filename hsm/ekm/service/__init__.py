@@ -1,1 +1,1 @@
-"""The key manager as a service: processes, TLS, supervision, metrics."""
+"""The key manager as a service: processes, TLS, supervision and metrics."""

@@ -1,8 +1,8 @@
-"""One connection of a worker: bytes in, whole messages out, each within its time and size.
+"""A worker's connection: splits bytes into messages and limits their time.
 
-A peer that has shown its certificate may be idle for ever (EKM-5). What must be quick is the rest
-of a message once it has begun, and taking an answer. No more than two messages are kept for a
-peer; what it sends beyond waits in the kernel.
+An authenticated peer may be idle without limit (EKM-5). Two things have a time limit: the rest of
+a message that has begun, and reading an answer. At most two messages of a peer are buffered; what
+it sends beyond that waits in the kernel.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from hsm.ekm.service.event_loop import Timer
 from hsm.ekm.service.tls_stream import TlsStream
 from hsm.framing import LENGTH_BYTES, FrameError, frame_length
 
-_KEPT = LENGTH_BYTES + messages.FRAME_LIMIT
-"""Bytes of further messages that are kept beside the one that is answered."""
+_BUFFER_LIMIT = LENGTH_BYTES + messages.FRAME_LIMIT
+"""Bytes that are buffered beside the message that is being answered."""
 
 
 class ConnectionOwner(Protocol):
-    """What a connection asks of its worker."""
+    """What a connection needs of its worker."""
 
     def ready(self, connection: Connection) -> None:
-        """Have ``connection.answer`` called soon: there is something to answer."""
+        """Queue a connection that has something to answer."""
 
-    def later(self, seconds: float, act: Callable[[], None]) -> Timer:
-        """Call ``act`` once, in so many seconds."""
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call ``callback`` once, after ``seconds``."""
 
     def closed(self, connection: Connection) -> None:
-        """The connection has ended."""
+        """Forget a connection that has ended."""
 
 
 class Connection:
-    """A peer that has shown its certificate, and its exchanges."""
+    """The connection of an authenticated peer, and its exchange."""
 
     def __init__(
         self,
@@ -44,16 +44,16 @@ class Connection:
         exchange: Exchange,
         frame_seconds: float,
     ) -> None:
-        """Serve ``exchange``; ``frame_seconds`` bounds a message begun and an answer not taken."""
+        """Serve ``exchange``; ``frame_seconds`` limits receiving and sending."""
         self._owner = owner
         self._stream = stream
         self._frame_seconds = frame_seconds
         self._buffer = bytearray()
-        self._message = b""  # that waits for its answer
-        self._misfit: FrameError | None = None  # what is wrong with its length
+        self._message = b""  # waits for its answer
+        self._frame_error: FrameError | None = None
         self._timer: Timer | None = None
         self._waiting = False  # in the owner's queue
-        self._blocked = False  # the peer does not take its answers
+        self._blocked = False  # the peer does not read its answers
         self._overdue = False
         self._ending = False
         self.exchange = exchange
@@ -66,25 +66,25 @@ class Connection:
     # Called by the stream
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes of the peer."""
+        """Buffer bytes of the peer."""
         self._buffer += data
-        if len(self._buffer) > _KEPT:
+        if len(self._buffer) > _BUFFER_LIMIT:
             self._stream.pause_reading()
-        self._look()
+        self._process_input()
 
     def pause_writing(self) -> None:
-        """Stop serving a peer that does not take its answers, and end it if that lasts."""
+        """Stop serving a peer that does not read answers; abort it on timeout."""
         self._blocked = True
-        self._limit_time(self._stream.abort)
+        self._start_timer(self._stream.abort)
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Serve the peer again: it has read its answers."""
         self._blocked = False
         self._stop_timer()
-        self._look()
+        self._process_input()
 
     def connection_lost(self) -> None:
-        """Forget what was under way."""
+        """Drop what was buffered, and tell the owner."""
         self._ending = True
         self._stop_timer()
         self._buffer.clear()
@@ -93,25 +93,25 @@ class Connection:
     # Called by the worker
 
     def answer(self) -> Steps[Answer | None]:
-        """Begin to answer one message; the steps end with None when the connection has ended."""
+        """Return the steps that answer one message, None for a closed connection."""
         self._waiting = False
         if self._ending:
-            return _ended(None)
+            return _finished_steps(None)
         if self._overdue:
-            return _ended(
+            return _finished_steps(
                 self.exchange.refuse_connection(
                     ErrorCode.FRAME_TIMEOUT,
-                    f"A message was begun and not finished within {self._frame_seconds:g} s.",
+                    f"A message was not complete {self._frame_seconds:g} s after it began.",
                 )
             )
-        if self._misfit is not None:
-            return _ended(
-                self.exchange.refuse_connection(ErrorCode.FRAME_TOO_LARGE, str(self._misfit))
+        if self._frame_error is not None:
+            return _finished_steps(
+                self.exchange.refuse_connection(ErrorCode.FRAME_TOO_LARGE, str(self._frame_error))
             )
         return self.exchange.steps(self._message)
 
     def send(self, answer: Answer) -> None:
-        """Hand an answer to the peer and look for its next message."""
+        """Send an answer to the peer and process its next message."""
         if self._stream.closing:
             return
         if answer.frame is not None:
@@ -119,20 +119,20 @@ class Connection:
         if answer.close:
             self.end()
             return
-        if len(self._buffer) <= _KEPT:
+        if len(self._buffer) <= _BUFFER_LIMIT:
             self._stream.resume_reading()
-        self._look()
+        self._process_input()
 
     def end(self) -> None:
-        """Close the connection once what was sent is out."""
+        """Close the connection after everything was sent."""
         self._ending = True
         self._stop_timer()
         self._stream.close()
 
-    # Within
+    # Private
 
-    def _look(self) -> None:
-        """See whether there is a whole message; give one that has begun its time."""
+    def _process_input(self) -> None:
+        """Queue a whole message for its answer; start the timer of a partial one."""
         if not self._buffer or self._ending or self._waiting or self._blocked:
             return
         if self._take_message():
@@ -140,17 +140,17 @@ class Connection:
             self._waiting = True
             self._owner.ready(self)
         elif self._timer is None:
-            self._limit_time(self._too_slow)
+            self._start_timer(self._on_frame_timeout)
 
     def _take_message(self) -> bool:
-        """Take the next message out of the buffer; say whether it is there to be answered."""
+        """Take the next message out of the buffer; return whether there is one."""
         buffer = self._buffer
         if len(buffer) < LENGTH_BYTES:
             return False
         try:
             end = LENGTH_BYTES + frame_length(buffer[:LENGTH_BYTES], messages.FRAME_LIMIT)
         except FrameError as error:
-            self._misfit = error  # answered at once, unread
+            self._frame_error = error  # refused without reading it
             return True
         if len(buffer) < end:
             return False
@@ -158,15 +158,15 @@ class Connection:
         del buffer[:end]
         return True
 
-    def _too_slow(self) -> None:
+    def _on_frame_timeout(self) -> None:
         self._timer = None
         self._overdue = True
         self._waiting = True
         self._owner.ready(self)
 
-    def _limit_time(self, then: Callable[[], None]) -> None:
+    def _start_timer(self, then: Callable[[], None]) -> None:
         self._stop_timer()
-        self._timer = self._owner.later(self._frame_seconds, then)
+        self._timer = self._owner.call_later(self._frame_seconds, then)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -174,7 +174,7 @@ class Connection:
             self._timer = None
 
 
-def _ended(answer: Answer | None) -> Steps[Answer | None]:
-    """Return steps of which none is left."""
+def _finished_steps(answer: Answer | None) -> Steps[Answer | None]:
+    """Return steps that are finished, with their result."""
     return answer
     yield

@@ -1,6 +1,6 @@
-"""Sockets and timers of one thread, on the kernel's epoll: what a worker waits for.
+"""An event loop of one thread: sockets on the kernel's epoll, and timers.
 
-asyncio would do, but for its price: its TLS costs several times what a message needs.
+asyncio is not used, because its TLS costs several times the processor time of a message.
 """
 
 from __future__ import annotations
@@ -16,72 +16,72 @@ WRITE: Final = select.EPOLLOUT
 
 
 class Timer:
-    """Something to do later, unless it is cancelled."""
+    """A callback that is due at a time, unless it is cancelled."""
 
-    __slots__ = ("_act", "when")
+    __slots__ = ("_callback", "when")
 
-    def __init__(self, when: float, act: Callable[[], None]) -> None:
-        """Call ``act`` at ``when``, in seconds of ``time.monotonic``."""
+    def __init__(self, when: float, callback: Callable[[], None]) -> None:
+        """Call ``callback`` at ``when``, in seconds of ``time.monotonic``."""
         self.when = when
-        self._act: Callable[[], None] | None = act
+        self._callback: Callable[[], None] | None = callback
 
     @property
     def cancelled(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self._act is None
+        """Whether the callback was cancelled or called."""
+        return self._callback is None
 
     def cancel(self) -> None:
-        """Do nothing after all."""
-        self._act = None
+        """Cancel the callback."""
+        self._callback = None
 
     def fire(self) -> None:
-        """Do it, once."""
-        act, self._act = self._act, None
-        if act is not None:
-            act()
+        """Call the callback, once."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
 
     def __lt__(self, other: Timer) -> bool:
-        """Order by time."""
+        """Return whether this timer is due before another."""
         return self.when < other.when
 
 
-class Poller:
-    """Calls back when a descriptor can be read or written, and when a time has come."""
+class EventLoop:
+    """Calls back when a descriptor is readable or writable, or a timer is due."""
 
     def __init__(self, on_error: Callable[[Exception], None]) -> None:
-        """Begin with nothing to wait for; ``on_error`` is told what a callback raised."""
+        """Begin empty; ``on_error`` is called with what a callback raised."""
         self._epoll = select.epoll()
-        self._acts: dict[int, Callable[[int], None]] = {}
+        self._callbacks: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
         self._on_error = on_error
 
-    def watch(self, descriptor: int, act: Callable[[int], None]) -> None:
-        """Call ``act`` with what can be done (a mask of epoll's) whenever there is to read."""
+    def watch(self, descriptor: int, callback: Callable[[int], None]) -> None:
+        """Call ``callback`` with epoll's mask whenever a descriptor is readable."""
         self._epoll.register(descriptor, READ)
-        self._acts[descriptor] = act
+        self._callbacks[descriptor] = callback
 
-    def want(self, descriptor: int, mask: int) -> None:
-        """Say for what a watched descriptor is watched from now on: READ, WRITE, both or 0."""
+    def set_events(self, descriptor: int, mask: int) -> None:
+        """Set the events of a watched descriptor: READ, WRITE, both or 0."""
         self._epoll.modify(descriptor, mask)
 
-    def forget(self, descriptor: int) -> None:
-        """Watch a descriptor no longer; call this before it is closed."""
-        if self._acts.pop(descriptor, None) is not None:
+    def unwatch(self, descriptor: int) -> None:
+        """Stop watching a descriptor; call this before it is closed."""
+        if self._callbacks.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
-    def later(self, seconds: float, act: Callable[[], None]) -> Timer:
-        """Call ``act`` once, in so many seconds."""
-        timer = Timer(time.monotonic() + seconds, act)
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call ``callback`` once, after ``seconds``."""
+        timer = Timer(time.monotonic() + seconds, callback)
         heapq.heappush(self._timers, timer)
         return timer
 
-    def turn(self, *, wait: bool) -> None:
-        """Do what can be done now; with ``wait``, let the first thing to do come about."""
-        for descriptor, mask in self._epoll.poll(self._patience() if wait else 0):
-            act = self._acts.get(descriptor)  # forgotten, perhaps, by one of those before
-            if act is not None:
+    def run_once(self, *, wait: bool) -> None:
+        """Run the callbacks that are due; with ``wait``, wait for the first one."""
+        for descriptor, mask in self._epoll.poll(self._wait_seconds() if wait else 0):
+            callback = self._callbacks.get(descriptor)  # a callback before may have unwatched it
+            if callback is not None:
                 try:
-                    act(mask)
+                    callback(mask)
                 except Exception as error:
                     self._on_error(error)
         timers = self._timers
@@ -91,12 +91,12 @@ class Poller:
             except Exception as error:
                 self._on_error(error)
 
-    def _patience(self) -> float:
-        """Return how long nothing needs to be done, in seconds; -1 for as long as it takes."""
+    def _wait_seconds(self) -> float:
+        """Return the seconds until the next timer is due; -1 when there is none."""
         while self._timers and self._timers[0].cancelled:
             heapq.heappop(self._timers)
         return max(0.0, self._timers[0].when - time.monotonic()) if self._timers else -1
 
     def close(self) -> None:
-        """Give up the kernel's part."""
+        """Close the epoll descriptor."""
         self._epoll.close()

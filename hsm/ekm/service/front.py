@@ -1,9 +1,10 @@
-"""The key manager as a process: ``python -m hsm.ekm.service.front CONFIG``.
+"""The front process of a key manager.
 
-This front process owns the port, the audit log and the drive table; worker processes serve
-(``hsm.ekm.service.worker``), each with a PKCS#11 context of its own. A connection goes to the
-worker that has the fewest, and stays with it; the front never sees what passes over it. A worker
-that ends is replaced, and what it had not answered is asked again by the relays.
+Run it as ``python -m hsm.ekm.service.front CONFIG``. The front owns the port, the audit log and the
+drive table. Worker processes (``hsm.ekm.service.worker``) serve, each with a PKCS#11 context of its
+own. A connection goes to the worker with the fewest connections and stays with it; the front never
+reads its data. A worker that ends is replaced, and the relays repeat the requests that it had not
+answered.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from hsm.crash_log import guarded
 from hsm.ekm.admin.channel import AdminServer
 from hsm.ekm.audit.log import AuditLog
 from hsm.ekm.config import EkmConfig, load_config, parse_config
-from hsm.ekm.drive_table import DriveTable, note_use
+from hsm.ekm.drive_table import DriveTable, note_sequence
 from hsm.ekm.logs import LOG
 from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.errors import EkmError
@@ -35,33 +36,33 @@ from hsm.errors import TaperigError
 from hsm.listener import listen_cure, open_listener
 
 USER_ERROR = 2
-"""Exit status when the user has something to mend."""
+"""Exit status after an error that the user can correct."""
 _ACCEPTED_AT_ONCE = 64
 _WAIT_SECONDS = 4.0
-"""So long new connections wait for a worker, when none serves: less than relays have patience."""
+"""How long new connections wait while no worker serves: less than the timeout of relays."""
 _SEND_BUFFER = 2 * messages.FRAME_LIMIT
-"""Bytes of unread answers that the kernel keeps for a peer."""
+"""Bytes of unread answers that the kernel buffers for a peer."""
 
 
 class EkmServer:
-    """Takes connections on a TCP port and hands them to workers, until told to stop."""
+    """Accepts TCP connections and gives them to workers."""
 
     def __init__(self, config: EkmConfig, audit: AuditLog) -> None:
-        """Prepare; nothing listens yet."""
+        """Prepare; ``run`` listens."""
         self._config = config
         self._audit = audit
         self._stop = asyncio.Event()
         self._serving: bool | None = None
-        self._patience: asyncio.TimerHandle | None = None
+        self._wait_timer: asyncio.TimerHandle | None = None
 
     async def run(self, on_ready: Callable[[str, int], None]) -> None:
-        """Serve until SIGTERM, SIGINT or SIGHUP; call ``on_ready`` with the address."""
+        """Serve until SIGTERM, SIGINT or SIGHUP; pass the address to on_ready."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 loop.add_signal_handler(number, self._stop.set)
         listener = _listen(self._config)
-        supervisor = Supervisor()  # before the workers inherit what it is told by
+        supervisor = Supervisor()  # before workers inherit its environment variables
         pool = WorkerPool(self._config, self._audit)
         alive: asyncio.Task[None] | None = None
         try:
@@ -72,23 +73,23 @@ class EkmServer:
                 host, port = listener.getsockname()[:2]
 
                 def on_serving(serving: bool) -> None:
-                    self._take_or_wait(listener, pool, serving)
+                    self._accept_or_wait(listener, pool, serving)
                     supervisor.status(f"serves at {host}:{port}" if serving else "no worker serves")
 
                 pool.on_serving = on_serving
-                self._take_or_wait(listener, pool, True)
+                self._accept_or_wait(listener, pool, True)
                 LOG.info("listening", host=host, port=port, workers=self._config.workers)
                 on_ready(host, port)
                 supervisor.ready(f"{host}:{port}")
-                # Not before: systemd's watchdog begins with READY=1, which a queue that is full
-                # of signs of life would not take.
+                # Not before: systemd's watchdog begins with READY=1, and a queue that is full of
+                # heartbeats would not accept it.
                 alive = loop.create_task(supervisor.keep_alive())
                 await self._stop.wait()
                 LOG.info("stopping")
                 supervisor.stopping()
                 pool.on_serving = lambda serving: None
-                if self._patience is not None:
-                    self._patience.cancel()
+                if self._wait_timer is not None:
+                    self._wait_timer.cancel()
                 loop.remove_reader(listener)
         finally:
             if alive is not None:
@@ -96,20 +97,20 @@ class EkmServer:
             listener.close()
             await pool.stop()
 
-    def _take_or_wait(self, listener: socket.socket, pool: WorkerPool, serving: bool) -> None:
-        """Leave connections with the kernel while no worker serves; end them if that lasts."""
+    def _accept_or_wait(self, listener: socket.socket, pool: WorkerPool, serving: bool) -> None:
+        """Hold connections in the kernel while no worker serves; then reject."""
         if serving == self._serving:
             return
         self._serving = serving
         loop = asyncio.get_running_loop()
-        if self._patience is not None:
-            self._patience.cancel()
+        if self._wait_timer is not None:
+            self._wait_timer.cancel()
         if serving:
             loop.add_reader(listener, self._accept, listener, pool.hand_over)
         else:
             loop.remove_reader(listener)
-            self._patience = loop.call_later(
-                _WAIT_SECONDS, loop.add_reader, listener, self._accept, listener, pool.turn_away
+            self._wait_timer = loop.call_later(
+                _WAIT_SECONDS, loop.add_reader, listener, self._accept, listener, pool.reject
             )
 
     def _accept(self, listener: socket.socket, take: Callable[[socket.socket], None]) -> None:
@@ -118,15 +119,15 @@ class EkmServer:
                 connection, _ = listener.accept()
             except BlockingIOError:
                 return
-            except OSError as error:  # the peer is gone already, or descriptors are short
-                LOG.warning("connection not taken", cause=error.strerror)
+            except OSError as error:  # the peer is gone, or there are too many open files
+                LOG.warning("connection not accepted", cause=error.strerror)
                 return
             with connection:
                 take(connection)
 
 
 def _listen(config: EkmConfig) -> socket.socket:
-    """Return a socket that listens; what connects before a worker serves waits in the kernel."""
+    """Return a listening socket; connections wait in the kernel for a worker."""
     try:
         listener = open_listener(config.host, config.port, send_buffer=_SEND_BUFFER)
     except OSError as error:
@@ -145,7 +146,7 @@ def _announce(host: str, port: int) -> None:
 def serve(config: EkmConfig, on_ready: Callable[[str, int], None] = _announce) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    Raises EkmError (port, TLS files, drive table, audit log, token) when it cannot begin.
+    Raises EkmError (port, TLS files, drive table, audit log, token) when it cannot start.
     """
     _raise_descriptor_limit()
     used: dict[str, int] = {}
@@ -154,12 +155,12 @@ def serve(config: EkmConfig, on_ready: Callable[[str, int], None] = _announce) -
         audit = held.enter_context(
             AuditLog(
                 config.audit,
-                on_record=partial(note_use, used),
+                on_record=partial(note_sequence, used),
                 rotate_bytes=config.audit_bytes,
             )
         )
         with DriveTable(config.drive_table) as drives:
-            drives.catch_up(used)
+            drives.raise_sequences(used)
 
         def ready(host: str, port: int) -> None:
             audit.append("start", outcome="ok")
@@ -174,14 +175,14 @@ async def _run(config: EkmConfig, audit: AuditLog, ready: Callable[[str, int], N
 
 
 def _raise_descriptor_limit() -> None:
-    """Let this process and its workers have as many connections as the system grants them."""
+    """Raise the limit on open files to the most that the system grants."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:
-    """Run from the command line: ``CONFIG`` (a file, or ``-`` for standard input)."""
+    """Run a key manager: ``CONFIG`` is a file, or ``-`` for standard input."""
     match arguments:
         case [path]:
             pass

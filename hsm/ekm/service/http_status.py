@@ -1,4 +1,4 @@
-"""How a key manager is, over HTTP on the loopback interface: for Prometheus and for a watchdog.
+"""The status of a key manager over HTTP on the loopback interface.
 
 | path | answer |
 | --- | --- |
@@ -6,9 +6,8 @@
 | `/healthz` | 200 while the front process works |
 | `/readyz` | 200 while at least one worker serves, else 503 |
 
-No more than a short request line and headers are read, within seconds, and the connection ends with
-the answer. Nothing here needs a credential, so nothing here tells a name of a drive, a volume or a
-key.
+Prometheus and watchdogs read it. A request is limited in size and time, and the connection ends
+with the answer. No credential is needed, so no answer names a drive, a volume or a key.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ from hsm.listener import listen_cure, open_listener
 REQUEST_LIMIT = 8192
 """Longest request, in bytes."""
 REQUEST_SECONDS = 5.0
-_AT_ONCE = 32
+_MAX_CONNECTIONS = 32
 _HOST = "127.0.0.1"
 _TEXT = "text/plain; charset=utf-8"
 
 
 class StatusServer:
-    """Serves the pages above on the configured port; does nothing when there is none."""
+    """Serves the pages above on ``metrics_port``; does nothing without one."""
 
     def __init__(self, config: EkmConfig, pool: WorkerPool) -> None:
         """Prepare; a context manager serves."""
         self._port = config.metrics_port
         self._pool = pool
-        self._open = 0
+        self._connections = 0
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -67,9 +66,9 @@ class StatusServer:
             self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+        self._connections += 1
         try:
-            if self._open <= _AT_ONCE:
+            if self._connections <= _MAX_CONNECTIONS:
                 async with asyncio.timeout(REQUEST_SECONDS):
                     head = await reader.readuntil(b"\r\n\r\n")
                     writer.write(self._answer(head))
@@ -77,7 +76,7 @@ class StatusServer:
         except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
             pass
         finally:
-            self._open -= 1
+            self._connections -= 1
             writer.close()
 
     def _answer(self, head: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""A key manager as a child process: started, awaited, and gone with its parent."""
+"""A key manager as a child process, which ends with its parent."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class EkmProcess:
 
     @property
     def pid(self) -> int:
-        """The child's process number."""
+        """The child's process id."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the child still runs."""
         return self._process.poll() is None
 
-    def last_words(self) -> str:
-        """Return what it wrote to its standard error so far, without the blanks around it."""
-        return _last_words(self._errors)
+    def error_output(self) -> str:
+        """Return the end of the child's standard error, at most 4 KiB."""
+        return _error_output(self._errors)
 
     def stop(self) -> int:
-        """Ask it to end (SIGTERM), insist after a while; return its exit status."""
+        """Stop the child with SIGTERM, then SIGKILL; return its exit status."""
         if self.alive:
             self._process.terminate()
         try:
@@ -67,16 +67,16 @@ class EkmProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop it."""
+        """Stop the child."""
         self.stop()
 
 
 def spawn_ekm(config: EkmConfig, ready_seconds: float = READY_SECONDS) -> EkmProcess:
     """Start a key manager and return once it listens.
 
-    The kernel kills it when the thread that called this ends, so call it from one that lasts (the
-    main thread). Raises EkmError, with the child's own sentence when it ends early, or when it
-    is not ready within ``ready_seconds``.
+    The kernel kills it when the calling thread ends, so call it from the main thread. Raises
+    EkmError, with the child's own message, when it ends early, and when it is not ready within
+    ``ready_seconds``.
     """
     errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
     process = subprocess.Popen(
@@ -86,7 +86,7 @@ def spawn_ekm(config: EkmConfig, ready_seconds: float = READY_SECONDS) -> EkmPro
         stderr=errors,
     )
     try:
-        _give_config(process, config)
+        _send_config(process, config)
         host, port = _await_ready(process, errors, ready_seconds)
     except BaseException:
         process.kill()
@@ -97,14 +97,14 @@ def spawn_ekm(config: EkmConfig, ready_seconds: float = READY_SECONDS) -> EkmPro
     return EkmProcess(host, port, process, errors)
 
 
-def _give_config(process: subprocess.Popen[bytes], config: EkmConfig) -> None:
+def _send_config(process: subprocess.Popen[bytes], config: EkmConfig) -> None:
     assert process.stdin is not None
     try:
         with process.stdin as pipe:
-            token = config.token.replace(so_pin=None)  # it enrols no keys
+            token = config.token.replace(so_pin=None)  # it needs no officer's PIN
             pipe.write(dump_config(config.replace(token=token)).encode())
     except BrokenPipeError:
-        pass  # it ended early; its own words tell why
+        pass  # it ended early; its standard error says why
 
 
 def _await_ready(
@@ -122,12 +122,12 @@ def _await_ready(
             output += part
             if not part:
                 status = process.wait()
-                words = _last_words(errors) or f"it ended with status {status} and said nothing"
+                words = _error_output(errors) or f"it ended with status {status} without a message"
                 raise EkmError(f"The key manager did not start: {words}")
     return found[1].decode(), int(found[2])
 
 
-def _last_words(errors: IO[bytes]) -> str:
+def _error_output(errors: IO[bytes]) -> str:
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, size - 4096))
     return errors.read().decode(errors="replace").strip()

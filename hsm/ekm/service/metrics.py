@@ -1,7 +1,7 @@
-"""What a key manager counts, for Prometheus.
+"""The metrics of a key manager, for Prometheus.
 
 Worker processes count into files of one folder (prometheus_client's multiprocess mode), so that the
-front process can tell the sum and a killed worker's counts are kept.
+front process can report the sum and the counts of a killed worker are kept.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Where prometheus_client looks for the folder, when it is imported and not later."""
+"""Environment variable that prometheus_client reads once, when imported."""
 
 
 class WorkerMetrics:
-    """The counters of one worker process. Make but one in a process."""
+    """The counters of one worker process; create one per process."""
 
     def __init__(self) -> None:
-        """Begin at zero, in the folder that the environment names."""
+        """Begin at zero, in the folder that FOLDER_VARIABLE names."""
         from prometheus_client import Counter, Gauge, Histogram
 
         self.exchanges = Counter(
@@ -39,7 +39,7 @@ class WorkerMetrics:
         self.flushes = Counter("taperig_ekm_audit_flushes", "Times the audit log was flushed")
 
     def observe(self, event: str, operation: str, cause: str) -> None:
-        """Count what an exchange records."""
+        """Count a record of an exchange: a key reply or a refusal."""
         if event == "key-reply":
             self._served[operation] = self._served.get(operation, 0) + 1
         elif event == "refusal":
@@ -48,7 +48,7 @@ class WorkerMetrics:
                 self.exchanges.labels(operation, "refused").inc()
 
     def flushed(self, held_seconds: float) -> None:
-        """Count the answers that a flush of the audit log let go, and how long the first waited."""
+        """Count the answers sent after a flush, and the wait of the first."""
         self.held_seconds.observe(held_seconds)
         served, self._served = self._served, {}
         for operation, count in served.items():
@@ -56,13 +56,13 @@ class WorkerMetrics:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder of the workers' counts, empty."""
+    """Create the empty folder of the workers' counts."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
 
 
 def forget_worker(folder: Path, pid: int) -> None:
-    """Take the gauges of a worker that ended out of the sum."""
+    """Remove the gauges of a worker that ended from the sum."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark: Any = mark_process_dead  # untyped in the library
@@ -70,14 +70,14 @@ def forget_worker(folder: Path, pid: int) -> None:
 
 
 class FrontMetrics:
-    """The front process's own counters, and the sum of its workers'."""
+    """The front's own counters, and the sum of its workers' counters."""
 
     def __init__(self, folder: Path) -> None:
-        """Sum up what workers count in ``folder``."""
+        """Sum up the counts of workers in ``folder``."""
         from prometheus_client import CollectorRegistry, Counter, Gauge
         from prometheus_client.multiprocess import MultiProcessCollector
 
-        # The collector alone would take the folder from the environment of whoever started us.
+        # The collector would use the folder in the environment of the parent process.
         os.environ.pop(FOLDER_VARIABLE, None)
         self._own = CollectorRegistry()
         self._workers = CollectorRegistry()

@@ -1,13 +1,13 @@
-"""A worker process of the key manager: one PKCS#11 context, many connections, one thread.
+"""A worker process of the key manager: one token, many connections.
 
 The front process hands over connections (``python -m hsm.ekm.service.worker SOCKET``, configuration
-pickled on standard input); the worker shakes hands, serves them, and tells the front how it is.
-All of it in one thread, because two threads in one context break SoftHSM.
+pickled on standard input); the worker does the TLS handshake, serves them, and reports to the
+front. All of it runs in one thread, because two threads in one context break SoftHSM.
 
 Answers that left a record in the audit log are held while there are more messages to answer, a few
-milliseconds at most. Then the records are flushed to the disk, once, and the answers go out: the
-more there is to do, the less the disk costs each exchange. Messages that are there at the same time
-are answered side by side, step by step, which is easier on the processor's caches.
+milliseconds at most. Then the records are flushed to the disk, once, and the answers are sent: the
+higher the load, the less the disk costs each exchange. Messages that arrive together are answered
+step by step in parallel, which uses the processor's caches better.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from hsm.ekm.logs import LOG
 from hsm.ekm.protocol.errors import EkmError
 from hsm.ekm.protocol.identities import PublicKey
 from hsm.ekm.service.connection import Connection
-from hsm.ekm.service.event_loop import Poller, Timer
+from hsm.ekm.service.event_loop import EventLoop, Timer
 from hsm.ekm.service.metrics import WorkerMetrics
 from hsm.ekm.service.tls_stream import TlsStream
-from hsm.ekm.service.worker_ipc import CONNECTION, MESSAGE_LIMIT, beat_seconds
+from hsm.ekm.service.worker_ipc import CONNECTION, MESSAGE_LIMIT, heartbeat_seconds
 from hsm.errors import TaperigError, TokenError, TokenGoneError
 from hsm.keys.data_keys import DataKeys
 from hsm.keys.keystore_cache import RememberingKeystore
@@ -52,22 +52,22 @@ from hsm.keys.pki import load_certificate, load_p256_key
 from hsm.pkcs11.token import Token, open_token
 
 HANDSHAKES = 256
-"""TLS handshakes at a time; one more ends the oldest, which a good peer is not."""
-_ROUND = 64
-"""Messages answered between two looks at the sockets."""
-_GATHER_SECONDS = 0.001
-"""While several exchanges are under way, messages wait this long for those of the others."""
-_ENOUGH = 6
-"""With so many messages in hand a worker waits for no more."""
+"""TLS handshakes at a time; one more drops the oldest, since good peers are quick."""
+_BATCH_MESSAGES = 64
+"""Messages answered between two polls of the sockets."""
+_COLLECT_SECONDS = 0.001
+"""While several exchanges are under way, a message waits this long for others."""
+_FULL_BATCH = 6
+"""With this many messages a worker does not wait for more."""
 _HELD_SECONDS = 0.005
-"""An answer waits this long for others that share its flush, while there is work to do."""
+"""An answer waits at most this long for others that share its flush."""
 _TOKEN_SECONDS = 10.0
-"""The token is tried so often, at least."""
+"""The longest time between two checks of the token."""
 LAZY_WRITE_SECONDS = 0.02
 LAZY_FLUSH_SECONDS = 0.5
-"""Records that nobody waits for are written, and on the disk, after this long, if not before."""
+"""The longest time until records that no answer waits for are written, and flushed."""
 _DRAIN_SECONDS = 2.0
-"""How long an exchange that is under way may take to end when the key manager stops."""
+"""How long exchanges under way may take to end when the key manager stops."""
 
 
 class _Work:
@@ -80,7 +80,7 @@ class _Work:
         self.steps = connection.answer()
         self.answer: Answer | None = None
         self.noted = False
-        """Whether it left a record in the audit log."""
+        """Whether the message left a record in the audit log."""
 
 
 class Worker:
@@ -92,19 +92,19 @@ class Worker:
         manager: KeyManager,
         metrics: WorkerMetrics,
         front: socket.socket,
-        try_token: Callable[[], object],
+        check_token: Callable[[], object],
     ) -> None:
         """Prepare; ``front`` is the socket to the front process.
 
-        ``try_token`` is called now and then, and raises TokenError when the token is of no use.
+        ``check_token`` is called at intervals; it raises TokenError when the token is unusable.
         """
-        self._try_token = try_token
+        self._check_token = check_token
         self._config = config
         self._manager = manager
         self._front = front
         self._tls = tls_context(config.tls, ssl.Purpose.CLIENT_AUTH)
         self._metrics = metrics
-        self._poller = Poller(_tell_kind)
+        self._loop = EventLoop(_log_unexpected)
         self._connections: set[Connection] = set()
         self._handshakes: dict[TlsStream, Timer] = {}
         self._queue: deque[Connection] = deque()
@@ -112,22 +112,22 @@ class Worker:
         self._held_since = 0.0
         self._lazy_write: Timer | None = None
         self._lazy_flush: Timer | None = None
-        self._beats = 0
+        self._heartbeats = 0
         self._stop = False
         self._failure: TaperigError | None = None
 
     def run(self) -> None:
-        """Serve until the front says stop or is gone, or until SIGTERM."""
+        """Serve until the front sends STOP or ends, or until SIGTERM."""
         self._front.setblocking(False)
-        self._poller.watch(self._front.fileno(), self._on_front)
+        self._loop.watch(self._front.fileno(), self._on_front)
         with _wake_on_signals() as woken:
-            self._poller.watch(woken.fileno(), lambda mask: self._end(woken))
-            self._tell(ready=True)
-            self._beat()
+            self._loop.watch(woken.fileno(), lambda mask: self._end(woken))
+            self._report(ready=True)
+            self._heartbeat()
             while not self._stop:
-                self._turn()
+                self._run_once()
             self._release()
-            self._poller.forget(self._front.fileno())
+            self._loop.unwatch(self._front.fileno())
             self._drain()
         self._manager.audit.sync()
         if self._failure is not None:
@@ -145,10 +145,10 @@ class Worker:
                 data, descriptors, _, _ = socket.recv_fds(self._front, MESSAGE_LIMIT, 1)
                 if data == CONNECTION:
                     plain = socket.socket(fileno=descriptors[0])
-                    with suppress(OSError):  # it is gone already, and will be found so
+                    with suppress(OSError):  # the peer is gone; the first read finds that
                         _keep_alive(plain)
-                    self._take(plain)
-                else:  # stop, or the front is gone
+                    self._accept(plain)
+                else:  # STOP, or the front has ended
                     self._stop = True
                     return
         except BlockingIOError:
@@ -156,42 +156,42 @@ class Worker:
         except OSError:
             self._stop = True
 
-    def _tell(self, **content: Any) -> None:
+    def _report(self, **content: Any) -> None:
         with suppress(OSError):
             self._front.send(json.dumps(content).encode())
 
-    def _beat(self) -> None:
-        pause = beat_seconds(self._config.worker_seconds)
+    def _heartbeat(self) -> None:
+        pause = heartbeat_seconds(self._config.worker_seconds)
         each = max(1, int(min(_TOKEN_SECONDS, self._config.worker_seconds) / pause))
-        if self._beats % each == 0:
+        if self._heartbeats % each == 0:
             try:
-                self._try_token()
+                self._check_token()
             except TokenError as error:
-                self._give_up(error)  # another worker logs in afresh
+                self._fail(error)  # the worker that replaces this one logs in again
                 return
-        self._beats += 1
-        self._tell(connections=len(self._connections) + len(self._handshakes))
-        self.later(pause, self._beat)
+        self._heartbeats += 1
+        self._report(connections=len(self._connections) + len(self._handshakes))
+        self.call_later(pause, self._heartbeat)
 
     # Connections
 
-    def _take(self, plain: socket.socket) -> None:
+    def _accept(self, plain: socket.socket) -> None:
         while len(self._handshakes) >= HANDSHAKES:
             self._drop(next(iter(self._handshakes)), "too many TLS handshakes at a time")
-        stream = TlsStream(self._poller, plain, self._tls, self._config.frame_seconds)
-        self._handshakes[stream] = self.later(
+        stream = TlsStream(self._loop, plain, self._tls, self._config.frame_seconds)
+        self._handshakes[stream] = self.call_later(
             self._config.handshake_seconds, lambda: self._drop(stream, "no TLS handshake in time")
         )
-        stream.shake(lambda trouble: self._shaken(stream, trouble))
+        stream.start_handshake(lambda failure: self._on_handshake(stream, failure))
 
-    def _shaken(self, stream: TlsStream, trouble: str) -> None:
+    def _on_handshake(self, stream: TlsStream, failure: str) -> None:
         """Serve an authenticated peer; record any other in the audit log."""
         self._handshakes.pop(stream).cancel()
-        if trouble:
-            self._refused_peer(trouble)
+        if failure:
+            self._record_refused_peer(failure)
             return
         connection = Connection(self, stream, Exchange(self._manager), self._config.frame_seconds)
-        stream.serve(connection)
+        stream.attach(connection)
         self._connections.add(connection)
         self._metrics.connections.set(len(self._connections))
         self._metrics.handshakes.labels("ok").inc()
@@ -199,51 +199,53 @@ class Worker:
     def _drop(self, stream: TlsStream, cause: str) -> None:
         self._handshakes.pop(stream).cancel()
         stream.abort()
-        self._refused_peer(cause)
+        self._record_refused_peer(cause)
 
-    def _refused_peer(self, cause: str) -> None:
+    def _record_refused_peer(self, cause: str) -> None:
         self._metrics.handshakes.labels("refused").inc()
         LOG.info("connection refused", cause=cause)
         self._manager.audit.note("connection", outcome="refused", cause=cause)
 
-    def later(self, seconds: float, act: Callable[[], None]) -> Timer:
-        """Call ``act`` once, in so many seconds."""
-        return self._poller.later(seconds, act)
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call ``callback`` once, after ``seconds``."""
+        return self._loop.call_later(seconds, callback)
 
     def closed(self, connection: Connection) -> None:
-        """A connection has ended."""
+        """Forget a connection that has ended, and report it to the front."""
         self._connections.discard(connection)
         self._metrics.connections.set(len(self._connections))
-        self._tell(closed=1)
+        self._report(closed=1)
         connection.exchange.connection_lost()
 
     def ready(self, connection: Connection) -> None:
-        """Answer a message of this connection soon."""
+        """Queue a connection whose message is to be answered."""
         self._queue.append(connection)
 
     # Rounds
 
-    def _turn(self) -> None:
-        """Take what has arrived; when nothing more has, flush and send what was held; answer."""
-        self._poller.turn(wait=not (self._held or self._queue))
-        if 0 < len(self._queue) < _ENOUGH and not self._held and self._others_under_way():
-            time.sleep(_GATHER_SECONDS)
-            self._poller.turn(wait=False)
+    def _run_once(self) -> None:
+        """Poll the sockets, flush and send held answers when due, then answer."""
+        self._loop.run_once(wait=not (self._held or self._queue))
+        if 0 < len(self._queue) < _FULL_BATCH and not self._held and self._others_expected():
+            time.sleep(_COLLECT_SECONDS)
+            self._loop.run_once(wait=False)
         if self._held and (not self._queue or time.monotonic() > self._held_since + _HELD_SECONDS):
             self._release()
         self._answer()
 
-    def _others_under_way(self) -> bool:
-        """Say whether messages of further exchanges are to be expected soon."""
+    def _others_expected(self) -> bool:
+        """Return whether messages of other exchanges are expected soon."""
         return sum(each.exchange.under_way for each in self._connections) > len(self._queue)
 
     def _answer(self) -> None:
-        """Answer messages; what left a record is held until that is on the disk."""
-        batch = [_Work(self._queue.popleft()) for _ in range(min(_ROUND, len(self._queue)))]
+        """Answer messages; hold each answer until its record is on the disk."""
+        batch = [
+            _Work(self._queue.popleft()) for _ in range(min(_BATCH_MESSAGES, len(self._queue)))
+        ]
         try:
-            self._do(batch)
+            self._run_steps(batch)
         except TokenGoneError as error:
-            self._give_up(error)  # once the answers that there are have gone out
+            self._fail(error)  # after the answers that exist were sent
         for work in batch:
             if work.answer is None:
                 continue
@@ -256,25 +258,25 @@ class Worker:
         if not self._held:
             self._write()
 
-    def _do(self, batch: list[_Work]) -> None:
-        """Take the first step of all, then the second of all, and so on; raises TokenGoneError."""
+    def _run_steps(self, batch: list[_Work]) -> None:
+        """Run the first step of all, then the second, ...; raises TokenGoneError."""
         audit = self._manager.audit
         noted = audit.noted
         while batch:
-            going_on = []
+            unfinished = []
             for work in batch:
                 try:
                     next(work.steps)
                 except StopIteration as end:
                     work.answer = end.value
                 else:
-                    going_on.append(work)
+                    unfinished.append(work)
                 if audit.noted != noted:
                     noted, work.noted = audit.noted, True
-            batch = going_on
+            batch = unfinished
 
     def _release(self) -> None:
-        """Flush once for all that is held, and send it."""
+        """Flush the audit log once, and send all held answers."""
         if not self._held or not self._flush():
             return
         held, self._held = self._held, []
@@ -283,17 +285,17 @@ class Worker:
             connection.send(answer)
 
     def _write(self) -> None:
-        """Have what was noted written, and flushed soon, though nobody waits for it.
+        """Write records that no answer waits for, and flush them soon.
 
-        While other exchanges are under way, the flush that they will need writes it too, if it
-        comes soon.
+        While other exchanges are under way, wait a little: the flush that they need writes these
+        records too.
         """
         if not self._manager.audit.unsynced:
             return
-        if not self._others_under_way():
+        if not self._others_expected():
             self._write_now()
         elif self._lazy_write is None:
-            self._lazy_write = self.later(LAZY_WRITE_SECONDS, self._write_lazily)
+            self._lazy_write = self.call_later(LAZY_WRITE_SECONDS, self._write_lazily)
 
     def _write_lazily(self) -> None:
         self._lazy_write = None
@@ -303,34 +305,34 @@ class Worker:
         try:
             self._manager.audit.write()
         except AuditError as error:
-            self._give_up(error)
+            self._fail(error)
             return
         if self._lazy_flush is None:
-            self._lazy_flush = self.later(LAZY_FLUSH_SECONDS, self._flush_lazily)
+            self._lazy_flush = self.call_later(LAZY_FLUSH_SECONDS, self._flush_lazily)
 
     def _flush_lazily(self) -> None:
         self._lazy_flush = None
         self._flush()
 
     def _flush(self) -> bool:
-        """Have what was noted on the disk; say whether it is."""
+        """Flush all records to the disk; return whether that succeeded."""
         try:
             if self._manager.audit.unsynced:
                 self._manager.audit.sync()
                 self._metrics.flushes.inc()
         except AuditError as error:
             self._held.clear()
-            self._give_up(error)
+            self._fail(error)
             return False
         return True
 
-    def _give_up(self, error: TaperigError) -> None:
-        """End this worker: without the log no answer may go out, without the token none can."""
+    def _fail(self, error: TaperigError) -> None:
+        """End this worker: without log or token it can answer nothing."""
         self._failure = error
         self._stop = True
 
     def _drain(self) -> None:
-        """Let exchanges that are under way end, for a while; then close everything."""
+        """Wait until exchanges under way have ended; then close everything."""
         for stream in list(self._handshakes):
             self._drop(stream, "the key manager stops")
         self._drain_until(lambda: not any(each.busy for each in self._connections))
@@ -340,14 +342,14 @@ class Worker:
 
     def _drain_until(self, drained: Callable[[], bool]) -> None:
         until = time.monotonic() + _DRAIN_SECONDS
-        alarm = self.later(_DRAIN_SECONDS, lambda: None)  # so that no turn waits for longer
+        alarm = self.call_later(_DRAIN_SECONDS, lambda: None)  # so that no poll waits longer
         while self._failure is None and not drained() and time.monotonic() < until:
-            self._turn()
+            self._run_once()
         alarm.cancel()
 
 
 def _keep_alive(connection: socket.socket) -> None:
-    """Have the kernel notice a peer that vanished, since no idle timeout does."""
+    """Enable TCP keep-alive, since no idle timeout finds a vanished peer."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
@@ -355,14 +357,14 @@ def _keep_alive(connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _tell_kind(error: Exception) -> None:
-    """Log what nobody foresaw; its text may hold a peer's bytes."""
-    LOG.error("unforeseen", kind=type(error).__name__)
+def _log_unexpected(error: Exception) -> None:
+    """Log the type of an unexpected error; its text may hold a peer's bytes."""
+    LOG.error("unexpected error", kind=type(error).__name__)
 
 
 @contextmanager
 def _wake_on_signals() -> Iterator[socket.socket]:
-    """Give a socket that can be read once SIGTERM came; Ctrl-C and SIGHUP are the front's."""
+    """Yield a socket that is readable after SIGTERM; ignore SIGINT and SIGHUP."""
     near, far = socket.socketpair()
     with near, far:
         far.setblocking(False)
@@ -376,14 +378,14 @@ def _wake_on_signals() -> Iterator[socket.socket]:
             signal.set_wakeup_fd(before)
 
 
-def manager_of(
+def build_key_manager(
     config: EkmConfig,
     token: Token,
     drives: DriveTable,
     audit: AuditLog,
     observe: Callable[[str, str, str], None],
 ) -> KeyManager:
-    """Return what all connections share; raises EkmError when certificate and token disagree."""
+    """Build what all connections share; EkmError if it cannot."""
     certificate = load_certificate(config.certificate)
     partners = [_partner_key(path) for path in config.partners]
     signing_key = None if config.signing_key is None else load_p256_key(config.signing_key)
@@ -413,11 +415,11 @@ def _partner_key(path: Path) -> PublicKey:
 
 
 def main() -> int:
-    """Serve on the front's socket; a sentence goes to the front if that cannot be."""
+    """Serve on the front's socket; send the front a message on failure."""
     front = socket.socket(fileno=int(sys.argv[1]))
     die_with(int(sys.argv[2]))
     try:
-        config: EkmConfig = pickle.load(sys.stdin.buffer)  # from the front, nobody else
+        config: EkmConfig = pickle.load(sys.stdin.buffer)  # the pipe is the front's alone
         LOG.configure(config.log_format, config.log_level, f"worker {os.getpid()}")
         with ExitStack() as held:
             audit = held.enter_context(
@@ -426,10 +428,10 @@ def main() -> int:
             drives = held.enter_context(DriveTable(config.drive_table, logged=True))
             token = held.enter_context(open_token(config.token))
             metrics = WorkerMetrics()
-            manager = manager_of(config, token, drives, audit, metrics.observe)
+            manager = build_key_manager(config, token, drives, audit, metrics.observe)
 
             gc.collect()
-            gc.freeze()  # what is there now stays: no need to walk through it again and again
+            gc.freeze()  # these objects live as long as the process: exclude them
             Worker(config, manager, metrics, front, token.check_present).run()
     except TaperigError as error:
         with suppress(OSError):

@@ -1,18 +1,19 @@
-"""What front and workers of a key manager say to each other, over a pair of sockets.
+"""The messages between a key manager's front and its workers.
 
-The front sends a connection, with its descriptor, or a word; a worker sends JSON objects: that it
-is ``ready``, ``closed`` connections, how many ``connections`` there are, why it ``failed``.
+They pass over a socket pair. The front sends CONNECTION with a descriptor, or STOP. A worker sends
+JSON objects with one of ``ready``, ``closed`` (connections), ``connections`` (their number) and
+``failed`` (why).
 """
 
 from typing import Final
 
 CONNECTION: Final = b"connection"
-"""What the front sends with a connection's descriptor."""
+"""Sent by the front with a connection's descriptor."""
 STOP: Final = b"stop"
 MESSAGE_LIMIT: Final = 4096
 """Longest message, in bytes."""
 
 
-def beat_seconds(worker_seconds: float) -> float:
-    """Return how often a worker gives a sign of life that is ended after so long a silence."""
+def heartbeat_seconds(worker_seconds: float) -> float:
+    """Return the seconds between two heartbeats of a worker."""
     return min(1.0, worker_seconds / 8)

@@ -1,4 +1,4 @@
-"""A key manager's worker processes as its front has them: started, watched, replaced."""
+"""The worker processes of a key manager, as its front manages them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from hsm.ekm.config import EkmConfig
 from hsm.ekm.logs import LOG
 from hsm.ekm.protocol.errors import EkmError
 from hsm.ekm.service import metrics
-from hsm.ekm.service.worker_ipc import CONNECTION, MESSAGE_LIMIT, STOP, beat_seconds
+from hsm.ekm.service.worker_ipc import CONNECTION, MESSAGE_LIMIT, STOP, heartbeat_seconds
 
 READY_SECONDS = 60.0
 _REAP_SECONDS = 1.0
-"""How long a killed process is waited for; one that the kernel holds is not waited for longer."""
-_STEADY_SECONDS = 10.0
-"""A worker that lived this long is replaced at once; others after a pause that doubles."""
-_LONGEST_PAUSE = 30.0
+"""How long to wait for a killed process; one stuck in the kernel is left after that."""
+_STABLE_SECONDS = 10.0
+"""A worker that ran this long is replaced at once; others with exponential backoff."""
+_MAX_RESTART_DELAY = 30.0
 _END_SECONDS = 6.0
 
 
@@ -36,12 +36,12 @@ _END_SECONDS = 6.0
 class _Worker:
     process: subprocess.Popen[bytes]
     link: socket.socket
-    began: float
-    heard: float
+    started: float
+    last_message: float
     ready: bool = False
     connections: int = 0
     failure: str = ""
-    hangs: bool = False
+    hanging: bool = False
 
 
 class WorkerPool:
@@ -53,9 +53,9 @@ class WorkerPool:
         self._audit = audit
         self._workers: list[_Worker] = []
         self._stopping = False
-        self._pause = 0.0
+        self._restart_delay = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
-        # Beside the event loop: a worker that hangs may hold the log's lock until it is killed.
+        # Beside the event loop: a hanging worker may hold the log's lock until it is killed.
         self._recorder = ThreadPoolExecutor(1)
         self._folder = config.audit.parent / f"{config.audit.name}.counts"
         metrics.prepare_folder(self._folder)
@@ -64,22 +64,22 @@ class WorkerPool:
 
     @property
     def serving(self) -> int:
-        """How many workers serve: they are ready, and heard of."""
-        return sum(worker.ready and not self._overdue(worker) for worker in self._workers)
+        """How many workers serve: they are ready and not silent."""
+        return sum(worker.ready and not self._is_silent(worker) for worker in self._workers)
 
     @property
     def connections(self) -> int:
-        """How many connections there are, as far as the workers have told."""
+        """How many connections the workers have reported."""
         return sum(worker.connections for worker in self._workers)
 
     def pids(self) -> list[int]:
-        """Return the process numbers of the workers that serve."""
+        """Return the process ids of the workers that serve."""
         return [worker.process.pid for worker in self._workers if worker.ready]
 
     async def start(self, stop: asyncio.Event) -> None:
         """Start all workers and return when they serve, or when ``stop`` is set.
 
-        Raises EkmError with the worker's own sentence when one cannot.
+        Raises EkmError with a worker's own message when it cannot serve.
         """
         for _ in range(self._config.workers):
             self._spawn()
@@ -87,15 +87,18 @@ class WorkerPool:
         while not stop.is_set() and not all(worker.ready for worker in self._workers):
             for worker in self._workers:
                 if worker.failure or worker.process.poll() is not None:
-                    self._hear(worker)
-                    raise EkmError(worker.failure or "A worker process ended and said nothing.")
+                    self._receive(worker)
+                    raise EkmError(
+                        worker.failure
+                        or "A worker process ended without a message; see the key manager's log."
+                    )
             if time.monotonic() > until:
                 raise EkmError(f"The workers are not ready after {READY_SECONDS:g} s.")
             await asyncio.sleep(0.01)
-        self._background(self._watch())
+        self._start_task(self._watch())
 
     async def stop(self) -> None:
-        """Ask all workers to end, and see that they do."""
+        """Ask all workers to end; kill those that do not."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
@@ -112,28 +115,28 @@ class WorkerPool:
         self._recorder.shutdown()
 
     def hand_over(self, connection: socket.socket) -> None:
-        """Give a connection to the worker that has the fewest; over the limit, to none."""
+        """Give a connection to the worker with the fewest; reject over the limit."""
         self.metrics.accepted.inc()
         ready = sorted(
             (worker for worker in self._workers if worker.ready),
-            key=lambda w: (self._overdue(w), w.connections),
+            key=lambda w: (self._is_silent(w), w.connections),
         )
         if self.connections >= self._config.connections:
             self.metrics.turned_away.inc()
-            LOG.warning("connection turned away", limit=self._config.connections)
+            LOG.warning("connection rejected", limit=self._config.connections)
             return
         for worker in ready:
-            with suppress(OSError):  # it is about to be found dead
+            with suppress(OSError):  # it has ended; the next reading finds that
                 socket.send_fds(worker.link, [CONNECTION], [connection.fileno()])
                 worker.connections += 1
                 return
 
-    def turn_away(self, connection: socket.socket) -> None:
-        """Have a connection end, since nobody serves it: its relay goes elsewhere."""
+    def reject(self, connection: socket.socket) -> None:
+        """Count a connection that ends unserved; its relay fails over."""
         self.metrics.accepted.inc()
         self.metrics.turned_away.inc()
 
-    # Within
+    # Private
 
     def _spawn(self) -> None:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -158,10 +161,10 @@ class WorkerPool:
         now = time.monotonic()
         worker = _Worker(process, near, now, now)
         self._workers.append(worker)
-        asyncio.get_running_loop().add_reader(near, self._hear, worker)
+        asyncio.get_running_loop().add_reader(near, self._receive, worker)
 
-    def _hear(self, worker: _Worker) -> None:
-        """Take what a worker tells; find it ended when it tells nothing more."""
+    def _receive(self, worker: _Worker) -> None:
+        """Read a worker's messages; at their end, replace the worker."""
         while True:
             try:
                 data = worker.link.recv(MESSAGE_LIMIT)
@@ -172,9 +175,9 @@ class WorkerPool:
             if not data:
                 asyncio.get_running_loop().remove_reader(worker.link)
                 if not self._stopping and worker.ready:
-                    self._lost(worker)
+                    self._on_worker_lost(worker)
                 return
-            worker.heard = time.monotonic()
+            worker.last_message = time.monotonic()
             self._on_message(worker, json.loads(data))
 
     def _on_message(self, worker: _Worker, content: dict[str, Any]) -> None:
@@ -186,19 +189,19 @@ class WorkerPool:
             worker.connections = int(content["connections"])
         if content.get("ready"):
             worker.ready = True
-            self._tell_serving()
+            self._report_serving()
 
     def metrics_page(self) -> bytes:
-        """Return all counters as of now, in Prometheus' text format."""
+        """Return all current metrics in Prometheus' text format."""
         self.metrics.workers.set(self.serving)
         self.metrics.ready.set(bool(self.serving))
         return self.metrics.page()
 
-    def _tell_serving(self) -> None:
+    def _report_serving(self) -> None:
         self.on_serving(bool(self.serving))
 
-    def _lost(self, worker: _Worker) -> None:
-        """Replace a worker that ended unasked."""
+    def _on_worker_lost(self, worker: _Worker) -> None:
+        """Replace a worker that ended unexpectedly."""
         worker.ready = False
         worker.process.kill()
         status = _reap(worker)
@@ -206,10 +209,14 @@ class WorkerPool:
         self.metrics.workers_lost.inc()
         LOG.error("worker lost", pid=worker.process.pid, status=status, cause=worker.failure)
         self._recorder.submit(self._record_loss, worker.process.pid, worker.failure)
-        self._tell_serving()
-        lived = time.monotonic() - worker.began
-        self._pause = 0.0 if lived > _STEADY_SECONDS else min(_LONGEST_PAUSE, 2 * self._pause + 0.1)
-        self._background(self._replace(self._pause))
+        self._report_serving()
+        lived = time.monotonic() - worker.started
+        self._restart_delay = (
+            0.0
+            if lived > _STABLE_SECONDS
+            else min(_MAX_RESTART_DELAY, 2 * self._restart_delay + 0.1)
+        )
+        self._start_task(self._replace(self._restart_delay))
 
     def _record_loss(self, pid: int, cause: str) -> None:
         try:
@@ -217,12 +224,12 @@ class WorkerPool:
         except AuditError as error:
             LOG.error("loss not recorded", pid=pid, cause=str(error))
 
-    def _overdue(self, worker: _Worker) -> bool:
-        """Say whether a worker is silent for so long that others are preferred."""
-        return time.monotonic() - worker.heard > self._config.worker_seconds / 3
+    def _is_silent(self, worker: _Worker) -> bool:
+        """Return whether a worker is silent for so long that others are preferred."""
+        return time.monotonic() - worker.last_message > self._config.worker_seconds / 3
 
-    async def _replace(self, pause: float) -> None:
-        await asyncio.sleep(pause)
+    async def _replace(self, delay: float) -> None:
+        await asyncio.sleep(delay)
         self._spawn()
 
     def _remove(self, worker: _Worker) -> None:
@@ -233,32 +240,32 @@ class WorkerPool:
         metrics.forget_worker(self._folder, worker.process.pid)
 
     async def _watch(self) -> None:
-        """End workers that hang (in the token, on the disk), and those that never became ready."""
+        """Kill workers that hang (token, disk) or that never became ready."""
         silence = self._config.worker_seconds
         while True:
-            await asyncio.sleep(beat_seconds(silence))
+            await asyncio.sleep(heartbeat_seconds(silence))
             now = time.monotonic()
             for worker in self._workers:
-                if now - worker.heard > (silence if worker.ready else READY_SECONDS):
+                if now - worker.last_message > (silence if worker.ready else READY_SECONDS):
                     LOG.error("worker hangs", pid=worker.process.pid)
-                    worker.failure = f"no sign of life for {now - worker.heard:.1f} s"
-                    worker.process.kill()  # all of them, before any is waited for
-                    worker.hangs = True
+                    worker.failure = f"no sign of life for {now - worker.last_message:.1f} s"
+                    worker.process.kill()  # kill all before waiting for any
+                    worker.hanging = True
             for worker in list(self._workers):
-                if worker.hangs or worker.process.poll() is not None:
-                    self._lost(worker)
-            self._tell_serving()
+                if worker.hanging or worker.process.poll() is not None:
+                    self._on_worker_lost(worker)
+            self._report_serving()
 
-    def _background(self, work: Any) -> None:
+    def _start_task(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
 def _reap(worker: _Worker) -> int | None:
-    """Return the exit status of a worker that was killed; None when the kernel does not end it."""
+    """Return the exit status of a killed worker; None if it does not end."""
     try:
         return worker.process.wait(_REAP_SECONDS)
     except subprocess.TimeoutExpired:
-        LOG.error("worker cannot be ended", pid=worker.process.pid)
+        LOG.error("worker cannot be killed", pid=worker.process.pid)
         return None

@@ -70,7 +70,7 @@ class EkmConnection:
 
         One that was lost before is not waited for as long as one that answered.
         """
-        self.client.revive(self._patience)
+        self.client.ensure_connected(self._patience)
 
     @property
     def _patience(self) -> float:

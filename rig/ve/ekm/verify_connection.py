@@ -71,7 +71,7 @@ def _ask(
     states: tuple[LabelState, ...] = ()
     try:
         with each.held() as client:
-            client.revive()
+            client.ensure_connected()
             began = time.perf_counter()
             states = _states(client, labels)
             seconds = time.perf_counter() - began

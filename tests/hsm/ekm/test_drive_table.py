@@ -63,7 +63,7 @@ def test_only_the_owner_may_read_the_file(table: DriveTable, path: Path) -> None
 def test_everything_is_there_after_reopening(path: Path) -> None:
     with DriveTable(path) as table:
         table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
-        table.take("D1", PRINT, 5, b"n" * 32)
+        table.consume("D1", PRINT, 5, b"n" * 32)
         table.set_revoked("D1", True)
     with DriveTable(path) as table:
         assert table.find("D1") == EnrolledDrive(
@@ -74,7 +74,7 @@ def test_everything_is_there_after_reopening(path: Path) -> None:
 
 def test_enrolling_again_renews_keys_but_neither_pardons_nor_forgets(table: DriveTable) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
-    table.take("D1", PRINT, 5, b"n" * 32)
+    table.consume("D1", PRINT, 5, b"n" * 32)
     table.set_revoked("D1", True)
     table.enrol("D1", b"new certificate", b"new spki", OaepHash.SHA256)
     assert table.find("D1") == EnrolledDrive(
@@ -91,11 +91,11 @@ def test_the_table_catches_up_with_the_audit_log(table: DriveTable) -> None:
     """As after a power cut, which a logged table may come out of with an old number."""
     for serial in ("D1", "D2"):
         table.enrol(serial, b"certificate", b"spki", OaepHash.SHA1)
-        table.take(serial, PRINT, 5, b"n" * 32)
-    table.catch_up({"D1": 9, "D2": 3, "D3": 7})
+        table.consume(serial, PRINT, 5, b"n" * 32)
+    table.raise_sequences({"D1": 9, "D2": 3, "D3": 7})
     assert [drive.sequence for drive in table.drives()] == [9, 5]
     with pytest.raises(ExchangeError):
-        table.take("D1", PRINT, 9, b"m" * 32)
+        table.consume("D1", PRINT, 9, b"m" * 32)
 
 
 def test_a_drive_can_be_admitted_again(table: DriveTable) -> None:
@@ -115,42 +115,42 @@ def test_revoking_an_unknown_drive_says_so(table: DriveTable) -> None:
 @pytest.mark.parametrize("sequence", [4, 5])
 def test_a_sequence_number_that_does_not_grow_is_refused(table: DriveTable, sequence: int) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
-    table.take("D1", PRINT, 5, b"a" * 32)
+    table.consume("D1", PRINT, 5, b"a" * 32)
     with pytest.raises(ExchangeError) as refusal:
-        table.take("D1", PRINT, sequence, b"b" * 32)
+        table.consume("D1", PRINT, sequence, b"b" * 32)
     assert code_of(refusal) is ErrorCode.STALE_SEQUENCE
     assert not was_used(table, b"b" * 32)
-    table.take("D1", PRINT, 6, b"b" * 32)
+    table.consume("D1", PRINT, 6, b"b" * 32)
 
 
 def test_a_nonce_is_taken_once(table: DriveTable) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     table.enrol("D2", b"certificate", b"spki", OaepHash.SHA1)
-    table.take("D1", PRINT, 1, b"a" * 32)
+    table.consume("D1", PRINT, 1, b"a" * 32)
     with pytest.raises(ExchangeError) as refusal:
-        table.take("D1", PRINT, 2, b"a" * 32)
+        table.consume("D1", PRINT, 2, b"a" * 32)
     assert code_of(refusal) is ErrorCode.REPLAYED_NONCE
     drive = table.find("D1")
     assert drive is not None
     assert drive.sequence == 1, "a refused request uses up no sequence number"
-    table.take("D2", PRINT, 1, b"a" * 32)  # another drive's business
+    table.consume("D2", PRINT, 1, b"a" * 32)  # another drive's business
 
 
 def test_requests_used_up_together_are_there_once_settled(table: DriveTable, path: Path) -> None:
     for serial in ("D1", "D2"):
         table.enrol(serial, b"certificate", b"spki", OaepHash.SHA1)
     with DriveTable(path) as other:
-        _, settle_first = table.take_together("D1", PRINT, 1, b"a" * 32)
+        _, settle_first = table.consume_in_group("D1", PRINT, 1, b"a" * 32)
         with pytest.raises(ExchangeError) as refusal:
-            table.take_together("D1", PRINT, 1, b"b" * 32)  # what is not settled yet counts
+            table.consume_in_group("D1", PRINT, 1, b"b" * 32)  # what is not settled yet counts
         assert code_of(refusal) is ErrorCode.STALE_SEQUENCE
-        _, settle_second = table.take_together("D2", PRINT, 1, b"a" * 32)
+        _, settle_second = table.consume_in_group("D2", PRINT, 1, b"a" * 32)
         assert [drive.sequence for drive in other.drives()] == [0, 0]
         settle_first()
         assert [drive.sequence for drive in other.drives()] == [1, 1]
         settle_second()
-        other.take("D1", PRINT, 2, b"c" * 32)  # nothing is locked
-    table.take("D1", PRINT, 3, b"d" * 32)
+        other.consume("D1", PRINT, 2, b"c" * 32)  # nothing is locked
+    table.consume("D1", PRINT, 3, b"d" * 32)
 
 
 def test_a_refusal_leaves_nothing_locked(table: DriveTable, path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_refusal_leaves_nothing_locked(table: DriveTable, path: Path) -> None:
     table.set_revoked("D1", True)
     for serial, code in (("D1", ErrorCode.REVOKED_DRIVE), ("D2", ErrorCode.UNKNOWN_DRIVE)):
         with pytest.raises(ExchangeError) as refusal:
-            table.take_together(serial, PRINT, 1, b"a" * 32)
+            table.consume_in_group(serial, PRINT, 1, b"a" * 32)
         assert code_of(refusal) is code
         with DriveTable(path) as other:
             other.set_revoked("D1", True)
@@ -167,20 +167,20 @@ def test_a_refusal_leaves_nothing_locked(table: DriveTable, path: Path) -> None:
 def test_when_the_commit_fails_nobody_is_told_otherwise(table: DriveTable, path: Path) -> None:
     for serial in ("D1", "D2"):
         table.enrol(serial, b"certificate", b"spki", OaepHash.SHA1)
-    settles = [table.take_together(serial, PRINT, 1, b"a" * 32)[1] for serial in ("D1", "D2")]
+    settles = [table.consume_in_group(serial, PRINT, 1, b"a" * 32)[1] for serial in ("D1", "D2")]
     table._database.execute("ROLLBACK")  # as SQLite does of itself when the disk is full
     for settle in settles:
         with pytest.raises(DriveTableError, match="failed"):
             settle()
     assert [drive.sequence for drive in table.drives()] == [0, 0]
-    table.take("D1", PRINT, 1, b"a" * 32)
+    table.consume("D1", PRINT, 1, b"a" * 32)
 
 
 def test_the_last_nonces_are_remembered(table: DriveTable) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     numbers = range(1, NONCES_KEPT + 4)
     for number in numbers:
-        table.take("D1", PRINT, number, bytes([number]) * 32)
+        table.consume("D1", PRINT, number, bytes([number]) * 32)
     used = [number for number in numbers if was_used(table, bytes([number]) * 32)]
     assert used == [*numbers][-NONCES_KEPT:]
 
@@ -216,9 +216,9 @@ def test_a_table_of_an_older_layout_is_brought_up_to_date(path: Path, version: i
     old.close()
     with DriveTable(path) as table:
         with pytest.raises(ExchangeError) as refusal:
-            table.take("D1", PRINT, 5, b"n" * 32)
+            table.consume("D1", PRINT, 5, b"n" * 32)
         assert code_of(refusal) is ErrorCode.STALE_SEQUENCE  # though the nonce is forgotten
-        assert table.take("D1", PRINT, 6, b"m" * 32).sequence == 5
+        assert table.consume("D1", PRINT, 6, b"m" * 32).sequence == 5
         assert not table.is_retiring(b"h" * 32)
     with sqlite3.connect(path) as new:
         assert new.execute("PRAGMA user_version").fetchone() == (4,)
@@ -249,7 +249,7 @@ drive = table.find("D1")
 number = drive.sequence
 while True:
     number += 1
-    table.take("D1", drive.fingerprint, number, number.to_bytes(32, "big"))
+    table.consume("D1", drive.fingerprint, number, number.to_bytes(32, "big"))
     print(number, flush=True)
 """
 

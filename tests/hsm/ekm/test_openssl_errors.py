@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Thread
 
 from hsm.ekm.client import EkmClient, EkmEndpoint, tls_context
-from hsm.ekm.service.event_loop import Poller
+from hsm.ekm.service.event_loop import EventLoop
 from hsm.ekm.service.launch import spawn_ekm
 from hsm.ekm.service.tls_stream import TlsStream
 from hsm.provisioning import ProvisionedLab
@@ -66,24 +66,24 @@ class User:
 
 def test_a_worker_waits_for_the_rest_of_a_record(lab: ProvisionedLab) -> None:
     near, far = socket.socketpair()
-    poller, user = Poller(lambda error: None), User()
-    stream = TlsStream(poller, near, tls_context(lab.ekm_tls, ssl.Purpose.CLIENT_AUTH), 1)
+    loop, user = EventLoop(lambda error: None), User()
+    stream = TlsStream(loop, near, tls_context(lab.ekm_tls, ssl.Purpose.CLIENT_AUTH), 1)
 
     def shaken(trouble: str) -> None:
         assert not trouble
-        stream.serve(user)
+        stream.attach(user)
 
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     context = tls_context(lab.rig_tls, ssl.Purpose.SERVER_AUTH)
     peer = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
 
     def shake() -> None:
-        stream.shake(shaken)
+        stream.start_handshake(shaken)
         for _ in range(2):  # hello and its answer; finished
             with suppress(ssl.SSLWantReadError):
                 peer.do_handshake()
             far.sendall(outgoing.read())
-            poller.turn(wait=True)
+            loop.run_once(wait=True)
             if outgoing.pending == 0 and not incoming.pending:
                 far.settimeout(0.2)
                 try:
@@ -98,7 +98,7 @@ def test_a_worker_waits_for_the_rest_of_a_record(lab: ProvisionedLab) -> None:
         for part in (record[:10], record[10:]):
             leave_an_error()
             far.sendall(part)
-            poller.turn(wait=True)
+            loop.run_once(wait=True)
         assert (user.received, user.lost) == (b"a message", False)
         stream.abort()
-        poller.close()
+        loop.close()

@@ -9,7 +9,7 @@ import pytest
 from pkcs11 import Attribute, ObjectClass
 
 from hsm.ekm.drive_table import EnrolledDrive
-from hsm.ekm.exchange import finished
+from hsm.ekm.exchange import run_steps
 from hsm.ekm.key_service import TokenKeyService
 from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
 from hsm.errors import LabelUnknownError, NotADataKeyError
@@ -100,10 +100,10 @@ def test_a_key_removed_by_another_process_is_not_used(
     drive = EnrolledDrive("D1", b"", lab_state.drives[0].wrap_public_der, OaepHash.SHA1)
     service = TokenKeyService(DataKeys(remembering))
     made = service.generate(drive, "VOL001", (KeyLabel(kek.label),), False)
-    assert finished(service.translate(drive, "VOL001", made.eedks)).sedk
+    assert run_steps(service.translate(drive, "VOL001", made.eedks)).sedk
     remove_elsewhere(lab_state, kek.label)
     with pytest.raises(ExchangeError) as refusal:
-        finished(service.translate(drive, "VOL001", made.eedks))
+        run_steps(service.translate(drive, "VOL001", made.eedks))
     assert refusal.value.code is ErrorCode.KEK_ABSENT
     assert kek.label in str(refusal.value)
     with pytest.raises(ExchangeError) as refusal:
@@ -120,7 +120,7 @@ def test_a_forgotten_handle_is_looked_up_again(
     made = service.generate(drive, "VOL001", (KeyLabel("KEK 1"),), False)
     with token.officer():
         pass
-    assert finished(service.translate(drive, "VOL001", made.eedks)).sedk
+    assert run_steps(service.translate(drive, "VOL001", made.eedks)).sedk
 
 
 def test_what_a_partner_signed_is_measured(token: Token) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from hsm.admin_secret import AdminSecretError, ensure_admin_secret, secret_matches, write_hash
 from hsm.ekm.admin import channel
-from hsm.ekm.admin.administrator import Administrator, admin_secret
+from hsm.ekm.admin.administrator import Administrator, read_admin_secret
 from hsm.ekm.admin.channel import administer
 from hsm.ekm.admin.commands import Administration
 from hsm.ekm.audit import hash_chain
@@ -59,7 +59,7 @@ def config(lab: ProvisionedLab, tmp_path: Path) -> EkmConfig:
 
 @pytest.fixture
 def secret(lab: ProvisionedLab) -> str:
-    return admin_secret(lab.admin_secret)
+    return read_admin_secret(lab.admin_secret)
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def admin_records(config: EkmConfig) -> list[dict[str, Any]]:
 def test_the_secret_is_made_once_and_kept_as_a_hash(tmp_path: Path) -> None:
     secret_path, hash_path = tmp_path / "pins" / "ekm-admin", tmp_path / "ekm" / "admin.scrypt"
     ensure_admin_secret(secret_path, hash_path)
-    secret = admin_secret(secret_path)
+    secret = read_admin_secret(secret_path)
     assert len(secret) == 32
     for path in (secret_path, hash_path):
         assert path.stat().st_mode & 0o777 == 0o600
@@ -140,13 +140,13 @@ def test_the_secret_comes_from_file_or_environment(
     path.write_text("from the file\n")
     path.chmod(0o600)
     monkeypatch.delenv("TAPERIG_EKM_ADMIN", raising=False)
-    assert admin_secret(None, path) == "from the file"
+    assert read_admin_secret(None, path) == "from the file"
     monkeypatch.setenv("TAPERIG_EKM_ADMIN", "from the environment")
-    assert admin_secret(None, path) == "from the environment"
-    assert admin_secret(path, path) == "from the file"
+    assert read_admin_secret(None, path) == "from the environment"
+    assert read_admin_secret(path, path) == "from the file"
     path.chmod(0o644)
     with pytest.raises(TaperigError, match="chmod 600"):
-        admin_secret(path)
+        read_admin_secret(path)
 
 
 def test_admin_secret_that_is_not_there_is_not_called_a_pin(
@@ -155,11 +155,11 @@ def test_admin_secret_that_is_not_there_is_not_called_a_pin(
     monkeypatch.setenv("TAPERIG_EKM_ADMIN", "")
     for file in (tmp_path / "absent", None):
         with pytest.raises(TaperigError, match="admin secret") as caught:
-            admin_secret(file)
+            read_admin_secret(file)
         assert "PIN" not in str(caught.value)
     (tmp_path / "absent").write_text("open to all\n")
     with pytest.raises(TaperigError, match=r"The admin secret file .* run chmod 600"):
-        admin_secret(tmp_path / "absent")
+        read_admin_secret(tmp_path / "absent")
 
 
 def test_a_wrong_secret_does_nothing_and_is_recorded(
@@ -299,7 +299,7 @@ def test_garbage_at_the_socket_is_survived(
 ) -> None:
     with (
         socket.socket(socket.AF_UNIX) as connection,
-        channel._short(config.admin_path) as name,
+        channel._short_path(config.admin_path) as name,
     ):
         connection.connect(name)
         connection.sendall(data)

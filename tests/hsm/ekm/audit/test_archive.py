@@ -15,7 +15,7 @@ import pytest
 from hsm.ekm.audit import log as audit_log
 from hsm.ekm.audit.archive import archive
 from hsm.ekm.audit.hash_chain import segments
-from hsm.ekm.audit.key_usage import known_in
+from hsm.ekm.audit.key_usage import read_known_cartridges
 from hsm.ekm.audit.log import AuditError, AuditLog
 from hsm.ekm.protocol.errors import EkmError
 from tests.support.audit_writers import assert_one_chain, write_and_kill
@@ -322,7 +322,7 @@ NEEDED = {"VOL001": {ONE, TWO}, "VOL002": {TWO, THREE}, "VOL004": {THREE}}
 
 
 def needed(path: Path) -> dict[str, set[str]]:
-    return {cartridge.volume: cartridge.keys for cartridge in known_in(path).values()}
+    return {cartridge.volume: cartridge.keys for cartridge in read_known_cartridges(path).values()}
 
 
 @pytest.mark.rule("POOL-3")
@@ -355,10 +355,10 @@ def test_archive_sums_up_two_cartridges_of_one_volser(path: Path) -> None:
         reply(log, "VOL001", ONE, cartridge_id="01" * 16)
         reply(log, "VOL001", TWO, cartridge_id="02" * 16)
         reply(log, "VOL001", THREE)
-        before = known_in(path)
+        before = read_known_cartridges(path)
         log.rotate()
         archive(log, path.parent / "archive")
-    after = known_in(path)
+    after = read_known_cartridges(path)
     assert {key: each.keys for key, each in after.items()} == {
         ("VOL001", "01" * 16): {ONE},
         ("VOL001", "02" * 16): {TWO},
@@ -383,8 +383,8 @@ def test_key_usage_is_unknown_when_segments_vanish_without_a_summary(path: Path)
     with AuditLog(path) as log:
         fill(log)
     segments(path)[0].unlink()
-    with pytest.raises(EkmError, match="does not sum up what was before"):
-        known_in(path)
+    with pytest.raises(EkmError, match="does not summarize the records before it"):
+        read_known_cartridges(path)
 
 
 def test_nothing_to_archive_is_one_sentence(path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hsm.ekm.audit.key_usage import known_cartridges, needs
+from hsm.ekm.audit.key_usage import known_cartridges, needs_key
 
 HASH = bytes(range(32))
 ONE, TWO, THREE = "KEK 1 (clear)", "KEK 2 (clear)", f"{HASH.hex()} (hash)"
@@ -69,11 +69,11 @@ def test_a_forgotten_cartridge_is_unknown_until_it_is_written_again() -> None:
 
 def test_a_key_is_known_by_its_label_in_any_case_and_by_its_hash() -> None:
     cartridge = known_cartridges([record("key-reply", "translate", ONE, THREE)])["VOL001", ""]
-    assert needs(cartridge, "kek 1", bytes(32))
-    assert needs(cartridge, "another label", HASH)
-    assert not needs(cartridge, "KEK 2", bytes(32))
+    assert needs_key(cartridge, "kek 1", bytes(32))
+    assert needs_key(cartridge, "another label", HASH)
+    assert not needs_key(cartridge, "KEK 2", bytes(32))
     by_label = known_cartridges([record("key-reply", "generate", "KEK 2 (hash)")])["VOL001", ""]
-    assert needs(by_label, "KEK 2", bytes(32))
+    assert needs_key(by_label, "KEK 2", bytes(32))
 
 
 FIRST, SECOND = "01" * 16, "02" * 16

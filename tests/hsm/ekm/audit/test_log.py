@@ -92,7 +92,7 @@ def test_a_recomputed_hash_still_breaks_the_next_line(written: Path) -> None:
     content = json.loads(lines[2])
     del content["hash"]
     content["outcome"] = "refused"
-    lines[2] = hash_chain.encoded(content | {"hash": hash_chain.hash_of(content)})
+    lines[2] = hash_chain.encode_record(content | {"hash": hash_chain.record_hash(content)})
     written.write_bytes(b"\n".join(lines) + b"\n")
     with pytest.raises(AuditError, match="line 4 does not fit"):
         audit_log.verify(written)

@@ -25,7 +25,7 @@ from hsm.ekm.protocol.messages import (
     LabelQuery,
     Ping,
 )
-from hsm.ekm.protocol.transcript import Signed, Transcript
+from hsm.ekm.protocol.transcript import SignedMessage, Transcript
 from hsm.framing import FrameError, frame_length
 from hsm.keys import deterministic_cbor
 from hsm.keys.eedk import KeyLabel, KeyMode
@@ -283,14 +283,14 @@ def test_what_is_signed_depends_on_every_byte_before_and_on_the_message() -> Non
 
 
 @given(
-    st.sampled_from([each for each in EXAMPLES if isinstance(each, Signed)]),
+    st.sampled_from([each for each in EXAMPLES if isinstance(each, SignedMessage)]),
     st.binary(min_size=MIN_SIGNATURE_BYTES, max_size=MAX_SIGNATURE_BYTES)
     | st.integers(MIN_SIGNATURE_BYTES, MAX_SIGNATURE_BYTES).map(
         lambda length: deterministic_cbor.encode("signature")[:length].ljust(length, b"i")
     ),
 )
 def test_a_signature_is_put_in_and_cut_out_where_the_encoding_has_it(
-    message: Signed, signature: bytes
+    message: SignedMessage, signature: bytes
 ) -> None:
     mine, yours = Transcript(), Transcript()
     digests = []

@@ -66,7 +66,7 @@ def serving(
     with spawn_ekm(config) as process:
         yield Serving(config, process)
         assert process.stop() == 0
-        assert process.last_words() == ""
+        assert process.error_output() == ""
 
 
 @pytest.fixture
@@ -487,7 +487,7 @@ def test_neither_data_key_nor_pin_crosses_the_wire_or_the_relay(
 def test_it_ends_in_order_when_asked(ekm: EkmProcess, config: EkmConfig) -> None:
     assert ekm.stop() == 0
     assert [r["event"] for r in records(config)] == ["start", "stop"]
-    assert ekm.last_words() == ""
+    assert ekm.error_output() == ""
 
 
 def test_it_ends_in_order_with_connections_open(
@@ -503,7 +503,7 @@ def test_it_ends_in_order_with_connections_open(
         assert time.monotonic() - started < 4, "not only after the time allowed"
         assert read_to_end(idle) == b""
     assert records(config)[-1]["event"] == "stop"
-    assert ekm.last_words() == ""
+    assert ekm.error_output() == ""
 
 
 def test_the_relay_reconnects_after_a_restart(

@@ -106,7 +106,7 @@ def test_logs_are_json_and_hold_no_secret(
             stranger.sendall(b"GET / HTTP/1.0\r\n\r\n")
             stranger.recv(100)
         ekm.stop()
-        words = ekm.last_words()
+        words = ekm.error_output()
     events = [json.loads(line) for line in words.splitlines()]
     assert {"listening", "connection refused", "stopping"} <= {event["event"] for event in events}
     assert all({"timestamp", "level", "process"} <= event.keys() for event in events)

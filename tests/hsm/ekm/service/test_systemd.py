@@ -154,7 +154,7 @@ def test_an_abstract_address_and_another_process_watchdog() -> None:
     assert environment == {"OTHER": ""}
     supervisor.ready("here")
     assert listener.until("READY=1") == ["READY=1", "STATUS=serves at here"]
-    assert supervisor._pause == 0
+    assert supervisor._report_seconds == 0
     listener.socket.close()
     supervisor.stopping()  # nobody listens any more
 

@@ -11,10 +11,10 @@ import pytest
 
 from hsm.ekm.audit.log import AuditError, AuditLog
 from hsm.ekm.exchange import Answer, Steps
-from hsm.ekm.service.event_loop import Poller
+from hsm.ekm.service.event_loop import EventLoop
 from hsm.ekm.service.worker import (
-    _ENOUGH,
-    _GATHER_SECONDS,
+    _COLLECT_SECONDS,
+    _FULL_BATCH,
     LAZY_FLUSH_SECONDS,
     LAZY_WRITE_SECONDS,
     Worker,
@@ -95,16 +95,16 @@ def rounds(log: Flushes, *peers: Peer) -> Worker:
     class Manager:
         audit = log
 
-    worker._manager, worker._metrics, worker._poller = Manager, Counts(), Poller(raised)
+    worker._manager, worker._metrics, worker._loop = Manager, Counts(), EventLoop(raised)
     worker._queue, worker._held, worker._connections = deque(), [], set()
     worker._lazy_write = worker._lazy_flush = None
     worker._failure, worker._stop = None, False
     for peer in peers:
         worker.ready(peer)
     until = time.monotonic() + LAZY_FLUSH_SECONDS + 0.1
-    worker.later(LAZY_FLUSH_SECONDS + 0.1, lambda: None)
+    worker.call_later(LAZY_FLUSH_SECONDS + 0.1, lambda: None)
     while time.monotonic() < until and not worker._stop:
-        worker._turn()
+        worker._run_once()
     answered: Worker = worker
     return answered
 
@@ -160,15 +160,15 @@ def test_a_record_that_nobody_waits_for_is_written_at_once_or_nearly(log: Flushe
     worker: Any = rounds(log)
     worker.ready(Peer("ack", log, NONE, notes=True))
     until = time.monotonic() + 2 * LAZY_WRITE_SECONDS
-    worker.later(2 * LAZY_WRITE_SECONDS, lambda: None)
+    worker.call_later(2 * LAZY_WRITE_SECONDS, lambda: None)
     while time.monotonic() < until:
-        worker._turn()
+        worker._run_once()
     assert sent(log) == ["ack"]
     assert b'"event":"key-reply"' in log.path.read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("in_hand", "others", "together"), [(1, 0, False), (1, 1, True), (_ENOUGH, 1, False)]
+    ("in_hand", "others", "together"), [(1, 0, False), (1, 1, True), (_FULL_BATCH, 1, False)]
 )
 def test_messages_of_exchanges_under_way_are_waited_for(
     log: Flushes, in_hand: int, others: int, together: bool
@@ -179,7 +179,7 @@ def test_messages_of_exchanges_under_way_are_waited_for(
     worker._connections = {UnderWay() for _ in range(in_hand + others)}
     for number in range(in_hand):
         worker.ready(Peer(f"{number}", log, REPLY, notes=False))
-    worker.later(_GATHER_SECONDS / 2, lambda: worker.ready(late))
+    worker.call_later(_COLLECT_SECONDS / 2, lambda: worker.ready(late))
     while "late" not in told(log):
-        worker._turn()
+        worker._run_once()
     assert (told(log).index("late begins") < told(log).index("0 ends")) is together
