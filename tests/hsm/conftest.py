@@ -1,4 +1,4 @@
-"""A provisioned lab, made once a run: RSA keys take their time."""
+"""Fixtures: a provisioned lab, made once a run because RSA keys are slow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DRIVE = "TEST-DRIVE-1"
 
 @pytest.fixture(scope="session")
 def lab_state(tmp_path_factory: pytest.TempPathFactory) -> ProvisionedLab:
-    """Tests may add keys under labels of their own, and must leave `KEK 1` and `KEK 2` alone."""
+    """Provision a lab; tests may add keys, but not change KEK 1 and KEK 2."""
     return provision_lab(tmp_path_factory.mktemp("lab"), ["KEK 1", "KEK 2"], [DRIVE])
 
 

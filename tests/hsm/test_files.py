@@ -18,7 +18,7 @@ from hsm.keys.pki import load_certificate, load_p256_key
 from hsm.pkcs11.pins import PinSource
 
 
-def test_read_limited_takes_no_more_than_the_limit(tmp_path: Path) -> None:
+def test_read_limited_reads_no_more_than_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * 100)
     assert read_limited(path, 100) == b"x" * 100
@@ -39,7 +39,7 @@ def test_read_limited_takes_no_more_than_the_limit(tmp_path: Path) -> None:
     ],
     ids=["certificate", "key", "wrapping key", "PIN"],
 )
-def test_file_without_an_end_is_refused(
+def test_file_without_an_end_is_refused_by_every_reader(
     tmp_path: Path,
     read: Callable[[Path], object],
     error: type[TaperigError],

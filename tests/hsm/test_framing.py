@@ -10,7 +10,7 @@ from hsm.framing import FrameError, frame, read_frame
 
 
 @pytest.mark.parametrize("part", [1, 3, 100])
-def test_read_frame_takes_one_message_after_the_other(part: int) -> None:
+def test_read_frame_returns_one_message_after_the_other(part: int) -> None:
     stream = io.BytesIO(frame(b"first", 10) + frame(b"second", 10))
 
     def receive(most: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Tests of hsm stand alone: nothing of rig is imported, not even through a helper."""
+"""Tests of hsm import nothing of rig, not even through a helper."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from hsm.listener import listen_cure, open_listener
 
 
 class RacingPeer:
-    """Binds to and listens on the same port, just before the listener under test listens."""
+    """Takes the same port just before the listener under test listens."""
 
     def __init__(self) -> None:
         self.sockets: list[socket.socket] = []
@@ -88,7 +88,9 @@ def test_listener_takes_a_given_port_again_at_once() -> None:
         ("127.0.0.1", None, "stop what uses the port"),
     ],
 )
-def test_listener_failure_has_the_cure_of_its_cause(host: str, port: int | None, cure: str) -> None:
+def test_listener_failure_has_the_remedy_of_its_cause(
+    host: str, port: int | None, cure: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         chosen = taken.getsockname()[1] if port is None else port
         with pytest.raises(OSError) as caught:  # noqa: PT011 - the cure is what is looked at
@@ -97,6 +99,6 @@ def test_listener_failure_has_the_cure_of_its_cause(host: str, port: int | None,
     assert "another" not in listen_cure(caught.value) or port is None
 
 
-def test_listener_failure_of_a_low_port_is_one_of_rights() -> None:
+def test_listener_failure_on_a_low_port_is_a_missing_permission() -> None:
     assert "1024" in listen_cure(PermissionError(errno.EACCES, "Permission denied"))
     assert listen_cure(OSError(errno.ENOBUFS, "no")) == "correct the address and the port"

@@ -1,4 +1,4 @@
-"""Provisioning: whole, private, repeatable after any interruption, and never a system path."""
+"""Provisioning: complete, private, repeatable after any interruption."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SERIAL = "DRIVE-7"
 
 
 def contents(state_dir: Path) -> dict[str, bytes]:
-    """What repeating must not change; SoftHSM itself writes the excepted ones at every login."""
+    """Return files that repetition must not change; SoftHSM writes the others."""
     return {
         str(path.relative_to(state_dir)): path.read_bytes()
         for path in state_dir.rglob("*")
@@ -65,7 +65,7 @@ def works(lab: ProvisionedLab) -> bool:
     return True
 
 
-def test_all_is_made(tmp_path: Path) -> None:
+def test_provisioning_creates_keys_tokens_and_certificates(tmp_path: Path) -> None:
     steps: list[str] = []
     state_dir = tmp_path / "not" / "there yet"
     lab = provision_lab(state_dir, ["KEK A"], [SERIAL], progress=steps.append)
@@ -82,13 +82,13 @@ def test_all_is_made(tmp_path: Path) -> None:
         lab.drive("NO-DRIVE")
 
 
-def test_everything_is_its_owners_alone(lab_state: ProvisionedLab) -> None:
+def test_provisioning_keeps_all_files_private(lab_state: ProvisionedLab) -> None:
     for path in (lab_state.state_dir, *lab_state.state_dir.rglob("*")):
         expected = 0o700 if path.is_dir() else 0o600
         assert stat.S_IMODE(path.stat().st_mode) == expected, path
 
 
-def test_repeating_changes_nothing(tmp_path: Path) -> None:
+def test_provisioning_changes_nothing_when_repeated(tmp_path: Path) -> None:
     first = provision_lab(tmp_path / "lab", ["KEK A"], [SERIAL])
     before = contents(tmp_path / "lab")
     assert provision_lab(tmp_path / "lab", ["kek a"], [SERIAL]) == first
@@ -98,7 +98,7 @@ def test_repeating_changes_nothing(tmp_path: Path) -> None:
     ] == []
 
 
-def test_more_keys_and_drives_later(tmp_path: Path) -> None:
+def test_provisioning_adds_keys_and_drives_later(tmp_path: Path) -> None:
     first = provision_lab(tmp_path / "lab", ["KEK A"], [])
     before = contents(tmp_path / "lab")
     drive = provision_drive(tmp_path / "lab", SERIAL)
@@ -111,7 +111,9 @@ def test_more_keys_and_drives_later(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", range(1, 6))
-def test_interrupted_at_any_step(tmp_path: Path, steps: int) -> None:
+def test_provisioning_completes_after_an_interruption_at_any_step(
+    tmp_path: Path, steps: int
+) -> None:
     plan = one_token_plan(tmp_path / "lab", ["KEK A"], [SERIAL], hosts=["localhost"])
     with subprocess.Popen(
         [sys.executable, "-m", "hsm.provisioning"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -130,7 +132,7 @@ def test_interrupted_at_any_step(tmp_path: Path, steps: int) -> None:
         assert [kek.label for kek in Keystore(token).list()] == ["KEK A"]
 
 
-def test_two_at_once(tmp_path: Path) -> None:
+def test_provisioning_may_run_twice_at_once(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from tests.support.provisioned import provision_lab;"
         f"provision_lab(Path(sys.argv[1]), ['KEK A'], ['{SERIAL}'])"
@@ -142,8 +144,8 @@ def test_two_at_once(tmp_path: Path) -> None:
         assert len(Keystore(token).list()) == 1
 
 
-def test_no_system_path_is_touched(tmp_path: Path) -> None:
-    """Every file that provisioning opens for writing lies under the state directory."""
+def test_provisioning_writes_only_in_the_state_folder(tmp_path: Path) -> None:
+    """Every file opened for writing is in the state folder."""
     script = (
         "import os, sys; from pathlib import Path\n"
         "def watch(event, args):\n"
@@ -174,25 +176,25 @@ def _softhsm_of_the_system() -> list[str]:
 
 
 @pytest.mark.parametrize("serial", ["", "with space", "x" * 19, "../../x", "a/b", "größe"])
-def test_bad_serials(tmp_path: Path, serial: str) -> None:
+def test_provisioning_refuses_invalid_serials(tmp_path: Path, serial: str) -> None:
     with pytest.raises(ProvisioningError, match="1 to 18 letters, digits and hyphens"):
         provision_lab(tmp_path / "lab", [], [serial])
     assert not (tmp_path / "lab").exists()
 
 
-def test_bad_labels(tmp_path: Path) -> None:
+def test_provisioning_refuses_invalid_labels(tmp_path: Path) -> None:
     with pytest.raises(LabelInvalidError):
         provision_lab(tmp_path / "lab", ["good", "x" * 65], [])
     assert not (tmp_path / "lab").exists()
 
 
-def test_state_that_cannot_be_made(tmp_path: Path) -> None:
+def test_provisioning_reports_a_state_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ProvisioningError, match=r"file/lab cannot be made ready: Not a directory"):
         provision_lab(tmp_path / "file" / "lab", [], [])
 
 
-def test_lost_pins_are_told(tmp_path: Path) -> None:
+def test_provisioning_reports_lost_pins(tmp_path: Path) -> None:
     lab = provision_lab(tmp_path / "lab", [], [])
     (tmp_path / "lab" / "pins" / "taperig-ekm").unlink()
     with pytest.raises(ProvisioningError, match="taperig-ekm refused the user's PIN"):
@@ -200,7 +202,7 @@ def test_lost_pins_are_told(tmp_path: Path) -> None:
     assert lab.ekm_token.label == "taperig-ekm"
 
 
-def test_lost_transport_file_gets_a_new_key(tmp_path: Path) -> None:
+def test_provisioning_renews_the_key_of_a_lost_transport_file(tmp_path: Path) -> None:
     drive = provision_drive(tmp_path / "lab", SERIAL)
     old = drive.transport_key.read_text()
     drive.transport_key.unlink()
@@ -217,7 +219,9 @@ def test_lost_transport_file_gets_a_new_key(tmp_path: Path) -> None:
         ("ä" * 64, "should hold 64 hexadecimal digits"),
     ],
 )
-def test_changed_transport_file_is_told(lab_state: ProvisionedLab, content: str, text: str) -> None:
+def test_provisioning_reports_a_changed_transport_file(
+    lab_state: ProvisionedLab, content: str, text: str
+) -> None:
     drive = lab_state.drives[0]
     kept = drive.transport_key.read_text()
     drive.transport_key.write_text(content)
@@ -229,7 +233,7 @@ def test_changed_transport_file_is_told(lab_state: ProvisionedLab, content: str,
     assert provision_drive(lab_state.state_dir, drive.serial) == drive
 
 
-def test_new_hosts_get_a_new_certificate(tmp_path: Path) -> None:
+def test_provisioning_renews_the_certificate_for_new_hosts(tmp_path: Path) -> None:
     lab = provision_lab(tmp_path / "lab", [], [])
     first = lab.ekm_tls.certificate.read_bytes()
     provision_lab(tmp_path / "lab", [], [], hosts=["localhost"])
@@ -238,7 +242,7 @@ def test_new_hosts_get_a_new_certificate(tmp_path: Path) -> None:
     assert lab.ekm_tls.certificate.read_bytes() != first
 
 
-def test_foreign_ca_key_is_told(tmp_path: Path) -> None:
+def test_provisioning_reports_a_foreign_ca_key(tmp_path: Path) -> None:
     lab = provision_lab(tmp_path / "lab", [], [])
     other = CertificateAuthority(tmp_path / "other")
     (lab.ca.parent / "ca.key").write_bytes((other.certificate_path.parent / "ca.key").read_bytes())
@@ -246,7 +250,9 @@ def test_foreign_ca_key_is_told(tmp_path: Path) -> None:
         provision_lab(tmp_path / "lab", [], [])
 
 
-def test_softhsm_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_softhsm_that_is_absent_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TAPERIG_SOFTHSM", str(tmp_path / "libsofthsm2.so"))
     with pytest.raises(ModuleAbsentError, match=r"install the Debian package softhsm2 or set TAPE"):
         find_module()
@@ -256,8 +262,10 @@ def test_softhsm_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         find_module()
 
 
-def test_interrupted_while_a_token_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What SoftHSM had written of it by then, it could not read; so it was not among the tokens."""
+def test_softhsm_token_is_made_again_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SoftHSM cannot read the incomplete token, so it is in another folder."""
 
     def interrupt(*_: object) -> None:
         (made,) = (tmp_path / "lab" / "tokens.new").iterdir()
@@ -273,7 +281,7 @@ def test_interrupted_while_a_token_is_made(tmp_path: Path, monkeypatch: pytest.M
     assert not list((tmp_path / "lab").glob("*new*"))
 
 
-def test_token_left_without_a_user_pin(tmp_path: Path) -> None:
+def test_softhsm_token_without_a_user_pin_is_completed(tmp_path: Path) -> None:
     write_configuration(tmp_path / "lab")
     ensure_pin_file(tmp_path / "lab" / "pins" / "taperig-ekm")
     so_pin = ensure_pin_file(tmp_path / "lab" / "pins" / "taperig-ekm.so").read()
@@ -285,7 +293,7 @@ def test_token_left_without_a_user_pin(tmp_path: Path) -> None:
     assert len(list((tmp_path / "lab" / "tokens").iterdir())) == 1
 
 
-def test_single_token(tmp_path: Path) -> None:
+def test_softhsm_token_is_alone_in_its_process(tmp_path: Path) -> None:
     config = softhsm_token(tmp_path / "lab")
     with open_token(config) as token:
         assert token.label == "taperig-ekm"
@@ -299,8 +307,8 @@ def test_single_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_reaches_the_child(tmp_path: Path) -> None:
-    """The whole group is interrupted, as by a terminal, and no traceback is shown."""
+def test_provisioning_ends_its_child_on_ctrl_c(tmp_path: Path) -> None:
+    """The process group is interrupted, as by a terminal."""
     script = (
         "import sys; from pathlib import Path\n"
         "from tests.support.provisioned import provision_lab\n"
@@ -326,7 +334,7 @@ def test_ctrl_c_reaches_the_child(tmp_path: Path) -> None:
     assert "Traceback" not in stderr
 
 
-def test_certificates_belong_to_the_keys(lab_state: ProvisionedLab) -> None:
+def test_provisioning_issues_certificates_for_the_tokens_keys(lab_state: ProvisionedLab) -> None:
     with open_token(lab_state.ekm_token) as token:
         ekm_key = token.p256_public_key("taperig ekm signing")
     assert load_certificate(lab_state.ekm_certificate).public_key() == ekm_key

@@ -11,7 +11,7 @@ from pathlib import Path
 from hsm.ekm.audit import log as audit_log
 from hsm.ekm.audit.log import AuditLog
 
-_JOINED = """
+_WRITER = """
 import sys
 from pathlib import Path
 from hsm.ekm.audit.log import AuditLog
@@ -30,16 +30,16 @@ while True:
 def write_and_kill(
     path: Path, *, pause: Callable[[int], float], longest: int, every: int, rotate_bytes: int = 0
 ) -> None:
-    """Have two processes write at a time; kill the older and start a new one, six times.
+    """Run two writers; kill the older and start a new one, six times.
 
-    They write ``every`` so many records, which hold up to ``longest`` bytes; ``pause`` says for how
-    long before each of the kills, by its number.
+    They write to the file after ``every`` records of up to ``longest`` bytes; ``pause`` returns the
+    seconds before each kill, by its number.
     """
 
     def writer(name: int) -> subprocess.Popen[str]:
         settings = map(str, (name, rotate_bytes, longest, every))
         process = subprocess.Popen(
-            [sys.executable, "-c", _JOINED, str(path), *settings], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _WRITER, str(path), *settings], stdout=subprocess.PIPE, text=True
         )
         assert process.stdout is not None
         process.stdout.readline()
@@ -62,7 +62,7 @@ def write_and_kill(
 
 
 def assert_one_chain(path: Path) -> None:
-    """See that the log verifies, and that each writer's records are there without a gap."""
+    """Check that the log verifies and has all records of each writer."""
     steps: dict[str, list[int]] = {}
     for record in audit_log.records(path):
         if record["event"] == "key-reply":

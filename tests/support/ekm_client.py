@@ -1,4 +1,4 @@
-"""A drive's way to key managers, for tests: the first that can be reached serves the exchange."""
+"""A client for tests: the first reachable key manager serves the exchange."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hsm.ekm.protocol.errors import EkmUnavailable
 
 
 class ExchangeClient:
-    """Permanent connections to key managers; each exchange begins with the first of them."""
+    """Permanent connections to key managers; the first one is tried first."""
 
     def __init__(
         self,
@@ -20,7 +20,7 @@ class ExchangeClient:
         answer_seconds: float = ANSWER_SECONDS,
         observer: Callable[[str, bytes], None] = lambda direction, data: None,
     ) -> None:
-        """Prepare; ``observer`` is shown each message with ``to-ekm`` or ``to-drive``."""
+        """Prepare; ``observer`` gets "to-ekm" or "to-drive" and each message."""
         self.clients = [EkmClient(endpoint, answer_seconds) for endpoint in endpoints]
         self.failures: list[EkmUnavailable] = []
         """Why exchanges went to another key manager, or failed."""
@@ -32,7 +32,7 @@ class ExchangeClient:
             client.connect()
 
     def exchange(self, session: DriveSession) -> None:
-        """Run a drive's exchange; raises EkmUnavailable, or ExchangeError when it was refused."""
+        """Run a drive's exchange; raises EkmUnavailable or ExchangeError."""
         for client in self.clients:
             try:
                 client.ensure_connected()
@@ -56,8 +56,8 @@ class ExchangeClient:
             self._observer("to-ekm", outgoing)
             try:
                 client.send(outgoing, begins=False)
-                client.ping()  # the last word gets no answer; this shows that it was taken
-            except EkmUnavailable as failure:  # the drive has its key all the same
+                client.ping()  # Ack gets no answer; the ping shows that it arrived
+            except EkmUnavailable as failure:  # the drive has its key already
                 self.failures.append(failure)
                 client.close()
 

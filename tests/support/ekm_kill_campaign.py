@@ -1,4 +1,4 @@
-"""Key exchanges while workers, key managers and connections are killed or stopped at random.
+"""Key exchanges while workers, managers and connections are killed.
 
 Two key managers on one token, with logs and drive tables of their own, each reached through a
 forwarder that can cut connections. Drives ask through the relay of the virtualization engine, and
@@ -147,7 +147,7 @@ class Managed:
 
 @dataclass
 class Asked:
-    """What one drive did: the sequence number of each grant, retries, keys that were wrong."""
+    """A drive's counts: sequence numbers granted, retries, wrong keys."""
 
     granted: list[int] = field(default_factory=list)
     retries: int = 0
@@ -156,7 +156,7 @@ class Asked:
     sequence: int = 0
 
     def next_sequence(self) -> int:
-        """Return a number greater than all before, also over lives of the campaign."""
+        """Return a number greater than all before, also over campaigns."""
         self.sequence = max(self.sequence + 1, time.time_ns())
         return self.sequence
 
@@ -245,7 +245,7 @@ def run_campaign(
     drives: int = 4,
     pause: tuple[float, float] = (0.05, 0.6),
 ) -> Outcome:
-    """Run the campaign and compare; ``pause`` is how long to wait between two killings.
+    """Run the campaign and compare; ``pause`` is the time between two kills.
 
     It goes on after ``seconds`` until each kind of killing was done and a log was rotated.
     """

@@ -1,7 +1,7 @@
-"""A lab for tests of the key exchange: a real token, real certificates, drives made of software.
+"""A lab for tests of the key exchange: a real token, software drives.
 
-A software drive holds its keys in this process, so a test can sign what a real drive never would
-and see the data key that it was given.
+A software drive has its keys in this process, so a test can sign what a real drive never would and
+read the data key that it received.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def der(certificate: x509.Certificate) -> bytes:
 
 @dataclass
 class SoftDrive:
-    """A drive whose keys the test holds."""
+    """A software drive, whose keys the test has."""
 
     serial: str
     certificate_der: bytes
@@ -89,7 +89,7 @@ class SoftDrive:
 
 @dataclass
 class SoftKek:
-    """A KEK made outside of the token, whose private half the test keeps."""
+    """A KEK made outside of the token; the test has its private half."""
 
     label: str
     key: rsa.RSAPrivateKey
@@ -120,7 +120,7 @@ class SoftKek:
 
 
 def unsealed(drive: ProvisionedDrive, blob: bytes) -> bytes:
-    """Return the data key in a sealed blob, by the transport key that the gates are given."""
+    """Return the data key in a sealed key, unwrapped with the transport key."""
     return aes_key_unwrap(bytes.fromhex(drive.transport_key.read_text()), blob)
 
 
@@ -133,7 +133,7 @@ def end(child: subprocess.Popen[Any]) -> None:
 
 
 class TokenWatch:
-    """Counts what is asked of the token."""
+    """Counts the calls of the token."""
 
     def __init__(self, asking: Callable[..., Any]) -> None:
         self.count = 0

@@ -1,4 +1,4 @@
-"""Two real key managers on one token, for tests of what a node does with a pair of them."""
+"""Two real key managers on one token, for tests of a node."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HOST_NAMES = ("ekm-a.lab.test", "ekm-b.lab.test")
 
 @dataclass
 class Ekm:
-    """One key manager that may be killed, stopped and started again on its port."""
+    """One key manager that can be killed, stopped and restarted on its port."""
 
     name: str
     config: EkmConfig
@@ -58,14 +58,14 @@ class Ekm:
                 os.kill(pid, number)
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """Kill all processes, as a power cut does."""
         assert self.process is not None
         self.signal(signal.SIGKILL)
         self.process.stop()
         self.process = None
 
     def served(self) -> list[str]:
-        """The outcomes of the exchanges that it took part in, by its own audit log."""
+        """Return the events of exchanges in its audit log."""
         return [
             record["event"]
             for record in audit_log.records(self.config.audit)
@@ -75,7 +75,7 @@ class Ekm:
 
 @dataclass
 class Pair:
-    """Both key managers, the drive that they admit, and where the node finds them."""
+    """Both key managers, the drive that they admit, and their endpoints."""
 
     lab: ProvisionedLab
     drive: SoftDrive
@@ -114,7 +114,7 @@ class Pair:
         return DriveSession(self.drive, trust, self.drive.serial, ASK)
 
     def key(self, proxy: EkmProxy) -> KeyGrant:
-        """One whole exchange; the drive can use what it got."""
+        """Run a whole exchange and check the drive's data key."""
         session = self.session()
         proxy.exchange(session)
         assert len(self.drive.data_key(session.grant.sedk)) == 32
@@ -122,7 +122,7 @@ class Pair:
 
     @contextmanager
     def relays(self) -> Iterator[tuple[CuttingRelay, CuttingRelay]]:
-        """A way to each key manager that can be cut."""
+        """Open a relay to each key manager, which can cut connections."""
         main, backup = (CuttingRelay(("127.0.0.1", ekm.config.port)) for ekm in self.ekms)
         try:
             yield main, backup
@@ -131,11 +131,11 @@ class Pair:
             backup.close()
 
     def through(self, relays: Sequence[CuttingRelay]) -> list[EkmEndpoint]:
-        """Where the node finds the key managers behind the relays."""
+        """Return the key managers' endpoints through the relays."""
         return [self.endpoint(e, port=r.port) for e, r in zip(self.ekms, relays, strict=True)]
 
     def told(self) -> list[tuple[NoticeKind, str]]:
-        """What was told since last asked: kind, and what it is about or the hosts' mode."""
+        """Return and clear the notices: kind, and subject or the hosts' mode."""
         told = [
             (notice.kind, notice.detail.get("mode", notice.about)) for notice in self.events.notices
         ]
@@ -150,7 +150,7 @@ class Pair:
 
 @contextmanager
 def open_pair(folder: Path) -> Iterator[Pair]:
-    """Provision a lab and start both key managers; each has its own drive table and audit log."""
+    """Provision a lab and run two key managers with their own tables and logs."""
     state, hosts = folder / "state", ("localhost", "127.0.0.1", *HOST_NAMES)
     lab = provision_lab(state, [MAIN_KEY], [], hosts=hosts)
     drive = SoftDrive.issued_by(authority(lab))
@@ -176,7 +176,7 @@ def open_pair(folder: Path) -> Iterator[Pair]:
 
 
 class CuttingRelay:
-    """A TCP relay that breaks off when told to, or once so many bytes have passed one way."""
+    """A TCP relay that cuts connections on demand or after a number of bytes."""
 
     def __init__(
         self, target: tuple[str, int], *, up: int | None = None, down: int | None = None
@@ -192,12 +192,12 @@ class CuttingRelay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Break every connection off; new ones are taken."""
+        """Cut all connections; accept new ones."""
         while self._open:
             _shut(self._open.pop())
 
     def die(self) -> None:
-        """Break every connection off, and every new one until revived."""
+        """Cut all connections, and every new one."""
         self.dead = True
         self.cut()
 

@@ -1,4 +1,4 @@
-"""A provisioned lab, and a key manager on its token for each test."""
+"""Fixtures: a provisioned lab, and a key manager on its token."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from hsm.keys.keystore import Keystore
 from hsm.keys.pki import load_certificate
 from hsm.pkcs11.token import Token, open_token
 from hsm.provisioning import ProvisionedLab
-from tests.support.ekm_bench import PUBLIC_ONLY, Bench, Outsiders, Site
 from tests.support.ekm_lab import SoftDrive, SoftKek, TokenWatch, authority, der, make_lab
+from tests.support.exchange_fixture import PUBLIC_ONLY, ExchangeFixture, Outsiders, Site
 from tests.support.ports import reserve_port
-from tests.support.service_bench import ASK, make_config
+from tests.support.running_ekm import REQUEST, make_config
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,9 @@ def site(lab: ProvisionedLab, outsiders: Outsiders) -> Iterator[Site]:
 
 
 @pytest.fixture
-def bench(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def exchanges(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ExchangeFixture]:
     data_keys = DataKeys(site.keystore, [site.outsiders.partner.public_key()])
     watch = TokenWatch(Token.translate_refusal)
     with AuditLog(tmp_path / "audit.jsonl") as log, DriveTable(tmp_path / "drives") as drives:
@@ -68,7 +70,7 @@ def bench(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
             keys=TokenKeyService(data_keys),
         )
         monkeypatch.setattr(Token, "translate_refusal", lambda token, what: watch(token, what))
-        yield Bench(site, manager, drives, watch)
+        yield ExchangeFixture(site, manager, drives, watch)
 
 
 @pytest.fixture
@@ -86,4 +88,6 @@ def config(lab: ProvisionedLab, outsiders: Outsiders, tmp_path: Path) -> EkmConf
 
 @pytest.fixture
 def session(lab: ProvisionedLab, outsiders: Outsiders) -> DriveSession:
-    return DriveSession(outsiders.drive, der(load_certificate(lab.ca)), outsiders.drive.serial, ASK)
+    return DriveSession(
+        outsiders.drive, der(load_certificate(lab.ca)), outsiders.drive.serial, REQUEST
+    )

@@ -1,4 +1,4 @@
-"""ekm.yaml: its example is right, every key is described, every mistake is told by line."""
+"""ekm.yaml: its example, the descriptions of its keys, its mistakes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_ekm_fields_are_all_described(model: type[Part]) -> None:
         assert field.description, name
 
 
-def test_ekm_configuration_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_ekm_configuration_is_the_same_after_dump_and_load(tmp_path: Path) -> None:
     config = load(tmp_path, uncommented(TEXT.split("\n", 3)[3]))
     token = config.token.replace(
         accept=frozenset({TokenRisk.HANDS_OUT_KEYS}), pin=PinSource(env="X")
@@ -124,7 +124,7 @@ def test_ekm_configuration_comes_back_as_it_was(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_ekm_mistakes_are_told_with_their_lines(
+def test_ekm_mistakes_are_reported_with_their_lines(
     tmp_path: Path, before: str, after: str, sentences: list[str]
 ) -> None:
     assert before in SMALL
@@ -132,7 +132,7 @@ def test_ekm_mistakes_are_told_with_their_lines(
 
 
 @pytest.mark.parametrize("written", ["pin_file: pin", "pin: {file: pin}"])
-def test_ekm_token_has_its_pin_in_a_file(tmp_path: Path, written: str) -> None:
+def test_ekm_token_reads_its_pin_from_a_file(tmp_path: Path, written: str) -> None:
     text = SMALL.replace("pin: {file: pin}", written)
     assert load(tmp_path, text).token.pin == PinSource(file=tmp_path / "pin")
 
@@ -141,12 +141,12 @@ def test_ekm_token_has_its_pin_in_a_file(tmp_path: Path, written: str) -> None:
     "written",
     ["pin_env: A, pin_file: b", "pin: {env: A, file: b}", "pin: {}", "pin_file: 7", "pin_env: ''"],
 )
-def test_ekm_token_has_one_place_of_its_pin(tmp_path: Path, written: str) -> None:
+def test_ekm_token_has_exactly_one_source_of_its_pin(tmp_path: Path, written: str) -> None:
     (text,) = refusal(tmp_path, SMALL.replace("pin: {file: pin}", written))
     assert text.startswith("ekm.yaml:1: token.pin: a PIN is never written into")
 
 
-def test_ekm_file_that_is_none(tmp_path: Path) -> None:
+def test_ekm_file_that_is_unreadable_is_reported(tmp_path: Path) -> None:
     with pytest.raises(EkmError, match=r"absent\.yaml cannot be read \(No such file.*--config"):
         load_config(tmp_path / "absent.yaml")
     (tmp_path / "zero").symlink_to("/dev/zero")

@@ -1,4 +1,4 @@
-"""The drive table: what it keeps, what it refuses, and that a crash takes nothing from it."""
+"""The drive table: contents, refusals, crashes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
 from hsm.ekm.protocol.identities import fingerprint
 from hsm.pkcs11.oaep import OaepHash
 
-PRINT = fingerprint(b"certificate")
+FINGERPRINT = fingerprint(b"certificate")
 
 
 @pytest.fixture
@@ -37,16 +37,16 @@ def table(path: Path) -> Iterator[DriveTable]:
         yield opened
 
 
-def code_of(call: pytest.ExceptionInfo[ExchangeError]) -> ErrorCode:
-    return call.value.code
+def code_of(refusal: pytest.ExceptionInfo[ExchangeError]) -> ErrorCode:
+    return refusal.value.code
 
 
 def was_used(table: DriveTable, nonce: bytes) -> bool:
-    """Whether an earlier request of drive D1 bore this nonce."""
+    """Return whether an earlier request of drive D1 had this nonce."""
     return nonce in table._look_up("D1")[1]
 
 
-def test_an_enrolled_drive_is_found_and_no_other(table: DriveTable) -> None:
+def test_drive_table_finds_an_enrolled_drive_and_no_other(table: DriveTable) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     assert table.find("D1") == EnrolledDrive(
         "D1", fingerprint(b"certificate"), b"spki", OaepHash.SHA1
@@ -56,14 +56,14 @@ def test_an_enrolled_drive_is_found_and_no_other(table: DriveTable) -> None:
     assert [drive.serial for drive in table.drives()] == ["D1"]
 
 
-def test_only_the_owner_may_read_the_file(table: DriveTable, path: Path) -> None:
+def test_drive_table_file_is_readable_by_its_owner_only(table: DriveTable, path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_everything_is_there_after_reopening(path: Path) -> None:
+def test_drive_table_keeps_everything_when_reopened(path: Path) -> None:
     with DriveTable(path) as table:
         table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
-        table.consume("D1", PRINT, 5, b"n" * 32)
+        table.consume("D1", FINGERPRINT, 5, b"n" * 32)
         table.set_revoked("D1", True)
     with DriveTable(path) as table:
         assert table.find("D1") == EnrolledDrive(
@@ -72,9 +72,11 @@ def test_everything_is_there_after_reopening(path: Path) -> None:
         assert was_used(table, b"n" * 32)
 
 
-def test_enrolling_again_renews_keys_but_neither_pardons_nor_forgets(table: DriveTable) -> None:
+def test_drive_table_enrolment_renews_keys_and_keeps_revocation_and_sequence(
+    table: DriveTable,
+) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
-    table.consume("D1", PRINT, 5, b"n" * 32)
+    table.consume("D1", FINGERPRINT, 5, b"n" * 32)
     table.set_revoked("D1", True)
     table.enrol("D1", b"new certificate", b"new spki", OaepHash.SHA256)
     assert table.find("D1") == EnrolledDrive(
@@ -87,18 +89,18 @@ def test_enrolling_again_renews_keys_but_neither_pardons_nor_forgets(table: Driv
     )
 
 
-def test_the_table_catches_up_with_the_audit_log(table: DriveTable) -> None:
-    """As after a power cut, which a logged table may come out of with an old number."""
+def test_drive_table_raises_sequences_to_those_of_the_audit_log(table: DriveTable) -> None:
+    """A power cut may leave an old number in a table opened with ``logged``."""
     for serial in ("D1", "D2"):
         table.enrol(serial, b"certificate", b"spki", OaepHash.SHA1)
-        table.consume(serial, PRINT, 5, b"n" * 32)
+        table.consume(serial, FINGERPRINT, 5, b"n" * 32)
     table.raise_sequences({"D1": 9, "D2": 3, "D3": 7})
     assert [drive.sequence for drive in table.drives()] == [9, 5]
     with pytest.raises(ExchangeError):
-        table.consume("D1", PRINT, 9, b"m" * 32)
+        table.consume("D1", FINGERPRINT, 9, b"m" * 32)
 
 
-def test_a_drive_can_be_admitted_again(table: DriveTable) -> None:
+def test_drive_table_admits_a_revoked_drive_again(table: DriveTable) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     table.set_revoked("D1", True)
     table.set_revoked("D1", False)
@@ -107,85 +109,93 @@ def test_a_drive_can_be_admitted_again(table: DriveTable) -> None:
     assert not drive.revoked
 
 
-def test_revoking_an_unknown_drive_says_so(table: DriveTable) -> None:
+def test_drive_table_reports_revoking_an_unknown_drive(table: DriveTable) -> None:
     with pytest.raises(DriveTableError, match="D9 is not in the drive table"):
         table.set_revoked("D9", True)
 
 
 @pytest.mark.parametrize("sequence", [4, 5])
-def test_a_sequence_number_that_does_not_grow_is_refused(table: DriveTable, sequence: int) -> None:
+def test_drive_table_refuses_a_sequence_number_that_does_not_grow(
+    table: DriveTable, sequence: int
+) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
-    table.consume("D1", PRINT, 5, b"a" * 32)
+    table.consume("D1", FINGERPRINT, 5, b"a" * 32)
     with pytest.raises(ExchangeError) as refusal:
-        table.consume("D1", PRINT, sequence, b"b" * 32)
+        table.consume("D1", FINGERPRINT, sequence, b"b" * 32)
     assert code_of(refusal) is ErrorCode.STALE_SEQUENCE
     assert not was_used(table, b"b" * 32)
-    table.consume("D1", PRINT, 6, b"b" * 32)
+    table.consume("D1", FINGERPRINT, 6, b"b" * 32)
 
 
-def test_a_nonce_is_taken_once(table: DriveTable) -> None:
+def test_drive_table_accepts_a_nonce_once(table: DriveTable) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     table.enrol("D2", b"certificate", b"spki", OaepHash.SHA1)
-    table.consume("D1", PRINT, 1, b"a" * 32)
+    table.consume("D1", FINGERPRINT, 1, b"a" * 32)
     with pytest.raises(ExchangeError) as refusal:
-        table.consume("D1", PRINT, 2, b"a" * 32)
+        table.consume("D1", FINGERPRINT, 2, b"a" * 32)
     assert code_of(refusal) is ErrorCode.REPLAYED_NONCE
     drive = table.find("D1")
     assert drive is not None
     assert drive.sequence == 1, "a refused request uses up no sequence number"
-    table.consume("D2", PRINT, 1, b"a" * 32)  # another drive's business
+    table.consume("D2", FINGERPRINT, 1, b"a" * 32)  # nonces are counted for each drive
 
 
-def test_requests_used_up_together_are_there_once_settled(table: DriveTable, path: Path) -> None:
+def test_drive_table_stores_a_group_of_requests_when_settled(table: DriveTable, path: Path) -> None:
     for serial in ("D1", "D2"):
         table.enrol(serial, b"certificate", b"spki", OaepHash.SHA1)
     with DriveTable(path) as other:
-        _, settle_first = table.consume_in_group("D1", PRINT, 1, b"a" * 32)
+        _, settle_first = table.consume_in_group("D1", FINGERPRINT, 1, b"a" * 32)
         with pytest.raises(ExchangeError) as refusal:
-            table.consume_in_group("D1", PRINT, 1, b"b" * 32)  # what is not settled yet counts
+            table.consume_in_group(
+                "D1", FINGERPRINT, 1, b"b" * 32
+            )  # what is not settled yet counts
         assert code_of(refusal) is ErrorCode.STALE_SEQUENCE
-        _, settle_second = table.consume_in_group("D2", PRINT, 1, b"a" * 32)
+        _, settle_second = table.consume_in_group("D2", FINGERPRINT, 1, b"a" * 32)
         assert [drive.sequence for drive in other.drives()] == [0, 0]
         settle_first()
         assert [drive.sequence for drive in other.drives()] == [1, 1]
         settle_second()
-        other.consume("D1", PRINT, 2, b"c" * 32)  # nothing is locked
-    table.consume("D1", PRINT, 3, b"d" * 32)
+        other.consume("D1", FINGERPRINT, 2, b"c" * 32)  # nothing is locked
+    table.consume("D1", FINGERPRINT, 3, b"d" * 32)
 
 
-def test_a_refusal_leaves_nothing_locked(table: DriveTable, path: Path) -> None:
+def test_drive_table_is_not_locked_after_a_refusal(table: DriveTable, path: Path) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     table.set_revoked("D1", True)
     for serial, code in (("D1", ErrorCode.REVOKED_DRIVE), ("D2", ErrorCode.UNKNOWN_DRIVE)):
         with pytest.raises(ExchangeError) as refusal:
-            table.consume_in_group(serial, PRINT, 1, b"a" * 32)
+            table.consume_in_group(serial, FINGERPRINT, 1, b"a" * 32)
         assert code_of(refusal) is code
         with DriveTable(path) as other:
             other.set_revoked("D1", True)
 
 
-def test_when_the_commit_fails_nobody_is_told_otherwise(table: DriveTable, path: Path) -> None:
+def test_drive_table_commit_failure_is_reported_to_every_request(
+    table: DriveTable, path: Path
+) -> None:
     for serial in ("D1", "D2"):
         table.enrol(serial, b"certificate", b"spki", OaepHash.SHA1)
-    settles = [table.consume_in_group(serial, PRINT, 1, b"a" * 32)[1] for serial in ("D1", "D2")]
+    settles = [
+        table.consume_in_group(serial, FINGERPRINT, 1, b"a" * 32)[1] for serial in ("D1", "D2")
+    ]
     table._database.execute("ROLLBACK")  # as SQLite does of itself when the disk is full
     for settle in settles:
         with pytest.raises(DriveTableError, match="failed"):
             settle()
     assert [drive.sequence for drive in table.drives()] == [0, 0]
-    table.consume("D1", PRINT, 1, b"a" * 32)
+    table.consume("D1", FINGERPRINT, 1, b"a" * 32)
 
 
-def test_the_last_nonces_are_remembered(table: DriveTable) -> None:
+def test_drive_table_stores_the_last_nonces(table: DriveTable) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     numbers = range(1, NONCES_KEPT + 4)
     for number in numbers:
-        table.consume("D1", PRINT, number, bytes([number]) * 32)
+        table.consume("D1", FINGERPRINT, number, bytes([number]) * 32)
     used = [number for number in numbers if was_used(table, bytes([number]) * 32)]
     assert used == [*numbers][-NONCES_KEPT:]
 
 
-def test_two_processes_may_have_it_open(table: DriveTable, path: Path) -> None:
+def test_drive_table_may_be_open_in_two_processes(table: DriveTable, path: Path) -> None:
     with DriveTable(path) as other:
         other.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
         assert table.find("D1") is not None
@@ -196,7 +206,7 @@ def test_two_processes_may_have_it_open(table: DriveTable, path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" * 300])
-def test_a_damaged_file_is_one_sentence(path: Path, content: bytes) -> None:
+def test_drive_table_reports_a_damaged_file_in_one_sentence(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(DriveTableError, match="is not a drive table, or is damaged"):
         DriveTable(path)
@@ -204,21 +214,21 @@ def test_a_damaged_file_is_one_sentence(path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
-def test_a_table_of_an_older_layout_is_brought_up_to_date(path: Path, version: int) -> None:
+def test_drive_table_upgrades_an_older_layout(path: Path, version: int) -> None:
     with sqlite3.connect(path) as old:
         for schema in drive_table._SCHEMAS[:version]:
             old.executescript(schema)
         if version < 3:
             old.execute("CREATE INDEX nonces_in_order ON nonces (serial, sequence)")
         old.execute(f"PRAGMA user_version = {version}")
-        old.execute("INSERT INTO drives VALUES ('D1', ?, x'00', 'SHA-1', 0, 5)", (PRINT,))
+        old.execute("INSERT INTO drives VALUES ('D1', ?, x'00', 'SHA-1', 0, 5)", (FINGERPRINT,))
         old.execute("INSERT INTO nonces VALUES ('D1', ?, 5)", (b"n" * 32,))
     old.close()
     with DriveTable(path) as table:
         with pytest.raises(ExchangeError) as refusal:
-            table.consume("D1", PRINT, 5, b"n" * 32)
+            table.consume("D1", FINGERPRINT, 5, b"n" * 32)
         assert code_of(refusal) is ErrorCode.STALE_SEQUENCE  # though the nonce is forgotten
-        assert table.consume("D1", PRINT, 6, b"m" * 32).sequence == 5
+        assert table.consume("D1", FINGERPRINT, 6, b"m" * 32).sequence == 5
         assert not table.is_retiring(b"h" * 32)
     with sqlite3.connect(path) as new:
         assert new.execute("PRAGMA user_version").fetchone() == (4,)
@@ -227,7 +237,7 @@ def test_a_table_of_an_older_layout_is_brought_up_to_date(path: Path, version: i
     assert sorted(made) == [("drives",), ("retiring",)]
 
 
-def test_a_table_of_a_newer_layout_is_left_alone(path: Path) -> None:
+def test_drive_table_leaves_a_newer_layout_unchanged(path: Path) -> None:
     with sqlite3.connect(path) as newer:
         newer.execute("PRAGMA user_version = 5")
     newer.close()
@@ -235,12 +245,12 @@ def test_a_table_of_a_newer_layout_is_left_alone(path: Path) -> None:
         DriveTable(path)
 
 
-def test_a_file_in_no_folder_is_one_sentence(tmp_path: Path) -> None:
+def test_drive_table_reports_an_absent_folder_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DriveTableError, match="Cannot open the drive table"):
         DriveTable(tmp_path / "absent" / "drives.sqlite")
 
 
-_ENDLESS = """
+_WRITE_FOREVER = """
 import sys
 from pathlib import Path
 from hsm.ekm.drive_table import DriveTable
@@ -254,12 +264,12 @@ while True:
 """
 
 
-def test_what_was_taken_stays_taken_when_the_process_is_killed(path: Path) -> None:
+def test_drive_table_keeps_consumed_sequences_when_the_process_is_killed(path: Path) -> None:
     with DriveTable(path) as table:
         table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     for _ in range(3):
         writer = subprocess.Popen(
-            [sys.executable, "-c", _ENDLESS, str(path)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _WRITE_FOREVER, str(path)], stdout=subprocess.PIPE, text=True
         )
         assert writer.stdout is not None
         last = [int(writer.stdout.readline()) for _ in range(20)][-1]

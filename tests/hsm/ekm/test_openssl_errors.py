@@ -1,4 +1,4 @@
-"""What a token's module leaves among OpenSSL's errors ends no TLS connection of the process."""
+"""Errors of a PKCS#11 module in OpenSSL's queue end no TLS connection."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from hsm.ekm.service.event_loop import EventLoop
 from hsm.ekm.service.launch import spawn_ekm
 from hsm.ekm.service.tls_stream import TlsStream
 from hsm.provisioning import ProvisionedLab
-from tests.support.ekm_bench import Outsiders
-from tests.support.service_bench import make_config
+from tests.support.exchange_fixture import Outsiders
+from tests.support.running_ekm import make_config
 
 
 def leave_an_error() -> None:
-    """As SoftHSM does when a process opens it first: it looks for an engine that is not there."""
+    """Leave an OpenSSL error as SoftHSM does when opened first: no engine."""
     openssl = ctypes.CDLL(_ssl.__file__)
     openssl.ENGINE_by_id(b"none of this name")
     assert openssl.ERR_peek_error()
 
 
-def elsewhere(act: Callable[[], None]) -> None:
-    """Do it in another thread: a handshake in this one would clear what is left here."""
-    thread = Thread(target=act)
+def run_in_thread(function: Callable[[], None]) -> None:
+    """Call a function in another thread, so that this one's queue is kept."""
+    thread = Thread(target=function)
     thread.start()
     thread.join(10)
     assert not thread.is_alive()
 
 
-def test_a_client_waits_for_its_answer(
+def test_client_waits_for_its_answer_despite_old_openssl_errors(
     lab: ProvisionedLab, outsiders: Outsiders, tmp_path: Path
 ) -> None:
     with (
         spawn_ekm(make_config(lab, outsiders, tmp_path)) as process,
         EkmClient(EkmEndpoint(process.host, process.port, lab.rig_tls)) as client,
     ):
-        elsewhere(client.connect)
+        run_in_thread(client.connect)
         leave_an_error()
         client.ping()
 
 
-class User:
-    """Takes what comes over a stream."""
+class FakeOwner:
+    """Stores what a stream delivers."""
 
     def __init__(self) -> None:
         self.received, self.lost = b"", False
@@ -64,12 +64,14 @@ class User:
         self.lost = True
 
 
-def test_a_worker_waits_for_the_rest_of_a_record(lab: ProvisionedLab) -> None:
+def test_worker_waits_for_the_rest_of_a_record_despite_old_openssl_errors(
+    lab: ProvisionedLab,
+) -> None:
     near, far = socket.socketpair()
-    loop, user = EventLoop(lambda error: None), User()
+    loop, user = EventLoop(lambda error: None), FakeOwner()
     stream = TlsStream(loop, near, tls_context(lab.ekm_tls, ssl.Purpose.CLIENT_AUTH), 1)
 
-    def shaken(trouble: str) -> None:
+    def on_end(trouble: str) -> None:
         assert not trouble
         stream.attach(user)
 
@@ -77,8 +79,8 @@ def test_a_worker_waits_for_the_rest_of_a_record(lab: ProvisionedLab) -> None:
     context = tls_context(lab.rig_tls, ssl.Purpose.SERVER_AUTH)
     peer = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
 
-    def shake() -> None:
-        stream.start_handshake(shaken)
+    def handshake() -> None:
+        stream.start_handshake(on_end)
         for _ in range(2):  # hello and its answer; finished
             with suppress(ssl.SSLWantReadError):
                 peer.do_handshake()
@@ -92,7 +94,7 @@ def test_a_worker_waits_for_the_rest_of_a_record(lab: ProvisionedLab) -> None:
                     return
 
     with far:
-        elsewhere(shake)
+        run_in_thread(handshake)
         peer.write(b"a message")
         record = outgoing.read()
         for part in (record[:10], record[10:]):

@@ -1,4 +1,4 @@
-"""Data keys and their EEDKs: made in the token, opened by those who may and by no others."""
+"""Data keys and their EEDKs, made in a token and opened by its KEKs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BOTH = (KeyLabel("KEK 1"), KeyLabel("KEK 2", KeyMode.HASH))
 
 @pytest.fixture(scope="module")
 def known(lab_state: ProvisionedLab) -> OutsidePair:
-    """A pair made outside whose private half is in the token, labelled `known`."""
+    """Return a pair whose private half is also in the token, labelled `known`."""
     pair = outside_pair("known")
     with open_token(lab_state.ekm_token) as token:
         Keystore(token).import_kek("known", pair.pem, pair.certificate)
@@ -46,7 +46,7 @@ def known(lab_state: ProvisionedLab) -> OutsidePair:
 
 
 @pytest.mark.rule("KEY-1")
-def test_data_keys_are_fresh(data_keys: DataKeys, known: OutsidePair) -> None:
+def test_data_keys_are_all_different(data_keys: DataKeys, known: OutsidePair) -> None:
     seen = set()
     for _ in range(16):
         with data_keys.generate() as data_key:
@@ -57,7 +57,7 @@ def test_data_keys_are_fresh(data_keys: DataKeys, known: OutsidePair) -> None:
 
 
 @pytest.mark.rule("KEY-1")
-def test_an_opened_data_key_is_the_same_key(data_keys: DataKeys, known: OutsidePair) -> None:
+def test_data_key_from_an_eedk_is_the_same_key(data_keys: DataKeys, known: OutsidePair) -> None:
     """What an append goes on with."""
     with data_keys.generate() as data_key:
         eedk, _ = data_keys.make_pair(data_key, [KeyLabel("known")], VOLUME)
@@ -66,7 +66,7 @@ def test_an_opened_data_key_is_the_same_key(data_keys: DataKeys, known: OutsideP
     assert known.unwrap(eedk.wrapped) == known.unwrap(again.wrapped)
 
 
-def test_what_was_opened_once_is_rewrapped_for_a_drive_and_nothing_else_is(
+def test_rewrapping_serves_only_eedks_that_were_opened_before(
     data_keys: DataKeys, lab_state: ProvisionedLab, known: OutsidePair
 ) -> None:
     drive = lab_state.drives[0].wrap_public_der
@@ -92,10 +92,10 @@ def test_what_was_opened_once_is_rewrapped_for_a_drive_and_nothing_else_is(
 
 
 @pytest.mark.rule("KEY-3", "KEY-2")
-def test_eedk_opens_with_nothing_but_cryptography(
+def test_eedk_can_be_opened_by_the_cryptography_package(
     data_keys: DataKeys, lab_state: ProvisionedLab, known: OutsidePair
 ) -> None:
-    """Written from the format's description alone; the KEK's private key was made outside."""
+    """Written from the format's description; the KEK was made outside."""
     with data_keys.generate() as data_key:
         pair = data_keys.make_pair(data_key, [KeyLabel("known"), KeyLabel("KEK 1")], VOLUME)
         sedk = data_keys.wrap_for_drive(data_key, lab_state.drives[0].wrap_public_der)
@@ -120,7 +120,7 @@ def test_eedk_opens_with_nothing_but_cryptography(
 
 
 @pytest.mark.rule("KEY-2", "KEY-11")
-def test_one_label_makes_both_eedks(data_keys: DataKeys, known: OutsidePair) -> None:
+def test_make_pair_makes_both_eedks_from_one_label(data_keys: DataKeys, known: OutsidePair) -> None:
     with data_keys.generate() as data_key:
         first, second = data_keys.make_pair(data_key, [KeyLabel("known", KeyMode.HASH)], VOLUME)
     assert first.kek_hash == second.kek_hash
@@ -133,7 +133,9 @@ def test_one_label_makes_both_eedks(data_keys: DataKeys, known: OutsidePair) -> 
 
 @pytest.mark.rule("KEY-6")
 @pytest.mark.parametrize("modes", list(itertools.product(KeyMode, KeyMode)))
-def test_modes_of_each_key(data_keys: DataKeys, modes: tuple[KeyMode, KeyMode]) -> None:
+def test_make_pair_uses_the_mode_of_each_label(
+    data_keys: DataKeys, modes: tuple[KeyMode, KeyMode]
+) -> None:
     labels = [KeyLabel("kek 1", modes[0]), KeyLabel("kek 2", modes[1])]
     with data_keys.generate() as data_key:
         pair = data_keys.make_pair(data_key, labels, VOLUME)
@@ -149,7 +151,7 @@ def test_modes_of_each_key(data_keys: DataKeys, modes: tuple[KeyMode, KeyMode]) 
 
 
 @pytest.mark.rule("KEY-9")
-def test_unknown_label_is_named_before_a_key_is_made(data_keys: DataKeys) -> None:
+def test_make_pair_names_an_unknown_label_before_a_key_is_made(data_keys: DataKeys) -> None:
     with pytest.raises(LabelUnknownError, match="'Nobody'"):
         data_keys.check_labels([KeyLabel("KEK 1"), KeyLabel("Nobody")])
     with data_keys.generate() as data_key, pytest.raises(LabelUnknownError, match="'Nobody'"):
@@ -157,7 +159,9 @@ def test_unknown_label_is_named_before_a_key_is_made(data_keys: DataKeys) -> Non
 
 
 @pytest.mark.rule("KEY-4", "KEY-11")
-def test_public_only_pairs(data_keys: DataKeys, keystore: Keystore) -> None:
+def test_make_pair_refuses_public_only_keks_unless_allowed(
+    data_keys: DataKeys, keystore: Keystore
+) -> None:
     pairs = [outside_pair(f"partner {number}") for number in (1, 2)]
     for number, pair in enumerate(pairs, 1):
         keystore.import_certificate(f"partner {number}", pair.certificate)
@@ -178,7 +182,9 @@ def test_public_only_pairs(data_keys: DataKeys, keystore: Keystore) -> None:
 
 
 @pytest.mark.rule("KEY-8")
-def test_when_the_kek_is_gone(data_keys: DataKeys, keystore: Keystore, tmp_path: Path) -> None:
+def test_open_eedk_names_an_absent_kek_by_label_or_hash(
+    data_keys: DataKeys, keystore: Keystore, tmp_path: Path
+) -> None:
     """In clear mode the error names the key; in hash mode it cannot."""
     with data_keys.generate() as data_key:
         clear = data_keys.make_eedk(data_key, keystore.find("KEK 1"), KeyMode.CLEAR, VOLUME)
@@ -197,7 +203,9 @@ def test_when_the_kek_is_gone(data_keys: DataKeys, keystore: Keystore, tmp_path:
 
 
 @pytest.mark.rule("KEY-7")
-def test_labels_differ_at_the_other_site(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_open_eedk_finds_the_kek_by_hash_where_labels_differ(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     """The source's example, both modes, with the keys as each site holds them."""
     main_key, dr_key = outside_pair("main site"), outside_pair("DR site")
     labels = ("June 2007 Key", "June 2007 DR Site Key")
@@ -236,7 +244,9 @@ def test_labels_differ_at_the_other_site(tmp_path_factory: pytest.TempPathFactor
     assert dr_key.unwrap(again.wrapped) == plain
 
 
-def test_signature_volume_and_damage(data_keys: DataKeys, known: OutsidePair) -> None:
+def test_open_eedk_checks_signature_volume_and_ciphertext(
+    data_keys: DataKeys, known: OutsidePair
+) -> None:
     with data_keys.generate() as data_key:
         eedk, other = data_keys.make_pair(data_key, [KeyLabel("known"), KeyLabel("KEK 2")], VOLUME)
     with pytest.raises(EedkWrongVolumeError, match="volume VOL001 and not to VOL002"):
@@ -264,7 +274,9 @@ def test_signature_volume_and_damage(data_keys: DataKeys, known: OutsidePair) ->
             data_keys.open_eedk(signed, VOLUME)
 
 
-def test_largest_eedk_fits(data_keys: DataKeys, keystore: Keystore) -> None:
+def test_eedk_of_the_largest_kek_is_within_the_limit(
+    data_keys: DataKeys, keystore: Keystore
+) -> None:
     label = "\U0001f5dd" * 64
     pair = outside_pair("large", 4096)
     kek = keystore.import_certificate(label, pair.certificate)
@@ -276,7 +288,9 @@ def test_largest_eedk_fits(data_keys: DataKeys, keystore: Keystore) -> None:
     assert Eedk.decode(largest.encode()) == largest
 
 
-def test_hash_names_the_certificates_public_key(data_keys: DataKeys, keystore: Keystore) -> None:
+def test_eedk_hash_is_that_of_the_certificates_public_key(
+    data_keys: DataKeys, keystore: Keystore
+) -> None:
     kek = keystore.find("KEK 1")
     public_key = kek.certificate.public_key()
     with data_keys.generate() as data_key:
@@ -285,7 +299,7 @@ def test_hash_names_the_certificates_public_key(data_keys: DataKeys, keystore: K
 
 
 @pytest.mark.rule("KEY-12")
-def test_nothing_that_leaves_holds_the_key(
+def test_data_key_is_in_no_output(
     data_keys: DataKeys, lab_state: ProvisionedLab, known: OutsidePair
 ) -> None:
     with data_keys.generate() as data_key:

@@ -67,7 +67,7 @@ def encoded(**changes: object) -> bytes:
 @given(eedks())
 @example(SAMPLE)
 @example(HASHED)
-def test_round_trip(eedk: Eedk) -> None:
+def test_eedk_is_the_same_after_encoding_and_decoding(eedk: Eedk) -> None:
     data = eedk.encode()
     assert len(data) <= MAX_EEDK_BYTES
     assert Eedk.decode(data) == eedk
@@ -76,7 +76,7 @@ def test_round_trip(eedk: Eedk) -> None:
 
 @pytest.mark.rule("KEY-6")
 @given(eedks())
-def test_clear_mode_has_the_label_and_hash_mode_has_none(eedk: Eedk) -> None:
+def test_eedk_has_a_label_in_clear_mode_and_none_in_hash_mode(eedk: Eedk) -> None:
     fields = cbor2.loads(eedk.encode())
     if eedk.mode is KeyMode.CLEAR:
         assert fields["label"] == eedk.label
@@ -87,7 +87,7 @@ def test_clear_mode_has_the_label_and_hash_mode_has_none(eedk: Eedk) -> None:
 
 
 @given(eedks())
-def test_signature_covers_everything_else(eedk: Eedk) -> None:
+def test_eedk_signature_covers_everything_else(eedk: Eedk) -> None:
     assert eedk.with_signature(bytes(8)).signed_bytes() == eedk.signed_bytes()
     fields = cbor2.loads(eedk.encode())
     del fields["signature"]
@@ -105,13 +105,13 @@ def test_signature_covers_everything_else(eedk: Eedk) -> None:
 @example(cbor2.dumps(["version", 1]))
 @example(cbor2.dumps({1: 2}))
 @example(SAMPLE.encode() + b"\0")
-def test_other_bytes_are_refused(data: bytes) -> None:
+def test_eedk_refuses_other_bytes(data: bytes) -> None:
     with pytest.raises(EedkMalformedError):
         Eedk.decode(data)
 
 
 @given(st.sampled_from([SAMPLE, HASHED]), st.data())
-def test_damage_is_refused_or_seen_by_the_signature(eedk: Eedk, data: st.DataObject) -> None:
+def test_eedk_damage_is_refused_or_breaks_the_signature(eedk: Eedk, data: st.DataObject) -> None:
     good = bytearray(eedk.encode())
     at = data.draw(st.integers(0, len(good) - 1))
     kind = data.draw(st.sampled_from(["change", "drop", "double"]))
@@ -147,7 +147,7 @@ def test_damage_is_refused_or_seen_by_the_signature(eedk: Eedk, data: st.DataObj
         min_size=1,
     )
 )
-def test_fields_of_another_type_are_refused(changes: dict[str, Any]) -> None:
+def test_eedk_refuses_fields_of_another_type(changes: dict[str, Any]) -> None:
     data = encoded(**changes)
     if data == SAMPLE.encode() or len(data) > MAX_EEDK_BYTES:
         return
@@ -188,12 +188,12 @@ def test_fields_of_another_type_are_refused(changes: dict[str, Any]) -> None:
         (SAMPLE.encode() + b"\x00", "not CBOR|deterministic encoding"),
     ],
 )
-def test_refusals_say_what_is_wrong(data: bytes, text: str) -> None:
+def test_eedk_refusals_name_their_cause(data: bytes, text: str) -> None:
     with pytest.raises(EedkMalformedError, match=text):
         Eedk.decode(data)
 
 
-def test_duplicate_and_indefinite_maps_are_refused() -> None:
+def test_eedk_refuses_duplicate_and_indefinite_maps() -> None:
     body = SAMPLE.encode()
     assert body[0] == 0xA8  # a map of eight pairs
     duplicate = b"\xa9" + cbor2.dumps("mode") + cbor2.dumps("clear") + body[1:]
@@ -213,13 +213,13 @@ def test_duplicate_and_indefinite_maps_are_refused() -> None:
         {"wrapped": bytearray(256)},
     ],
 )
-def test_an_eedk_that_exists_can_be_encoded(changes: dict[str, Any]) -> None:
+def test_eedk_refuses_fields_that_cannot_be_encoded(changes: dict[str, Any]) -> None:
     with pytest.raises(EedkMalformedError):
         dataclasses.replace(SAMPLE, **changes)
 
 
 @pytest.mark.rule("KEY-5", "KEY-6")
-def test_key_label() -> None:
+def test_key_label_is_normalized_and_checked() -> None:
     label = KeyLabel(" June 2007 Key ", "hash")  # type: ignore[arg-type] # as a pool's file gives it
     assert label == KeyLabel("June 2007 Key", KeyMode.HASH)
     assert KeyLabel("x").mode is KeyMode.CLEAR

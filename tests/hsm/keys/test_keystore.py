@@ -1,4 +1,4 @@
-"""The keystore: KEKs as certificates, found by label without case or by hash."""
+"""The keystore: KEKs as certificates, found by label or by hash."""
 
 from __future__ import annotations
 
@@ -52,21 +52,21 @@ def authority(lab_state: ProvisionedLab) -> CertificateAuthority:
 
 @pytest.mark.rule("KEY-5")
 @pytest.mark.parametrize("label", ["K", "June 2007 Key", "x" * 64, "€" * 64, "Größe", "a/b:c*?"])
-def test_labels_of_1_to_64_printable_characters(label: str) -> None:
+def test_label_has_1_to_64_printable_characters(label: str) -> None:
     assert normalize_label(label) == label
     assert normalize_label(f"  {label}\u00a0") == label
 
 
 @pytest.mark.rule("KEY-5")
 @pytest.mark.parametrize("label", ["", "   ", "x" * 65, "a\nb", "a\0b", "a\u200bb", "\x7f"])
-def test_other_labels_are_refused(label: str) -> None:
+def test_label_that_is_invalid_is_refused(label: str) -> None:
     with pytest.raises(LabelInvalidError, match=r"1 to 64 printable|the most is 64"):
         normalize_label(label)
 
 
 @pytest.mark.rule("KEY-5")
 @given(st.text(min_size=1, max_size=64))
-def test_labels_are_compared_without_case(label: str) -> None:
+def test_label_is_compared_without_case(label: str) -> None:
     try:
         kept = normalize_label(label)
     except LabelInvalidError:
@@ -80,13 +80,13 @@ def test_labels_are_compared_without_case(label: str) -> None:
 
 
 @pytest.mark.rule("KEY-5")
-def test_a_label_is_found_in_any_case(keystore: Keystore) -> None:
+def test_keystore_finds_a_label_in_any_case(keystore: Keystore) -> None:
     assert keystore.find("kek 1") == keystore.find("KEK 1") == keystore.find(" Kek 1 ")
     assert keystore.find("kek 1").label == "KEK 1"
 
 
 @pytest.mark.rule("KEY-5")
-def test_the_longest_label_in_the_widest_characters(
+def test_keystore_stores_the_longest_label_in_the_widest_characters(
     keystore: Keystore, authority: CertificateAuthority
 ) -> None:
     label = "\U0001f511" * 64
@@ -96,13 +96,13 @@ def test_the_longest_label_in_the_widest_characters(
 
 
 @pytest.mark.rule("KEY-9")
-def test_an_unknown_label_is_named(keystore: Keystore) -> None:
+def test_keystore_names_an_unknown_label(keystore: Keystore) -> None:
     with pytest.raises(LabelUnknownError, match="no key labelled 'Mai 2026'"):
         keystore.find("Mai 2026")
 
 
 @pytest.mark.rule("KEY-10")
-def test_a_second_certificate_under_one_label_is_refused(
+def test_keystore_refuses_a_second_certificate_under_one_label(
     keystore: Keystore, authority: CertificateAuthority
 ) -> None:
     before = keystore.list()
@@ -117,7 +117,7 @@ def test_a_second_certificate_under_one_label_is_refused(
 
 
 @pytest.mark.rule("KEY-10")
-def test_a_renewed_certificate_is_another_certificate(
+def test_keystore_refuses_a_renewed_certificate_under_one_label(
     keystore: Keystore, pair: OutsidePair
 ) -> None:
     kek = keystore.import_certificate("renewed", pair.certificate)
@@ -133,7 +133,9 @@ def test_a_renewed_certificate_is_another_certificate(
 
 
 @pytest.mark.rule("KEY-3")
-def test_a_kek_made_here(keystore: Keystore, token: Token) -> None:
+def test_create_kek_makes_a_restricted_kek_with_a_certificate(
+    keystore: Keystore, token: Token
+) -> None:
     kek = keystore.find("KEK 1")
     public_key = kek.certificate.public_key()
     assert isinstance(public_key, rsa.RSAPublicKey)
@@ -152,7 +154,7 @@ def test_a_kek_made_here(keystore: Keystore, token: Token) -> None:
 
 @pytest.mark.rule("KEY-3")
 @pytest.mark.parametrize("bits", [512, 1024, 2047, 2100, 4352, 8192])
-def test_kek_sizes_outside_2048_to_4096_are_refused(
+def test_create_kek_refuses_sizes_outside_2048_to_4096(
     keystore: Keystore, authority: CertificateAuthority, bits: int
 ) -> None:
     with pytest.raises(KekInvalidError, match=f"this has {bits}|{bits} is none"):
@@ -162,7 +164,7 @@ def test_kek_sizes_outside_2048_to_4096_are_refused(
 
 
 @pytest.mark.rule("KEY-3")
-def test_imported_kek_sizes(keystore: Keystore) -> None:
+def test_import_refuses_a_kek_of_1024_bits(keystore: Keystore) -> None:
     small = outside_pair("small", 1024)
     with pytest.raises(KekInvalidError, match="this has 1024"):
         keystore.import_kek("small", small.pem, small.certificate)
@@ -172,7 +174,7 @@ def test_imported_kek_sizes(keystore: Keystore) -> None:
 
 @pytest.mark.rule("KEY-3")
 @pytest.mark.parametrize("bits", [2048, 2056, 3072, 4096])
-def test_imported_kek_opens_what_was_wrapped_outside(keystore: Keystore, bits: int) -> None:
+def test_import_kek_opens_what_was_wrapped_outside(keystore: Keystore, bits: int) -> None:
     pair = outside_pair(f"imported {bits}", bits)
     kek = keystore.import_kek(f"imported {bits}", pair.pem, pair.certificate)
     assert kek.bits == bits
@@ -187,7 +189,7 @@ def test_imported_kek_opens_what_was_wrapped_outside(keystore: Keystore, bits: i
 
 
 @pytest.mark.rule("KEY-4")
-def test_public_only_kek_wraps_and_does_not_open(keystore: Keystore, token: Token) -> None:
+def test_public_only_kek_wraps_and_does_not_unwrap(keystore: Keystore, token: Token) -> None:
     pair = outside_pair("public only")
     kek = keystore.import_certificate("public only", pair.certificate)
     assert not kek.has_private
@@ -203,14 +205,14 @@ def test_public_only_kek_wraps_and_does_not_open(keystore: Keystore, token: Toke
 
 
 @pytest.mark.rule("KEY-6")
-def test_find_by_hash(keystore: Keystore) -> None:
+def test_find_by_hash_returns_the_kek_or_names_the_hash(keystore: Keystore) -> None:
     kek = keystore.find("KEK 2")
     assert keystore.find_by_hash(kek.spki_hash) == kek
     with pytest.raises(KekHashUnknownError, match="its label is not known"):
         keystore.find_by_hash(bytes(32))
 
 
-def test_what_cannot_be_a_kek(keystore: Keystore, pair: OutsidePair) -> None:
+def test_import_refuses_what_cannot_be_a_kek(keystore: Keystore, pair: OutsidePair) -> None:
     other = outside_pair("stranger")
     with pytest.raises(KekInvalidError, match="do not belong together"):
         keystore.import_kek("no pair", other.pem, pair.certificate)
@@ -231,7 +233,7 @@ def test_what_cannot_be_a_kek(keystore: Keystore, pair: OutsidePair) -> None:
             keystore.find(label)
 
 
-def test_encrypted_private_key(keystore: Keystore) -> None:
+def test_import_kek_accepts_an_encrypted_private_key(keystore: Keystore) -> None:
     pair = outside_pair("encrypted")
     pem = pair.private.private_bytes(
         serialization.Encoding.PEM,
@@ -243,7 +245,7 @@ def test_encrypted_private_key(keystore: Keystore) -> None:
     assert keystore.import_kek("encrypted", pem, pair.certificate, b"password").has_private
 
 
-def test_kek_work_needs_the_officer(lab_state: ProvisionedLab) -> None:
+def test_keystore_needs_the_security_officer_for_keks(lab_state: ProvisionedLab) -> None:
     pair = outside_pair("without officer")
     config = lab_state.ekm_token.replace(so_pin=None)
     with open_token(config) as token:
@@ -257,7 +259,7 @@ def test_kek_work_needs_the_officer(lab_state: ProvisionedLab) -> None:
 @pytest.mark.parametrize(
     ("guards", "label"), [(None, "cut short"), (frozenset(), PENDING_LABEL)], ids=["guarded", "not"]
 )
-def test_interrupted_kek_is_not_listed_and_is_removed(
+def test_create_kek_removes_an_interrupted_kek(
     keystore: Keystore,
     token: Token,
     authority: CertificateAuthority,
@@ -289,7 +291,7 @@ def _interrupt(*_: object) -> None:
 # Drives
 
 
-def test_drive_keys_are_enrolled_by_the_officer(keystore: Keystore) -> None:
+def test_drive_keys_are_enrolled_by_the_security_officer(keystore: Keystore) -> None:
     pair = outside_pair("drive")
     public_der = spki_der(pair.private.public_key())
     with pytest.raises(DriveKeyUnknownError, match="is not enrolled"):
@@ -303,12 +305,12 @@ def test_drive_keys_are_enrolled_by_the_officer(keystore: Keystore) -> None:
 
 
 @pytest.mark.parametrize("public_der", [b"", b"nonsense", bytes(100)])
-def test_what_cannot_be_a_drive_key(keystore: Keystore, public_der: bytes) -> None:
+def test_enroll_drive_key_refuses_unsuitable_keys(keystore: Keystore, public_der: bytes) -> None:
     with pytest.raises(KekInvalidError, match="wrapping key of drive D8 is not a public key"):
         keystore.enroll_drive_key("D8", public_der)
 
 
-def test_other_certificates_in_the_token_are_no_keks(
+def test_keystore_ignores_other_certificates_in_the_token(
     keystore: Keystore, token: Token, lab_state: ProvisionedLab
 ) -> None:
     before = keystore.list()
@@ -336,7 +338,7 @@ def test_other_certificates_in_the_token_are_no_keks(
         certificate.destroy()
 
 
-def test_list_is_ordered(keystore: Keystore) -> None:
+def test_keystore_lists_keks_in_order(keystore: Keystore) -> None:
     labels = [label_key(kek.label) for kek in keystore.list()]
     assert labels == sorted(labels)
     assert "kek 1" in labels

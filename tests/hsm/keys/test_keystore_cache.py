@@ -1,4 +1,4 @@
-"""What a serving key manager remembers of its token, and when it looks again."""
+"""The keystore's cache: what it keeps, and when it looks again."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> TokenWatch:
     return watch
 
 
-def test_what_was_found_is_not_looked_for_again(
+def test_cached_keystore_looks_up_a_key_once(
     remembering: RememberingKeystore, watch: TokenWatch, now: list[float]
 ) -> None:
     def look() -> None:
@@ -80,7 +80,7 @@ def test_what_was_found_is_not_looked_for_again(
     assert watch.count == 3 * asked
 
 
-def test_what_was_absent_is_looked_for_again(
+def test_cached_keystore_looks_up_absent_keys_every_time(
     remembering: RememberingKeystore, keystore: Keystore
 ) -> None:
     kek = SoftKek.make("Remembered Later")
@@ -92,7 +92,7 @@ def test_what_was_absent_is_looked_for_again(
     assert remembering.find(kek.label).has_private
 
 
-def test_a_key_removed_by_another_process_is_not_used(
+def test_cached_keystore_does_not_use_a_key_removed_by_another_process(
     remembering: RememberingKeystore, keystore: Keystore, lab_state: ProvisionedLab
 ) -> None:
     kek = SoftKek.make("Removed Elsewhere")
@@ -111,10 +111,10 @@ def test_a_key_removed_by_another_process_is_not_used(
     assert refusal.value.code is ErrorCode.UNKNOWN_LABEL
 
 
-def test_a_forgotten_handle_is_looked_up_again(
+def test_cached_keystore_looks_up_a_lost_handle_again(
     remembering: RememberingKeystore, lab_state: ProvisionedLab, token: Token
 ) -> None:
-    """The security officer's visit ends the session, and with it the handles of private keys."""
+    """A login of the security officer invalidates handles of private keys."""
     drive = EnrolledDrive("D1", b"", lab_state.drives[0].wrap_public_der, OaepHash.SHA1)
     service = TokenKeyService(DataKeys(remembering))
     made = service.generate(drive, "VOL001", (KeyLabel("KEK 1"),), False)
@@ -123,7 +123,7 @@ def test_a_forgotten_handle_is_looked_up_again(
     assert run_steps(service.translate(drive, "VOL001", made.eedks)).sedk
 
 
-def test_what_a_partner_signed_is_measured(token: Token) -> None:
+def test_unwrap_data_key_verifies_the_length_unless_disabled(token: Token) -> None:
     """Only a key manager's own signature says that 32 bytes were wrapped."""
     kek = SoftKek.make("Measured")
     Keystore(token).import_kek(kek.label, kek.pem, kek.certificate)
@@ -133,8 +133,10 @@ def test_what_a_partner_signed_is_measured(token: Token) -> None:
     token.unwrap_data_key(kek.wrap(bytes(31)), private, OaepHash.SHA1, check_length=False).destroy()
 
 
-def test_copies_at_hand_do_not_pile_up(remembering: RememberingKeystore, now: list[float]) -> None:
-    """A key that is used often is copied into the session, once, and is as good as the key."""
+def test_cached_keystore_does_not_accumulate_session_copies(
+    remembering: RememberingKeystore, now: list[float]
+) -> None:
+    """A key that is used often is copied into the session once."""
     copies = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.TOKEN: False}
     token = remembering.token
     public_key = token.p256_public_key(EKM_SIGNING_LABEL)

@@ -1,4 +1,4 @@
-"""After a data key's life nothing of it is left in the memory of the process that had it."""
+"""No destroyed data key is left in the memory of its process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def finds(pid: int, data_key: bytes, scratch: Path) -> list[Find]:
 
 
 @pytest.mark.rule("KEY-12")
-def test_data_key_leaves_no_trace(lab_state: ProvisionedLab, tmp_path: Path) -> None:
+def test_data_key_is_not_in_the_memory_of_the_process(
+    lab_state: ProvisionedLab, tmp_path: Path
+) -> None:
     outside = outside_pair("looked at")
     with open_token(lab_state.ekm_token) as token:
         Keystore(token).import_certificate("seen outside", outside.certificate)

@@ -1,4 +1,4 @@
-"""The lab CA: TLS accepts what it issued and nothing else; files follow the keys."""
+"""The lab's CA: TLS, identity and KEK certificates, and their files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def authority(tmp_path: Path) -> CertificateAuthority:
 
 
 def handshake(server: TlsFiles, client: TlsFiles, host: str) -> str | None:
-    """Return the protocol that mutual TLS agrees on; raises what the client or server raises."""
+    """Return the protocol of a mutual TLS handshake; raises either side's error."""
     there = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     there.load_cert_chain(server.certificate, server.key)
     there.load_verify_locations(server.ca)
@@ -57,7 +57,7 @@ def handshake(server: TlsFiles, client: TlsFiles, host: str) -> str | None:
     return version
 
 
-def test_mutual_tls(authority: CertificateAuthority, tmp_path: Path) -> None:
+def test_tls_files_serve_mutual_tls(authority: CertificateAuthority, tmp_path: Path) -> None:
     hosts = ("localhost", "127.0.0.1", "::1", "ekm.example")
     server = authority.issue_tls("server", hosts, server=True)
     client = authority.issue_tls("client", server=False)
@@ -72,7 +72,7 @@ def test_mutual_tls(authority: CertificateAuthority, tmp_path: Path) -> None:
         handshake(server, stranger.replace(ca=client.ca), "localhost")
 
 
-def test_files_are_kept(authority: CertificateAuthority) -> None:
+def test_certificate_authority_keeps_its_files(authority: CertificateAuthority) -> None:
     files = authority.issue_tls("server", ("localhost",), server=True)
     before = files.certificate.read_bytes(), files.key.read_bytes()
     again = CertificateAuthority(authority.certificate_path.parent)
@@ -85,7 +85,7 @@ def test_files_are_kept(authority: CertificateAuthority) -> None:
     assert files.certificate.read_bytes() != before[0]
 
 
-def test_identities_say_their_role(authority: CertificateAuthority) -> None:
+def test_identity_certificate_has_its_role(authority: CertificateAuthority) -> None:
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     for role in Role:
         certificate = authority.issue_identity("S-1", key, role)
@@ -98,7 +98,9 @@ def test_identities_say_their_role(authority: CertificateAuthority) -> None:
         assert not constraints.value.ca
 
 
-def test_identity_file_follows_the_key(authority: CertificateAuthority, tmp_path: Path) -> None:
+def test_identity_file_is_renewed_for_another_key(
+    authority: CertificateAuthority, tmp_path: Path
+) -> None:
     key, other = (ec.generate_private_key(ec.SECP256R1()).public_key() for _ in range(2))
     path = authority.identity_file("drive-1", "1", key, Role.DRIVE)
     first = path.read_bytes()
@@ -112,14 +114,16 @@ def test_identity_file_follows_the_key(authority: CertificateAuthority, tmp_path
 
 
 @pytest.mark.rule("KEY-3")
-def test_kek_certificate(authority: CertificateAuthority) -> None:
+def test_kek_certificate_has_the_keks_public_key(authority: CertificateAuthority) -> None:
     public_key = rsa.generate_private_key(65537, 2048).public_key()
     certificate = authority.issue_kek("June 2007 Key", public_key)
     certificate.verify_directly_issued_by(authority.certificate)
     assert certificate.public_key() == public_key
 
 
-def test_unusable_files(authority: CertificateAuthority, tmp_path: Path) -> None:
+def test_certificate_authority_reports_unusable_files(
+    authority: CertificateAuthority, tmp_path: Path
+) -> None:
     with pytest.raises(PkiError, match="cannot be read: No such file"):
         load_certificate(tmp_path / "none.pem")
     (tmp_path / "bad.pem").write_text("-----BEGIN CERTIFICATE-----\n")

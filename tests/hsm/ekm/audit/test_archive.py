@@ -1,4 +1,4 @@
-"""Rotation and archiving of the audit log: one chain over all files, whoever is killed when."""
+"""Rotation and archiving of the audit log: one chain over all files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def three_files(path: Path) -> Path:
     return path
 
 
-def test_the_chain_goes_on_over_files(three_files: Path) -> None:
+def test_audit_chain_continues_over_files(three_files: Path) -> None:
     assert [each.name for each in segments(three_files)] == [
         "audit.jsonl.000000000001",
         "audit.jsonl.000000000005",
@@ -64,7 +64,7 @@ def test_the_chain_goes_on_over_files(three_files: Path) -> None:
     assert all(each.stat().st_mode & 0o777 == 0o600 for each in segments(three_files))
 
 
-def test_any_changed_bit_in_any_file_is_found(three_files: Path) -> None:
+def test_audit_chain_finds_any_changed_bit_in_any_file(three_files: Path) -> None:
     for each in (*segments(three_files), three_files):
         whole = each.read_bytes()
         for place in range(0, len(whole) - 1, 61):
@@ -76,7 +76,7 @@ def test_any_changed_bit_in_any_file_is_found(three_files: Path) -> None:
         each.write_bytes(whole)
 
 
-def test_a_line_cut_off_a_closed_segment_is_found(three_files: Path) -> None:
+def test_audit_chain_finds_a_line_cut_off_a_closed_segment(three_files: Path) -> None:
     first = segments(three_files)[0]
     lines = first.read_bytes().splitlines(keepends=True)
     for shorter in (lines[:-1], lines[:1]):
@@ -88,7 +88,7 @@ def test_a_line_cut_off_a_closed_segment_is_found(three_files: Path) -> None:
         audit_log.verify(three_files)
 
 
-def test_a_missing_segment_is_named_or_limits_what_can_be_vouched_for(three_files: Path) -> None:
+def test_audit_chain_names_a_missing_segment_or_what_remains_verifiable(three_files: Path) -> None:
     first, second = segments(three_files)
     second.rename(second.with_suffix(".away"))
     with pytest.raises(AuditError, match=r"missing before .*: records 5 to 9; bring the segment"):
@@ -104,14 +104,14 @@ def test_a_missing_segment_is_named_or_limits_what_can_be_vouched_for(three_file
     assert audit_log.verify(three_files).records == 10
 
 
-def test_a_log_cannot_be_shortened_at_its_beginning(three_files: Path) -> None:
+def test_audit_log_cannot_be_shortened_at_its_beginning(three_files: Path) -> None:
     lines = segments(three_files)[0].read_bytes().splitlines(keepends=True)
     segments(three_files)[0].write_bytes(b"".join(lines[1:]))
     with pytest.raises(AuditError, match="line 1 does not fit"):
         audit_log.verify(three_files)
 
 
-def test_a_file_over_the_size_is_closed_by_whoever_wrote_it(path: Path) -> None:
+def test_audit_log_over_the_size_is_rotated_by_its_last_writer(path: Path) -> None:
     with (
         AuditLog(path, rotate_bytes=3000) as owner,
         AuditLog(path, joined=True, rotate_bytes=3000) as one,
@@ -125,7 +125,7 @@ def test_a_file_over_the_size_is_closed_by_whoever_wrote_it(path: Path) -> None:
     assert volumes(path) == [f"V{number:05}" for number in range(60) for _ in range(3)]
 
 
-def test_a_rotated_log_still_belongs_to_its_key_manager(path: Path) -> None:
+def test_audit_log_belongs_to_its_key_manager_after_rotation(path: Path) -> None:
     with AuditLog(path) as owner, AuditLog(path, joined=True) as worker:
         worker.append("start")
         worker.rotate()
@@ -136,7 +136,7 @@ def test_a_rotated_log_still_belongs_to_its_key_manager(path: Path) -> None:
         pass
 
 
-def test_a_closed_file_is_on_the_disk_before_the_next_takes_its_place(
+def test_audit_segment_is_on_the_disk_before_the_next_file_is_renamed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
@@ -170,7 +170,7 @@ def test_a_closed_file_is_on_the_disk_before_the_next_takes_its_place(
     ]
 
 
-def test_a_full_disk_in_a_rotation_is_told_and_made_good(
+def test_rotation_on_a_full_disk_is_reported_and_repeated(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with AuditLog(path) as log, AuditLog(path, joined=True) as worker:
@@ -190,7 +190,7 @@ def test_a_full_disk_in_a_rotation_is_told_and_made_good(
     assert len(segments(path)) == 1
 
 
-def test_rotation_cut_by_a_failing_folder_does_not_split_the_chain(
+def test_rotation_that_fails_in_its_folder_does_not_split_the_chain(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with AuditLog(path) as log, AuditLog(path, joined=True) as worker:
@@ -208,7 +208,7 @@ def test_rotation_cut_by_a_failing_folder_does_not_split_the_chain(
     assert volumes(path) == ["VOL001", "VOL002", "VOL003"]
 
 
-def test_another_file_under_a_segments_name_is_not_overwritten(path: Path) -> None:
+def test_rotation_does_not_overwrite_a_file_with_a_segments_name(path: Path) -> None:
     other = path.with_name("audit.jsonl.000000000001")
     with AuditLog(path) as log:
         log.append("key-reply", volume="VOL001")
@@ -253,8 +253,8 @@ log.rotate() if what == "rotate" else archive(log, path.parent / "archive")
 """
 
 
-def killed(what: str, path: Path, step: int, when: str) -> bool:
-    """Have a process rotate or archive, and be killed at a step; say whether it lived."""
+def run_and_kill(what: str, path: Path, step: int, when: str) -> bool:
+    """Rotate or archive in a process killed at a step; return if it finished."""
     child = subprocess.run(
         [sys.executable, "-c", _KILLED, what, str(path), str(step), when],
         capture_output=True,
@@ -266,7 +266,7 @@ def killed(what: str, path: Path, step: int, when: str) -> bool:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_rotation_killed_at_any_step_loses_nothing(tmp_path: Path, when: str) -> None:
+def test_rotation_killed_at_any_step_loses_nothing(tmp_path: Path, when: str) -> None:
     steps = 0
     for step in range(1, 20):
         folder = tmp_path / str(step)
@@ -274,7 +274,7 @@ def test_a_rotation_killed_at_any_step_loses_nothing(tmp_path: Path, when: str) 
         path = folder / "audit.jsonl"
         with AuditLog(path) as owner, AuditLog(path, joined=True) as worker:
             worker.append("key-reply", volume="VOL001")
-            lived = killed("rotate", path, step, when)
+            lived = run_and_kill("rotate", path, step, when)
             assert audit_log.verify(path).torn_bytes == 0
             for log, volume in ((worker, "VOL002"), (owner, "VOL003")):
                 log.append("key-reply", volume=volume)
@@ -291,7 +291,7 @@ def test_a_rotation_killed_at_any_step_loses_nothing(tmp_path: Path, when: str) 
     assert steps >= 7
 
 
-def test_writers_that_rotate_and_are_killed_leave_one_chain(path: Path) -> None:
+def test_rotation_by_killed_writers_leaves_one_chain(path: Path) -> None:
     write_and_kill(
         path,
         pause=lambda number: 0.03 * (1 + number % 3),
@@ -306,8 +306,8 @@ def test_writers_that_rotate_and_are_killed_leave_one_chain(path: Path) -> None:
 # Archiving
 
 
-def fill(log: AuditLog) -> None:
-    """A cartridge known before the segments go, one known after, one rekeyed across."""
+def write_three_files(log: AuditLog) -> None:
+    """Write two segments and a log: a cartridge is forgotten, one is rekeyed."""
     reply(log, "VOL001", ONE, TWO)
     reply(log, "VOL002", ONE, TWO)
     reply(log, "VOL003", ONE)
@@ -326,9 +326,9 @@ def needed(path: Path) -> dict[str, set[str]]:
 
 
 @pytest.mark.rule("POOL-3")
-def test_archived_segments_leave_behind_what_they_told_of_cartridges(path: Path) -> None:
+def test_archive_keeps_the_key_usage_of_archived_segments(path: Path) -> None:
     with AuditLog(path) as log:
-        fill(log)
+        write_three_files(log)
         names = [each.name for each in segments(path)]
         assert needed(path) == NEEDED
         moved = archive(log, path.parent / "archive")
@@ -350,7 +350,7 @@ def test_archived_segments_leave_behind_what_they_told_of_cartridges(path: Path)
 
 
 @pytest.mark.rule("CART-4", "POOL-3")
-def test_archive_sums_up_two_cartridges_of_one_volser(path: Path) -> None:
+def test_archive_summarizes_two_cartridges_of_one_volser(path: Path) -> None:
     with AuditLog(path) as log:
         reply(log, "VOL001", ONE, cartridge_id="01" * 16)
         reply(log, "VOL001", TWO, cartridge_id="02" * 16)
@@ -367,9 +367,9 @@ def test_archive_sums_up_two_cartridges_of_one_volser(path: Path) -> None:
     assert before.keys() == after.keys()
 
 
-def test_an_altered_archive_is_found(path: Path) -> None:
+def test_archive_that_was_altered_is_found(path: Path) -> None:
     with AuditLog(path) as log:
-        fill(log)
+        write_three_files(log)
         archive(log, path.parent / "archive")
     first = segments(path, path.parent / "archive")[0]
     first.write_bytes(first.read_bytes().replace(b"VOL001", b"VOL009"))
@@ -381,13 +381,13 @@ def test_an_altered_archive_is_found(path: Path) -> None:
 @pytest.mark.rule("POOL-3")
 def test_key_usage_is_unknown_when_segments_vanish_without_a_summary(path: Path) -> None:
     with AuditLog(path) as log:
-        fill(log)
+        write_three_files(log)
     segments(path)[0].unlink()
     with pytest.raises(EkmError, match="does not summarize the records before it"):
         read_known_cartridges(path)
 
 
-def test_nothing_to_archive_is_one_sentence(path: Path) -> None:
+def test_archive_without_a_closed_segment_is_refused_in_one_sentence(path: Path) -> None:
     with AuditLog(path) as log:
         log.append("start")
         with pytest.raises(AuditError, match="no closed segment; close one with"):
@@ -398,16 +398,16 @@ def test_nothing_to_archive_is_one_sentence(path: Path) -> None:
     assert audit_log.verify(path).first == 1
 
 
-def test_archiving_killed_at_any_step_can_be_done_again(tmp_path: Path) -> None:
+def test_archive_killed_at_any_step_can_be_repeated(tmp_path: Path) -> None:
     steps = 0
     for step in range(1, 60):
         folder = tmp_path / str(step)
         folder.mkdir()
         path = folder / "audit.jsonl"
         with AuditLog(path) as owner:
-            fill(owner)
-            lived = killed("archive", path, step, "before")
-            assert audit_log.verify(path).archived, "what is gone is summed up, or nothing is gone"
+            write_three_files(owner)
+            lived = run_and_kill("archive", path, step, "before")
+            assert audit_log.verify(path).archived, "what was moved is summarized"
             assert audit_log.verify(path, folder / "archive" if lived else None).torn_bytes == 0
             assert needed(path) == NEEDED
             if lived:

@@ -1,4 +1,4 @@
-"""What the audit log tells of the keys that cartridges need (POOL-3)."""
+"""Key usage of cartridges, read from audit records (POOL-3)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def keys(*records: dict[str, Any]) -> set[str]:
     return known_cartridges(records)["VOL001", ""].keys
 
 
-def test_a_new_pair_replaces_the_old_one_once_acknowledged() -> None:
+def test_key_usage_has_the_new_pair_after_its_acknowledgement() -> None:
     old = record("key-reply", "translate", ONE, TWO)
     asked = record("key-reply", "generate", THREE, THREE)
     assert keys(old, asked) == {ONE, TWO, THREE}
@@ -38,8 +38,8 @@ def test_a_new_pair_replaces_the_old_one_once_acknowledged() -> None:
     assert keys(old, asked, failed) == {ONE, TWO, THREE}
 
 
-def test_a_rekeyed_cartridge_needs_both_until_it_was_read() -> None:
-    """Power may fail between the acknowledgement and the cartridge's own record of it."""
+def test_key_usage_has_both_pairs_after_rekey_until_the_next_read() -> None:
+    """Power may fail between the acknowledgement and the write to the cartridge."""
     old = record("key-reply", "translate", ONE, TWO)
     rekeyed = record("key-reply", "rekey", TWO, THREE)
     acknowledged = record("ack", "rekey", TWO, THREE)
@@ -51,23 +51,23 @@ def test_a_rekeyed_cartridge_needs_both_until_it_was_read() -> None:
 
 
 @pytest.mark.parametrize("seen", [(ONE,), (ONE, "unreadable EEDK")])
-def test_a_damaged_pair_proves_nothing_about_what_was_not_read(seen: tuple[str, ...]) -> None:
+def test_key_usage_keeps_the_pair_when_a_damaged_one_was_read(seen: tuple[str, ...]) -> None:
     old = record("key-reply", "translate", ONE, TWO)
     assert keys(old, record("key-reply", "translate", *seen)) >= {ONE, TWO}
 
 
-def test_refused_requests_tell_nothing() -> None:
+def test_key_usage_ignores_refused_requests() -> None:
     assert known_cartridges([record("refusal", "translate", ONE, TWO, outcome="refused")]) == {}
 
 
-def test_a_forgotten_cartridge_is_unknown_until_it_is_written_again() -> None:
+def test_key_usage_has_no_forgotten_cartridge_until_it_is_written() -> None:
     old = record("key-reply", "translate", ONE, TWO)
     forgotten = {"event": "cartridge-forgotten", "volume": "VOL001", "outcome": "ok", "time": 2.0}
     assert known_cartridges([old, forgotten]) == {}
     assert keys(old, forgotten, record("key-reply", "generate", TWO, TWO)) == {TWO}
 
 
-def test_a_key_is_known_by_its_label_in_any_case_and_by_its_hash() -> None:
+def test_key_usage_matches_label_in_any_case_or_hash() -> None:
     cartridge = known_cartridges([record("key-reply", "translate", ONE, THREE)])["VOL001", ""]
     assert needs_key(cartridge, "kek 1", bytes(32))
     assert needs_key(cartridge, "another label", HASH)
@@ -96,7 +96,7 @@ def test_key_usage_keeps_two_cartridges_of_one_volser_apart() -> None:
 
 @pytest.mark.rule("CART-4", "BOT-5", "POOL-3")
 def test_key_usage_of_a_cartridge_written_from_bot_again_is_the_new_pair() -> None:
-    """The cartridge keeps its id, so the keys of what it bore before are not needed any more."""
+    """The cartridge keeps its id, so the keys of its old data are not needed."""
     known = known_cartridges(
         of(FIRST, record(event, "generate", key))
         for key in (ONE, TWO)
@@ -107,7 +107,7 @@ def test_key_usage_of_a_cartridge_written_from_bot_again_is_the_new_pair() -> No
 
 @pytest.mark.rule("CART-4", "POOL-3")
 def test_key_usage_reads_records_without_an_id_by_volser_alone() -> None:
-    """Nothing tells whether the cartridge was the one whose id is known now: both are kept."""
+    """A record without an id may be of any cartridge of its VOLSER."""
     old = [record("key-reply", "generate", ONE), record("ack", "generate", ONE)]
     new = [
         of(FIRST, record("key-reply", "generate", TWO)),

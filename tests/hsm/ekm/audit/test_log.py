@@ -1,4 +1,4 @@
-"""The audit log: its chain shows every change, and a crash costs at most the unanswered line."""
+"""The audit log: its hash chain, crashes and several writers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def written(path: Path) -> Path:
     return path
 
 
-def test_records_come_back_in_order(written: Path) -> None:
+def test_audit_log_returns_records_in_order(written: Path) -> None:
     records = list(audit_log.records(written))
     assert [record["number"] for record in records] == [1, 2, 3, 4, 5]
     assert [record["volume"] for record in records] == [f"VOL00{number}" for number in range(5)]
@@ -41,18 +41,18 @@ def test_records_come_back_in_order(written: Path) -> None:
     assert summary.head == records[-1]["hash"]
 
 
-def test_only_the_owner_may_read_the_file(written: Path) -> None:
+def test_audit_log_file_is_readable_by_its_owner_only(written: Path) -> None:
     assert written.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_chain_goes_on_after_reopening(written: Path) -> None:
+def test_audit_chain_continues_after_reopening(written: Path) -> None:
     with AuditLog(written) as log:
         log.append("key-reply", outcome="ok")
         assert log.head == audit_log.verify(written).head
     assert audit_log.verify(written).records == 6
 
 
-def test_any_changed_bit_is_found(written: Path) -> None:
+def test_audit_chain_finds_any_changed_bit(written: Path) -> None:
     whole = written.read_bytes()
     end_of_last = len(whole) - 1
     for place in range(0, end_of_last, 7):
@@ -64,14 +64,14 @@ def test_any_changed_bit_is_found(written: Path) -> None:
 
 
 @pytest.mark.parametrize("line", range(4))
-def test_a_removed_line_is_found(written: Path, line: int) -> None:
+def test_audit_chain_finds_a_removed_line(written: Path, line: int) -> None:
     lines = written.read_bytes().splitlines(keepends=True)
     written.write_bytes(b"".join(lines[:line] + lines[line + 1 :]))
     with pytest.raises(AuditError, match=f"line {line + 1} does not fit"):
         audit_log.verify(written)
 
 
-def test_exchanged_repeated_and_foreign_lines_are_found(written: Path) -> None:
+def test_audit_chain_finds_exchanged_repeated_and_foreign_lines(written: Path) -> None:
     lines = written.read_bytes().splitlines(keepends=True)
     for altered in (
         [lines[1], lines[0], *lines[2:]],
@@ -87,7 +87,7 @@ def test_exchanged_repeated_and_foreign_lines_are_found(written: Path) -> None:
             audit_log.verify(written)
 
 
-def test_a_recomputed_hash_still_breaks_the_next_line(written: Path) -> None:
+def test_audit_chain_finds_a_recomputed_hash_at_the_next_line(written: Path) -> None:
     lines = written.read_bytes().splitlines()
     content = json.loads(lines[2])
     del content["hash"]
@@ -98,7 +98,7 @@ def test_a_recomputed_hash_still_breaks_the_next_line(written: Path) -> None:
         audit_log.verify(written)
 
 
-def test_an_altered_log_is_not_written_on(written: Path) -> None:
+def test_audit_log_that_was_altered_is_not_continued(written: Path) -> None:
     whole = written.read_bytes().replace(b"VOL002", b"VOL009")
     written.write_bytes(whole)
     with pytest.raises(AuditError, match="line 3 does not fit"):
@@ -106,7 +106,7 @@ def test_an_altered_log_is_not_written_on(written: Path) -> None:
     assert written.read_bytes() == whole
 
 
-def test_a_last_line_torn_at_any_byte_is_cut_off_and_told(written: Path) -> None:
+def test_audit_log_cuts_off_and_records_a_torn_last_line(written: Path) -> None:
     whole = written.read_bytes()
     begin = whole.rstrip(b"\n").rfind(b"\n") + 1
     for end in range(begin + 1, len(whole)):
@@ -120,25 +120,25 @@ def test_a_last_line_torn_at_any_byte_is_cut_off_and_told(written: Path) -> None
         assert records[-2]["number"] == 5
 
 
-def test_a_log_torn_in_its_first_line_starts_over(path: Path) -> None:
+def test_audit_log_torn_in_its_first_line_starts_again(path: Path) -> None:
     path.write_bytes(b'{"number":1')
     with AuditLog(path):
         pass
     assert [record["event"] for record in audit_log.records(path)] == ["recovery"]
 
 
-def test_one_writer_at_a_time(written: Path) -> None:
+def test_audit_log_has_one_owner_at_a_time(written: Path) -> None:
     with AuditLog(written), pytest.raises(AuditError, match="in use by another key manager"):
         AuditLog(written)
     with AuditLog(written):
         pass
 
 
-def test_a_full_disk_is_told_and_leaves_the_chain_whole(
+def test_audit_log_reports_a_full_disk_and_keeps_the_chain_whole(
     written: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def half_write(file: int, data: bytes) -> int:
-        os.pwrite(file, data[:10], 0)  # appended, the file being opened so
+        os.pwrite(file, data[:10], 0)  # appends, because the file has O_APPEND
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with AuditLog(written) as log:
@@ -151,14 +151,14 @@ def test_a_full_disk_is_told_and_leaves_the_chain_whole(
     assert (summary.records, summary.torn_bytes) == (6, 0)
 
 
-def test_a_log_in_no_folder_is_one_sentence(tmp_path: Path) -> None:
+def test_audit_log_reports_an_absent_folder_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="Cannot open the audit log"):
         AuditLog(tmp_path / "absent" / "audit.jsonl")
     with pytest.raises(AuditError, match="Cannot read the audit log"):
         audit_log.verify(tmp_path / "absent.jsonl")
 
 
-def test_the_record_is_on_the_disk_before_append_returns(
+def test_audit_log_append_returns_after_the_record_is_on_the_disk(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []
@@ -174,7 +174,7 @@ def test_the_record_is_on_the_disk_before_append_returns(
         assert synced[-1] == path.stat().st_size
 
 
-def test_writers_that_joined_in_make_one_chain(path: Path) -> None:
+def test_audit_log_has_one_chain_with_several_writers(path: Path) -> None:
     with AuditLog(path) as owner, AuditLog(path, joined=True) as one:
         one.append("start", writer=1)
         with AuditLog(path, joined=True) as two:
@@ -190,7 +190,7 @@ def test_writers_that_joined_in_make_one_chain(path: Path) -> None:
     assert [record["writer"] for record in records[1:]] == [0, 0, 1, 1, 2, 2] * 20
 
 
-def test_what_was_noted_is_written_at_once_and_in_order(
+def test_audit_log_writes_noted_records_at_once_and_in_order(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
@@ -211,7 +211,7 @@ def test_what_was_noted_is_written_at_once_and_in_order(
     assert [record["step"] for record in audit_log.records(path)] == list(range(5))
 
 
-def test_a_line_torn_by_a_killed_writer_is_cut_off_by_the_next(path: Path) -> None:
+def test_audit_log_cuts_off_a_line_torn_by_a_killed_writer(path: Path) -> None:
     with AuditLog(path) as owner, AuditLog(path, joined=True) as worker:
         worker.append("key-reply", volume="VOL001")
         whole = path.read_bytes()
@@ -224,7 +224,7 @@ def test_a_line_torn_by_a_killed_writer_is_cut_off_by_the_next(path: Path) -> No
 
 
 @pytest.mark.parametrize("cut", [1, 100_000])
-def test_a_log_cut_while_it_is_written_is_not_written_on(path: Path, cut: int) -> None:
+def test_audit_log_that_was_cut_while_open_is_not_continued(path: Path, cut: int) -> None:
     with AuditLog(path) as log:
         for number in range(5):
             log.append("key-reply", volume=f"VOL00{number}")
@@ -233,12 +233,12 @@ def test_a_log_cut_while_it_is_written_is_not_written_on(path: Path, cut: int) -
             log.append("key-reply", volume="VOL009")
 
 
-def test_writers_killed_at_any_moment_leave_one_chain(path: Path) -> None:
+def test_audit_log_has_one_chain_after_writers_were_killed(path: Path) -> None:
     write_and_kill(path, pause=lambda number: 0.02 * (number % 3), longest=9000, every=3)
     assert_one_chain(path)
 
 
-_ENDLESS = """
+_WRITE_FOREVER = """
 import sys
 import time
 from pathlib import Path
@@ -252,9 +252,9 @@ while True:
 """
 
 
-def test_what_was_appended_is_there_after_a_kill(path: Path) -> None:
+def test_audit_log_keeps_appended_records_after_a_kill(path: Path) -> None:
     writer = subprocess.Popen(
-        [sys.executable, "-c", _ENDLESS, str(path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _WRITE_FOREVER, str(path)], stdout=subprocess.PIPE, text=True
     )
     assert writer.stdout is not None
     for _ in range(30):

@@ -1,4 +1,4 @@
-"""The bytes of the key exchange's messages: one encoding each, and nothing else is taken."""
+"""The encoding of key exchange messages: one for each, no other accepted."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def as_map(message: AnyMessage) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
-def test_a_message_comes_back_as_it_was(message: AnyMessage) -> None:
+def test_message_is_the_same_after_encoding_and_decoding(message: AnyMessage) -> None:
     data = message.encode()
     assert messages.decode(data) == message
     assert messages.decode(data).encode() == data
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
-def test_no_field_may_be_added_or_left_out(message: AnyMessage) -> None:
+def test_message_refuses_added_and_missing_fields(message: AnyMessage) -> None:
     content = as_map(message)
     with pytest.raises(MessageError, match="fields other than"):
         messages.decode(deterministic_cbor.encode(content | {"extra": 1}))
@@ -85,14 +85,14 @@ def test_no_field_may_be_added_or_left_out(message: AnyMessage) -> None:
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
-def test_trailing_bytes_are_refused(message: AnyMessage) -> None:
+def test_message_refuses_trailing_bytes(message: AnyMessage) -> None:
     for tail in (b"\x00", b"\xf6", message.encode()):
         with pytest.raises(MessageError):
             messages.decode(message.encode() + tail)
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
-def test_every_cut_is_refused(message: AnyMessage) -> None:
+def test_message_refuses_every_truncation(message: AnyMessage) -> None:
     data = message.encode()
     for end in range(len(data)):
         with pytest.raises(MessageError):
@@ -131,14 +131,14 @@ def test_every_cut_is_refused(message: AnyMessage) -> None:
         ("signature", b"s" * 73),
     ],
 )
-def test_a_field_of_the_wrong_kind_or_size_is_refused(field: str, value: object) -> None:
+def test_message_refuses_a_field_of_the_wrong_type_or_size(field: str, value: object) -> None:
     content = as_map(REQUEST)
     messages.decode(deterministic_cbor.encode(content))
     with pytest.raises(MessageError, match="key-request"):
         messages.decode(deterministic_cbor.encode(content | {field: value}))
 
 
-def test_what_a_peer_would_refuse_is_not_sent() -> None:
+def test_message_that_a_peer_would_refuse_is_not_encoded() -> None:
     with pytest.raises(MessageError, match="nonce"):
         Hello(certificate=b"c", nonce=b"short").encode()
     with pytest.raises(MessageError, match="signature"):
@@ -170,7 +170,7 @@ def test_what_a_peer_would_refuse_is_not_sent() -> None:
         pytest.param(b"\x00" * (messages.FRAME_LIMIT + 1), id="too long"),
     ],
 )
-def test_what_is_no_message_is_refused(data: bytes) -> None:
+def test_message_refuses_other_cbor(data: bytes) -> None:
     with pytest.raises(MessageError):
         messages.decode(data)
 
@@ -192,12 +192,12 @@ def test_what_is_no_message_is_refused(data: bytes) -> None:
         ("1c", "unknown"),
     ],
 )
-def test_what_no_message_needs_is_refused_and_told(data: str, words: str) -> None:
+def test_message_refuses_cbor_types_that_no_field_has(data: str, words: str) -> None:
     with pytest.raises(deterministic_cbor.CborError, match=words):
         deterministic_cbor.decode(bytes.fromhex(data))
 
 
-def test_an_overlong_message_is_refused_for_its_length() -> None:
+def test_message_over_the_size_limit_is_refused() -> None:
     with pytest.raises(MessageError, match="over the limit of 65536"):
         messages.decode(
             deterministic_cbor.encode({"type": "ping", "x": bytes(messages.FRAME_LIMIT)})
@@ -205,7 +205,7 @@ def test_an_overlong_message_is_refused_for_its_length() -> None:
 
 
 @given(st.binary(max_size=300))
-def test_random_bytes_are_a_message_or_refused(data: bytes) -> None:
+def test_message_of_random_bytes_is_decoded_or_refused(data: bytes) -> None:
     try:
         message = messages.decode(data)
     except MessageError:
@@ -220,7 +220,7 @@ _VALUES = st.recursive(_SCALARS, lambda inner: st.lists(inner, max_size=3), max_
 
 
 @given(st.sampled_from(EXAMPLES), st.data())
-def test_a_message_with_any_field_replaced_is_refused_or_exact(
+def test_message_with_any_field_replaced_is_refused_or_exact(
     message: AnyMessage, data: st.DataObject
 ) -> None:
     content = as_map(message)
@@ -234,7 +234,7 @@ def test_a_message_with_any_field_replaced_is_refused_or_exact(
 
 
 @given(st.sampled_from(EXAMPLES), st.data())
-def test_a_message_with_any_byte_changed_is_refused_or_another(
+def test_message_with_any_byte_changed_is_refused_or_differs(
     message: AnyMessage, data: st.DataObject
 ) -> None:
     encoded = bytearray(message.encode())
@@ -248,7 +248,7 @@ def test_a_message_with_any_byte_changed_is_refused_or_another(
     assert decoded.encode() == bytes(encoded)
 
 
-def test_a_frame_tells_its_length_and_no_more_than_the_limit() -> None:
+def test_frame_has_its_length_in_front_and_a_limit() -> None:
     assert messages.frame(b"abc") == b"\x00\x00\x00\x03abc"
     limit = messages.FRAME_LIMIT
     assert frame_length(b"\x00\x01\x00\x00", limit) == limit
@@ -259,7 +259,7 @@ def test_a_frame_tells_its_length_and_no_more_than_the_limit() -> None:
         messages.frame(b"x" * (limit + 1))
 
 
-def test_what_is_signed_depends_on_every_byte_before_and_on_the_message() -> None:
+def test_transcript_digest_depends_on_every_byte_and_on_the_message() -> None:
     def to_sign(*said: bytes, message: KeyRequest | Ack = REQUEST) -> bytes:
         transcript = Transcript()
         for data in said:
@@ -289,7 +289,7 @@ def test_what_is_signed_depends_on_every_byte_before_and_on_the_message() -> Non
         lambda length: deterministic_cbor.encode("signature")[:length].ljust(length, b"i")
     ),
 )
-def test_a_signature_is_put_in_and_cut_out_where_the_encoding_has_it(
+def test_transcript_inserts_and_cuts_out_the_signature_at_its_place(
     message: SignedMessage, signature: bytes
 ) -> None:
     mine, yours = Transcript(), Transcript()
@@ -308,13 +308,13 @@ def test_a_signature_is_put_in_and_cut_out_where_the_encoding_has_it(
     assert mine.draft(message).digest == yours.draft(message).digest
 
 
-def test_a_message_that_a_peer_would_refuse_is_not_signed() -> None:
+def test_transcript_does_not_sign_a_message_that_a_peer_would_refuse() -> None:
     bad = dataclasses.replace(REQUEST, volume="vol001", signature=b"")
     with pytest.raises(MessageError, match="key-request: volume must be a VOLSER"):
         Transcript().signed(bad, lambda digest: SIGNATURE)
 
 
-def test_error_text_is_made_fit_to_send() -> None:
+def test_error_text_is_cut_and_made_printable() -> None:
     text = printable("a\nb\x00" + "c" * 1000)
     assert text.startswith("a?b?c")
     Error(code=1, text=text).encode()
@@ -324,7 +324,7 @@ _MAPS = st.dictionaries(st.sampled_from(["a", "b", "type", "é"]) | st.text(max_
 
 
 @given(_MAPS, st.booleans(), st.lists(st.tuples(st.integers(0, 4095), st.binary(max_size=2))))
-def test_what_is_decoded_has_that_one_encoding(
+def test_message_that_is_decoded_has_exactly_that_encoding(
     content: dict[str, Any], ordered: bool, changes: list[tuple[int, bytes]]
 ) -> None:
     encoded = bytearray(cbor2.dumps(content, canonical=ordered))
@@ -340,13 +340,13 @@ def test_what_is_decoded_has_that_one_encoding(
 
 @pytest.mark.parametrize("tag", [*range(0, 300), 1004, 43000, 55799, 2**32, 2**64 - 1])
 @pytest.mark.parametrize("inside", [False, True])
-def test_no_tag_is_decoded_whatever_it_is(tag: int, inside: bool) -> None:
+def test_cbor_tags_are_all_refused(tag: int, inside: bool) -> None:
     tagged = cbor2.dumps(cbor2.CBORTag(tag, b"12"))
     with pytest.raises(deterministic_cbor.CborError, match="tags"):
         deterministic_cbor.decode(b"\xa1ax" + tagged if inside else tagged)
 
 
-def test_a_map_of_very_many_members_is_refused() -> None:
+def test_cbor_map_with_too_many_members_is_refused() -> None:
     names = {f"{number:02d}": 0 for number in range(deterministic_cbor.MAX_MEMBERS)}
     assert deterministic_cbor.decode(deterministic_cbor.encode(names)) == names
     with pytest.raises(deterministic_cbor.CborError, match="at most 32"):
@@ -368,6 +368,6 @@ def test_a_map_of_very_many_members_is_refused() -> None:
         "a16161f400",
     ],
 )
-def test_an_encoding_that_is_not_the_shortest_or_in_order_is_refused(longer: str) -> None:
+def test_cbor_that_is_not_shortest_or_not_ordered_is_refused(longer: str) -> None:
     with pytest.raises(deterministic_cbor.CborError):
         deterministic_cbor.decode(bytes.fromhex(longer))

@@ -1,4 +1,4 @@
-"""The key manager as a process: real sockets, real TLS, a real token, and peers of every kind."""
+"""The key manager as a process: real sockets, real TLS, a real token."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from hsm.keys.eedk import KeyLabel
 from hsm.keys.pki import CertificateAuthority, TlsFiles, load_certificate
 from hsm.pkcs11.pins import PinSource
 from hsm.provisioning import ProvisionedLab
-from tests.support.ekm_bench import Outsiders
 from tests.support.ekm_client import ExchangeClient
 from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY, SoftDrive, der
+from tests.support.exchange_fixture import Outsiders
 from tests.support.ports import reserve_port
-from tests.support.service_bench import make_config
+from tests.support.running_ekm import make_config
 from tests.support.waiting import has_ended, wait_until
 
 PING = Ping().encode()
-ASK = Generate("VOL001", CARTRIDGE_ID, (KeyLabel(MAIN_KEY),))
+REQUEST = Generate("VOL001", CARTRIDGE_ID, (KeyLabel(MAIN_KEY),))
 FRAME_SECONDS = 0.6
 HANDSHAKE_SECONDS = 0.8
 
@@ -52,7 +52,7 @@ TIMES = {"frame_seconds": FRAME_SECONDS, "handshake_seconds": HANDSHAKE_SECONDS}
 
 @dataclasses.dataclass
 class Serving:
-    """The key manager that most tests share, since a start takes its time."""
+    """The key manager that most tests share, because its start is slow."""
 
     config: EkmConfig
     process: EkmProcess
@@ -75,7 +75,7 @@ def endpoint(lab: ProvisionedLab, serving: Serving) -> EkmEndpoint:
 
 
 class Log:
-    """What the shared key manager records from here on."""
+    """The records of the shared key manager since this object was created."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -85,7 +85,7 @@ class Log:
         return list(audit_log.records(self.path))[self._before :]
 
     def awaited(self, event: str) -> dict[str, Any]:
-        """Return the record, which the other process may be about to write."""
+        """Wait for a record of an event and return it."""
 
         def found() -> list[dict[str, Any]]:
             return [record for record in self.records() if record["event"] == event]
@@ -101,20 +101,20 @@ def log(serving: Serving) -> Log:
 
 @pytest.fixture
 def config(lab: ProvisionedLab, outsiders: Outsiders, tmp_path: Path) -> EkmConfig:
-    """The configuration of a key manager of the test's own."""
+    """Return the configuration of a key manager for one test."""
     return make_config(lab, outsiders, tmp_path, **TIMES)
 
 
 @pytest.fixture
 def ekm(config: EkmConfig) -> Iterator[EkmProcess]:
-    """A key manager of the test's own."""
+    """Run a key manager for one test."""
     with spawn_ekm(config) as process:
         yield process
 
 
 @contextmanager
 def connected(endpoint: EkmEndpoint) -> Iterator[ssl.SSLSocket]:
-    """A bare TLS connection, to send over it what a client would not."""
+    """Open a bare TLS connection, to send what a client would not."""
     context = tls_context(endpoint.tls, ssl.Purpose.SERVER_AUTH)
     with (
         socket.create_connection((endpoint.host, endpoint.port), 5) as plain,
@@ -141,14 +141,14 @@ def records(config: EkmConfig) -> list[dict[str, Any]]:
 
 
 def session_of(drive: SoftDrive, lab: ProvisionedLab) -> DriveSession:
-    return DriveSession(drive, der(load_certificate(lab.ca)), drive.serial, ASK)
+    return DriveSession(drive, der(load_certificate(lab.ca)), drive.serial, REQUEST)
 
 
 # Serving
 
 
 @pytest.mark.rule("EKM-1", "EKM-3")
-def test_a_drive_gets_its_key_over_tcp(
+def test_key_manager_serves_a_drive_over_tcp(
     endpoint: EkmEndpoint, lab: ProvisionedLab, outsiders: Outsiders, log: Log
 ) -> None:
     session = session_of(outsiders.drive, lab)
@@ -159,7 +159,7 @@ def test_a_drive_gets_its_key_over_tcp(
 
 
 @pytest.mark.rule("EKM-5")
-def test_an_idle_connection_stays_open(endpoint: EkmEndpoint) -> None:
+def test_key_manager_keeps_an_idle_connection_open(endpoint: EkmEndpoint) -> None:
     with connected(endpoint) as connection:
         for _ in range(2):
             time.sleep(2 * max(FRAME_SECONDS, HANDSHAKE_SECONDS))
@@ -167,7 +167,7 @@ def test_an_idle_connection_stays_open(endpoint: EkmEndpoint) -> None:
             assert connection.recv(100) == messages.frame(PING)
 
 
-def test_a_connection_serves_pings_in_one_packet_or_byte_by_byte(endpoint: EkmEndpoint) -> None:
+def test_connection_serves_pings_in_one_packet_or_byte_by_byte(endpoint: EkmEndpoint) -> None:
     with connected(endpoint) as connection:
         connection.sendall(messages.frame(PING) * 3)
         received = b""
@@ -179,10 +179,10 @@ def test_a_connection_serves_pings_in_one_packet_or_byte_by_byte(endpoint: EkmEn
         assert connection.recv(100) == messages.frame(PING)
 
 
-def test_many_relays_are_served_at_once(
+def test_key_manager_serves_many_relays_at_once(
     endpoint: EkmEndpoint, lab: ProvisionedLab, outsiders: Outsiders
 ) -> None:
-    """Each relay speaks for a drive of its own, since a drive asks for one key at a time."""
+    """Relays ping while a drive runs exchanges."""
     failures: list[BaseException] = []
 
     def relay() -> None:
@@ -205,7 +205,7 @@ def test_many_relays_are_served_at_once(
     assert session.grant
 
 
-def test_the_drive_table_is_shared_with_whoever_changes_it(
+def test_drive_table_changes_take_effect_while_the_key_manager_runs(
     endpoint: EkmEndpoint, lab: ProvisionedLab, outsiders: Outsiders, serving: Serving
 ) -> None:
     with ExchangeClient(endpoint) as client:
@@ -242,7 +242,7 @@ def others_are_served(endpoint: EkmEndpoint) -> Iterator[None]:
     ],
     ids=["in its length", "in its last byte", "in the middle"],
 )
-def test_a_half_sent_frame_is_given_up_in_time(
+def test_connection_ends_when_half_a_frame_is_not_completed_in_time(
     endpoint: EkmEndpoint, log: Log, data: bytes
 ) -> None:
     with connected(endpoint) as connection:
@@ -254,8 +254,8 @@ def test_a_half_sent_frame_is_given_up_in_time(
 
 
 @pytest.mark.usefixtures("others_are_served")
-def test_a_frame_sent_drop_by_drop_is_given_up_in_time(endpoint: EkmEndpoint) -> None:
-    """Each byte keeps the connection lively; the limit is for the frame as a whole."""
+def test_connection_ends_when_a_frame_arrives_too_slowly(endpoint: EkmEndpoint) -> None:
+    """The time limit is for the whole frame, not for each byte."""
     with connected(endpoint) as connection:
         connection.settimeout(0.05)
         deadline = time.monotonic() + 10 * FRAME_SECONDS
@@ -272,7 +272,7 @@ def test_a_frame_sent_drop_by_drop_is_given_up_in_time(endpoint: EkmEndpoint) ->
 
 @pytest.mark.usefixtures("others_are_served")
 @pytest.mark.parametrize("length", [0, messages.FRAME_LIMIT + 1, 0xFFFFFFFF])
-def test_a_frame_out_of_bounds_is_refused_unread(
+def test_connection_refuses_a_frame_over_the_limit_without_reading_it(
     endpoint: EkmEndpoint, log: Log, length: int
 ) -> None:
     with connected(endpoint) as connection:
@@ -284,7 +284,7 @@ def test_a_frame_out_of_bounds_is_refused_unread(
 
 
 @pytest.mark.usefixtures("others_are_served")
-def test_garbage_in_a_frame_is_refused(endpoint: EkmEndpoint, log: Log) -> None:
+def test_connection_refuses_a_malformed_message(endpoint: EkmEndpoint, log: Log) -> None:
     with connected(endpoint) as connection:
         connection.sendall(messages.frame(b"\xde\xad\xbe\xef"))
         assert error_in(read_to_end(connection)) is ErrorCode.MALFORMED_MESSAGE
@@ -292,7 +292,7 @@ def test_garbage_in_a_frame_is_refused(endpoint: EkmEndpoint, log: Log) -> None:
 
 
 @pytest.mark.usefixtures("others_are_served")
-def test_a_peer_that_does_not_read_its_answers_is_dropped(
+def test_connection_of_a_peer_that_does_not_read_is_dropped(
     endpoint: EkmEndpoint, outsiders: Outsiders
 ) -> None:
     hello = messages.frame(Hello(outsiders.drive.certificate_der, bytes(32)).encode())
@@ -306,7 +306,7 @@ def test_a_peer_that_does_not_read_its_answers_is_dropped(
                 connection.sendall(hello * 20000)
 
 
-def test_a_peer_that_goes_away_after_its_reply_leaves_a_record(
+def test_connection_lost_after_the_reply_is_recorded(
     endpoint: EkmEndpoint, lab: ProvisionedLab, outsiders: Outsiders, log: Log
 ) -> None:
     session = session_of(outsiders.drive, lab)
@@ -334,7 +334,7 @@ def foreign(lab: ProvisionedLab, tmp_path: Path) -> CertificateAuthority:
 
 @pytest.mark.rule("EKM-2")
 @pytest.mark.usefixtures("others_are_served")
-def test_a_relay_of_another_authority_is_refused(
+def test_handshake_refuses_a_relay_of_another_authority(
     endpoint: EkmEndpoint, foreign: CertificateAuthority, log: Log
 ) -> None:
     stranger = foreign.issue_tls("stranger", server=False)
@@ -347,7 +347,7 @@ def test_a_relay_of_another_authority_is_refused(
 
 
 @pytest.mark.usefixtures("others_are_served")
-def test_a_servers_certificate_is_no_relays(
+def test_handshake_refuses_a_server_certificate(
     endpoint: EkmEndpoint, lab: ProvisionedLab, log: Log
 ) -> None:
     refused(dataclasses.replace(endpoint, tls=lab.ekm_tls))
@@ -355,7 +355,7 @@ def test_a_servers_certificate_is_no_relays(
 
 
 @pytest.mark.usefixtures("others_are_served")
-def test_a_relay_without_a_certificate_is_refused(endpoint: EkmEndpoint, log: Log) -> None:
+def test_handshake_refuses_a_relay_without_a_certificate(endpoint: EkmEndpoint, log: Log) -> None:
     context = ssl.create_default_context(cafile=str(endpoint.tls.ca))
     with (
         socket.create_connection((endpoint.host, endpoint.port), 5) as plain,
@@ -368,7 +368,7 @@ def test_a_relay_without_a_certificate_is_refused(endpoint: EkmEndpoint, log: Lo
 
 
 @pytest.mark.usefixtures("others_are_served")
-def test_tls_1_2_is_refused(endpoint: EkmEndpoint) -> None:
+def test_handshake_refuses_tls_1_2(endpoint: EkmEndpoint) -> None:
     context = tls_context(endpoint.tls, ssl.Purpose.SERVER_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -382,7 +382,7 @@ def test_tls_1_2_is_refused(endpoint: EkmEndpoint) -> None:
 @pytest.mark.rule("KEY-12")
 @pytest.mark.usefixtures("others_are_served")
 @pytest.mark.parametrize("data", [messages.frame(PING), b"GET / HTTP/1.0\r\n\r\n", b"\x00" * 5000])
-def test_a_peer_in_plain_text_is_refused(endpoint: EkmEndpoint, log: Log, data: bytes) -> None:
+def test_handshake_refuses_plain_text(endpoint: EkmEndpoint, log: Log, data: bytes) -> None:
     with socket.create_connection((endpoint.host, endpoint.port), 5) as plain:
         plain.sendall(data)
         try:
@@ -396,7 +396,7 @@ def test_a_peer_in_plain_text_is_refused(endpoint: EkmEndpoint, log: Log, data: 
 
 @pytest.mark.usefixtures("others_are_served")
 @pytest.mark.parametrize("data", [b"", b"\x16\x03\x01"])
-def test_a_handshake_that_does_not_come_is_given_up_in_time(
+def test_handshake_that_does_not_begin_times_out(
     endpoint: EkmEndpoint, log: Log, data: bytes
 ) -> None:
     with socket.create_connection((endpoint.host, endpoint.port), 5) as plain:
@@ -407,7 +407,7 @@ def test_a_handshake_that_does_not_come_is_given_up_in_time(
     assert log.awaited("connection")["cause"] == "no TLS handshake in time"
 
 
-def test_a_key_manager_of_another_authority_is_not_spoken_to(
+def test_client_refuses_a_key_manager_of_another_authority(
     endpoint: EkmEndpoint, foreign: CertificateAuthority
 ) -> None:
     files = endpoint.tls.replace(ca=foreign.certificate_path)
@@ -415,7 +415,7 @@ def test_a_key_manager_of_another_authority_is_not_spoken_to(
     assert "its certificate is not acceptable" in text
 
 
-def test_a_key_manager_under_another_name_is_not_spoken_to(endpoint: EkmEndpoint) -> None:
+def test_client_refuses_a_key_manager_under_another_name(endpoint: EkmEndpoint) -> None:
     text = str(refused(dataclasses.replace(endpoint, host="127.0.0.2")))
     assert "nothing listens" in text or "not acceptable" in text
 
@@ -456,7 +456,7 @@ class Tap:
 
 
 @pytest.mark.rule("KEY-12", "BOT-2c")
-def test_neither_data_key_nor_pin_crosses_the_wire_or_the_relay(
+def test_relay_and_wire_carry_neither_data_key_nor_pin(
     endpoint: EkmEndpoint, lab: ProvisionedLab, outsiders: Outsiders, log: Log
 ) -> None:
     tap = Tap((endpoint.host, endpoint.port))
@@ -484,13 +484,13 @@ def test_neither_data_key_nor_pin_crosses_the_wire_or_the_relay(
 # Life and death
 
 
-def test_it_ends_in_order_when_asked(ekm: EkmProcess, config: EkmConfig) -> None:
+def test_key_manager_stops_in_order_on_sigterm(ekm: EkmProcess, config: EkmConfig) -> None:
     assert ekm.stop() == 0
     assert [r["event"] for r in records(config)] == ["start", "stop"]
     assert ekm.error_output() == ""
 
 
-def test_it_ends_in_order_with_connections_open(
+def test_key_manager_stops_in_order_with_connections_open(
     ekm: EkmProcess, lab: ProvisionedLab, config: EkmConfig
 ) -> None:
     endpoint = EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)
@@ -506,7 +506,7 @@ def test_it_ends_in_order_with_connections_open(
     assert ekm.error_output() == ""
 
 
-def test_the_relay_reconnects_after_a_restart(
+def test_client_reconnects_after_a_restart(
     lab: ProvisionedLab, config: EkmConfig, outsiders: Outsiders
 ) -> None:
     port = reserve_port()
@@ -519,7 +519,7 @@ def test_the_relay_reconnects_after_a_restart(
         client.exchange(session_of(outsiders.drive, lab))
 
 
-def test_killed_at_any_time_it_starts_again(
+def test_key_manager_starts_again_after_a_kill_at_any_time(
     lab: ProvisionedLab, config: EkmConfig, outsiders: Outsiders
 ) -> None:
     for delay in (0.0, 0.01, 0.03):
@@ -561,7 +561,7 @@ time.sleep(60)
 """
 
 
-def test_it_dies_with_its_parent(config: EkmConfig, tmp_path: Path) -> None:
+def test_key_manager_ends_with_its_parent(config: EkmConfig, tmp_path: Path) -> None:
     path = tmp_path / "ekm.yaml"
     path.write_text(dump_config(config))
     parent = subprocess.Popen(
@@ -585,7 +585,7 @@ def start_failure(config: EkmConfig) -> str:
     return text
 
 
-def test_why_a_child_did_not_start_is_told_by_its_parent(config: EkmConfig) -> None:
+def test_spawn_ekm_reports_why_the_child_did_not_start(config: EkmConfig) -> None:
     with pytest.raises(EkmError) as failure:
         spawn_ekm(config.replace(certificate=config.drive_ca))
     text = str(failure.value)
@@ -594,13 +594,15 @@ def test_why_a_child_did_not_start_is_told_by_its_parent(config: EkmConfig) -> N
     assert "\n" not in text
 
 
-def test_a_port_in_use_is_one_sentence(serving: Serving, config: EkmConfig) -> None:
+def test_key_manager_reports_a_port_in_use_in_one_sentence(
+    serving: Serving, config: EkmConfig
+) -> None:
     text = start_failure(config.replace(port=serving.process.port))
     assert f"127.0.0.1:{serving.process.port}" in text
     assert "Address already in use" in text
 
 
-def test_the_command_ends_with_status_2_and_its_sentence(
+def test_key_manager_command_ends_with_status_2_and_a_message(
     serving: Serving, config: EkmConfig, tmp_path: Path
 ) -> None:
     path = tmp_path / "ekm.yaml"
@@ -614,11 +616,11 @@ def test_the_command_ends_with_status_2_and_its_sentence(
     assert "cannot listen" in ended.stderr
 
 
-def test_two_key_managers_do_not_share_an_audit_log(serving: Serving) -> None:
+def test_key_managers_do_not_share_an_audit_log(serving: Serving) -> None:
     assert "in use by another key manager" in start_failure(serving.config)
 
 
-def test_a_wrong_pin_is_one_sentence_without_the_pin(
+def test_key_manager_reports_a_wrong_pin_without_the_pin(
     config: EkmConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEST_PIN", "9182736455")
@@ -642,7 +644,7 @@ def test_a_wrong_pin_is_one_sentence_without_the_pin(
     ],
     ids=lambda value: "-".join(map(str, value.items())) if isinstance(value, dict) else "",
 )
-def test_what_is_wrong_is_told_in_one_sentence(
+def test_key_manager_reports_unusable_files_in_one_sentence(
     config: EkmConfig, lab: ProvisionedLab, tmp_path: Path, change: dict[str, str], words: str
 ) -> None:
     garbage = tmp_path / "garbage"
@@ -660,7 +662,7 @@ def test_what_is_wrong_is_told_in_one_sentence(
     assert words in start_failure(changed)
 
 
-def test_an_absent_token_is_one_sentence(config: EkmConfig) -> None:
+def test_key_manager_reports_an_absent_token_in_one_sentence(config: EkmConfig) -> None:
     token = config.token.replace(label="no such token")
     assert "no such token" in start_failure(config.replace(token=token))
 
@@ -668,7 +670,9 @@ def test_an_absent_token_is_one_sentence(config: EkmConfig) -> None:
 # The configuration file
 
 
-def test_a_configuration_comes_back_as_it_was(config: EkmConfig, tmp_path: Path) -> None:
+def test_ekm_configuration_is_the_same_after_dump_and_parse(
+    config: EkmConfig, tmp_path: Path
+) -> None:
     path = tmp_path / "ekm.yaml"
     config = config.replace(partners=(tmp_path / "partner.pem",), port=3801)
     for token in (
@@ -680,7 +684,9 @@ def test_a_configuration_comes_back_as_it_was(config: EkmConfig, tmp_path: Path)
         assert load_config(path) == asked
 
 
-def test_paths_are_relative_to_the_file(config: EkmConfig, tmp_path: Path) -> None:
+def test_ekm_configuration_paths_are_relative_to_the_file(
+    config: EkmConfig, tmp_path: Path
+) -> None:
     path = tmp_path / "ekm.yaml"
     path.write_text(
         "token: {module: m.so, label: t, pin_file: pin}\n"
@@ -694,9 +700,7 @@ def test_paths_are_relative_to_the_file(config: EkmConfig, tmp_path: Path) -> No
 
 
 @pytest.mark.rule("EKM-1")
-def test_the_default_port_is_3801_and_another_may_be_configured(
-    lab: ProvisionedLab, serving: Serving
-) -> None:
+def test_ekm_configuration_has_port_3801_by_default(lab: ProvisionedLab, serving: Serving) -> None:
     assert lab_config(lab).port == 3801
     assert serving.process.port != 3801
 
@@ -711,7 +715,7 @@ def test_the_default_port_is_3801_and_another_may_be_configured(
         ("token:", "token: [", "is not YAML"),
     ],
 )
-def test_a_mistake_in_the_configuration_is_told(
+def test_ekm_configuration_mistake_is_reported(
     config: EkmConfig, tmp_path: Path, old: str, new: str, words: str
 ) -> None:
     path = tmp_path / "ekm.yaml"
@@ -722,7 +726,7 @@ def test_a_mistake_in_the_configuration_is_told(
         load_config(path)
 
 
-def test_an_absent_configuration_is_one_sentence(tmp_path: Path) -> None:
+def test_ekm_configuration_that_is_absent_is_reported(tmp_path: Path) -> None:
     with pytest.raises(
         EkmError, match=r"The key manager's configuration .*absent.yaml cannot be read"
     ):

@@ -1,4 +1,4 @@
-"""Workers that hang and tokens that vanish: noticed in time, told, mended; no drive is misled."""
+"""Hanging workers and absent tokens are detected, reported and replaced."""
 
 from __future__ import annotations
 
@@ -26,10 +26,16 @@ from hsm.keys.pki import load_certificate
 from hsm.pkcs11.config import TokenConfig
 from hsm.provisioning import ProvisionedLab
 from tests.support.broken_module import CALL_REPLACED, build_module
-from tests.support.ekm_bench import Outsiders
 from tests.support.ekm_client import ExchangeClient
 from tests.support.ekm_lab import MAIN_KEY, der
-from tests.support.service_bench import ASK, await_workers, page, until_served, workers_of
+from tests.support.exchange_fixture import Outsiders
+from tests.support.running_ekm import (
+    REQUEST,
+    exchange_until_served,
+    http_get,
+    wait_for_workers,
+    workers_of,
+)
 from tests.support.waiting import wait_until
 
 ANSWER_SECONDS = 20.0
@@ -39,11 +45,11 @@ def events(config: EkmConfig, *names: str) -> list[dict[str, object]]:
     return [record for record in audit_log.records(config.audit) if record["event"] in names]
 
 
-def await_status(config: EkmConfig, status: int) -> None:
-    wait_until(lambda: page(config, "/readyz")[0] == status)
+def wait_for_status(config: EkmConfig, status: int) -> None:
+    wait_until(lambda: http_get(config, "/readyz")[0] == status)
 
 
-def await_cause(config: EkmConfig, cause: str) -> None:
+def wait_for_cause(config: EkmConfig, cause: str) -> None:
     wait_until(lambda: any(cause in str(r["cause"]) for r in events(config, "worker-lost")))
 
 
@@ -55,7 +61,7 @@ def running(config: EkmConfig, lab: ProvisionedLab) -> Iterator[tuple[EkmProcess
 
 @contextmanager
 def second(config: EkmConfig, lab: ProvisionedLab) -> Iterator[tuple[EkmConfig, EkmEndpoint]]:
-    """Another key manager on the lab's token, with a drive table and a log of its own."""
+    """Run another key manager on the lab's token, with its own table and log."""
     table = config.drive_table.with_name("second.sqlite")
     shutil.copy(config.drive_table, table)
     other = config.replace(
@@ -69,22 +75,22 @@ def second(config: EkmConfig, lab: ProvisionedLab) -> Iterator[tuple[EkmConfig, 
         yield other, endpoint
 
 
-class At:
+class AtMessage:
     """Does something just before the n-th message goes to a key manager."""
 
-    def __init__(self, number: int, act: Callable[[], object]) -> None:
-        self.left, self.act = number, act
+    def __init__(self, number: int, action: Callable[[], object]) -> None:
+        self.left, self.action = number, action
 
     def __call__(self, direction: str, data: bytes) -> None:
         if direction == "to-ekm":
             self.left -= 1
             if self.left == 0:
-                self.act()
+                self.action()
 
 
 @pytest.mark.rule("EKM-6")
 @pytest.mark.parametrize("message", [2, 3], ids=["request", "ack"])
-def test_a_stopped_worker_is_replaced_and_its_drive_served_by_the_secondary(
+def test_worker_that_is_stopped_is_replaced_and_the_secondary_serves(
     config: EkmConfig,
     lab: ProvisionedLab,
     session: DriveSession,
@@ -93,7 +99,7 @@ def test_a_stopped_worker_is_replaced_and_its_drive_served_by_the_secondary(
     config = config.replace(workers=1, worker_seconds=1.0)
     with running(config, lab) as (ekm, endpoint), second(config, lab) as (other, backup):
         (stopped,) = workers_of(ekm.pid)
-        stop = At(message, lambda: os.kill(stopped, signal.SIGSTOP))
+        stop = AtMessage(message, lambda: os.kill(stopped, signal.SIGSTOP))
         with ExchangeClient(
             endpoint, backup, answer_seconds=ANSWER_SECONDS, observer=stop
         ) as client:
@@ -103,9 +109,9 @@ def test_a_stopped_worker_is_replaced_and_its_drive_served_by_the_secondary(
             took = time.monotonic() - began
             assert session.grant.sedk
             assert took < ANSWER_SECONDS, "the key manager noticed before the relay gave up"
-            await_workers(config, 1)
+            wait_for_workers(config, 1)
             before = len(events(config, "key-reply"))
-            until_served(client, session)
+            exchange_until_served(client, session)
             assert len(events(config, "key-reply")) == before + 1, "the primary serves again"
         replies = events(config, "key-reply"), events(other, "key-reply")
     assert [len(each) for each in replies] == ([1, 1] if message < 3 else [2, 0])
@@ -116,7 +122,7 @@ def test_a_stopped_worker_is_replaced_and_its_drive_served_by_the_secondary(
     assert len(set(taken)) == len(taken), "nothing is answered twice"
 
 
-def test_a_worker_that_hangs_gets_no_connections_and_readiness_tells(
+def test_worker_that_hangs_gets_no_connections_and_readyz_reports_it(
     config: EkmConfig,
     lab: ProvisionedLab,
 ) -> None:
@@ -124,27 +130,27 @@ def test_a_worker_that_hangs_gets_no_connections_and_readiness_tells(
     with running(config, lab) as (ekm, endpoint):
         one, two = workers_of(ekm.pid)
         os.kill(one, signal.SIGSTOP)
-        await_workers(config, 1)
+        wait_for_workers(config, 1)
         for _ in range(4):
             with EkmClient(endpoint) as client:
                 client.ping()
         assert one in workers_of(ekm.pid), "it is avoided before it is ended"
         os.kill(two, signal.SIGSTOP)
-        await_status(config, 503)
-        assert "taperig_ekm_ready 0.0" in page(config, "/metrics")[1].splitlines()
-        assert page(config, "/healthz")[0] == 200
-        await_workers(config, 2)
+        wait_for_status(config, 503)
+        assert "taperig_ekm_ready 0.0" in http_get(config, "/metrics")[1].splitlines()
+        assert http_get(config, "/healthz")[0] == 200
+        wait_for_workers(config, 2)
         assert not {one, two} & set(workers_of(ekm.pid))
         with EkmClient(endpoint) as client:
             client.ping()
 
 
-def test_a_worker_that_hangs_with_the_logs_lock_does_not_hold_up_the_front(
+def test_worker_that_hangs_with_the_logs_lock_does_not_block_the_front(
     config: EkmConfig,
     lab: ProvisionedLab,
     session: DriveSession,
 ) -> None:
-    """This test holds the lock, so the worker that serves hangs in it like on a dead disk."""
+    """The test holds the lock, so the worker hangs as on a failed disk."""
     config = config.replace(worker_seconds=1.0)
     with running(config, lab) as (ekm, endpoint), config.audit.open("r+b") as holder:
         before = set(workers_of(ekm.pid))
@@ -152,10 +158,10 @@ def test_a_worker_that_hangs_with_the_logs_lock_does_not_hold_up_the_front(
         with ExchangeClient(endpoint, answer_seconds=ANSWER_SECONDS) as client:
             with pytest.raises(EkmUnavailable, match="Lost contact"):
                 client.exchange(session)
-            await_workers(config, 2)
+            wait_for_workers(config, 2)
             (replaced,) = before - set(workers_of(ekm.pid))
             fcntl.fcntl(holder, fcntl.F_OFD_SETLKW, _UNLOCK)
-            until_served(client, session)
+            exchange_until_served(client, session)
         assert ekm.stop() == 0
     assert [record["pid"] for record in events(config, "worker-lost")] == [replaced]
 
@@ -171,7 +177,7 @@ def test_worker_is_replaced_when_a_token_call_never_returns(
     outsiders: Outsiders,
     tmp_path: Path,
 ) -> None:
-    """The token's module itself hangs in C_UnwrapKey, as one does whose HSM's network is cut."""
+    """The module hangs in C_UnwrapKey, as with an unreachable network HSM."""
     cut = tmp_path / "cut"
     module = build_module(
         tmp_path / "hanging.so",
@@ -185,11 +191,11 @@ def test_worker_is_replaced_when_a_token_call_never_returns(
         with ExchangeClient(endpoint, backup, answer_seconds=ANSWER_SECONDS) as client:
             client.connect()
             client.exchange(session)
-            wish = Translate(ASK.volume, ASK.cartridge_id, session.grant.eedks)
+            request = Translate(REQUEST.volume, REQUEST.cartridge_id, session.grant.eedks)
 
             def translated() -> DriveSession:
                 trust = der(load_certificate(lab.ca))
-                return DriveSession(outsiders.drive, trust, outsiders.drive.serial, wish)
+                return DriveSession(outsiders.drive, trust, outsiders.drive.serial, request)
 
             client.exchange(first := translated())
             assert first.grant.sedk
@@ -198,9 +204,9 @@ def test_worker_is_replaced_when_a_token_call_never_returns(
             client.exchange(hung := translated())
             assert hung.grant.sedk, "the secondary served it"
             cut.unlink()
-            await_workers(config, 1)
+            wait_for_workers(config, 1)
             assert hanging not in workers_of(ekm.pid)
-            until_served(client, after := translated())
+            exchange_until_served(client, after := translated())
             assert after.grant.sedk
         assert ekm.stop() == 0
     contact = str(client.failures[0])
@@ -217,7 +223,7 @@ def test_worker_is_replaced_when_a_token_call_never_returns(
 
 @pytest.fixture
 def own_token(lab: ProvisionedLab, tmp_path: Path) -> TokenConfig:
-    """A copy of the lab's token, to be taken away."""
+    """Return a copy of the lab's token, which a test may remove."""
     shutil.copytree(lab.state_dir / "tokens", tmp_path / "tokens")
     conf = tmp_path / "softhsm2.conf"
     assert lab.ekm_token.softhsm_conf is not None
@@ -230,30 +236,30 @@ def own_token(lab: ProvisionedLab, tmp_path: Path) -> TokenConfig:
 
 
 @pytest.mark.rule("EKM-6")
-def test_exchange_is_cut_not_refused_when_the_token_is_taken_away(
+def test_exchange_is_cut_and_not_refused_when_the_token_is_removed(
     config: EkmConfig,
     lab: ProvisionedLab,
     session: DriveSession,
     own_token: TokenConfig,
     tmp_path: Path,
 ) -> None:
-    """Or the drive would be told that the pool's key label is unknown, and the write fail."""
+    """A refusal would name the key label as unknown, and the write would fail."""
     config = config.replace(token=own_token, workers=1)
     tokens, away = tmp_path / "tokens", tmp_path / "away"
     with running(config, lab) as (_, endpoint), second(config, lab) as (other, backup):
-        take_away = At(2, lambda: tokens.rename(away))
+        take_away = AtMessage(2, lambda: tokens.rename(away))
         with ExchangeClient(
             endpoint, backup, answer_seconds=ANSWER_SECONDS, observer=take_away
         ) as client:
             client.connect()
             client.exchange(session)
             assert session.grant.sedk
-            await_status(config, 503)
-            until_served(client, session)
+            wait_for_status(config, 503)
+            exchange_until_served(client, session)
             assert len(events(other, "key-reply")) == 2
             away.rename(tokens)
-            await_workers(config, 1)
-            until_served(client, session)
+            wait_for_workers(config, 1)
+            exchange_until_served(client, session)
         assert len(events(config, "key-reply")) == 1
         assert not events(config, "refusal")
         first = events(config, "worker-lost")[0]
@@ -270,27 +276,27 @@ def test_key_manager_notices_an_absent_token_while_idle_and_recovers(
     tokens, away = tmp_path / "tokens", tmp_path / "away"
     with running(config, lab) as (ekm, endpoint):
         tokens.rename(away)
-        await_status(config, 503)
-        lines = page(config, "/metrics")[1].splitlines()
+        wait_for_status(config, 503)
+        lines = http_get(config, "/metrics")[1].splitlines()
         assert {"taperig_ekm_ready 0.0", "taperig_ekm_workers 0.0"} <= set(lines)
-        # Connections wait for a worker for a while; then they are ended, and the VE goes elsewhere.
+        # Connections wait for a worker for some seconds, then end, so that the VE fails over.
         with socket.create_connection((endpoint.host, endpoint.port), 20) as waiting:
             assert waiting.recv(1) == b""
         with socket.create_connection((endpoint.host, endpoint.port), 3) as another:
             assert another.recv(1) == b"", "from then on at once"
         turned_away = "taperig_ekm_connections_turned_away_total 2.0"
-        assert turned_away in page(config, "/metrics")[1].splitlines()
-        # Those that are to replace them find no token either.
-        await_cause(config, "could not be started (GeneralError)")
+        assert turned_away in http_get(config, "/metrics")[1].splitlines()
+        # Their replacements find no token either.
+        wait_for_cause(config, "could not be started (GeneralError)")
         away.rename(tokens)
-        await_workers(config, 2)
+        wait_for_workers(config, 2)
         with EkmClient(endpoint) as client:
             client.ping()
         assert ekm.alive
 
 
 @pytest.mark.rule("EKM-11")
-def test_label_query_calls_no_label_unknown_while_the_token_is_gone(
+def test_label_query_reports_no_label_unknown_while_the_token_is_gone(
     config: EkmConfig,
     lab: ProvisionedLab,
     own_token: TokenConfig,
@@ -304,7 +310,7 @@ def test_label_query_calls_no_label_unknown_while_the_token_is_gone(
             client.request(LabelQuery((MAIN_KEY,)).encode())
 
 
-def test_a_key_manager_stops_though_its_worker_hangs(
+def test_key_manager_stops_although_its_worker_hangs(
     config: EkmConfig,
     lab: ProvisionedLab,
 ) -> None:

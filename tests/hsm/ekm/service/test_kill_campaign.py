@@ -1,4 +1,4 @@
-"""Ten seconds of the campaign that tests/bench/ekm_kill.py runs for minutes."""
+"""A short run of the kill campaign of tests/bench/ekm_kill.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tests.support.ekm_lab import SoftDrive, authority
 
 
 @pytest.mark.rule("EKM-6")
-def test_no_exchange_is_lost_or_answered_twice(lab: ProvisionedLab, tmp_path: Path) -> None:
+def test_kill_campaign_loses_no_exchange_and_answers_none_twice(
+    lab: ProvisionedLab, tmp_path: Path
+) -> None:
     outcome = run_campaign(lab, tmp_path, seconds=10, seed=4, pause=(0.02, 0.3))
     assert outcome.sound, outcome
     assert outcome.exchanges > 10
@@ -24,9 +26,7 @@ def test_no_exchange_is_lost_or_answered_twice(lab: ProvisionedLab, tmp_path: Pa
     assert outcome.files > 2, "the logs were rotated meanwhile"
 
 
-def test_the_judge_sees_what_is_lost_and_what_is_answered_twice(
-    lab: ProvisionedLab, tmp_path: Path
-) -> None:
+def test_kill_campaign_finds_lost_and_repeated_answers(lab: ProvisionedLab, tmp_path: Path) -> None:
     drive = SoftDrive.issued_by(authority(lab), "JUDGED0001")
     configs = [_config(lab, tmp_path / name, [drive]) for name in ("main", "second")]
 

@@ -1,4 +1,4 @@
-"""The key manager as a service: workers that die, crowds that idle, a watchdog, logs."""
+"""The key manager as a service: lost workers, many connections, logs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,16 @@ from hsm.ekm.protocol.messages import Hello, Ping
 from hsm.ekm.service.launch import EkmProcess, spawn_ekm
 from hsm.keys.pki import load_certificate
 from hsm.provisioning import ProvisionedLab
-from tests.support.ekm_bench import Outsiders
 from tests.support.ekm_client import ExchangeClient
 from tests.support.ekm_lab import der
-from tests.support.service_bench import ASK, await_workers, page, until_served, workers_of
+from tests.support.exchange_fixture import Outsiders
+from tests.support.running_ekm import (
+    REQUEST,
+    exchange_until_served,
+    http_get,
+    wait_for_workers,
+    workers_of,
+)
 from tests.support.waiting import wait_until
 
 PING = messages.frame(Ping().encode())
@@ -51,14 +57,14 @@ def endpoint(ekm: EkmProcess, lab: ProvisionedLab) -> EkmEndpoint:
 # Watching it
 
 
-def test_health_readiness_and_metrics(
+def test_http_status_serves_health_readiness_and_metrics(
     ekm: EkmProcess, config: EkmConfig, endpoint: EkmEndpoint, session: DriveSession
 ) -> None:
     with ExchangeClient(endpoint) as client:
         client.exchange(session)
-        assert page(config, "/healthz") == (200, "ok\n")
-        assert page(config, "/readyz") == (200, "ready, workers: 2\n")
-        status, metrics = page(config, "/metrics")
+        assert http_get(config, "/healthz") == (200, "ok\n")
+        assert http_get(config, "/readyz") == (200, "ready, workers: 2\n")
+        status, metrics = http_get(config, "/metrics")
     assert status == 200
     lines = metrics.splitlines()
     assert 'taperig_ekm_exchanges_total{operation="generate",outcome="ok"} 1.0' in lines
@@ -66,8 +72,8 @@ def test_health_readiness_and_metrics(
     assert "taperig_ekm_connections 1.0" in lines
     assert "taperig_ekm_workers 2.0" in lines
     assert "VOL001" not in metrics
-    assert page(config, "/elsewhere")[0] == 404
-    assert page(config, "/metrics", "POST")[0] == 405
+    assert http_get(config, "/elsewhere")[0] == 404
+    assert http_get(config, "/metrics", "POST")[0] == 405
 
 
 @pytest.mark.parametrize(
@@ -75,7 +81,7 @@ def test_health_readiness_and_metrics(
     [b"", b"GET", b"\r\n\r\n", b"GET  \r\n\r\n", b"x" * 100_000, b"\xff" * 50 + b"\r\n\r\n"],
     ids=["nothing", "cut-off", "empty", "no-path", "endless", "no-ascii"],
 )
-def test_garbage_at_the_metrics_port_is_survived(
+def test_http_status_survives_malformed_requests(
     ekm: EkmProcess, config: EkmConfig, data: bytes
 ) -> None:
     with (
@@ -85,10 +91,10 @@ def test_garbage_at_the_metrics_port_is_survived(
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         connection.recv(1000)
-    assert page(config, "/healthz")[0] == 200
+    assert http_get(config, "/healthz")[0] == 200
 
 
-def test_a_metrics_port_in_use_is_one_sentence(config: EkmConfig) -> None:
+def test_http_status_reports_a_port_in_use_in_one_sentence(config: EkmConfig) -> None:
     with (
         socket.create_server(("127.0.0.1", config.metrics_port or 0)),
         pytest.raises(EkmError, match=r"cannot listen for metrics on 127\.0\.0\.1"),
@@ -117,7 +123,7 @@ def test_logs_are_json_and_hold_no_secret(
 # Workers
 
 
-def test_a_killed_worker_is_replaced_and_told_of(
+def test_worker_that_is_killed_is_replaced_and_recorded(
     ekm: EkmProcess, config: EkmConfig, endpoint: EkmEndpoint, session: DriveSession
 ) -> None:
     killed = workers_of(ekm.pid)
@@ -126,12 +132,12 @@ def test_a_killed_worker_is_replaced_and_told_of(
         client.exchange(session)
         os.kill(killed[0], signal.SIGKILL)
         os.kill(killed[1], signal.SIGKILL)
-        until_served(client, session)
-        await_workers(config, 2)
+        exchange_until_served(client, session)
+        wait_for_workers(config, 2)
     assert not set(killed) & set(workers_of(ekm.pid))
     lost = [r for r in audit_log.records(config.audit) if r["event"] == "worker-lost"]
     assert {record["pid"] for record in lost} == set(killed)
-    assert "taperig_ekm_workers_lost_total 2.0" in page(config, "/metrics")[1]
+    assert "taperig_ekm_workers_lost_total 2.0" in http_get(config, "/metrics")[1]
 
 
 def test_connections_are_spread_over_the_workers(ekm: EkmProcess, endpoint: EkmEndpoint) -> None:
@@ -148,7 +154,7 @@ def test_connections_are_spread_over_the_workers(ekm: EkmProcess, endpoint: EkmE
     assert held[0] == held[1]
 
 
-def test_a_nonce_used_at_one_worker_is_refused_by_the_other(
+def test_nonce_used_at_one_worker_is_refused_by_the_other(
     endpoint: EkmEndpoint,
     outsiders: Outsiders,
     lab: ProvisionedLab,
@@ -160,14 +166,16 @@ def test_a_nonce_used_at_one_worker_is_refused_by_the_other(
     trust = der(load_certificate(lab.ca))
     with EkmClient(endpoint) as one, EkmClient(endpoint) as two:
         two.ping()  # so that each has a worker of its own
-        first = DriveSession(drive, trust, drive.serial, ASK, next_sequence=lambda: 2**62)
+        first = DriveSession(drive, trust, drive.serial, REQUEST, next_sequence=lambda: 2**62)
         request = first.on_message(one.request(first.hello()))
         assert request is not None
         first.on_message(one.request(request))
         assert first.grant
         numbers = iter((2**62 + 1, 2**62))
         for code in (ErrorCode.REPLAYED_NONCE, ErrorCode.STALE_SEQUENCE):
-            again = DriveSession(drive, trust, drive.serial, ASK, next_sequence=numbers.__next__)
+            again = DriveSession(
+                drive, trust, drive.serial, REQUEST, next_sequence=numbers.__next__
+            )
             request = again.on_message(two.request(again.hello()))
             assert request is not None
             again.on_message(two.request(request))
@@ -175,7 +183,7 @@ def test_a_nonce_used_at_one_worker_is_refused_by_the_other(
             assert again.failure.code == code
 
 
-def test_sequence_numbers_are_taken_from_the_log_when_the_table_lost_them(
+def test_sequence_numbers_are_restored_from_the_audit_log(
     config: EkmConfig, lab: ProvisionedLab, outsiders: Outsiders, session: DriveSession
 ) -> None:
     """As after a power cut: the log was flushed, the table was not."""
@@ -206,10 +214,10 @@ def many_descriptors() -> Iterator[None]:
 
 @pytest.mark.rule("EKM-5")
 @pytest.mark.usefixtures("many_descriptors")
-def test_a_good_drive_is_served_beside_a_thousand_idle_connections(
+def test_key_manager_serves_beside_a_thousand_idle_connections(
     endpoint: EkmEndpoint, config: EkmConfig, session: DriveSession
 ) -> None:
-    """A thousand with certificates that say nothing, 400 that never shake hands, 20 that drip."""
+    """1000 idle relays, 400 peers without a handshake, 20 slow frames."""
     context = tls_context(endpoint.tls, ssl.Purpose.SERVER_AUTH)
     done = threading.Event()
     with ExitStack() as stack:
@@ -248,10 +256,10 @@ def test_a_good_drive_is_served_beside_a_thousand_idle_connections(
         for each in (crowd[0], crowd[-1]):
             each.sendall(PING)
             assert each.recv(100) == PING
-        assert "taperig_ekm_connections 10" in page(config, "/metrics")[1]
+        assert "taperig_ekm_connections 10" in http_get(config, "/metrics")[1]
 
 
-def test_over_the_limit_new_connections_are_turned_away(
+def test_key_manager_rejects_connections_over_the_limit(
     config: EkmConfig, lab: ProvisionedLab
 ) -> None:
     with spawn_ekm(config.replace(connections=4, workers=1)) as ekm:

@@ -1,4 +1,4 @@
-"""What systemd is told, over a real socket; the unit of the docs, by systemd's own judgement."""
+"""Notifications to systemd over a real socket, and the unit file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hsm.ekm.protocol.drive_side import DriveSession
 from hsm.ekm.service.launch import EkmProcess, spawn_ekm
 from hsm.ekm.service.systemd import Supervisor
 from hsm.provisioning import ProvisionedLab
-from tests.support.service_bench import workers_of
+from tests.support.running_ekm import workers_of
 from tests.support.waiting import PATIENCE_SECONDS, process_state, wait_until
 
 UNIT = Path(hsm.ekm.service.__file__).with_name("taperig-ekm.service")
@@ -31,7 +31,7 @@ EXPOSURE = 20
 
 
 class Listener:
-    """The supervisor's end: a datagram socket, as systemd has it."""
+    """A fake supervisor: a datagram socket as systemd has it."""
 
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -47,7 +47,7 @@ class Listener:
         return lines
 
     def drain(self) -> None:
-        """Forget what was told before."""
+        """Discard earlier notifications."""
         self.socket.setblocking(False)
         with suppress(BlockingIOError):
             while True:
@@ -57,10 +57,10 @@ class Listener:
 @pytest.fixture
 def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
     monkeypatch.chdir(tmp_path)  # a socket's name is short
-    made = Listener("notify")
+    listener = Listener("notify")
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    yield made
-    made.socket.close()
+    yield listener
+    listener.socket.close()
 
 
 @pytest.fixture
@@ -69,21 +69,19 @@ def ekm(config: EkmConfig, listener: Listener) -> Iterator[EkmProcess]:
         yield process
 
 
-def test_ready_is_told_when_connections_are_taken_and_stopping_when_it_stops(
-    listener: Listener, ekm: EkmProcess
-) -> None:
+def test_supervisor_is_notified_of_ready_and_stopping(listener: Listener, ekm: EkmProcess) -> None:
     listener.until("READY=1")
     with socket.create_connection((ekm.host, ekm.port), 5):
         pass
     (worker,) = workers_of(ekm.pid)
     environment = Path(f"/proc/{worker}/environ").read_bytes()
-    assert b"NOTIFY_SOCKET" not in environment, "workers have nothing to tell"
+    assert b"NOTIFY_SOCKET" not in environment, "workers do not notify"
     os.kill(ekm.pid, signal.SIGTERM)
     listener.until("STOPPING=1")
     assert ekm.stop() == 0
 
 
-def test_an_exchange_under_way_ends_before_the_key_manager_does(
+def test_key_manager_finishes_an_exchange_under_way_before_it_stops(
     listener: Listener,
     ekm: EkmProcess,
     config: EkmConfig,
@@ -103,7 +101,7 @@ def test_an_exchange_under_way_ends_before_the_key_manager_does(
     assert events == ["start", "key-reply", "ack", "stop"]
 
 
-def test_nothing_is_ready_before_the_token_is_open(
+def test_key_manager_is_not_ready_before_the_token_is_open(
     config: EkmConfig, listener: Listener, tmp_path: Path
 ) -> None:
     wrong = config.replace(token=config.token.replace(label="absent"))
@@ -114,7 +112,7 @@ def test_nothing_is_ready_before_the_token_is_open(
         listener.socket.recv(100)
 
 
-def test_the_status_says_that_no_worker_serves(listener: Listener, ekm: EkmProcess) -> None:
+def test_supervisor_status_says_that_no_worker_serves(listener: Listener, ekm: EkmProcess) -> None:
     listener.until("READY=1")
     (worker,) = workers_of(ekm.pid)
     os.kill(worker, signal.SIGKILL)
@@ -122,7 +120,7 @@ def test_the_status_says_that_no_worker_serves(listener: Listener, ekm: EkmProce
     listener.until(f"STATUS=serves at {ekm.host}:{ekm.port}")
 
 
-def test_the_watchdog_hears_of_a_loop_that_turns_and_of_none_that_does_not(
+def test_watchdog_is_notified_only_while_the_event_loop_runs(
     config: EkmConfig, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "400000")
@@ -141,7 +139,7 @@ def test_the_watchdog_hears_of_a_loop_that_turns_and_of_none_that_does_not(
         listener.until("WATCHDOG=1")
 
 
-def test_an_abstract_address_and_another_process_watchdog() -> None:
+def test_supervisor_handles_abstract_addresses_and_another_watchdog_pid() -> None:
     address = f"taperig-test-{os.getpid()}"
     listener = Listener(f"\0{address}")
     environment = {
@@ -159,15 +157,15 @@ def test_an_abstract_address_and_another_process_watchdog() -> None:
     supervisor.stopping()  # nobody listens any more
 
 
-def test_without_a_supervisor_nothing_is_told() -> None:
+def test_supervisor_that_is_absent_is_not_notified() -> None:
     Supervisor({}).ready("here")
 
 
 # The unit
 
 
-def analyzed(*arguments: str | Path) -> str:
-    """Return what systemd-analyze says of the unit, which it must find good."""
+def run_systemd_analyze(*arguments: str | Path) -> str:
+    """Run systemd-analyze, which must succeed; return its output."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is absent: install the Debian package systemd")
     done = subprocess.run(
@@ -177,8 +175,8 @@ def analyzed(*arguments: str | Path) -> str:
     return done.stdout + done.stderr
 
 
-def test_the_unit_is_one(tmp_path: Path) -> None:
-    """The command is put where the unit says, below another root, for systemd looks at it."""
+def test_systemd_unit_verifies(tmp_path: Path) -> None:
+    """The unit's command is replaced by an existing file, as systemd checks it."""
     text = UNIT.read_text()
     (command,) = (
         line.removeprefix("ExecStart=").split()[0]
@@ -190,20 +188,24 @@ def test_the_unit_is_one(tmp_path: Path) -> None:
     there.chmod(0o755)
     unit = tmp_path / UNIT.name
     unit.write_text(text.replace(command, str(there)))
-    assert analyzed("verify", "--man=no", unit) == ""
+    assert run_systemd_analyze("verify", "--man=no", unit) == ""
 
 
-def test_a_unit_with_a_mistake_would_be_found(tmp_path: Path) -> None:
+def test_systemd_unit_with_a_mistake_does_not_verify(tmp_path: Path) -> None:
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace("ProtectClock=yes", "ProtectClok=yes"))
     with pytest.raises(AssertionError, match="Unknown key 'ProtectClok'"):
-        analyzed("verify", "--man=no", unit)
+        run_systemd_analyze("verify", "--man=no", unit)
 
 
-def test_the_unit_exposes_little(tmp_path: Path) -> None:
-    judged = analyzed("security", "--offline=yes", f"--threshold={EXPOSURE}", "--no-pager", UNIT)
+def test_systemd_unit_has_little_exposure(tmp_path: Path) -> None:
+    judged = run_systemd_analyze(
+        "security", "--offline=yes", f"--threshold={EXPOSURE}", "--no-pager", UNIT
+    )
     assert "Overall exposure level" in judged
     loose = tmp_path / UNIT.name
     loose.write_text(UNIT.read_text().replace("CapabilityBoundingSet=\n", ""))
     with pytest.raises(AssertionError, match="Overall exposure level"):
-        analyzed("security", "--offline=yes", f"--threshold={EXPOSURE}", "--no-pager", loose)
+        run_systemd_analyze(
+            "security", "--offline=yes", f"--threshold={EXPOSURE}", "--no-pager", loose
+        )

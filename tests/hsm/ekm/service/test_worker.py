@@ -1,4 +1,4 @@
-"""Rounds of a worker: what was noted is on the disk before its answers go out, and once for all."""
+"""A worker flushes records once, before it sends their answers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from hsm.ekm.service.worker import (
 REPLY, NONE = Answer(b"reply"), Answer(None)
 
 
-class Flushes(AuditLog):
-    """A log that tells when it was flushed, or fails to be."""
+class RecordingLog(AuditLog):
+    """An audit log that records its flushes, and can be made to fail."""
 
-    def __init__(self, path: Path, told: list[str]) -> None:
-        self._told = told
+    def __init__(self, path: Path, events: list[str]) -> None:
+        self._events = events
         self.broken = False
         super().__init__(path)
 
@@ -35,34 +35,34 @@ class Flushes(AuditLog):
         if self.broken:
             raise AuditError("The disk is gone.")
         if self.unsynced:
-            self._told.append("flush")
+            self._events.append("flush")
         super().sync()
 
 
-class Peer:
-    """A connection with one message, which may leave a record."""
+class FakeConnection:
+    """A connection with one message, which may leave an audit record."""
 
-    def __init__(self, name: str, log: AuditLog, answer: Answer | None, *, notes: bool) -> None:
-        self.name, self.log, self.reply, self.notes = name, log, answer, notes
+    def __init__(self, name: str, log: AuditLog, answer: Answer | None, *, records: bool) -> None:
+        self.name, self.log, self.reply, self.records = name, log, answer, records
 
     def answer(self) -> Steps[Answer | None]:
-        told(self.log).append(f"{self.name} begins")
+        events(self.log).append(f"{self.name} begins")
         yield
-        if self.notes:
+        if self.records:
             self.log.note("key-reply", drive=self.name)
-        told(self.log).append(f"{self.name} ends")
+        events(self.log).append(f"{self.name} ends")
         return self.reply
 
     def send(self, answer: Answer) -> None:
-        told(self.log).append(self.name)
+        events(self.log).append(self.name)
 
 
-def told(log: Any) -> list[str]:
-    words: list[str] = log._told
+def events(log: Any) -> list[str]:
+    words: list[str] = log._events
     return words
 
 
-class UnderWay:
+class BusyConnection:
     """A connection with an exchange under way."""
 
     @property
@@ -72,8 +72,8 @@ class UnderWay:
     under_way = True
 
 
-class Counts:
-    """Metrics that nobody reads."""
+class FakeMetrics:
+    """Metrics that count nothing."""
 
     def __getattr__(self, name: str) -> Any:
         return self
@@ -85,17 +85,17 @@ class Counts:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Any:
-    return Flushes(tmp_path / "audit", [])
+    return RecordingLog(tmp_path / "audit", [])
 
 
-def rounds(log: Flushes, *peers: Peer) -> Worker:
-    """Let a worker answer these peers."""
+def run_worker(log: RecordingLog, *peers: FakeConnection) -> Worker:
+    """Run a worker until it has answered these connections."""
     worker: Any = object.__new__(Worker)
 
     class Manager:
         audit = log
 
-    worker._manager, worker._metrics, worker._loop = Manager, Counts(), EventLoop(raised)
+    worker._manager, worker._metrics, worker._loop = Manager, FakeMetrics(), EventLoop(raised)
     worker._queue, worker._held, worker._connections = deque(), [], set()
     worker._lazy_write = worker._lazy_flush = None
     worker._failure, worker._stop = None, False
@@ -113,52 +113,60 @@ def raised(error: Exception) -> None:
     raise error
 
 
-def sent(log: Flushes) -> list[str]:
-    return [word for word in told(log) if not word.endswith((" begins", " ends"))]
+def sent(log: RecordingLog) -> list[str]:
+    return [word for word in events(log) if not word.endswith((" begins", " ends"))]
 
 
-def test_answers_wait_for_one_flush(log: Flushes) -> None:
-    peers = [Peer(name, log, REPLY, notes=True) for name in "abc"]
-    rounds(log, *peers)
+def test_worker_flushes_once_for_several_answers(log: RecordingLog) -> None:
+    peers = [FakeConnection(name, log, REPLY, records=True) for name in "abc"]
+    run_worker(log, *peers)
     assert sent(log) == ["flush", "a", "b", "c"]
 
 
-def test_messages_are_answered_side_by_side(log: Flushes) -> None:
-    rounds(log, *(Peer(name, log, REPLY, notes=False) for name in "ab"))
-    assert told(log) == ["a begins", "b begins", "a ends", "b ends", "a", "b"]
+def test_worker_answers_messages_side_by_side(log: RecordingLog) -> None:
+    run_worker(log, *(FakeConnection(name, log, REPLY, records=False) for name in "ab"))
+    assert events(log) == ["a begins", "b begins", "a ends", "b ends", "a", "b"]
 
 
-def test_what_leaves_no_record_does_not_wait(log: Flushes) -> None:
-    rounds(log, Peer("ping", log, REPLY, notes=False), Peer("key", log, REPLY, notes=True))
+def test_worker_holds_no_answer_without_a_record(log: RecordingLog) -> None:
+    run_worker(
+        log,
+        FakeConnection("ping", log, REPLY, records=False),
+        FakeConnection("key", log, REPLY, records=True),
+    )
     assert sent(log) == ["ping", "flush", "key"]
 
 
-def test_a_challenge_does_not_wait_for_a_record_of_before(log: Flushes) -> None:
-    rounds(log, Peer("ack", log, NONE, notes=True), Peer("hello", log, REPLY, notes=False))
+def test_worker_sends_a_challenge_before_an_earlier_record_is_flushed(log: RecordingLog) -> None:
+    run_worker(
+        log,
+        FakeConnection("ack", log, NONE, records=True),
+        FakeConnection("hello", log, REPLY, records=False),
+    )
     assert sent(log) == ["ack", "hello", "flush"]
 
 
-def test_records_that_nobody_waits_for_are_flushed_soon(log: Flushes) -> None:
-    rounds(log, Peer("ack", log, NONE, notes=True))
+def test_worker_flushes_records_that_no_answer_waits_for(log: RecordingLog) -> None:
+    run_worker(log, FakeConnection("ack", log, NONE, records=True))
     assert sent(log) == ["ack", "flush"]
 
 
-def test_without_the_disk_no_answer_goes_out(log: Flushes) -> None:
+def test_worker_sends_no_answer_when_the_log_fails(log: RecordingLog) -> None:
     log.broken = True
-    worker: Any = rounds(log, Peer("key", log, REPLY, notes=True))
+    worker: Any = run_worker(log, FakeConnection("key", log, REPLY, records=True))
     assert sent(log) == []
     assert worker._stop
     assert isinstance(worker._failure, AuditError)
 
 
-def test_a_connection_that_ended_meanwhile_is_passed_over(log: Flushes) -> None:
-    rounds(log, Peer("gone", log, None, notes=False))
+def test_worker_skips_a_connection_that_has_ended(log: RecordingLog) -> None:
+    run_worker(log, FakeConnection("gone", log, None, records=False))
     assert sent(log) == []
 
 
-def test_a_record_that_nobody_waits_for_is_written_at_once_or_nearly(log: Flushes) -> None:
-    worker: Any = rounds(log)
-    worker.ready(Peer("ack", log, NONE, notes=True))
+def test_worker_writes_records_that_no_answer_waits_for(log: RecordingLog) -> None:
+    worker: Any = run_worker(log)
+    worker.ready(FakeConnection("ack", log, NONE, records=True))
     until = time.monotonic() + 2 * LAZY_WRITE_SECONDS
     worker.call_later(2 * LAZY_WRITE_SECONDS, lambda: None)
     while time.monotonic() < until:
@@ -170,16 +178,16 @@ def test_a_record_that_nobody_waits_for_is_written_at_once_or_nearly(log: Flushe
 @pytest.mark.parametrize(
     ("in_hand", "others", "together"), [(1, 0, False), (1, 1, True), (_FULL_BATCH, 1, False)]
 )
-def test_messages_of_exchanges_under_way_are_waited_for(
-    log: Flushes, in_hand: int, others: int, together: bool
+def test_worker_waits_for_messages_of_exchanges_under_way(
+    log: RecordingLog, in_hand: int, others: int, together: bool
 ) -> None:
-    """But not when there is nobody else, or enough to do."""
-    worker: Any = rounds(log)
-    late = Peer("late", log, REPLY, notes=False)
-    worker._connections = {UnderWay() for _ in range(in_hand + others)}
+    """It does not wait without other exchanges, or with a full batch."""
+    worker: Any = run_worker(log)
+    late = FakeConnection("late", log, REPLY, records=False)
+    worker._connections = {BusyConnection() for _ in range(in_hand + others)}
     for number in range(in_hand):
-        worker.ready(Peer(f"{number}", log, REPLY, notes=False))
+        worker.ready(FakeConnection(f"{number}", log, REPLY, records=False))
     worker.call_later(_COLLECT_SECONDS / 2, lambda: worker.ready(late))
-    while "late" not in told(log):
+    while "late" not in events(log):
         worker._run_once()
-    assert (told(log).index("late begins") < told(log).index("0 ends")) is together
+    assert (events(log).index("late begins") < events(log).index("0 ends")) is together

@@ -1,4 +1,4 @@
-"""A key manager as a service, looked at from outside."""
+"""Configuration and observation of a running key manager."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from hsm.keys.eedk import KeyLabel
 from hsm.keys.keystore import Keystore
 from hsm.pkcs11.token import open_token
 from hsm.provisioning import ProvisionedLab
-from tests.support.ekm_bench import Outsiders
 from tests.support.ekm_client import ExchangeClient
 from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY
+from tests.support.exchange_fixture import Outsiders
 from tests.support.waiting import wait_until
 
-ASK = Generate("VOL001", CARTRIDGE_ID, (KeyLabel(MAIN_KEY),))
+REQUEST = Generate("VOL001", CARTRIDGE_ID, (KeyLabel(MAIN_KEY),))
 
 
 def make_config(
     lab: ProvisionedLab, outsiders: Outsiders, folder: Path, **settings: Any
 ) -> EkmConfig:
-    """Return the lab's configuration with a table in ``folder``; the soft drive is enrolled too."""
+    """Return a configuration in ``folder``, with the soft drive enrolled."""
     drive = outsiders.drive
     with open_token(lab.ekm_token) as token:
         Keystore(token).enroll_drive_key(drive.serial, drive.wrap_spki)
@@ -41,7 +41,7 @@ def make_config(
     return config
 
 
-def page(config: EkmConfig, path: str, method: str = "GET") -> tuple[int, str]:
+def http_get(config: EkmConfig, path: str, method: str = "GET") -> tuple[int, str]:
     assert config.metrics_port is not None
     asking = http.client.HTTPConnection("127.0.0.1", config.metrics_port, timeout=10)
     asking.request(method, path)
@@ -54,12 +54,12 @@ def workers_of(pid: int) -> list[int]:
     return [int(child) for child in children]
 
 
-def await_workers(config: EkmConfig, count: int) -> None:
-    wait_until(lambda: page(config, "/readyz") == (200, f"ready, workers: {count}\n"))
+def wait_for_workers(config: EkmConfig, count: int) -> None:
+    wait_until(lambda: http_get(config, "/readyz") == (200, f"ready, workers: {count}\n"))
 
 
-def until_served(client: ExchangeClient, session: DriveSession) -> None:
-    """Ask again while connections still go to a worker that is not yet known to be dead."""
+def exchange_until_served(client: ExchangeClient, session: DriveSession) -> None:
+    """Repeat an exchange while connections go to a worker that has ended."""
 
     def served() -> bool:
         with suppress(EkmUnavailable):

@@ -1,4 +1,4 @@
-"""The key manager on its real token, driven message by message."""
+"""A key manager on a real token, used message by message."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PUBLIC_ONLY = ("Elsewhere One", "Elsewhere Two")
 
 @dataclasses.dataclass(frozen=True)
 class Outsiders:
-    """Keys that were not made by the lab: a KEK, public-only KEKs, a drive, another key manager."""
+    """Keys from outside the lab: a KEK, public-only KEKs, a drive, a partner."""
 
     kek: SoftKek
     public_only: tuple[SoftKek, SoftKek]
@@ -36,7 +36,7 @@ class Outsiders:
 
 @dataclasses.dataclass
 class Site:
-    """The key manager's open token and what tests put into it."""
+    """The key manager's open token, and the keys that tests add to it."""
 
     lab: ProvisionedLab
     token: Token
@@ -45,8 +45,8 @@ class Site:
 
 
 @dataclasses.dataclass
-class Bench:
-    """One key manager, driven message by message."""
+class ExchangeFixture:
+    """One key manager, used message by message."""
 
     site: Site
     manager: KeyManager
@@ -69,7 +69,7 @@ class Bench:
         return DriveSession(drive, self.trust, drive.serial, request)
 
     def run(self, session: DriveSession, exchange: Exchange | None = None) -> DriveSession:
-        """Carry an exchange to its end, and its last word too."""
+        """Run an exchange to its end, with its Ack or Error."""
         exchange = exchange or self.connect()
         outgoing: bytes | None = session.hello()
         while outgoing is not None and not session.finished:
@@ -91,7 +91,7 @@ class Bench:
         return list(audit_log.records(self.manager.audit.path))
 
     def challenged(self, nonce: bytes) -> Challenged:
-        """Return an exchange begun by a Hello with this nonce."""
+        """Return an exchange that began with a Hello with this nonce."""
         exchange = self.connect()
         hello = Hello(self.drive.certificate_der, nonce).encode()
         frame = exchange.on_frame(hello).frame
@@ -106,7 +106,7 @@ class Bench:
 
 @dataclasses.dataclass
 class Challenged:
-    """An exchange that waits for a request, to be signed honestly whatever is in it."""
+    """An exchange after the challenge, which signs any request correctly."""
 
     exchange: Exchange
     transcript: Transcript
