@@ -22,7 +22,7 @@ def authority(tmp_path: Path) -> CertificateAuthority:
 
 
 def handshake(server: TlsFiles, client: TlsFiles, host: str) -> str | None:
-    """Return the protocol of a mutual TLS handshake; raises either side's error."""
+    """Return the protocol of a mutual TLS handshake; raises its errors."""
     there = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     there.load_cert_chain(server.certificate, server.key)
     there.load_verify_locations(server.ca)

@@ -39,7 +39,7 @@ def test_key_usage_has_the_new_pair_after_its_acknowledgement() -> None:
 
 
 def test_key_usage_has_both_pairs_after_rekey_until_the_next_read() -> None:
-    """Power may fail between the acknowledgement and the write to the cartridge."""
+    """Power may fail after the acknowledgement and before the write."""
     old = record("key-reply", "translate", ONE, TWO)
     rekeyed = record("key-reply", "rekey", TWO, THREE)
     acknowledged = record("ack", "rekey", TWO, THREE)

@@ -176,7 +176,7 @@ def run_systemd_analyze(*arguments: str | Path) -> str:
 
 
 def test_systemd_unit_verifies(tmp_path: Path) -> None:
-    """The unit's command is replaced by an existing file, as systemd checks it."""
+    """The unit's command is replaced by a file that exists."""
     text = UNIT.read_text()
     (command,) = (
         line.removeprefix("ExecStart=").split()[0]
