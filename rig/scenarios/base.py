@@ -1,4 +1,4 @@
-"""What every scenario is: a name, and a way to judge an open lab."""
+"""The interface of scenarios, and what each works with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Stage:
-    """What a scenario works with: the open lab, the files to write, and where to report."""
+    """The open lab, the files to write and the report of a scenario."""
 
     session: LabSession
     nodes: RunNodes
@@ -30,7 +30,7 @@ class Stage:
     result: ScenarioResult
 
     def check(self, name: str, passed: bool, detail: str = "", rules: tuple[str, ...] = ()) -> None:
-        """Record and show something that holds or does not."""
+        """Record and show a check that passed or failed."""
         check = Check(name, passed, detail, rules)
         self.result.checks.append(check)
         self.report.check(check)
@@ -43,7 +43,7 @@ class Stage:
 
 
 class Scenario(ABC):
-    """Something that is run and judged."""
+    """A scenario: it is run, and it judges."""
 
     name: str
     title: str
@@ -59,7 +59,7 @@ class Scenario(ABC):
         files: Sequence[Path],
         report: ConsoleReport,
     ) -> ScenarioResult:
-        """Run and keep what was found; an error ends this scenario only."""
+        """Run and return the result; an error ends this scenario only."""
         result = ScenarioResult(self.name, self.title)
         report.title(self.title)
         began = time.monotonic()

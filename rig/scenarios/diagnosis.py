@@ -1,4 +1,4 @@
-"""Where the fault of a run may be: in the gates, so that a waveform helps, or elsewhere."""
+"""Tell whether a run failed in the gates, where a waveform helps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _RULES = frozenset(
 
 
 def gates_at_fault(run: RunResult, error: BaseException | None) -> bool:
-    """Whether what failed in a run is the gates' work; ``error`` ended the run, if anything did."""
+    """Whether the gates are at fault for what failed in a run.
+
+    ``error`` ended the run, if anything did.
+    """
     return _is_of_the_gates(error) or any(map(_suspected, run.scenarios))
 
 
@@ -36,7 +39,7 @@ def _is_gate_rule(rule: str) -> bool:
 
 
 def _is_of_the_gates(error: BaseException | None) -> bool:
-    """Whether the engine or its board failed; one that was never built did not."""
+    """Whether the engine or its board failed, once it was built."""
     chain = list(_chain(error))
     if any(isinstance(each, HdlError) for each in chain):
         return False

@@ -1,4 +1,4 @@
-"""A host at a node: writes files as logical volumes, reads them back and compares."""
+"""A host of a node: writes files as volumes and compares them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PREFIXES = f"{ascii_uppercase}234567"
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host at a node, which is in use by nobody else."""
+    """The only host of a node."""
 
     node: Node
 
@@ -29,21 +29,24 @@ class Host:
             pass
 
     def work(self) -> None:
-        """Let the drives do what that ordered; raise what fails."""
+        """Run the queued tape jobs; raise the first failure."""
         failures = self.node.work().failures
         if failures:
             raise failures[0]
 
     def empty_cache(self) -> None:
-        """Let every volume leave the cache; raise CacheFullError when one is not on tape."""
+        """Evict every volume from the cache.
+
+        Raises CacheFullError when one is not on tape.
+        """
         self.node.let_go(self.node.settings.cache_bytes)
 
     def recall(self, volumes: Sequence[VolumeFile]) -> None:
-        """Recall volumes from tape into the cache, which must not have them."""
+        """Recall volumes from tape; the cache must not have them."""
         self.node.recall([volume.name for volume in volumes])
 
     def differing(self, volumes: Sequence[VolumeFile]) -> list[str]:
-        """Read volumes; return those that are not as the file that they were written from."""
+        """Read volumes; return the names of those that differ from their file."""
         names = [volume.name for volume in volumes]
         files = self.node.read_all(names)
         found = [
@@ -61,7 +64,7 @@ class Host:
 
 
 def number_volumes(files: Iterable[Path], pool: int, first: int = 1) -> list[VolumeFile]:
-    """Name files in their order: A00001 and on for pool 1, B00001 for pool 2, ..."""
+    """Name files as volumes of a pool: A00001 on for pool 1, B00001 for 2."""
     prefix = _PREFIXES[pool - 1]
     return [VolumeFile.of(f"{prefix}{number:05}", file) for number, file in enumerate(files, first)]
 

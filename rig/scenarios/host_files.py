@@ -1,4 +1,4 @@
-"""Real files to write: what the user names, or what every machine of this kind has."""
+"""Files for hosts to write: the user's, or some of this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ class DataError(TaperigError):
 
 
 def files_of(paths: Iterable[Path]) -> list[Path]:
-    """Every regular file of the paths, folders walked in order of names; all are readable."""
+    """Return every regular file of the paths; all are readable.
+
+    Folders are walked in order of names. Raises DataError.
+    """
     found: list[Path] = []
     for path in paths:
         before = len(found)
@@ -49,7 +52,10 @@ def _walk(path: Path) -> Iterator[Path]:
 
 
 def machine_files() -> list[Path]:
-    """This machine's licence texts, then Python's library, its largest files first."""
+    """Return this machine's licence texts and Python's library.
+
+    Of the library, the largest files come first.
+    """
     licences = [path for path in _files_below(LICENCES) if not path.is_symlink()]
     library = Path(sysconfig.get_path("stdlib"))
     sources = sorted(_sources(library), key=lambda path: (-path.stat().st_size, path))
@@ -68,7 +74,10 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def capped(files: Iterable[Path], limit: float) -> list[Path]:
-    """The files, in order, that fit together into ``limit`` bytes; one that does not is left."""
+    """Return the files, in order, that fit together into ``limit`` bytes.
+
+    A file that does not fit is left out.
+    """
     taken: list[Path] = []
     room = limit
     for path in files:

@@ -1,4 +1,4 @@
-"""What the scenarios of pools over time share: a node of their own on the run's drive."""
+"""The life of a pool's volumes on a node, for scenarios over time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CARTRIDGES = 15
 
 @dataclass
 class Lifecycle:
-    """A node over time, and what its volumes must hold."""
+    """A node over time, and the contents that its volumes must hold."""
 
     stage: Stage
     node: Node
@@ -41,13 +41,13 @@ class Lifecycle:
         self.contents[name] = data
 
     def work(self, *, reclaim: bool = False) -> None:
-        """Let the drive do what is ordered; what fails ends the scenario."""
+        """Run the queued tape jobs; a failure ends the scenario."""
         failures = self.node.work(reclaim=reclaim).failures
         if failures:
             raise failures[0]
 
     def tapes(self, pool: int) -> dict[str, int]:
-        """Cartridges of a pool that hold data, by the key that they are under."""
+        """Count a pool's cartridges with data, by the key they are under."""
         found: dict[str, int] = {}
         with self.node.catalogue.reading() as session:
             for row in session.scalars(select(PhysicalRow).where(PhysicalRow.pool == pool)):
@@ -57,7 +57,7 @@ class Lifecycle:
         return found
 
     def judge(self, words: str, rules: tuple[str, ...]) -> None:
-        """Every volume comes back from tape as it was written, and nothing disagrees."""
+        """Check that volumes read back equal, and that the node agrees."""
         settings = self.node.settings
         self.node.let_go(settings.cache_bytes)
         different = [name for name, data in self.contents.items() if self._read(name) != data]
@@ -80,7 +80,7 @@ class Lifecycle:
         return data
 
     def on_encrypted(self) -> int:
-        """How many of the volumes have their copy on an encrypted cartridge."""
+        """Count the volumes whose copy is on an encrypted cartridge."""
         count = 0
         with self.node.catalogue.reading() as session:
             for name in self.contents:
@@ -92,7 +92,10 @@ class Lifecycle:
 
 @contextmanager
 def open_lifecycle(stage: Stage, name: str, pools: Sequence[PoolSettings]) -> Iterator[Lifecycle]:
-    """Open a node of the run; its volumes are of a storage group that names the first pool."""
+    """Open a node of the run for a scenario over time.
+
+    Its volumes are of a storage group that names the first pool.
+    """
     group = storage_group(pools[0].number)
     with stage.nodes.open(
         name,
@@ -106,7 +109,10 @@ def open_lifecycle(stage: Stage, name: str, pools: Sequence[PoolSettings]) -> It
 
 
 def pieces(stage: Stage, count: int) -> list[bytes]:
-    """So many different contents of the files to write, of 20 kB at most, none empty."""
+    """Return `count` contents of at most 20 kB from the files to write.
+
+    None is empty; they repeat when the files have fewer.
+    """
     found: list[bytes] = []
     for path in stage.files:
         with path.open("rb") as file:
@@ -118,7 +124,7 @@ def pieces(stage: Stage, count: int) -> list[bytes]:
 
 
 def two_keys(stage: Stage) -> tuple[KeyLabel, KeyLabel]:
-    """Two different keys of the lab."""
+    """Return two different keys of the lab."""
     lab = stage.session.lab
     labels = [*(kek.label for kek in lab.keks), *lab.labels_of(lab.run_node)]
     distinct = list({KeyLabel(label).label: KeyLabel(label) for label in labels}.values())

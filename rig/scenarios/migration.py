@@ -1,4 +1,4 @@
-"""A site moves to encryption, by each of the source's three methods: recall, move, reclamation."""
+"""Migration to encryption by recall, move and reclamation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DAYS = 30
 
 
 class Migration(Scenario):
-    """Data in a clear pool moves to an encrypted one, until the old pool is empty."""
+    """A clear pool's data moves to an encrypted pool, by three methods."""
 
     name = "migration"
     title = "Moving to encryption by recall, by move stacked volumes, by reclamation"
 
     def run(self, stage: Stage) -> None:
-        """Tell it three times, a method each."""
+        """Run the migration three times, by one method each."""
         for method in ("recall", "move", "reclamation"):
             self._tell(stage, method)
 
@@ -52,7 +52,7 @@ class Migration(Scenario):
             self._judge(stage, lifecycle, method)
 
     def _recall(self, lifecycle: Lifecycle, rows: list[tuple[str, ...]]) -> None:
-        """Recall in the order of the map; each goes to the new pool at its unload."""
+        """Recall in tape order; volumes go to the new pool at their unload."""
         lifecycle.node.let_go(lifecycle.node.settings.cache_bytes)
         names = list(lifecycle.contents)
         half = len(names) // 2
@@ -68,7 +68,7 @@ class Migration(Scenario):
         rows.append(_row(lifecycle, 0, "the stacked volumes were moved"))
 
     def _reclamation(self, lifecycle: Lifecycle, rows: list[tuple[str, ...]]) -> None:
-        """Let tapes be reclaimed by age; what was never filled is moved at the end."""
+        """Reclaim cartridges by age; then move those never filled."""
         with lifecycle.node.change() as session:
             pool = settings.pool(session, OLD)
             policy = replace(pool.reclaim, days_since_write=DAYS)
@@ -110,7 +110,7 @@ class Migration(Scenario):
 
 
 def _volsers(lifecycle: Lifecycle) -> list[str]:
-    """The tapes of the old pool that hold data."""
+    """Return the cartridges of the old pool that hold data."""
     with lifecycle.node.catalogue.reading() as session:
         rows = list(operator_views.search(session, Search(pool=OLD), lifecycle.node.clock.now()))
     return [row["volser"] for row in rows if row["state"] != VolumeState.SCRATCH.value]

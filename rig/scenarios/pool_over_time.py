@@ -1,4 +1,4 @@
-"""The source's figure: a pool is in the clear, then under one KEK, then under another.
+"""A pool in the clear, then under one KEK, then under another (POOL-2).
 
 Every month a part of the volumes is rewritten, so tapes become scratch and are written from BOT
 anew, with the settings of that day. The clock is set ahead; nothing waits.
@@ -25,13 +25,13 @@ POOL = 1
 
 
 class PoolOverTime(Scenario):
-    """None, then the first KEK, then the second."""
+    """A pool without encryption, then under a first KEK, then a second."""
 
     name = "pool_over_time"
     title = "A pool over time: in the clear, under one KEK, under another"
 
     def run(self, stage: Stage) -> None:
-        """Tell it month by month, as a table of tapes by the key that they are under."""
+        """Run month by month; show the cartridges by key as a table."""
         first, second = two_keys(stage)
         data = pieces(stage, VOLUMES * 2)
         panels = {
@@ -111,7 +111,10 @@ class PoolOverTime(Scenario):
 
 
 def _rewrite(lifecycle: Lifecycle, month: int, data: list[bytes]) -> None:
-    """At first everything; then a half every month, a tape's volumes together."""
+    """Rewrite all volumes at first, then one half of them each month.
+
+    The volumes of a cartridge are rewritten together.
+    """
     half = VOLUMES // 2
     numbers = range(VOLUMES) if month == 0 else range(half * (month % 2), half * (month % 2 + 1))
     for number in numbers:

@@ -1,4 +1,4 @@
-"""RATE-1 and RATE-2: encryption costs no throughput, and the engine outruns every drive.
+"""Encryption costs no throughput; the engine outruns all drives.
 
 The engine is given a key of its own for this, made here, wrapped to the drive as a key manager
 would and sealed by the secure element; it is wiped at the end. No data key is ever used so.
@@ -30,13 +30,13 @@ _HASHES: dict[str, type[hashes.HashAlgorithm]] = {
 
 
 class Rates(Scenario):
-    """Rates by record size, from the engine's counters at the configured clock."""
+    """Rates by record size, from the engine's counters at its clock."""
 
     name = "rates"
     title = "Rates by record size, from the engine's cycle counters"
 
     def run(self, stage: Stage) -> None:
-        """Measure every record size with a key made for it."""
+        """Measure every record size under a key of its own."""
         opened = stage.session.drive
         engine = opened.engine
         native, fastest = opened.unit.native_rate, stage.session.lab.fastest_rate
@@ -65,7 +65,7 @@ class Rates(Scenario):
 
 
 def _sealed(element: SecureElement, key: bytes) -> bytes:
-    """The key, sealed for the gates by the way that data keys take into the drive."""
+    """Return the key sealed for the gates, as data keys are."""
     public = load_der_public_key(element.wrap_public_der)
     algorithm = _HASHES.get(element.oaep_hash)
     if not isinstance(public, rsa.RSAPublicKey) or algorithm is None:
@@ -81,7 +81,7 @@ def _sealed(element: SecureElement, key: bytes) -> bytes:
 
 
 def _table(items: list[Measurement], sizes: list[int]) -> list[tuple[str, ...]]:
-    """A row a record size: ratios at the drive's rate, rates of the engine alone."""
+    """Return a row for each record size: ratios, and the engine's rates."""
     rows: list[tuple[str, ...]] = [
         ("record", "write enc/clear", "read enc/clear", "engine encrypt", "engine decrypt")
     ]

@@ -1,4 +1,4 @@
-"""The main job: each pool is written from BOT, appended and read back; everything is compared."""
+"""The default scenario: each pool is written, appended and read back."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SEARCH_BYTES = 1 << 18
 
 
 class RoundTrip(Scenario):
-    """Write from BOT, append, read back and compare, for every pool of the lab."""
+    """Write from BOT, append, read back and compare, for every pool."""
 
     name = "round_trip"
     title = "Write from BOT, append, read back and compare"
@@ -74,7 +74,10 @@ class RoundTrip(Scenario):
     def _pool(
         self, stage: Stage, host: Host, pool: PoolSettings, later: PoolSettings | None
     ) -> None:
-        """Judge a pool whose first volumes are in the cache, and cache those of the next pool."""
+        """Judge a pool whose first volumes are in the cache.
+
+        While the drive reads, the volumes of the next pool are cached.
+        """
         written, appended = _split(stage.files, pool.number)
         everything = [*written, *appended]
         session = stage.session
@@ -119,7 +122,10 @@ def run_pools(lab: Lab) -> list[PoolSettings]:
 
 
 def _split(files: Sequence[Path], pool: int) -> tuple[list[VolumeFile], list[VolumeFile]]:
-    """Two thirds are written from BOT, the rest is appended; a single file is both."""
+    """Split the files: two thirds are written from BOT, the rest appended.
+
+    A single file is both.
+    """
     volumes = number_volumes(files, pool)
     cut = max(1, 2 * len(volumes) // 3)
     return volumes[:cut], volumes[cut:] or number_volumes(files[:1], pool, len(volumes) + 1)
@@ -179,7 +185,7 @@ def _check_steps(stage: Stage, pool: PoolSettings, events: Sequence[Event]) -> N
 
 
 def _check_medium(stage: Stage, pool: PoolSettings, found: int, looked_for: int) -> None:
-    """Pieces of the files are on a clear cartridge as they are, and on an encrypted one nowhere."""
+    """Check that samples are on clear cartridges, and not on encrypted."""
     if not looked_for:
         return
     if pool.encrypt:
@@ -206,7 +212,10 @@ def _count_samples(cartridge: Path, samples: Sequence[bytes]) -> int:
 
 
 def _samples(volumes: Sequence[VolumeFile]) -> list[bytes]:
-    """A telling piece of each of the largest volumes, from its first block."""
+    """Return a distinctive sample of each of the largest volumes.
+
+    It is from the first block.
+    """
     samples: list[bytes] = []
     for volume in sorted(volumes, key=lambda volume: -volume.size)[:SAMPLES]:
         with volume.source.open("rb") as file:
@@ -217,7 +226,7 @@ def _samples(volumes: Sequence[VolumeFile]) -> list[bytes]:
 
 
 def _step_rate(stage: Stage, event: Event) -> Measurement:
-    """The engine's rate in one step, from its counters, against the drive's native rate."""
+    """Return the engine's rate in a step, against the native rate."""
     counted = event.detail["engine"].values()
     moved = sum(operation["bytes"] for operation in counted)
     cycles = sum(operation["cycles"] for operation in counted)

@@ -1,4 +1,4 @@
-"""A whole run: a lab is opened, its scenarios are judged, and the results are written."""
+"""Run the scenarios of a lab, judge them and write the results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ WAVES_CAP_BYTES = 64_000
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What the command line says."""
+    """Options of a run, as the command line gives them."""
 
     board: str | None = None
     data: tuple[Path, ...] = ()
@@ -54,11 +54,14 @@ class RunOptions:
 
 
 class ScenarioChoiceError(TaperigError):
-    """A scenario was asked for that does not exist."""
+    """The scenario that was asked for does not exist."""
 
 
 def choose_scenarios(asked: Sequence[str]) -> list[str]:
-    """What a run judges, in its own order: what was asked for, else what runs by default."""
+    """Return the scenarios of a run: those asked for, else the default.
+
+    They are in the order of SCENARIOS.
+    """
     for name in asked:
         if name not in SCENARIOS:
             raise ScenarioChoiceError(
@@ -73,7 +76,7 @@ def _load(names: Sequence[str]) -> list[Scenario]:
 
 
 def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
-    """Run the lab's scenarios, report them and write the results; the verdict is in what returns.
+    """Run the lab's scenarios; report, write and return the results.
 
     Raises TaperigError for what is wrong before anything runs; later errors are in the results.
     """
@@ -190,7 +193,10 @@ def _run_all(
 
 
 def _files(lab: Lab, options: RunOptions) -> list[Path]:
-    """The files to write: all that the command line names, else the lab's own up to its cap."""
+    """Return the files to write.
+
+    All that the command line names, else the lab's own up to its cap.
+    """
     if options.data:
         return files_of(options.data)
     candidates = machine_files() if lab.scenario.data is None else files_of(lab.scenario.data)

@@ -1,4 +1,4 @@
-"""A cartridge that goes from the main site to the disaster-recovery (DR) site, and a lost KEK.
+"""Cartridges at two sites: main and disaster recovery (DR), a lost KEK.
 
 Each site has a token and a pair of key managers of its own, and of the other nothing but
 certificates. The labels are the source's (KEY-7): main has "June 2007 Key" and "June 2007 DR Site
@@ -46,13 +46,13 @@ POOLS = {
 
 
 class TwoSites(Scenario):
-    """Clear mode does not read at the other site, hash mode does; what a lost KEK's errors say."""
+    """Clear and hash mode at the other site; a KM lost; a KEK lost."""
 
     name = "two_sites"
     title = "Two sites: a tape of the main site at the DR site, a key manager lost, a KEK lost"
 
     def run(self, stage: Stage) -> None:
-        """Write at main, read at DR, lose a key manager at DR, append there, lose a KEK at main."""
+        """Write at main, read and append at DR, lose a KEK at main."""
         provisioned = stage.session.provisioned
         drive = provisioned.drive(stage.session.drive.unit.serial)
         folder = provisioned.state_dir / "sites"
@@ -65,7 +65,10 @@ class TwoSites(Scenario):
 
 
 class _Cutter:
-    """Kills a site's primary key manager, once armed, in the middle of an exchange."""
+    """An observer that kills a site's primary key manager in an exchange.
+
+    It does so once, after it was armed.
+    """
 
     def __init__(self, site: KeySite) -> None:
         self._site = site
@@ -80,7 +83,7 @@ class _Cutter:
 
 @dataclass
 class _AtSite:
-    """The node with its drive and cartridges at a site, with that site's key managers."""
+    """The node with its drive at a site, with that site's key managers."""
 
     stage: Stage
     site: KeySite
@@ -94,7 +97,7 @@ class _AtSite:
         return not self.host.differing(volumes)
 
     def refusal(self, volumes: Sequence[VolumeFile]) -> ExchangeError | None:
-        """Recall what cannot be read; return the key manager's refusal, None if it came."""
+        """Recall what cannot be read; return the refusal, None if it came."""
         with self.stage.session.events.expecting_failure():
             try:
                 self.host.empty_cache()
@@ -107,14 +110,14 @@ class _AtSite:
 
 @dataclass
 class _Cartridges:
-    """A cartridge for each pool, and what happens to it at the two sites."""
+    """A cartridge for each pool, and what happens to it at both sites."""
 
     stage: Stage
     main: KeySite
     dr: KeySite
 
     def run(self) -> None:
-        """Go through it in its order."""
+        """Run everything, in order."""
         files = capped(self.stage.files, DATA_BYTES)
         if len(files) < 2:
             raise TaperigError(
@@ -143,7 +146,7 @@ class _Cartridges:
 
     @contextmanager
     def _at(self, site: KeySite, observer: Observer | None = None) -> Iterator[_AtSite]:
-        """Open the node at a site; its drive believes this site's key managers."""
+        """Open the node at a site; its drive trusts this site's authority."""
         here = self.stage.session
         opened, unit = here.drive, here.drive.unit
         drive = Drive(
@@ -172,7 +175,7 @@ class _Cartridges:
             yield _AtSite(self.stage, site, proxy, Host(node))
 
     def _labels(self, at: _AtSite, mine: str, other: str) -> None:
-        """The site knows both keys, under labels of its own, and has the private half of one."""
+        """Check that the site knows both keys, and has the private half of one."""
         found = verify_connection(at.proxy.connections, (mine, other))
         private = [[state.has_private for state in ekm.states] for ekm in found.ekms]
         self.stage.check(
@@ -260,7 +263,7 @@ class _Cartridges:
         written: Mapping[int, Sequence[VolumeFile]],
         kek_hash: str,
     ) -> None:
-        """The errors of both modes once the key is gone from the keystore."""
+        """Check the errors of both modes once the KEK is not in the keystore."""
         refusals = {pool: main.refusal(written[pool]) for pool in (3, 4)}
         for pool, mode in ((3, "clear"), (4, "hash")):
             refusal, volser = refusals[pool], tapes[pool]

@@ -1,4 +1,4 @@
-"""`rig ve check`: do catalogue, cache and cartridges agree, and is every volume there?
+"""Check that catalogue, cache and cartridges agree (`rig ve check`).
 
 Without `deep`, files are looked at and cartridges' headers; no key is needed. With `deep`, every
 content in the cache is hashed too; `Node.verify_tapes` reads what is on tape.
@@ -28,7 +28,7 @@ from rig.ve.volumes.tape_volume_cache import Cache
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What was looked at, and what is wrong."""
+    """What was checked, and what is wrong."""
 
     logical_volumes: int
     in_cache: int
@@ -40,7 +40,7 @@ class CheckReport:
 def check(
     catalogue: Catalogue, cache: Cache, cartridges: CartridgeStore, *, deep: bool = False
 ) -> CheckReport:
-    """Look at everything; nothing is changed."""
+    """Check everything; change nothing."""
     findings = catalogue.integrity()
     with catalogue.reading() as session:
         findings += _cartridges(session, cartridges)

@@ -1,4 +1,4 @@
-"""A node: the catalogue, the cache and the drives of one virtualization engine at work.
+"""A node: one virtualization engine with catalogue, cache and drives.
 
 The host's side (`write`, `read`, `unload`, `expire`) works on the cache and the catalogue. What
 that orders, `work` carries out with all drives; what fails stays ordered. `serve` does so until it
@@ -63,7 +63,10 @@ class NodeError(TaperigError):
 
 
 def reset_clock(folder: Path) -> None:
-    """Set the clock of the node in `folder` to real time, also when it is too far ahead to open."""
+    """Set the clock of the node in `folder` to real time.
+
+    Works also when the clock is too far ahead for the node to open.
+    """
     with _lock(folder):
         catalogue = Catalogue(folder / FILE)
         try:
@@ -99,7 +102,9 @@ class NodeSettings:
 
 
 class Node:
-    """An open node. One process at a time has it open; the host's calls may come from any thread.
+    """An open node.
+
+    One process at a time has it open; the host's calls may come from any thread.
 
     Use it as a context manager, or close it.
     """
@@ -114,7 +119,7 @@ class Node:
         events: EventLog | None = None,
         real_time: Callable[[], float] | None = None,
     ) -> None:
-        """Open the node in `folder`, and recover what an earlier process left in the middle."""
+        """Open the node in `folder`, and recover from an interruption."""
         self.folder = folder
         self.settings = settings or NodeSettings()
         self.events = events or EventLog()
@@ -145,7 +150,7 @@ class Node:
         self.events.notice_listeners.append(self._keep)
 
     def close(self) -> None:
-        """Let go of the node's files; drives and key managers are the caller's."""
+        """Close the node's files; drives and key managers are the caller's."""
         if self._keep in self.events.notice_listeners:
             self.events.notice_listeners.remove(self._keep)
         self.catalogue.close()
@@ -165,7 +170,7 @@ class Node:
         self.close()
 
     def _keep(self, notice: Notice) -> None:
-        """Keep what operators, hosts and service are told of key managers."""
+        """Enter a notice about a key manager into the catalogue."""
         subject = f"key manager {notice.about}"
         now = self.clock.now()
         with self.catalogue.transaction() as session:
@@ -189,7 +194,10 @@ class Node:
         self._wake.set()
 
     def advance(self, days: float) -> None:
-        """Set the node's clock ahead; it stays so. Raises ClockError when that is too far."""
+        """Set the node's clock ahead, for good.
+
+        Raises ClockError when that is too far.
+        """
         self.clock.advance(days=days)
         with self.catalogue.transaction() as session:
             set_offset(session, self.clock.offset_s)
@@ -227,7 +235,9 @@ class Node:
         management_class: str | None = None,
         origin: str = "",
     ) -> LogicalVolume:
-        """Write a logical volume, new or anew; when this returns, it is acknowledged and mounted.
+        """Write a logical volume, new or again, and leave it mounted.
+
+        When this returns, it is acknowledged.
 
         `size` in bytes is needed for pieces, to make room for them. Constructs that are None stay
         as they were. Raises CacheFullError, CatalogueError for an unknown construct, NodeError.
@@ -248,7 +258,9 @@ class Node:
         storage_group: str | None = None,
         management_class: str | None = None,
     ) -> Iterator[list[LogicalVolume]]:
-        """Write files as logical volumes and unload each; yield those acknowledged together.
+        """Write files as logical volumes and unload each.
+
+        Yields those that are acknowledged together.
 
         Constructs and errors are those of `write`; what was yielded before an error is safe.
         """
@@ -335,13 +347,13 @@ class Node:
         return [row.record() for row in rows]
 
     def existing(self, names: Sequence[str]) -> list[str]:
-        """Those of the names that logical volumes have."""
+        """Return those of the names that logical volumes have."""
         with self.catalogue.reading() as session:
             query = select(LogicalRow.name).where(LogicalRow.name.in_(names))
             return sorted(session.scalars(query))
 
     def free_names(self, count: int) -> list[str]:
-        """The first of L00001 and on that no volume has."""
+        """Return the first names from L00001 on that no volume has."""
         with self.catalogue.reading() as session:
             taken = set(session.scalars(select(LogicalRow.name).where(LogicalRow.name.like("L%"))))
         names = (f"L{number:05}" for number in range(1, 100_000))
@@ -354,11 +366,17 @@ class Node:
         return free
 
     def read(self, name: str) -> Path:
-        """Mount a volume for the host, recalled if it must be; return its file in the cache."""
+        """Mount a volume for the host; return its file in the cache.
+
+        It is recalled when the cache does not have it.
+        """
         return self.read_all([name])[0]
 
     def read_all(self, names: Sequence[str]) -> list[Path]:
-        """Mount volumes together, recalled if they must be; return their files in the cache."""
+        """Mount volumes together; return their files in the cache.
+
+        Those that the cache does not have are recalled.
+        """
         while True:
             with self.catalogue.transaction() as session:
                 rows = transactions.logicals(session, names)
@@ -372,7 +390,10 @@ class Node:
             self.recall(absent)
 
     def unload(self, name: str) -> None:
-        """Rewind and unload a volume: its copies are ordered to the pools named now (MIG-2)."""
+        """Rewind and unload a volume.
+
+        Its copies are ordered to the pools that its constructs name now (MIG-2).
+        """
         self.unload_all([name])
 
     def unload_all(self, names: Sequence[str]) -> None:
@@ -393,7 +414,7 @@ class Node:
             self.unload(name)
 
     def expire(self, name: str) -> None:
-        """Let a volume expire: it is gone, and its data inactive (MIG-12)."""
+        """Expire a volume: its name is free and its data inactive (MIG-12)."""
         with self._host:
             with self.catalogue.transaction() as session:
                 if transactions.logical(session, name).mounted:
@@ -402,7 +423,7 @@ class Node:
             self.parts.cache.remove(name, row.generation)
 
     def recall(self, names: Sequence[str]) -> None:
-        """Bring volumes into the cache, cartridge by cartridge, by position on tape (MIG-3)."""
+        """Recall volumes into the cache by position on tape (MIG-3)."""
         by_cartridge: dict[str, list[CopyRow]] = {}
         second: dict[str, CopyRow] = {}
         with self.catalogue.reading() as session:
@@ -432,7 +453,10 @@ class Node:
                     self.scheduler.recall(copy.volser, [copy])
 
     def recall_job(self, names: Iterable[str]) -> None:
-        """Recall volumes and unload each, as a job that forces data to its new pool (MIG-2)."""
+        """Recall volumes and unload each, so that they move to their new pool.
+
+        This is the recall method of a migration (MIG-2).
+        """
         for batch in self._by_tape(names):
             self.recall(batch)
             for name in batch:
@@ -443,7 +467,7 @@ class Node:
                 raise report.failures[0]
 
     def _by_tape(self, names: Iterable[str]) -> Iterator[list[str]]:
-        """Names in the order of the map, in batches that fill at most half of the cache."""
+        """Yield names by position on tape, in batches of half the cache."""
         with self.catalogue.reading() as session:
             found = []
             for name in names:
@@ -465,11 +489,14 @@ class Node:
     # The cache
 
     def let_go(self, size: int) -> None:
-        """Let volumes leave the cache until so many bytes are free; raises CacheFullError."""
+        """Evict volumes until `size` bytes of the cache are free.
+
+        Raises CacheFullError.
+        """
         self._make_room(size)
 
     def _make_room(self, size: int, keep: Sequence[str] = ()) -> None:
-        """Let the least recently used volumes leave the cache that are safe on tape."""
+        """Evict the least recently used volumes that are safe on tape."""
         with self.catalogue.transaction() as session:
             query = select(func.sum(LogicalRow.size)).where(LogicalRow.in_cache)
             free = self.settings.cache_bytes - (session.scalar(query) or 0)
@@ -497,7 +524,10 @@ class Node:
         return self.scheduler.work(reclaim=reclaim)
 
     def serve(self, stop: threading.Event, retry_s: float = RETRY_S) -> None:
-        """Work until told to stop; what failed is tried again every `retry_s` seconds."""
+        """Work until `stop` is set.
+
+        What failed is tried again every `retry_s` seconds.
+        """
         while not stop.is_set():
             self._wake.clear()
             self.work(reclaim=True)
@@ -506,13 +536,16 @@ class Node:
             self._wake.wait(retry_s)
 
     def wake(self) -> None:
-        """Let `serve` look for work (or for its stop) at once."""
+        """Make `serve` look for work, or for its stop, at once."""
         self._wake.set()
 
     def move_stacked(
         self, volsers: Iterable[str], pool: int, *, when_eligible: bool = False
     ) -> None:
-        """Order that the volumes on these cartridges move to a pool (MIG-4); `work` does it."""
+        """Order that the volumes on these cartridges move to a pool (MIG-4).
+
+        `work` moves them.
+        """
         with self.catalogue.transaction() as session:
             for volser in volsers:
                 transactions.order_move(session, volser, pool, when_eligible=when_eligible)
@@ -521,11 +554,11 @@ class Node:
     # Looking
 
     def check(self, *, deep: bool = False) -> CheckReport:
-        """Whether catalogue, cache and cartridges agree."""
+        """Check that catalogue, cache and cartridges agree."""
         return check(self.catalogue, self.parts.cache, self.parts.cartridges, deep=deep)
 
     def verify_tapes(self) -> list[str]:
-        """Read every active copy on every cartridge, and say what is not as it was written."""
+        """Read every active copy; return what is not as it was written."""
         with self.catalogue.reading() as session:
             query = select(PhysicalRow.volser).where(PhysicalRow.active_volumes > 0)
             volsers = list(session.scalars(query.order_by(PhysicalRow.volser)))
@@ -534,7 +567,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class _Incoming:
-    """A content that a host writes."""
+    """The content of a volume that a host writes."""
 
     name: str
     pieces: Iterable[bytes]
@@ -543,14 +576,14 @@ class _Incoming:
 
     @classmethod
     def of(cls, file: VolumeFile) -> _Incoming:
-        """The content of a file."""
+        """Return the content of a file."""
         return cls(
             file.name, pieces_of(file.source), file.size, file.origin or path_text(file.source)
         )
 
 
 def _first(incoming: Sequence[_Incoming]) -> Sequence[_Incoming]:
-    """As many as are acknowledged together: at least one."""
+    """Return as many as are acknowledged together: at least one."""
     size = 0
     for count, each in enumerate(incoming[:MOST_TOGETHER]):
         size += each.size
@@ -564,7 +597,7 @@ def _kept(given: str | None, before: str) -> str:
 
 
 def _evictable(keep: Sequence[str]) -> Select[LogicalRow]:
-    """Volumes that may leave the cache, the least recently used first."""
+    """Return the query of volumes that may leave the cache, oldest first."""
     ordered = select(PremigrationRow.name)
     on_tape = select(CopyRow.name).where(CopyRow.active)
     return (

@@ -1,4 +1,4 @@
-"""What the operator's commands show, read from the catalogue: rows of plain values, JSON-ready."""
+"""Views of the catalogue for the operator, as JSON-ready values."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Row = dict[str, Any]
 
 
 def when(seconds: float | None) -> str | None:
-    """A time in words: UTC, to the second."""
+    """Return a time as text: UTC, to the second."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def status(session: Session, now: float, cache_bytes: int) -> Row:
-    """The node at a glance."""
+    """Return the state of the node: volumes, cache, drives, cartridges."""
 
     def count(*conditions: Any) -> tuple[int, int]:
         query = select(func.count(), func.coalesce(func.sum(LogicalRow.size), 0))
@@ -77,7 +77,7 @@ def status(session: Session, now: float, cache_bytes: int) -> Row:
 
 
 def pools(session: Session) -> list[Row]:
-    """Every pool's settings, and what it holds."""
+    """Return every pool's settings, and what it holds."""
     found = []
     for row in session.scalars(select(PoolRow).order_by(PoolRow.number)):
         settings = row.record()
@@ -105,7 +105,7 @@ def pools(session: Session) -> list[Row]:
 
 
 def constructs(session: Session) -> Row:
-    """Storage groups, management classes and defaults."""
+    """Return storage groups, management classes and defaults."""
     primary, secondary = settings.defaults(session)
     groups = session.scalars(select(StorageGroupRow).order_by(StorageGroupRow.name))
     classes = session.scalars(select(ManagementClassRow).order_by(ManagementClassRow.name))
@@ -117,7 +117,7 @@ def constructs(session: Session) -> Row:
 
 
 def volumes(session: Session, names: list[str] | None = None) -> Iterator[Row]:
-    """Logical volumes and where they are."""
+    """Yield logical volumes and where they are."""
     query = select(LogicalRow).order_by(LogicalRow.name)
     if names:
         for name in names:
@@ -172,7 +172,7 @@ class Search:
 
 
 def search(session: Session, filters: Search, now: float) -> Iterator[Row]:
-    """Physical volumes that pass all filters, by VOLSER."""
+    """Yield the physical volumes that pass all filters, by VOLSER."""
     query = select(PhysicalRow).order_by(PhysicalRow.volser)
     if filters.pool is not None:
         query = query.where(PhysicalRow.pool == filters.pool)
@@ -186,7 +186,7 @@ def search(session: Session, filters: Search, now: float) -> Iterator[Row]:
 
 
 def physical(row: PhysicalRow) -> Row:
-    """A physical volume."""
+    """Return a physical volume's fields."""
     return {
         "volser": row.volser,
         "pool": row.pool,
@@ -238,7 +238,7 @@ def _active(row: PhysicalRow) -> float:
 
 
 def key_users(session: Session, label: str) -> list[str]:
-    """The cartridges with active data that still need a KEK (POOL-3)."""
+    """Return the cartridges with active data that need a KEK (POOL-3)."""
     rows = session.scalars(
         select(PhysicalRow)
         .where(PhysicalRow.state != VolumeState.SCRATCH.value)
@@ -249,7 +249,7 @@ def key_users(session: Session, label: str) -> list[str]:
 
 
 def tape_map(session: Session, volser: str) -> list[Row]:
-    """The logical volumes on a cartridge in their order on tape (MIG-3)."""
+    """Return the logical volumes on a cartridge in tape order (MIG-3)."""
     transactions.physical(session, volser)
     return [
         {
@@ -266,7 +266,7 @@ def tape_map(session: Session, volser: str) -> list[Row]:
 
 
 def events(session: Session, *kinds: str, only_open: bool = False) -> list[Row]:
-    """Messages or interventions, in order."""
+    """Return messages or interventions, in order."""
     query = select(EventRow).where(EventRow.kind.in_(kinds)).order_by(EventRow.id)
     if only_open:
         query = query.where(EventRow.cleared.is_(None))
@@ -283,7 +283,10 @@ def events(session: Session, *kinds: str, only_open: bool = False) -> list[Row]:
 
 
 def statistics(session: Session, hours: int) -> list[Row]:
-    """What was written pool by pool, encrypted and clear, in periods of so many hours (MSG-2)."""
+    """Return what was written by pool, encrypted and clear (MSG-2).
+
+    A row covers a period of `hours`.
+    """
     found: dict[tuple[int, int], Row] = {}
     for row in session.scalars(select(TrafficRow).order_by(TrafficRow.hour, TrafficRow.pool)):
         begin = row.hour // hours * hours
@@ -305,7 +308,7 @@ def statistics(session: Session, hours: int) -> list[Row]:
 
 
 def plan(found: ReclaimPlan) -> Row:
-    """A reclaim plan."""
+    """Return a reclaim plan's fields."""
     return {
         "eligible": found.eligible,
         "inhibited_until": None
@@ -326,7 +329,7 @@ def plan(found: ReclaimPlan) -> Row:
 
 
 def scratch_left(session: Session) -> int:
-    """Cartridges in the common scratch pool."""
+    """Return how many cartridges are in the common scratch pool."""
     query = select(func.count()).select_from(PhysicalRow)
     return session.scalar(query.where(PhysicalRow.pool == SCRATCH_POOL)) or 0
 

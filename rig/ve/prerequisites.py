@@ -1,4 +1,4 @@
-"""What must be there before a virtualization engine encrypts, and in what order (PRE-1 to PRE-6).
+"""Prerequisites of encryption and their order (PRE-1 to PRE-6).
 
 An `Installation` is what stands on the floor, as plain values. `findings` says everything that is
 wrong with it, each with its rule, the part that it is about and what to do; `drives_in_use` says
@@ -21,7 +21,7 @@ MIXED_MINIMUM = 4
 
 
 class PrerequisiteError(TaperigError):
-    """Something is asked for whose prerequisites are not there."""
+    """A prerequisite of what was asked for is missing."""
 
 
 class LibraryType(StrEnum):
@@ -72,7 +72,7 @@ class InstalledDrive:
 
     @property
     def capable(self) -> bool:
-        """Whether the drive can encrypt at all: an E05 with feature 5592 or 9592 (PRE-1)."""
+        """Whether it can encrypt: an E05 with feature 5592 or 9592 (PRE-1)."""
         return self.model is DriveModel.E05 and bool(self.features & ENCRYPTION_CAPABLE)
 
 
@@ -95,7 +95,7 @@ class Installation:
 
 @dataclass(frozen=True, slots=True)
 class UnmetPrerequisite:
-    """One thing that is wrong: the rule, what it is about, and a sentence with its remedy."""
+    """An unmet prerequisite: its rule, its subject and a remedy."""
 
     rule: str
     subject: str
@@ -110,7 +110,7 @@ class UnmetPrerequisite:
 
 
 def findings(installation: Installation) -> list[UnmetPrerequisite]:
-    """Return all that keeps a VE from encrypting, by rule; empty when nothing does."""
+    """Return everything that keeps a VE from encrypting, by rule."""
     return [
         *_drive_models(installation),
         *_features_in_3494(installation),
@@ -214,7 +214,10 @@ def _methods(installation: Installation) -> Iterable[UnmetPrerequisite]:
 
 
 def require_encryption_settings(installation: Installation) -> None:
-    """Raise PrerequisiteError unless the encryption settings of pools may be used (PRE-4)."""
+    """Raise unless the encryption settings of pools may be used (PRE-4).
+
+    Raises PrerequisiteError.
+    """
     for finding in _license(installation):
         raise PrerequisiteError(str(finding))
 
@@ -273,7 +276,7 @@ def _use(
 
 
 class Step(StrEnum):
-    """The steps of installing encryption, in the order in which they are done (PRE-6)."""
+    """The steps of installing encryption, in their order (PRE-6)."""
 
     CAPABLE_DRIVES = "find the encryption-capable drives"
     VERIFIED = "verify them at the drives"

@@ -1,4 +1,4 @@
-"""Which filled physical volumes are eligible for reclaim, why, and in what order (MIG-5 to MIG-11).
+"""Reclaim plans: eligible volumes, reasons and order (MIG-5 to MIG-11).
 
 A plan is computed from plain records and the time, and does nothing. One pass over the volumes;
 what it costs grows with their number and not with that of the logical volumes on them.
@@ -42,7 +42,7 @@ class ReclaimReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An eligible volume: all the reasons, and the pool that its active data goes to."""
+    """An eligible volume, its reasons, and the target pool of its data."""
 
     volume: PhysicalVolume
     reasons: tuple[ReclaimReason, ...]
@@ -75,7 +75,7 @@ def plan_reclaim(
     inhibit: Sequence[InhibitPeriod] = (),
     limit: int | None = None,
 ) -> ReclaimPlan:
-    """Return which volumes to reclaim, in order: of all pools, least active data first (MIG-9).
+    """Return which volumes to reclaim, least active data first (MIG-9).
 
     `limit` keeps the first so many only. A pool that `pools` lacks has the default policies.
     """
@@ -97,7 +97,10 @@ def plan_reclaim(
 def reasons_to_reclaim(
     volume: PhysicalVolume, policy: ReclaimPolicy, now: float
 ) -> tuple[ReclaimReason, ...]:
-    """Return every policy of its pool that makes a filled volume eligible; each is judged alone."""
+    """Return every policy that makes a filled volume eligible.
+
+    Each policy is judged alone.
+    """
     reasons = []
     if _active_below(volume, policy.threshold_percent):
         reasons.append(ReclaimReason.THRESHOLD)
@@ -129,7 +132,7 @@ def inhibited_until(now: float, periods: Sequence[InhibitPeriod]) -> float | Non
 
 
 def _end_of(period: InhibitPeriod, time: float) -> float:
-    """Return when a period ends that `time` falls in; `time` itself when it does not."""
+    """Return the end of the period that `time` is in, else `time`."""
     starts = period.weekday * DAY_S + period.start_minute * _MINUTE_S
     since_monday = (time + _EPOCH_WEEKDAY * DAY_S) % _WEEK_S
     gone = (since_monday - starts) % _WEEK_S

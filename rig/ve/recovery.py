@@ -1,4 +1,6 @@
-"""What a node does when it starts, so that catalogue, cache and cartridges agree after any kill.
+"""Recovery at a node's start: catalogue, cache and cartridges agree.
+
+It makes them agree after a kill at any moment.
 
 The reasoning is in README.md beside this module.
 """
@@ -15,7 +17,7 @@ from rig.ve.tape.jobs import NodeParts, settle_cartridge
 
 
 def recover(parts: NodeParts, capacity_bytes: int) -> list[str]:
-    """Bring everything to agree; say what was found, one sentence each."""
+    """Make everything agree; return what was found, one sentence each."""
     found = list(_cut_off_writes(parts))
     found += _unknown_cartridges(parts, capacity_bytes)
     found += _left_files(parts)
@@ -24,7 +26,10 @@ def recover(parts: NodeParts, capacity_bytes: int) -> list[str]:
 
 
 def _cut_off_writes(parts: NodeParts) -> list[str]:
-    """Only a cartridge that was being written can differ from the catalogue."""
+    """Reconcile the cartridges that were being written.
+
+    No other cartridge can differ from the catalogue.
+    """
     with parts.catalogue.reading() as session:
         query = select(PhysicalRow.volser).where(PhysicalRow.writing_pool.is_not(None))
         volsers = list(session.scalars(query))
@@ -46,7 +51,10 @@ def _cut_off_writes(parts: NodeParts) -> list[str]:
 
 
 def _unknown_cartridges(parts: NodeParts, capacity_bytes: int) -> list[str]:
-    """A blank cartridge without an entry was being inserted; one with data is the operator's."""
+    """Enter blank cartridges that the catalogue does not know.
+
+    Their insertion was interrupted. One with data is left to the operator.
+    """
     with parts.catalogue.reading() as session:
         known = set(session.scalars(select(PhysicalRow.volser)))
     found = []
@@ -63,7 +71,7 @@ def _unknown_cartridges(parts: NodeParts, capacity_bytes: int) -> list[str]:
 
 
 def insert(parts: NodeParts, volser: str, capacity_bytes: int) -> None:
-    """Enter a blank cartridge that is of the folder into the common scratch pool."""
+    """Enter a blank cartridge of the folder into the common scratch pool."""
     facts = parts.cartridges.inspect(volser)
     with parts.catalogue.transaction() as session:
         row = PhysicalRow(volser=volser, pool=SCRATCH_POOL, capacity_bytes=capacity_bytes)
@@ -72,7 +80,7 @@ def insert(parts: NodeParts, volser: str, capacity_bytes: int) -> None:
 
 
 def _left_files(parts: NodeParts) -> list[str]:
-    """Files in the cache that the catalogue does not know, and all of those in staging."""
+    """Remove cache files that the catalogue lacks, and all staged files."""
     with parts.catalogue.reading() as session:
         rows = session.execute(
             select(LogicalRow.name, LogicalRow.generation).where(LogicalRow.in_cache)
@@ -86,7 +94,10 @@ def _left_files(parts: NodeParts) -> list[str]:
 
 
 def _lost_sessions(parts: NodeParts) -> list[str]:
-    """The hosts' sessions ended with the process: what they had mounted is unloaded."""
+    """Unload what hosts had mounted.
+
+    Their sessions ended with the process.
+    """
     with parts.catalogue.transaction() as session:
         names = list(session.scalars(select(LogicalRow.name).where(LogicalRow.mounted)))
         transactions.unload(session, names, parts.clock.now())

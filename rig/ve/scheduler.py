@@ -1,4 +1,4 @@
-"""The drives of a node at work: what is ordered is given to whichever is free."""
+"""The scheduler of a node: gives tape jobs to its idle drives."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ NO_KEY_MANAGER = "no key manager"
 
 
 class NoDriveError(TaperigError):
-    """There is no drive to do the work."""
+    """The node was opened without drives."""
 
 
 class WorkInterruptedError(TaperigError):
-    """The process is to end; a drive stops at its next batch of blocks."""
+    """The process ends; a drive stops at its next batch of blocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A piece of work for one drive."""
+    """A tape job for one drive."""
 
     kind: str
     """`premigrate`, `close` or `move`."""
@@ -52,7 +52,7 @@ class Task:
         return self == other
 
     def run(self, work: TapeWork) -> None:
-        """Let a drive carry it out."""
+        """Run the job on a drive."""
         match self.kind, self.volser:
             case "premigrate", None:
                 work.premigrate(self.pool)
@@ -66,14 +66,14 @@ class Task:
 
 @dataclass(slots=True)
 class WorkReport:
-    """What `work` did: tasks carried out, and what failed and stays ordered."""
+    """The outcome of `work`: jobs run, and failures that stay ordered."""
 
     done: int = 0
     failures: list[TaperigError] = field(default_factory=list)
 
 
 class Scheduler:
-    """All drives of a node. Each works in a thread of its own."""
+    """The drives of a node, each working in a thread of its own."""
 
     def __init__(
         self, parts: NodeParts, drives: Sequence[Drive], proxy: Relay | None, events: EventLog
@@ -107,22 +107,25 @@ class Scheduler:
                     row.model = drive.model
 
     def recall(self, volser: str, copies: Sequence[CopyRow]) -> None:
-        """Let a drive read volumes from a cartridge into the cache."""
+        """Recall volumes from a cartridge into the cache with a drive."""
         with self._drive() as work, self._telling_key_manager():
             work.recall(volser, copies)
 
     def verify(self, volser: str) -> list[str]:
-        """Let a drive read all active copies on a cartridge; what is not as it was written."""
+        """Read all active copies on a cartridge with a drive.
+
+        Returns what is not as it was written.
+        """
         with self._drive() as work:
             return work.verify(volser)
 
     def rekey(self, volser: str) -> RekeyReport:
-        """Let a drive give a cartridge EEDKs for the keys that its pool has now."""
+        """Rekey a cartridge, with a drive, to its pool's current keys."""
         with self._drive() as work, self._telling_key_manager():
             return rekey_to_pool(work.parts, work.engine, volser)
 
     def work(self, *, reclaim: bool = False) -> WorkReport:
-        """Carry out with all drives what is ordered, until nothing is left that can be done.
+        """Run the queued tape jobs on all drives, until none is left to run.
 
         With `reclaim`, eligible cartridges are reclaimed too, in the planner's order.
         """
@@ -151,7 +154,7 @@ class Scheduler:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Have the drives stop when this thread is interrupted, instead of ending their jobs."""
+        """Stop the drives' jobs when this thread is interrupted."""
         self._stopping.clear()
         try:
             yield
@@ -160,7 +163,7 @@ class Scheduler:
             raise
 
     def _tasks(self, *, reclaim: bool) -> list[Task]:
-        """What is ordered now: copies to pools, cartridges to fill up, moves; then reclaim."""
+        """Return the queued jobs: copies, closes, moves, then reclaim."""
         with self._parts.catalogue.reading() as session:
             pools = select(PremigrationRow.pool).distinct().order_by(PremigrationRow.pool)
             tasks = [Task("premigrate", None, pool) for pool in session.scalars(pools)]
@@ -191,7 +194,7 @@ class Scheduler:
 
     @contextmanager
     def _drive(self) -> Iterator[TapeWork]:
-        """A drive, once one is free."""
+        """Wait for a free drive and use it."""
         if not self._count:
             raise NoDriveError("The node was opened without drives.")
         work = self._idle.get()
@@ -202,7 +205,10 @@ class Scheduler:
 
     @contextmanager
     def _telling_key_manager(self) -> Iterator[None]:
-        """Keep an intervention open for as long as no key manager is there when one is needed."""
+        """Raise an intervention when no key manager can be reached.
+
+        It is cleared by the next exchange that is answered.
+        """
         try:
             yield
         except EkmUnavailable as error:
@@ -221,13 +227,13 @@ class Scheduler:
             operator_messages.clear_intervention(session, NO_KEY_MANAGER, self._parts.clock.now())
 
     def plan_reclaim(self, limit: int | None = None) -> ReclaimPlan:
-        """Which cartridges are eligible for reclaim now, and in what order."""
+        """Return which cartridges are eligible for reclaim now, in order."""
         with self._parts.catalogue.reading() as session:
             return planned(session, self._parts.clock.now(), limit)
 
 
 def planned(session: Session, now: float, limit: int | None = None) -> ReclaimPlan:
-    """The reclaim plan of a catalogue."""
+    """Return the reclaim plan of a catalogue."""
     pools = {row.number: row.record() for row in session.scalars(select(PoolRow))}
     full = select(PhysicalRow).where(
         PhysicalRow.state == VolumeState.FULL.value, PhysicalRow.writing_pool.is_(None)

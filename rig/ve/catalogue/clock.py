@@ -50,11 +50,14 @@ class Clock:
         self._real = real
 
     def now(self) -> float:
-        """The time."""
+        """Return the node's time, seconds since 1970, UTC."""
         return self._real() + self.offset_s
 
     def advance(self, *, days: float) -> None:
-        """Set the time ahead; raises ClockError, with nothing changed, when that is too far."""
+        """Set the clock ahead.
+
+        Raises ClockError, with nothing changed, when that is too far.
+        """
         ahead = self.offset_s + days * DAY_S
         if not (days >= 0 and ahead <= MAX_DAYS * DAY_S):
             raise ClockError(
@@ -66,7 +69,10 @@ class Clock:
 
 
 def offset(session: Session) -> float:
-    """How far a node's clock is ahead, seconds; raises ClockError when that cannot be."""
+    """Return how far a node's clock is ahead of real time, in seconds.
+
+    Raises ClockError when the stored offset is out of range.
+    """
     ahead: float = settings.setting(session, CLOCK, {"offset_s": 0.0})["offset_s"]
     if not 0 <= ahead <= MAX_DAYS * DAY_S:
         raise ClockError(
@@ -77,12 +83,15 @@ def offset(session: Session) -> float:
 
 
 def set_offset(session: Session, offset_s: float) -> None:
-    """Keep how far a node's clock is ahead, seconds."""
+    """Store how far a node's clock is ahead of real time, in seconds."""
     settings.set_setting(session, CLOCK, {"offset_s": offset_s})
 
 
 def reset(session: Session, now: float) -> None:
-    """Set a node's clock back to real time; whatever is dated later happened now."""
+    """Set a node's clock back to real time.
+
+    Whatever is dated later is dated `now`.
+    """
     set_offset(session, 0.0)
     for column in _TIMES:
         session.execute(update(column.class_).where(column > now).values({column: now}))

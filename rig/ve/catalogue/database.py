@@ -1,4 +1,4 @@
-"""The catalogue: the node's memory, in one SQLite database.
+"""The catalogue of a node, in one SQLite database.
 
 Every change is one transaction, and it is on the disk when `transaction()` ends (write-ahead log,
 synchronous). One process changes it, several may read it.
@@ -52,18 +52,18 @@ class Catalogue:
             raise _unusable(path, error) from error
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the database."""
         self._engine.dispose()
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """One change: all of it is on the disk when this ends, or none of it."""
+        """Make one change, durable as a whole at the end, or not at all."""
         with self._writing, self._session("BEGIN IMMEDIATE") as session:
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A look at the catalogue as it is at one moment."""
+        """Read the catalogue as it is at one moment."""
         with self._session("BEGIN") as session:
             yield session
 
@@ -81,7 +81,7 @@ class Catalogue:
             raise _unusable(self.path, error) from error
 
     def backup(self, target: Path) -> None:
-        """Write a whole, compact copy of the catalogue as it is now into a new file."""
+        """Write a compact copy of the catalogue into a new file."""
         try:
             with self._engine.connect() as connection:
                 raw = connection.connection.driver_connection
@@ -91,7 +91,7 @@ class Catalogue:
             raise _unusable(self.path, error) from error
 
     def integrity(self) -> list[str]:
-        """What SQLite itself finds wrong, in its own words; empty when all is well."""
+        """Return what SQLite's own checks find wrong; empty when all is well."""
         with self.reading() as session:
             answer = [row[0] for row in session.execute(text("PRAGMA integrity_check"))]
             broken = session.execute(text("PRAGMA foreign_key_check")).all()
@@ -115,7 +115,10 @@ class Catalogue:
 
 
 def _create(link: Connection) -> None:
-    """Make a new catalogue as the migrations would, without the time that Alembic takes."""
+    """Create the tables of a new catalogue at the newest revision.
+
+    The migrations would give the same, but importing Alembic takes its time.
+    """
     from rig.ve.catalogue.schema import Base
 
     Base.metadata.create_all(link, checkfirst=False)

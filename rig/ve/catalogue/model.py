@@ -1,4 +1,4 @@
-"""What the virtualization engine knows, as plain values: volumes, pools, constructs, policies.
+"""Volumes, pools, constructs and policies, as plain values.
 
 The catalogue stores them, the planner reads them, the commands print them. Nothing here touches a
 file. Times are seconds since 1970, UTC; sizes are bytes of logical volumes' data (labels of volumes
@@ -25,7 +25,7 @@ DAY_S = 86_400.0
 
 
 class SettingsError(TaperigError):
-    """A setting that cannot be."""
+    """A setting is out of range."""
 
 
 # Pools and constructs
@@ -33,7 +33,10 @@ class SettingsError(TaperigError):
 
 @dataclass(frozen=True, slots=True)
 class InhibitPeriod:
-    """A weekly period in which no new reclaim begins (MIG-11); end past midnight is allowed."""
+    """A weekly period in which no new reclaim begins (MIG-11).
+
+    It may end past midnight.
+    """
 
     weekday: int
     """0 Monday to 6 Sunday, UTC."""
@@ -57,7 +60,10 @@ class InhibitPeriod:
 
 @dataclass(frozen=True, slots=True)
 class ReclaimPolicy:
-    """When a filled volume of a pool is eligible for reclaim: any one of four reasons will do."""
+    """When a filled volume of a pool is eligible for reclaim.
+
+    Each of the four reasons is enough.
+    """
 
     threshold_percent: int = 35
     """Active data strictly below this share of what was written, 5 to 95 (MIG-5)."""
@@ -84,7 +90,7 @@ class ReclaimPolicy:
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """The settings panel of a pool: what `rig ve pools` shows and sets.
+    """The settings of a pool, as `rig ve pools` shows and sets them.
 
     `encrypt`, `keys` and `allow_public_only` apply at the next write from BOT only (POOL-2).
     """
@@ -133,7 +139,7 @@ class StorageGroup:
 
 @dataclass(frozen=True, slots=True)
 class ManagementClass:
-    """A management class: names the secondary pool of its volumes; NO_COPY for none."""
+    """A management class: names the secondary pool, or NO_COPY, of volumes."""
 
     name: str
     secondary_pool: int = NO_COPY

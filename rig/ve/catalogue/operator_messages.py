@@ -1,4 +1,7 @@
-"""Messages to the hosts' consoles and interventions for the operator, kept in the catalogue."""
+"""Operator messages of a node: host notices, interventions, calls home.
+
+They are kept in the catalogue.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,20 @@ CALL_HOME = "call-home"
 
 
 def tell_hosts(session: Session, text: str, now: float, subject: str = "") -> None:
-    """Send a message to the hosts' consoles."""
+    """Send a notice to the hosts' consoles."""
     session.add(EventRow(at=now, kind=MESSAGE, subject=subject, text=text))
 
 
 def call_home(session: Session, text: str, now: float, subject: str = "") -> None:
-    """Alert the maker's service."""
+    """Call home: alert the service organization."""
     session.add(EventRow(at=now, kind=CALL_HOME, subject=subject, text=text))
 
 
 def raise_intervention(session: Session, subject: str, text: str, now: float) -> bool:
-    """Ask for the operator, once for each subject until it is cleared; False: asked already."""
+    """Raise an intervention, once for each subject until it is cleared.
+
+    Returns False when one is open already.
+    """
     if session.scalar(_open(subject)) is not None:
         return False
     session.add(EventRow(at=now, kind=INTERVENTION, subject=subject, text=text))
@@ -32,7 +38,7 @@ def raise_intervention(session: Session, subject: str, text: str, now: float) ->
 
 
 def clear_intervention(session: Session, subject: str, now: float) -> bool:
-    """Take an intervention back; False: there was none."""
+    """Clear an intervention; return False when there was none."""
     row = session.scalar(_open(subject))
     if row is None:
         return False
@@ -41,7 +47,7 @@ def clear_intervention(session: Session, subject: str, now: float) -> bool:
 
 
 def open_subjects(session: Session, prefix: str) -> list[str]:
-    """The subjects of open interventions that begin so."""
+    """Return the subjects of open interventions that begin with `prefix`."""
     query = select(EventRow.subject).where(
         EventRow.kind == INTERVENTION,
         EventRow.subject.startswith(prefix, autoescape=True),

@@ -1,4 +1,4 @@
-"""The tables of the catalogue, and how their rows become records.
+"""The tables of the catalogue, and how rows become values of the model.
 
 `migrations/` brings a database from any earlier form to this one; a test compares the two.
 """
@@ -40,7 +40,7 @@ class Base(DeclarativeBase):
 
 
 class SettingRow(Base):
-    """What holds for the node as a whole: one named value each."""
+    """A node-wide setting: a named value."""
 
     __tablename__ = "setting"
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -48,7 +48,7 @@ class SettingRow(Base):
 
 
 class PoolRow(Base):
-    """A pool's settings panel."""
+    """The settings of a pool."""
 
     __tablename__ = "pool"
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -65,7 +65,7 @@ class PoolRow(Base):
     inactivation_max_active_percent: Mapped[int]
 
     def record(self) -> PoolSettings:
-        """The settings as a value."""
+        """Return the settings as a value."""
         return PoolSettings(
             self.number,
             self.encrypt,
@@ -85,7 +85,7 @@ class PoolRow(Base):
 
     @classmethod
     def of(cls, pool: PoolSettings) -> PoolRow:
-        """The row of settings."""
+        """Return the row that stores these settings."""
         policy = pool.reclaim
         return cls(
             number=pool.number,
@@ -111,7 +111,7 @@ class StorageGroupRow(Base):
     pool: Mapped[int]
 
     def record(self) -> StorageGroup:
-        """The construct as a value."""
+        """Return the construct as a value."""
         return StorageGroup(self.name, self.pool)
 
 
@@ -123,12 +123,12 @@ class ManagementClassRow(Base):
     secondary_pool: Mapped[int]
 
     def record(self) -> ManagementClass:
-        """The construct as a value."""
+        """Return the construct as a value."""
         return ManagementClass(self.name, self.secondary_pool)
 
 
 class DriveRow(Base):
-    """A drive of the node, and what it did."""
+    """A drive of the node, with its mounts."""
 
     __tablename__ = "drive"
     serial: Mapped[str] = mapped_column(primary_key=True)
@@ -172,7 +172,7 @@ class PhysicalRow(Base):
     """The move waits until it is eligible for reclaim."""
 
     def record(self) -> PhysicalVolume:
-        """The cartridge as a value."""
+        """Return the cartridge as a value."""
         return PhysicalVolume(
             self.volser,
             self.pool,
@@ -209,7 +209,7 @@ class LogicalRow(Base):
     __table_args__ = (Index(None, "in_cache", "accessed"),)
 
     def record(self) -> LogicalVolume:
-        """The volume as a value."""
+        """Return the volume as a value."""
         return LogicalVolume(
             self.name,
             self.generation,
@@ -226,7 +226,10 @@ class LogicalRow(Base):
 
 
 class RetiredName(Base):
-    """The highest generation of an expired volume's name: no two contents share a cache file."""
+    """The highest generation of an expired volume's name.
+
+    A new volume of that name begins above it: no two contents share a cache file.
+    """
 
     __tablename__ = "retired_name"
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -250,7 +253,7 @@ class CopyRow(Base):
     __table_args__ = (UniqueConstraint("volser", "first_block"),)
 
     def record(self) -> StackedCopy:
-        """The copy as a value."""
+        """Return the copy as a value."""
         return StackedCopy(
             self.name,
             self.generation,
@@ -264,7 +267,7 @@ class CopyRow(Base):
 
 
 class PremigrationRow(Base):
-    """A copy that a rewind/unload ordered and no cartridge has yet."""
+    """A copy that a rewind/unload ordered and that is not on tape yet."""
 
     __tablename__ = "premigration"
     name: Mapped[str] = mapped_column(ForeignKey("logical_volume.name"), primary_key=True)
@@ -301,10 +304,10 @@ class TrafficRow(Base):
 
 
 def keys_json(keys: tuple[KeyLabel, ...]) -> list[dict[str, str]]:
-    """Key labels as they are stored."""
+    """Return key labels as they are stored."""
     return [{"label": key.label, "mode": key.mode.value} for key in keys]
 
 
 def keys_of(stored: list[Any]) -> tuple[KeyLabel, ...]:
-    """Key labels as they were stored."""
+    """Return the key labels that were stored."""
     return tuple(KeyLabel(each["label"], KeyMode(each["mode"])) for each in stored)

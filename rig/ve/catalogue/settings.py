@@ -1,4 +1,4 @@
-"""The settings of a node: pools, constructs, defaults, the schedule of reclaim.
+"""Settings of a node: pools, constructs, defaults, inhibit periods.
 
 Each function is a part of one transaction. Settings change at any time; what is on cartridges stays
 as it is until they are written from BOT (POOL-2).
@@ -38,7 +38,7 @@ _DEFAULTS = {"primary_pool": 1, "secondary_pool": NO_COPY}
 
 
 def setting(session: Session, name: str, default: dict[str, Any]) -> dict[str, Any]:
-    """A node-wide setting, or its default."""
+    """Return a node-wide setting, or its default."""
     row = session.get(SettingRow, name)
     return {**default, **(row.value if row else {})}
 
@@ -49,7 +49,10 @@ def set_setting(session: Session, name: str, value: dict[str, Any]) -> None:
 
 
 def pool(session: Session, number: int) -> PoolSettings:
-    """A pool's settings; raises CatalogueError for a pool that is not configured."""
+    """Return a pool's settings.
+
+    Raises CatalogueError for a pool that is not configured.
+    """
     row = session.get(PoolRow, number)
     if row is None:
         known = ", ".join(map(str, session.scalars(select(PoolRow.number)))) or "none"
@@ -61,7 +64,10 @@ def pool(session: Session, number: int) -> PoolSettings:
 
 
 def set_pool(session: Session, settings: PoolSettings) -> None:
-    """Set a pool's panel; cartridges keep what they are until written from BOT (POOL-2)."""
+    """Set a pool's settings.
+
+    Cartridges keep what they are until written from BOT (POOL-2).
+    """
     if settings.reclaim_target != settings.number:
         pool(session, settings.reclaim_target)
     session.merge(PoolRow.of(settings))
@@ -88,7 +94,7 @@ def set_management_class(session: Session, construct: ManagementClass) -> None:
 
 
 def defaults(session: Session) -> tuple[int, int]:
-    """Primary and secondary pool of a volume without constructs (POOL-5)."""
+    """Return both pools of a volume without constructs (POOL-5)."""
     found = setting(session, DEFAULTS, _DEFAULTS)
     return found["primary_pool"], found["secondary_pool"]
 
@@ -103,7 +109,10 @@ def set_defaults(session: Session, primary_pool: int, secondary_pool: int = NO_C
 
 
 def pools_of(session: Session, storage_group: str, management_class: str) -> dict[CopyRole, int]:
-    """The pools that these constructs name now; raises CatalogueError for unknown ones."""
+    """Return the pools that these constructs name now.
+
+    Raises CatalogueError for unknown constructs.
+    """
     primary, secondary = defaults(session)
     if storage_group:
         group = session.get(StorageGroupRow, storage_group)
@@ -134,19 +143,19 @@ def _no_construct(
 
 
 def inhibit_periods(session: Session) -> tuple[InhibitPeriod, ...]:
-    """The weekly periods in which no reclaim begins (MIG-11)."""
+    """Return the weekly periods in which no reclaim begins (MIG-11)."""
     stored = setting(session, INHIBIT, {"periods": []})["periods"]
     return tuple(InhibitPeriod(*period) for period in stored)
 
 
 def set_inhibit_periods(session: Session, periods: Iterable[InhibitPeriod]) -> None:
-    """Set the inhibit-reclaim schedule anew."""
+    """Replace the inhibit-reclaim schedule."""
     value = [[each.weekday, each.start_minute, each.minutes] for each in periods]
     set_setting(session, INHIBIT, {"periods": value})
 
 
 def begin_migration(session: Session, old: int, new: int) -> list[str]:
-    """Make the changes that begin every way of moving a pool's data to an encrypted one (MIG-1).
+    """Make the changes that begin every migration to encryption (MIG-1).
 
     Storage groups and management classes that name the old pool, and the defaults, name the new
     one; it becomes the old one's reclaim pool; the old one returns what it borrowed. Returns what
@@ -183,7 +192,10 @@ def begin_migration(session: Session, old: int, new: int) -> list[str]:
 
 
 def return_borrowed(row: PhysicalRow, settings: PoolSettings) -> None:
-    """Return an empty cartridge to the common scratch pool, if that is where it came from."""
+    """Return an empty, borrowed cartridge to the common scratch pool.
+
+    Does so if its pool returns borrowed volumes.
+    """
     if row.borrowed and settings.return_borrowed and row.writing_pool is None:
         row.pool = SCRATCH_POOL
         row.borrowed = False

@@ -1,4 +1,4 @@
-"""What may be written into the catalogue: each function is a part of one transaction.
+"""Changes to the catalogue; each function is a part of one transaction.
 
 They keep these true, and `consistency.py` checks them:
 
@@ -36,7 +36,7 @@ _NAMES_AT_ONCE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class TapeFacts:
-    """What a cartridge itself says, at its demount."""
+    """What a cartridge itself holds, as read at its demount."""
 
     encryption: TapeEncryption
     first_epoch: int
@@ -46,7 +46,7 @@ class TapeFacts:
     label_blocks: tuple[int, ...]
 
     def last_volumes(self, count: int) -> list[tuple[int, int]]:
-        """First block and number of blocks of each of the last `count` whole volumes."""
+        """Return first block and block count of the last `count` whole volumes."""
         labels = self.label_blocks[len(self.label_blocks) - 2 * count :]
         return [
             (first, last - first + 1) for first, last in zip(labels[::2], labels[1::2], strict=True)
@@ -57,7 +57,10 @@ class TapeFacts:
 
 
 def logical(session: Session, name: str) -> LogicalRow:
-    """A logical volume; raises CatalogueError when there is none of that name."""
+    """Return a logical volume.
+
+    Raises CatalogueError when there is none of that name.
+    """
     row = session.get(LogicalRow, name)
     if row is None:
         raise CatalogueError(
@@ -67,7 +70,7 @@ def logical(session: Session, name: str) -> LogicalRow:
 
 
 def existing(session: Session, names: Collection[str]) -> dict[str, LogicalRow]:
-    """The logical volumes of these names that there are, by name."""
+    """Return by name the logical volumes of these names that exist."""
     return {
         row.name: row
         for some in name_batches(names)
@@ -76,7 +79,10 @@ def existing(session: Session, names: Collection[str]) -> dict[str, LogicalRow]:
 
 
 def logicals(session: Session, names: Collection[str]) -> dict[str, LogicalRow]:
-    """Logical volumes by name; raises CatalogueError when there is none of a name."""
+    """Return logical volumes by name.
+
+    Raises CatalogueError when there is none of a name.
+    """
     found = existing(session, names)
     for name in names:
         if name not in found:
@@ -85,14 +91,17 @@ def logicals(session: Session, names: Collection[str]) -> dict[str, LogicalRow]:
 
 
 def name_batches(names: Collection[str]) -> Iterator[list[str]]:
-    """Names in groups that one statement takes."""
+    """Yield names in batches that one statement takes."""
     listed = list(names)
     for first in range(0, len(listed), _NAMES_AT_ONCE):
         yield listed[first : first + _NAMES_AT_ONCE]
 
 
 def generations(session: Session, names: Collection[str]) -> dict[str, int]:
-    """The newest generation of each of these names; a name that was never used is absent."""
+    """Return the newest generation of each of these names.
+
+    A name that was never used is absent.
+    """
     found: dict[str, int] = {}
     for table in (RetiredName, LogicalRow):
         query = select(table.name, table.generation).where(table.name.in_(names))
@@ -101,7 +110,10 @@ def generations(session: Session, names: Collection[str]) -> dict[str, int]:
 
 
 def enter_written(session: Session, rows: Sequence[LogicalRow], now: float) -> None:
-    """Enter new contents, just written to the cache; what was there before is inactivated."""
+    """Enter contents just written to the cache.
+
+    The contents that were there before are inactivated.
+    """
     names = [row.name for row in rows]
     for copies in active_copies(session, names).values():
         for copy in copies:
@@ -114,7 +126,7 @@ def enter_written(session: Session, rows: Sequence[LogicalRow], now: float) -> N
 
 
 def expire(session: Session, name: str, now: float) -> LogicalRow:
-    """Let a logical volume expire: its data is inactivated, its name is free (MIG-12)."""
+    """Expire a volume: inactivate its data and free its name (MIG-12)."""
     row = logical(session, name)
     for copy in active_copies_of(session, name):
         inactivate(session, copy, now)
@@ -126,7 +138,7 @@ def expire(session: Session, name: str, now: float) -> LogicalRow:
 
 
 def unload(session: Session, names: Collection[str], now: float) -> None:
-    """Rewind and unload: now the pools are decided, and copies that lack are ordered (MIG-2)."""
+    """Unload volumes: choose their pools and order missing copies (MIG-2)."""
     active = active_copies(session, names)
     ordered = session.scalars(select(PremigrationRow).where(PremigrationRow.name.in_(names)))
     orders = {(order.name, order.role): order for order in ordered}
@@ -159,18 +171,21 @@ _DAMAGED = "cache file of "
 
 
 def enter_damaged(session: Session, name: str, text: str, now: float) -> None:
-    """Ask for the operator: the file of a volume in the cache cannot go to tape as it is."""
+    """Enter that a volume's cache file is not what was stored.
+
+    Raises an intervention; the file cannot go to tape.
+    """
     operator_messages.raise_intervention(session, f"{_DAMAGED}{name}", text, now)
 
 
 def damaged(session: Session) -> set[str]:
-    """The volumes whose file in the cache was found to be not what was stored."""
+    """Return the volumes whose cache file is known to be damaged."""
     subjects = operator_messages.open_subjects(session, _DAMAGED)
     return {subject.removeprefix(_DAMAGED) for subject in subjects}
 
 
 def clear_damaged(session: Session, names: Collection[str], now: float) -> None:
-    """Take back what was said of these volumes' files in the cache."""
+    """Clear the interventions for these volumes' cache files."""
     for name in damaged(session).intersection(names):
         operator_messages.clear_intervention(session, f"{_DAMAGED}{name}", now)
 
@@ -179,12 +194,12 @@ def clear_damaged(session: Session, names: Collection[str], now: float) -> None:
 
 
 def active_copies_of(session: Session, name: str) -> list[CopyRow]:
-    """The active copies of a logical volume, the primary one first."""
+    """Return the active copies of a logical volume, the primary one first."""
     return active_copies(session, [name]).get(name, [])
 
 
 def active_copies(session: Session, names: Collection[str]) -> dict[str, list[CopyRow]]:
-    """The active copies of logical volumes by name, the primary one first."""
+    """Return active copies by volume name, the primary one first."""
     query = select(CopyRow).where(CopyRow.active).order_by(CopyRow.role)
     found: dict[str, list[CopyRow]] = {}
     for some in name_batches(names):
@@ -194,7 +209,10 @@ def active_copies(session: Session, names: Collection[str]) -> dict[str, list[Co
 
 
 def inactivate(session: Session, copy: CopyRow, now: float) -> None:
-    """Make a copy's data inactive; a cartridge without active data becomes scratch (MIG-12)."""
+    """Make a copy's data inactive.
+
+    A cartridge without active data becomes scratch (MIG-12).
+    """
     copy.active = False
     row = session.get_one(PhysicalRow, copy.volser)
     row.active_bytes -= copy.size
@@ -205,7 +223,10 @@ def inactivate(session: Session, copy: CopyRow, now: float) -> None:
 
 
 def release_if_empty(session: Session, row: PhysicalRow) -> None:
-    """Return a cartridge without active data to scratch, unless a drive is writing it."""
+    """Return a cartridge without active data to scratch.
+
+    One that a drive is writing stays as it is.
+    """
     if row.active_volumes or row.writing_pool is not None or row.state == VolumeState.SCRATCH.value:
         return
     session.execute(delete(CopyRow).where(CopyRow.volser == row.volser))
@@ -224,7 +245,7 @@ def release_if_empty(session: Session, row: PhysicalRow) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A cartridge to write to."""
+    """A cartridge that is reserved to be written."""
 
     volser: str
     from_bot: bool
@@ -233,7 +254,10 @@ class Reservation:
 
 
 def physical(session: Session, volser: str) -> PhysicalRow:
-    """A cartridge; raises CatalogueError when the catalogue has none of that VOLSER."""
+    """Return a cartridge.
+
+    Raises CatalogueError when the catalogue has none of that VOLSER.
+    """
     row = session.get(PhysicalRow, volser)
     if row is None:
         raise CatalogueError(
@@ -243,7 +267,9 @@ def physical(session: Session, volser: str) -> PhysicalRow:
 
 
 def reserve(session: Session, number: int, size: int, busy: Collection[str]) -> Reservation | None:
-    """Choose the pool's cartridge for `size` bytes and more, and mark it as being written.
+    """Choose a pool's cartridge to write, and mark it as being written.
+
+    It has room for `size` bytes or more.
 
     A filling one with room, the fullest first; else scratch of the pool; else, if the pool may,
     one borrowed from the common scratch pool. None when there is none. A filling one without room
@@ -280,7 +306,10 @@ def reserve(session: Session, number: int, size: int, busy: Collection[str]) -> 
 
 
 def order_move(session: Session, volser: str, number: int, *, when_eligible: bool) -> None:
-    """Order that the volumes of a cartridge move to a pool: now, or once it may be reclaimed."""
+    """Order that the volumes of a cartridge move to a pool.
+
+    With `when_eligible`, they move once the cartridge is eligible for reclaim.
+    """
     settings.pool(session, number)
     row = physical(session, volser)
     if row.state == VolumeState.SCRATCH.value:
@@ -303,7 +332,7 @@ def enter_bot(
 
 
 def enter_facts(row: PhysicalRow, facts: TapeFacts) -> None:
-    """Enter what the cartridge itself says."""
+    """Enter what was read from the cartridge itself."""
     row.encryption = facts.encryption.value
     row.first_epoch = facts.first_epoch
     row.block_count = facts.block_count
@@ -315,7 +344,9 @@ def enter_copies(
     copies: Sequence[CopyRow],
     now: float,
 ) -> None:
-    """Enter copies that are on tape now; those of the newest generation take the others' place.
+    """Enter copies that are on tape now.
+
+    Those of the newest generation replace the active copies of the same role.
 
     A copy whose `active` is False already was overtaken while it was written, and stays so.
     """
@@ -348,14 +379,16 @@ def _count_traffic(session: Session, row: PhysicalRow, size: int, volumes: int, 
 
 
 def end_writing(session: Session, row: PhysicalRow) -> None:
-    """Let a cartridge go that was written, or was to be."""
+    """Mark that a reserved cartridge is no longer being written."""
     row.writing_pool = None
     session.flush()
     release_if_empty(session, row)
 
 
 def reconcile(session: Session, row: PhysicalRow, facts: TapeFacts) -> str:
-    """Make the catalogue agree with a cartridge whose writing was cut off; say what was found.
+    """Make the catalogue agree with a cartridge after an interrupted write.
+
+    Returns what was found, in words.
 
     Whatever is on it that the catalogue does not know was never promised to anybody: it counts
     as written and inactive, and its volumes are still in the cache or where they were moved from.
@@ -382,7 +415,7 @@ def reconcile(session: Session, row: PhysicalRow, facts: TapeFacts) -> str:
 
 
 def copies_on(session: Session, volser: str, *, active: bool = True) -> list[CopyRow]:
-    """The copies on a cartridge in their order on tape (MIG-3)."""
+    """Return the copies on a cartridge in their order on tape (MIG-3)."""
     query = select(CopyRow).where(CopyRow.volser == volser).order_by(CopyRow.first_block)
     return list(session.scalars(query.where(CopyRow.active) if active else query))
 

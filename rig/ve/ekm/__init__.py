@@ -1,1 +1,1 @@
-"""The node's side of the key managers: proxy, connections, names."""
+"""The node's side of the key managers: proxy, connections, host names."""

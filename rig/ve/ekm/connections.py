@@ -1,4 +1,4 @@
-"""Connections to all configured key managers, kept open at all times (EKM-5).
+"""Permanent connections to all configured key managers (EKM-5).
 
 Each is pinged when it was idle for a while. A lost one is tried again after a delay that doubles up
 to a limit. What is lost and what comes back is told once (`ekm_notices`).
@@ -19,7 +19,7 @@ from rig.ve.ekm.notices import EkmNotices
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """When connections are tried, and for how long; all in seconds."""
+    """Intervals and timeouts of the connections, in seconds."""
 
     ping_every: float = 10.0
     """A connection that was not used for this long is pinged."""
@@ -33,7 +33,7 @@ class Pace:
 
 
 class EkmConnection:
-    """One key manager and what is known of it."""
+    """The connection to one key manager, and its last known state."""
 
     def __init__(self, client: EkmClient, pace: Pace, clock: Callable[[], float]) -> None:
         """Connect to nothing yet."""
@@ -54,7 +54,9 @@ class EkmConnection:
 
     @contextmanager
     def held(self, seconds: float | None = None) -> Iterator[EkmClient]:
-        """Have the connection for oneself; raises EkmUnavailable when others keep it too long.
+        """Use the connection exclusively.
+
+        Raises EkmUnavailable when other threads keep it too long.
 
         ``seconds`` is how long to wait for them, by default as long as `revive` would.
         """
@@ -66,7 +68,9 @@ class EkmConnection:
             self._lock.release()
 
     def revive(self) -> None:
-        """See that it answers before an exchange is begun; raises EkmUnavailable.
+        """Make sure that it answers before an exchange.
+
+        Raises EkmUnavailable.
 
         One that was lost before is not waited for as long as one that answered.
         """
@@ -118,17 +122,17 @@ class EkmConnections:
         self.all = tuple(EkmConnection(client, self._pace, clock) for client in clients)
 
     def check(self) -> Mapping[EkmConnection, float | EkmUnavailable]:
-        """Ask every key manager for a sign of life; return the seconds it took, or the failure."""
+        """Ping every key manager; return the seconds it took, or the failure."""
         return self._check(self.all, wait=CONNECT_SECONDS)
 
     def tick(self) -> float:
-        """Do what is due now; return in how many seconds something is due next."""
+        """Run what is due; return the seconds until something is due next."""
         now = self._clock()
         self._check([each for each in self.all if each.due <= now], wait=0)
         return max(0.0, min(each.due for each in self.all) - self._clock())
 
     def watch(self) -> None:
-        """Do what is due from now on, in a thread of its own, until closed."""
+        """Start a thread that runs what is due, until closed."""
         if self._watcher is None:
             self._watcher = threading.Thread(target=self._watch, name="key managers", daemon=True)
             self._watcher.start()
@@ -138,7 +142,7 @@ class EkmConnections:
             pass
 
     def close(self) -> None:
-        """End the watch and close all connections."""
+        """Stop the thread and close all connections."""
         self._end.set()
         if self._watcher is not None:
             self._watcher.join()
@@ -146,7 +150,7 @@ class EkmConnections:
             each.client.close()
 
     def settle(self, outcomes: Mapping[EkmConnection, EkmUnavailable | None]) -> None:
-        """Take over what was found of key managers, and tell what is new."""
+        """Record whether key managers answered, and report changes."""
         with self._settling:
             first_look = all(each.up is None for each in outcomes)  # before they are noted
             news = [

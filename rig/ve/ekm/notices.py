@@ -1,4 +1,7 @@
-"""What operators, hosts and the service are told of lost and returned key managers (EKM-7, 8)."""
+"""Notices of lost and returned key managers (EKM-7, EKM-8).
+
+They go to operators, hosts and the service organization.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ NO_KEY_MANAGER = "no key manager"
 
 
 class EkmNotices:
-    """Tells each change once; with no log, tells nobody."""
+    """Reports each change once; without an event log, to nobody."""
 
     def __init__(self, log: EventLog | None) -> None:
         """Begin with everything in order."""
@@ -34,7 +37,7 @@ class EkmNotices:
             self._tell(NoticeKind.CLEARED, name, f"Key manager {name} ({where}) answers again")
 
     def hosts(self, up: Sequence[str], down: Sequence[str]) -> None:
-        """Tell the hosts which key managers serve, after a change."""
+        """Report to the hosts which key managers serve."""
         if not down:
             mode = "recovered"
             text = f"Encryption is back to normal: {_names(up)} can be reached"
@@ -50,7 +53,7 @@ class EkmNotices:
         self._tell(NoticeKind.HOSTS, NO_KEY_MANAGER, text, mode=mode, up=[*up], down=[*down])
 
     def call_home(self, reason: str) -> None:
-        """Call the service, once for as long as no key manager is there."""
+        """Call home, once for as long as no key manager can be reached."""
         if self._called:
             return
         self._called = True

@@ -1,4 +1,4 @@
-"""The virtualization engine between drive and key manager: relays, and does not look (BOT-2c)."""
+"""The proxy between drives and key managers; it relays (BOT-2c)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ Observer = Callable[[str, bytes], None]
 
 
 class EkmProxy:
-    """Permanent connections to all configured key managers, the first of which is the primary.
+    """A proxy with permanent connections to all key managers of a node.
+
+    The first is the primary.
 
     The primary serves every exchange while it can be reached, else the secondary (EKM-6). So an
     exchange always tries the primary first, shortly when it was lost before.
@@ -54,11 +56,17 @@ class EkmProxy:
         return tuple(each.client.endpoint for each in self.connections.all)
 
     def connect(self) -> None:
-        """Open the connections to all key managers; raise EkmUnavailable when none answers."""
+        """Open the connections to all key managers.
+
+        Raises EkmUnavailable when none answers.
+        """
         self.ping()
 
     def watch(self) -> None:
-        """Keep the connections alive from now on: pings, and new attempts at what was lost."""
+        """Keep the connections alive from now on.
+
+        They are pinged, and lost ones are tried again.
+        """
         self.connections.watch()
 
     def ping(self) -> dict[EkmEndpoint, float]:
@@ -77,7 +85,7 @@ class EkmProxy:
         return answered
 
     def exchange(self, session: RelayedSession) -> None:
-        """Relay a drive's exchange, with the first key manager that can be reached.
+        """Relay a drive's exchange with the first key manager that answers.
 
         Contact lost before the drive has its key: the exchange goes, once and whole, to the other
         one. Raises EkmUnavailable when there is none left, ExchangeError when it was refused.
@@ -105,7 +113,10 @@ class EkmProxy:
         raise none_left
 
     def _attempt(self, each: EkmConnection, session: RelayedSession) -> None:
-        """Relay the whole exchange with one key manager; raises _Cut once it has begun."""
+        """Relay the whole exchange with one key manager.
+
+        Raises _ContactLost once it has begun.
+        """
         with each.held() as client:
             try:
                 each.revive()
@@ -129,7 +140,7 @@ class EkmProxy:
         return None if outgoing is None else self._send_last_word(client, outgoing)
 
     def _send_last_word(self, client: EkmClient, outgoing: bytes) -> EkmUnavailable | None:
-        """Deliver what gets no answer; the ping shows that it was taken.
+        """Send the last message, which gets no answer, and ping.
 
         The drive has what it needs by now, so lost contact here fails nothing and is returned: the
         key manager records that it never heard from the drive.
@@ -144,7 +155,7 @@ class EkmProxy:
         return None
 
     def close(self) -> None:
-        """End the watch and close all connections."""
+        """Stop the watch and close all connections."""
         self.connections.close()
 
     def __enter__(self) -> Self:

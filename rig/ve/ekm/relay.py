@@ -10,7 +10,7 @@ from hsm.ekm.protocol.errors import EkmUnavailable, ExchangeError
 
 
 class RelayedSession(Protocol):
-    """A drive's key exchange, as far as the one who relays it knows it."""
+    """A drive's key exchange, as a relay sees it."""
 
     @property
     def finished(self) -> bool:
@@ -21,7 +21,7 @@ class RelayedSession(Protocol):
         """Why the drive got no key, when it did not."""
 
     def hello(self) -> bytes:
-        """Begin the exchange, from the beginning; return the message to send."""
+        """Begin the exchange; return the first message."""
 
     def on_message(self, data: bytes) -> bytes | None:
         """Take an answer; return what to send next, if anything."""
@@ -35,7 +35,7 @@ class Relay(Protocol):
 
 
 class OneAtATime:
-    """A relay for several drives: one exchange after the other."""
+    """A relay for several drives: runs one exchange after the other."""
 
     def __init__(self, relay: Relay, answered: Callable[[], None]) -> None:
         """Call `answered` after each exchange that a key manager answered."""

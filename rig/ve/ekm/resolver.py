@@ -1,4 +1,6 @@
-"""Host names of key managers, looked up at the lab's DNS servers and nowhere else (EKM-4).
+"""Look up key managers' host names at the lab's DNS servers (EKM-4).
+
+No other server is asked.
 
 The primary server is asked first; the alternate when the primary does not answer or fails. A host
 that is an address is never looked up. An address once found is used on when no server answers.
@@ -37,7 +39,10 @@ class DnsServer(Protocol):
 def resolver(
     servers: Sequence[DnsServer], server_seconds: float = SERVER_SECONDS
 ) -> Resolve | None:
-    """How to look names up at one or two servers; None, the system's way, when there is none."""
+    """Return a function that looks names up at one or two servers.
+
+    Without servers it is None: the system's own lookup.
+    """
     return Resolver(servers, server_seconds).addresses if servers else None
 
 
@@ -47,7 +52,7 @@ class Resolver:
     def __init__(
         self, servers: Sequence[DnsServer], server_seconds: float = SERVER_SECONDS
     ) -> None:
-        """Ask nothing yet; ``server_seconds`` is how long each server is waited for."""
+        """Prepare; ``server_seconds`` is the timeout of each server."""
         self._servers = [f"{server.address} port {server.port}" for server in servers]
         self._dns = dns.resolver.Resolver(configure=False)
         self._dns.nameservers = [
@@ -58,7 +63,10 @@ class Resolver:
         self._known: dict[str, tuple[str, ...]] = {}
 
     def addresses(self, host: str) -> tuple[str, ...]:
-        """Return the addresses of a host; raises EkmUnavailable when they cannot be known."""
+        """Return the addresses of a host.
+
+        Raises EkmUnavailable when they cannot be found.
+        """
         if is_address(host):
             return (host,)
         try:

@@ -1,4 +1,4 @@
-"""The check "verify connection": every key manager answers and knows every label (EKM-11)."""
+"""Verify that every key manager answers and knows every label (EKM-11)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from rig.ve.ekm.connections import EkmConnection, EkmConnections
 
 @dataclass(frozen=True, slots=True)
 class EkmVerification:
-    """What one key manager said: ``failure`` when it did not answer, else a state a label."""
+    """The answer of one key manager to "verify connection".
+
+    ``failure`` says why it did not answer; else there is a state for each label.
+    """
 
     name: str
     where: str
@@ -37,7 +40,7 @@ class EkmVerification:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What all key managers of a node said."""
+    """The answers of all key managers of a node."""
 
     ekms: tuple[EkmVerification, ...]
 
@@ -53,12 +56,15 @@ class Verification:
 
     @property
     def good(self) -> bool:
-        """Whether every exchange of the node can be served by each of its key managers."""
+        """Whether each key manager can serve every exchange of the node."""
         return all(ekm.good for ekm in self.ekms) and not self.differing
 
 
 def verify_connection(connections: EkmConnections, labels: Sequence[str]) -> Verification:
-    """Ask every key manager for a sign of life and for each of the labels; raises nothing."""
+    """Ask every key manager whether it knows each of the labels.
+
+    Failures are in what is returned; nothing is raised.
+    """
     return Verification(tuple(_ask(connections, each, labels) for each in connections.all))
 
 

@@ -1,4 +1,4 @@
-"""The node's cartridges: files in a folder, mounted by its drives; the catalogue says the rest."""
+"""The cartridges of a node: files in a folder, mounted by its drives."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class CartridgeStore:
         self._facts: dict[str, TapeFacts] = {}
 
     def path(self, volser: str) -> Path:
-        """The file of a cartridge."""
+        """Return the path of a cartridge's file."""
         return self.folder / f"{volser}{SUFFIX}"
 
     def volsers(self) -> list[str]:
-        """The VOLSERs of all files here."""
+        """Return the VOLSERs of all cartridge files, sorted."""
         return sorted(path.name.removesuffix(SUFFIX) for path in self.folder.glob(f"*{SUFFIX}"))
 
     @contextmanager
     def mounted(self, volser: str, *, write: bool) -> Iterator[Cartridge]:
-        """Mount a cartridge; `facts` knows at the demount what is on it."""
+        """Mount a cartridge; at its demount, keep what `facts` returns."""
         path = self.path(volser)
         with Cartridge.open(path, write=write) as cartridge:
             if cartridge.volser != volser:
@@ -56,11 +56,14 @@ class CartridgeStore:
                 self._facts[volser] = facts_of(cartridge)
 
     def facts(self, volser: str) -> TapeFacts:
-        """What was on a cartridge at its last demount."""
+        """Return what was on a cartridge at its last demount."""
         return self._facts[volser]
 
     def inspect(self, volser: str, *, mend: bool = False) -> TapeFacts:
-        """Look at a cartridge; with `mend`, cut off first what a power cut left torn on it."""
+        """Read what is on a cartridge without its key.
+
+        With `mend`, records torn by a power cut are cut off first.
+        """
         with self.mounted(volser, write=mend) as cartridge:
             if cartridge.damage:
                 raise CartridgeStoreError(cartridge.damage)
@@ -68,7 +71,7 @@ class CartridgeStore:
 
 
 def facts_of(cartridge: Cartridge) -> TapeFacts:
-    """What a cartridge says without its key."""
+    """Return what can be read of a cartridge without its key."""
     labels = [header.block for header in cartridge.headers if Flags.LABEL in header.flags]
     return TapeFacts(
         encryption=_ENCRYPTION[cartridge.format],

@@ -1,4 +1,6 @@
-"""What one drive does in one go: premigrate, close, recall, move. Each ends in one transaction.
+"""Tape jobs of one drive: premigrate, close, recall, verify, move.
+
+Each ends in one transaction, a move in one for each run of volumes.
 
 The order is always the same: the catalogue says that a cartridge is being written; the data goes to
 tape, synced; the catalogue says in one transaction where it is and that the cartridge is free.
@@ -45,7 +47,7 @@ class NoScratchError(TaperigError):
 
 @dataclass(frozen=True, slots=True)
 class NodeParts:
-    """What the work of all drives of a node shares."""
+    """What the tape jobs of all drives of a node share."""
 
     name: str
     catalogue: Catalogue
@@ -72,7 +74,7 @@ class Outgoing:
     """The copy (its id) that a move takes it from."""
 
     def file(self) -> VolumeFile:
-        """What is written."""
+        """Return the file that is written."""
         return VolumeFile(self.name, self.path, self.size, self.sha256, self.origin)
 
 
@@ -84,7 +86,7 @@ Settle = Callable[[Session, Written], None]
 
 
 class TapeWork:
-    """The work of one drive."""
+    """The tape jobs of one drive."""
 
     def __init__(self, parts: NodeParts, engine: VirtualizationEngine) -> None:
         """Work with a drive's virtualization engine."""
@@ -94,7 +96,9 @@ class TapeWork:
     # Cache to tape
 
     def premigrate(self, pool: int) -> int:
-        """Copy to a pool what is ordered for it, as much as one cartridge takes; how many.
+        """Copy ordered volumes to a pool; return how many.
+
+        Copies as much as one cartridge takes.
 
         A volume whose file in the cache is found damaged stays ordered and is left out from then
         on, with an intervention. When nothing else is left, raises VolumeError naming all of them.
@@ -115,7 +119,10 @@ class TapeWork:
                 return 0  # the others are written next time
 
     def _recheck(self, pool: int) -> None:
-        """Look again at files that were found damaged; raises VolumeError for those that are."""
+        """Verify again the files known to be damaged.
+
+        Raises VolumeError naming those that still are.
+        """
         orders = self._orders(pool, damaged=True)
         intact = self._intact(orders)
         with self.parts.catalogue.transaction() as session:
@@ -128,7 +135,7 @@ class TapeWork:
             )
 
     def _intact(self, orders: Sequence[Outgoing]) -> set[str]:
-        """Read the files of volumes; those that are not what was stored are entered as damaged."""
+        """Verify volumes' files and enter the damaged ones; return the rest."""
         intact = set()
         for order in orders:
             try:
@@ -142,7 +149,10 @@ class TapeWork:
         return intact
 
     def _orders(self, pool: int, *, damaged: bool = False) -> list[Outgoing]:
-        """The next volumes ordered for a pool: those not known to be damaged, or those that are."""
+        """Return the next volumes ordered for a pool.
+
+        With `damaged`, those whose file is known to be damaged; else all others.
+        """
         query = (
             select(
                 LogicalRow.name,
@@ -168,7 +178,7 @@ class TapeWork:
         return list(found.values())
 
     def _write(self, pool: int, volumes: Sequence[Outgoing], settle: Settle) -> int:
-        """Write to a cartridge of the pool the first of these volumes that fit; how many."""
+        """Write the first volumes that fit to one cartridge; return how many."""
         if not volumes:
             return 0
         parts = self.parts
@@ -219,7 +229,7 @@ class TapeWork:
         return len(fitting)
 
     def close(self, volser: str) -> None:
-        """Fill a cartridge up: its database backup goes behind its volumes (MSG-1)."""
+        """Close a cartridge: append its database backup, set it full (MSG-1)."""
         parts = self.parts
         with parts.locks.locked(volser):
             with parts.catalogue.transaction() as session:
@@ -258,7 +268,7 @@ class TapeWork:
     # Tape to cache
 
     def recall(self, volser: str, copies: Sequence[CopyRow]) -> None:
-        """Read volumes from a cartridge into the cache, by position on tape (MIG-3)."""
+        """Recall volumes from a cartridge into the cache by position (MIG-3)."""
         parts = self.parts
         with parts.locks.locked(volser):
             current = self._still_active(copies)
@@ -286,7 +296,7 @@ class TapeWork:
         return sorted((c for c in copies if c.id in ids), key=lambda copy: copy.first_block)
 
     def _read(self, volser: str, copies: Sequence[CopyRow], into: Cache) -> list[str]:
-        """Read these copies, verified against the catalogue; the names of what was stored."""
+        """Read copies and verify them; return the names of what was stored."""
         with self.parts.catalogue.reading() as session:
             rows = transactions.logicals(session, {copy.name for copy in copies})
             expected = {copy.name: (copy.generation, rows[copy.name].sha256) for copy in copies}
@@ -303,7 +313,7 @@ class TapeWork:
         return sink.stored
 
     def verify(self, volser: str) -> list[str]:
-        """Read every active copy on a cartridge to its end; say what is not as written."""
+        """Read every active copy on a cartridge; return what is wrong."""
         with self.parts.locks.locked(volser):
             with self.parts.catalogue.reading() as session:
                 copies = transactions.copies_on(session, volser)
@@ -325,7 +335,10 @@ class TapeWork:
     def _holds(
         self, volser: str, runs: Sequence[range], wanted: Sequence[tuple[str, str]]
     ) -> str | None:
-        """What is wrong with these runs of blocks, which are to hold these names and SHA-256s."""
+        """Return what is wrong with these runs of blocks, or None.
+
+        They are to hold volumes of these names and SHA-256s.
+        """
         try:
             report = self.engine.read(volser, at=runs)
         except TaperigError as error:
@@ -336,7 +349,10 @@ class TapeWork:
     # Tape to tape
 
     def move(self, volser: str, pool: int) -> int:
-        """Move all active data of a cartridge to a pool, tape to tape (MIG-4); how many volumes."""
+        """Move a cartridge's active data to a pool; return how many volumes.
+
+        The data goes from tape to tape (MIG-4).
+        """
         parts = self.parts
         moved = 0
         with parts.locks.locked(volser):
@@ -384,7 +400,10 @@ class TapeWork:
 
     @contextmanager
     def _reserved(self, pool: int, size: int, avoid: Set[str]) -> Iterator[Reservation]:
-        """A cartridge to write to; whatever happens, the catalogue agrees with it afterwards."""
+        """Reserve a cartridge to write to.
+
+        Whatever happens, the catalogue agrees with it afterwards.
+        """
         parts = self.parts
         with parts.locks.choosing() as busy:
             with parts.catalogue.transaction() as session:
@@ -423,7 +442,7 @@ class TapeWork:
 
 
 def settle_cartridge(parts: NodeParts, volser: str) -> str:
-    """Compare a cartridge that was being written with the catalogue, and let it go."""
+    """Reconcile the catalogue with a cartridge that was being written."""
     facts = parts.cartridges.inspect(volser, mend=True)
     with parts.catalogue.transaction() as session:
         row = session.get_one(PhysicalRow, volser)
@@ -433,7 +452,10 @@ def settle_cartridge(parts: NodeParts, volser: str) -> str:
 
 
 def _settle_orders(session: Session, written: Written) -> None:
-    """An order is done, unless another rewind/unload named another pool meanwhile."""
+    """Delete the orders that are carried out.
+
+    An order to another pool, given meanwhile by a rewind/unload, stays.
+    """
     copies = {(copy.name, copy.role): copy for _, copy in written}
     names = [volume.name for volume, _ in written]
     for order in session.scalars(select(PremigrationRow).where(PremigrationRow.name.in_(names))):
@@ -445,7 +467,10 @@ def _settle_orders(session: Session, written: Written) -> None:
 
 
 def _settle_move(session: Session, written: Written) -> None:
-    """A copy that was overtaken while it was moved (rewritten, expired, copied) stays inactive."""
+    """Keep inactive the copies that were superseded during the move.
+
+    Their volumes were rewritten, expired or copied meanwhile.
+    """
     sources = [volume.came_from for volume, _ in written]
     query = select(CopyRow.id).where(CopyRow.id.in_(sources), CopyRow.active)
     active = set(session.scalars(query))
@@ -457,7 +482,10 @@ def _settle_move(session: Session, written: Written) -> None:
 def _fitting(
     volumes: Sequence[Outgoing], target: Reservation, elsewhere: Mapping[str, Set[str]]
 ) -> list[Outgoing]:
-    """The first of the volumes, as many as the cartridge takes; not a volume's second copy."""
+    """Return the first volumes, as many as the cartridge takes.
+
+    A volume whose other copy is on the cartridge ends them.
+    """
     fitting: list[Outgoing] = []
     room = target.room
     for volume in volumes:

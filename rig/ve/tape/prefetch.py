@@ -1,4 +1,4 @@
-"""Working one step ahead of whoever takes the results."""
+"""Prefetch: produce the next item while one is used."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 @contextmanager
 def ahead(items: Iterator[T]) -> Iterator[Iterator[T]]:
-    """Give the same items in the same order, the next one made in a thread meanwhile.
+    """Yield the same items in order, the next one produced in a thread.
 
     What making an item raises comes where that item would have come.  At the end of the block
     nothing is being made any more, whatever ended it; one item may then have been made for nobody.

@@ -1,4 +1,4 @@
-"""Rekey: new EEDKs for a cartridge, so that other KEKs open it; its data is not rewritten.
+"""Rekey a cartridge: replace its EEDKs; its data is not rewritten.
 
 The key manager opens an old EEDK and wraps the same data key anew. Before the old EEDKs are given
 up, the drive's hardware proves the data key against the cartridge's key check, and each new EEDK
@@ -42,12 +42,12 @@ REKEY_STEPS = {
 
 
 class RekeyError(TaperigError):
-    """New EEDKs were refused before the old ones were given up."""
+    """New EEDKs were refused; the cartridge keeps its old ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class RekeyReport:
-    """What a rekey did: which of the two new EEDKs were opened here, and both of them."""
+    """The result of a rekey: the new EEDKs, and which were opened here."""
 
     volser: str
     keys: tuple[KeyLabel, ...]
@@ -65,7 +65,9 @@ def rekey(
     *,
     allow_public_only: bool = False,
 ) -> RekeyReport:
-    """Give a cartridge EEDKs for one or two other keys; when this returns, the old ones are gone.
+    """Rewrap a cartridge's data key for one or two other KEKs.
+
+    When this returns, the old EEDKs are gone.
 
     ``allow_public_only`` admits keys none of which a key manager here can open. Raises
     ExchangeError, EkmUnavailable, DriveError, CartridgeError or RekeyError.
@@ -103,7 +105,10 @@ def rekey(
 
 
 def rekeyable(session: Session, volser: str) -> PoolSettings:
-    """Return the pool whose keys a cartridge would get; raise RekeyError when it may not."""
+    """Return the pool whose keys a cartridge would get.
+
+    Raises RekeyError when it may not be rekeyed.
+    """
     row = transactions.physical(session, volser)
     pool = settings.pool(session, row.pool) if row.pool != SCRATCH_POOL else None
     if row.writing_pool is not None:
@@ -130,7 +135,7 @@ def rekeyable(session: Session, volser: str) -> PoolSettings:
 
 
 def rekey_to_pool(parts: NodeParts, engine: VirtualizationEngine, volser: str) -> RekeyReport:
-    """Give a node's cartridge EEDKs for the keys that its pool has now.
+    """Rekey a node's cartridge to its pool's current keys.
 
     Until the cartridge surely has the new EEDKs only, the catalogue names old and new keys: a key
     is never taken for unused too early, also when the process is killed. Raises as `rekey` does.
@@ -174,7 +179,10 @@ def _enter_keys(parts: NodeParts, volser: str, keys: list[dict[str, str]]) -> No
 
 
 def _opens(drive: Drive, proxy: Relay, eedk: bytes) -> bool:
-    """Whether a key manager here opens the EEDK; raises unless what it holds is the data key."""
+    """Whether a key manager here opens the EEDK.
+
+    Raises unless what it holds is the data key.
+    """
     session = drive.proof_session(eedk)
     try:
         proxy.exchange(session)

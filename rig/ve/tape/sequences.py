@@ -1,4 +1,4 @@
-"""The virtualization engine (VE): mounts, configures the drive, relays the exchange, moves data.
+"""The sequences of the VE: write from BOT, append, read.
 
 Each numbered step of the sequences (`sequences.py`) is recorded as an event with its time, duration
 and outcome; the error of a failed step goes on to the caller, after the demount.
@@ -39,7 +39,7 @@ ReportProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class ReadReport:
-    """What was read: whole volumes in the order on tape, and those that were cut off in writing."""
+    """Volumes read, in the order on tape, and those that are incomplete."""
 
     volumes: list[VolumeHeader]
     incomplete: list[str]
@@ -57,7 +57,7 @@ class VirtualizationEngine:
         events: EventLog,
         progress: ReportProgress = lambda done, total: None,
     ) -> None:
-        """Put the parts together; `events` tells each step, `progress` how far data has moved."""
+        """Prepare; `events` records each step, `progress` the data moved."""
         self.drive = drive
         self.proxy = proxy
         self.cartridges = cartridges
@@ -92,7 +92,7 @@ class VirtualizationEngine:
                     self._write(next(batches), batches, headers, detail)
 
     def append(self, volser: str, volumes: Sequence[VolumeFile]) -> None:
-        """Append volumes to a cartridge, in the format and under the key that it has."""
+        """Append volumes to a cartridge, in its own format and under its key."""
         headers = prepare(volumes)
         batches = self._batches(volumes, headers)
         with self._mounted("APP-1", "APP-4", volser, write=True) as cartridge:
@@ -120,7 +120,7 @@ class VirtualizationEngine:
         names: Iterable[str] | None = None,
         at: Sequence[range] | None = None,
     ) -> ReadReport:
-        """Read a cartridge and give its volumes to `sink`: all, or those of these names.
+        """Read a cartridge's volumes into `sink`: all, or those of these names.
 
         With `at`, only these runs of blocks are read, in the order given, each of whole volumes.
         """
@@ -145,7 +145,7 @@ class VirtualizationEngine:
     def _mounted(
         self, mount: str, demount: str, volser: str, *, write: bool
     ) -> Iterator[Cartridge]:
-        """Mount, and whatever happens zeroize and demount."""
+        """Mount a cartridge; in any case zeroize and demount."""
         with ExitStack() as mounting:
             with self._step(mount, volser) as detail:
                 cartridge = mounting.enter_context(self.cartridges.mounted(volser, write=write))
@@ -166,7 +166,7 @@ class VirtualizationEngine:
             detail["zeroized"] = True
 
     def _ask_for_key(self, step: str, volser: str, command: Callable[[], object]) -> None:
-        """Give a command that the drive answers with the wish for a data key."""
+        """Send a command that the drive answers with "key required"."""
         with self._step(step, volser) as detail:
             try:
                 command()
@@ -249,7 +249,7 @@ class VirtualizationEngine:
         self._add_figures(detail, Direction.READ)
 
     def _blocks_of(self, cartridge: Cartridge, run: range | None) -> Iterator[list[Block]]:
-        """Read on to the end of the tape, or of a run of blocks and not a byte further."""
+        """Read to the end of the tape, or exactly to the end of a run."""
         while run is None or self.drive.position < run.stop:
             most = READ_AHEAD_BYTES
             if run is not None:
@@ -266,7 +266,7 @@ class VirtualizationEngine:
         self.progress(min(detail["bytes"], total), total)
 
     def _add_figures(self, detail: dict[str, Any], direction: Direction) -> None:
-        """What the engine counted for this step's data, labels included."""
+        """Add what the engine counted for this step, labels included."""
         detail["engine"] = {
             operation.name.lower(): {
                 "bytes": counted.bytes,
@@ -290,7 +290,7 @@ class VirtualizationEngine:
 
 
 def _joined(runs: Iterable[range]) -> Iterator[range]:
-    """Join runs of blocks that follow one another: they are read without a stop."""
+    """Join consecutive runs of blocks, which are read without a stop."""
     before: range | None = None
     for run in runs:
         if before is not None and before.stop == run.start:

@@ -1,4 +1,4 @@
-"""AWSTAPE (``.aws``): the mainframe world's virtual tape, a file of blocks and tape marks.
+"""AWSTAPE (``.aws``): tape images made of blocks and tape marks.
 
 A block is one or more segments, each behind a header of six bytes, integers little endian:
 
@@ -31,11 +31,11 @@ TAPE_MARK = None
 
 
 class AwsTapeError(TaperigError):
-    """A file is no AWSTAPE image, or its image is damaged."""
+    """A file is not an AWSTAPE image, or its image is damaged."""
 
 
 def read_image(path: Path) -> Iterator[bytes | None]:
-    """Yield the blocks of an image in their order, and `TAPE_MARK` for each tape mark.
+    """Yield an image's blocks, and `TAPE_MARK` for each tape mark.
 
     Raises AwsTapeError, with the place, at the first byte that does not fit.
     """
@@ -79,7 +79,7 @@ def _blocks(file: BinaryIO, path: Path) -> Iterator[bytes | None]:
 
 
 def _begun(block: bytearray | None, flags: int, path: Path, place: int) -> bytearray:
-    """Return the block that a segment with these flags goes on."""
+    """Return the block that a segment with these flags continues."""
     if flags & ~(_BEGINS | _ENDS) or bool(flags & _BEGINS) != (block is None):
         raise _damaged(path, place, f"a segment has the flags {flags:#04x}, which do not fit here")
     return bytearray() if block is None else block
@@ -130,7 +130,7 @@ class ImageWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give the image its name, or remove what was written when there was an error."""
+        """Give the image its name, or remove it after an error."""
         self._file.close()
         if error is None:
             self._partial.replace(self.path)

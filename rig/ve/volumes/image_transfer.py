@@ -1,4 +1,4 @@
-"""Logical volumes as AWSTAPE images: how they enter from a mainframe, and leave for one.
+"""Import and export of logical volumes as AWSTAPE images.
 
 An image enters whole, its bytes are the volume's data, and the volume keeps the name that its VOL1
 label gives. A volume that came as something else leaves as a labelled tape with one data set.
@@ -46,7 +46,7 @@ class TapeImage:
 
 
 def inspect_image(path: Path) -> TapeImage:
-    """Read an image to its end and check it, the block count of each EOF1 label included.
+    """Read an image to its end and check its labels and block counts.
 
     Raises AwsTapeError where the image is damaged or a label does not fit what is on the tape.
     """
@@ -60,7 +60,7 @@ def inspect_image(path: Path) -> TapeImage:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file begins as an AWSTAPE image does, with a whole first block or a tape mark."""
+    """Whether a file begins with a whole AWSTAPE block or a tape mark."""
     try:
         next(read_image(path))
     except (AwsTapeError, StopIteration):
@@ -69,7 +69,7 @@ def is_image(path: Path) -> bool:
 
 
 def volume_of_image(path: Path, name: str | None = None) -> VolumeFile:
-    """Return the logical volume that an image becomes, named as its VOL1 label says, or `name`.
+    """Return the logical volume of an image, named by VOL1 or `name`.
 
     Raises AwsTapeError for a damaged image, VolumeError when nothing names it.
     """
@@ -82,7 +82,9 @@ def volume_of_image(path: Path, name: str | None = None) -> VolumeFile:
 
 
 def export_image(name: str, data: Path, target: Path, created: datetime.date) -> None:
-    """Write a volume's data as an image: as it came when it is one, else as one data set of it.
+    """Write a volume's data as an AWSTAPE image.
+
+    Data that is an image is copied; other data becomes one data set.
 
     The data set is named ``TAPERIG.<volume>`` and has the date `created`.
     """
@@ -114,7 +116,7 @@ def export_image(name: str, data: Path, target: Path, created: datetime.date) ->
 
 
 class _Walk:
-    """Goes along a tape: label groups and data, divided by tape marks."""
+    """A scan along an image: label groups and data, between tape marks."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -32,7 +32,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class VolumeError(TaperigError):
-    """A file cannot become a logical volume, or what is on tape is none."""
+    """A file cannot become a logical volume, or one on tape is invalid."""
 
 
 class VolumeFileError(VolumeError):
@@ -90,13 +90,13 @@ class VolumeFile:
 
 
 def path_text(path: Path) -> str:
-    """Return a path as text for the catalogue: bytes that are no UTF-8 come as escapes."""
+    """Return a path as UTF-8 text; other bytes become escapes."""
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @dataclass(frozen=True, slots=True)
 class VolumeHeader:
-    """What the header label says."""
+    """The header label of a volume on tape."""
 
     name: str
     size: int
@@ -112,7 +112,7 @@ class VolumeHeader:
 
 @dataclass(frozen=True, slots=True)
 class VolumeTrailer:
-    """What the trailer label says."""
+    """The trailer label of a volume on tape."""
 
     name: str
     blocks: int
@@ -161,7 +161,9 @@ def _label(**content: str | int) -> Block:
 
 
 def prepare(volumes: Sequence[VolumeFile]) -> list[VolumeHeader]:
-    """Make the header labels; what cannot be written is refused before anything is mounted.
+    """Make the header labels of volumes to write.
+
+    What cannot be written is refused here, before anything is mounted.
 
     A file whose SHA-256 is known is not read here: `blocks_of` compares it on the way to tape.
     """
@@ -186,7 +188,9 @@ def _header(volume: VolumeFile) -> VolumeHeader:
 def blocks_of(
     volume: VolumeFile, header: VolumeHeader, block_bytes: int = MAX_BLOCK_BYTES
 ) -> Iterator[Block]:
-    """Yield a volume as it goes to tape, its trailer only when its SHA-256 is the header's.
+    """Yield a volume's blocks for tape; verify its SHA-256.
+
+    The trailer comes only when the SHA-256 is the header's.
 
     Raises VolumeFileError when it is not.
     """
@@ -219,7 +223,10 @@ def _changed(volume: VolumeFile, how: str) -> VolumeFileError:
 
 
 def in_batches(blocks: Iterable[Block], batch_bytes: int) -> Iterator[list[Block]]:
-    """Gather blocks into runs of at least `batch_bytes`, the last may be shorter."""
+    """Collect blocks into batches of at least `batch_bytes`.
+
+    The last batch may be shorter.
+    """
     batch: list[Block] = []
     size = 0
     for block in blocks:

@@ -19,26 +19,26 @@ from rig.ve.volumes.logical_volume import (
 
 
 class VolumeSink(Protocol):
-    """Where volumes go that are read; may raise OSError.
+    """A destination of volumes that are read; may raise OSError.
 
     `end` is called for a whole and verified volume only, `abandon` for any other.
     """
 
     def begin(self, header: VolumeHeader) -> None:
-        """Take the beginning of a volume."""
+        """Begin a volume."""
 
     def write(self, data: bytes) -> None:
-        """Take more of its data."""
+        """Write more of its data."""
 
     def end(self) -> None:
-        """Take its end: all data came, and its SHA-256 is right."""
+        """End it: its data is complete and its SHA-256 is right."""
 
     def abandon(self) -> None:
         """Drop it: it is incomplete."""
 
 
 class NullSink:
-    """Keeps nothing: reading verifies all the same."""
+    """A sink that keeps nothing; reading verifies all the same."""
 
     def begin(self, header: VolumeHeader) -> None:
         """Do nothing."""
@@ -54,7 +54,10 @@ class NullSink:
 
 
 class FolderSink:
-    """Writes each volume into a folder, under its name; it appears there whole or not at all."""
+    """A sink that writes each volume into a folder, under its name.
+
+    A file appears there whole or not at all.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Write into `folder`, which is made when absent."""
@@ -69,7 +72,7 @@ class FolderSink:
         self._file = self._partial.open("wb")
 
     def write(self, data: bytes) -> None:
-        """Write on."""
+        """Write more data."""
         if self._file is not None:
             self._file.write(data)
 
@@ -95,7 +98,7 @@ class FolderSink:
 
 
 class CompareSink:
-    """Compares each volume with the file that it was written from."""
+    """A sink that compares each volume with its original file."""
 
     def __init__(self, volumes: Iterable[VolumeFile]) -> None:
         """Expect these volumes; others are counted as `unexpected`."""
@@ -124,11 +127,11 @@ class CompareSink:
         self._file = volume.source.open("rb") if volume else None
 
     def write(self, data: bytes) -> None:
-        """Compare on."""
+        """Compare more data."""
         self._same = self._same and self._file is not None and self._file.read(len(data)) == data
 
     def end(self) -> None:
-        """Judge."""
+        """Compare the ends, and record the result."""
         if self._file is None:
             self.unexpected.append(self._name)
         elif self._same and not self._file.read(1):
@@ -145,7 +148,7 @@ class CompareSink:
 
 
 class VolumeReader:
-    """Turns blocks into volumes again, and says which were whole."""
+    """A reader that makes volumes of blocks, and records which were whole."""
 
     def __init__(self, sink: VolumeSink, names: Iterable[str] | None = None) -> None:
         """Give volumes to `sink`: all, or those of these names."""

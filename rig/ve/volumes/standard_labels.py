@@ -1,4 +1,4 @@
-"""IBM standard labels: who a tape is (VOL1) and what its data sets are (HDR1, EOF1, EOV1).
+"""IBM standard labels: the volume's VOL1, data sets' HDR1, EOF1, EOV1.
 
 A label is a block of 80 characters in EBCDIC (code page 037). Labels of a data set stand before and
 behind it, divided from it by tape marks:
@@ -24,12 +24,12 @@ _BLOCKS_LOW = 1_000_000
 
 
 class LabelError(TaperigError):
-    """A label says what it may not."""
+    """A label has a field that is not valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class VolumeLabel:
-    """VOL1: the volume's serial (six characters, blanks cut off) and its owner."""
+    """VOL1: the volume's serial (six characters at most) and its owner."""
 
     volser: str
     owner: str = ""
@@ -62,7 +62,7 @@ class DataSetLabel:
 
 @dataclass(frozen=True, slots=True)
 class FormatLabel:
-    """HDR2, EOF2 or EOV2: undefined records of at most `block_bytes`, one a block."""
+    """HDR2, EOF2 or EOV2: undefined records, one a block."""
 
     kind: str  # HDR2, EOF2, EOV2
     block_bytes: int
@@ -73,7 +73,7 @@ class FormatLabel:
 
 
 def parse_label(block: bytes) -> VolumeLabel | DataSetLabel | None:
-    """Return what a block says as VOL1, HDR1, EOF1 or EOV1, or None when it is none of these.
+    """Return a block as VOL1, HDR1, EOF1 or EOV1, or None.
 
     Raises LabelError when it is one of these and its fields are not what they must be.
     """
@@ -97,7 +97,7 @@ def parse_label(block: bytes) -> VolumeLabel | DataSetLabel | None:
 
 
 def is_label(block: bytes) -> bool:
-    """Whether a block is a label of any kind: of the volume, a data set or the user."""
+    """Whether a block is a label: of the volume, a data set or the user."""
     if len(block) != LABEL_BYTES:
         return False
     return re.fullmatch(r"VOL[1-9]|UVL[1-9]|(HDR|EOF|EOV|UHL|UTL)[1-9]", _kind(block)) is not None
@@ -132,7 +132,10 @@ def _number(field: str, kind: str, what: str) -> int:
 
 
 def _date(field: str, kind: str) -> datetime.date | None:
-    """Read ``cyyddd``: century blank for 19, 0 for 20, 1 for 21; year; day of the year."""
+    """Read a date ``cyyddd``.
+
+    Century is blank for 19, 0 for 20, 1 for 21; then year and day of the year.
+    """
     if not field.strip().strip("0"):
         return None
     century = {" ": 1900, "0": 2000, "1": 2100}.get(field[0])

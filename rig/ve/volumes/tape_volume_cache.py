@@ -1,4 +1,4 @@
-"""The tape volume cache: a file for each logical volume's content that is in it.
+"""The tape volume cache: a file for each volume's content in it.
 
 A file is `NAME.GENERATION`; it appears there whole and synced, or not at all. Which of the files
 count, the catalogue says: what it does not know is left from something that was cut off.
@@ -33,12 +33,12 @@ class CacheError(TaperigError):
 
 
 class CacheFullError(CacheError):
-    """There is no room, and nothing in the cache may leave it now."""
+    """The cache is full, and nothing in it may leave it now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What was stored."""
+    """The size and hash of a stored content."""
 
     size: int
     sha256: str
@@ -56,11 +56,13 @@ class Cache:
         self._doomed: set[Path] = set()
 
     def path(self, name: str, generation: int) -> Path:
-        """The file of a content."""
+        """Return the path of a content's file."""
         return self.folder / f"{name}.{generation}"
 
     def store(self, contents: Iterable[tuple[str, int, Iterable[bytes]]]) -> list[Stored]:
-        """Store contents (name, generation, pieces); when this returns, all outlive a power cut.
+        """Store contents, given as name, generation and pieces, durably.
+
+        When this returns, all of them outlive a power cut.
 
         None of them is there when it raises.
         """
@@ -80,7 +82,7 @@ class Cache:
 
     @contextmanager
     def arriving(self) -> Iterator[Arrivals]:
-        """Files to write; those that were not kept are gone at the end."""
+        """Open a set of files to write; those not committed are removed."""
         arrivals = Arrivals(self)
         try:
             yield arrivals
@@ -88,14 +90,14 @@ class Cache:
             arrivals.drop()
 
     def rename(self, partial: Path, target: Path) -> None:
-        """Give a file its name; it takes the place of a file that was to be removed."""
+        """Give a file its name, and cancel a removal of that name."""
         with self._lock:
             self._doomed.discard(target)
             partial.replace(target)
 
     @contextmanager
     def pinned(self, paths: Collection[Path]) -> Iterator[None]:
-        """Keep files where they are for as long as the context lasts."""
+        """Keep files from being removed while the context lasts."""
         with self._lock:
             for path in paths:
                 self._pins[path] = self._pins.get(path, 0) + 1
@@ -112,7 +114,10 @@ class Cache:
                             path.unlink(missing_ok=True)
 
     def remove(self, name: str, generation: int) -> None:
-        """Remove a content that the catalogue does not know any more; one in use goes later."""
+        """Remove a content that the catalogue no longer knows.
+
+        A pinned one is removed once it is not pinned any more.
+        """
         path = self.path(name, generation)
         with self._lock:
             if path in self._pins:
@@ -126,7 +131,10 @@ class Cache:
 
 
 class Arrivals:
-    """Files on their way into a cache; they get their names together, once all are synced."""
+    """Files on their way into a cache.
+
+    They get their names together, once all are synced.
+    """
 
     def __init__(self, cache: Cache) -> None:
         """Begin with none."""
@@ -145,7 +153,10 @@ class Arrivals:
         return file
 
     def keep(self) -> None:
-        """Give all files their names; when this returns, they outlive a power cut."""
+        """Sync all files and give them their names.
+
+        When this returns, they outlive a power cut.
+        """
         with _saying(self._cache.folder):
             self._sync()
             for target in self._targets:
@@ -159,7 +170,7 @@ class Arrivals:
         _partial(self._targets.pop()).unlink(missing_ok=True)
 
     def drop(self) -> None:
-        """Remove all files that were not kept."""
+        """Remove all files that were not committed."""
         while self._open:
             _close(self._open.pop())
         while self._targets:
@@ -185,7 +196,7 @@ def _close(file: BinaryIO) -> None:
 
 
 class Recall:
-    """A sink (`VolumeSink`) that stores volumes read from tape, if they are those expected."""
+    """A sink that stores recalled volumes, if they are those expected."""
 
     def __init__(self, arrivals: Arrivals, expected: dict[str, tuple[int, str]]) -> None:
         """Expect these volumes: generation and SHA-256 (hexadecimal) by name."""
@@ -196,7 +207,10 @@ class Recall:
         self._file: BinaryIO | None = None
 
     def begin(self, header: VolumeHeader) -> None:
-        """Begin a file; raises CacheError when the label is not that of the volume expected."""
+        """Begin a file.
+
+        Raises CacheError when the label is not that of the expected volume.
+        """
         generation, sha256 = self._expected[header.name]
         if header.sha256 != sha256:
             raise CacheError(
@@ -207,25 +221,28 @@ class Recall:
         self._file = self._arrivals.begin(header.name, generation)
 
     def write(self, data: bytes) -> None:
-        """Write on."""
+        """Write more data."""
         if self._file is not None:
             self._file.write(data)
 
     def end(self) -> None:
-        """Keep it: it is whole and verified."""
+        """Record it as stored: it is whole and verified."""
         if self._file is not None:
             self.stored.append(self._name)
         self._file = None
 
     def abandon(self) -> None:
-        """Drop it."""
+        """Remove the file."""
         if self._file is not None:
             self._arrivals.drop_last()
         self._file = None
 
 
 def pieces_of(source: Path) -> Iterator[bytes]:
-    """The content of a file, piece by piece; raises CacheError when it cannot be read."""
+    """Yield the content of a file, piece by piece.
+
+    Raises CacheError when it cannot be read.
+    """
     try:
         with source.open("rb") as file:
             while piece := file.read(PIECE_BYTES):

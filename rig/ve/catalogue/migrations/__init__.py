@@ -1,1 +1,4 @@
-"""Alembic's migrations of the catalogue; `rig.ve.catalogue.database` runs them."""
+"""Alembic's migrations of the catalogue.
+
+`rig.ve.catalogue.database` runs them.
+"""

@@ -1,4 +1,4 @@
-"""The catalogue's first form."""
+"""The first schema of the catalogue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Bring a catalogue forward."""
+    """Create the tables."""
     op.create_table(
         "drive",
         sa.Column("serial", sa.String(), nullable=False),

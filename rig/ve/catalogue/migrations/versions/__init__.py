@@ -1,1 +1,4 @@
-"""The migrations, each a file; the newest is `rig.ve.catalogue.database.HEAD`."""
+"""The migrations, each a file.
+
+The newest is `rig.ve.catalogue.database.HEAD`.
+"""
