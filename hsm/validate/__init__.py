@@ -1,14 +1,17 @@
-"""What a PKCS#11 token can and cannot do for the rig: probes, a verdict, nothing left behind.
+"""Test, attack and grade a PKCS#11 token; leave nothing behind.
 
 | module | purpose |
 | --- | --- |
-| `cryptoki_calls` | the standard's C functions, called one to one |
-| `own_objects` | the tag on everything that a validation makes, and the removal of what bears it |
-| `probing` | what a probe is, what it finds |
-| `token` | what a probe works with: a session, keys of its own |
-| `probes/` | the probes, a file for each field |
+| `raw_pkcs11` | the standard's C functions, called one to one |
+| `return_codes` | the return codes and their names |
+| `tagged_objects` | the tag on objects of a validation, and the removal of tagged objects |
+| `attempt` | a PKCS#11 call that may be refused, and its outcome |
+| `findings` | probes, their answers and statuses |
+| `session` | the token under test: its session, test keys and templates |
+| `probes/` | the probes, one file for each area |
 | `worker` | the child process that calls the module |
-| `run` | the parent: starts workers, survives the module's crashes, collects findings |
-| `judge` | from findings to the verdict: fit, fit with limits, unfit |
+| `second_process` | another child process, which only counts objects |
+| `run` | the parent process: starts workers, survives crashes of the module, collects findings |
+| `verdict` | the verdict on the findings: fit, fit with limits, unfit |
 | `report` | a validation as JSON, and its schema |
 """

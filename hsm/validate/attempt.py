@@ -2,21 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hsm.validate.raw_pkcs11 import RefusedCallError
 
-if TYPE_CHECKING:
-    pass
-
 
 class ProbeSkippedError(Exception):
-    """A probe cannot be made: what it stands on is not there."""
+    """A probe cannot be run, because something that it needs is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A call that may be refused: its value, or None, and what it returned."""
+    """The outcome of a call: its value, or None, and its return code."""
 
     value: Any
     code: str
@@ -56,7 +53,10 @@ _FUNCTION_OF: Final = {
 
 
 def attempt(call: Callable[..., Any], *arguments: Any, **options: Any) -> Attempt:
-    """Make a call of Session or RawModule; return what came, or with what code it was refused."""
+    """Make a call of Session or RawModule; return its outcome.
+
+    A refusal is an outcome, not an exception.
+    """
     try:
         value = call(*arguments, **options)
     except RefusedCallError as refusal:

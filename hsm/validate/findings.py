@@ -1,4 +1,4 @@
-"""What a probe is and what it finds: what the token does, with the exact return code."""
+"""Probes and their findings: what a token does, with the return code."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,39 +15,39 @@ PROBE_SECONDS: Final = 60.0
 
 
 class Status(StrEnum):
-    """How what was found stands to what the rig needs."""
+    """The grade of a finding, by what the rig needs."""
 
     GOOD = "good"
-    """As the rig wants it."""
+    """As the rig needs it."""
     LACKS = "lacks"
     """The token does not do it."""
     RISK = "risk"
-    """The token does what weakens the protection of keys."""
+    """The token weakens the protection of keys."""
     NOTE = "note"
-    """Neither good nor bad, but the rig has to know."""
+    """Neither good nor bad, but worth knowing."""
     CRASHED = "crashed"
-    """The module ended its process."""
+    """The module crashed its process, or ended it."""
     HUNG = "hung"
     """The module did not answer in time."""
     NOT_TRIED = "not tried"
-    """What the probe stands on is not there; `does` says what."""
+    """Something that the probe needs is missing; `does` says what."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """What a probe saw."""
+    """The answer of a token to a probe."""
 
     status: Status
     does: str
     code: str = ""
-    """The call that decided and what it returned: `C_WrapKey: CKR_OK`."""
+    """The call that decided and its return code: `C_WrapKey: CKR_OK`."""
     rate: float | None = None
     """Operations a second, where the probe measures."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A probe's answer with the question."""
+    """A probe's question with the token's answer."""
 
     probe: str
     asks: str
@@ -61,15 +61,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A question to a token. `alone`: in a process of its own, because it may ruin the module."""
+    """A question to a token, and the function that answers it."""
 
     name: str
     """area.question, as in reports."""
     asks: str
     run: "Callable[[TokenUnderTest], ProbeAnswer]"
     alone: bool = False
+    """Whether it needs a process of its own, because it may corrupt the module."""
     locking: bool = False
-    """Whether the module is asked for the system's locks; such a probe is alone."""
+    """Whether the module is initialized with CKF_OS_LOCKING_OK; implies `alone`."""
     seconds: float = PROBE_SECONDS
 
     @property
@@ -79,29 +80,29 @@ class Probe:
 
 
 def run_probe(probe: Probe, token: "TokenUnderTest") -> ProbeAnswer:
-    """Run a probe; a refusal that it did not expect is an answer too."""
+    """Run a probe; turn any exception into an answer."""
     try:
         return probe.run(token)
     except ProbeSkippedError as reason:
         return ProbeAnswer(Status.NOT_TRIED, str(reason))
     except RefusedCallError as refusal:
         return ProbeAnswer(Status.LACKS, "refused", f"{refusal.function}: {refusal.name}")
-    except Exception as error:  # a token may answer anything; the other probes go on
+    except Exception as error:  # a token may answer anything; the other probes must still run
         return ProbeAnswer(
             Status.NOT_TRIED, f"the probe itself failed: {type(error).__name__}: {error}"
         )
 
 
 def good_if(holds: bool, does: str, otherwise: str, code: str, *, bad: Status) -> ProbeAnswer:
-    """Return GOOD and what the token does, or `bad` and what it does instead."""
+    """Return the answer GOOD with `does`, or `bad` with `otherwise`."""
     return ProbeAnswer(Status.GOOD, does, code) if holds else ProbeAnswer(bad, otherwise, code)
 
 
 def by_name(probes: Iterable[Probe]) -> dict[str, Probe]:
-    """Return the probes by their names, which must differ."""
-    found: dict[str, Probe] = {}
+    """Return the probes by name; raise ValueError for a duplicate name."""
+    named: dict[str, Probe] = {}
     for probe in probes:
-        if probe.name in found:
-            raise ValueError(f"two probes are called {probe.name}")
-        found[probe.name] = probe
-    return found
+        if probe.name in named:
+            raise ValueError(f"two probes have the name {probe.name}")
+        named[probe.name] = probe
+    return named

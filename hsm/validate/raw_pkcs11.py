@@ -1,9 +1,9 @@
-"""Cryptoki (PKCS#11) called one to one: exact templates in, exact return codes out.
+"""PKCS#11 called one to one: exact templates, exact return codes.
 
-The rig uses python-pkcs11. A validation needs less help: that library adds attributes of its own to
-templates, asks for attributes of what it gets, has no name for some return codes, always passes
-a null C_Initialize, and holds neither C_InitToken nor logging out without closing. ctypes lets
-go of Python's lock during a call, so threads really meet in the module.
+The rig uses python-pkcs11. A validation cannot: that library adds attributes of its own to
+templates, reads attributes of new objects, has no name for some return codes, always passes null to
+C_Initialize, and has neither C_InitToken nor a logout without closing the session. ctypes releases
+Python's lock during a call, so that threads really call the module at the same time.
 """
 
 import ctypes
@@ -74,26 +74,27 @@ class _MechanismInfo(ctypes.Structure):
 
 
 class RefusedCallError(Exception):
-    """A Cryptoki function returned something else than CKR_OK."""
+    """A PKCS#11 function returned a code other than CKR_OK."""
 
     def __init__(self, function: str, code: int) -> None:
-        """Keep which function refused, with which code."""
+        """Keep the function and its return code."""
         super().__init__(f"{function}: {code_name(code)}")
         self.function = function
         self.code = code
 
     @property
     def name(self) -> str:
-        """The code's name in the standard."""
+        """The name of the return code in the standard."""
         return code_name(self.code)
 
 
 class RawModule:
-    """A loaded PKCS#11 module, initialized."""
+    """A PKCS#11 module, loaded and initialized."""
 
     def __init__(self, path: Path, *, locking: bool = False) -> None:
-        """Load the module; `locking` asks it for the system's locks (CKF_OS_LOCKING_OK).
+        """Load and initialize the module.
 
+        `locking` passes CKF_OS_LOCKING_OK: the module must use the system's locks.
         Raises OSError (no library, or no C_GetFunctionList), RefusedCallError.
         """
         self.path = path
@@ -107,7 +108,7 @@ class RawModule:
         self.initialize()
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Call a function; raises RefusedCallError for any code but CKR_OK."""
+        """Call a function; raise RefusedCallError for any code but CKR_OK."""
         function = self._functions.get(name)
         code = ReturnCode.FUNCTION_NOT_SUPPORTED if function is None else function(*arguments)
         if code:
@@ -123,7 +124,7 @@ class RawModule:
         self.call("C_Finalize", None)
 
     def info(self) -> dict[str, str]:
-        """Return what C_GetInfo tells."""
+        """Return what C_GetInfo reports."""
         info = _Info()
         self.call("C_GetInfo", byref(info))
         return {
@@ -142,7 +143,10 @@ class RawModule:
         return list(slots[: count.value])
 
     def token_info(self, slot: int) -> dict[str, Any]:
-        """Return what C_GetTokenInfo tells: label, model, serial, flags, versions, PIN lengths."""
+        """Return what C_GetTokenInfo reports.
+
+        Label, manufacturer, model, serial, flags, versions, shortest and longest PIN.
+        """
         info = _TokenInfo()
         self.call("C_GetTokenInfo", c_ulong(slot), byref(info))
         return {
@@ -160,18 +164,21 @@ class RawModule:
         """Return the numbers of the mechanisms that the token declares."""
         count = c_ulong()
         self.call("C_GetMechanismList", c_ulong(slot), None, byref(count))
-        found = (c_ulong * max(count.value, 1))()
-        self.call("C_GetMechanismList", c_ulong(slot), found, byref(count))
-        return list(found[: count.value])
+        mechanisms = (c_ulong * max(count.value, 1))()
+        self.call("C_GetMechanismList", c_ulong(slot), mechanisms, byref(count))
+        return list(mechanisms[: count.value])
 
     def mechanism_info(self, slot: int, mechanism: int) -> tuple[int, int, int]:
-        """Return the smallest and greatest key size, and the flags, of a mechanism."""
+        """Return a mechanism's smallest and largest key size and its flags."""
         info = _MechanismInfo()
         self.call("C_GetMechanismInfo", c_ulong(slot), c_ulong(mechanism), byref(info))
         return int(info.minimum), int(info.maximum), int(info.flags)
 
     def slot_of(self, label: str) -> int:
-        """Return the first slot with a token of this label; raises TokenAbsentError."""
+        """Return the first slot with a token of this label.
+
+        Raises TokenAbsentError.
+        """
         present = []
         for slot in self.slots():
             try:
@@ -198,7 +205,10 @@ class RawModule:
 
 
 class Session:
-    """A session: each method is one function of Cryptoki, or an Init with its one-part call."""
+    """A session; each method is one PKCS#11 function.
+
+    Encrypting, decrypting and signing are two: the Init function and its one-part call.
+    """
 
     def __init__(self, library: RawModule, handle: int) -> None:
         """Keep the library and the session's handle."""
@@ -242,7 +252,7 @@ class Session:
         buffer = ctypes.create_string_buffer(_BUFFER_BYTES)
         attribute = AttributeStructure(name, ctypes.addressof(buffer), len(buffer))
         self._call("C_GetAttributeValue", c_ulong(key), byref(attribute), c_ulong(1))
-        if attribute.length == _UNAVAILABLE:  # some modules say CKR_OK nevertheless
+        if attribute.length == _UNAVAILABLE:  # some modules return CKR_OK all the same
             raise RefusedCallError("C_GetAttributeValue", ReturnCode.ATTRIBUTE_TYPE_INVALID)
         return buffer.raw[: attribute.length]
 
@@ -251,7 +261,7 @@ class Session:
         return any(self.get(key, name))
 
     def number(self, key: int, name: Attribute) -> int:
-        """Return an attribute that is a CK_ULONG."""
+        """Return an attribute of type CK_ULONG."""
         return int.from_bytes(self.get(key, name), "little")
 
     def set(self, key: int, template: Template) -> None:
@@ -260,7 +270,7 @@ class Session:
         self._call("C_SetAttributeValue", c_ulong(key), packed.array, c_ulong(packed.count))
 
     def find(self, template: Template) -> list[int]:
-        """Return the handles of all objects that match."""
+        """Return the handles of all objects that match the template."""
         packed = PackedTemplate(template)
         self._call("C_FindObjectsInit", packed.array, c_ulong(packed.count))
         found: list[int] = []
@@ -289,7 +299,7 @@ class Session:
     def generate_pair(
         self, mechanism: MechanismCall, public: Template, private: Template
     ) -> tuple[int, int]:
-        """Call C_GenerateKeyPair; return the handles of the public and the private half."""
+        """Call C_GenerateKeyPair; return the public and the private handle."""
         halves = PackedTemplate(public), PackedTemplate(private)
         handles = c_ulong(), c_ulong()
         self._call(

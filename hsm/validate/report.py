@@ -1,4 +1,4 @@
-"""A validation as a value and as JSON (schema: validation.schema.json)."""
+"""The report of a validation, also as JSON (validation.schema.json)."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What a token was asked, what it did, and the verdict."""
+    """A validation: the token, the findings and the verdict."""
 
     module: str
     token: str
@@ -24,9 +24,9 @@ class Validation:
     findings: tuple[Finding, ...]
     verdict: Verdict
     leftovers_removed: int
-    """Objects of earlier validations, dead now, that were on the token and were removed."""
+    """Objects of earlier, killed validations that were found and removed."""
     left_behind: int
-    """Objects of any validation on the token at the end."""
+    """Objects of any validation that are on the token at the end."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the validation as plain values."""
@@ -68,7 +68,7 @@ def _consequence(consequence: Consequence) -> dict[str, Any]:
 
 def _finding(finding: Finding) -> dict[str, Any]:
     answer = finding.answer
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "probe": finding.probe,
         "asks": finding.asks,
         "status": answer.status.value,
@@ -76,5 +76,5 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "code": answer.code,
     }
     if answer.rate is not None:
-        told["rate"] = {"value": round(answer.rate, 3), "unit": "1/s"}
-    return told
+        values["rate"] = {"value": round(answer.rate, 3), "unit": "1/s"}
+    return values

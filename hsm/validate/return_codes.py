@@ -1,10 +1,10 @@
-"""The return codes of PKCS#11 (Cryptoki) and their names (PKCS#11 3.1, section 5.1)."""
+"""The return codes of PKCS#11 and their names (PKCS#11 3.1, section 5.1)."""
 
 from enum import IntEnum
 
 
 class ReturnCode(IntEnum):
-    """What a Cryptoki function returned; the names are the standard's without their CKR_."""
+    """A return code; its name is the standard's without CKR_."""
 
     OK = 0x0
     CANCEL = 0x1
@@ -105,7 +105,10 @@ class ReturnCode(IntEnum):
 
 
 def code_name(code: int) -> str:
-    """Return the standard's name of a return code, CKR_OK; a vendor's own as CKR_0x80000001."""
+    """Return the name of a return code.
+
+    `CKR_OK` for a code of the standard, `CKR_0x80000001` for a vendor's own.
+    """
     try:
         return f"CKR_{ReturnCode(code).name}"
     except ValueError:

@@ -1,7 +1,7 @@
-"""A whole validation: workers are started, their findings collected, the module's crashes survived.
+"""Run a validation: start workers, collect findings, survive crashes.
 
-No module is loaded into this process. A worker makes its probes until it is through or the module
-ends it, or lets a probe hang; that is a finding, and another worker makes the rest.
+No module is loaded into this process. A worker runs its probes until it has finished, or the module
+crashes it, or a probe hangs. A crash or a hang is a finding, and another worker runs the rest.
 """
 
 import json
@@ -30,7 +30,7 @@ from hsm.validate.probes import PROBES
 from hsm.validate.report import Validation
 from hsm.validate.return_codes import ReturnCode, code_name
 from hsm.validate.session import Pins
-from hsm.validate.verdict import judge
+from hsm.validate.verdict import grade
 
 START_SECONDS: Final = 120.0
 _WRONG_PIN: Final = (ReturnCode.PIN_INCORRECT, ReturnCode.PIN_INVALID, ReturnCode.PIN_LEN_RANGE)
@@ -39,12 +39,12 @@ OnFinding = Callable[[Finding], None]
 
 
 class ModuleCrashedError(TokenError):
-    """The module ended its process before it could be asked anything."""
+    """The module crashed or hung before the first probe."""
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What all workers together reported."""
+class _Results:
+    """The reports of all workers of a validation."""
 
     findings: dict[str, Finding]
     leftovers: int = 0
@@ -61,13 +61,13 @@ def validate(
     probes: Sequence[str] = tuple(PROBES),
     progress: OnFinding = lambda finding: None,
 ) -> Validation:
-    """Make the probes at the token `label` and judge what they find; return everything.
+    """Run the probes on the token `label` and grade it.
 
-    `softhsm_conf` is for SoftHSM only; `removal` are the shell commands that take the token away
-    and bring it back, for the probe that needs them; `probes` are names of PROBES, made in the
-    order given.
-    Raises, for what is wrong before the first probe: ModuleAbsentError, WrongPinError,
-    PinLockedError, TokenRefusedError, ModuleCrashedError, and TokenError with the worker's words.
+    `softhsm_conf` is for SoftHSM only. `removal` are the shell commands that remove the token and
+    bring it back, for the probe life.removal. `probes` are names of PROBES, run in the order given.
+    `progress` is called with each finding. Raises, when the token cannot be opened:
+    ModuleAbsentError, WrongPinError, PinLockedError, TokenRefusedError, ModuleCrashedError, and
+    TokenError with the message of the worker.
     """
     if not module.is_file():
         raise ModuleAbsentError(f"There is no PKCS#11 module at {module}; correct the path.")
@@ -82,26 +82,27 @@ def validate(
     environment = dict(os.environ)
     if softhsm_conf is not None:
         environment["SOFTHSM2_CONF"] = str(softhsm_conf)
-    seen = _Seen({})
-    _ask(request, [], environment, seen, progress)  # opens at all? and removes leftovers
+    results = _Results({})
+    # The first worker runs no probe: it checks that the token opens, and removes leftovers.
+    _run_worker(request, [], environment, results, progress)
     for group in _groups([PROBES[name] for name in probes]):
-        _ask_all(request, group, environment, seen, progress)
-    _ask(request, [], environment, seen, progress)
-    findings = tuple(seen.findings[name] for name in probes)
+        _run_group(request, group, environment, results, progress)
+    _run_worker(request, [], environment, results, progress)
+    findings = tuple(results.findings[name] for name in probes)
     return Validation(
         module=str(module),
         token=label,
         began=began,
         seconds=time.monotonic() - clock,
         findings=findings,
-        verdict=judge(findings),
-        leftovers_removed=seen.leftovers,
-        left_behind=seen.left or 0,
+        verdict=grade(findings),
+        leftovers_removed=results.leftovers,
+        left_behind=results.left or 0,
     )
 
 
 def _groups(probes: Sequence[Probe]) -> Iterator[list[Probe]]:
-    """Give the probes in groups for one worker each, in their order."""
+    """Yield the probes in their order, in groups for one worker each."""
     group: list[Probe] = []
     for probe in probes:
         if probe.alone:
@@ -115,28 +116,28 @@ def _groups(probes: Sequence[Probe]) -> Iterator[list[Probe]]:
         yield group
 
 
-def _ask_all(
+def _run_group(
     request: dict[str, Any],
     group: Sequence[Probe],
     environment: dict[str, str],
-    seen: _Seen,
+    results: _Results,
     progress: OnFinding,
 ) -> None:
-    """Make all probes of a group, with as many workers as the module ends."""
+    """Run all probes of a group; start another worker after each crash."""
     rest = list(group)
     while rest:
-        _ask(request, rest, environment, seen, progress)
-        rest = [probe for probe in rest if probe.name not in seen.findings]
+        _run_worker(request, rest, environment, results, progress)
+        rest = [probe for probe in rest if probe.name not in results.findings]
 
 
-def _ask(
+def _run_worker(
     request: dict[str, Any],
     probes: Sequence[Probe],
     environment: dict[str, str],
-    seen: _Seen,
+    results: _Results,
     progress: OnFinding,
 ) -> None:
-    """Run one worker; its last probe is a finding also when it does not come to an end."""
+    """Run one worker; record a finding also for a probe that does not end."""
     reading, writing = os.pipe()
     with tempfile.TemporaryFile() as errors, os.fdopen(reading, "rb") as answers:
         process = subprocess.Popen(
@@ -158,91 +159,100 @@ def _ask(
                 with process.stdin as pipe:
                     pipe.write(line.encode())
             except BrokenPipeError:
-                pass  # how it ended is told below
-            _listen(process, answers, errors, probes, seen, progress)
+                pass  # _collect reports how the worker ended
+            _collect(process, answers, errors, probes, results, progress)
         finally:
             process.kill()
             process.wait()
 
 
-def _listen(
+def _collect(
     process: subprocess.Popen[bytes],
     answers: IO[bytes],
     errors: IO[bytes],
     probes: Sequence[Probe],
-    seen: _Seen,
+    results: _Results,
     progress: OnFinding,
 ) -> None:
-    """Take what a worker tells until it has told all, or ends, or does not answer."""
-    at: Probe | None = None
+    """Collect the answers of a worker until it finishes, ends or hangs."""
+    current: Probe | None = None
 
-    def found(probe: Probe, answer: ProbeAnswer) -> None:
+    def record(probe: Probe, answer: ProbeAnswer) -> None:
         finding = Finding(probe.name, probe.asks, answer)
-        seen.findings[probe.name] = finding
+        results.findings[probe.name] = finding
         progress(finding)
 
-    lines = _Lines(answers)
+    lines = _JsonLines(answers)
     while True:
-        patience = at.seconds if at else START_SECONDS
+        timeout = current.seconds if current else START_SECONDS
         try:
-            message = lines.read(patience)
+            message = lines.read(timeout)
         except TimeoutError:
-            if at is None:
-                raise ModuleCrashedError(f"The module did not answer in {patience:g} s.") from None
-            found(at, ProbeAnswer(Status.HUNG, f"no answer in {patience:g} s"))
+            if current is None:
+                raise ModuleCrashedError(
+                    f"The module did not answer in {timeout:g} s while the token was opened or "
+                    "closed; check that its device or service runs."
+                ) from None
+            record(current, ProbeAnswer(Status.HUNG, f"no answer in {timeout:g} s"))
             return
         if message is None:
             break
         if "error" in message:
             raise TokenError(message["error"])
         if "refused" in message:
-            refusal = _refused(message["refused"], message["code"])
+            refusal = _open_error(message["refused"], message["code"])
             if not probes:
                 raise refusal
-            found(probes[0], ProbeAnswer(Status.NOT_TRIED, str(refusal)))
+            record(probes[0], ProbeAnswer(Status.NOT_TRIED, str(refusal)))
             return
-        seen.leftovers += message.get("leftovers", 0)
-        seen.left = message.get("left", seen.left)
+        results.leftovers += message.get("leftovers", 0)
+        results.left = message.get("left", results.left)
         if "begin" in message:
-            at = PROBES[message["begin"]]
-        elif "status" in message and at is not None:
+            current = PROBES[message["begin"]]
+        elif "status" in message and current is not None:
             status = Status(message["status"])
-            found(at, ProbeAnswer(status, message["does"], message["code"], message["rate"]))
-            at = None
+            record(current, ProbeAnswer(status, message["does"], message["code"], message["rate"]))
+            current = None
         elif "end" in message:
             return
-    if at is None:  # it ended between two probes, or after the last
-        rest = [probe for probe in probes if probe.name not in seen.findings]
-        at = next(iter(rest or reversed(probes)), None)
-        _check_own_end(process.wait(), errors)
-    if at is None:
-        raise ModuleCrashedError(f"The module ended its process when opened ({_how(process)}).")
-    found(at, ProbeAnswer(Status.CRASHED, f"the module ended its process ({_how(process)})"))
+    if current is None:  # the worker ended between two probes, or after the last
+        rest = [probe for probe in probes if probe.name not in results.findings]
+        current = next(iter(rest or reversed(probes)), None)
+        _raise_worker_error(process.wait(), errors)
+    if current is None:
+        raise ModuleCrashedError(
+            f"The module ended its process when it was opened ({_describe_end(process)}); check "
+            "that it is a PKCS#11 module for this system and is configured."
+        )
+    record(
+        current,
+        ProbeAnswer(Status.CRASHED, f"the module ended its process ({_describe_end(process)})"),
+    )
 
 
-def _check_own_end(code: int, errors: IO[bytes]) -> None:
-    """Raise what a worker said that ended itself: that is no doing of the module."""
+def _raise_worker_error(code: int, errors: IO[bytes]) -> None:
+    """Raise the error of a worker that failed by itself, not by the module."""
     if code > 0:
         errors.seek(0)
-        words = errors.read()[-2000:].decode("utf-8", "replace").strip()
-        raise ModuleCrashedError(f"The worker ended with status {code}: {words or 'no words'}")
+        text = errors.read()[-2000:].decode("utf-8", "replace").strip()
+        raise ModuleCrashedError(f"The worker ended with status {code}: {text or 'no message'}")
 
 
-def _how(process: subprocess.Popen[bytes]) -> str:
-    """Return how a process ended, in words."""
+def _describe_end(process: subprocess.Popen[bytes]) -> str:
+    """Return a text that says how a process ended."""
     code = process.wait()
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
 
-class _Lines:
-    """Lines of JSON from a pipe, each awaited no longer than it may take."""
+class _JsonLines:
+    """Lines of JSON from a pipe, read with a timeout."""
 
     def __init__(self, answers: IO[bytes]) -> None:
         self._descriptor = answers.fileno()
         self._rest = b""
 
     def read(self, seconds: float) -> dict[str, Any] | None:
-        """Return the next line, None at the end; raises TimeoutError."""
+        """Return the next line, or None at the end; raise TimeoutError."""
         deadline = time.monotonic() + seconds
         while b"\n" not in self._rest:
             ready, _, _ = select.select(
@@ -259,13 +269,16 @@ class _Lines:
         return message
 
 
-def _refused(function: str, code: int) -> TokenError:
-    """Return what a refusal before the first probe means."""
+def _open_error(function: str, code: int) -> TokenError:
+    """Return the error for a call refused before the first probe."""
     if function == "C_Login" and code in _WRONG_PIN:
         return WrongPinError(
-            f"The token refused the user's PIN ({code_name(code)}); correct it, where it is typed "
-            "or kept, before more attempts lock it."
+            f"The token refused the user's PIN ({code_name(code)}); correct it before more "
+            "attempts lock it."
         )
     if function == "C_Login" and code == ReturnCode.PIN_LOCKED:
         return PinLockedError("The token has locked the user's PIN; unlock it with its own tool.")
-    return TokenRefusedError(f"The token cannot be opened ({function}: {code_name(code)}).")
+    return TokenRefusedError(
+        f"The token cannot be opened ({function}: {code_name(code)}); check it with the HSM's "
+        "own tool."
+    )

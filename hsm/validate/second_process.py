@@ -1,4 +1,7 @@
-"""A second process at the token: counts the objects with a CKA_ID. The PIN is read from a pipe."""
+"""A second process at the token, which counts the objects of one CKA_ID.
+
+Arguments: module, label of the token, CKA_ID in hexadecimal. The PIN comes from standard input.
+"""
 
 import sys
 from pathlib import Path
@@ -9,7 +12,7 @@ from hsm.validate.raw_pkcs11 import RawModule
 
 
 def main() -> int:
-    """Print how many objects bear the CKA_ID of the last argument."""
+    """Print the number of objects with the CKA_ID of the last argument."""
     module, label, identity = sys.argv[1:]
     library = RawModule(Path(module))
     session = library.open_session(library.slot_of(label))

@@ -1,7 +1,7 @@
-"""What a probe works with: a session logged in as the user, and keys that it made itself.
+"""The token under test: a session of its user, test keys and templates.
 
-Everything made here is tagged (hsm.validate.tagged_objects) and, but for what must be seen from
-elsewhere, a session object, which dies with the process.
+Every object made here is tagged (hsm.validate.tagged_objects). Nearly all are session objects,
+which end with the process; only what another process must see is stored on the token.
 """
 
 import os
@@ -18,7 +18,7 @@ from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
 from hsm.pkcs11.encoding import big_integer
 from hsm.pkcs11.key_restrictions import ALL_RESTRICTIONS, KeyRestriction, restriction_template
 from hsm.pkcs11.structures import MechanismCall, oaep
-from hsm.pkcs11.templates import DATA_KEY, NO_USE, PRIVATE_HALF, WRAPPING_PUBLIC
+from hsm.pkcs11.templates import BARE_DATA_KEY, DATA_KEY, NO_USE, PRIVATE_HALF, WRAPPING_PUBLIC
 from hsm.validate.attempt import ProbeSkippedError, attempt
 from hsm.validate.raw_pkcs11 import CKU_SO, RawModule, RefusedCallError, Session
 from hsm.validate.return_codes import ReturnCode
@@ -30,15 +30,11 @@ HASHES: Final[dict[str, tuple[Mechanism, MGF, type[hashes.HashAlgorithm]]]] = {
     "SHA-384": (Mechanism.SHA384, MGF.SHA384, hashes.SHA384),
 }
 PROTECTION: Final = (Attribute.SENSITIVE, Attribute.EXTRACTABLE)
-BARE_DATA_KEY: Final = {
-    name: value for name, value in DATA_KEY.items() if name is not Attribute.WRAP_WITH_TRUSTED
-}
-"""A data key's template for a token that does not know WRAP_WITH_TRUSTED."""
 
 
 @dataclass(frozen=True, slots=True)
 class KekPair:
-    """An RSA pair in the token, as the rig makes KEKs: the private half unwraps only."""
+    """A KEK: the handle of its private half and its public key."""
 
     private: int
     public_key: rsa.RSAPublicKey
@@ -52,7 +48,7 @@ class Pins:
     officer: str | None
 
     def __repr__(self) -> str:
-        """Tell nothing."""
+        """Return a text without the PINs."""
         return "<Pins>"
 
 
@@ -67,9 +63,9 @@ class TokenUnderTest:
         label: str,
         removal: tuple[str, str] | None = None,
     ) -> None:
-        """Open a session and log in; raises RefusedCallError.
+        """Open a session and log in; raise RefusedCallError.
 
-        `removal` are the shell commands that take the token away and bring it back.
+        `removal` are the shell commands that remove the token and bring it back.
         """
         self.library = library
         self.slot = slot
@@ -81,7 +77,10 @@ class TokenUnderTest:
         self.session.login(pins.user)
 
     def reopen(self) -> None:
-        """Open a session in place of a dead one, and log in; raises RefusedCallError."""
+        """Open a new session in place of a closed one, and log in.
+
+        Raises RefusedCallError.
+        """
         self.session = self.library.open_session(self.slot)
         try:
             self.session.login(self.pins.user)
@@ -91,25 +90,31 @@ class TokenUnderTest:
         self.discard_cached_keys()
 
     def discard_cached_keys(self) -> None:
-        """Drop the keys that died with a session or a login; they are made anew when needed."""
+        """Discard the handles of keys that ended with a session or a login.
+
+        The keys are made again when they are needed.
+        """
         for name in ("kek", "restricted_kek", "outside_public"):
             self.__dict__.pop(name, None)
 
     # Templates
 
     def session_template(self, template: dict[Any, Any], label: str = LABEL) -> dict[Any, Any]:
-        """Return the template of an object of the session, tagged.
+        """Return the template of a tagged session object.
 
-        The tag comes first: some tokens refuse what follows a MODIFIABLE false.
+        The tag comes first: some tokens refuse the attributes that follow MODIFIABLE false.
         """
         return {Attribute.TOKEN: False, **tag_attributes(self.owner, label), **template}
 
     def token_template(self, template: dict[Any, Any], label: str = LABEL) -> dict[Any, Any]:
-        """Return the template of an object that stays on the token, tagged."""
+        """Return the template of a tagged object that is stored on the token."""
         return {**tag_attributes(self.owner, label), **template, Attribute.TOKEN: True}
 
     def aes_template(self, **more: Any) -> dict[Any, Any]:
-        """Return the template of a secret AES key without any use; names as in Attribute."""
+        """Return the template of an AES key without any use.
+
+        `more` are further attributes, by their names in Attribute.
+        """
         return self.session_template(
             {
                 Attribute.CLASS: ObjectClass.SECRET_KEY,
@@ -122,9 +127,9 @@ class TokenUnderTest:
 
     @cached_property
     def keeps_wrap_with_trusted(self) -> bool:
-        """Whether a data key with WRAP_WITH_TRUSTED can be made and tells it."""
+        """Whether a data key keeps the attribute WRAP_WITH_TRUSTED."""
         made = attempt(
-            self.session.generate_key, AES_256, self.session_template({**_NEW, **DATA_KEY})
+            self.session.generate_key, AES_256, self.session_template({**_AES_256_KEY, **DATA_KEY})
         )
         if made.refused:
             return False
@@ -137,45 +142,50 @@ class TokenUnderTest:
 
     @property
     def data_key_template(self) -> dict[Any, Any]:
-        """What the rig makes a data key from, on this token."""
+        """The template of a data key of the rig on this token."""
         return dict(DATA_KEY if self.keeps_wrap_with_trusted else BARE_DATA_KEY)
 
     # Keys
 
     def data_key(self, **more: Any) -> int:
-        """Return a new data key as the rig makes it, but for what `more` says."""
+        """Make a data key as the rig does; `more` replaces attributes."""
         changed = {Attribute[name]: value for name, value in more.items()}
         return self.session.generate_key(
-            AES_256, self.session_template({**_NEW, **self.data_key_template, **changed})
+            AES_256, self.session_template({**_AES_256_KEY, **self.data_key_template, **changed})
         )
 
     def wrappable_data_key(self) -> int:
-        """Return a data key that any public key may wrap, to see what is in it."""
-        return self.session.generate_key(AES_256, self.session_template({**_NEW, **BARE_DATA_KEY}))
+        """Make a data key that any public key may wrap, so that it can be read."""
+        return self.session.generate_key(
+            AES_256, self.session_template({**_AES_256_KEY, **BARE_DATA_KEY})
+        )
 
     def import_aes_key(self, value: bytes, **more: Any) -> int:
-        """Return an AES key whose value is known outside; raises ProbeSkippedError."""
+        """Import an AES key; raise ProbeSkippedError when it is refused."""
         made = attempt(self.session.create, {**self.aes_template(**more), Attribute.VALUE: value})
         if made.refused:
-            raise ProbeSkippedError(f"a key of known value cannot be made ({made.code})")
+            raise ProbeSkippedError(f"an AES key cannot be imported ({made.code})")
         return int(made.value)
 
     @cached_property
     def outside(self) -> rsa.RSAPrivateKey:
-        """An RSA pair of 2048 bits that is not in the token."""
+        """An RSA key pair of 2048 bits outside the token; the attacker's."""
         return rsa.generate_private_key(65537, 2048)
 
     @cached_property
     def outside_public(self) -> int:
-        """The public half of the outside pair, as an object that may wrap; the user's making."""
+        """The public half of the outside key pair, imported by the user."""
         return self.import_public_key(self.outside.public_key())
 
     def import_public_key(self, public_key: rsa.RSAPublicKey, **more: Any) -> int:
-        """Return a public key as an object that may wrap; not TRUSTED."""
+        """Import a public key that may wrap and is not TRUSTED."""
         return self.session.create(self.public_template(public_key.public_numbers(), **more))
 
     def public_template(self, numbers: rsa.RSAPublicNumbers, **more: Any) -> dict[Any, Any]:
-        """Return what a public key that may wrap is made from; TRUSTED only if `more` says so."""
+        """Return the template of a public key that may wrap.
+
+        It is TRUSTED only if `more` says so.
+        """
         template = dict(WRAPPING_PUBLIC)
         del template[Attribute.TRUSTED]
         return self.session_template(
@@ -189,8 +199,8 @@ class TokenUnderTest:
         )
 
     def make_kek(self, bits: int, *, token: bool = False, **more: Any) -> KekPair:
-        """Make an RSA pair as the rig makes a KEK; the public half is not kept."""
-        form = self.token_template if token else self.session_template
+        """Make a KEK as the rig does; destroy its public object."""
+        template = self.token_template if token else self.session_template
         public, private = self.session.generate_pair(
             MechanismCall(Mechanism.RSA_PKCS_KEY_PAIR_GEN),
             self.session_template(
@@ -203,7 +213,7 @@ class TokenUnderTest:
                     Attribute.WRAP: True,
                 }
             ),
-            form(
+            template(
                 {
                     **PRIVATE_HALF,
                     Attribute.UNWRAP: True,
@@ -220,7 +230,7 @@ class TokenUnderTest:
         return KekPair(private, rsa.RSAPublicNumbers(*numbers).public_key())
 
     def private_template(self, key: rsa.RSAPrivateKey, **more: Any) -> dict[Any, Any]:
-        """Return what a private key made outside is taken in from, as the rig does it."""
+        """Return the template with which the rig imports an RSA private key."""
         numbers = key.private_numbers()
         return self.session_template(
             {
@@ -243,13 +253,13 @@ class TokenUnderTest:
 
     @cached_property
     def kek(self) -> KekPair:
-        """A KEK of 2048 bits, made in the token or, where that is refused, taken in."""
+        """A KEK of 2048 bits, made in the token or, if refused, imported."""
         with suppress(RefusedCallError):
             return self.make_kek(2048)
         outside = rsa.generate_private_key(65537, 2048)
         made = attempt(self.session.create, self.private_template(outside))
         if made.refused:
-            raise ProbeSkippedError(f"the token takes no RSA private key ({made.code})")
+            raise ProbeSkippedError(f"RSA private keys are neither made nor imported ({made.code})")
         return KekPair(made.value, outside.public_key())
 
     @cached_property
@@ -258,7 +268,7 @@ class TokenUnderTest:
         return self.make_restricted_kek()
 
     def make_restricted_kek(self) -> KekPair:
-        """Make an RSA pair with as many key restrictions as the token takes."""
+        """Make a KEK with as many restrictions as the token accepts."""
         for restrictions in (ALL_RESTRICTIONS, self._restrictions_taken):
             with suppress(RefusedCallError):
                 return self._make_kek_with(restrictions)
@@ -282,7 +292,7 @@ class TokenUnderTest:
 
     @cached_property
     def best_hash(self) -> str:
-        """The OAEP hash that the rig would choose; raises ProbeSkippedError when there is none."""
+        """The OAEP hash that the rig would choose; raises ProbeSkippedError."""
         key = self.wrappable_data_key()
         for name in ("SHA-256", "SHA-1"):
             mechanism, mgf, _ = HASHES[name]
@@ -295,16 +305,16 @@ class TokenUnderTest:
 
     @property
     def oaep(self) -> MechanismCall:
-        """RSA-OAEP with the best hash."""
+        """The mechanism RSA-OAEP with the best hash."""
         mechanism, mgf, _ = HASHES[self.best_hash]
         return oaep(mechanism, mgf)
 
     def wrap_outside(self, payload: bytes, kek: KekPair | None = None) -> bytes:
-        """Return bytes wrapped outside to a KEK, by RSA-OAEP with the best hash."""
+        """Wrap bytes outside the token to a KEK, with OAEP and the best hash."""
         return (kek or self.kek).public_key.encrypt(payload, outside_oaep(self.best_hash))
 
     def known_data_key(self, value: bytes | None = None) -> tuple[int, bytes]:
-        """Return a data key, unwrapped and protected as the rig does it, and its value.
+        """Unwrap a data key as the rig does; return its handle and its value.
 
         Raises RefusedCallError.
         """
@@ -318,7 +328,7 @@ class TokenUnderTest:
 
     @cached_property
     def honours_protection(self) -> bool:
-        """Whether SENSITIVE and EXTRACTABLE in an unwrap template are what the key then has."""
+        """Whether the token honours SENSITIVE and EXTRACTABLE when it unwraps."""
         template = self.session_template({**UNWRAPPED, **BARE_DATA_KEY})
         del template[Attribute.MODIFIABLE]
         made = attempt(
@@ -336,32 +346,32 @@ class TokenUnderTest:
 
     @property
     def unwrap_template(self) -> dict[Any, Any]:
-        """What the rig unwraps a data key with, on this token."""
+        """The template with which the rig unwraps a data key on this token."""
         template = {**UNWRAPPED, **self.data_key_template}
         if not self.honours_protection:
-            for name in (*PROTECTION, Attribute.MODIFIABLE):  # what is not there can be set
+            for name in (*PROTECTION, Attribute.MODIFIABLE):  # so that SENSITIVE can be set later
                 del template[name]
         return template
 
     def protect(self, key: int) -> None:
-        """Give an unwrapped key the protection that the token dropped from the template."""
+        """Set SENSITIVE on an unwrapped key if the token dropped it before."""
         if not self.honours_protection:
             self.session.set(key, {Attribute.SENSITIVE: True})
 
     def read_by_wrapping(self, key: int) -> bytes:
-        """Return the value of an extractable key, by wrapping it to the outside pair."""
+        """Return the value of an extractable key, wrapped to the outside key."""
         return outside_decrypt(
             self.outside, self.session.wrap(self.oaep, self.outside_public, key), self.best_hash
         )
 
-    # The security officer
+    # Security officer
 
     @contextmanager
     def officer(self) -> Iterator[Session]:
-        """Give a session with the officer logged in; the user is logged out meanwhile.
+        """Give a session of the security officer; log the user out meanwhile.
 
         Raises ProbeSkippedError without the officer's PIN or when the login is refused. Handles of
-        private objects do not survive it.
+        private objects become invalid.
         """
         if self.pins.officer is None:
             raise ProbeSkippedError("the security officer's PIN was not given")
@@ -380,7 +390,7 @@ class TokenUnderTest:
 
 
 AES_256: Final = MechanismCall(Mechanism.AES_KEY_GEN)
-_NEW: Final = {
+_AES_256_KEY: Final = {
     Attribute.CLASS: ObjectClass.SECRET_KEY,
     Attribute.KEY_TYPE: KeyType.AES,
     Attribute.VALUE_LEN: 32,
@@ -400,5 +410,5 @@ def outside_oaep(name: str, label: bytes | None = None) -> padding.OAEP:
 def outside_decrypt(
     key: rsa.RSAPrivateKey, wrapped: bytes, name: str, label: bytes | None = None
 ) -> bytes:
-    """Open RSA-OAEP outside; raises ValueError."""
+    """Decrypt RSA-OAEP outside the token; raise ValueError."""
     return key.decrypt(wrapped, outside_oaep(name, label))

@@ -1,12 +1,12 @@
-"""The tag on everything that a validation makes, and the removal of what bears it.
+"""The tag on objects of a validation, and the removal of tagged objects.
 
-An object is a validation's own only if both its label is one of LABELS and its CKA_ID begins with
-the magic; nothing else on the token is ever changed or removed. The CKA_ID is 32 bytes:
+An object is tagged if its label is one of LABELS and its CKA_ID begins with the magic number. No
+other object on the token is ever changed or removed. The CKA_ID has 32 bytes:
 
     magic (8) | host (4) | process id (4) | start of the process (8) | time (4) | count (4)
 
-A leftover is an own object whose process is dead. Of another host's processes nothing is known,
-so their objects count as leftovers only after a day.
+A leftover is a tagged object whose process is dead. Nothing is known about processes of another
+host, so their objects count as leftovers only after a day.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _OTHER_HOST_EXPIRY_SECONDS: Final = 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The process whose objects a tag marks."""
+    """The process that owns tagged objects."""
 
     host: bytes
     pid: int
@@ -46,31 +46,34 @@ class Owner:
         return Owner(_host(), os.getpid(), _start_of(os.getpid()) or 0)
 
     def tag(self) -> bytes:
-        """Return a CKA_ID for an object of this owner, 32 bytes."""
+        """Return a new CKA_ID (32 bytes) for an object of this owner."""
         return _TAG.pack(
             _MAGIC, self.host, self.pid, self.started, int(time.time()), next(_COUNT) % 2**32
         )
 
 
 def tag_attributes(owner: Owner, label: str = LABEL) -> dict[Attribute, Any]:
-    """Return the attributes that mark an object as the owner's."""
+    """Return the attributes that tag an object as the owner's."""
     return {Attribute.LABEL: label, Attribute.ID: owner.tag()}
 
 
 def is_leftover(identity: bytes, now: float) -> bool:
-    """Say whether a CKA_ID is a tag whose owner is dead, or of another host and old."""
+    """Return whether a CKA_ID is a tag whose owner is dead.
+
+    A tag of another host counts as such after a day. `now` is in seconds since 1970.
+    """
     owner = _owner_of(identity)
     if owner is None:
         return False
     if owner.host != _host():
-        made: int = _TAG.unpack(identity)[4]
-        return now - made > _OTHER_HOST_EXPIRY_SECONDS
+        created: int = _TAG.unpack(identity)[4]
+        return now - created > _OTHER_HOST_EXPIRY_SECONDS
     return _start_of(owner.pid) != owner.started
 
 
 def find_tagged(session: Session) -> list[tuple[int, bytes]]:
-    """Return handle and CKA_ID of all objects on the token that a validation made."""
-    found = []
+    """Return handle and CKA_ID of all tagged objects on the token."""
+    tagged = []
     for label in LABELS:
         for handle in session.find({Attribute.LABEL: label}):
             try:
@@ -78,12 +81,12 @@ def find_tagged(session: Session) -> list[tuple[int, bytes]]:
             except RefusedCallError:
                 continue
             if _owner_of(identity) is not None:
-                found.append((handle, identity))
-    return found
+                tagged.append((handle, identity))
+    return tagged
 
 
 def remove_leftovers(session: Session) -> int:
-    """Destroy what dead validations left; return how many objects."""
+    """Destroy the objects of killed validations; return their number."""
     leftovers = [
         handle for handle, identity in find_tagged(session) if is_leftover(identity, time.time())
     ]
@@ -93,11 +96,11 @@ def remove_leftovers(session: Session) -> int:
 
 
 def remove_objects_of(session: Session, owner: Owner) -> int:
-    """Destroy what `owner` made and has not destroyed; return how many objects."""
-    mine = [handle for handle, identity in find_tagged(session) if _owner_of(identity) == owner]
-    for handle in mine:
+    """Destroy the remaining objects of `owner`; return their number."""
+    handles = [handle for handle, identity in find_tagged(session) if _owner_of(identity) == owner]
+    for handle in handles:
         session.destroy(handle)
-    return len(mine)
+    return len(handles)
 
 
 def _owner_of(identity: bytes) -> Owner | None:
@@ -116,7 +119,7 @@ def _host() -> bytes:
 
 
 def _start_of(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None when there is none."""
+    """Return the start of a process in clock ticks since boot, or None."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

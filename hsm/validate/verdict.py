@@ -1,9 +1,9 @@
-"""From findings to the verdict: fit, fit with limits (which), unfit (why).
+"""The verdict on findings: fit, fit with limits, or unfit.
 
-What the rig cannot do without makes a token unfit. What it has a way around, or what weakens
-the protection of keys against someone who has the user's PIN, is a limit: it is told with what is
-lost and what the rig does about it. The verdict is for a key manager's token, which holds KEKs;
-whether the token could be a drive's secure element is said beside it.
+A token is unfit if it lacks what the rig cannot replace. A limit is something that the rig can
+replace, or a weakness that someone with the user's PIN can use. Each limit says what is lost and
+what the rig does about it. The verdict is for the token of a key manager, which holds KEKs. Whether
+the token could be the secure element of a drive is a result of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,11 +14,11 @@ from typing import Final
 from hsm.pkcs11.accepted_risks import TokenRisk
 from hsm.validate.findings import Finding, Status
 
-Found = dict[str, Finding]
+FindingsByProbe = dict[str, Finding]
 
 
 class Fitness(StrEnum):
-    """The verdict in a word."""
+    """The grade of a token."""
 
     FIT = "fit"
     LIMITED = "fit with limits"
@@ -27,16 +27,16 @@ class Fitness(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Consequence:
-    """A reason to call a token unfit, or a limit."""
+    """A reason why a token is unfit, or a limit."""
 
     name: str
     lost: str
     around: str
-    """What the rig or its user does about it; empty where nothing can be done."""
+    """What the rig or its user does about it; empty if nothing can be done."""
     because: tuple[str, ...]
     """The probes that show it."""
     accept: TokenRisk | None = None
-    """The word in a lab file with which the rig works on the token all the same."""
+    """The risk that the lab must accept before the rig uses the token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +49,24 @@ class Verdict:
     secure_element: tuple[Consequence, ...]
     """Why the token cannot be a drive's secure element; empty when it can."""
     complete: bool = True
-    """Whether every probe that the verdict stands on was made."""
+    """Whether every probe that the verdict depends on was run."""
 
     @property
     def accept(self) -> tuple[TokenRisk, ...]:
-        """What a lab file has to accept for the rig to work on this token."""
+        """The risks that a lab must accept before the rig uses the token."""
         return tuple(sorted({limit.accept for limit in self.limits if limit.accept}))
 
     @property
     def sentence(self) -> str:
-        """The verdict in a line."""
+        """The verdict in one line."""
         named = self.unfit or self.limits
-        words = f"{self.fitness.value}{': ' if named else ''}{', '.join(c.name for c in named)}"
-        return words if self.complete else f"as far as was tried, {words}"
+        text = f"{self.fitness.value}{': ' if named else ''}{', '.join(c.name for c in named)}"
+        return text if self.complete else f"as far as was tried, {text}"
 
 
 @dataclass(frozen=True, slots=True)
 class GradingRule:
-    """A consequence and what brings it about: any of the probes not as it must be."""
+    """A rule: any of these probes with a bad answer has this consequence."""
 
     name: str
     probes: tuple[str, ...]
@@ -75,9 +75,11 @@ class GradingRule:
     when: Callable[[Finding], bool] = lambda finding: finding.status is not Status.GOOD
     accept: TokenRisk | None = None
 
-    def apply(self, found: Found) -> Consequence | None:
-        """Return the consequence if the findings bring it about."""
-        because = tuple(name for name in self.probes if name in found and self.when(found[name]))
+    def apply(self, findings: FindingsByProbe) -> Consequence | None:
+        """Return the consequence if one of the findings is bad."""
+        because = tuple(
+            name for name in self.probes if name in findings and self.when(findings[name])
+        )
         if not because:
             return None
         return Consequence(self.name, self.lost, self.around, because, self.accept)
@@ -87,28 +89,26 @@ def _risk(finding: Finding) -> bool:
     return finding.status in (Status.RISK, Status.CRASHED, Status.HUNG)
 
 
-def _bad(finding: Finding) -> bool:
+def _not_good(finding: Finding) -> bool:
     return finding.status not in (Status.GOOD, Status.NOTE, Status.NOT_TRIED)
-
-
-def _said(words: str) -> Callable[[Finding], bool]:
-    return lambda finding: words in finding.answer.does
 
 
 UNFIT: Final = (
     GradingRule(
         "label not unique",
         ("declared.label",),
-        "a token is chosen by its label, and another token has the same",
+        "the rig finds a token by its label, and another token has the same label",
         when=lambda finding: finding.status is Status.LACKS,
     ),
     GradingRule(
         "no data keys",
         ("data_keys.as_rig", "data_keys.distinct"),
-        "no fresh AES-256 data key can be made in the token (KEY-1)",
+        "no new AES-256 data key can be made in the token (KEY-1)",
     ),
     GradingRule(
-        "no certificates", ("objects.certificate",), "KEKs are certificates in the token (KEY-3)"
+        "no certificates",
+        ("objects.certificate",),
+        "KEKs cannot be stored as certificates in the token (KEY-3)",
     ),
     GradingRule(
         "no public keys that wrap",
@@ -130,20 +130,20 @@ UNFIT: Final = (
     GradingRule(
         "KEKs not protected",
         ("rsa_keys.protected",),
-        "a KEK's private half does not get the protection asked for",
+        "the private half of a KEK does not have the attributes requested",
         when=_risk,
     ),
     GradingRule(
-        "damage not noticed",
+        "damage not detected",
         ("faults.damaged", "faults.cut", "faults.empty", "faults.other_key", "faults.other_hash"),
-        "a damaged or foreign EEDK opens, to a wrong data key",
+        "a damaged or foreign EEDK is unwrapped to a wrong data key",
         when=_risk,
     ),
     GradingRule(
-        "no work after a new login",
+        "no recovery",
         ("life.close_all", "life.restart", "life.relogin", "life.removal"),
-        "the key manager cannot go on after the token was away",
-        when=_bad,
+        "the key manager cannot continue after the token was absent",
+        when=_not_good,
     ),
 )
 
@@ -151,63 +151,62 @@ LIMITS: Final = (
     GradingRule(
         "no signing key",
         ("rsa_keys.p256",),
-        "the token makes no P-256 keys, so the key that signs EEDKs and replies is not in it",
+        "the token makes no P-256 keys, so it cannot hold the key that signs EEDKs and replies",
         "the key manager's signing key is in a file of mode 0600",
         accept=TokenRisk.SIGNING_KEY_IN_FILE,
     ),
     GradingRule(
         "SHA-1",
         ("oaep.sha256_wrap", "oaep.sha256_unwrap"),
-        "data keys are wrapped with OAEP SHA-1, which is not broken, but is not wanted either",
-        "probed at start; every EEDK records its hash; never chosen where SHA-256 works",
+        "data keys are wrapped with OAEP SHA-1, which is not broken but outdated",
+        "the rig uses it only where SHA-256 does not work; every EEDK records its hash",
     ),
     GradingRule(
         "untrusted wrapping",
         ("attributes.wrap_with_trusted",),
-        "the token wraps a data key to any key: whoever has the user's PIN can take it out",
-        "the keystore wraps only to public keys that hash to the identity enrolled; keep the PIN "
-        "from everybody else",
+        "the token wraps a data key to any key: whoever has the user's PIN can extract it",
+        "the keystore wraps only to public keys whose hash was enrolled; keep the PIN secret",
         accept=TokenRisk.UNTRUSTED_WRAPPING,
     ),
     GradingRule(
-        "unwraps weakly",
+        "weaker unwrap templates",
         ("attacks.weaker_template", "attacks.drop_trusted", "attacks.raw_rsa"),
-        "whoever has the user's PIN and an EEDK can take the data key out",
-        "keep the PIN from everybody else",
+        "whoever has the user's PIN and an EEDK can extract the data key",
+        "keep the PIN secret",
         when=_risk,
     ),
     GradingRule(
-        "hands out keys not extractable",
+        "wraps non-extractable keys",
         (
             "attacks.wrap_kek",
             "attributes.extractable",
             "attacks.set_extractable",
             "attacks.copy_extractable",
         ),
-        "whoever has the user's PIN can take the KEKs themselves out",
-        "for a lab only; the PIN is all that protects the KEKs",
+        "whoever has the user's PIN can extract the KEKs",
+        "use it in a lab only: nothing but the PIN protects the KEKs",
         when=_risk,
         accept=TokenRisk.HANDS_OUT_KEYS,
     ),
     GradingRule(
         "KEKs decrypt",
         ("attacks.decrypt", "attacks.let_decrypt"),
-        "a KEK that should only unwrap can be made to decrypt EEDKs",
-        "keep the PIN from everybody else",
+        "a KEK that must only unwrap can decrypt EEDKs",
+        "keep the PIN secret",
         when=_risk,
     ),
     GradingRule(
         "PKCS#1 v1.5",
         ("attacks.pkcs1_oracle",),
-        "a KEK unwraps PKCS#1 v1.5 and tells good padding from bad (an oracle)",
-        "the key manager unwraps nothing but EEDKs that a key manager signed, and with OAEP only",
+        "a KEK unwraps PKCS#1 v1.5 and reveals whether the padding is right (an oracle)",
+        "the key manager unwraps only EEDKs that a key manager signed, and only with OAEP",
         when=_risk,
     ),
     GradingRule(
-        "the user makes keys trusted",
+        "user can set TRUSTED",
         ("attacks.trusted_create", "attacks.trusted_set", "attacks.trusted_copy"),
-        "TRUSTED means nothing: it is not the officer's alone",
-        "as for untrusted wrapping",
+        "TRUSTED protects nothing, since not only the security officer can set it",
+        "the keystore wraps only to public keys whose hash was enrolled; keep the PIN secret",
         when=_risk,
     ),
     GradingRule(
@@ -219,64 +218,64 @@ LIMITS: Final = (
             "attacks.copy_uses",
             "attacks.derive",
         ),
-        "a data key in use can be given uses that it was made without",
-        "keep the PIN from everybody else; data keys live for one exchange",
+        "a data key can get uses that it was made without",
+        "keep the PIN secret; a data key exists for one exchange only",
         when=_risk,
     ),
     GradingRule(
-        "unwrap template dropped",
+        "unwrap template not honoured",
         ("attributes.unwrap_honours",),
         "an unwrapped data key is not protected until the rig has set its attributes",
-        "SENSITIVE is set right after the unwrap and read back; a key that does not keep it is "
-        "destroyed",
+        "the rig sets SENSITIVE right after the unwrap, reads it back, and destroys a key "
+        "that lacks it",
     ),
     GradingRule(
-        "length untold",
+        "length not reported",
         ("faults.tells_length",),
-        "the token does not tell how long an unwrapped key is",
-        "two gauge keys, which the officer makes at enrolment, measure every unwrapped key",
+        "the token does not report the length of an unwrapped key",
+        "the rig verifies it with two reference keys, made by the security officer at enrolment",
     ),
     GradingRule(
-        "no key made",
+        "no KEK generation",
         ("rsa_keys.generate_2048",),
-        "KEKs are not made in the token",
-        "make them elsewhere and import them",
+        "KEKs cannot be made in the token",
+        "make them outside and import them",
     ),
     GradingRule(
-        "no key taken in",
+        "no KEK import",
         ("rsa_keys.import",),
-        "KEKs made elsewhere cannot be imported",
+        "KEKs made outside cannot be imported",
         "make them in the token; other sites send certificates",
     ),
     GradingRule(
-        "not all sizes",
+        "not all key sizes",
         ("rsa_keys.generate_3072", "rsa_keys.generate_4096"),
-        "KEKs of these sizes are not made",
-        "use the sizes that are",
+        "KEKs of 3072 or 4096 bits cannot be made",
+        "use another size",
     ),
     GradingRule(
         "short labels",
         ("objects.label_long",),
-        "key labels of 64 characters are not kept (KEY-5)",
-        "use shorter ones",
+        "key labels of 64 characters cannot be stored (KEY-5)",
+        "use shorter labels",
     ),
     GradingRule(
-        "no threads",
+        "not thread-safe",
         ("life.threads",),
-        "two threads in one context are not sound",
-        "one process, one thread, one context: the rig never does otherwise",
+        "two threads in one context do not work reliably",
+        "the rig uses one thread in a process",
     ),
     GradingRule(
-        "one process",
+        "one process only",
         ("life.processes",),
-        "a second process does not see the token as the first does",
-        "one key manager process for this token",
+        "a second process does not see the same objects",
+        "use one process of the key manager for this token",
     ),
     GradingRule(
         "crashes",
-        (),  # every probe: see judge()
-        "the module ended its process, or did not answer",
-        "the key manager's worker is a process that can be started again",
+        (),  # any probe: see _crashes()
+        "the module crashed, or did not answer",
+        "the key manager starts its worker process again",
     ),
 )
 
@@ -285,67 +284,70 @@ _SECURE_ELEMENT: Final = (
         "no AES-KEY-WRAP",
         ("key_wrap.key_wrap_wrap",),
         "a data key cannot be sealed for the gates (RFC 3394)",
-        "the drive's secure element is another token; SoftHSM by default",
+        "use another token as secure element; SoftHSM is the default",
     ),
 )
 
 
-def judge(findings: Sequence[Finding]) -> Verdict:
-    """Return the verdict on what the probes found; probes that were not made say nothing."""
-    found = {finding.probe: finding for finding in findings}
-    unfit = [consequence for rule in UNFIT if (consequence := rule.apply(found))]
-    unfit += _no_oaep(found) + _no_kek(found) + _no_protection(found)
-    limits = [consequence for rule in LIMITS if (consequence := rule.apply(found))]
-    limits += _crashes(found)
-    element = [consequence for rule in _SECURE_ELEMENT if (consequence := rule.apply(found))]
+def grade(findings: Sequence[Finding]) -> Verdict:
+    """Return the verdict on the findings; probes not run are ignored."""
+    by_probe = {finding.probe: finding for finding in findings}
+    unfit = [consequence for rule in UNFIT if (consequence := rule.apply(by_probe))]
+    unfit += _no_oaep(by_probe) + _no_kek(by_probe) + _no_protection(by_probe)
+    limits = [consequence for rule in LIMITS if (consequence := rule.apply(by_probe))]
+    limits += _crashes(by_probe)
+    element = [consequence for rule in _SECURE_ELEMENT if (consequence := rule.apply(by_probe))]
     fitness = Fitness.UNFIT if unfit else Fitness.LIMITED if limits else Fitness.FIT
     complete = all(
-        name in found for rule in (*UNFIT, *LIMITS, *_SECURE_ELEMENT) for name in rule.probes
+        name in by_probe for rule in (*UNFIT, *LIMITS, *_SECURE_ELEMENT) for name in rule.probes
     )
     return Verdict(fitness, tuple(unfit), tuple(limits), tuple(element), complete)
 
 
-def _good(found: Found, *names: str) -> bool:
-    return all(name not in found or found[name].status is Status.GOOD for name in names)
+def _good(findings: FindingsByProbe, *names: str) -> bool:
+    return all(name not in findings or findings[name].status is Status.GOOD for name in names)
 
 
-def _no_oaep(found: Found) -> list[Consequence]:
+def _no_oaep(findings: FindingsByProbe) -> list[Consequence]:
     names = {kind: (f"oaep.{kind}_wrap", f"oaep.{kind}_unwrap") for kind in ("sha256", "sha1")}
-    if any(_good(found, *pair) for pair in names.values()):
+    if any(_good(findings, *pair) for pair in names.values()):
         return []
     because = tuple(name for pair in names.values() for name in pair)
     return [
-        Consequence("no RSA-OAEP", "no data key can be wrapped to a KEK and opened", "", because)
+        Consequence("no RSA-OAEP", "no data key can be wrapped to a KEK and unwrapped", "", because)
     ]
 
 
-def _no_kek(found: Found) -> list[Consequence]:
+def _no_kek(findings: FindingsByProbe) -> list[Consequence]:
     names = ("rsa_keys.generate_2048", "rsa_keys.import")
-    if any(_good(found, name) for name in names):
+    if any(_good(findings, name) for name in names):
         return []
-    return [Consequence("no KEKs", "RSA keys are neither made nor taken in (KEY-3)", "", names)]
+    return [Consequence("no KEKs", "RSA keys can be neither made nor imported (KEY-3)", "", names)]
 
 
-def _no_protection(found: Found) -> list[Consequence]:
+def _no_protection(findings: FindingsByProbe) -> list[Consequence]:
     names = ("attributes.unwrap_honours", "attributes.set_afterwards")
-    if any(_good(found, name) for name in names):
+    if any(_good(findings, name) for name in names):
         return []
     return [
         Consequence(
             "no protection after unwrap",
-            "an unwrapped data key cannot be made sensitive and stay extractable (KEY-12)",
+            "an unwrapped data key cannot be both sensitive and extractable (KEY-12)",
             "",
             names,
         )
     ]
 
 
-def _crashes(found: Found) -> list[Consequence]:
-    """Return the limit of crashes; those of threads without locks are a limit of their own."""
+def _crashes(findings: FindingsByProbe) -> list[Consequence]:
+    """Return the limit for crashes, except those of threads without locking.
+
+    Threads have a limit of their own.
+    """
     (rule,) = (rule for rule in LIMITS if rule.name == "crashes")
     because = tuple(
         name
-        for name, finding in found.items()
+        for name, finding in findings.items()
         if finding.status in (Status.CRASHED, Status.HUNG) and name != "life.threads"
     )
     return [Consequence(rule.name, rule.lost, rule.around, because)] if because else []

@@ -1,8 +1,8 @@
-"""The process that calls the module: makes the probes that its request names, one after another.
+"""The child process that calls the module and runs requested probes.
 
-The request is a line of JSON on standard input (PINs come that way and no other); findings go as
-lines of JSON to the file descriptor of the first argument, since a module may write to standard
-output. When the module ends this process, the parent knows from the last line at which probe.
+The request is a line of JSON on standard input; PINs come in no other way. Answers are lines of
+JSON to the file descriptor of the first argument, since a module may write to standard output. When
+the module crashes this process, the last line tells the parent at which probe.
 """
 
 import json
@@ -22,11 +22,11 @@ from hsm.validate.tagged_objects import find_tagged, remove_leftovers, remove_ob
 
 
 def main() -> int:
-    """Serve one request."""
+    """Run the probes of one request."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     out = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
 
-    def tell(**message: Any) -> None:
+    def send(**message: Any) -> None:
         out.write(json.dumps(message) + "\n")
         out.flush()
 
@@ -34,19 +34,19 @@ def main() -> int:
     try:
         token = _open(request)
     except TaperigError as error:
-        tell(error=str(error))
+        send(error=str(error))
         return 2
     except OSError as error:
-        tell(error=f"The PKCS#11 module {request['module']} cannot be loaded: {error}.")
+        send(error=f"The PKCS#11 module {request['module']} cannot be loaded: {error}.")
         return 2
     except RefusedCallError as refusal:
-        tell(refused=refusal.function, code=refusal.code)
+        send(refused=refusal.function, code=refusal.code)
         return 2
-    tell(leftovers=remove_leftovers(token.session))
+    send(leftovers=remove_leftovers(token.session))
     for name in request["probes"]:
-        tell(begin=name)
+        send(begin=name)
         answer = run_probe(PROBES[name], token)
-        tell(
+        send(
             status=answer.status.value,
             does=answer.does,
             code=answer.code,
@@ -57,19 +57,19 @@ def main() -> int:
     except RefusedCallError:
         if not request["probes"]:
             raise
-        # What the probes did to the module in this process lasts: the next worker cleans up.
-        tell(end=True)
+        # The probes corrupted the module in this process; the next worker cleans up.
+        send(end=True)
         return 0
-    tell(left=left)
+    send(left=left)
     token.session.logout()
     token.session.close()
     token.library.finalize()
-    tell(end=True)
+    send(end=True)
     return 0
 
 
 def _clean(token: TokenUnderTest) -> int:
-    """Destroy what this worker made; return how many objects of validations are left."""
+    """Destroy this worker's objects; return how many tagged ones are left."""
     try:
         remove_objects_of(token.session, token.owner)
     except RefusedCallError:  # the last probe closed the session

@@ -1,4 +1,4 @@
-"""All probes, in the order in which they are made."""
+"""All probes, in the order in which they run."""
 
 from hsm.validate.findings import Probe, by_name
 from hsm.validate.probes import (
@@ -16,19 +16,19 @@ from hsm.validate.probes import (
 )
 
 AREAS: dict[str, str] = {
-    "declared": "What the module declares",
+    "declared": "Declarations of the module",
     "data_keys": "Data keys",
     "oaep": "RSA-OAEP",
     "key_wrap": "AES key wrap",
     "rsa_keys": "Key-encryption keys",
     "objects": "Certificates, labels, identifiers",
-    "attributes": "Protection: enforced, or only stored",
+    "attributes": "Attributes: enforced, or only stored",
     "attacks": "Attacks on a data key or a KEK",
     "faults": "Wrong and damaged input",
     "life": "Sessions, threads, processes",
     "rates": "Rates",
 }
-"""Areas and their titles."""
+"""Titles of the areas."""
 
 PROBES: dict[str, Probe] = by_name(
     [

@@ -1,10 +1,10 @@
-"""The known attacks through the interface: can whoever has the user's PIN pull a key out?
+"""Known attacks that extract keys with the user's PIN.
 
-Each attack is carried through: a key is called out only when its very bytes are in the attacker's
-hands, outside. Data keys have a known value (wrapped outside, unwrapped as the rig does it), so
-that this can be seen. KEKs bear the restrictions that the token takes, as the rig's do
-(hsm.pkcs11.key_restrictions). The
-methods are those of Clulow (2003), Delaune, Kremer and Steel (2008), and Bardou and others (2012).
+Each attack is carried out to its end: a key counts as extracted only when its value is outside the
+token. Data keys have a known value (wrapped outside, unwrapped as the rig does), so that the value
+can be compared. KEKs have the restrictions that the token accepts (hsm.pkcs11.key_restrictions), as
+those of the rig. The methods are those of Clulow (2003), Delaune, Kremer and Steel (2008), and
+Bardou and others (2012).
 """
 
 import os
@@ -24,9 +24,10 @@ from cryptography.hazmat.primitives.padding import PKCS7
 from pkcs11 import Attribute, KeyType, Mechanism
 
 from hsm.pkcs11.structures import MechanismCall
+from hsm.pkcs11.templates import BARE_DATA_KEY
 from hsm.validate.attempt import Attempt, ProbeSkippedError, attempt
 from hsm.validate.findings import Probe, ProbeAnswer, Status, good_if
-from hsm.validate.session import BARE_DATA_KEY, UNWRAPPED, TokenUnderTest, outside_decrypt
+from hsm.validate.session import UNWRAPPED, TokenUnderTest, outside_decrypt
 
 _IV: Final = bytes(16)
 _WRAPS: Final = (
@@ -44,11 +45,11 @@ def _held(code: str) -> ProbeAnswer:
 
 
 def _pulled(how: str, code: str) -> ProbeAnswer:
-    return ProbeAnswer(Status.RISK, f"the key is out: {how}", code)
+    return ProbeAnswer(Status.RISK, f"key extracted: {how}", code)
 
 
 def _first_out(tried: list[tuple[Attempt, str]], out: Callable[[Attempt], bool]) -> ProbeAnswer:
-    """Judge several ways: the first that gets the key out, else the first refusal."""
+    """Return the first try that extracts the key, or the first refusal."""
     for way, how in tried:
         if not way.refused and out(way):
             return _pulled(how, way.code)
@@ -56,7 +57,7 @@ def _first_out(tried: list[tuple[Attempt, str]], out: Callable[[Attempt], bool])
 
 
 def _wrap_decrypt(token: TokenUnderTest) -> ProbeAnswer:
-    """One key that both wraps and decrypts: wrap the data key, decrypt the result."""
+    """Wrap the data key with a key that also decrypts; decrypt the result."""
     key, value = token.known_data_key()
     uses = {"WRAP": True, "DECRYPT": True, "ENCRYPT": True}
     made = attempt(
@@ -73,7 +74,7 @@ def _wrap_decrypt(token: TokenUnderTest) -> ProbeAnswer:
         if wrapped.refused:
             continue
         opened = attempt(token.session.decrypt, mechanism, made.value, wrapped.value)
-        if opened.refused and how == "AES-KEY-WRAP":  # RFC 3394 can be undone with AES-ECB
+        if opened.refused and how == "AES-KEY-WRAP":  # AES-ECB can invert RFC 3394
             opened = attempt(_undo_key_wrap, token, made.value, wrapped.value)
         if not opened.refused and opened.value == value:
             return _pulled(f"wrapped and decrypted with {how}", wrapped.code)
@@ -81,23 +82,23 @@ def _wrap_decrypt(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _undo_key_wrap(token: TokenUnderTest, key: int, wrapped: bytes) -> bytes:
-    """RFC 3394, 2.2.2, with single-block AES decryptions by the token."""
+    """Unwrap as RFC 3394, 2.2.2, with AES-ECB decryptions by the token."""
     ecb = MechanismCall(Mechanism.AES_ECB)
     register, blocks = wrapped[:8], [wrapped[i : i + 8] for i in range(8, len(wrapped), 8)]
-    for turn in reversed(range(6)):
+    for round_ in reversed(range(6)):
         for place in reversed(range(len(blocks))):
-            count = (len(blocks) * turn + place + 1).to_bytes(8, "big")
+            count = (len(blocks) * round_ + place + 1).to_bytes(8, "big")
             mixed = bytes(a ^ b for a, b in zip(register, count, strict=True))
             block = token.session.decrypt(ecb, key, mixed + blocks[place])
             register, blocks[place] = block[:8], block[8:]
     return b"".join(blocks)
 
 
-_undo_key_wrap.__name__ = "decrypt"
+_undo_key_wrap.__name__ = "decrypt"  # attempt() looks up the PKCS#11 function by this name
 
 
 def _known_wrapping_key(token: TokenUnderTest) -> ProbeAnswer:
-    """A wrapping key whose value the attacker chose."""
+    """Wrap the data key with an AES key that the attacker imported."""
     key, value = token.known_data_key()
     secret = os.urandom(32)
     wrapping = token.import_aes_key(secret, WRAP=True)
@@ -114,7 +115,7 @@ def _unwrap_outside(secret: bytes, wrapped: bytes) -> bytes:
 
 
 def _own_public_key(token: TokenUnderTest) -> ProbeAnswer:
-    """A public key whose private half the attacker has."""
+    """Wrap the data key with a public key whose private half is outside."""
     key, value = token.known_data_key()
     wrapped = attempt(token.session.wrap, token.oaep, token.outside_public, key)
     return _first_out(
@@ -124,14 +125,14 @@ def _own_public_key(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _weak_rsa(token: TokenUnderTest) -> ProbeAnswer:
-    """A public key that can be factored: RSA of 512 bits with PKCS#1 v1.5."""
+    """Wrap the data key with RSA of 512 bits, which can be factored."""
     key, value = token.known_data_key()
     public = attempt(token.session.create, token.public_template(_WEAK.public_numbers))
     if public.refused:
         return _held(public.code)
     wrapped = attempt(token.session.wrap, _PKCS1, public.value, key)
     return _first_out(
-        [(wrapped, "wrapped under RSA of 512 bits, which can be factored")],
+        [(wrapped, "wrapped with RSA of 512 bits, which can be factored")],
         lambda way: _weak_open(way.value) == value,
     )
 
@@ -142,8 +143,11 @@ def _weak_open(wrapped: bytes) -> bytes:
 
 
 def _weak_numbers() -> rsa.RSAPrivateNumbers:
-    """A pair of 512 bits, which `cryptography` does not make any more: from fixed primes."""
-    p, q = (1 << 256) - 189, (1 << 256) - 357  # the two greatest primes below 2^256
+    """Return a key pair of 512 bits, from fixed primes.
+
+    `cryptography` no longer makes keys of this size.
+    """
+    p, q = (1 << 256) - 189, (1 << 256) - 357  # the two largest primes below 2^256
     d = pow(65537, -1, (p - 1) * (q - 1))
     public = rsa.RSAPublicNumbers(65537, p * q)
     return rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public)
@@ -153,7 +157,7 @@ _WEAK: Final = _weak_numbers()
 
 
 def _weak_des(token: TokenUnderTest) -> ProbeAnswer:
-    """A wrapping key of single DES (56 bits)."""
+    """Wrap the data key with single DES (56 bits)."""
     key, value = token.known_data_key()
     secret = bytes.fromhex("0123456789abcdef")
     made = attempt(
@@ -168,19 +172,19 @@ def _weak_des(token: TokenUnderTest) -> ProbeAnswer:
         return _held(made.code)
     wrapped = attempt(token.session.wrap, MechanismCall(Mechanism._DES_ECB), made.value, key)
     return _first_out(
-        [(wrapped, "wrapped under single DES")],
+        [(wrapped, "wrapped with single DES")],
         lambda way: _des_open(secret, way.value)[:32] == value,
     )
 
 
 def _des_open(secret: bytes, wrapped: bytes) -> bytes:
-    """Single DES is triple DES with one key three times."""
+    """Decrypt single DES, as triple DES with the same key three times."""
     cipher = Cipher(TripleDES(secret * 3), modes.ECB()).decryptor()
     return cipher.update(wrapped) + cipher.finalize()
 
 
 def _change(how: str, changes: dict[Attribute, Any], token: TokenUnderTest) -> ProbeAnswer:
-    """Change an attribute of a data key, by setting it or on a copy, and use what was gained."""
+    """Change attributes of a data key or of its copy, then read the value."""
     key, value = token.known_data_key()
     call = token.session.set if how == "set" else token.session.copy
     changed = attempt(call, key, changes)
@@ -189,7 +193,7 @@ def _change(how: str, changes: dict[Attribute, Any], token: TokenUnderTest) -> P
     target = key if how == "set" else int(changed.value)
     wrong = [name.name for name, want in changes.items() if _has(token, target, name) is want]
     if not wrong:
-        return ProbeAnswer(Status.GOOD, "taken, and without effect", changed.code)
+        return ProbeAnswer(Status.GOOD, "accepted, without effect", changed.code)
     read = attempt(token.session.get, target, Attribute.VALUE)
     if not read.refused and read.value == value:
         return _pulled(f"{' and '.join(wrong)} changed, value read", changed.code)
@@ -197,12 +201,12 @@ def _change(how: str, changes: dict[Attribute, Any], token: TokenUnderTest) -> P
 
 
 def _has(token: TokenUnderTest, key: int, name: Attribute) -> bool | None:
-    told = attempt(token.session.is_set, key, name)
-    return None if told.refused else bool(told.value)
+    answer = attempt(token.session.is_set, key, name)
+    return None if answer.refused else bool(answer.value)
 
 
-def _give_back_extractable(how: str, token: TokenUnderTest) -> ProbeAnswer:
-    """Make a KEK's private half extractable."""
+def _make_extractable(how: str, token: TokenUnderTest) -> ProbeAnswer:
+    """Set EXTRACTABLE on a KEK's private half or on its copy."""
     private = token.restricted_kek.private
     change = {Attribute.EXTRACTABLE: True}
     call = token.session.set if how == "set" else token.session.copy
@@ -212,7 +216,7 @@ def _give_back_extractable(how: str, token: TokenUnderTest) -> ProbeAnswer:
     target = private if how == "set" else int(changed.value)
     return good_if(
         not token.session.is_set(target, Attribute.EXTRACTABLE),
-        "taken, and without effect",
+        "accepted, without effect",
         "the private half is extractable now",
         changed.code,
         bad=Status.RISK,
@@ -220,7 +224,7 @@ def _give_back_extractable(how: str, token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _weaker_template(token: TokenUnderTest) -> ProbeAnswer:
-    """Unwrap an EEDK with a template of the attacker's own: not sensitive."""
+    """Unwrap an EEDK with a template without SENSITIVE, then read the value."""
     value = os.urandom(32)
     wrapped = token.wrap_outside(value, token.restricted_kek)
     weak = (
@@ -238,7 +242,7 @@ def _weaker_template(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _pkcs1_oracle(token: TokenUnderTest) -> ProbeAnswer:
-    """Does a KEK unwrap PKCS#1 v1.5, and does its answer tell good padding from bad?"""
+    """Unwrap right and wrong PKCS#1 v1.5 padding; compare the return codes."""
     kek = token.restricted_kek
     bits = kek.public_key.key_size
     template = {**token.aes_template(), Attribute.KEY_TYPE: KeyType.GENERIC_SECRET}
@@ -250,18 +254,19 @@ def _pkcs1_oracle(token: TokenUnderTest) -> ProbeAnswer:
         codes.add(attempt(token.session.unwrap, _PKCS1, kek.private, wrong, template).code)
     if opened.refused and opened.code in codes and len(codes) == 1:
         return _held(opened.code)
-    told = ", ".join(sorted(codes))
     if opened.code in codes:
         return ProbeAnswer(
             Status.NOTE, "PKCS#1 v1.5 unwraps; wrong padding gives a random key", opened.code
         )
     return ProbeAnswer(
-        Status.RISK, f"an oracle: good padding {opened.code}, bad {told}", opened.code
+        Status.RISK,
+        f"an oracle: right padding {opened.code}, wrong {', '.join(sorted(codes))}",
+        opened.code,
     )
 
 
 def _raw_rsa(token: TokenUnderTest) -> ProbeAnswer:
-    """Unwrap an EEDK with raw RSA as a generic secret and read the padded block."""
+    """Unwrap an EEDK with raw RSA as a generic secret; read the padded block."""
     wrapped = token.wrap_outside(os.urandom(32), token.restricted_kek)
     template = {**token.aes_template(), Attribute.KEY_TYPE: KeyType.GENERIC_SECRET}
     if token.honours_protection:
@@ -275,12 +280,12 @@ def _raw_rsa(token: TokenUnderTest) -> ProbeAnswer:
     block = int.from_bytes(read.value, "big")
     numbers = token.restricted_kek.public_key.public_numbers()
     if pow(block, numbers.e, numbers.n) == int.from_bytes(wrapped, "big"):
-        return _pulled("EEDK opened with raw RSA", opened.code)
+        return _pulled("EEDK unwrapped with raw RSA", opened.code)
     return ProbeAnswer(Status.NOTE, "unwraps something else", opened.code)
 
 
 def _decrypt_with_kek(token: TokenUnderTest) -> ProbeAnswer:
-    """Decrypt an EEDK with a KEK that may only unwrap."""
+    """Decrypt an EEDK with a KEK that must only unwrap."""
     value = os.urandom(32)
     wrapped = token.wrap_outside(value, token.restricted_kek)
     opened = attempt(token.session.decrypt, token.oaep, token.restricted_kek.private, wrapped)
@@ -290,7 +295,7 @@ def _decrypt_with_kek(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _let_kek_decrypt(token: TokenUnderTest) -> ProbeAnswer:
-    """Give the KEK, or a copy of it, the use DECRYPT, then decrypt an EEDK with it."""
+    """Set DECRYPT on a KEK or on its copy, then decrypt an EEDK with it."""
     kek, value = token.make_restricted_kek(), os.urandom(32)
     wrapped = token.wrap_outside(value, kek)
     decrypts = {Attribute.DECRYPT: True}
@@ -309,7 +314,7 @@ def _let_kek_decrypt(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _wrap_kek(token: TokenUnderTest) -> ProbeAnswer:
-    """Wrap a KEK's private half, which is not extractable, under a known AES key."""
+    """Wrap a KEK's private half (EXTRACTABLE false) with a known AES key."""
     secret = os.urandom(32)
     wrapping = token.import_aes_key(secret, WRAP=True)
     ways = (
@@ -334,7 +339,9 @@ def _wrap_kek(token: TokenUnderTest) -> ProbeAnswer:
             continue
         if _is_kek(token, open_outside, secret, wrapped.value):
             return _pulled(f"a KEK's private half, wrapped with {how}", wrapped.code)
-        return ProbeAnswer(Status.RISK, f"{how} wraps it, into something unread", wrapped.code)
+        return ProbeAnswer(
+            Status.RISK, f"{how} wraps it, to a value that could not be read", wrapped.code
+        )
     return _held(codes[0])
 
 
@@ -354,7 +361,7 @@ def _is_kek(
 ) -> bool:
     try:
         key = serialization.load_der_private_key(open_outside(secret, wrapped), None)
-    except Exception:  # not opened, or not PKCS#8: then it is not shown to be the key
+    except Exception:  # not unwrapped, or not PKCS#8: then it is not proven to be the key
         return False
     return (
         isinstance(key, rsa.RSAPrivateKey)
@@ -363,7 +370,7 @@ def _is_kek(
 
 
 def _trusted_by_user(how: str, token: TokenUnderTest) -> ProbeAnswer:
-    """The user makes a wrapping key TRUSTED."""
+    """Set TRUSTED on a wrapping key as the user."""
     pair = rsa.generate_private_key(65537, 2048).public_key()
     if how == "create":
         template = token.public_template(pair.public_numbers(), TRUSTED=True)
@@ -377,14 +384,14 @@ def _trusted_by_user(how: str, token: TokenUnderTest) -> ProbeAnswer:
     if made.refused:
         return _held(made.code)
     if not _has(token, int(target), Attribute.TRUSTED):
-        return ProbeAnswer(Status.GOOD, "taken, and without effect", made.code)
+        return ProbeAnswer(Status.GOOD, "accepted, without effect", made.code)
     wrapped = attempt(token.session.wrap, token.oaep, int(target), token.data_key())
     does = "and it wraps data keys" if not wrapped.refused else "but it wraps no data key"
     return ProbeAnswer(Status.RISK, f"the user makes a key TRUSTED, {does}", made.code)
 
 
 def _drop_wrap_with_trusted(token: TokenUnderTest) -> ProbeAnswer:
-    """Unwrap an EEDK without asking for WRAP_WITH_TRUSTED, then wrap it to one's own key."""
+    """Unwrap an EEDK without WRAP_WITH_TRUSTED; wrap the key to the outside."""
     if not token.keeps_wrap_with_trusted:
         raise ProbeSkippedError("WRAP_WITH_TRUSTED is unknown")
     value, kek = os.urandom(32), token.restricted_kek
@@ -400,13 +407,13 @@ def _drop_wrap_with_trusted(token: TokenUnderTest) -> ProbeAnswer:
         return _held(opened.code)
     wrapped = attempt(token.session.wrap, token.oaep, token.outside_public, opened.value)
     return _first_out(
-        [(wrapped, "EEDK unwrapped without WRAP_WITH_TRUSTED, wrapped to one's own key")],
+        [(wrapped, "EEDK unwrapped without WRAP_WITH_TRUSTED, wrapped to the attacker's key")],
         lambda way: outside_decrypt(token.outside, way.value, token.best_hash) == value,
     )
 
 
 def _derive(token: TokenUnderTest) -> ProbeAnswer:
-    """Derive a readable key from a data key, which may not derive."""
+    """Derive a readable key from a data key (DERIVE false)."""
     key, value = token.known_data_key()
     template = {
         **token.aes_template(SENSITIVE=False, EXTRACTABLE=True),
@@ -420,8 +427,8 @@ def _derive(token: TokenUnderTest) -> ProbeAnswer:
         return _held(derived.code)
     read = attempt(token.session.get, derived.value, Attribute.VALUE)
     if not read.refused and read.value == value:
-        return _pulled("extracted by derivation", derived.code)
-    return ProbeAnswer(Status.RISK, "a key that may not derive derives", derived.code)
+        return _pulled("by derivation", derived.code)
+    return ProbeAnswer(Status.RISK, "a key with DERIVE false derives", derived.code)
 
 
 _WEAKER: Final = {
@@ -431,16 +438,16 @@ _WEAKER: Final = {
 }
 
 PROBES: Final = (
-    Probe("attacks.own_public_key", "Wrap a data key to one's own RSA key", _own_public_key),
-    Probe("attacks.known_key", "Wrap it under an AES key that one knows", _known_wrapping_key),
-    Probe("attacks.wrap_decrypt", "Wrap and decrypt with one AES key", _wrap_decrypt),
-    Probe("attacks.weak_rsa", "Wrap it under RSA of 512 bits", _weak_rsa),
-    Probe("attacks.weak_des", "Wrap it under single DES", _weak_des),
+    Probe("attacks.own_public_key", "Wrap a data key to the attacker's RSA key", _own_public_key),
+    Probe("attacks.known_key", "Wrap a data key with a known AES key", _known_wrapping_key),
+    Probe("attacks.wrap_decrypt", "Wrap a data key and decrypt it with one AES key", _wrap_decrypt),
+    Probe("attacks.weak_rsa", "Wrap a data key with RSA of 512 bits", _weak_rsa),
+    Probe("attacks.weak_des", "Wrap a data key with single DES", _weak_des),
     *(
         Probe(
             f"attacks.{how}_{what}",
-            f"{' and '.join(f'{name.name} {value}' for name, value in changes.items())}, "
-            f"{'set' if how == 'set' else 'on a copy'}",
+            f"{' and '.join(f'{name.name} {value}' for name, value in changes.items())} "
+            f"{'set on a data key' if how == 'set' else 'on a copy of a data key'}",
             partial(_change, how, changes),
         )
         for what, changes in _WEAKER.items()
@@ -449,8 +456,8 @@ PROBES: Final = (
     *(
         Probe(
             f"attacks.{how}_extractable",
-            f"A KEK's private half EXTRACTABLE, {'set' if how == 'set' else 'on a copy'}",
-            partial(_give_back_extractable, how),
+            f"EXTRACTABLE True {'set on a KEK' if how == 'set' else 'on a copy of a KEK'}",
+            partial(_make_extractable, how),
         )
         for how in ("set", "copy")
     ),
@@ -458,18 +465,18 @@ PROBES: Final = (
     Probe(
         "attacks.drop_trusted", "Unwrap an EEDK without WRAP_WITH_TRUSTED", _drop_wrap_with_trusted
     ),
-    Probe("attacks.pkcs1_oracle", "A KEK as an oracle for PKCS#1 v1.5", _pkcs1_oracle),
+    Probe("attacks.pkcs1_oracle", "Use a KEK as an oracle for PKCS#1 v1.5", _pkcs1_oracle),
     Probe("attacks.raw_rsa", "Unwrap an EEDK with raw RSA", _raw_rsa),
-    Probe("attacks.decrypt", "Decrypt an EEDK with a KEK that may not", _decrypt_with_kek),
-    Probe("attacks.let_decrypt", "Let a KEK decrypt, then decrypt an EEDK", _let_kek_decrypt),
-    Probe("attacks.wrap_kek", "Wrap a KEK that is not extractable", _wrap_kek),
+    Probe("attacks.decrypt", "Decrypt an EEDK with a KEK (DECRYPT false)", _decrypt_with_kek),
+    Probe("attacks.let_decrypt", "Set DECRYPT on a KEK, then decrypt an EEDK", _let_kek_decrypt),
+    Probe("attacks.wrap_kek", "Wrap a KEK (EXTRACTABLE false)", _wrap_kek),
     *(
         Probe(
             f"attacks.trusted_{how}",
             f"TRUSTED by the user, {name}",
             partial(_trusted_by_user, how),
         )
-        for how, name in (("create", "on making a key"), ("set", "set"), ("copy", "on a copy"))
+        for how, name in (("create", "in a new key"), ("set", "set"), ("copy", "on a copy"))
     ),
-    Probe("attacks.derive", "Derive from a data key that may not", _derive),
+    Probe("attacks.derive", "Derive from a data key (DERIVE false)", _derive),
 )

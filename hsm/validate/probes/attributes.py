@@ -1,4 +1,4 @@
-"""Is an attribute enforced, or does the token only store it?"""
+"""Attributes that a token enforces, or only stores."""
 
 import os
 from typing import Final
@@ -7,12 +7,12 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pkcs11 import Attribute, Mechanism
 
 from hsm.pkcs11.structures import MechanismCall
+from hsm.pkcs11.templates import BARE_DATA_KEY
 from hsm.validate.attempt import ProbeSkippedError, attempt
 from hsm.validate.findings import Probe, ProbeAnswer, Status, good_if
 from hsm.validate.raw_pkcs11 import RefusedCallError
 from hsm.validate.session import (
     AES_256,
-    BARE_DATA_KEY,
     PROTECTION,
     UNWRAPPED,
     TokenUnderTest,
@@ -34,7 +34,11 @@ def _extractable_secret(token: TokenUnderTest) -> ProbeAnswer:
     key = token.session.generate_key(AES_256, template)
     wrapped = attempt(token.session.wrap, token.oaep, token.outside_public, key)
     return good_if(
-        wrapped.refused, "enforced", "only stored: it is wrapped", wrapped.code, bad=Status.RISK
+        wrapped.refused,
+        "enforced",
+        "only stored: the key is wrapped",
+        wrapped.code,
+        bad=Status.RISK,
     )
 
 
@@ -46,9 +50,9 @@ def _wrap_with_trusted(token: TokenUnderTest) -> ProbeAnswer:
     made = attempt(token.session.generate_key, AES_256, template)
     if made.refused:
         return ProbeAnswer(Status.LACKS, "unknown", made.code)
-    told = attempt(token.session.is_set, made.value, Attribute.WRAP_WITH_TRUSTED)
-    if told.refused or not told.value:
-        return ProbeAnswer(Status.LACKS, "taken, and forgotten", told.code)
+    kept = attempt(token.session.is_set, made.value, Attribute.WRAP_WITH_TRUSTED)
+    if kept.refused or not kept.value:
+        return ProbeAnswer(Status.LACKS, "accepted, but not stored", kept.code)
     wrapped = attempt(token.session.wrap, token.oaep, token.outside_public, made.value)
     return good_if(
         wrapped.refused,
@@ -60,7 +64,7 @@ def _wrap_with_trusted(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _trusted_by_officer(token: TokenUnderTest) -> ProbeAnswer:
-    """The officer makes a TRUSTED key that wraps what may be wrapped by such alone."""
+    """Make a TRUSTED key as the security officer; wrap a data key with it."""
     if not token.keeps_wrap_with_trusted:
         raise ProbeSkippedError("WRAP_WITH_TRUSTED is unknown, so TRUSTED protects nothing")
     pair = rsa.generate_private_key(65537, 2048)
@@ -70,12 +74,14 @@ def _trusted_by_officer(token: TokenUnderTest) -> ProbeAnswer:
         with token.officer():
             made = attempt(carrier.create, template)
         if made.refused:
-            return ProbeAnswer(Status.LACKS, "the officer cannot make a TRUSTED key", made.code)
+            return ProbeAnswer(
+                Status.LACKS, "the security officer cannot make a TRUSTED key", made.code
+            )
         wrapped = attempt(token.session.wrap, token.oaep, made.value, token.data_key())
         return good_if(
             not wrapped.refused,
-            "the officer makes it TRUSTED, and it wraps",
-            "TRUSTED by the officer, and does not wrap",
+            "the security officer makes it TRUSTED, and it wraps",
+            "the security officer makes it TRUSTED, but it does not wrap",
             wrapped.code,
             bad=Status.LACKS,
         )
@@ -109,7 +115,7 @@ def _allowed_mechanisms(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _unwrap_template(token: TokenUnderTest) -> ProbeAnswer:
-    """A KEK that says itself what it unwraps to: SENSITIVE, whatever the caller says."""
+    """Unwrap against the UNWRAP_TEMPLATE of a KEK, which demands SENSITIVE."""
     demanded = {Attribute.SENSITIVE: True}
     template = token.private_template(
         outside := rsa.generate_private_key(65537, 2048), UNWRAP_TEMPLATE=demanded
@@ -126,8 +132,8 @@ def _unwrap_template(token: TokenUnderTest) -> ProbeAnswer:
     read = attempt(token.session.get, opened.value, Attribute.VALUE)
     return good_if(
         read.refused,
-        "enforced: the key is sensitive nevertheless",
-        "only stored: the value is given out",
+        "enforced: the key is sensitive all the same",
+        "only stored: the value is returned",
         read.code,
         bad=Status.LACKS,
     )
@@ -140,30 +146,30 @@ def _modifiable(token: TokenUnderTest) -> ProbeAnswer:
         return ProbeAnswer(Status.GOOD, "enforced", changed.code)
     return good_if(
         not token.session.is_set(key, Attribute.ENCRYPT),
-        "a change is taken and has no effect",
-        "only stored: uses can be given to the key",
+        "a change is accepted, without effect",
+        "only stored: the key can get further uses",
         changed.code,
         bad=Status.LACKS,
     )
 
 
 def _unwrap_honours(token: TokenUnderTest) -> ProbeAnswer:
-    """Ask for each attribute alone, then for both: tokens differ in what they do to which."""
+    """Request each attribute alone, then both: tokens treat them differently."""
     rest = {
         name: value
         for name, value in BARE_DATA_KEY.items()
         if name not in (*PROTECTION, Attribute.MODIFIABLE)
     }
     wrong, code = [], ""
-    for asked in ((PROTECTION[0],), (PROTECTION[1],), PROTECTION):
-        template = token.session_template({**UNWRAPPED, **rest, **dict.fromkeys(asked, True)})
+    for requested in ((PROTECTION[0],), (PROTECTION[1],), PROTECTION):
+        template = token.session_template({**UNWRAPPED, **rest, **dict.fromkeys(requested, True)})
         wrapped = token.wrap_outside(os.urandom(32))
         opened = attempt(token.session.unwrap, token.oaep, token.kek.private, wrapped, template)
-        names = " with ".join(name.name for name in asked)
+        names = " with ".join(name.name for name in requested)
         if opened.refused:
             wrong.append(f"{names} refused")
             code = opened.code
-        elif not all(token.session.is_set(opened.value, name) for name in asked):
+        elif not all(token.session.is_set(opened.value, name) for name in requested):
             wrong.append(f"{names} dropped silently")
         code = code or opened.code
     return good_if(not wrong, "honoured", ", ".join(wrong), code, bad=Status.LACKS)
@@ -181,12 +187,12 @@ def _unwrap_unmodifiable(token: TokenUnderTest) -> ProbeAnswer:
     )
     if opened.refused:
         return ProbeAnswer(Status.NOTE, "refused", opened.code)
-    told = token.session.is_set(opened.value, Attribute.MODIFIABLE)
-    return good_if(not told, "honoured", "dropped silently", opened.code, bad=Status.NOTE)
+    modifiable = token.session.is_set(opened.value, Attribute.MODIFIABLE)
+    return good_if(not modifiable, "honoured", "dropped silently", opened.code, bad=Status.NOTE)
 
 
 def _set_afterwards(token: TokenUnderTest) -> ProbeAnswer:
-    """The way around an unwrap template that is dropped: set SENSITIVE, read back, try to read."""
+    """Unwrap without protection, set SENSITIVE, then try to read the value."""
     weak = {
         name: value
         for name, value in token.data_key_template.items()
@@ -205,8 +211,8 @@ def _set_afterwards(token: TokenUnderTest) -> ProbeAnswer:
     extractable = token.session.is_set(key, Attribute.EXTRACTABLE)
     return good_if(
         read.refused and extractable,
-        "SENSITIVE set afterwards holds, and the key stays extractable",
-        "SENSITIVE set afterwards does not hold"
+        "SENSITIVE set afterwards is enforced, and the key stays extractable",
+        "SENSITIVE set afterwards is not enforced"
         if not read.refused
         else "the key is not extractable",
         read.code,
@@ -215,7 +221,7 @@ def _set_afterwards(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _private_hidden(token: TokenUnderTest) -> ProbeAnswer:
-    """A private object of the user is not seen by a session that has not logged in."""
+    """Find a private object of the user after a logout."""
     template = {**token.aes_template(EXTRACTABLE=False), Attribute.VALUE_LEN: 32}
     key = token.session.generate_key(AES_256, {**template, **tag_attributes(token.owner)})
     identity = token.session.get(key, Attribute.ID)
@@ -236,7 +242,9 @@ PROBES: Final = (
     Probe("attributes.sensitive", "SENSITIVE", _sensitive),
     Probe("attributes.extractable", "EXTRACTABLE false, on a secret key", _extractable_secret),
     Probe("attributes.wrap_with_trusted", "WRAP_WITH_TRUSTED", _wrap_with_trusted),
-    Probe("attributes.trusted_by_officer", "TRUSTED, given by the officer", _trusted_by_officer),
+    Probe(
+        "attributes.trusted_by_officer", "TRUSTED, set by the security officer", _trusted_by_officer
+    ),
     Probe("attributes.allowed_mechanisms", "ALLOWED_MECHANISMS", _allowed_mechanisms),
     Probe("attributes.unwrap_template", "UNWRAP_TEMPLATE", _unwrap_template),
     Probe("attributes.modifiable", "MODIFIABLE false", _modifiable),

@@ -1,4 +1,4 @@
-"""Data keys: made in the token, of 256 bits, never to be seen or used there."""
+"""Data keys: AES-256, made in the token, neither readable nor usable."""
 
 from functools import partial
 from typing import Final
@@ -22,15 +22,15 @@ def _generate(bits: int, token: TokenUnderTest) -> ProbeAnswer:
 
 def _as_the_rig_does(token: TokenUnderTest) -> ProbeAnswer:
     key = token.data_key()
-    told = token.session.number(key, Attribute.VALUE_LEN)
+    length = token.session.number(key, Attribute.VALUE_LEN)
     kept = all(
         token.session.is_set(key, name) is value
         for name, value in token.data_key_template.items()
         if isinstance(value, bool)
     )
     if not kept:
-        return ProbeAnswer(Status.RISK, "made, with other attributes than asked for")
-    return ProbeAnswer(Status.GOOD, f"made, {told} bytes", "C_GenerateKey: CKR_OK")
+        return ProbeAnswer(Status.RISK, "made, with other attributes than requested")
+    return ProbeAnswer(Status.GOOD, f"made, {length} bytes", "C_GenerateKey: CKR_OK")
 
 
 def _distinct(token: TokenUnderTest) -> ProbeAnswer:
@@ -44,7 +44,7 @@ def _distinct(token: TokenUnderTest) -> ProbeAnswer:
 def _random(token: TokenUnderTest) -> ProbeAnswer:
     drawn = attempt(token.session.random, 32)
     if drawn.refused:
-        return ProbeAnswer(Status.NOTE, "gives none", drawn.code)
+        return ProbeAnswer(Status.NOTE, "refused", drawn.code)
     again = token.session.random(32)
     return good_if(
         drawn.value != again, "two draws differ", "two draws are equal", drawn.code, bad=Status.RISK
@@ -53,7 +53,7 @@ def _random(token: TokenUnderTest) -> ProbeAnswer:
 
 def _value_hidden(token: TokenUnderTest) -> ProbeAnswer:
     read = attempt(token.session.get, token.data_key(), Attribute.VALUE)
-    return good_if(read.refused, "refused", "the value is given out", read.code, bad=Status.RISK)
+    return good_if(read.refused, "refused", "the value is returned", read.code, bad=Status.RISK)
 
 
 def _no_use(token: TokenUnderTest) -> ProbeAnswer:
@@ -88,9 +88,9 @@ PROBES: Final = (
         )
         for bits in (128, 192, 256)
     ),
-    Probe("data_keys.distinct", "Are keys made in the token different?", _distinct),
+    Probe("data_keys.distinct", "Are data keys different?", _distinct),
     Probe("data_keys.random", "Random bytes", _random),
-    Probe("data_keys.value_hidden", "Reading a sensitive key's value", _value_hidden),
-    Probe("data_keys.no_use", "Encrypting with a key that may not", _no_use),
-    Probe("data_keys.dies", "A session key after its session", _dies_with_session),
+    Probe("data_keys.value_hidden", "Read the value of a data key", _value_hidden),
+    Probe("data_keys.no_use", "Encrypt with a data key (ENCRYPT false)", _no_use),
+    Probe("data_keys.dies", "A session key after its session is closed", _dies_with_session),
 )

@@ -1,4 +1,4 @@
-"""What the module says of itself: versions, token, mechanisms and key sizes."""
+"""Declarations of the module: versions, token, mechanisms, key sizes."""
 
 from functools import partial
 from typing import Final
@@ -10,18 +10,18 @@ from hsm.validate.raw_pkcs11 import RefusedCallError
 from hsm.validate.session import TokenUnderTest
 
 NEEDED: Final = {
-    "AES_KEY_GEN": (Mechanism.AES_KEY_GEN, "making data keys", True),
-    "RSA_PKCS_OAEP": (Mechanism.RSA_PKCS_OAEP, "wrapping data keys", True),
-    "RSA_PKCS_KEY_PAIR_GEN": (Mechanism.RSA_PKCS_KEY_PAIR_GEN, "making KEKs", True),
-    "EC_KEY_PAIR_GEN": (Mechanism.EC_KEY_PAIR_GEN, "the key manager's signing key", True),
-    "ECDSA": (Mechanism.ECDSA, "the key manager's signatures", True),
-    "AES_KEY_WRAP": (Mechanism.AES_KEY_WRAP, "a drive's secure element", False),
-    "AES_KEY_WRAP_PAD": (Mechanism.AES_KEY_WRAP_PAD, "nothing here", False),
-    "AES_CBC_PAD": (Mechanism.AES_CBC_PAD, "nothing here", False),
-    "RSA_PKCS": (Mechanism.RSA_PKCS, "nothing here; on KEKs a padding oracle", False),
-    "RSA_X_509": (Mechanism.RSA_X_509, "nothing here; on KEKs raw RSA", False),
+    "AES_KEY_GEN": (Mechanism.AES_KEY_GEN, "for making data keys", True),
+    "RSA_PKCS_OAEP": (Mechanism.RSA_PKCS_OAEP, "for wrapping data keys", True),
+    "RSA_PKCS_KEY_PAIR_GEN": (Mechanism.RSA_PKCS_KEY_PAIR_GEN, "for making KEKs", True),
+    "EC_KEY_PAIR_GEN": (Mechanism.EC_KEY_PAIR_GEN, "for the key manager's signing key", True),
+    "ECDSA": (Mechanism.ECDSA, "for the key manager's signatures", True),
+    "AES_KEY_WRAP": (Mechanism.AES_KEY_WRAP, "for a drive's secure element", False),
+    "AES_KEY_WRAP_PAD": (Mechanism.AES_KEY_WRAP_PAD, "not used", False),
+    "AES_CBC_PAD": (Mechanism.AES_CBC_PAD, "not used", False),
+    "RSA_PKCS": (Mechanism.RSA_PKCS, "not used; with KEKs a padding oracle", False),
+    "RSA_X_509": (Mechanism.RSA_X_509, "not used; with KEKs raw RSA", False),
 }
-"""Mechanism, what the rig needs it for, and whether a key manager's token must have it."""
+"""By name: mechanism, its purpose, and whether a key manager needs it."""
 
 _USES: Final = (
     MechanismFlag.GENERATE,
@@ -41,7 +41,7 @@ def _module(token: TokenUnderTest) -> ProbeAnswer:
     return ProbeAnswer(
         Status.NOTE,
         f"{info['description'] or 'no description'} {info['library']} of "
-        f"{info['manufacturer'] or 'nobody'}, Cryptoki {info['cryptoki']}",
+        f"{info['manufacturer'] or 'an unnamed manufacturer'}, Cryptoki {info['cryptoki']}",
         "C_GetInfo: CKR_OK",
     )
 
@@ -69,10 +69,10 @@ def _label(token: TokenUnderTest) -> ProbeAnswer:
     alone = labels.count(token.label) == 1
     serial = token.library.token_info(token.slot)["serial"]
     shared = serials.count(serial) - 1
-    told = f"; its serial number {shared} others have too" if shared else ""
+    note = f"; {shared} others have the same serial number" if shared else ""
     if alone:
-        return ProbeAnswer(Status.GOOD, f"one of {len(labels)} tokens, by its label{told}")
-    return ProbeAnswer(Status.LACKS, f"{labels.count(token.label)} tokens have this label{told}")
+        return ProbeAnswer(Status.GOOD, f"unique among {len(labels)} tokens{note}")
+    return ProbeAnswer(Status.LACKS, f"{labels.count(token.label)} tokens have this label{note}")
 
 
 def _mechanism(mechanism: Mechanism, must: bool, token: TokenUnderTest) -> ProbeAnswer:
@@ -80,13 +80,13 @@ def _mechanism(mechanism: Mechanism, must: bool, token: TokenUnderTest) -> Probe
     if mechanism not in token.library.mechanisms(token.slot):
         return ProbeAnswer(absent, "not declared", "C_GetMechanismList: CKR_OK")
     try:
-        least, most, flags = token.library.mechanism_info(token.slot, mechanism)
+        smallest, largest, flags = token.library.mechanism_info(token.slot, mechanism)
     except RefusedCallError as refusal:
-        return ProbeAnswer(absent, "listed, not described", f"{refusal.function}: {refusal.name}")
+        return ProbeAnswer(absent, "declared, not described", f"{refusal.function}: {refusal.name}")
     uses = ", ".join(
         (use.name or "").lower().replace("_", " ") for use in _USES if flags & use.value
     )
-    sizes = f", keys of {least} to {most}" if most else ""
+    sizes = f", keys of {smallest} to {largest}" if largest else ""
     status = Status.GOOD if must else Status.NOTE
     return ProbeAnswer(status, f"{uses or 'no use'}{sizes}", "C_GetMechanismInfo: CKR_OK")
 
@@ -102,12 +102,12 @@ def _mechanism_count(token: TokenUnderTest) -> ProbeAnswer:
 PROBES: Final = (
     Probe("declared.module", "Module and its versions", _module),
     Probe("declared.token", "Token and its versions", _token),
-    Probe("declared.label", "Is the token's label its own?", _label),
+    Probe("declared.label", "Is the token's label unique?", _label),
     Probe("declared.mechanisms", "Mechanisms declared", _mechanism_count),
     *(
         Probe(
             f"declared.{name.lower()}",
-            f"{name}, needed for {purpose}",
+            f"{name}, {purpose}",
             partial(_mechanism, mechanism, must),
         )
         for name, (mechanism, purpose, must) in NEEDED.items()

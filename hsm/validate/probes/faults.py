@@ -1,4 +1,4 @@
-"""What the token says to wrong lengths, damage and other keys."""
+"""Faulty input: wrong lengths, damage, another key, another hash."""
 
 import os
 from functools import partial
@@ -23,22 +23,23 @@ def _unwrap(token: TokenUnderTest, wrapped: bytes) -> Attempt:
 
 def _tells_length(token: TokenUnderTest) -> ProbeAnswer:
     key, _ = token.known_data_key()
-    told = attempt(token.session.number, key, Attribute.VALUE_LEN)
-    if told.refused:
-        return ProbeAnswer(Status.LACKS, "not told", told.code)
-    return good_if(told.value == 32, "32", str(told.value), told.code, bad=Status.LACKS)
+    length = attempt(token.session.number, key, Attribute.VALUE_LEN)
+    if length.refused:
+        return ProbeAnswer(Status.LACKS, "not reported", length.code)
+    return good_if(length.value == 32, "32", str(length.value), length.code, bad=Status.LACKS)
 
 
 def _wrong_length(length: int, token: TokenUnderTest) -> ProbeAnswer:
     opened = _unwrap(token, token.wrap_outside(os.urandom(length)))
     if opened.refused:
         return ProbeAnswer(Status.GOOD, "refused", opened.code)
-    told = attempt(token.session.number, opened.value, Attribute.VALUE_LEN)
-    if told.value == length and length in (16, 24):
+    reported = attempt(token.session.number, opened.value, Attribute.VALUE_LEN)
+    if reported.value == length and length in (16, 24):
         return ProbeAnswer(Status.NOTE, f"an AES key, VALUE_LEN {length}", opened.code)
     return ProbeAnswer(
         Status.LACKS,
-        f"taken as an AES key, VALUE_LEN {told.value if not told.refused else 'untold'}",
+        f"unwrapped as an AES key, VALUE_LEN "
+        f"{'not reported' if reported.refused else reported.value}",
         opened.code,
     )
 
@@ -51,7 +52,7 @@ def _damaged(token: TokenUnderTest) -> ProbeAnswer:
         damaged[place] ^= 1
         opened = _unwrap(token, bytes(damaged))
         if not opened.refused:
-            return ProbeAnswer(Status.RISK, f"opened, with byte {place} damaged", opened.code)
+            return ProbeAnswer(Status.RISK, f"unwrapped, with byte {place} damaged", opened.code)
         codes.append(opened.code)
     return ProbeAnswer(Status.GOOD, "refused", " or ".join(dict.fromkeys(codes)))
 
@@ -94,13 +95,13 @@ def _damaged_key_wrap(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _after_refusal(token: TokenUnderTest) -> ProbeAnswer:
-    """A hundred refusals, then a good unwrap: the token neither locks nor tires."""
+    """Unwrap a valid EEDK after 100 refused ones."""
     damaged = bytes(token.kek.public_key.key_size // 8)
     for _ in range(100):
         _unwrap(token, damaged)
     opened = _unwrap(token, token.wrap_outside(os.urandom(32)))
     return good_if(
-        not opened.refused, "unwraps as before", "no more unwraps", opened.code, bad=Status.RISK
+        not opened.refused, "unwraps as before", "no longer unwraps", opened.code, bad=Status.RISK
     )
 
 
@@ -115,10 +116,10 @@ PROBES: Final = (
         for length in (16, 24, 31, 33, 1)
     ),
     Probe("faults.damaged", "Unwrap of a damaged EEDK", _damaged),
-    Probe("faults.cut", "Unwrap of an EEDK that is a byte short", _cut),
-    Probe("faults.empty", "Unwrap of nothing", _empty),
-    Probe("faults.other_key", "Unwrap of what was wrapped to another KEK", _other_key),
-    Probe("faults.other_hash", "Unwrap of what was wrapped with another hash", _other_hash),
-    Probe("faults.damaged_key_wrap", "AES-KEY-WRAP: unwrap of damage", _damaged_key_wrap),
-    Probe("faults.after", "An unwrap after a hundred refused ones", _after_refusal),
+    Probe("faults.cut", "Unwrap of an EEDK without its last byte", _cut),
+    Probe("faults.empty", "Unwrap of 0 bytes", _empty),
+    Probe("faults.other_key", "Unwrap of an EEDK of another KEK", _other_key),
+    Probe("faults.other_hash", "Unwrap of an EEDK with another OAEP hash", _other_hash),
+    Probe("faults.damaged_key_wrap", "AES-KEY-WRAP: unwrap of a damaged key", _damaged_key_wrap),
+    Probe("faults.after", "Unwrap after 100 refused ones", _after_refusal),
 )

@@ -1,4 +1,4 @@
-"""AES key wrap: what a drive's secure element seals a data key with, and its relatives."""
+"""AES key wrap, with which a secure element seals, and similar mechanisms."""
 
 import os
 from collections.abc import Callable
@@ -55,7 +55,7 @@ KINDS: Final[dict[str, tuple[str, MechanismCall, _Outside, _Outside]]] = {
     ),
     "cbc_pad": ("AES-CBC-PAD", MechanismCall(Mechanism.AES_CBC_PAD, _IV), _cbc, _cbc_open),
 }
-"""Title, mechanism, and what does the same outside."""
+"""Title, mechanism, and the functions that wrap and unwrap outside."""
 
 
 def _wrap(kind: str, token: TokenUnderTest) -> ProbeAnswer:
@@ -68,14 +68,14 @@ def _wrap(kind: str, token: TokenUnderTest) -> ProbeAnswer:
         return ProbeAnswer(_bad(kind), "refused", wrapped.code)
     try:
         same = open_outside(secret, wrapped.value) == token.read_by_wrapping(key)
-    except Exception as error:  # whatever the other implementation says of it
+    except Exception as error:  # the implementation outside may raise anything
         return ProbeAnswer(
-            Status.NOTE, f"wraps, but not as the RFC ({type(error).__name__})", wrapped.code
+            Status.NOTE, f"wraps, but not as the RFC says ({type(error).__name__})", wrapped.code
         )
     return good_if(
         same,
         f"wraps to {len(wrapped.value)} bytes, as outside",
-        "wraps something else",
+        "wraps another value",
         wrapped.code,
         bad=Status.RISK,
     )
@@ -97,8 +97,8 @@ def _unwrap(kind: str, token: TokenUnderTest) -> ProbeAnswer:
         return ProbeAnswer(Status.NOTE, "refused", opened.code)
     return good_if(
         token.read_by_wrapping(opened.value) == value,
-        "opens what was wrapped outside",
-        "opens to another key than was wrapped",
+        "unwraps what was wrapped outside",
+        "unwraps to another key",
         opened.code,
         bad=Status.NOTE,
     )

@@ -35,7 +35,7 @@ def _sessions(token: TokenUnderTest) -> ProbeAnswer:
         for session in opened:
             session.close()
     enough = Status.GOOD if len(opened) == SESSIONS else Status.NOTE
-    return ProbeAnswer(enough, f"{len(opened)} more opened, of {SESSIONS} tried", code)
+    return ProbeAnswer(enough, f"{len(opened)} of {SESSIONS} further sessions opened", code)
 
 
 def _shared_login(token: TokenUnderTest) -> ProbeAnswer:
@@ -53,12 +53,12 @@ def _shared_login(token: TokenUnderTest) -> ProbeAnswer:
 def _second_login(token: TokenUnderTest) -> ProbeAnswer:
     again = attempt(token.session.login, token.pins.user)
     if again.refused:
-        return ProbeAnswer(Status.NOTE, "refused; later sessions open without a PIN", again.code)
-    return ProbeAnswer(Status.NOTE, "taken", again.code)
+        return ProbeAnswer(Status.NOTE, "refused; later sessions need no PIN", again.code)
+    return ProbeAnswer(Status.NOTE, "accepted", again.code)
 
 
 def _relogin(token: TokenUnderTest) -> ProbeAnswer:
-    """Log out and in again: is a data key gone, and does the token work on?"""
+    """Log out and in again; check the data keys and the token."""
     key, _ = token.known_data_key()
     token.session.logout()
     locked = attempt(
@@ -73,11 +73,11 @@ def _relogin(token: TokenUnderTest) -> ProbeAnswer:
     if working.refused:
         return ProbeAnswer(Status.LACKS, "no unwrap after logging in again", working.code)
     gone = "data keys are gone" if stale.refused else "data keys are still there"
-    return ProbeAnswer(Status.GOOD, f"works on; {gone} after a logout", stale.code)
+    return ProbeAnswer(Status.GOOD, f"still works; {gone} after a logout", stale.code)
 
 
 def _close_all(token: TokenUnderTest) -> ProbeAnswer:
-    """All sessions closed under the rig's feet, as when a token is pulled out."""
+    """Close all sessions, as the removal of a token does; log in again."""
     (key, _), mechanism = token.known_data_key(), token.oaep
     token.library.close_all_sessions(token.slot)
     stale = attempt(token.session.wrap, mechanism, key, key)
@@ -85,7 +85,7 @@ def _close_all(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _restart(token: TokenUnderTest) -> ProbeAnswer:
-    """C_Finalize and C_Initialize, as after the loss of a network HSM."""
+    """Call C_Finalize and C_Initialize, as after the loss of a network HSM."""
     key, _ = token.known_data_key()
     token.library.finalize()
     stale = attempt(token.session.is_set, key, Attribute.SENSITIVE)
@@ -94,18 +94,18 @@ def _restart(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _removal(token: TokenUnderTest) -> ProbeAnswer:
-    """The token itself taken away and brought back, by commands of the user's."""
+    """Remove the token and bring it back, by shell commands of the user."""
     if token.removal is None:
-        raise ProbeSkippedError("no commands that take the token away and bring it back were given")
-    take_away, bring_back = token.removal
+        raise ProbeSkippedError("no commands that remove the token and bring it back were given")
+    remove, bring_back = token.removal
     key, _ = token.known_data_key()
-    _command(take_away)
+    _run_command(remove)
     try:
         away = attempt(token.known_data_key)
     finally:
-        _command(bring_back)
+        _run_command(bring_back)
     stale = attempt(token.session.is_set, key, Attribute.SENSITIVE)
-    how = "its sessions live on"
+    how = "its sessions remain valid"
     if stale.refused or attempt(token.known_data_key).refused:
         how = "works after a new login"
         if attempt(token.reopen).refused:
@@ -118,14 +118,14 @@ def _removal(token: TokenUnderTest) -> ProbeAnswer:
     back = attempt(token.known_data_key)
     if back.refused:
         return ProbeAnswer(Status.LACKS, "no unwrap when the token is back", back.code)
-    gone = "refused while it is away" if away.refused else "unwraps on while it is away"
+    gone = "refused while it is away" if away.refused else "still unwraps while it is away"
     return ProbeAnswer(Status.GOOD, f"{gone}; {how} when it is back", away.code)
 
 
-def _command(words: str) -> None:
-    ended = subprocess.run(words, shell=True, capture_output=True, timeout=60, check=False)
+def _run_command(command: str) -> None:
+    ended = subprocess.run(command, shell=True, capture_output=True, timeout=60, check=False)
     if ended.returncode:
-        raise ProbeSkippedError(f"the command {words!r} ended with {ended.returncode}")
+        raise ProbeSkippedError(f"the command {command!r} ended with {ended.returncode}")
 
 
 def _reopened(token: TokenUnderTest, code: str, refused: bool) -> ProbeAnswer:
@@ -144,7 +144,7 @@ def _reopened(token: TokenUnderTest, code: str, refused: bool) -> ProbeAnswer:
 
 
 def _threads(count: int, token: TokenUnderTest) -> ProbeAnswer:
-    """Threads that unwrap and wrap, each in a session of its own; every answer is checked."""
+    """Unwrap and wrap in threads with a session each; check every result."""
     kek, mechanism = token.kek, token.oaep
     _ = token.unwrap_template, token.outside_public
     wrong: list[str] = []
@@ -169,15 +169,15 @@ def _threads(count: int, token: TokenUnderTest) -> ProbeAnswer:
                 continue
             try:
                 if outside_decrypt(token.outside, back, token.best_hash) != value:
-                    wrong.append("another key came back")
+                    wrong.append("another key was returned")
             except ValueError:
-                wrong.append("what came back does not open")
+                wrong.append("the wrapped key cannot be unwrapped")
         session.close()
 
     public = token.outside_public
     template = token.unwrap_template
     if template.get(Attribute.WRAP_WITH_TRUSTED):
-        token.__dict__["keeps_wrap_with_trusted"] = False  # so that the key can be looked at
+        token.__dict__["keeps_wrap_with_trusted"] = False  # so that the key can be read
     workers = [threading.Thread(target=work) for _ in range(count)]
     for worker in workers:
         worker.start()
@@ -185,35 +185,38 @@ def _threads(count: int, token: TokenUnderTest) -> ProbeAnswer:
         worker.join()
     done = f"{count} threads, {count * ROUNDS} keys"
     if wrong:
-        return ProbeAnswer(Status.LACKS, f"unsound: {len(wrong)} of {done} failed", wrong[0])
-    return ProbeAnswer(Status.GOOD, f"sound: {done}, all right", "C_UnwrapKey: CKR_OK")
+        return ProbeAnswer(Status.LACKS, f"unreliable: {len(wrong)} of {done} failed", wrong[0])
+    return ProbeAnswer(Status.GOOD, f"reliable: {done}, none wrong", "C_UnwrapKey: CKR_OK")
 
 
 def _processes(token: TokenUnderTest) -> ProbeAnswer:
-    """A key of the token that one process makes is seen by another, and again when it is gone."""
+    """Make and destroy a stored key; see whether another process finds it."""
     template = token.token_template(
         {**token.aes_template(EXTRACTABLE=False), Attribute.VALUE_LEN: 32}
     )
     key = token.session.generate_key(AES_256, template)
     try:
         identity = token.session.get(key, Attribute.ID)
-        seen = _seen_elsewhere(token, identity)
+        seen = _count_in_other_process(token, identity)
     finally:
         token.session.destroy(key)
-    left = _seen_elsewhere(token, identity)
+    left = _count_in_other_process(token, identity)
     if seen is None or left is None:
         return ProbeAnswer(Status.LACKS, "a second process cannot open the token")
     return good_if(
         (seen, left) == (1, 0),
-        "each sees what the other makes and removes",
+        "a second process sees a new key, and its removal",
         f"a second process saw {seen} keys of 1, and {left} of 0",
         "C_FindObjects: CKR_OK",
         bad=Status.LACKS,
     )
 
 
-def _seen_elsewhere(token: TokenUnderTest, identity: bytes) -> int | None:
-    """Ask another process how many objects it sees with this CKA_ID; the PIN goes by a pipe."""
+def _count_in_other_process(token: TokenUnderTest, identity: bytes) -> int | None:
+    """Return how many objects of this CKA_ID another process finds, or None.
+
+    The PIN goes through a pipe. None: the process failed.
+    """
     arguments = [str(token.library.path), str(token.label), identity.hex()]
     ended = subprocess.run(
         [sys.executable, "-m", "hsm.validate.second_process", *arguments],
@@ -231,22 +234,22 @@ PROBES: Final = (
     Probe("life.shared_login", "A second session after a login", _shared_login),
     Probe("life.second_login", "A second login", _second_login),
     Probe("life.relogin", "Logout and login", _relogin, alone=True),
-    Probe("life.close_all", "All sessions closed", _close_all, alone=True),
+    Probe("life.close_all", "C_CloseAllSessions and login", _close_all, alone=True),
     Probe("life.restart", "C_Finalize and C_Initialize", _restart, alone=True),
     Probe(
-        "life.removal", "The token taken away and brought back", _removal, alone=True, seconds=180.0
+        "life.removal", "The token removed and brought back", _removal, alone=True, seconds=180.0
     ),
     Probe("life.processes", "Two processes", _processes),
     Probe(
         "life.threads",
-        "Threads, no locks asked for",
+        "Threads, without locking",
         partial(_threads, THREADS),
         alone=True,
         seconds=20.0,
     ),
     Probe(
         "life.threads_locking",
-        "Threads, with the system's locks (CKF_OS_LOCKING_OK)",
+        "Threads, with locking (CKF_OS_LOCKING_OK)",
         partial(_threads, THREADS),
         alone=True,
         locking=True,

@@ -1,4 +1,4 @@
-"""RSA-OAEP, both ways, checked against an implementation outside the token."""
+"""RSA-OAEP, compared with an implementation outside the token."""
 
 import os
 from functools import partial
@@ -23,11 +23,11 @@ def _wrap(name: str, label: bytes, token: TokenUnderTest) -> ProbeAnswer:
     try:
         value = outside_decrypt(token.outside, wrapped.value, name, label or None)
     except ValueError:
-        return ProbeAnswer(Status.RISK, "wraps, but nothing else can open it", wrapped.code)
+        return ProbeAnswer(Status.RISK, "wraps, but it cannot be unwrapped outside", wrapped.code)
     return good_if(
         len(value) == 32,
-        "wraps; opened outside, 32 bytes",
-        f"opened outside, {len(value)} bytes",
+        "wraps; unwrapped outside, 32 bytes",
+        f"wraps; unwrapped outside, {len(value)} bytes",
         wrapped.code,
         bad=Status.RISK,
     )
@@ -47,15 +47,15 @@ def _unwrap(name: str, label: bytes, token: TokenUnderTest) -> ProbeAnswer:
         return ProbeAnswer(_bad(name, label), "refused", opened.code)
     return good_if(
         token.read_by_wrapping(opened.value) == value,
-        "opens what was wrapped outside",
-        "opens to another key than was wrapped",
+        "unwraps what was wrapped outside",
+        "unwraps to another key",
         opened.code,
         bad=Status.RISK,
     )
 
 
 def _bad(name: str, label: bytes) -> Status:
-    """Only SHA-256 or SHA-1 without a label matters to the rig."""
+    """Return the grade of a refusal: the rig uses no label and no SHA-384."""
     return Status.NOTE if label or name == "SHA-384" else Status.LACKS
 
 

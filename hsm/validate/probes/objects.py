@@ -1,4 +1,4 @@
-"""Certificates, and how objects are named and found."""
+"""Certificates, labels and identifiers of objects."""
 
 import datetime
 from typing import Any, Final
@@ -43,7 +43,7 @@ def _certificate_kept(token: TokenUnderTest) -> ProbeAnswer:
     certificate = _certificate()
     made = attempt(token.session.create, token.token_template(_template(certificate)))
     if made.refused:
-        return ProbeAnswer(Status.LACKS, "not kept", made.code)
+        return ProbeAnswer(Status.LACKS, "refused", made.code)
     identity = token.session.get(made.value, Attribute.ID)
     other = token.library.open_session(token.slot)
     try:
@@ -56,11 +56,11 @@ def _certificate_kept(token: TokenUnderTest) -> ProbeAnswer:
         token.session.destroy(made.value)
     gone = not token.session.find({Attribute.ID: identity})
     if not gone:
-        return ProbeAnswer(Status.RISK, "kept, and not to be removed", made.code)
+        return ProbeAnswer(Status.RISK, "stored, but cannot be removed", made.code)
     return good_if(
         same,
-        "kept, found by CKA_ID in another session, unchanged; removed",
-        "kept, and not found again as it was",
+        "stored, found by CKA_ID in another session, unchanged; removed",
+        "stored, but not found unchanged",
         made.code,
         bad=Status.LACKS,
     )
@@ -91,9 +91,7 @@ def _label_unique(token: TokenUnderTest) -> ProbeAnswer:
             Status.NOTE, "refuses a second object of one label and CKA_ID", second.code
         )
     token.session.destroy(second.value)
-    return ProbeAnswer(
-        Status.NOTE, "takes any number; the keystore refuses duplicates", second.code
-    )
+    return ProbeAnswer(Status.NOTE, "accepts them; the keystore refuses duplicates", second.code)
 
 
 def _label_long(token: TokenUnderTest) -> ProbeAnswer:
@@ -107,13 +105,13 @@ def _label_long(token: TokenUnderTest) -> ProbeAnswer:
     kept = token.session.get(made.value, Attribute.LABEL).decode("utf-8", "replace")
     token.session.destroy(made.value)
     return good_if(
-        kept == label, "kept whole", f"kept as {kept[:16]!r}...", made.code, bad=Status.LACKS
+        kept == label, "stored", f"stored as {kept[:16]!r}...", made.code, bad=Status.LACKS
     )
 
 
 PROBES: Final = (
-    Probe("objects.certificate", "An X.509 certificate as an object", _certificate_kept),
-    Probe("objects.label_case", "Are labels compared with case?", _label_case),
-    Probe("objects.label_unique", "Two objects of one label", _label_unique),
+    Probe("objects.certificate", "X.509 certificate as an object", _certificate_kept),
+    Probe("objects.label_case", "Case in the comparison of labels", _label_case),
+    Probe("objects.label_unique", "Two objects with the same label", _label_unique),
     Probe("objects.label_long", "A label of 64 characters, two of them not ASCII", _label_long),
 )

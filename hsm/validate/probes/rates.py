@@ -1,4 +1,4 @@
-"""How fast: operations a second, one process, one session. Measured, never judged."""
+"""Rates: operations a second in one process and one session, not graded."""
 
 import os
 import time
@@ -21,7 +21,7 @@ _P256: Final = bytes.fromhex("06082a8648ce3d030107")
 
 def _rate(operation: Callable[[], object], what: str) -> ProbeAnswer:
     try:
-        operation()  # the first may still have to fetch what the others find
+        operation()  # warm up: the first call may fill caches of the module
     except RefusedCallError as refusal:
         raise ProbeSkippedError(f"refused ({refusal})") from None
     count, began = 0, time.perf_counter()
@@ -36,7 +36,7 @@ def _generate(token: TokenUnderTest) -> ProbeAnswer:
     session = token.session
     return _rate(
         lambda: session.destroy(session.generate_key(AES_256, template)),
-        "AES-256, made and removed",
+        "AES-256, made and destroyed",
     )
 
 
@@ -44,7 +44,7 @@ def _wrap(token: TokenUnderTest) -> ProbeAnswer:
     key, mechanism = token.wrappable_data_key(), token.oaep
     return _rate(
         lambda: token.session.wrap(mechanism, token.outside_public, key),
-        f"under RSA 2048, {token.best_hash}",
+        f"with RSA 2048, {token.best_hash}",
     )
 
 
@@ -54,14 +54,14 @@ def _unwrap(bits: int, token: TokenUnderTest) -> ProbeAnswer:
     template, session = token.session_template(token.unwrap_template), token.session
     return _rate(
         lambda: session.destroy(session.unwrap(mechanism, kek.private, wrapped, template)),
-        f"under RSA {bits}, {token.best_hash}, key removed",
+        f"with RSA {bits}, {token.best_hash}, key destroyed",
     )
 
 
 def _key_wrap(token: TokenUnderTest) -> ProbeAnswer:
     transport = token.import_aes_key(os.urandom(32), WRAP=True)
     key, mechanism = token.wrappable_data_key(), MechanismCall(Mechanism.AES_KEY_WRAP)
-    return _rate(lambda: token.session.wrap(mechanism, transport, key), "under AES-256")
+    return _rate(lambda: token.session.wrap(mechanism, transport, key), "with AES-256")
 
 
 def _sign(token: TokenUnderTest) -> ProbeAnswer:

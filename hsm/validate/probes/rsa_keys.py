@@ -1,4 +1,4 @@
-"""Key-encryption keys: RSA pairs made or taken in, unwrapping only; and the P-256 signing key."""
+"""Key-encryption keys, made or imported, and the P-256 signing key."""
 
 from functools import partial
 from typing import Final
@@ -38,10 +38,10 @@ def _generate(bits: int, token: TokenUnderTest) -> ProbeAnswer:
 
 def _import(token: TokenUnderTest) -> ProbeAnswer:
     outside = rsa.generate_private_key(65537, 2048)
-    taken = attempt(token.session.create, token.private_template(outside))
-    if taken.refused:
-        return ProbeAnswer(Status.LACKS, "refused", taken.code)
-    kek = KekPair(taken.value, outside.public_key())
+    imported = attempt(token.session.create, token.private_template(outside))
+    if imported.refused:
+        return ProbeAnswer(Status.LACKS, "refused", imported.code)
+    kek = KekPair(imported.value, outside.public_key())
     opened = attempt(
         token.session.unwrap,
         token.oaep,
@@ -50,7 +50,7 @@ def _import(token: TokenUnderTest) -> ProbeAnswer:
         token.session_template(token.unwrap_template),
     )
     return good_if(
-        not opened.refused, "taken in and unwraps", "does not unwrap", opened.code, bad=Status.LACKS
+        not opened.refused, "imported and unwraps", "does not unwrap", opened.code, bad=Status.LACKS
     )
 
 
@@ -62,20 +62,20 @@ def _protected(token: TokenUnderTest) -> ProbeAnswer:
         if name is not Attribute.TOKEN and token.session.is_set(private, name) is not value
     ]
     return good_if(
-        not wrong, "as asked for", f"not as asked for: {', '.join(wrong)}", "", bad=Status.RISK
+        not wrong, "as requested", f"not as requested: {', '.join(wrong)}", "", bad=Status.RISK
     )
 
 
-def _never_out(token: TokenUnderTest) -> ProbeAnswer:
-    told = [
+def _history(token: TokenUnderTest) -> ProbeAnswer:
+    answers = [
         attempt(token.session.is_set, token.kek.private, name)
         for name in (Attribute.ALWAYS_SENSITIVE, Attribute.NEVER_EXTRACTABLE, Attribute.LOCAL)
     ]
-    if any(each.refused for each in told):
+    if any(each.refused for each in answers):
         return ProbeAnswer(
-            Status.NOTE, "not told", next(each.code for each in told if each.refused)
+            Status.NOTE, "not reported", next(each.code for each in answers if each.refused)
         )
-    values = [each.value for each in told]
+    values = [each.value for each in answers]
     return good_if(
         all(values),
         "all three are true",
@@ -87,7 +87,7 @@ def _never_out(token: TokenUnderTest) -> ProbeAnswer:
 
 def _hidden(token: TokenUnderTest) -> ProbeAnswer:
     read = attempt(token.session.get, token.kek.private, Attribute.PRIVATE_EXPONENT)
-    return good_if(read.refused, "refused", "it is given out", read.code, bad=Status.RISK)
+    return good_if(read.refused, "refused", "the value is returned", read.code, bad=Status.RISK)
 
 
 def _default_extractable(token: TokenUnderTest) -> ProbeAnswer:
@@ -98,12 +98,12 @@ def _default_extractable(token: TokenUnderTest) -> ProbeAnswer:
         ),
         token.session_template({Attribute.UNWRAP: True, Attribute.PRIVATE: True}),
     )
-    told = attempt(token.session.is_set, private, Attribute.EXTRACTABLE)
+    extractable = attempt(token.session.is_set, private, Attribute.EXTRACTABLE)
     return good_if(
-        told.value is False,
+        extractable.value is False,
         "not extractable",
-        "extractable; the rig always says what it wants",
-        told.code,
+        "extractable; the rig always sets the attribute",
+        extractable.code,
         bad=Status.NOTE,
     )
 
@@ -127,15 +127,15 @@ def _signs(token: TokenUnderTest) -> ProbeAnswer:
             encode_dss_signature(r, s), digest, ec.ECDSA(Prehashed(hashes.SHA256()))
         )
     except InvalidSignature:
-        return ProbeAnswer(Status.RISK, "signs, but the signature does not hold", signed.code)
-    return ProbeAnswer(Status.GOOD, "made in the token; its signature holds outside", signed.code)
+        return ProbeAnswer(Status.RISK, "signs, but the signature is wrong", signed.code)
+    return ProbeAnswer(Status.GOOD, "made in the token; the signature is right", signed.code)
 
 
 def _public_only(token: TokenUnderTest) -> ProbeAnswer:
     public = token.import_public_key(rsa.generate_private_key(65537, 2048).public_key())
     wrapped = attempt(token.session.wrap, token.oaep, public, token.wrappable_data_key())
     return good_if(
-        not wrapped.refused, "taken in, and wraps", "does not wrap", wrapped.code, bad=Status.LACKS
+        not wrapped.refused, "imported, and wraps", "does not wrap", wrapped.code, bad=Status.LACKS
     )
 
 
@@ -143,21 +143,21 @@ PROBES: Final = (
     *(
         Probe(
             f"rsa_keys.generate_{bits}",
-            f"RSA {bits} pair made in the token",
+            f"RSA {bits} key pair made in the token",
             partial(_generate, bits),
             seconds=180.0,
         )
         for bits in (2048, 3072, 4096)
     ),
-    Probe("rsa_keys.import", "RSA private key taken in", _import),
+    Probe("rsa_keys.import", "RSA private key imported", _import),
     Probe("rsa_keys.protected", "Attributes of a KEK's private half", _protected),
-    Probe("rsa_keys.history", "ALWAYS_SENSITIVE, NEVER_EXTRACTABLE and LOCAL of a KEK", _never_out),
-    Probe("rsa_keys.hidden", "Reading a KEK's private exponent", _hidden),
+    Probe("rsa_keys.history", "ALWAYS_SENSITIVE, NEVER_EXTRACTABLE and LOCAL of a KEK", _history),
+    Probe("rsa_keys.hidden", "Read a KEK's private exponent", _hidden),
     Probe(
         "rsa_keys.default_extractable",
-        "EXTRACTABLE of a private key of which nothing was said",
+        "EXTRACTABLE of a private key by default",
         _default_extractable,
     ),
-    Probe("rsa_keys.public_only", "A KEK without its private half", _public_only),
-    Probe("rsa_keys.p256", "P-256 pair, and its ECDSA signature", _signs),
+    Probe("rsa_keys.public_only", "A public-only KEK", _public_only),
+    Probe("rsa_keys.p256", "P-256 key pair and ECDSA signature", _signs),
 )

@@ -1,4 +1,4 @@
-"""A SoftHSM token under validation."""
+"""Fixtures: the lab's SoftHSM token under validation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hsm.validate.session import Pins
 
 SLOW = {"rsa_keys.generate_3072", "rsa_keys.generate_4096"}
 QUICK = tuple(name for name, probe in PROBES.items() if probe.area != "rates" and name not in SLOW)
-"""All probes but those that only take time."""
+"""All probes but those that only measure or take long."""
 
 Validate = Callable[..., Validation]
 
@@ -36,5 +36,5 @@ def validate_softhsm(lab_state: ProvisionedLab) -> Validate:
 
 @pytest.fixture(scope="session")
 def softhsm(validate_softhsm: Validate) -> Validation:
-    """The lab's SoftHSM token, validated."""
+    """Return the validation of the lab's SoftHSM token."""
     return validate_softhsm(*QUICK)

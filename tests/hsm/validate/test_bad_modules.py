@@ -1,4 +1,4 @@
-"""Modules that crash, hang or are none: a finding or one sentence, never the tool's own end."""
+"""Modules that crash, hang or are no modules: a finding, or one sentence."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _validate(lab: ProvisionedLab, module: Path, *probes: str) -> Validation:
     )
 
 
-def test_a_crash_is_a_finding_and_the_rest_is_done(
+def test_validate_reports_a_crash_and_runs_the_other_probes(
     lab_state: ProvisionedLab, build_module: BuildModule
 ) -> None:
     module = build_module("abort()", GENERATE_RANDOM)
@@ -63,14 +63,16 @@ def test_a_crash_is_a_finding_and_the_rest_is_done(
     assert validation.verdict.fitness is Fitness.LIMITED
 
 
-def test_an_exit_is_a_crash(lab_state: ProvisionedLab, build_module: BuildModule) -> None:
+def test_validate_reports_an_exit_as_a_crash(
+    lab_state: ProvisionedLab, build_module: BuildModule
+) -> None:
     module = build_module("_exit(0)", GENERATE_RANDOM)
     (finding,) = _validate(lab_state, module, "data_keys.random").findings
     assert finding.status is Status.CRASHED
     assert "exit status 0" in finding.answer.does
 
 
-def test_a_probe_that_hangs(
+def test_validate_reports_a_probe_that_hangs(
     lab_state: ProvisionedLab, build_module: BuildModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probe = replace(PROBES["data_keys.random"], seconds=1.0)
@@ -82,7 +84,7 @@ def test_a_probe_that_hangs(
     assert second.status is Status.GOOD
 
 
-def test_a_vendors_return_code_is_told(
+def test_validate_reports_a_return_code_of_the_vendor(
     lab_state: ProvisionedLab, build_module: BuildModule
 ) -> None:
     module = build_module("return 0x80000123", GENERATE_RANDOM)
@@ -90,23 +92,25 @@ def test_a_vendors_return_code_is_told(
     assert finding.answer.code == "C_GenerateRandom: CKR_0x80000123"
 
 
-def test_a_crash_at_the_start(lab_state: ProvisionedLab, build_module: BuildModule) -> None:
+def test_validate_refuses_a_module_that_crashes_when_opened(
+    lab_state: ProvisionedLab, build_module: BuildModule
+) -> None:
     with pytest.raises(ModuleCrashedError, match="SIGABRT"):
         _validate(lab_state, build_module("abort()", INITIALIZE), "declared.token")
 
 
-def test_no_module(tmp_path: Path) -> None:
+def test_validate_refuses_an_absent_module(tmp_path: Path) -> None:
     with pytest.raises(ModuleAbsentError, match="no PKCS#11 module at"):
         validate(tmp_path / "nothing.so", "any", PINS)
 
 
-def test_a_file_that_is_no_library(tmp_path: Path) -> None:
+def test_validate_refuses_a_file_that_is_no_library(tmp_path: Path) -> None:
     (tmp_path / "text.so").write_text("not a library")
     with pytest.raises(TokenError, match="cannot be loaded"):
         validate(tmp_path / "text.so", "any", PINS)
 
 
-def test_a_library_that_is_no_module(tmp_path: Path) -> None:
+def test_validate_refuses_a_library_that_is_no_module(tmp_path: Path) -> None:
     subprocess.run(
         ["gcc", "-shared", "-x", "c", "-", "-o", tmp_path / "other.so"],
         input=b"int other;",
@@ -116,14 +120,14 @@ def test_a_library_that_is_no_module(tmp_path: Path) -> None:
         validate(tmp_path / "other.so", "any", PINS)
 
 
-def test_an_absent_token_is_named(lab_state: ProvisionedLab) -> None:
+def test_validate_names_an_absent_token(lab_state: ProvisionedLab) -> None:
     config = lab_state.ekm_token
     with pytest.raises(TokenError, match=f"no token other .*present: .*{config.label}"):
         validate(config.module, "other", PINS, softhsm_conf=config.softhsm_conf)
     assert issubclass(TokenAbsentError, TokenError)
 
 
-def test_a_wrong_pin_is_tried_once(lab_state: ProvisionedLab) -> None:
+def test_validate_refuses_a_wrong_pin(lab_state: ProvisionedLab) -> None:
     config = lab_state.ekm_token
     with pytest.raises(WrongPinError, match="CKR_PIN_INCORRECT"):
         validate(config.module, config.label, PINS, softhsm_conf=config.softhsm_conf)

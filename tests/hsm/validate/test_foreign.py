@@ -1,4 +1,4 @@
-"""opencryptoki and NSS softokn validated: each known peculiarity is found, with its code."""
+"""Validations of opencryptoki and NSS softokn against known findings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hsm.validate.report import SCHEMA
 from tests.support.foreign_tokens import MAKERS, PIN_VARIABLE, SO_PIN_VARIABLE, ForeignToken
 
 VALIDATE = Path(__file__).parents[2] / "support" / "validate_worker.py"
-NOT_ASKED = {"rates"}
+OMITTED_AREAS = {"rates"}
 KNOWN: dict[str, dict[str, tuple[str, str]]] = {
     "opencryptoki": {
         "oaep.sha256_unwrap": ("good", "C_UnwrapKey: CKR_OK"),
@@ -53,18 +53,18 @@ LIMITS: dict[str, set[str]] = {
     "opencryptoki": {
         "no signing key",
         "untrusted wrapping",
-        "unwraps weakly",
+        "weaker unwrap templates",
         "KEKs decrypt",
         "PKCS#1 v1.5",
         "protection can be changed",
-        "unwrap template dropped",
+        "unwrap template not honoured",
     },
     "nss": {
         "untrusted wrapping",
-        "unwraps weakly",
-        "hands out keys not extractable",
+        "weaker unwrap templates",
+        "wraps non-extractable keys",
         "KEKs decrypt",
-        "the user makes keys trusted",
+        "user can set TRUSTED",
         "protection can be changed",
     },
 }
@@ -76,24 +76,26 @@ def token(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def told(token: ForeignToken) -> dict[str, Any]:
-    """What a validation says of the token."""
+def report(token: ForeignToken) -> dict[str, Any]:
+    """Return the report of a validation of the token."""
     pins = [each for each in (PIN_VARIABLE, SO_PIN_VARIABLE) if each in token.pins]
-    areas = [area for area in AREAS if area not in NOT_ASKED]
+    areas = [area for area in AREAS if area not in OMITTED_AREAS]
     ended = token.run(sys.executable, VALIDATE, token.module, token.label, *pins, *areas)
     assert ended.returncode == 0, ended.stderr
     result: dict[str, Any] = json.loads(ended.stdout)
     return result
 
 
-def test_known_of_the_token(token: ForeignToken, told: dict[str, Any]) -> None:
-    found = {each["probe"]: (each["status"], each["code"]) for each in told["findings"]}
+def test_validate_finds_what_is_known_of_the_token(
+    token: ForeignToken, report: dict[str, Any]
+) -> None:
+    findings = {each["probe"]: (each["status"], each["code"]) for each in report["findings"]}
     known = KNOWN[token.name]
-    assert {name: found[name] for name in known} == known
+    assert {name: findings[name] for name in known} == known
 
 
-def test_verdict(token: ForeignToken, told: dict[str, Any]) -> None:
-    verdict = told["verdict"]
+def test_validate_grades_the_token(token: ForeignToken, report: dict[str, Any]) -> None:
+    verdict = report["verdict"]
     assert verdict["fitness"] == "fit with limits"
     assert verdict["complete"]
     assert {limit["name"] for limit in verdict["limits"]} == LIMITS[token.name]
@@ -101,9 +103,9 @@ def test_verdict(token: ForeignToken, told: dict[str, Any]) -> None:
     assert verdict["secure_element"]["fit"] is (token.name == "nss")
 
 
-def test_all_was_asked_and_nothing_left(told: dict[str, Any]) -> None:
-    asked = [name for name, probe in PROBES.items() if probe.area not in NOT_ASKED]
-    assert [each["probe"] for each in told["findings"]] == asked
-    assert not [each for each in told["findings"] if "itself failed" in each["does"]]
-    assert told["left_behind"] == 0
-    jsonschema.validate(told, json.loads(SCHEMA.read_text()))
+def test_validate_runs_every_probe_and_leaves_no_object(report: dict[str, Any]) -> None:
+    probes = [name for name, probe in PROBES.items() if probe.area not in OMITTED_AREAS]
+    assert [each["probe"] for each in report["findings"]] == probes
+    assert not [each for each in report["findings"] if "itself failed" in each["does"]]
+    assert report["left_behind"] == 0
+    jsonschema.validate(report, json.loads(SCHEMA.read_text()))

@@ -1,4 +1,4 @@
-"""SoftHSM validated: what is known of it is found, and nothing is left behind or touched."""
+"""Validation of SoftHSM against known findings; other objects stay as is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hsm.validate.session import Pins
 from hsm.validate.verdict import Fitness
 from tests.hsm.validate.conftest import QUICK, Validate
 
-KNOWN = {  # SoftHSM 2.6, as section 9 of the design has it
+KNOWN = {  # SoftHSM 2.6
     "oaep.sha1_wrap": (Status.GOOD, "C_WrapKey: CKR_OK"),
     "oaep.sha1_unwrap": (Status.GOOD, "C_UnwrapKey: CKR_OK"),
     "oaep.sha1_label_wrap": (Status.NOTE, "C_WrapKey: CKR_ARGUMENTS_BAD"),
@@ -49,42 +49,44 @@ KNOWN = {  # SoftHSM 2.6, as section 9 of the design has it
 
 
 @pytest.mark.parametrize("probe", KNOWN)
-def test_known_of_softhsm(softhsm: Validation, probe: str) -> None:
-    (finding,) = (found for found in softhsm.findings if found.probe == probe)
+def test_validate_finds_what_is_known_of_softhsm(softhsm: Validation, probe: str) -> None:
+    (finding,) = (each for each in softhsm.findings if each.probe == probe)
     assert (finding.status, finding.answer.code) == KNOWN[probe]
 
 
-def test_every_probe_came_to_an_answer(softhsm: Validation) -> None:
+def test_validate_gets_an_answer_from_every_probe(softhsm: Validation) -> None:
     assert [finding.probe for finding in softhsm.findings] == list(QUICK)
     failed = [finding for finding in softhsm.findings if "itself failed" in finding.answer.does]
     assert not failed
 
 
-def test_verdict_on_softhsm(softhsm: Validation) -> None:
+def test_validate_grades_softhsm_as_fit_with_limits(softhsm: Validation) -> None:
     verdict = softhsm.verdict
     limits = {limit.name for limit in verdict.limits}
     assert verdict.fitness is Fitness.LIMITED
-    assert {"SHA-1", "length untold"} <= limits
-    assert not limits & {"untrusted wrapping", "hands out keys not extractable", "crashes"}
-    assert not limits & {"unwraps weakly", "KEKs decrypt", "PKCS#1 v1.5"}, "KEKs are guarded"
+    assert {"SHA-1", "length not reported"} <= limits
+    assert not limits & {"untrusted wrapping", "wraps non-extractable keys", "crashes"}
+    assert not limits & {"weaker unwrap templates", "KEKs decrypt", "PKCS#1 v1.5"}, (
+        "KEKs are restricted"
+    )
     assert not verdict.secure_element
 
 
-def test_threads_without_locks_are_survived(softhsm: Validation) -> None:
-    """SoftHSM's heap does not outlive them; which way it dies is chance."""
-    (threads,) = (found for found in softhsm.findings if found.probe == "life.threads")
+def test_validate_survives_threads_without_locking(softhsm: Validation) -> None:
+    """Threads corrupt the heap of SoftHSM; how it fails is random."""
+    (threads,) = (each for each in softhsm.findings if each.probe == "life.threads")
     assert threads.status in (Status.CRASHED, Status.LACKS, Status.HUNG)
-    assert "no threads" in {limit.name for limit in softhsm.verdict.limits}
+    assert "not thread-safe" in {limit.name for limit in softhsm.verdict.limits}
 
 
-def test_json_is_as_its_schema_says(softhsm: Validation) -> None:
+def test_report_json_conforms_to_its_schema(softhsm: Validation) -> None:
     jsonschema.validate(json.loads(softhsm.to_json()), json.loads(SCHEMA.read_text()))
 
 
 def _objects(lab: ProvisionedLab) -> list[dict[str, str]]:
-    """All objects of the token with all that they tell."""
+    """Return all readable attributes of all objects on the token."""
     with open_token(lab.ekm_token) as token:
-        told = []
+        objects = []
         for found in token.session.get_objects():
             attributes = {}
             for name in (Attribute.CLASS, Attribute.LABEL, Attribute.ID, *Attribute):
@@ -92,11 +94,11 @@ def _objects(lab: ProvisionedLab) -> list[dict[str, str]]:
                     attributes[name.name] = repr(found[name])
                 except (refusals.PKCS11Error, NotImplementedError, ValueError):
                     continue
-            told.append(attributes)
-    return sorted(told, key=repr)
+            objects.append(attributes)
+    return sorted(objects, key=repr)
 
 
-def test_objects_of_others_stay_as_they_are(
+def test_validate_leaves_other_objects_unchanged(
     lab_state: ProvisionedLab, validate_softhsm: Validate
 ) -> None:
     before = _objects(lab_state)
@@ -106,8 +108,8 @@ def test_objects_of_others_stay_as_they_are(
     assert _objects(lab_state) == before
 
 
-def test_the_token_taken_away(lab_state: ProvisionedLab) -> None:
-    """Its folder moved away under the module, and back."""
+def test_validate_runs_the_removal_probe(lab_state: ProvisionedLab) -> None:
+    """The commands move the token's folder away and back."""
     config = lab_state.ekm_token
     tokens = lab_state.state_dir / "tokens"
     away = tokens.with_name("tokens.away")
@@ -126,7 +128,7 @@ def test_the_token_taken_away(lab_state: ProvisionedLab) -> None:
     assert validation.left_behind == 0
 
 
-def test_a_removal_that_fails_is_not_tried(lab_state: ProvisionedLab) -> None:
+def test_validate_reports_a_removal_command_that_fails(lab_state: ProvisionedLab) -> None:
     config = lab_state.ekm_token
     validation = validate(
         config.module,

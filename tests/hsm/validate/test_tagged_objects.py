@@ -1,4 +1,4 @@
-"""A validation's own objects: found again, removed when their maker is dead, and no others."""
+"""Tagged objects: found and removed when their process is dead; no others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hsm.validate import tagged_objects
 from hsm.validate.tagged_objects import LABEL, OTHER_CASE_LABEL, Owner, is_leftover
 from tests.hsm.validate.conftest import Validate
 
-MAKER = """
+MAKE_TAGGED_OBJECT = """
 import json, sys, time
 from pathlib import Path
 from pkcs11 import Attribute
@@ -37,10 +37,10 @@ time.sleep(60)
 
 @pytest.fixture
 def maker(lab_state: ProvisionedLab) -> Iterator[subprocess.Popen[str]]:
-    """A process that has put an object of a validation on the token and lives on."""
+    """Start a process that makes a tagged object on the token and stays alive."""
     config = lab_state.ekm_token
     process = subprocess.Popen(
-        [sys.executable, "-c", MAKER, str(config.module), config.label],
+        [sys.executable, "-c", MAKE_TAGGED_OBJECT, str(config.module), config.label],
         env={**os.environ, "SOFTHSM2_CONF": str(config.softhsm_conf)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -60,7 +60,7 @@ def _labelled(token: Token, label: str) -> int:
     return len(token.find({Attribute.LABEL: label}))
 
 
-def test_a_dead_validation_is_cleaned_up_by_the_next(
+def test_validate_removes_objects_of_a_killed_validation(
     lab_state: ProvisionedLab, validate_softhsm: Validate, maker: subprocess.Popen[str]
 ) -> None:
     living = validate_softhsm("declared.token")
@@ -80,13 +80,13 @@ def test_a_dead_validation_is_cleaned_up_by_the_next(
         (LABEL, b"somebody's own"),
         (LABEL, bytes(36)),
         ("something else", Owner(b"dead", 1, 1).tag()),
-        (LABEL, Owner(b"dead", 1, 1).tag()),  # another host's, and not a day old
+        (LABEL, Owner(b"dead", 1, 1).tag()),  # of another host, and not a day old
         (OTHER_CASE_LABEL, Owner(b"dead", 1, 1).tag() + b"x"),
     ],
-    # Names of their own, since a tag holds the time, and all test workers must see the same names.
+    # Fixed ids: a tag holds the time, and all test workers must see the same ids.
     ids=["no-id", "other-id", "zeros", "other-label", "other-host", "other-case"],
 )
-def test_what_only_looks_like_its_own_is_left_alone(
+def test_validate_leaves_objects_that_only_resemble_its_own(
     lab_state: ProvisionedLab, validate_softhsm: Validate, label: str, identity: bytes
 ) -> None:
     with open_token(lab_state.ekm_token) as token:
@@ -100,17 +100,18 @@ def test_what_only_looks_like_its_own_is_left_alone(
                 found.destroy()
 
 
-def test_who_is_a_leftover() -> None:
-    mine = Owner.current()
+def test_is_leftover_needs_a_dead_owner() -> None:
+    owner = Owner.current()
     now = time.time()
-    assert not is_leftover(mine.tag(), now)
-    assert is_leftover(Owner(mine.host, mine.pid, mine.started + 1).tag(), now)  # a pid used again
-    assert is_leftover(Owner(mine.host, 2**22 + 1, 7).tag(), now)
+    assert not is_leftover(owner.tag(), now)
+    reused_pid = Owner(owner.host, owner.pid, owner.started + 1)
+    assert is_leftover(reused_pid.tag(), now)
+    assert is_leftover(Owner(owner.host, 2**22 + 1, 7).tag(), now)
     assert not is_leftover(Owner(b"xxxx", 1, 1).tag(), now)
     assert is_leftover(Owner(b"xxxx", 1, 1).tag(), now + 25 * 3600)
     assert not is_leftover(b"", now)
 
 
-def test_no_two_objects_bear_one_tag() -> None:
+def test_owner_never_repeats_a_tag() -> None:
     owner = tagged_objects.Owner.current()
     assert len({owner.tag() for _ in range(1000)}) == 1000
