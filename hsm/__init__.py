@@ -1,1 +1,1 @@
-"""Whatever holds or serves keys."""
+"""Key management: tokens, keys, the key manager and HSM validation."""

@@ -1,9 +1,9 @@
-"""The admin secret of key managers: what it is, where it comes from, how it is checked.
+"""The admin secret of key managers: generate, store and check it.
 
-A random word of 160 bits that `rig hsm init` makes, apart from all PINs: whoever administers a key
-manager need not be able to use its token, and the other way round. The key manager keeps a scrypt
-hash of it (RFC 7914), so its files do not give it away. Who administers has it in the
-environment or in a file of mode 0600, read as PINs are.
+It is a random text of 160 bits that `rig hsm init` makes. It is separate from all PINs, so that an
+administrator of a key manager need not be able to use its token, and the other way round. The key
+manager stores only a scrypt hash of it (RFC 7914). Administrators have it in the environment or in
+a file of mode 0600, as with PINs.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _MAX_SECRET: Final = 255
 
 
 class AdminSecretError(TaperigError):
-    """The admin secret is wrong, or cannot be had or checked."""
+    """The admin secret is wrong, or cannot be read or checked."""
 
 
 def ensure_admin_secret(secret_path: Path, hash_path: Path) -> None:
-    """Make the secret and its hash (both 0600) unless there is a hash.
+    """Create the secret and its hash (both 0600) unless there is a hash.
 
-    The secret's file may be taken away afterwards; removing the hash too makes both anew.
+    The secret's file may be removed afterwards; if the hash is removed too, both are created anew.
     """
     if hash_path.exists():
         return
@@ -53,14 +53,14 @@ def write_hash(path: Path, secret: str) -> None:
 
 
 def secret_matches(path: Path, secret: str) -> bool:
-    """Say whether this is the secret whose hash the file holds; takes a tenth of a second.
+    """Return whether the secret matches the hash in a file.
 
-    Raises ProvisioningError when the file cannot be used.
+    Takes a tenth of a second. Raises ProvisioningError when the file cannot be used.
     """
     try:
         kept = json.loads(read_limited(path, _MAX_HASH_FILE))
         if any(not 0 < kept[name] <= cost for name, cost in _COST.items()):
-            raise ValueError("a cost above this program's own")
+            raise ValueError("a cost above this program's limit")
         salt, wanted = bytes.fromhex(kept["salt"]), bytes.fromhex(kept["scrypt"])
         found = _scrypt(secret[:_MAX_SECRET], salt, kept)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -1,8 +1,9 @@
-"""What becomes of an error that nobody foresaw: one sentence, and a file with the traceback.
+"""Report unexpected errors: one sentence, and a file with the traceback.
 
 The file is in the state folder (``$TAPERIG_STATE``, else the user's own), under ``errors``, or in
-the temporary folder when that one cannot be written. It holds no values of variables, and what an
-exception says is cleared of byte strings, inputs and long numbers: a key or a PIN never gets there.
+the temporary folder when that one cannot be written. It has no values of variables, and byte
+strings, inputs and long numbers are removed from exception texts, so that it never has a key or a
+PIN.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _CURES: Final = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
-    errno.EACCES: "see to its access rights",
-    errno.EPERM: "see to its access rights",
+    errno.EACCES: "change its access rights",
+    errno.EPERM: "change its access rights",
     errno.EROFS: "choose a folder that can be written",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "close other programs",
@@ -48,14 +49,14 @@ _SECRETS: Final = (
 
 
 def report(error: BaseException, command: str) -> str:
-    """Write the traceback of an error to a file; return the sentence that names it."""
+    """Write an error's traceback to a file; return a sentence that names it."""
     path = _write(error, command)
     where = f"the traceback is in {path}" if path else "no file for the traceback could be written"
     return f"{_reason(error, command)}; {where}."
 
 
-def guarded(main: Callable[[], int], command: str) -> int:
-    """Run a program's main function; a user reads one sentence for whatever ends it."""
+def run_main(main: Callable[[], int], command: str) -> int:
+    """Run a program's main function; print one sentence for any error."""
     try:
         return main()
     except TaperigError as error:
@@ -68,7 +69,7 @@ def guarded(main: Callable[[], int], command: str) -> int:
 
 
 def _reason(error: BaseException, command: str) -> str:
-    """Say what ended the command and, where the user can mend it, how."""
+    """Return what ended the command and, where possible, what to do."""
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         package = error.name.partition(".")[0]
         return f"{command} needs the Python package {package}, which is missing; run `make setup`"
@@ -117,7 +118,7 @@ def _state() -> Path:
 
 
 def _traceback(error: BaseException) -> str:
-    """Return the traceback with its causes; of what the exceptions say, nothing secret."""
+    """Return the traceback with its causes, without secrets."""
     told = traceback.TracebackException.from_exception(error, limit=-50, capture_locals=False)
     lines: list[str] = []
     for line in told.format():

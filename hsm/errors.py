@@ -1,16 +1,16 @@
-"""Every error of the key side that a user is meant to read, in one tree.
+"""The errors of the key side that users read, in one hierarchy.
 
-The message is one sentence: what is wrong, where, and how to mend it. It is shown as it is, without
-a traceback, so it never contains a key or a PIN.
+A message says what failed, on what, why, and what to do. It is shown unchanged, without a
+traceback, so it never has a key or a PIN.
 """
 
 
 class TaperigError(Exception):
-    """One sentence for the user: what is wrong, where, and how to mend it."""
+    """An error that a user reads: what failed, on what, why, and what to do."""
 
 
 class PinError(TaperigError):
-    """The PIN of a token cannot be had from where the configuration says it is."""
+    """The PIN of a token cannot be read from its configured source."""
 
 
 class PinUnsetError(PinError):
@@ -26,27 +26,27 @@ class PinFileExposedError(PinError):
 
 
 class TokenError(TaperigError):
-    """The PKCS#11 token cannot be reached or does not do what is asked."""
+    """The PKCS#11 token cannot be reached or does not carry out a request."""
 
 
 class ModuleAbsentError(TokenError):
-    """The PKCS#11 module is not there or cannot be loaded."""
+    """The PKCS#11 module is absent or cannot be loaded."""
 
 
 class TokenAbsentError(TokenError):
-    """No token bears the configured label."""
+    """No token has the configured label."""
 
 
 class TokenGoneError(TokenError):
-    """An open token has lost its keys: it was taken away, and this process must open it anew."""
+    """An open token was removed; this process must open it again."""
 
 
 class TokenNotUniqueError(TokenError):
-    """Several tokens bear the configured label."""
+    """Several tokens have the configured label."""
 
 
 class TokenBusyError(TokenError):
-    """This process has a token open already; one process owns one PKCS#11 context."""
+    """Another token is open in this process, which has one PKCS#11 context."""
 
 
 class WrongPinError(TokenError):
@@ -66,23 +66,23 @@ class MechanismAbsentError(TokenError):
 
 
 class RiskNotAcceptedError(TokenError):
-    """The token does less for its keys than the rig wants, and nobody said that this will do."""
+    """The token has a weakness that the configuration does not accept."""
 
 
 class KeyAbsentError(TokenError):
-    """The token lacks a key of the rig's own (signing, transport, length check)."""
+    """The token lacks a key of the rig (signing, transport, length check)."""
 
 
 class UnwrapRefusedError(TokenError):
-    """The token could not unwrap a key: damaged, or wrapped for another key."""
+    """The token cannot unwrap a key: it is damaged, or wrapped by another key."""
 
 
 class NotADataKeyError(TokenError):
-    """What was unwrapped is not an AES-256 key with the protection that data keys have."""
+    """The unwrapped object is not an AES-256 key protected as data keys are."""
 
 
 class KeystoreError(TaperigError):
-    """A key-encryption key (KEK) is not usable as asked."""
+    """A key-encryption key (KEK) cannot be used as requested."""
 
 
 class LabelInvalidError(KeystoreError):
@@ -102,11 +102,11 @@ class KekDuplicateError(KeystoreError):
 
 
 class KekHashUnknownError(KeystoreError):
-    """The keystore has no KEK whose public key has this hash (KEY-8 in hash mode)."""
+    """The keystore has no KEK with this public-key hash (KEY-8 in hash mode)."""
 
 
 class KekPublicOnlyError(KeystoreError):
-    """The KEK is here, but without its private half (KEY-4)."""
+    """The keystore has the KEK without its private half (KEY-4)."""
 
 
 class KekInvalidError(KeystoreError):
@@ -114,7 +114,7 @@ class KekInvalidError(KeystoreError):
 
 
 class DriveKeyUnknownError(KeystoreError):
-    """The drive's wrapping key has not been enrolled in the token by the security officer."""
+    """The drive's wrapping key is not enrolled in the token."""
 
 
 class EedkError(TaperigError):
@@ -126,7 +126,7 @@ class EedkMalformedError(EedkError):
 
 
 class EedkForgedError(EedkError):
-    """The EEDK bears no signature of an EKM that this one trusts."""
+    """The EEDK has no signature of an EKM that this one trusts."""
 
 
 class EedkWrongVolumeError(EedkError):
@@ -134,16 +134,16 @@ class EedkWrongVolumeError(EedkError):
 
 
 class EedkUnopenedError(EedkError):
-    """The KEK found does not open the EEDK."""
+    """The KEK that the EEDK names does not open it."""
 
 
 class PairUnreadableError(EedkError):
-    """No KEK of the pair has a private half here: this site could not read the tape (KEY-11)."""
+    """No KEK of a pair has its private half here (KEY-11)."""
 
 
 class PkiError(TaperigError):
-    """A certificate or key file of the lab's certificate authority is unusable."""
+    """A certificate or key file of the lab's CA cannot be used."""
 
 
 class ProvisioningError(TaperigError):
-    """The state directory cannot be provisioned."""
+    """The state folder cannot be provisioned."""

@@ -1,4 +1,4 @@
-"""Files and directories that only their owner may read, and names that outlive a power cut."""
+"""Private files and folders, durable names and bounded reads."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from hsm.errors import ProvisioningError
 def read_limited(path: Path, limit: int) -> bytes:
     """Return the content of a file that has at most `limit` bytes.
 
-    Raises OSError, EFBIG for one that has more; no more of it is read, also when it is a device.
+    Raises OSError, with EFBIG for a longer file; no more of it is read, even from a device.
     """
     with path.open("rb") as file:
         content = file.read(limit + 1)
@@ -21,7 +21,7 @@ def read_limited(path: Path, limit: int) -> bytes:
 
 
 def sync_directory(path: Path) -> None:
-    """Make names in a folder outlive a power cut; raises OSError."""
+    """Sync a folder, so that its names outlive a power cut; raises OSError."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
@@ -30,7 +30,7 @@ def sync_directory(path: Path) -> None:
 
 
 def private_directory(path: Path) -> None:
-    """Make the directory (0700) if it is not there, and its owner's alone if it is.
+    """Create a folder with mode 0700, or make an existing one private.
 
     Raises ProvisioningError.
     """
@@ -46,7 +46,7 @@ def private_directory(path: Path) -> None:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600 that appears under its name whole or not at all."""
+    """Write a file of mode 0600 atomically."""
     partial = path.with_name(path.name + ".partial")
     try:
         partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Messages over a stream of bytes: each after its length in four bytes, big endian."""
+"""Messages over a byte stream, each after its length (4 bytes big endian)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ LENGTH_BYTES = 4
 
 
 class FrameError(TaperigError):
-    """A message is empty or longer than its reader takes, or the stream ended within it."""
+    """A message is empty, too long, or cut off by the stream's end."""
 
 
 def frame(data: bytes, limit: int) -> bytes:
-    """Return a message of at most ``limit`` bytes with its length in front; raises FrameError."""
+    """Return a message with its length in front; raises FrameError."""
     _check(len(data), limit)
     return len(data).to_bytes(LENGTH_BYTES, "big") + data
 
 
 def frame_length(header: bytes | bytearray, limit: int) -> int:
-    """Return the length that four bytes announce; raise FrameError for one out of range."""
+    """Return the length in four bytes; raise FrameError if out of range."""
     length = int.from_bytes(header, "big")
     _check(length, limit)
     return length
 
 
 def read_frame(receive: Callable[[int], bytes], limit: int) -> bytes | None:
-    """Return the next message of a stream, None where the stream ends before it.
+    """Return the next message of a stream, or None at the stream's end.
 
     ``receive`` returns at least one byte and at most as many as it is asked for, none at the end.
     Raises FrameError, and what ``receive`` raises.

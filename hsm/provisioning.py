@@ -53,8 +53,8 @@ from hsm.keys.key_generation import (
     ensure_rsa,
     import_transport_key,
     random_bytes,
-    tells_length,
-    transport_key_is,
+    reports_key_length,
+    transport_key_matches,
 )
 from hsm.keys.keystore import MIN_KEK_BITS, Kek, Keystore
 from hsm.keys.labels import label_key, normalize_label
@@ -415,7 +415,7 @@ class _TokenWork:
                 _tell(step="drive enrolment")
             for serial, public_der in self._wrapping.items():
                 keystore.enroll_drive_key(serial, public_der)
-            if not own and not _tells_length(keystore):
+            if not own and not _reports_key_length(keystore):
                 ensure_reference_keys(token)
         return ProvisionedToken(
             config=config,
@@ -474,12 +474,12 @@ def _ensure_signing_key(
     return ensure_p256_file(path), path
 
 
-def _tells_length(keystore: Keystore) -> bool:
+def _reports_key_length(keystore: Keystore) -> bool:
     """Say whether the token tells how long what it unwraps is; tried with one of its KEKs."""
     for kek in keystore.list():
         if kek.has_private:
             private_key = keystore.private_key(kek)
-            return tells_length(keystore.token, private_key, kek.public_key)
+            return reports_key_length(keystore.token, private_key, kek.public_key)
     return True  # nothing is unwrapped here
 
 
@@ -528,7 +528,7 @@ def _ensure_transport_key(token: Token, state_dir: Path, serial: str) -> Path:
     value = _read_transport_key(path)
     if token.find_secret(TRANSPORT_LABEL) is None:
         import_transport_key(token, TRANSPORT_LABEL, value)
-    if not transport_key_is(token, TRANSPORT_LABEL, value):
+    if not transport_key_matches(token, TRANSPORT_LABEL, value):
         raise ProvisioningError(
             f"The transport key in {path} is not the one in the drive's token; remove the file and "
             "run `rig hsm init` for a new key."

@@ -94,7 +94,7 @@ class TokenKeyService:
         self, drive: EnrolledDrive, volume: str, eedks: Sequence[bytes]
     ) -> Steps[KeyGrant]:
         """Unwrap the data key from either EEDK; return it wrapped for the drive."""
-        rewrap = self._data_keys.rewrapping(eedks, volume, drive.wrap_spki, drive.oaep_hash)
+        rewrap = self._data_keys.prepare_rewrap(eedks, volume, drive.wrap_spki, drive.oaep_hash)
         yield
         try:
             sedk = rewrap() if rewrap is not None else None
@@ -116,14 +116,14 @@ class TokenKeyService:
 
     def _check_token(self, error: ExchangeError) -> None:
         if error.code in _ABSENT_TOKEN_CODES:
-            self._data_keys.try_out()
+            self._data_keys.check_token_present()
 
     def _retry_without_cache(self, work: Callable[[], KeyGrant]) -> KeyGrant:
         """Do the work; when the token refuses, repeat it with an empty cache."""
         try:
             return work()
         except ExchangeError as error:
-            if error.code not in _TOKEN_CODES or not self._data_keys.forget():
+            if error.code not in _TOKEN_CODES or not self._data_keys.clear_cache():
                 raise
         return work()
 
@@ -184,9 +184,9 @@ class TokenKeyService:
     def label_states(self, labels: Sequence[str]) -> tuple[LabelState, ...]:
         """Return the state of each label, in order (EKM-11)."""
         with _with_error_codes({}):
-            known = self._data_keys.known(labels)
+            known = self._data_keys.find_keks(labels)
         if None in known:
-            self._data_keys.try_out()
+            self._data_keys.check_token_present()
         return tuple(
             LabelState(label, kek.spki_hash, kek.has_private) if kek else LabelState(label)
             for label, kek in zip(labels, known, strict=True)

@@ -1,6 +1,6 @@
-"""What a key manager does with data keys (DKs): make, wrap to KEKs and drives, take out of EEDKs.
+"""Data keys (DKs) of a key manager: generate, wrap, unwrap.
 
-A DK is a handle in the token throughout; bytes go in and out only wrapped (KEY-12).
+A DK is always a handle in the token; its bytes enter and leave the token only wrapped (KEY-12).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +24,8 @@ from hsm.errors import (
 )
 from hsm.keys.eedk import (
     ALGORITHM,
+    CACHED_EEDKS,
     EEDK_VERSION,
-    REMEMBERED_EEDKS,
     Eedk,
     KeyLabel,
     KeyMode,
@@ -33,7 +33,7 @@ from hsm.keys.eedk import (
 )
 from hsm.keys.keystore import Kek, Keystore
 from hsm.keys.labels import label_key
-from hsm.keys.signature import signature_holds
+from hsm.keys.signature import signature_is_valid
 from hsm.pkcs11.data_key import DataKey
 from hsm.pkcs11.oaep import OaepHash
 
@@ -42,7 +42,7 @@ _UNSIGNED: Final = bytes(8)
 
 
 class DataKeys:
-    """The data keys of one key manager (EKM): its keystore, its signing key, its partners."""
+    """The data keys of one key manager, with its keystore and signing key."""
 
     def __init__(
         self,
@@ -50,10 +50,10 @@ class DataKeys:
         partners: Sequence[ec.EllipticCurvePublicKey] = (),
         signing_key: ec.EllipticCurvePrivateKey | None = None,
     ) -> None:
-        """Use the EKM's signing key in the keystore's token, or the one given.
+        """Use the EKM's signing key in the keystore's token, or ``signing_key``.
 
         `partners` are the P-256 keys of other EKMs whose EEDKs are opened too; `signing_key` is for
-        a token that makes no P-256 keys. Raises KeyAbsentError.
+        a token that cannot make P-256 keys. Raises KeyAbsentError.
         """
         self._keystore = keystore
         self._token = keystore.token
@@ -61,11 +61,11 @@ class DataKeys:
         if signing_key is None:
             keystore.signing_key(EKM_SIGNING_LABEL)
             self.public_key = self._token.p256_public_key(EKM_SIGNING_LABEL)
-            """The P-256 key that the signatures of this EKM hold under."""
+            """The P-256 key that verifies the signatures of this EKM."""
         else:
             self.public_key = signing_key.public_key()
         self._signers = (self.public_key, *partners)
-        self._signer = lru_cache(REMEMBERED_EEDKS)(self._find_signer)
+        self._signer = lru_cache(CACHED_EEDKS)(self._find_signer)
         self._opened: set[bytes] = set()
 
     def sign(self, data: bytes) -> bytes:
@@ -74,21 +74,21 @@ class DataKeys:
             return self._signing_key.sign(data, ec.ECDSA(hashes.SHA256()))
         return self._token.sign_p256(self._keystore.signing_key(EKM_SIGNING_LABEL), data)
 
-    def forget(self) -> bool:
-        """Look at the token afresh from now on; say whether anything of it was remembered."""
+    def clear_cache(self) -> bool:
+        """Clear all caches of the token; return whether they held anything."""
         self._opened.clear()
-        return self._keystore.forget()
+        return self._keystore.clear_cache()
 
-    def try_out(self) -> None:
-        """See that the token is still there; raises TokenGoneError when not."""
+    def check_token_present(self) -> None:
+        """Check that the token is still present; raises TokenGoneError if not."""
         self._token.check_present()
 
     def generate(self) -> DataKey:
-        """Make a fresh random AES-256 data key (KEY-1). Destroy it after use."""
+        """Generate a random AES-256 data key (KEY-1). Destroy it after use."""
         return self._token.generate_data_key()
 
     def make_eedk(self, data_key: DataKey, kek: Kek, mode: KeyMode, volume: str) -> Eedk:
-        """Return the data key wrapped by the KEK for `volume`, signed by this EKM."""
+        """Return an EEDK for `volume`: the wrapped data key, signed by this EKM."""
         check_volume(volume)
         wrapped = self._token.wrap_data_key(data_key, self._keystore.public_key(kek))
         clear = mode is KeyMode.CLEAR
@@ -114,7 +114,7 @@ class DataKeys:
         *,
         allow_public_only: bool = False,
     ) -> tuple[Eedk, Eedk]:
-        """Return the two EEDKs of a cartridge (KEY-2), one for each of one or two labels (KEY-11).
+        """Return the two EEDKs of a cartridge, from one or two labels (KEY-11).
 
         Raises LabelUnknownError naming the label (KEY-9), PairUnreadableError when neither KEK has
         its private half here, unless `allow_public_only`.
@@ -131,7 +131,7 @@ class DataKeys:
     def check_labels(
         self, labels: Sequence[KeyLabel], *, allow_public_only: bool = False
     ) -> list[Kek]:
-        """Return the KEKs of one or two labels; raises as make_pair does. Makes no key."""
+        """Return the KEKs of one or two labels; raises as make_pair does."""
         if len(labels) not in (1, 2):
             raise EedkError(f"A cartridge takes one or two key labels, not {len(labels)}.")
         keks = [self._keystore.find(label.label) for label in labels]
@@ -143,13 +143,13 @@ class DataKeys:
             )
         return keks
 
-    def known(self, labels: Sequence[str]) -> list[Kek | None]:
+    def find_keks(self, labels: Sequence[str]) -> list[Kek | None]:
         """Return the KEK of each label, None where the keystore has none."""
         keks = {label_key(kek.label): kek for kek in self._keystore.list()}
         return [keks.get(label_key(label)) for label in labels]
 
     def open_eedk(self, eedk: Eedk, volume: str) -> DataKey:
-        """Return the data key out of an EEDK of `volume`. Destroy it after use.
+        """Unwrap the data key in an EEDK of `volume`. Destroy it after use.
 
         Raises EedkForgedError, EedkWrongVolumeError, LabelUnknownError (clear mode, names the key),
         KekHashUnknownError (hash mode, cannot name it, KEY-8), KekPublicOnlyError,
@@ -158,14 +158,14 @@ class DataKeys:
         signer = self._signer(eedk)
         if signer is None:
             raise EedkForgedError(
-                f"The EEDK of volume {eedk.volume} bears no signature of this key manager or of a "
-                "partner."
+                f"The EEDK of volume {eedk.volume} has no signature of this key manager or of a "
+                "partner; add the key manager that wrote it to partners."
             )
         if eedk.volume != volume:
             raise EedkWrongVolumeError(
                 f"The EEDK belongs to volume {eedk.volume} and not to {volume}."
             )
-        kek = self._kek_of(eedk)
+        kek = self._find_kek(eedk)
         private_key = self._keystore.private_key(kek)
         try:
             data_key = self._token.unwrap_data_key(
@@ -173,33 +173,33 @@ class DataKeys:
                 private_key,
                 eedk.oaep_hash,
                 modulus_bytes=kek.bits // 8,
-                # What this key manager signed, it wrapped from a key of 32 bytes; see make_eedk.
+                # This key manager signs only EEDKs of 32-byte keys; see make_eedk.
                 check_length=signer != 0,
             )
         except (UnwrapRefusedError, NotADataKeyError) as error:
             raise EedkUnopenedError(
                 f"The key labelled {kek.label!r} does not open the EEDK of volume {volume}: {error}"
             ) from None
-        if len(self._opened) >= REMEMBERED_EEDKS:
+        if len(self._opened) >= CACHED_EEDKS:
             self._opened.clear()
         self._opened.add(eedk.encode())
         return data_key
 
-    def rewrapping(
+    def prepare_rewrap(
         self, eedks: Sequence[bytes], volume: str, drive_public_der: bytes, oaep_hash: OaepHash
     ) -> Callable[[], bytes | None] | None:
-        """Return what wraps the data key in the EEDKs of `volume` for a drive, at less cost.
+        """Return a fast function that rewraps the EEDKs' data key for a drive.
 
-        Only for EEDKs that open_eedk() opened before, so that signature and data key were looked
-        at. None, or a call that returns None, when that cannot be done, for whatever reason:
-        open_eedk() and wrap_for_drive() do it, or say why it cannot be. The call raises
-        TokenRefusedError when the token keeps a data key that it was told to destroy.
+        It serves only EEDKs of `volume` that open_eedk() opened before, because that verified
+        signature and data key. Where it is impossible, this method or the function returns None;
+        then open_eedk() and wrap_for_drive() do the work or raise the cause. The function raises
+        TokenRefusedError when the token does not destroy a data key.
         """
-        for encoded, eedk in _of_volume(eedks, volume):
+        for encoded, eedk in _decode_eedks(eedks, volume):
             if encoded not in self._opened:
                 continue
             with suppress(TaperigError):
-                kek = self._kek_of(eedk)
+                kek = self._find_kek(eedk)
                 if len(eedk.wrapped) == kek.bits // 8:
                     return partial(
                         self._token.rewrap_data_key,
@@ -214,24 +214,24 @@ class DataKeys:
     def wrap_for_drive(
         self, data_key: DataKey, drive_public_der: bytes, oaep_hash: OaepHash | None = None
     ) -> bytes:
-        """Return the SEDK: the data key wrapped under an enrolled drive's RSA key (SPKI, DER).
+        """Return the SEDK: the data key wrapped with an enrolled drive's RSA key.
 
-        `oaep_hash` is what the drive's secure element can do; the token's own by default. Raises
-        DriveKeyUnknownError.
+        `drive_public_der` is that key (SPKI, DER); `oaep_hash` is the one that the drive's secure
+        element supports, by default the token's own. Raises DriveKeyUnknownError.
         """
         return self._token.wrap_data_key(
             data_key, self._keystore.drive_key(drive_public_der), oaep_hash
         )
 
     def _find_signer(self, eedk: Eedk) -> int | None:
-        """Return who signed it: 0 for this key manager itself, a partner's number, None."""
+        """Return the signer: 0 for this key manager, a partner's number, or None."""
         signature, signed = eedk.signature, eedk.signed_bytes()
         for number, key in enumerate(self._signers):
-            if signature_holds(key, signature, signed):
+            if signature_is_valid(key, signature, signed):
                 return number
         return None
 
-    def _kek_of(self, eedk: Eedk) -> Kek:
+    def _find_kek(self, eedk: Eedk) -> Kek:
         if eedk.kek_hash is not None:
             return self._keystore.find_by_hash(eedk.kek_hash)
         return self._keystore.find(eedk.label or "")
@@ -240,8 +240,8 @@ class DataKeys:
         return eedk.with_signature(self.sign(eedk.signed_bytes()))
 
 
-def _of_volume(eedks: Sequence[bytes], volume: str) -> list[tuple[bytes, Eedk]]:
-    """Return the EEDKs that can be read, each with its bytes; none if one is of another volume."""
+def _decode_eedks(eedks: Sequence[bytes], volume: str) -> list[tuple[bytes, Eedk]]:
+    """Return the well-formed EEDKs with their bytes; none if a volume differs."""
     found = []
     for encoded in eedks:
         try:

@@ -1,9 +1,9 @@
-"""Deterministic CBOR (RFC 8949, 4.2): one value has one encoding, and no other is accepted.
+"""Deterministic CBOR (RFC 8949, 4.2): each value has exactly one encoding.
 
-Only what messages and EEDKs need: integers, byte and text strings, booleans, arrays, and one map
-around all whose keys are short ASCII texts. Tags are refused before the decoder's handlers of them
-(regular expressions, shared references, big numbers) see any of a peer's bytes; floats, null,
-indefinite lengths and maps within are refused too.
+Supports only what messages and EEDKs need: integers, byte and text strings, booleans, arrays, and
+one outer map whose keys are short ASCII texts. Tags are refused before the decoder's tag handlers
+(regular expressions, shared references, big numbers) process a peer's bytes; floats, null,
+indefinite lengths and nested maps are refused too.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ MAX_MEMBERS = 32
 
 
 class CborError(ValueError):
-    """Bytes that are not the deterministic encoding of a permitted value."""
+    """Bytes are not the deterministic encoding of a permitted value."""
 
 
 class _NoTags(dict[int, Any]):
-    """What cbor2 asks how to decode a tag, whichever it is."""
+    """The tag decoders of cbor2, which refuse every tag."""
 
     def __missing__(self, tag: int) -> NoReturn:
         raise CborError("tags are not permitted")
@@ -32,25 +32,28 @@ _NO_TAGS: Final = _NoTags()
 _MEMBERS: Final = frozenset((int, bytes, str, bool, list))
 
 
-def in_order(name: str) -> tuple[int, str]:
-    """Return by what the members of a map are sorted: their encoded names (ASCII, under 24)."""
+def sort_key(name: str) -> tuple[int, str]:
+    """Return the sort key of a map member's name (ASCII, under 24 bytes)."""
     return len(name), name
 
 
 def encode(value: object) -> bytes:
-    """Return the one encoding of ``value``."""
+    """Return the deterministic encoding of ``value``."""
     return cbor2.dumps(value, canonical=True)
 
 
 def encode_ordered(content: dict[str, Any]) -> bytes:
-    """Return the one encoding of a map whose members are ``in_order``, in a sixth of the time."""
+    """Return the encoding of a map already ordered by ``sort_key``.
+
+    Takes a sixth of the time of ``encode``.
+    """
     return cbor2.dumps(content)
 
 
 def decode(data: bytes) -> Any:
-    """Return the value; raise CborError unless ``encode(value)`` gives exactly ``data`` back.
+    """Return the value; raise CborError unless ``encode(value)`` is ``data``.
 
-    The members of a map are ``in_order``.
+    The members of a map are ordered by ``sort_key``.
     """
     try:
         value = cbor2.loads(
@@ -66,33 +69,33 @@ def decode(data: bytes) -> Any:
             raise error.__cause__ from None
         raise CborError(f"not CBOR: {error}") from error
     if type(value) is dict:
-        if len(value) > MAX_MEMBERS or not _well_named(tuple(value)):
+        if len(value) > MAX_MEMBERS or not _names_are_valid(tuple(value)):
             raise CborError(
                 "not the deterministic encoding: a map's names are ASCII, shorter than 24, in "
                 f"order, and at most {MAX_MEMBERS}"
             )
-        _refuse_exotic(value.values())
+        _check_types(value.values())
     else:
-        _refuse_exotic((value,))
-    # Encoded as it was decoded, its heads are the shortest; the order was seen to apart.
+        _check_types((value,))
+    # cbor2 writes the shortest heads; the order was checked above.
     if encode_ordered(value) != data:
         raise CborError("not the deterministic encoding, or bytes follow it")
     return value
 
 
 @lru_cache(64)
-def _well_named(names: tuple[Any, ...]) -> bool:
-    """Say whether a map's names are what they may be, and in order."""
+def _names_are_valid(names: tuple[Any, ...]) -> bool:
+    """Return whether a map's names are valid and in order."""
     return all(
         type(name) is str and name.isascii() and len(name) < 24 for name in names
-    ) and names == tuple(sorted(names, key=in_order))
+    ) and names == tuple(sorted(names, key=sort_key))
 
 
-def _refuse_exotic(values: Any) -> None:
+def _check_types(values: Any) -> None:
     kinds = set(map(type, values))
     if not kinds <= _MEMBERS:
-        raise CborError("floats, null, maps within and other rare values are not permitted")
+        raise CborError("floats, null, nested maps and other types are not permitted")
     if list in kinds:
         for value in values:
             if type(value) is list:
-                _refuse_exotic(value)
+                _check_types(value)

@@ -1,4 +1,4 @@
-"""The externally encrypted data key (EEDK): a data key (DK) wrapped by a KEK, for the cartridge.
+"""The EEDK: a data key (DK) wrapped by a KEK, stored on a cartridge.
 
 An EEDK is one CBOR map in the core deterministic encoding (RFC 8949, 4.2.1) of at most 1024 bytes:
 
@@ -35,8 +35,8 @@ MAX_EEDK_BYTES: Final = 1024
 KEK_HASH_BYTES: Final = 32
 MIN_WRAPPED_BYTES: Final = 256
 MAX_WRAPPED_BYTES: Final = 512
-REMEMBERED_EEDKS: Final = 4096
-"""EEDKs that are not looked into again: those of a library that a key manager serves day by day."""
+CACHED_EEDKS: Final = 4096
+"""Decoded EEDKs in the cache: as many as a busy library has cartridges."""
 _SIGNED_PREFIX: Final = b"taperig EEDK 1\0"
 _VOLSER: Final = re.compile(r"[A-Z0-9]{6}")
 
@@ -52,9 +52,9 @@ class KeyMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeyLabel:
-    """A KEK's label and the mode in which an EEDK shall name it, as a pool is configured.
+    """A KEK's label, and the mode in which an EEDK names the KEK.
 
-    The label is kept as `hsm.keys.labels.normalize_label` gives it. Raises LabelInvalidError;
+    The label is normalized by `hsm.keys.labels.normalize_label`. Raises LabelInvalidError;
     ValueError for an unknown mode.
     """
 
@@ -62,17 +62,16 @@ class KeyLabel:
     mode: KeyMode = KeyMode.CLEAR
 
     def __post_init__(self) -> None:
-        """Normalize the label and the mode (a plain string will do)."""
+        """Normalize the label, and the mode, which may be a string."""
         object.__setattr__(self, "label", normalize_label(self.label))
         object.__setattr__(self, "mode", KeyMode(self.mode))
 
 
 @dataclass(frozen=True, slots=True)
 class Eedk:
-    """One EEDK. Exactly one of `label` (clear mode) and `kek_hash` (hash mode) is set.
+    """One EEDK, with `label` in clear mode and `kek_hash` in hash mode.
 
-    Raises EedkMalformedError when a field breaks the format above: an Eedk that exists can be
-    encoded.
+    Raises EedkMalformedError when a field breaks the format above, so every Eedk can be encoded.
     """
 
     version: int
@@ -103,22 +102,22 @@ class Eedk:
     def _check_kek(self) -> None:
         if self.mode is KeyMode.HASH:
             if self.label is not None:
-                raise EedkMalformedError("The EEDK is in hash mode and yet bears a label.")
+                raise EedkMalformedError("The EEDK is in hash mode and yet has a label.")
             _check_bytes(self.kek_hash, KEK_HASH_BYTES, KEK_HASH_BYTES, "hash of its KEK")
             return
         if self.kek_hash is not None:
-            raise EedkMalformedError("The EEDK is in clear mode and yet bears a hash of its KEK.")
+            raise EedkMalformedError("The EEDK is in clear mode and yet has a hash of its KEK.")
         if type(self.label) is not str:
-            raise EedkMalformedError("The EEDK is in clear mode and bears no label.")
+            raise EedkMalformedError("The EEDK is in clear mode and has no label.")
         try:
             kept = normalize_label(self.label)
         except LabelInvalidError as error:
-            raise EedkMalformedError(f"The EEDK's label is not one: {error}") from None
+            raise EedkMalformedError(f"The EEDK's label is invalid: {error}") from None
         if kept != self.label:
             raise EedkMalformedError("The EEDK's label is not in the normalized form.")
 
     def signed_bytes(self) -> bytes:
-        """Return what the EKM's signature covers."""
+        """Return the bytes that the EKM's signature covers."""
         body = self._map()
         del body["signature"]
         return _SIGNED_PREFIX + deterministic_cbor.encode_ordered(body)
@@ -150,14 +149,14 @@ class Eedk:
     def decode(data: bytes) -> "Eedk":
         """Return the EEDK that `data` encodes.
 
-        Strict: the one deterministic encoding of exactly the fields of the mode, no byte more.
-        Raises EedkMalformedError and nothing else, whatever the bytes. The EEDKs of late are
-        remembered, since one exchange looks at the same ones several times.
+        Accepts only the deterministic encoding of exactly the mode's fields. Raises no error but
+        EedkMalformedError, for any bytes. Results are cached, because one exchange decodes the same
+        EEDKs several times.
         """
         return _decoded(bytes(data))
 
 
-@lru_cache(REMEMBERED_EEDKS)
+@lru_cache(CACHED_EEDKS)
 def _decoded(data: bytes) -> Eedk:
     if len(data) > MAX_EEDK_BYTES:
         raise EedkMalformedError(
@@ -166,7 +165,7 @@ def _decoded(data: bytes) -> Eedk:
     try:
         fields = deterministic_cbor.decode(data)
     except deterministic_cbor.CborError as error:
-        raise EedkMalformedError(f"The EEDK is not CBOR as it must be: {error}.") from None
+        raise EedkMalformedError(f"The EEDK is not deterministic CBOR: {error}.") from None
     if type(fields) is not dict:
         raise EedkMalformedError("The EEDK is not a CBOR map.")
     named = {"label"} if fields.get("mode") == KeyMode.CLEAR else {"kek_sha256"}
@@ -192,10 +191,10 @@ _COMMON_FIELDS: Final = frozenset(
 
 
 def check_volume(volume: object) -> None:
-    """Raise EedkMalformedError unless `volume` is a VOLSER: six characters A-Z 0-9."""
+    """Raise EedkMalformedError unless `volume` is six characters A-Z 0-9."""
     if type(volume) is not str or not _VOLSER.fullmatch(volume):
         raise EedkMalformedError(
-            "A volume serial has six characters A-Z 0-9; "
+            "A VOLSER has six characters A-Z 0-9; "
             f"{ascii(volume)[:24] if isinstance(volume, str) else 'what was given'} has not."
         )
 

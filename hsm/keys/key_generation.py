@@ -1,6 +1,6 @@
-"""Making and taking in the keys that stay in a token, when a lab is set up.
+"""Generate and import the keys that stay in a token, when a lab is set up.
 
-TRUSTED keys need the security officer's PIN (TokenConfig.so_pin) and no data key in use.
+Making a key TRUSTED needs the security officer's PIN (TokenConfig.so_pin) and no data key in use.
 """
 
 import os
@@ -20,12 +20,12 @@ from hsm.pkcs11.structures import Template
 from hsm.pkcs11.templates import NO_USE, PRIVATE_HALF, UNTRUSTED_PUBLIC, WRAPPING_PUBLIC
 from hsm.pkcs11.token import DATA_KEY_BYTES, Token
 
-_KEPT_PRIVATE: Final[dict[Attribute, Any]] = {Attribute.TOKEN: True, Attribute.PRIVATE: True}
+_STORED_PRIVATE: Final[dict[Attribute, Any]] = {Attribute.TOKEN: True, Attribute.PRIVATE: True}
 _P256: Final = bytes.fromhex("06082a8648ce3d030107")  # OBJECT IDENTIFIER prime256v1, DER
 
 
 def ensure_p256(token: Token, label: str) -> ec.EllipticCurvePublicKey:
-    """Return the public half of the signing key `label`, making the pair unless it is whole."""
+    """Return the public half of the signing key `label`; make a missing pair."""
     halves = [
         token.find({Attribute.CLASS: half, Attribute.KEY_TYPE: KeyType.EC, Attribute.LABEL: label})
         for half in (ObjectClass.PUBLIC_KEY, ObjectClass.PRIVATE_KEY)
@@ -49,12 +49,12 @@ def ensure_p256(token: Token, label: str) -> ec.EllipticCurvePublicKey:
         return p256_public(public_key)
 
 
-MADE_ID: Final = b"taperig "
-"""What the CKA_ID of a private half begins with that cannot be changed; random bytes follow."""
+RESTRICTED_ID_PREFIX: Final = b"taperig "
+"""The CKA_ID of a restricted private half begins with this; random bytes follow."""
 
 
 def ensure_rsa(token: Token, bits: int, label: str) -> rsa.RSAPublicKey:
-    """Return the public half of the unwrapping key `label`, making the pair if it is absent."""
+    """Return the public half of the unwrapping key `label`, or make the pair."""
     try:
         return token.unwrapping_key(label)[1]
     except KeyAbsentError:
@@ -64,21 +64,21 @@ def ensure_rsa(token: Token, bits: int, label: str) -> rsa.RSAPublicKey:
 def generate_rsa(
     token: Token, bits: int, label: str, pending: str | None = None
 ) -> rsa.RSAPublicKey:
-    """Make an RSA pair of `bits`; keep the private half (unwrap only), return the public one.
+    """Generate an RSA pair; store its private half, return the public half.
 
-    The private half is guarded (hsm.pkcs11.key_restrictions) as far as the token honours it.
-    One that can be changed bears the label `pending`, if given, and gets spki_hash of the
-    public one for its CKA_ID; one that cannot be has its label at once, and a CKA_ID that begins
-    with MADE_ID. The public half is not kept: it wraps data keys only once trust_public_key has
-    made it TRUSTED.
+    The private half only unwraps, and is restricted (hsm.pkcs11.key_restrictions) as far as the
+    token enforces it. A restricted one has its label at once, and a CKA_ID that begins with
+    RESTRICTED_ID_PREFIX. Any other one has the label `pending`, if given, and spki_hash of the
+    public half for its CKA_ID. The public half is not stored: it wraps data keys only after
+    trust_public_key has made it TRUSTED.
     """
 
-    def make(guards: Template) -> RsaKeyPair:
+    def make(restrictions: Template) -> RsaKeyPair:
         public_object, private_object = token.session.generate_keypair(
             KeyType.RSA,
             bits,
-            label=_first_label(guards, label, pending),
-            id=_made_id(),
+            label=_first_label(restrictions, label, pending),
+            id=_random_id(),
             store=True,
             public_template={
                 Attribute.TOKEN: False,
@@ -87,44 +87,44 @@ def generate_rsa(
                 Attribute.VERIFY: False,
                 Attribute.WRAP: True,
             },
-            private_template={**PRIVATE_HALF, Attribute.UNWRAP: True, **guards},
+            private_template={**PRIVATE_HALF, Attribute.UNWRAP: True, **restrictions},
         )
         public_key = rsa_public(public_object)
         public_object.destroy()
-        if Attribute.MODIFIABLE not in guards:
+        if Attribute.MODIFIABLE not in restrictions:
             private_object[Attribute.ID] = spki_hash(public_key)
         return RsaKeyPair(private_object, public_key)
 
     return token.make_private_half(make).public_key
 
 
-def _made_id() -> bytes:
-    return MADE_ID + os.urandom(16)
+def _random_id() -> bytes:
+    return RESTRICTED_ID_PREFIX + os.urandom(16)
 
 
-def _first_label(guards: Template, label: str, pending: str | None) -> str:
-    return label if pending is None or Attribute.MODIFIABLE in guards else pending
+def _first_label(restrictions: Template, label: str, pending: str | None) -> str:
+    return label if pending is None or Attribute.MODIFIABLE in restrictions else pending
 
 
 def import_rsa(
     token: Token, private_key: rsa.RSAPrivateKey, label: str, pending: str | None = None
 ) -> None:
-    """Bring a private key made elsewhere into the token: unwrap only, for good.
+    """Import a private key into the token, where it only unwraps.
 
-    It is guarded, labelled and identified as generate_rsa does it.
+    It is restricted, labelled and identified as in generate_rsa.
     """
     numbers, public_key = private_key.private_numbers(), private_key.public_key()
 
-    def make(guards: Template) -> RsaKeyPair:
-        changeable = Attribute.MODIFIABLE not in guards
+    def make(restrictions: Template) -> RsaKeyPair:
+        changeable = Attribute.MODIFIABLE not in restrictions
         private_object = token.session.create_object(
             {
                 Attribute.CLASS: ObjectClass.PRIVATE_KEY,
                 Attribute.KEY_TYPE: KeyType.RSA,
                 **PRIVATE_HALF,
                 Attribute.UNWRAP: True,
-                Attribute.LABEL: _first_label(guards, label, pending),
-                Attribute.ID: spki_hash(public_key) if changeable else _made_id(),
+                Attribute.LABEL: _first_label(restrictions, label, pending),
+                Attribute.ID: spki_hash(public_key) if changeable else _random_id(),
                 Attribute.MODULUS: big_integer(numbers.public_numbers.n),
                 Attribute.PUBLIC_EXPONENT: big_integer(numbers.public_numbers.e),
                 Attribute.PRIVATE_EXPONENT: big_integer(numbers.d),
@@ -133,7 +133,7 @@ def import_rsa(
                 Attribute.EXPONENT_1: big_integer(numbers.dmp1),
                 Attribute.EXPONENT_2: big_integer(numbers.dmq1),
                 Attribute.COEFFICIENT: big_integer(numbers.iqmp),
-                **guards,
+                **restrictions,
             }
         )
         return RsaKeyPair(private_object, public_key)
@@ -142,10 +142,10 @@ def import_rsa(
 
 
 def trust_public_key(token: Token, public_key: rsa.RSAPublicKey, label: str) -> None:
-    """Put a key that data keys may be wrapped to into the token, if it lacks it.
+    """Import a key that may wrap data keys, unless the token has it.
 
-    Its CKA_ID is spki_hash of the key. The security officer makes it TRUSTED; where the token knows
-    no such thing, the user makes it, and its bytes are compared with its CKA_ID when it is used.
+    Its CKA_ID is spki_hash of the key. The security officer makes it TRUSTED; where the token does
+    not support TRUSTED, the user imports it, and each use compares its bytes with its CKA_ID.
     """
     if token.trusted_public_key(spki_hash(public_key)) is not None:
         return
@@ -170,16 +170,18 @@ def _put_wrapping_key(token: Token, template: dict[Attribute, Any]) -> None:
             token.session.create_object({**UNTRUSTED_PUBLIC, **template})
 
 
-def tells_length(token: Token, private_key: UnwrapMixin, public_key: rsa.RSAPublicKey) -> bool:
-    """Say whether the token tells how long a key is that it has unwrapped, by unwrapping one."""
+def reports_key_length(
+    token: Token, private_key: UnwrapMixin, public_key: rsa.RSAPublicKey
+) -> bool:
+    """Return whether the token reports the length of a key that it unwrapped."""
     wrapped = public_key.encrypt(os.urandom(32), oaep_padding(token.oaep_hash))
     with token.unwrap_data_key(wrapped, private_key, token.oaep_hash, check_length=False) as key:
-        told: int = key.handle[Attribute.VALUE_LEN]
-        return told == DATA_KEY_BYTES
+        length: int = key.handle[Attribute.VALUE_LEN]
+        return length == DATA_KEY_BYTES
 
 
 def ensure_reference_keys(token: Token) -> None:
-    """Have the security officer make the keys of hsm.pkcs11.length_check where they lack."""
+    """Import missing keys of hsm.pkcs11.length_check as security officer."""
     absent = [
         label
         for label in REFERENCE_MODULI
@@ -192,11 +194,11 @@ def ensure_reference_keys(token: Token) -> None:
 
 
 def import_transport_key(token: Token, label: str, value: bytes) -> None:
-    """Put an AES-256 key (32 bytes) into the token that may wrap data keys and do nothing else.
+    """Import an AES-256 key (32 bytes) that may only wrap data keys.
 
-    Where data keys go to TRUSTED keys only, the officer alone can make such a key and cannot make a
-    private one; so the officer makes a session object, which outlives the officer's login, and the
-    user keeps a private copy of it. Elsewhere the user makes it.
+    Where data keys may be wrapped by TRUSTED keys only, only the officer can make such a key, and
+    cannot make it private. So the officer makes a session object, which outlives the officer's
+    login, and the user stores a private copy of it. Elsewhere the user makes it.
     """
     template = {
         **NO_USE,
@@ -209,10 +211,10 @@ def import_transport_key(token: Token, label: str, value: bytes) -> None:
         Attribute.WRAP: True,
     }
     if token.capabilities.enforces_trusted:
-        kept = _trusted_by_officer(token, template)
+        kept = _make_trusted_key(token, template)
     else:
         with token.translate_refusal("make a transport key"):
-            kept = token.session.create_object({**template, **_KEPT_PRIVATE})
+            kept = token.session.create_object({**template, **_STORED_PRIVATE})
     with token.translate_refusal("keep a transport key"):
         sound = (
             (not token.capabilities.enforces_trusted or kept[Attribute.TRUSTED])
@@ -223,12 +225,13 @@ def import_transport_key(token: Token, label: str, value: bytes) -> None:
         if not sound:
             kept.destroy()
             raise TokenRefusedError(
-                f"The token {token.label} did not keep {label!r} private and trusted."
+                f"The token {token.label} did not store {label!r} as private and trusted; use "
+                "another token."
             )
 
 
-def _trusted_by_officer(token: Token, template: dict[Attribute, Any]) -> Any:
-    """Return a private copy on the token of a TRUSTED key that the officer makes."""
+def _make_trusted_key(token: Token, template: dict[Attribute, Any]) -> Any:
+    """Make a TRUSTED key as officer; return the user's private copy of it."""
     carrier = token.open_session()
     try:
         with token.officer(), token.translate_refusal("make a transport key"):
@@ -241,7 +244,7 @@ def _trusted_by_officer(token: Token, template: dict[Attribute, Any]) -> Any:
                 }
             )
         with token.translate_refusal("keep a transport key"):
-            kept = key.copy(_KEPT_PRIVATE)
+            kept = key.copy(_STORED_PRIVATE)
             key.destroy()
             label = kept[Attribute.LABEL]
         return token.find_secret(label)  # the handle of the copy ends with the carrier
@@ -249,8 +252,8 @@ def _trusted_by_officer(token: Token, template: dict[Attribute, Any]) -> Any:
         carrier.close()
 
 
-def transport_key_is(token: Token, label: str, value: bytes) -> bool:
-    """Say whether the AES key `label` is `value`, by wrapping a key that everybody knows."""
+def transport_key_matches(token: Token, label: str, value: bytes) -> bool:
+    """Return whether the AES key `label` is `value`, by wrapping a known key."""
     transport = token.find_secret(label)
     if transport is None:
         return False
@@ -272,6 +275,6 @@ def transport_key_is(token: Token, label: str, value: bytes) -> bool:
 
 
 def random_bytes(token: Token, count: int) -> bytes:
-    """Return `count` random bytes of the token's generator."""
+    """Return `count` random bytes from the token."""
     with token.translate_refusal("give random bytes"):
         return token.session.generate_random(count * 8)

@@ -1,11 +1,11 @@
-"""The keystore: key-encryption keys (KEKs) as certificates in the token, found by label or hash.
+"""The keystore: KEKs as certificates in the token, found by label or hash.
 
-A KEK is up to three objects: its X.509 certificate (which bears the label and makes it a KEK), its
-public half (TRUSTED by the security officer, wrap only), both with SHA-256 of the
-SubjectPublicKeyInfo for their CKA_ID, and, unless it is public-only (KEY-4), its private half
-(unwrap only, never extractable, guarded; see hsm.pkcs11.key_restrictions), which has the same
-modulus. The certificate is written last, so a KEK that is listed is whole. Labels are compared
-without case (KEY-5); tokens do not do that, so the keystore does.
+A KEK has up to three objects: its X.509 certificate (which has the label), its public half (made
+TRUSTED by the security officer, wrap only), both with SHA-256 of the SubjectPublicKeyInfo for their
+CKA_ID, and, unless it is public-only (KEY-4), its private half (unwrap only, never extractable,
+restricted; see hsm.pkcs11.key_restrictions) with the same modulus. The certificate is written last,
+so every KEK that is listed is complete. The keystore compares labels without case (KEY-5), because
+tokens do not.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from hsm.errors import (
     LabelDuplicateError,
     LabelUnknownError,
 )
-from hsm.keys.key_generation import MADE_ID, generate_rsa, import_rsa, trust_public_key
+from hsm.keys.key_generation import RESTRICTED_ID_PREFIX, generate_rsa, import_rsa, trust_public_key
 from hsm.keys.labels import label_key, normalize_label
 from hsm.keys.pki import CertificateAuthority
 from hsm.pkcs11.encoding import der_integer, rsa_public, spki_hash
@@ -37,12 +37,12 @@ from hsm.pkcs11.token import Token
 MIN_KEK_BITS: Final = 2048
 MAX_KEK_BITS: Final = 4096
 PENDING_LABEL: Final = "taperig pending"
-"""Label of a private half whose KEK is not finished; safe to remove."""
+"""Label of the private half of an unfinished KEK; safe to remove."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kek:
-    """A KEK of the keystore, without any private part of it."""
+    """The public description of a KEK in the keystore."""
 
     label: str
     spki_hash: bytes
@@ -61,7 +61,7 @@ class Keystore:
     """The KEKs and drive keys of one open token."""
 
     def __init__(self, token: Token) -> None:
-        """Look at `token`; nothing is cached, so keys added by another process are seen."""
+        """Use `token` without a cache, so that other processes' changes are seen."""
         self._token = token
 
     @property
@@ -75,7 +75,7 @@ class Keystore:
         return tuple(sorted((kek for kek in keks if kek), key=lambda kek: label_key(kek.label)))
 
     def find(self, label: str) -> Kek:
-        """Return the KEK under `label`, whatever its case; raises LabelUnknownError naming it."""
+        """Return the KEK under `label`, in any case; raises LabelUnknownError."""
         wanted = label_key(label)
         for kek in self.list():
             if label_key(kek.label) == wanted:
@@ -86,18 +86,18 @@ class Keystore:
         )
 
     def find_by_hash(self, kek_hash: bytes) -> Kek:
-        """Return the KEK with this SHA-256 of its SPKI; raises KekHashUnknownError."""
+        """Return the KEK with this SPKI's SHA-256; raises KekHashUnknownError."""
         for found in self._certificates({Attribute.ID: kek_hash}):
             kek = self._kek(found)
             if kek:
                 return kek
         raise KekHashUnknownError(
             f"The keystore {self._token.label} has no key with the public-key hash "
-            f"{kek_hash.hex()}; in hash mode its label is not known."
+            f"{kek_hash.hex()}; in hash mode its label is not known. Import the KEK."
         )
 
     def public_key(self, kek: Kek) -> WrapMixin:
-        """Return the token's TRUSTED public half; raises LabelUnknownError if it has gone."""
+        """Return the token's TRUSTED public half; raises LabelUnknownError."""
         found = self._token.trusted_public_key(kek.spki_hash)
         if found is None:
             raise LabelUnknownError(
@@ -112,12 +112,12 @@ class Keystore:
         if found is None:
             raise KekPublicOnlyError(
                 f"The keystore {self._token.label} holds {kek.label!r} without its private half, "
-                "so it can make EEDKs and not open them."
+                "so it can make EEDKs and not open them; import its private key."
             )
         return found
 
-    def is_guarded(self, kek: Kek) -> bool:
-        """Return whether the private half can be given no other uses."""
+    def is_restricted(self, kek: Kek) -> bool:
+        """Return whether the private half is restricted to unwrapping data keys."""
         private: Any = self._token.private_half(kek.public_key)
         with self._token.translate_refusal("describe a private key"):
             return private is not None and not private[Attribute.MODIFIABLE]
@@ -125,7 +125,7 @@ class Keystore:
     def create_kek(
         self, label: str, bits: int = MIN_KEK_BITS, *, authority: CertificateAuthority
     ) -> Kek:
-        """Make an RSA pair in the token and its certificate; return the KEK.
+        """Generate an RSA pair in the token and its certificate; return the KEK.
 
         Needs the security officer's PIN. Raises LabelInvalidError, LabelDuplicateError (KEY-10),
         KekInvalidError (bits outside 2048..4096 or no multiple of 256).
@@ -133,12 +133,14 @@ class Keystore:
         label = self._free_label(label)
         _check_bits(bits)
         if bits % 256:
-            raise KekInvalidError(f"A KEK is made in steps of 256 bits; {bits} is none.")
+            raise KekInvalidError(
+                f"The size of a new KEK is a multiple of 256 bits; {bits} is none."
+            )
         self._remove_pending()
         public_key = generate_rsa(self._token, bits, label, PENDING_LABEL)
         certificate = authority.issue_kek(label, public_key)
         trust_public_key(self._token, public_key, label)
-        return self._finish(label, certificate, public_key)
+        return self._write_certificate(label, certificate, public_key)
 
     def import_kek(
         self,
@@ -147,7 +149,7 @@ class Keystore:
         certificate: x509.Certificate,
         password: bytes | None = None,
     ) -> Kek:
-        """Take in a KEK whose private key was made elsewhere (PEM, PKCS#8 or PKCS#1).
+        """Import a KEK with its private key (PEM, PKCS#8 or PKCS#1).
 
         Completes a public-only KEK of the same label and certificate. Needs the security officer's
         PIN. Raises LabelInvalidError, LabelDuplicateError, KekDuplicateError, KekInvalidError.
@@ -156,16 +158,16 @@ class Keystore:
         public_key = _rsa_public_key(certificate)
         if spki_hash(private_key.public_key()) != spki_hash(public_key):
             raise KekInvalidError(
-                f"The private key and the certificate offered for {label!r} do not belong together."
+                f"The private key and the certificate for {label!r} do not belong together."
             )
         label = self._label_for(label, certificate)
         if self._token.private_half(public_key) is None:
             import_rsa(self._token, private_key, label, PENDING_LABEL)
         trust_public_key(self._token, public_key, label)
-        return self._finish(label, certificate, public_key)
+        return self._write_certificate(label, certificate, public_key)
 
     def import_certificate(self, label: str, certificate: x509.Certificate) -> Kek:
-        """Take in a public-only KEK (KEY-4); the same one a second time changes nothing.
+        """Import a public-only KEK (KEY-4); repeating changes nothing.
 
         Needs the security officer's PIN. Raises LabelInvalidError, LabelDuplicateError,
         KekDuplicateError, KekInvalidError.
@@ -173,13 +175,13 @@ class Keystore:
         public_key = _rsa_public_key(certificate)
         label = self._label_for(label, certificate)
         trust_public_key(self._token, public_key, label)
-        return self._finish(label, certificate, public_key)
+        return self._write_certificate(label, certificate, public_key)
 
     def remove_kek(self, kek: Kek) -> None:
-        """Remove a KEK, its private half included, for good.
+        """Remove a KEK with its private half, permanently.
 
-        Whether a cartridge still needs it is for the caller to know (POOL-3). The private half goes
-        first, so what an interruption leaves is a public-only KEK, to be removed again.
+        The caller must know that no cartridge needs it (POOL-3). The private half is removed first,
+        so an interruption leaves a public-only KEK, which can be removed again.
         """
         private = self._token.private_half(kek.public_key)
         with self._token.translate_refusal("remove a KEK"):
@@ -193,9 +195,9 @@ class Keystore:
                 found.destroy()
 
     def enroll_drive_key(self, serial: str, public_der: bytes) -> None:
-        """Have the security officer trust a drive's RSA key (SPKI, DER) to receive data keys.
+        """Make a drive's RSA key (SPKI, DER) TRUSTED as security officer.
 
-        Doing it again changes nothing. Raises KekInvalidError when the key is not RSA 2048..4096.
+        Repeating changes nothing. Raises KekInvalidError when the key is not RSA 2048..4096.
         """
         trust_public_key(self._token, check_drive_key(serial, public_der), f"drive {serial}")
 
@@ -203,8 +205,8 @@ class Keystore:
         """Return the token's P-256 private key `label`; raises KeyAbsentError."""
         return self._token.signing_key(label)
 
-    def forget(self) -> bool:
-        """Look at the token afresh from now on; say whether anything was remembered."""
+    def clear_cache(self) -> bool:
+        """Clear the cache, if there is one; return whether it held anything."""
         return False
 
     def drive_key(self, public_der: bytes) -> WrapMixin:
@@ -218,7 +220,7 @@ class Keystore:
             )
         return found
 
-    # Within
+    # Private
 
     def _certificates(self, template: dict[Attribute, Any]) -> Sequence[Any]:
         return self._token.find(
@@ -230,7 +232,7 @@ class Keystore:
         )
 
     def _kek(self, found: Any) -> Kek | None:
-        """Return the KEK that a certificate object stands for; None if it is something else's."""
+        """Return the KEK of a certificate object; None if it is not a KEK's."""
         try:
             certificate = x509.load_der_x509_certificate(found[Attribute.VALUE])
             public_key = certificate.public_key()
@@ -258,7 +260,7 @@ class Keystore:
         return label
 
     def _label_for(self, label: str, certificate: x509.Certificate) -> str:
-        """Return the label under which this certificate is or may be kept."""
+        """Return the label under which this certificate is or may be stored."""
         label = normalize_label(label)
         identity = spki_hash(_rsa_public_key(certificate))
         for kek in self.list():
@@ -272,10 +274,10 @@ class Keystore:
                 )
         return self._free_label(label)
 
-    def _finish(
+    def _write_certificate(
         self, label: str, certificate: x509.Certificate, public_key: rsa.RSAPublicKey
     ) -> Kek:
-        """Write the certificate if it is not there, which makes the KEK exist."""
+        """Write the certificate if it is absent, which completes the KEK."""
         identity = spki_hash(public_key)
         with self._token.translate_refusal("finish a KEK"):
             private: Any = self._token.private_half(public_key)
@@ -299,16 +301,18 @@ class Keystore:
         return self.find_by_hash(identity)
 
     def _remove_pending(self) -> None:
-        """Remove private halves that an interrupted run left without a certificate."""
+        """Remove private halves that an interruption left without a certificate."""
         halves = self._token.find(
             {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.KEY_TYPE: KeyType.RSA}
         )
         for private in halves:
             with self._token.translate_refusal("remove an unfinished KEK"):
-                ours = private[Attribute.LABEL] == PENDING_LABEL or private[
+                unfinished = private[Attribute.LABEL] == PENDING_LABEL or private[
                     Attribute.ID
-                ].startswith(MADE_ID)
-                if ours and not self._certificates({Attribute.ID: spki_hash(rsa_public(private))}):
+                ].startswith(RESTRICTED_ID_PREFIX)
+                if unfinished and not self._certificates(
+                    {Attribute.ID: spki_hash(rsa_public(private))}
+                ):
                     private.destroy()
 
 
@@ -319,7 +323,7 @@ def _check_bits(bits: int) -> None:
         )
 
 
-def _checked(public_key: object, whose: str) -> rsa.RSAPublicKey:
+def _check_rsa_key(public_key: object, whose: str) -> rsa.RSAPublicKey:
     if not isinstance(public_key, rsa.RSAPublicKey):
         raise KekInvalidError(f"The key of {whose} is not an RSA key.")
     _check_bits(public_key.key_size)
@@ -327,7 +331,7 @@ def _checked(public_key: object, whose: str) -> rsa.RSAPublicKey:
 
 
 def _rsa_public_key(certificate: x509.Certificate) -> rsa.RSAPublicKey:
-    return _checked(
+    return _check_rsa_key(
         certificate.public_key(), f"the certificate {certificate.subject.rfc4514_string()}"
     )
 
@@ -336,7 +340,7 @@ def _rsa_private_key(pem: bytes, password: bytes | None) -> rsa.RSAPrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, password)
     except (ValueError, TypeError) as error:
-        # TypeError: a password is missing or needless. The text of neither holds key material.
+        # TypeError: a password is missing or not needed. Neither text holds key material.
         raise KekInvalidError(f"The KEK's private key cannot be read: {error}") from None
     if not isinstance(key, rsa.RSAPrivateKey):
         raise KekInvalidError("The KEK's private key is not an RSA key.")
@@ -344,10 +348,10 @@ def _rsa_private_key(pem: bytes, password: bytes | None) -> rsa.RSAPrivateKey:
 
 
 def check_drive_key(serial: str, public_der: bytes) -> rsa.RSAPublicKey:
-    """Return a drive's wrapping key (SPKI, DER); raises KekInvalidError unless RSA 2048..4096."""
+    """Return a drive's wrapping key from SPKI, DER; raises KekInvalidError."""
     whose = f"drive {serial}" if serial else "the drive"
     try:
         public_key = serialization.load_der_public_key(public_der)
     except ValueError:
         raise KekInvalidError(f"The wrapping key of {whose} is not a public key in DER.") from None
-    return _checked(public_key, whose)
+    return _check_rsa_key(public_key, whose)

@@ -9,18 +9,16 @@ MAX_LABEL_CHARACTERS = 64
 
 
 def normalize_label(label: str) -> str:
-    """Return the label as it is kept and shown: Unicode NFC, no blanks around it.
+    """Return the label in Unicode NFC, without surrounding blanks.
 
     Raises LabelInvalidError unless 1 to 64 printable characters remain (KEY-5).
     """
     kept = unicodedata.normalize("NFC", label).strip()
     if not kept:
-        raise LabelInvalidError(
-            "A key label is empty; it should have 1 to 64 printable characters."
-        )
+        raise LabelInvalidError("A key label is empty; use 1 to 64 printable characters.")
     if not kept.isprintable():
         raise LabelInvalidError(
-            f"The key label {kept[:MAX_LABEL_CHARACTERS]!a} holds a character that cannot be "
+            f"The key label {kept[:MAX_LABEL_CHARACTERS]!a} has a character that cannot be "
             "printed; use 1 to 64 printable characters."
         )
     if len(kept) > MAX_LABEL_CHARACTERS:
@@ -33,5 +31,5 @@ def normalize_label(label: str) -> str:
 
 @lru_cache(1024)
 def label_key(label: str) -> str:
-    """Return what two labels have in common exactly when they are the same label (no case)."""
+    """Return the key by which labels are compared, without case."""
     return unicodedata.normalize("NFC", normalize_label(label).casefold())

@@ -1,8 +1,8 @@
 """The lab's certificate authority (CA) and the certificates it issues.
 
-One P-256 CA, its key in a 0600 file: it vouches within one lab and nowhere else. It issues the TLS
+The CA has a P-256 key in a file of mode 0600, and is trusted within one lab only. It issues the TLS
 certificates of key managers and of the rig, the drives' identity certificates, the key managers'
-signing certificates, and the certificates that KEKs made here bear.
+signing certificates, and the certificates of KEKs that are generated in the lab.
 """
 
 import datetime
@@ -27,14 +27,15 @@ _VALID: Final = datetime.timedelta(days=20 * 365)
 _BACKDATED: Final = datetime.timedelta(hours=1)
 _RENEWED_BEFORE: Final = datetime.timedelta(days=30)
 MAX_PEM_BYTES: Final = 64 * 1024
-"""Of a file with a certificate or a key."""
+"""Largest file with a certificate or a key."""
 _MAX_COMMON_NAME_BYTES: Final = 64
 
 
 class Role(Enum):
-    """What the holder of a signing certificate is, as an extended key usage (RFC 5280, 4.2.1.12).
+    """The role of a certificate's holder, as its extended key usage.
 
-    The identifiers are UUIDs under 2.25 (ITU-T X.667), which nobody registers.
+    See RFC 5280, 4.2.1.12. The identifiers are UUIDs under 2.25 (ITU-T X.667), which need no
+    registration.
     """
 
     DRIVE = x509.ObjectIdentifier("2.25.167273729618652200568379073662444793523")
@@ -42,7 +43,7 @@ class Role(Enum):
 
 
 class TlsFiles(Part):
-    """A TLS identity: a certificate, its key (0600) and the CA that the peer is checked against."""
+    """A TLS identity: certificate, key (mode 0600) and the CA of the peers."""
 
     certificate: LocalPath = Field(description="the path of a certificate (PEM)")
     key: LocalPath = Field(description="the path of its private key (PEM, mode 0600)")
@@ -52,16 +53,16 @@ class TlsFiles(Part):
 
 
 class CertificateAuthority:
-    """The lab's CA: opened from its directory, or made there the first time."""
+    """The lab's CA, stored in a directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Open the CA in `directory`, making it if it is not there. Raises PkiError."""
+        """Open the CA in `directory`, or create it there. Raises PkiError."""
         self.certificate_path = directory / "ca.pem"
         self._directory = directory
         private_directory(directory)
         key_path = directory / "ca.key"
         if not self.certificate_path.exists():
-            self._make(key_path)
+            self._create(key_path)
         self._key = load_p256_key(key_path)
         self.certificate = load_certificate(self.certificate_path)
         if self.certificate.public_key() != self._key.public_key():
@@ -71,16 +72,16 @@ class CertificateAuthority:
             )
 
     def issue_tls(self, name: str, hosts: tuple[str, ...] = (), *, server: bool) -> TlsFiles:
-        """Return the TLS identity `name`, made if it is not there.
+        """Return the TLS identity `name`; issue it if it is absent or unsuitable.
 
-        `hosts` are the DNS names and IP addresses that a server answers to.
+        `hosts` are the DNS names and IP addresses of a server.
         """
         files = TlsFiles(
             certificate=self._directory / f"{name}.pem",
             key=self._directory / f"{name}.key",
             ca=self.certificate_path,
         )
-        if not self._serves(files, hosts):
+        if not self._covers_hosts(files, hosts):
             key = ec.generate_private_key(ec.SECP256R1())
             usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
             builder = self._builder(name, key.public_key())
@@ -95,31 +96,32 @@ class CertificateAuthority:
     def issue_identity(
         self, name: str, public_key: ec.EllipticCurvePublicKey, role: Role
     ) -> x509.Certificate:
-        """Return a certificate for a P-256 signing key: a drive's (name = serial) or an EKM's.
+        """Return a certificate for the P-256 signing key of a drive or an EKM.
 
-        The role is its one extended key usage, so neither passes for the other, nor in TLS.
+        `name` is a drive's serial number. The role is the only extended key usage, so neither is
+        valid for the other role or in TLS.
         """
         usage = x509.ExtendedKeyUsage([role.value])
         return self._sign(self._builder(name, public_key).add_extension(usage, critical=True))
 
     def issue_kek(self, label: str, public_key: rsa.RSAPublicKey) -> x509.Certificate:
-        """Return the certificate of a KEK that the keystore made."""
+        """Return a certificate for a KEK that the keystore generated."""
         name = label if len(label.encode()) <= _MAX_COMMON_NAME_BYTES else "KEK"
         return self._sign(self._builder(name, public_key, wraps_keys=True))
 
     def identity_file(
         self, file_name: str, name: str, public_key: ec.EllipticCurvePublicKey, role: Role
     ) -> Path:
-        """Return the file of the identity certificate `name`, made anew unless it fits the key."""
+        """Return the file of an identity certificate; renew it for another key."""
         path = self._directory / f"{file_name}.pem"
-        if not path.exists() or not self._vouches(load_certificate(path), public_key):
+        if not path.exists() or not self._is_current(load_certificate(path), public_key):
             write_private(path, _pem(self.issue_identity(name, public_key, role)))
         return path
 
-    def _vouches(
+    def _is_current(
         self, certificate: x509.Certificate, public_key: ec.EllipticCurvePublicKey
     ) -> bool:
-        """Say whether this CA issued the certificate for this key and it is still to be used."""
+        """Return whether this CA's certificate is for this key and still valid."""
         try:
             certificate.verify_directly_issued_by(self.certificate)
         except (ValueError, TypeError, InvalidSignature):
@@ -127,12 +129,12 @@ class CertificateAuthority:
         ends = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
         return certificate.public_key() == public_key and ends > _RENEWED_BEFORE
 
-    def _serves(self, files: TlsFiles, hosts: tuple[str, ...]) -> bool:
-        """Say whether a TLS identity is there, sound, and names all of the hosts."""
+    def _covers_hosts(self, files: TlsFiles, hosts: tuple[str, ...]) -> bool:
+        """Return whether a TLS identity exists, is valid and names all hosts."""
         if not (files.certificate.exists() and files.key.exists()):
             return False
         certificate = load_certificate(files.certificate)
-        if not self._vouches(certificate, load_p256_key(files.key).public_key()):
+        if not self._is_current(certificate, load_p256_key(files.key).public_key()):
             return False
         try:
             names = set(
@@ -142,7 +144,7 @@ class CertificateAuthority:
             names = set()
         return {_general_name(host) for host in hosts} <= names
 
-    def _make(self, key_path: Path) -> None:
+    def _create(self, key_path: Path) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         name = _name("CA")
         builder = (
@@ -197,7 +199,7 @@ def load_certificate(path: Path) -> x509.Certificate:
 
 
 def ensure_p256_file(path: Path) -> ec.EllipticCurvePublicKey:
-    """Return the public half of the P-256 key in a file, made (mode 0600) if it is not there."""
+    """Return the public half of the P-256 key in a file; create it if absent."""
     if not path.exists():
         write_private(path, _pem_key(ec.generate_private_key(ec.SECP256R1())))
     return load_p256_key(path).public_key()

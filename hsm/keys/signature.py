@@ -1,4 +1,4 @@
-"""ECDSA P-256 signatures over SHA-256 as the rig carries them: DER (RFC 3279, 2.2.3)."""
+"""ECDSA P-256 signatures over SHA-256, in DER (RFC 3279, 2.2.3)."""
 
 from typing import Final
 
@@ -11,8 +11,10 @@ MAX_SIGNATURE_BYTES: Final = 72
 _ECDSA: Final = ec.ECDSA(hashes.SHA256())
 
 
-def signature_holds(public_key: ec.EllipticCurvePublicKey, signature: bytes, data: bytes) -> bool:
-    """Say whether `signature` (DER) is the P-256 key's signature over `data`."""
+def signature_is_valid(
+    public_key: ec.EllipticCurvePublicKey, signature: bytes, data: bytes
+) -> bool:
+    """Return whether `signature` (DER) is the key's P-256 signature of `data`."""
     if public_key.curve.name != ec.SECP256R1.name:
         return False
     try:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hsm.crash_log import guarded
+from hsm.crash_log import run_main
 from hsm.errors import TaperigError
 from hsm.validate.findings import run_probe
 from hsm.validate.probes import PROBES
@@ -92,4 +92,4 @@ def _open(request: dict[str, Any]) -> TokenUnderTest:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, "The validation worker"))
+    sys.exit(run_main(main, "The validation worker"))

@@ -75,7 +75,7 @@ def hsm_list(
         oaep = opened.oaep_hash.value
         keystore = Keystore(opened)
         keks = keystore.list()
-        guarded = {kek.spki_hash for kek in keks if keystore.is_guarded(kek)}
+        guarded = {kek.spki_hash for kek in keks if keystore.is_restricted(kek)}
     if as_json:
         print_json(
             {

@@ -10,7 +10,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hsm.crash_log import guarded
+from hsm.crash_log import run_main
 from hsm.errors import (
     KeyAbsentError,
     NotADataKeyError,
@@ -108,4 +108,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, "The secure element"))
+    sys.exit(run_main(main, "The secure element"))

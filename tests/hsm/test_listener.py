@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from hsm.listener import listen_cure, open_listener
+from hsm.listener import listen_remedy, open_listener
 
 
 class RacingPeer:
@@ -95,10 +95,10 @@ def test_listener_failure_has_the_remedy_of_its_cause(
         chosen = taken.getsockname()[1] if port is None else port
         with pytest.raises(OSError) as caught:  # noqa: PT011 - the cure is what is looked at
             open_listener(host, chosen)
-    assert listen_cure(caught.value).startswith(cure)
-    assert "another" not in listen_cure(caught.value) or port is None
+    assert listen_remedy(caught.value).startswith(cure)
+    assert "another" not in listen_remedy(caught.value) or port is None
 
 
 def test_listener_failure_on_a_low_port_is_a_missing_permission() -> None:
-    assert "1024" in listen_cure(PermissionError(errno.EACCES, "Permission denied"))
-    assert listen_cure(OSError(errno.ENOBUFS, "no")) == "correct the address and the port"
+    assert "1024" in listen_remedy(PermissionError(errno.EACCES, "Permission denied"))
+    assert listen_remedy(OSError(errno.ENOBUFS, "no")) == "correct the address and the port"

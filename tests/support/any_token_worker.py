@@ -21,7 +21,7 @@ from hsm.keys.key_generation import (
     ensure_p256,
     generate_rsa,
     import_transport_key,
-    transport_key_is,
+    transport_key_matches,
     trust_public_key,
 )
 from hsm.pkcs11.accepted_risks import TokenRisk
@@ -37,7 +37,7 @@ def seal(token: Token) -> None:
     transport, value = secrets.token_bytes(32), secrets.token_bytes(32)
     public = generate_rsa(token, 2048, "seal")
     import_transport_key(token, "seal transport", transport)
-    assert transport_key_is(token, "seal transport", transport)
+    assert transport_key_matches(token, "seal transport", transport)
     private, _ = token.unwrapping_key("seal")
     wrapped = public.encrypt(value, oaep_padding(token.oaep_hash))
     with token.unwrap_data_key(wrapped, private, token.oaep_hash, check_length=False) as data_key:

@@ -14,9 +14,9 @@ from cryptography.x509.oid import NameOID
 
 from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
 from hsm.keys.pki import Role
-from hsm.keys.signature import signature_holds
+from hsm.keys.signature import signature_is_valid
 
-REMEMBERED = 1024
+CACHED_CERTIFICATES = 1024
 """Cached certificates, which are not parsed and verified again; only valid ones."""
 _ROLE_NAMES = {Role.DRIVE: "drive", Role.KEY_MANAGER: "key manager"}
 PublicKey = ec.EllipticCurvePublicKey
@@ -51,7 +51,7 @@ def verify_identity(certificate_der: bytes, authority: x509.Certificate, role: R
     return identity
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(CACHED_CERTIFICATES)
 def _verify_certificate(
     certificate_der: bytes, authority: x509.Certificate, role: Role
 ) -> tuple[Identity, datetime, datetime]:
@@ -91,5 +91,5 @@ def _untrusted(role: Role, why: str) -> ExchangeError:
 
 def verify_signature(public_key: PublicKey, signature: bytes, data: bytes, message: str) -> None:
     """Raise ExchangeError (BAD_SIGNATURE) unless the signature is valid."""
-    if not signature_holds(public_key, signature, data):
+    if not signature_is_valid(public_key, signature, data):
         raise ExchangeError(ErrorCode.BAD_SIGNATURE, message)

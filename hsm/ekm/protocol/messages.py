@@ -88,7 +88,7 @@ class Message:
 
     def __init_subclass__(cls) -> None:
         """Sort the members into the order of their encoding, once."""
-        cls.MEMBERS = tuple(sorted(("type", *cls.FIELDS), key=deterministic_cbor.in_order))
+        cls.MEMBERS = tuple(sorted(("type", *cls.FIELDS), key=deterministic_cbor.sort_key))
         cls.READS = tuple((name, field.read) for name, field in cls.FIELDS.items())
         if "signature" in cls.FIELDS:
             after = cls.MEMBERS[cls.MEMBERS.index("signature") + 1 :]

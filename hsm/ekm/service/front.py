@@ -20,8 +20,8 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
-from hsm.child_process import die_with
-from hsm.crash_log import guarded
+from hsm.child_process import end_with_parent
+from hsm.crash_log import run_main
 from hsm.ekm.admin.channel import AdminServer
 from hsm.ekm.audit.log import AuditLog
 from hsm.ekm.config import EkmConfig, load_config, parse_config
@@ -33,7 +33,7 @@ from hsm.ekm.service.http_status import StatusServer
 from hsm.ekm.service.systemd import Supervisor
 from hsm.ekm.service.worker_pool import WorkerPool
 from hsm.errors import TaperigError
-from hsm.listener import listen_cure, open_listener
+from hsm.listener import listen_remedy, open_listener
 
 USER_ERROR = 2
 """Exit status after an error that the user can correct."""
@@ -133,7 +133,7 @@ def _listen(config: EkmConfig) -> socket.socket:
     except OSError as error:
         raise EkmError(
             f"The key manager cannot listen on {config.host}:{config.port} ({error.strerror}); "
-            f"{listen_cure(error)}."
+            f"{listen_remedy(error)}."
         ) from error
     listener.setblocking(False)
     return listener
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:
         case [path]:
             pass
         case [path, "--die-with", parent]:
-            die_with(int(parent))
+            end_with_parent(int(parent))
         case _:
             print("usage: python -m hsm.ekm.service.front CONFIG", file=sys.stderr)
             return USER_ERROR
@@ -207,4 +207,4 @@ def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, "The key manager"))
+    sys.exit(run_main(main, "The key manager"))

@@ -20,7 +20,7 @@ from hsm.ekm.config import EkmConfig
 from hsm.ekm.logs import LOG
 from hsm.ekm.protocol.errors import EkmError
 from hsm.ekm.service.worker_pool import WorkerPool
-from hsm.listener import listen_cure, open_listener
+from hsm.listener import listen_remedy, open_listener
 
 REQUEST_LIMIT = 8192
 """Longest request, in bytes."""
@@ -49,7 +49,7 @@ class StatusServer:
         except OSError as error:
             raise EkmError(
                 f"The key manager cannot listen for metrics on {_HOST}:{self._port} "
-                f"({error.strerror}), its metrics_port; {listen_cure(error)}."
+                f"({error.strerror}), its metrics_port; {listen_remedy(error)}."
             ) from error
         self._server = await asyncio.start_server(self._serve, sock=listener, limit=REQUEST_LIMIT)
         LOG.info("serving metrics", host=_HOST, port=listener.getsockname()[1])

@@ -29,8 +29,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hsm.child_process import die_with
-from hsm.crash_log import guarded
+from hsm.child_process import end_with_parent
+from hsm.crash_log import run_main
 from hsm.ekm.audit.log import AuditError, AuditLog
 from hsm.ekm.client import tls_context
 from hsm.ekm.config import EkmConfig
@@ -47,7 +47,7 @@ from hsm.ekm.service.tls_stream import TlsStream
 from hsm.ekm.service.worker_ipc import CONNECTION, MESSAGE_LIMIT, heartbeat_seconds
 from hsm.errors import TaperigError, TokenError, TokenGoneError
 from hsm.keys.data_keys import DataKeys
-from hsm.keys.keystore_cache import RememberingKeystore
+from hsm.keys.keystore_cache import CachedKeystore
 from hsm.keys.pki import load_certificate, load_p256_key
 from hsm.pkcs11.token import Token, open_token
 
@@ -389,7 +389,7 @@ def build_key_manager(
     certificate = load_certificate(config.certificate)
     partners = [_partner_key(path) for path in config.partners]
     signing_key = None if config.signing_key is None else load_p256_key(config.signing_key)
-    data_keys = DataKeys(RememberingKeystore(token), partners, signing_key)
+    data_keys = DataKeys(CachedKeystore(token), partners, signing_key)
     if certificate.public_key() != data_keys.public_key:
         where = f"the token {token.label}" if signing_key is None else f"{config.signing_key}"
         raise EkmError(
@@ -417,7 +417,7 @@ def _partner_key(path: Path) -> PublicKey:
 def main() -> int:
     """Serve on the front's socket; send the front a message on failure."""
     front = socket.socket(fileno=int(sys.argv[1]))
-    die_with(int(sys.argv[2]))
+    end_with_parent(int(sys.argv[2]))
     try:
         config: EkmConfig = pickle.load(sys.stdin.buffer)  # the pipe is the front's alone
         LOG.configure(config.log_format, config.log_level, f"worker {os.getpid()}")
@@ -442,4 +442,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, "The key manager's worker"))
+    sys.exit(run_main(main, "The key manager's worker"))

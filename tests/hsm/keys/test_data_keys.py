@@ -66,7 +66,7 @@ def test_data_key_from_an_eedk_is_the_same_key(data_keys: DataKeys, known: Outsi
     assert known.unwrap(eedk.wrapped) == known.unwrap(again.wrapped)
 
 
-def test_rewrapping_serves_only_eedks_that_were_opened_before(
+def test_prepare_rewrap_serves_only_eedks_that_were_opened_before(
     data_keys: DataKeys, lab_state: ProvisionedLab, known: OutsidePair
 ) -> None:
     drive = lab_state.drives[0].wrap_public_der
@@ -76,7 +76,7 @@ def test_rewrapping_serves_only_eedks_that_were_opened_before(
     forged = pair[0].with_signature(bytes(70))
 
     def rewrapped(*asked: bytes, volume: str = VOLUME) -> bool:
-        rewrap = data_keys.rewrapping(asked, volume, drive, OaepHash.SHA1)
+        rewrap = data_keys.prepare_rewrap(asked, volume, drive, OaepHash.SHA1)
         return rewrap is not None and rewrap() is not None
 
     assert not rewrapped(*eedks)
@@ -87,7 +87,7 @@ def test_rewrapping_serves_only_eedks_that_were_opened_before(
     with pytest.raises(EedkForgedError):
         data_keys.open_eedk(forged, VOLUME)
     assert not rewrapped(forged.encode())
-    data_keys.forget()
+    data_keys.clear_cache()
     assert not rewrapped(*eedks)
 
 

@@ -16,8 +16,8 @@ from hsm.errors import LabelUnknownError, NotADataKeyError
 from hsm.keys.data_keys import EKM_SIGNING_LABEL, DataKeys
 from hsm.keys.eedk import KeyLabel
 from hsm.keys.keystore import Keystore
-from hsm.keys.keystore_cache import REMEMBERED_SECONDS, RememberingKeystore
-from hsm.keys.signature import signature_holds
+from hsm.keys.keystore_cache import CACHE_SECONDS, CachedKeystore
+from hsm.keys.signature import signature_is_valid
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.token import Token
 from hsm.provisioning import ProvisionedLab
@@ -46,8 +46,8 @@ def now() -> list[float]:
 
 
 @pytest.fixture
-def remembering(token: Token, now: list[float]) -> RememberingKeystore:
-    return RememberingKeystore(token, clock=lambda: now[0])
+def cached_keystore(token: Token, now: list[float]) -> CachedKeystore:
+    return CachedKeystore(token, clock=lambda: now[0])
 
 
 @pytest.fixture
@@ -58,47 +58,47 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> TokenWatch:
 
 
 def test_cached_keystore_looks_up_a_key_once(
-    remembering: RememberingKeystore, watch: TokenWatch, now: list[float]
+    cached_keystore: CachedKeystore, watch: TokenWatch, now: list[float]
 ) -> None:
     def look() -> None:
-        kek = remembering.find("kek 1")
-        assert remembering.find_by_hash(kek.spki_hash) == kek
-        remembering.public_key(kek)
-        remembering.private_key(kek)
-        remembering.signing_key(EKM_SIGNING_LABEL)
+        kek = cached_keystore.find("kek 1")
+        assert cached_keystore.find_by_hash(kek.spki_hash) == kek
+        cached_keystore.public_key(kek)
+        cached_keystore.private_key(kek)
+        cached_keystore.signing_key(EKM_SIGNING_LABEL)
 
     look()
     asked = watch.count
     look()
     assert watch.count == asked
-    now[0] += REMEMBERED_SECONDS
+    now[0] += CACHE_SECONDS
     look()
     assert watch.count == 2 * asked
-    assert remembering.forget()
-    assert not remembering.forget()
+    assert cached_keystore.clear_cache()
+    assert not cached_keystore.clear_cache()
     look()
     assert watch.count == 3 * asked
 
 
 def test_cached_keystore_looks_up_absent_keys_every_time(
-    remembering: RememberingKeystore, keystore: Keystore
+    cached_keystore: CachedKeystore, keystore: Keystore
 ) -> None:
     kek = SoftKek.make("Remembered Later")
     with pytest.raises(LabelUnknownError):
-        remembering.find(kek.label)
+        cached_keystore.find(kek.label)
     keystore.import_certificate(kek.label, kek.certificate)
-    assert not remembering.find(kek.label).has_private
+    assert not cached_keystore.find(kek.label).has_private
     keystore.import_kek(kek.label, kek.pem, kek.certificate)
-    assert remembering.find(kek.label).has_private
+    assert cached_keystore.find(kek.label).has_private
 
 
 def test_cached_keystore_does_not_use_a_key_removed_by_another_process(
-    remembering: RememberingKeystore, keystore: Keystore, lab_state: ProvisionedLab
+    cached_keystore: CachedKeystore, keystore: Keystore, lab_state: ProvisionedLab
 ) -> None:
     kek = SoftKek.make("Removed Elsewhere")
     keystore.import_kek(kek.label, kek.pem, kek.certificate)
     drive = EnrolledDrive("D1", b"", lab_state.drives[0].wrap_public_der, OaepHash.SHA1)
-    service = TokenKeyService(DataKeys(remembering))
+    service = TokenKeyService(DataKeys(cached_keystore))
     made = service.generate(drive, "VOL001", (KeyLabel(kek.label),), False)
     assert run_steps(service.translate(drive, "VOL001", made.eedks)).sedk
     remove_elsewhere(lab_state, kek.label)
@@ -112,11 +112,11 @@ def test_cached_keystore_does_not_use_a_key_removed_by_another_process(
 
 
 def test_cached_keystore_looks_up_a_lost_handle_again(
-    remembering: RememberingKeystore, lab_state: ProvisionedLab, token: Token
+    cached_keystore: CachedKeystore, lab_state: ProvisionedLab, token: Token
 ) -> None:
     """A login of the security officer invalidates handles of private keys."""
     drive = EnrolledDrive("D1", b"", lab_state.drives[0].wrap_public_der, OaepHash.SHA1)
-    service = TokenKeyService(DataKeys(remembering))
+    service = TokenKeyService(DataKeys(cached_keystore))
     made = service.generate(drive, "VOL001", (KeyLabel("KEK 1"),), False)
     with token.officer():
         pass
@@ -134,16 +134,16 @@ def test_unwrap_data_key_verifies_the_length_unless_disabled(token: Token) -> No
 
 
 def test_cached_keystore_does_not_accumulate_session_copies(
-    remembering: RememberingKeystore, now: list[float]
+    cached_keystore: CachedKeystore, now: list[float]
 ) -> None:
     """A key that is used often is copied into the session once."""
     copies = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.TOKEN: False}
-    token = remembering.token
+    token = cached_keystore.token
     public_key = token.p256_public_key(EKM_SIGNING_LABEL)
     for _ in range(3):
-        key = remembering.signing_key(EKM_SIGNING_LABEL)
-        assert signature_holds(public_key, token.sign_p256(key, b"signed"), b"signed")
+        key = cached_keystore.signing_key(EKM_SIGNING_LABEL)
+        assert signature_is_valid(public_key, token.sign_p256(key, b"signed"), b"signed")
         assert len(token.find(copies)) == 1
-        now[0] += REMEMBERED_SECONDS
-    remembering.forget()
+        now[0] += CACHE_SECONDS
+    cached_keystore.clear_cache()
     assert token.find(copies) == []

@@ -29,7 +29,7 @@ from hsm.errors import (
     WrongPinError,
 )
 from hsm.keys.keystore import Keystore
-from hsm.keys.signature import signature_holds
+from hsm.keys.signature import signature_is_valid
 from hsm.pkcs11.length_check import REFERENCE_MODULI
 from hsm.pkcs11.module import login_error
 from hsm.pkcs11.oaep import OaepHash
@@ -359,10 +359,10 @@ def test_token_signs_with_its_p256_key(token: Token) -> None:
     key = token.signing_key("taperig ekm signing")
     public_key = token.p256_public_key("taperig ekm signing")
     signature = token.sign_p256(key, b"message")
-    assert signature_holds(public_key, signature, b"message")
-    assert not signature_holds(public_key, signature, b"massage")
-    assert not signature_holds(public_key, signature[:-1], b"message")
-    assert not signature_holds(public_key, b"", b"message")
+    assert signature_is_valid(public_key, signature, b"message")
+    assert not signature_is_valid(public_key, signature, b"massage")
+    assert not signature_is_valid(public_key, signature[:-1], b"message")
+    assert not signature_is_valid(public_key, b"", b"message")
     with pytest.raises(KeyAbsentError, match="'no such key'"):
         token.signing_key("no such key")
 

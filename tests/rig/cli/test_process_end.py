@@ -38,7 +38,7 @@ def log_named_in(sentence: str) -> Path:
         ("def f(): f()\nf()", "Internal error of `rig hsm list` (RecursionError"),
         ("raise MemoryError", "`rig hsm list` ran out of memory"),
         ("open('/proc/1/mem/x')", "`rig hsm list` failed: Not a directory (/proc/1/mem/x)"),
-        ("raise PermissionError(13, 'Permission denied', '/x')", "(/x); see to its access rights"),
+        ("raise PermissionError(13, 'Permission denied', '/x')", "(/x); change its access rights"),
         ("raise BrokenPipeError(32, 'Broken pipe')", "`rig hsm list` failed: Broken pipe"),
         ("raise ModuleNotFoundError('', name='yaml')", "needs the Python package yaml"),
     ],
