@@ -16,11 +16,11 @@ from rig.results.events import TaskDisplay
 
 
 class BoardChoiceError(TaperigError):
-    """A board was asked for that the lab does not have."""
+    """The board that was asked for is not in the lab."""
 
 
 def choose_board(lab: Lab, asked: str | None) -> str:
-    """The board to use: the one asked for, else that of the first drive."""
+    """Return the board to use: the one asked for, else the first drive's."""
     if asked is None:
         return lab.drives_of(lab.run_node)[0].board
     if asked not in lab.boards:
@@ -40,7 +40,9 @@ def open_board(
     waves: Path | None = None,
     log: Path | None = None,
 ) -> Iterator[Board]:
-    """A board, opened and answering; a simulation is built first when its sources are new.
+    """Open a board.
+
+    A simulation is built first when its sources are new.
 
     A simulation may be starting still: the first access waits for it.
 
@@ -75,6 +77,6 @@ def open_board(
 
 @contextmanager
 def open_engine(lab: Lab, asked: str | None, report: TaskDisplay) -> Iterator[Engine]:
-    """The engine of a board, without drive or keys: for known answers."""
+    """Open the engine of a board, without drive or keys."""
     with open_board(lab, choose_board(lab, asked), report) as board:
         yield Engine(board)

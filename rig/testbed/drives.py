@@ -33,7 +33,10 @@ class OpenDrive:
 
 
 class StartedDrive:
-    """A drive whose board and secure element are starting, each in a process of its own."""
+    """A drive whose board and secure element are starting.
+
+    Each has a process of its own.
+    """
 
     def __init__(
         self,
@@ -47,7 +50,10 @@ class StartedDrive:
         waves: Path | None = None,
         log: Path | None = None,
     ) -> None:
-        """Start both; they are closed with `stack`. `board` takes the place of the drive's own."""
+        """Start both; `stack` closes them.
+
+        `board` replaces the drive's own.
+        """
         made = provisioned.drive(unit.serial)
         self._unit = unit
         self._authority = load_certificate(provisioned.ca).public_bytes(Encoding.DER)

@@ -1,4 +1,4 @@
-"""The key side of a lab: what lab.yaml says, as the key modules want it.
+"""Tokens, keys and key managers of a lab, from its lab file.
 
 The rig makes its SoftHSM tokens itself; a token of the user's own is taken as it is.
 """
@@ -24,7 +24,7 @@ from rig.ve.ekm.resolver import resolver
 
 
 def plan(lab: Lab, state: Path, drives: Sequence[str] | None = None) -> ProvisioningPlan:
-    """Return what the lab wants of its key side, by default with all its drives.
+    """Return the plan of provisioning of a lab, by default for all drives.
 
     Tokens are those of the key managers that the rig starts, the first key manager's in any case.
     """
@@ -52,12 +52,18 @@ def provision(
     drives: Sequence[str] | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> ProvisionedLab:
-    """Make what the lab lacks of tokens, KEKs, certificates and drives, by default all drives."""
+    """Provision the lab's missing tokens, KEKs, certificates and drives.
+
+    By default, all drives.
+    """
     return provisioning.provision(plan(lab, state, drives), progress)
 
 
 def require_keks(lab: Lab, node: str, provisioned: ProvisionedLab) -> None:
-    """Raise LabError for a key of the node's pools that no token has and none may make."""
+    """Raise LabError for a key of the node's pools that no token has.
+
+    A key that may be made is not missing.
+    """
     absent = {label_key(label) for label in provisioned.absent}
     for label in lab.labels_of(node):
         if label_key(label) in absent:
@@ -69,7 +75,10 @@ def require_keks(lab: Lab, node: str, provisioned: ProvisionedLab) -> None:
 
 
 def token_config(lab: Lab, name: str, state: Path) -> TokenConfig:
-    """How to open one of the lab's tokens; raises ModuleAbsentError without SoftHSM."""
+    """Return how to open one of the lab's tokens.
+
+    Raises ModuleAbsentError without SoftHSM.
+    """
     token = lab.tokens[name]
     said = {field: value for field, value in token if value is not None}
     module = said.pop("module")
@@ -79,7 +88,9 @@ def token_config(lab: Lab, name: str, state: Path) -> TokenConfig:
 
 
 def ekm_config(ekm: EkmUnit, provisioned: ProvisionedLab) -> EkmConfig:
-    """The configuration of a key manager that the rig starts; its drives are in its table.
+    """Return the configuration of a key manager that the rig starts.
+
+    Its drive table has the lab's drives.
 
     Raises LabError for one on a token that is not this lab's to prepare.
     """
@@ -94,7 +105,10 @@ def ekm_config(ekm: EkmUnit, provisioned: ProvisionedLab) -> EkmConfig:
 
 
 def endpoint(ekm: EkmUnit, provisioned: ProvisionedLab, port: int | None = None) -> EkmEndpoint:
-    """Where the rig finds a key manager; ``port`` is the real one when the lab says any (0)."""
+    """Return the address of a key manager, and the rig's certificate for it.
+
+    ``port`` is the actual port when the lab file says any (0).
+    """
     return EkmEndpoint(ekm.host, port or ekm.port, provisioned.rig_tls, ekm.name)
 
 
@@ -102,7 +116,9 @@ def endpoint(ekm: EkmUnit, provisioned: ProvisionedLab, port: int | None = None)
 def open_proxy(
     lab: Lab, ekms: Sequence[EkmUnit], provisioned: ProvisionedLab, events: EventLog | None = None
 ) -> Iterator[EkmProxy]:
-    """Start these key managers where the lab says so; the first is the primary.
+    """Start the key managers that the lab starts, and connect to all.
+
+    The first is the primary.
 
     ``events`` is told of those that are lost and come back.
     """

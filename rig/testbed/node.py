@@ -1,4 +1,4 @@
-"""Open a node: the lab's own, for `rig ve`, or one that a run makes and throws away.
+"""Open a node: the lab's own for `rig ve`, or one for a single run.
 
 The lab's node is under `ve/NAME` in the state folder. What the lab file says of its pools and
 constructs is entered when the node does not know them yet; after that, `rig ve pools` and
@@ -43,7 +43,7 @@ from rig.ve.tape.cartridge_store import CartridgeStore
 
 
 def choose_node(lab: Lab, asked: str | None) -> str:
-    """The node asked for, else the first of the lab."""
+    """Return the node asked for, else the first of the lab."""
     if asked is None:
         return lab.run_node
     if asked not in lab.nodes:
@@ -52,12 +52,12 @@ def choose_node(lab: Lab, asked: str | None) -> str:
 
 
 def node_folder(state: Path, name: str) -> Path:
-    """Where a node keeps what it has."""
+    """Return the folder of a node."""
     return state / "ve" / name
 
 
 def node_settings(lab: Lab, name: str) -> NodeSettings:
-    """What the lab file says of a node."""
+    """Return the settings of a node from the lab file."""
     unit = lab.nodes[name]
     return NodeSettings(name, int(unit.cache_mb * 1e6), int(unit.cartridge_mb * 1e6))
 
@@ -101,7 +101,10 @@ def open_node(
 
 @contextmanager
 def open_catalogue(state: Path, lab: Lab, name: str, report: TaskDisplay) -> Iterator[Catalogue]:
-    """The catalogue of a node, to look at; made by opening the node once when it is not there."""
+    """Open the catalogue of a node to read it.
+
+    When there is none, the node is opened once, which creates it.
+    """
     path = node_folder(state, name) / FILE
     if not path.exists():
         with open_node(lab, name, state, report, drives=False):
@@ -114,7 +117,7 @@ def open_catalogue(state: Path, lab: Lab, name: str, report: TaskDisplay) -> Ite
 
 
 def _offline(lab: Lab, folder: Path) -> dict[str, str]:
-    """Drives that the node may not use, and why (PRE-1, PRE-2, PRE-5)."""
+    """Return drives that the node may not use, and why (PRE-1, PRE-2, PRE-5)."""
     if lab.installation is None:
         return {}
     encrypted = False
@@ -133,7 +136,7 @@ def _offline(lab: Lab, folder: Path) -> dict[str, str]:
 
 
 def _tell_offline(node: Node, offline: Mapping[str, str]) -> None:
-    """An intervention for each drive that is offline, for as long as it is."""
+    """Raise an intervention for each drive that is offline; clear others'."""
     now = node.clock.now()
     with node.change() as session:
         for row in session.scalars(select(DriveRow.serial)):
@@ -144,7 +147,7 @@ def _tell_offline(node: Node, offline: Mapping[str, str]) -> None:
 
 
 def _seed(node: Node, lab: Lab, unit: NodeUnit) -> None:
-    """Enter pools and constructs that the node does not know, and its first cartridges."""
+    """Enter new pools and constructs of the lab, and the first cartridges."""
     with node.change() as session:
         fresh = session.scalar(select(PoolRow.number).limit(1)) is None
         for number, pool in sorted((lab.pools if unit.pools is None else unit.pools).items()):
@@ -161,7 +164,7 @@ def _seed(node: Node, lab: Lab, unit: NodeUnit) -> None:
 
 
 class RunNodes:
-    """The nodes of one run, with their catalogues and cartridges, under the run's folder.
+    """The nodes of one run, under the run's folder.
 
     The lab's own nodes are not touched. Once a run has passed, its nodes are of no use.
     """
@@ -183,7 +186,9 @@ class RunNodes:
         cartridge_bytes: int,
         cartridges: int,
     ) -> Iterator[Node]:
-        """Open a node on the drive and key managers of a session; make it when it is absent.
+        """Open a node on a session's drive and key managers.
+
+        It is created when absent.
 
         It gets a storage group for each pool (`storage_group`), and blank cartridges.
         """
@@ -206,7 +211,7 @@ class RunNodes:
             yield node
 
     def discard(self) -> list[str]:
-        """Remove the nodes; tell the key managers that their cartridges are gone.
+        """Remove the nodes and report their cartridges to the key managers.
 
         Returns a sentence for each key manager that the rig cannot tell.
         """
@@ -248,12 +253,14 @@ def _forget(session: LabSession, gone: Sequence[tuple[str, bytes]]) -> Iterator[
 
 
 def storage_group(pool: int) -> str:
-    """Return the storage group whose primary pool is this one, on a node of a run."""
+    """Return the storage group of a pool, on a node of a run."""
     return f"POOL{pool}"
 
 
 def next_volsers(node: Node, count: int) -> Sequence[str]:
-    """Name so many VOLSERs that the node does not have: TAP001 to TAP999, then T01000 and on.
+    """Return VOLSERs that the node does not have.
+
+    They are TAP001 to TAP999, then T01000 and on.
 
     Raises NodeError when there are not so many.
     """

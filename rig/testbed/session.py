@@ -1,4 +1,7 @@
-"""Open a lab's drives and key managers together; close them in the opposite order."""
+"""Open a lab's drives and key managers together.
+
+They are closed in the opposite order.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,10 @@ class LabSession:
 
 
 def choose_drive(lab: Lab, board: str) -> DriveUnit:
-    """Return the run's first drive on a board; its first when the board was asked for by hand."""
+    """Return the first drive of a run on a board.
+
+    When the board was asked for by hand and has no drive, it is the first drive of the run.
+    """
     drives = lab.drives_of(lab.run_node)
     return next((drive for drive in drives if drive.board == board), drives[0])
 
@@ -62,7 +68,7 @@ def open_session(
     waves: Path | None = None,
     log: Path | None = None,
 ) -> Iterator[LabSession]:
-    """Provision what is missing, start boards, key managers and secure elements; open all.
+    """Provision, and start boards, key managers and secure elements.
 
     `board` takes the place of the drives' own; `waves` and `log` are files for its simulation.
     Raises EkmUnavailable, with `reach_key_manager`, when no key manager answers.

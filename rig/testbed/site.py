@@ -1,4 +1,4 @@
-"""A site's key side, whole: a token, an authority and a pair of key managers of its own.
+"""A site: a token, an authority and two key managers of its own.
 
 Sites know of each other by certificates only: those of KEKs, under labels that each site chooses,
 and those by which key managers sign EEDKs. The drive travels: it shows the same certificate and
@@ -30,7 +30,7 @@ PAIR = ("primary", "secondary")
 
 @dataclass
 class KeySite:
-    """One site: what it holds, and its key managers while they run."""
+    """One site, and its key managers while they run."""
 
     name: str
     folder: Path
@@ -43,7 +43,7 @@ class KeySite:
     provisioned: ProvisionedLab = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make what the site lacks."""
+        """Provision what the site lacks."""
         self._provision()
 
     def _provision(self) -> None:
@@ -57,15 +57,15 @@ class KeySite:
 
     @property
     def ca_der(self) -> bytes:
-        """The authority that a drive believes here (X.509 DER)."""
+        """The authority that a drive trusts here (X.509 DER)."""
         return load_certificate(self.provisioned.ca).public_bytes(Encoding.DER)
 
     def certificate(self, label: str) -> bytes:
-        """The certificate (DER) of one of the site's own KEKs, for other sites."""
+        """Return the certificate (DER) of one of the site's own KEKs."""
         return self.provisioned.first_token.keks[label]
 
     def take_in(self, other: KeySite, labels: Mapping[str, str]) -> None:
-        """Take in another site's certificates: its KEKs, each under a label of here, and its EKM's.
+        """Import another site's certificates: of its KEKs and its EKM.
 
         ``labels`` gives the other site's label by the one that the key gets here.
         """
@@ -77,7 +77,10 @@ class KeySite:
         self._provision()
 
     def ekm_config(self, which: str) -> EkmConfig:
-        """The configuration of one of the pair, on any free port; the drive is in its table."""
+        """Return the configuration of one key manager, on any free port.
+
+        Its drive table has the drive.
+        """
         config = lab_config(self.provisioned, port=0, name=which)
         config = config.replace(drive_ca=self.drive_ca, partners=tuple(self.partners))
         mine = self.drive
@@ -86,7 +89,7 @@ class KeySite:
         return config
 
     def start(self, which: str) -> EkmProcess:
-        """Start one of the pair, on the port that it had before if it was started before."""
+        """Start one key manager; a second start uses the same port."""
         before = self.running.get(which)
         config = self.ekm_config(which)
         if before is not None:
@@ -100,7 +103,7 @@ class KeySite:
             process.stop()
 
     def endpoints(self) -> Sequence[EkmEndpoint]:
-        """Where the running key managers are, the primary first."""
+        """Return the addresses of the running key managers, primary first."""
         return [
             EkmEndpoint(
                 process.host, process.port, self.provisioned.rig_tls, f"{self.name}-{which}"
@@ -113,7 +116,7 @@ class KeySite:
 def serving(
     site: KeySite, events: EventLog, observer: Observer | None = None
 ) -> Iterator[EkmProxy]:
-    """Start a site's pair of key managers and connect to both; they stop at the end."""
+    """Start a site's key managers and connect; stop them at the end."""
     with ExitStack() as stack:
         stack.callback(site.stop)
         for which in PAIR:

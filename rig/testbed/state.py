@@ -1,4 +1,4 @@
-"""Where the rig keeps what outlives a run: tokens, certificates, cartridges, results.
+"""The state folder: tokens, certificates, cartridges, results.
 
 ``$TAPERIG_STATE`` names the folder; without it, the user's own state folder is taken
 (``~/.local/state/taperig`` on Linux). Never a system path.
@@ -34,14 +34,16 @@ def state_path() -> Path:
 
 
 def state_dir() -> Path:
-    """The state folder, made when absent with access for its owner only."""
+    """Return the state folder; create it with access for its owner only."""
     return private_folder(state_path())
 
 
 def private_folder(
     path: Path, cure: str = f"set {ENVIRONMENT} to a folder that you can write"
 ) -> Path:
-    """Make a folder that only its owner may enter; an existing one is left as it is.
+    """Create a folder that only its owner may enter.
+
+    An existing one is left as it is.
 
     ``cure`` is what to do when it cannot be used. Raises StateError.
     """
@@ -56,7 +58,7 @@ def private_folder(
 
 @contextmanager
 def used_alone(state: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Keep other commands out of a state folder that would use the same drives.
+    """Lock a state folder against commands that would use its drives.
 
     What an earlier version left in it is taken over; `say` is told.
     """
@@ -74,7 +76,7 @@ def used_alone(state: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _take_over_older_cartridges(state: Path) -> list[str]:
-    """Move cartridges that versions before kept beside the runs into the folder of a run.
+    """Move an earlier version's cartridges into the folder of a run.
 
     No command uses them any more, so nothing is refused when they cannot be moved. Returns what
     was done, a sentence each.
@@ -100,7 +102,9 @@ def _take_over_older_cartridges(state: Path) -> list[str]:
 
 
 def new_run_dir(state: Path, out: Path | None) -> Path:
-    """The folder of this run's results: ``out``, or a new one under the state folder.
+    """Return the folder of a run's results: ``out``, or a new one.
+
+    A new one is under the state folder.
 
     Runs under the state folder are named by the time they began, so that they sort.
     """
