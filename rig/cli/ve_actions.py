@@ -261,7 +261,7 @@ def clock(
     from rig.testbed.node import choose_node, node_folder
     from rig.testbed.state import state_dir
     from rig.ve.node import reset_clock
-    from rig.ve.operator_views import when
+    from rig.ve.operator_views import utc_text
 
     if reset and advance:
         raise OptionError("--reset and --advance do not go together; give one after the other.")
@@ -272,7 +272,7 @@ def clock(
         with working(lab, node, drives=False) as (opened, _):
             opened.advance(advance)
     with looking(checked, node) as (_, now, _):
-        print_json({"time": when(now)}) if as_json else print(f"{when(now)} UTC")
+        print_json({"time": utc_text(now)}) if as_json else print(f"{utc_text(now)} UTC")
 
 
 @ve_app.command("write", rich_help_panel=VOLUMES)

@@ -70,7 +70,7 @@ def working(
     from rig.report.console import ConsoleReport
     from rig.results.events import EventLog
     from rig.testbed.node import choose_node, open_node
-    from rig.testbed.state import state_dir, used_alone
+    from rig.testbed.state import locked_state, state_dir
 
     checked, state = lab_of(lab), state_dir()
     report, events = ConsoleReport(error_stream=quiet), EventLog()
@@ -80,7 +80,7 @@ def working(
             yield opened, report
         return
     with (
-        used_alone(state, report.line),
+        locked_state(state, report.line),
         open_node(checked, name, state, report, events) as opened,
     ):
         for line in opened.recovered:

@@ -256,10 +256,10 @@ def reclaim_plan(
     """Show the physical volumes eligible for reclaim, in their order."""
     from rig.cli.tables import print_table
     from rig.ve import operator_views
-    from rig.ve.scheduler import planned
+    from rig.ve.scheduler import current_reclaim_plan
 
     with looking(lab_of(lab), node) as (session, now, _):
-        shown = operator_views.plan(planned(session, now, limit))
+        shown = operator_views.plan(current_reclaim_plan(session, now, limit))
     if as_json:
         print_json(shown)
         return

@@ -39,7 +39,7 @@ class Host:
 
         Raises CacheFullError when one is not on tape.
         """
-        self.node.let_go(self.node.settings.cache_bytes)
+        self.node.free_cache(self.node.settings.cache_bytes)
 
     def recall(self, volumes: Sequence[VolumeFile]) -> None:
         """Recall volumes from tape; the cache must not have them."""

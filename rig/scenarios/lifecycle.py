@@ -59,7 +59,7 @@ class Lifecycle:
     def judge(self, words: str, rules: tuple[str, ...]) -> None:
         """Check that volumes read back equal, and that the node agrees."""
         settings = self.node.settings
-        self.node.let_go(settings.cache_bytes)
+        self.node.free_cache(settings.cache_bytes)
         different = [name for name, data in self.contents.items() if self._read(name) != data]
         self.stage.check(
             f"{words}: every volume is read back from tape byte for byte",

@@ -53,7 +53,7 @@ class Migration(Scenario):
 
     def _recall(self, lifecycle: Lifecycle, rows: list[tuple[str, ...]]) -> None:
         """Recall in tape order; volumes go to the new pool at their unload."""
-        lifecycle.node.let_go(lifecycle.node.settings.cache_bytes)
+        lifecycle.node.free_cache(lifecycle.node.settings.cache_bytes)
         names = list(lifecycle.contents)
         half = len(names) // 2
         lifecycle.node.recall_job(names[:half])

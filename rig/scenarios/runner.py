@@ -26,7 +26,7 @@ from rig.scenarios.diagnosis import gates_at_fault
 from rig.scenarios.host_files import capped, files_of, machine_files
 from rig.testbed.boards import choose_board
 from rig.testbed.session import choose_drive, open_session
-from rig.testbed.state import new_run_dir, used_alone
+from rig.testbed.state import new_run_dir, locked_state
 
 SCENARIOS: Final = {
     "round_trip": "RoundTrip",
@@ -160,7 +160,7 @@ def _run_all(
     run.notices = events.notices
     with (
         ThreadPoolExecutor(1, "load") as loader,
-        used_alone(state, report.line),
+        locked_state(state, report.line),
     ):
         loading = loader.submit(_load, names)  # while the processes of the lab start
         with open_session(

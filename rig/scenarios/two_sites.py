@@ -59,8 +59,8 @@ class TwoSites(Scenario):
         with stage.report.task("preparing both sites"):
             main = KeySite("main", folder / "main", (KEY, LOST_KEY), drive, provisioned.ca)
             dr = KeySite("dr", folder / "dr", (KEY,), drive, provisioned.ca)
-            main.take_in(dr, {DR_KEY_AT_MAIN: KEY})
-            dr.take_in(main, {MAIN_KEY_AT_DR: KEY})
+            main.import_certificates(dr, {DR_KEY_AT_MAIN: KEY})
+            dr.import_certificates(main, {MAIN_KEY_AT_DR: KEY})
         _Cartridges(stage, main, dr).run()
 
 

@@ -64,7 +64,7 @@ class KeySite:
         """Return the certificate (DER) of one of the site's own KEKs."""
         return self.provisioned.first_token.keks[label]
 
-    def take_in(self, other: KeySite, labels: Mapping[str, str]) -> None:
+    def import_certificates(self, other: KeySite, labels: Mapping[str, str]) -> None:
         """Import another site's certificates: of its KEKs and its EKM.
 
         ``labels`` gives the other site's label by the one that the key gets here.

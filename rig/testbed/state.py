@@ -57,7 +57,7 @@ def private_folder(
 
 
 @contextmanager
-def used_alone(state: Path, say: Callable[[str], None]) -> Iterator[None]:
+def locked_state(state: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Lock a state folder against commands that would use its drives.
 
     What an earlier version left in it is taken over; `say` is told.

@@ -1,8 +1,9 @@
 """A node: one virtualization engine with catalogue, cache and drives.
 
-The host's side (`write`, `read`, `unload`, `expire`) works on the cache and the catalogue. What
-that orders, `work` carries out with all drives; what fails stays ordered. `serve` does so until it
-is told to stop, and so resumes by itself what had to wait, for a key manager for instance (EKM-9).
+The host's side (`write`, `read`, `unload`, `expire`) works on the cache and the catalogue. The tape
+jobs that it orders, `work` runs on all drives; what fails stays ordered. `serve` repeats `work`
+until it is stopped, and so resumes by itself what had to wait, for a key manager for instance
+(EKM-9).
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ CARTRIDGES = "cartridges"
 MAX_INSERT = 10_000
 """Cartridges that are inserted at once at most."""
 
-MOST_TOGETHER = 100
+MAX_BATCH_VOLUMES = 100
 """Volumes of `write_files` that are acknowledged together at most."""
 
-TOGETHER_BYTES = 32_000_000
+MAX_BATCH_BYTES = 32_000_000
 """Data of volumes that are acknowledged together, bytes; at least one volume."""
 
 
@@ -180,7 +181,7 @@ class Node:
                 case NoticeKind.CLEARED:
                     operator_messages.clear_intervention(session, subject, now)
                 case NoticeKind.HOSTS:
-                    operator_messages.tell_hosts(session, notice.text, now, subject)
+                    operator_messages.notify_hosts(session, notice.text, now, subject)
                 case NoticeKind.CALL_HOME:
                     operator_messages.call_home(session, notice.text, now, subject)
 
@@ -267,10 +268,12 @@ class Node:
         incoming = [_Incoming.of(file) for file in files]
         names = [each.name for each in incoming]
         if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise NodeError(f"The logical volume {twice} is given twice; give each its own name.")
+            duplicate = next(name for name in names if names.count(name) > 1)
+            raise NodeError(
+                f"The logical volume {duplicate} is given twice; give each its own name."
+            )
         while incoming:
-            batch = _first(incoming)
+            batch = _first_batch(incoming)
             while True:
                 try:
                     written = self._write(batch, storage_group, management_class, mounted=False)
@@ -308,8 +311,8 @@ class Node:
                 before = {row.name: row for row in session.scalars(query)}
                 constructs = {
                     name: (
-                        _kept(storage_group, row.storage_group if row else ""),
-                        _kept(management_class, row.management_class if row else ""),
+                        _or_previous(storage_group, row.storage_group if row else ""),
+                        _or_previous(management_class, row.management_class if row else ""),
                     )
                     for name, row in ((name, before.get(name)) for name in names)
                 }
@@ -488,7 +491,7 @@ class Node:
 
     # The cache
 
-    def let_go(self, size: int) -> None:
+    def free_cache(self, size: int) -> None:
         """Evict volumes until `size` bytes of the cache are free.
 
         Raises CacheFullError.
@@ -582,17 +585,17 @@ class _Incoming:
         )
 
 
-def _first(incoming: Sequence[_Incoming]) -> Sequence[_Incoming]:
+def _first_batch(incoming: Sequence[_Incoming]) -> Sequence[_Incoming]:
     """Return as many as are acknowledged together: at least one."""
     size = 0
-    for count, each in enumerate(incoming[:MOST_TOGETHER]):
+    for count, each in enumerate(incoming[:MAX_BATCH_VOLUMES]):
         size += each.size
-        if count and size > TOGETHER_BYTES:
+        if count and size > MAX_BATCH_BYTES:
             return incoming[:count]
-    return incoming[:MOST_TOGETHER]
+    return incoming[:MAX_BATCH_VOLUMES]
 
 
-def _kept(given: str | None, before: str) -> str:
+def _or_previous(given: str | None, before: str) -> str:
     return before if given is None else given
 
 

@@ -29,7 +29,7 @@ from rig.ve.reclaim_planner import ReclaimPlan
 Row = dict[str, Any]
 
 
-def when(seconds: float | None) -> str | None:
+def utc_text(seconds: float | None) -> str | None:
     """Return a time as text: UTC, to the second."""
     if seconds is None:
         return None
@@ -49,7 +49,7 @@ def status(session: Session, now: float, cache_bytes: int) -> Row:
     waiting = select(func.count()).select_from(PremigrationRow)
     opened = select(func.count()).select_from(EventRow)
     return {
-        "time": when(now),
+        "time": utc_text(now),
         "logical_volumes": volumes,
         "bytes": total,
         "in_cache": cached,
@@ -139,8 +139,8 @@ def volumes(session: Session, names: list[str] | None = None) -> Iterator[Row]:
             "size": row.size,
             "storage_group": row.storage_group,
             "management_class": row.management_class,
-            "written": when(row.written),
-            "accessed": when(row.accessed),
+            "written": utc_text(row.written),
+            "accessed": utc_text(row.accessed),
             "in_cache": row.in_cache,
             "mounted": row.mounted,
             "copies": copies,
@@ -198,9 +198,9 @@ def physical(row: PhysicalRow) -> Row:
         "active_percent": round(_active(row), 1),
         "active_volumes": row.active_volumes,
         "active_bytes": row.active_bytes,
-        "last_written": when(row.last_written),
-        "last_accessed": when(row.last_accessed),
-        "last_inactivated": when(row.last_inactivated),
+        "last_written": utc_text(row.last_written),
+        "last_accessed": utc_text(row.last_accessed),
+        "last_inactivated": utc_text(row.last_inactivated),
         "move_to_pool": row.move_pool,
     }
 
@@ -272,11 +272,11 @@ def events(session: Session, *kinds: str, only_open: bool = False) -> list[Row]:
         query = query.where(EventRow.cleared.is_(None))
     return [
         {
-            "time": when(row.at),
+            "time": utc_text(row.at),
             "kind": row.kind,
             "subject": row.subject,
             "text": row.text,
-            "cleared": when(row.cleared),
+            "cleared": utc_text(row.cleared),
         }
         for row in session.scalars(query)
     ]
@@ -293,7 +293,7 @@ def statistics(session: Session, hours: int) -> list[Row]:
         entry = found.setdefault(
             (begin, row.pool),
             {
-                "from": when(begin * 3600.0),
+                "from": utc_text(begin * 3600.0),
                 "pool": row.pool,
                 "encrypted_volumes": 0,
                 "encrypted_bytes": 0,
@@ -313,7 +313,7 @@ def plan(found: ReclaimPlan) -> Row:
         "eligible": found.eligible,
         "inhibited_until": None
         if found.inhibited_until is None
-        else (when(found.inhibited_until) if found.inhibited_until != float("inf") else "ever"),
+        else (utc_text(found.inhibited_until) if found.inhibited_until != float("inf") else "ever"),
         "candidates": [
             {
                 "volser": each.volume.volser,

@@ -1,8 +1,8 @@
 """Prerequisites of encryption and their order (PRE-1 to PRE-6).
 
-An `Installation` is what stands on the floor, as plain values. `findings` says everything that is
-wrong with it, each with its rule, the part that it is about and what to do; `drives_in_use` says
-which drives the VE uses; `next_step` which step of the installation comes next.
+An `Installation` is the installed hardware, as plain values. `findings` returns everything that is
+wrong with it, each with its rule, the part that it is about and what to do; `drives_in_use` returns
+which drives the VE uses; `next_step` the next step of the installation.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class InstalledDrive:
     """Whether it runs in E05 mode; otherwise it emulates a J1A."""
     method: EncryptionMethod = EncryptionMethod.SYSTEM
     verified: bool = True
-    """Whether somebody made sure, at the drive, that it is encryption-capable."""
+    """Whether it was verified, at the drive, that it is encryption-capable."""
 
     @property
     def capable(self) -> bool:

@@ -13,19 +13,19 @@ from hsm.errors import TaperigError
 from rig.ve.catalogue import operator_messages, transactions
 from rig.ve.catalogue.model import SCRATCH_POOL, TapeEncryption
 from rig.ve.catalogue.schema import LogicalRow, PhysicalRow
-from rig.ve.tape.jobs import NodeParts, settle_cartridge
+from rig.ve.tape.jobs import NodeParts, reconcile_cartridge
 
 
 def recover(parts: NodeParts, capacity_bytes: int) -> list[str]:
     """Make everything agree; return what was found, one sentence each."""
-    found = list(_cut_off_writes(parts))
-    found += _unknown_cartridges(parts, capacity_bytes)
-    found += _left_files(parts)
-    found += _lost_sessions(parts)
-    return found
+    messages = list(_reconcile_interrupted_writes(parts))
+    messages += _enter_unknown_cartridges(parts, capacity_bytes)
+    messages += _remove_leftover_files(parts)
+    messages += _unload_lost_sessions(parts)
+    return messages
 
 
-def _cut_off_writes(parts: NodeParts) -> list[str]:
+def _reconcile_interrupted_writes(parts: NodeParts) -> list[str]:
     """Reconcile the cartridges that were being written.
 
     No other cartridge can differ from the catalogue.
@@ -33,41 +33,41 @@ def _cut_off_writes(parts: NodeParts) -> list[str]:
     with parts.catalogue.reading() as session:
         query = select(PhysicalRow.volser).where(PhysicalRow.writing_pool.is_not(None))
         volsers = list(session.scalars(query))
-    found = []
+    messages = []
     for volser in volsers:
         subject = f"cartridge {volser}"
         now = parts.clock.now()
         try:
-            what = settle_cartridge(parts, volser)
+            what = reconcile_cartridge(parts, volser)
         except TaperigError as error:
-            found.append(f"{volser}: {error}")
+            messages.append(f"{volser}: {error}")
             with parts.catalogue.transaction() as session:
                 operator_messages.raise_intervention(session, subject, str(error), now)
             continue
-        found.append(f"{volser}: its writing was cut off: {what}")
+        messages.append(f"{volser}: its writing was cut off: {what}")
         with parts.catalogue.transaction() as session:
             operator_messages.clear_intervention(session, subject, now)
-    return found
+    return messages
 
 
-def _unknown_cartridges(parts: NodeParts, capacity_bytes: int) -> list[str]:
+def _enter_unknown_cartridges(parts: NodeParts, capacity_bytes: int) -> list[str]:
     """Enter blank cartridges that the catalogue does not know.
 
     Their insertion was interrupted. One with data is left to the operator.
     """
     with parts.catalogue.reading() as session:
         known = set(session.scalars(select(PhysicalRow.volser)))
-    found = []
+    messages = []
     for volser in sorted(set(parts.cartridges.volsers()) - known):
         try:
             blank = parts.cartridges.inspect(volser).encryption is TapeEncryption.BLANK
         except TaperigError as error:
-            found.append(str(error))
+            messages.append(str(error))
             continue
         if blank:
             insert(parts, volser, capacity_bytes)
-            found.append(f"{volser}: a blank cartridge that was not entered yet")
-    return found
+            messages.append(f"{volser}: a blank cartridge that was not entered yet")
+    return messages
 
 
 def insert(parts: NodeParts, volser: str, capacity_bytes: int) -> None:
@@ -79,7 +79,7 @@ def insert(parts: NodeParts, volser: str, capacity_bytes: int) -> None:
         transactions.enter_facts(row, facts)
 
 
-def _left_files(parts: NodeParts) -> list[str]:
+def _remove_leftover_files(parts: NodeParts) -> list[str]:
     """Remove cache files that the catalogue lacks, and all staged files."""
     with parts.catalogue.reading() as session:
         rows = session.execute(
@@ -93,7 +93,7 @@ def _left_files(parts: NodeParts) -> list[str]:
     return [f"{path.name}: left over from something that was cut off" for path in left]
 
 
-def _lost_sessions(parts: NodeParts) -> list[str]:
+def _unload_lost_sessions(parts: NodeParts) -> list[str]:
     """Unload what hosts had mounted.
 
     Their sessions ended with the process.

@@ -21,7 +21,7 @@ from rig.ve.catalogue.model import VolumeState
 from rig.ve.catalogue.schema import CopyRow, DriveRow, PhysicalRow, PoolRow, PremigrationRow
 from rig.ve.ekm.relay import NoKeyManager, OneAtATime, Relay
 from rig.ve.reclaim_planner import ReclaimPlan, plan_reclaim
-from rig.ve.tape.jobs import NodeParts, TapeWork
+from rig.ve.tape.jobs import NodeParts, TapeJobs
 from rig.ve.tape.rekey import RekeyReport, rekey_to_pool
 from rig.ve.tape.sequences import ReportProgress, VirtualizationEngine
 
@@ -51,7 +51,7 @@ class Task:
             return self.volser == other.volser
         return self == other
 
-    def run(self, work: TapeWork) -> None:
+    def run(self, work: TapeJobs) -> None:
         """Run the job on a drive."""
         match self.kind, self.volser:
             case "premigrate", None:
@@ -81,23 +81,25 @@ class Scheduler:
         """Take over the drives; without `proxy` there is no key manager."""
         self._parts = parts
         self._count = len(drives)
-        self._idle: LifoQueue[TapeWork] = LifoQueue()
+        self._idle: LifoQueue[TapeJobs] = LifoQueue()
         relay: Relay = NoKeyManager()
         if proxy is not None:
-            relay = OneAtATime(proxy, self._key_manager_answers)
+            relay = OneAtATime(proxy, self._clear_no_key_manager)
         for drive in reversed(drives):
-            engine = VirtualizationEngine(drive, relay, parts.cartridges, events, self._moved)
-            self._idle.put(TapeWork(parts, engine))
+            engine = VirtualizationEngine(
+                drive, relay, parts.cartridges, events, self._report_progress
+            )
+            self._idle.put(TapeJobs(parts, engine))
         self.progress: ReportProgress = lambda done, total: None
         self._stopping = threading.Event()
-        self._enter(drives)
+        self._enter_drives(drives)
 
-    def _moved(self, done: int, total: int) -> None:
+    def _report_progress(self, done: int, total: int) -> None:
         if self._stopping.is_set():
             raise WorkInterruptedError("The work of the drives was interrupted.")
         self.progress(done, total)
 
-    def _enter(self, drives: Sequence[Drive]) -> None:
+    def _enter_drives(self, drives: Sequence[Drive]) -> None:
         with self._parts.catalogue.transaction() as session:
             for drive in drives:
                 row = session.get(DriveRow, drive.serial)
@@ -108,7 +110,7 @@ class Scheduler:
 
     def recall(self, volser: str, copies: Sequence[CopyRow]) -> None:
         """Recall volumes from a cartridge into the cache with a drive."""
-        with self._drive() as work, self._telling_key_manager():
+        with self._drive() as work, self._reporting_no_key_manager():
             work.recall(volser, copies)
 
     def verify(self, volser: str) -> list[str]:
@@ -121,7 +123,7 @@ class Scheduler:
 
     def rekey(self, volser: str) -> RekeyReport:
         """Rekey a cartridge, with a drive, to its pool's current keys."""
-        with self._drive() as work, self._telling_key_manager():
+        with self._drive() as work, self._reporting_no_key_manager():
             return rekey_to_pool(work.parts, work.engine, volser)
 
     def work(self, *, reclaim: bool = False) -> WorkReport:
@@ -189,14 +191,16 @@ class Scheduler:
         return tasks
 
     def _carry_out(self, task: Task) -> None:
-        with self._drive() as work, self._telling_key_manager():
+        with self._drive() as work, self._reporting_no_key_manager():
             task.run(work)
 
     @contextmanager
-    def _drive(self) -> Iterator[TapeWork]:
+    def _drive(self) -> Iterator[TapeJobs]:
         """Wait for a free drive and use it."""
         if not self._count:
-            raise NoDriveError("The node was opened without drives.")
+            raise NoDriveError(
+                "No tape job can run: the node has no drive in use; see `rig ve interventions`."
+            )
         work = self._idle.get()
         try:
             yield work
@@ -204,7 +208,7 @@ class Scheduler:
             self._idle.put(work)
 
     @contextmanager
-    def _telling_key_manager(self) -> Iterator[None]:
+    def _reporting_no_key_manager(self) -> Iterator[None]:
         """Raise an intervention when no key manager can be reached.
 
         It is cleared by the next exchange that is answered.
@@ -222,17 +226,17 @@ class Scheduler:
                 )
             raise
 
-    def _key_manager_answers(self) -> None:
+    def _clear_no_key_manager(self) -> None:
         with self._parts.catalogue.transaction() as session:
             operator_messages.clear_intervention(session, NO_KEY_MANAGER, self._parts.clock.now())
 
     def plan_reclaim(self, limit: int | None = None) -> ReclaimPlan:
         """Return which cartridges are eligible for reclaim now, in order."""
         with self._parts.catalogue.reading() as session:
-            return planned(session, self._parts.clock.now(), limit)
+            return current_reclaim_plan(session, self._parts.clock.now(), limit)
 
 
-def planned(session: Session, now: float, limit: int | None = None) -> ReclaimPlan:
+def current_reclaim_plan(session: Session, now: float, limit: int | None = None) -> ReclaimPlan:
     """Return the reclaim plan of a catalogue."""
     pools = {row.number: row.record() for row in session.scalars(select(PoolRow))}
     full = select(PhysicalRow).where(

@@ -2,7 +2,7 @@
 
 Run as `python tests/bench/reclaim_scale.py [PHYSICAL ...] [--per-volume N] [--json FILE]`. For each
 number of physical volumes a catalogue is filled with N logical volumes on each (100 by default, so
-that 100,000 make 10 million), and planned in a process of its own, as `rig ve reclaim plan` does.
+that 100,000 make 10 million), and the plan in a process of its own, as `rig ve reclaim plan` does.
 Filling the largest takes some minutes and 2.5 GB of disk; only planning is timed.
 """
 
@@ -22,7 +22,7 @@ from hsm.keys.eedk import KeyLabel
 from rig.ve.catalogue import settings
 from rig.ve.catalogue.database import Catalogue
 from rig.ve.catalogue.model import DAY_S, PoolSettings, ReclaimPolicy
-from rig.ve.scheduler import planned
+from rig.ve.scheduler import current_reclaim_plan
 
 NOW = 1_181_131_200.0
 CAPACITY = 500_000_000_000
@@ -94,7 +94,7 @@ def plan(path: Path) -> dict[str, float]:
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begun = time.process_time()
     with catalogue.reading() as session:
-        found = planned(session, NOW)
+        found = current_reclaim_plan(session, NOW)
     seconds = time.process_time() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     catalogue.close()

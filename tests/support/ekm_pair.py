@@ -22,7 +22,7 @@ from hsm.keys.eedk import KeyLabel, KeyMode
 from hsm.keys.pki import load_certificate
 from hsm.provisioning import ProvisionedLab
 from rig.results.events import EventLog, NoticeKind
-from rig.ve.ekm.connections import Pace
+from rig.ve.ekm.connections import ConnectionTiming
 from rig.ve.ekm.proxy import EkmProxy, Observer
 from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY, SoftDrive, authority, der
 from tests.support.ports import reserve_port
@@ -30,7 +30,9 @@ from tests.support.provisioned import provision_lab
 
 VOLUME = "VOL001"
 ASK = Generate(VOLUME, CARTRIDGE_ID, (KeyLabel(MAIN_KEY, KeyMode.HASH),))
-QUICK = Pace(ping_every=0.05, ping_answer=2, first_retry=0.05, longest_retry=0.2, probe=0.5)
+QUICK = ConnectionTiming(
+    ping_every=0.05, ping_answer=2, first_retry=0.05, longest_retry=0.2, probe=0.5
+)
 HOST_NAMES = ("ekm-a.lab.test", "ekm-b.lab.test")
 
 
@@ -100,12 +102,12 @@ class Pair:
         answer_seconds: float = 5,
         observer: Observer | None = None,
         resolve: Resolve | None = None,
-        pace: Pace = QUICK,
+        timing: ConnectionTiming = QUICK,
     ) -> Iterator[EkmProxy]:
         self.events = EventLog()
         chosen = endpoints or tuple(self.endpoint(ekm) for ekm in self.ekms)
         with EkmProxy(
-            chosen, answer_seconds, observer, events=self.events, resolve=resolve, pace=pace
+            chosen, answer_seconds, observer, events=self.events, resolve=resolve, timing=timing
         ) as proxy:
             yield proxy
 

@@ -56,7 +56,7 @@ def tape(node: Node, volser: str) -> PhysicalVolume:
 
 def evict(node: Node) -> None:
     """Let everything leave the cache that may."""
-    node.let_go(node.settings.cache_bytes)
+    node.free_cache(node.settings.cache_bytes)
 
 
 def assert_agrees(node: Node) -> None:

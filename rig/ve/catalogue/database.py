@@ -41,7 +41,7 @@ class Catalogue:
     """An open catalogue."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path`; an absent one is made, an older one is migrated."""
+        """Open `path`; create it when absent, migrate an older one."""
         self.path = path
         self._engine = _engine(path)
         self._writing = threading.Lock()
@@ -95,8 +95,8 @@ class Catalogue:
         with self.reading() as session:
             answer = [row[0] for row in session.execute(text("PRAGMA integrity_check"))]
             broken = session.execute(text("PRAGMA foreign_key_check")).all()
-        found = [] if answer == ["ok"] else [f"the database: {line}" for line in answer]
-        return found + [f"a row of {row[0]} refers to nothing in {row[2]}" for row in broken]
+        findings = [] if answer == ["ok"] else [f"the database: {line}" for line in answer]
+        return findings + [f"a row of {row[0]} refers to nothing in {row[2]}" for row in broken]
 
     def _migrate(self) -> None:
         begin = {"taperig_begin": "BEGIN IMMEDIATE"}
@@ -139,7 +139,7 @@ def upgrade(link: Connection, revision: str) -> None:
         command.upgrade(config, revision)
     except CommandError as error:
         raise CatalogueError(
-            f"The catalogue {link.engine.url.database} was made by a newer version of this "
+            f"The catalogue {link.engine.url.database} was written by a newer version of this "
             f"program ({error}); use that version."
         ) from error
 

@@ -15,7 +15,7 @@ INTERVENTION = "intervention"
 CALL_HOME = "call-home"
 
 
-def tell_hosts(session: Session, text: str, now: float, subject: str = "") -> None:
+def notify_hosts(session: Session, text: str, now: float, subject: str = "") -> None:
     """Send a notice to the hosts' consoles."""
     session.add(EventRow(at=now, kind=MESSAGE, subject=subject, text=text))
 

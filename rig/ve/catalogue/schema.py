@@ -155,17 +155,16 @@ class PhysicalRow(Base):
     block_count: Mapped[int] = mapped_column(default=0)
     """Blocks on the cartridge when it was last demounted in order."""
     first_epoch: Mapped[int] = mapped_column(default=0)
-    """The append epoch of the write from BOT that the catalogue knows of; tells a later one."""
+    """The append epoch of the last known write from BOT; another epoch shows a later one."""
     last_written: Mapped[float | None]
     last_accessed: Mapped[float | None]
     last_inactivated: Mapped[float | None]
     close_wanted: Mapped[bool] = mapped_column(default=False)
-    """A volume did not fit any more: database backup and state full come next."""
+    """A volume did not fit: the database backup is due, then the state full."""
     backup_block: Mapped[int | None]
     """Block number of the database backup's header label, once filled."""
     writing_pool: Mapped[int | None]
-    """Set while it is being written: the pool written for. What is on it is then to be looked at
-    when the node starts again."""
+    """While it is being written, the pool written for; recovery looks at such a cartridge."""
     move_pool: Mapped[int | None]
     """A move of its volumes to this pool was ordered."""
     move_when_eligible: Mapped[bool] = mapped_column(default=False)
@@ -225,7 +224,7 @@ class LogicalRow(Base):
         )
 
 
-class RetiredName(Base):
+class RetiredNameRow(Base):
     """The highest generation of an expired volume's name.
 
     A new volume of that name begins above it: no two contents share a cache file.

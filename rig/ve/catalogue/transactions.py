@@ -24,7 +24,7 @@ from rig.ve.catalogue.schema import (
     LogicalRow,
     PhysicalRow,
     PremigrationRow,
-    RetiredName,
+    RetiredNameRow,
     TrafficRow,
     keys_json,
 )
@@ -86,7 +86,7 @@ def logicals(session: Session, names: Collection[str]) -> dict[str, LogicalRow]:
     found = existing(session, names)
     for name in names:
         if name not in found:
-            logical(session, name)  # says so
+            logical(session, name)  # raises
     return found
 
 
@@ -103,7 +103,7 @@ def generations(session: Session, names: Collection[str]) -> dict[str, int]:
     A name that was never used is absent.
     """
     found: dict[str, int] = {}
-    for table in (RetiredName, LogicalRow):
+    for table in (RetiredNameRow, LogicalRow):
         query = select(table.name, table.generation).where(table.name.in_(names))
         found.update(dict(session.execute(query).all()))
     return found
@@ -118,7 +118,7 @@ def enter_written(session: Session, rows: Sequence[LogicalRow], now: float) -> N
     for copies in active_copies(session, names).values():
         for copy in copies:
             inactivate(session, copy, now)
-    for table in (PremigrationRow, RetiredName, LogicalRow):
+    for table in (PremigrationRow, RetiredNameRow, LogicalRow):
         session.execute(delete(table).where(table.name.in_(names)))
     session.add_all(rows)
     session.flush()
@@ -131,7 +131,7 @@ def expire(session: Session, name: str, now: float) -> LogicalRow:
     for copy in active_copies_of(session, name):
         inactivate(session, copy, now)
     session.execute(delete(PremigrationRow).where(PremigrationRow.name == name))
-    session.merge(RetiredName(name=name, generation=row.generation))
+    session.merge(RetiredNameRow(name=name, generation=row.generation))
     session.delete(row)
     clear_damaged(session, [name], now)
     return row
@@ -165,7 +165,7 @@ def unload(session: Session, names: Collection[str], now: float) -> None:
             order.generation, order.pool, order.queued = row.generation, number, now
 
 
-# Files in the cache that are not what was stored
+# Damaged files in the cache: not what was stored
 
 _DAMAGED = "cache file of "
 
@@ -275,7 +275,7 @@ def reserve(session: Session, number: int, size: int, busy: Collection[str]) -> 
     one borrowed from the common scratch pool. None when there is none. A filling one without room
     is to be closed.
     """
-    panel = settings.pool(session, number)
+    pool = settings.pool(session, number)
     filling = select(PhysicalRow).where(
         PhysicalRow.pool == number,
         PhysicalRow.state == VolumeState.FILLING.value,
@@ -290,10 +290,10 @@ def reserve(session: Session, number: int, size: int, busy: Collection[str]) -> 
             row.writing_pool = number
             return Reservation(row.volser, False, row.capacity_bytes - row.written_bytes)
         row.close_wanted = True
-    places = [number, SCRATCH_POOL] if panel.borrow else [number]
-    for place in places:
+    sources = [number, SCRATCH_POOL] if pool.borrow else [number]
+    for source in sources:
         scratch = select(PhysicalRow).where(
-            PhysicalRow.pool == place,
+            PhysicalRow.pool == source,
             PhysicalRow.state == VolumeState.SCRATCH.value,
             PhysicalRow.writing_pool.is_(None),
             PhysicalRow.capacity_bytes >= size,
@@ -348,7 +348,7 @@ def enter_copies(
 
     Those of the newest generation replace the active copies of the same role.
 
-    A copy whose `active` is False already was overtaken while it was written, and stays so.
+    A copy whose `active` is already False was superseded while it was written, and stays so.
     """
     names = [copy.name for copy in copies]
     query = select(LogicalRow.name, LogicalRow.generation).where(LogicalRow.name.in_(names))
@@ -390,21 +390,22 @@ def reconcile(session: Session, row: PhysicalRow, facts: TapeFacts) -> str:
 
     Returns what was found, in words.
 
-    Whatever is on it that the catalogue does not know was never promised to anybody: it counts
-    as written and inactive, and its volumes are still in the cache or where they were moved from.
+    Whatever is on it that the catalogue does not know was never acknowledged: it counts as written
+    and inactive, and its volumes are still in the cache or on the cartridge that they were moved
+    from.
     """
     found = "nothing had been written"
     if facts.first_epoch != row.first_epoch:
         if row.state != VolumeState.SCRATCH.value:
             raise CatalogueError(
-                f"Cartridge {row.volser} was written from BOT by somebody else than this node: its "
-                f"epoch is {facts.first_epoch}, the catalogue says {row.first_epoch}."
+                f"Cartridge {row.volser} was written from BOT outside this node: its epoch is "
+                f"{facts.first_epoch}, the catalogue says {row.first_epoch}. Run `rig ve check`."
             )
         found = "it had been begun from BOT; it is scratch again"
     elif facts.block_count < row.block_count:
         raise CatalogueError(
-            f"Cartridge {row.volser} has {facts.block_count} blocks, the catalogue knows "
-            f"{row.block_count}: data is lost."
+            f"Cartridge {row.volser} has lost data: it has {facts.block_count} blocks, the "
+            f"catalogue says {row.block_count}. Run `rig ve check`."
         )
     elif facts.block_count > row.block_count:
         found = f"{facts.block_count - row.block_count} blocks of a write that was cut off"

@@ -1,7 +1,7 @@
 """Permanent connections to all configured key managers (EKM-5).
 
-Each is pinged when it was idle for a while. A lost one is tried again after a delay that doubles up
-to a limit. What is lost and what comes back is told once (`ekm_notices`).
+They are kept open at all times and pinged when idle. A lost one is tried again with exponential
+backoff. Each loss and each return is reported once (`notices`).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from rig.ve.ekm.notices import EkmNotices
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ConnectionTiming:
     """Intervals and timeouts of the connections, in seconds."""
 
     ping_every: float = 10.0
     """A connection that was not used for this long is pinged."""
     ping_answer: float = PING_SECONDS
     first_retry: float = 0.5
-    """A lost key manager is tried again after this, then after twice as long, and so on,"""
+    """A lost key manager is tried again after this; the delay doubles with each failure."""
     longest_retry: float = 60.0
-    """but never later than this."""
+    """Longest delay between two tries of a lost key manager."""
     probe: float = 1.0
     """How long an exchange waits for a key manager that was lost before."""
 
@@ -35,25 +35,27 @@ class Pace:
 class EkmConnection:
     """The connection to one key manager, and its last known state."""
 
-    def __init__(self, client: EkmClient, pace: Pace, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, client: EkmClient, timing: ConnectionTiming, clock: Callable[[], float]
+    ) -> None:
         """Connect to nothing yet."""
         self.client = client
         self.name = client.endpoint.name or str(client.endpoint)
         self.up: bool | None = None
         """Whether it answered when last asked; None before that."""
-        self._pace = pace
+        self._timing = timing
         self._clock = clock
         self._lock = threading.RLock()
         self._used = clock()
-        self._delay = pace.first_retry
+        self._delay = timing.first_retry
 
     @property
     def due(self) -> float:
-        """When it shall be looked at next, by the clock: a ping, or another try."""
-        return self._used + (self._pace.ping_every if self.up else self._delay)
+        """When the next ping or the next try is due, by the clock."""
+        return self._used + (self._timing.ping_every if self.up else self._delay)
 
     @contextmanager
-    def held(self, seconds: float | None = None) -> Iterator[EkmClient]:
+    def exclusive(self, seconds: float | None = None) -> Iterator[EkmClient]:
         """Use the connection exclusively.
 
         Raises EkmUnavailable when other threads keep it too long.
@@ -61,7 +63,9 @@ class EkmConnection:
         ``seconds`` is how long to wait for them, by default as long as `revive` would.
         """
         if not self._lock.acquire(timeout=self._patience if seconds is None else seconds):
-            raise EkmUnavailable(f"The key manager {self.name} is being tried by others.")
+            raise EkmUnavailable(
+                f"The key manager {self.name} is being tried for another exchange; try again."
+            )
         try:
             yield self.client
         finally:
@@ -78,28 +82,28 @@ class EkmConnection:
 
     @property
     def _patience(self) -> float:
-        return self._pace.probe if self.up is False else self._pace.ping_answer
+        return self._timing.probe if self.up is False else self._timing.ping_answer
 
-    def answered(self) -> bool:
-        """Note that it answered; return whether that is news."""
-        news, self.up = self.up is not True, True
-        self._used, self._delay = self._clock(), self._pace.first_retry
-        return news
+    def mark_answered(self) -> bool:
+        """Note that it answered; return whether that is a change."""
+        changed, self.up = self.up is not True, True
+        self._used, self._delay = self._clock(), self._timing.first_retry
+        return changed
 
-    def failed(self) -> bool:
-        """Note that it did not answer; return whether that is news.
+    def mark_failed(self) -> bool:
+        """Note that it did not answer; return whether that is a change.
 
-        The next tries come with exponential backoff; what exchanges try in between does not put
-        them off.
+        The next tries come with exponential backoff; tries by exchanges in between do not delay
+        them.
         """
-        now, news = self._clock(), self.up is not False
-        if not news and now >= self.due:
-            self._delay = min(2 * self._delay, self._pace.longest_retry)
+        now, changed = self._clock(), self.up is not False
+        if not changed and now >= self.due:
+            self._delay = min(2 * self._delay, self._timing.longest_retry)
             self._used = now
-        elif news:
+        elif changed:
             self._used = now
         self.up = False
-        return news
+        return changed
 
 
 class EkmConnections:
@@ -109,17 +113,17 @@ class EkmConnections:
         self,
         clients: Sequence[EkmClient],
         notices: EkmNotices,
-        pace: Pace | None = None,
+        timing: ConnectionTiming | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; ``clock`` gives seconds."""
-        self._pace = pace or Pace()
+        self._timing = timing or ConnectionTiming()
         self._clock = clock
         self._notices = notices
-        self._settling = threading.Lock()
+        self._recording = threading.Lock()
         self._end = threading.Event()
         self._watcher: threading.Thread | None = None
-        self.all = tuple(EkmConnection(client, self._pace, clock) for client in clients)
+        self.all = tuple(EkmConnection(client, self._timing, clock) for client in clients)
 
     def check(self) -> Mapping[EkmConnection, float | EkmUnavailable]:
         """Ping every key manager; return the seconds it took, or the failure."""
@@ -138,7 +142,7 @@ class EkmConnections:
             self._watcher.start()
 
     def _watch(self) -> None:
-        while not self._end.wait(max(self.tick(), self._pace.first_retry / 10)):
+        while not self._end.wait(max(self.tick(), self._timing.first_retry / 10)):
             pass
 
     def close(self) -> None:
@@ -149,27 +153,27 @@ class EkmConnections:
         for each in self.all:
             each.client.close()
 
-    def settle(self, outcomes: Mapping[EkmConnection, EkmUnavailable | None]) -> None:
+    def record_outcomes(self, outcomes: Mapping[EkmConnection, EkmUnavailable | None]) -> None:
         """Record whether key managers answered, and report changes."""
-        with self._settling:
+        with self._recording:
             first_look = all(each.up is None for each in outcomes)  # before they are noted
-            news = [
+            changed = [
                 each
                 for each, failure in outcomes.items()
-                if (each.answered() if failure is None else each.failed())
+                if (each.mark_answered() if failure is None else each.mark_failed())
             ]
-            for each in news:
+            for each in changed:
                 failure = outcomes[each]
                 where = str(each.client.endpoint)
                 if failure is not None:
-                    self._notices.lost(each.name, where, str(failure).removesuffix("."))
+                    self._notices.report_lost(each.name, where, str(failure).removesuffix("."))
                 else:
-                    self._notices.back(each.name, where)
+                    self._notices.report_returned(each.name, where)
             up = [each.name for each in self.all if each.up]
             down = [each.name for each in self.all if each.up is False]
             all_known = len(up) + len(down) == len(self.all)
-            if news and (up or all_known) and not (first_look and not down):
-                self._notices.hosts(up, down)
+            if changed and (up or all_known) and not (first_look and not down):
+                self._notices.report_hosts(up, down)
 
     def _check(
         self, chosen: Sequence[EkmConnection], wait: float
@@ -177,18 +181,20 @@ class EkmConnections:
         found: dict[EkmConnection, float | EkmUnavailable] = {}
         for each in chosen:
             try:
-                with each.held(wait) as client:
-                    found[each] = self._sign_of_life(each, client)
+                with each.exclusive(wait) as client:
+                    found[each] = self._ping(each, client)
             except EkmUnavailable as failure:
                 if wait:
                     found[each] = failure  # else an exchange uses it just now
-        self.settle({e: f if isinstance(f, EkmUnavailable) else None for e, f in found.items()})
+        self.record_outcomes(
+            {e: f if isinstance(f, EkmUnavailable) else None for e, f in found.items()}
+        )
         return found
 
-    def _sign_of_life(self, each: EkmConnection, client: EkmClient) -> float | EkmUnavailable:
+    def _ping(self, each: EkmConnection, client: EkmClient) -> float | EkmUnavailable:
         try:
             if not client.connected:
                 client.connect()
-            return client.ping(self._pace.ping_answer)
+            return client.ping(self._timing.ping_answer)
         except EkmUnavailable as failure:
             return failure

@@ -20,23 +20,25 @@ class EkmNotices:
         """Begin with everything in order."""
         self._log = log
         self._open: set[str] = set()
-        self._called = False
+        self._called_home = False
 
-    def lost(self, name: str, where: str, reason: str) -> None:
+    def report_lost(self, name: str, where: str, reason: str) -> None:
         """Raise an intervention: a key manager is lost."""
         if name in self._open:
             return
         self._open.add(name)
-        self._tell(NoticeKind.INTERVENTION, name, f"Key manager {name} ({where}) is lost: {reason}")
+        self._report(
+            NoticeKind.INTERVENTION, name, f"Key manager {name} ({where}) is lost: {reason}"
+        )
 
-    def back(self, name: str, where: str) -> None:
+    def report_returned(self, name: str, where: str) -> None:
         """Clear the intervention: the key manager answers again."""
-        self._called = False
+        self._called_home = False
         if name in self._open:
             self._open.remove(name)
-            self._tell(NoticeKind.CLEARED, name, f"Key manager {name} ({where}) answers again")
+            self._report(NoticeKind.CLEARED, name, f"Key manager {name} ({where}) answers again")
 
-    def hosts(self, up: Sequence[str], down: Sequence[str]) -> None:
+    def report_hosts(self, up: Sequence[str], down: Sequence[str]) -> None:
         """Report to the hosts which key managers serve."""
         if not down:
             mode = "recovered"
@@ -50,20 +52,20 @@ class EkmNotices:
                 "No key manager can be reached: volumes in cache can be read, "
                 "encrypted cartridges wait"
             )
-        self._tell(NoticeKind.HOSTS, NO_KEY_MANAGER, text, mode=mode, up=[*up], down=[*down])
+        self._report(NoticeKind.HOSTS, NO_KEY_MANAGER, text, mode=mode, up=[*up], down=[*down])
 
     def call_home(self, reason: str) -> None:
         """Call home, once for as long as no key manager can be reached."""
-        if self._called:
+        if self._called_home:
             return
-        self._called = True
-        self._tell(
+        self._called_home = True
+        self._report(
             NoticeKind.CALL_HOME,
             NO_KEY_MANAGER,
             f"A data key was needed and no key manager gave one: {reason}",
         )
 
-    def _tell(self, kind: NoticeKind, about: str, text: str, **detail: object) -> None:
+    def _report(self, kind: NoticeKind, about: str, text: str, **detail: object) -> None:
         if self._log is not None:
             self._log.notice(kind, about, text, **detail)
 

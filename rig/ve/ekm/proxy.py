@@ -10,7 +10,7 @@ from typing import Self
 from hsm.ekm.client import ANSWER_SECONDS, EkmClient, EkmEndpoint, Resolve
 from hsm.ekm.protocol.errors import EkmUnavailable
 from rig.results.events import EventLog
-from rig.ve.ekm.connections import EkmConnection, EkmConnections, Pace
+from rig.ve.ekm.connections import ConnectionTiming, EkmConnection, EkmConnections
 from rig.ve.ekm.notices import EkmNotices
 from rig.ve.ekm.relay import RelayedSession
 
@@ -35,19 +35,19 @@ class EkmProxy:
         *,
         events: EventLog | None = None,
         resolve: Resolve | None = None,
-        pace: Pace | None = None,
+        timing: ConnectionTiming | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; ``connect`` or the first exchange opens the connections.
 
-        ``events`` is told of key managers that are lost and come back; ``resolve`` looks up host
-        names; ``pace`` and ``clock`` say when connections are tried.
+        ``events`` gets notices of lost and returned key managers; ``resolve`` looks up host names;
+        ``timing`` and ``clock`` say when connections are tried.
         """
         if not endpoints:
             raise EkmUnavailable("No key manager is configured; name one in the lab file.")
         self._notices = EkmNotices(events)
         clients = [EkmClient(endpoint, answer_seconds, resolve) for endpoint in endpoints]
-        self.connections = EkmConnections(clients, self._notices, pace, clock)
+        self.connections = EkmConnections(clients, self._notices, timing, clock)
         self._observer = observer or (lambda direction, data: None)
 
     @property
@@ -97,9 +97,9 @@ class EkmProxy:
             each = left.pop(0)
             try:
                 self._attempt(each, session)
-            except _Cut as failure:
+            except _ContactLost as failure:
                 failures.append(failure)
-                # The other one, whichever it is: one that was out of reach may be back.
+                # The other one, whichever it is: it may have returned meanwhile.
                 left = [] if was_cut else [o for o in self.connections.all if o is not each]
                 was_cut = True
             except EkmUnavailable as failure:
@@ -117,18 +117,18 @@ class EkmProxy:
 
         Raises _ContactLost once it has begun.
         """
-        with each.held() as client:
+        with each.exclusive() as client:
             try:
                 each.revive()
             except EkmUnavailable as failure:
-                self.connections.settle({each: failure})
+                self.connections.record_outcomes({each: failure})
                 raise
             try:
                 lost_after = self._relay(client, session)
             except EkmUnavailable as failure:
-                self.connections.settle({each: failure})
-                raise _Cut(str(failure)) from failure
-        self.connections.settle({each: lost_after})
+                self.connections.record_outcomes({each: failure})
+                raise _ContactLost(str(failure)) from failure
+        self.connections.record_outcomes({each: lost_after})
 
     def _relay(self, client: EkmClient, session: RelayedSession) -> EkmUnavailable | None:
         outgoing: bytes | None = session.hello()
@@ -137,9 +137,9 @@ class EkmProxy:
             answer = client.request(outgoing, begins=False)
             self._observer("to-drive", answer)
             outgoing = session.on_message(answer)
-        return None if outgoing is None else self._send_last_word(client, outgoing)
+        return None if outgoing is None else self._send_last_message(client, outgoing)
 
-    def _send_last_word(self, client: EkmClient, outgoing: bytes) -> EkmUnavailable | None:
+    def _send_last_message(self, client: EkmClient, outgoing: bytes) -> EkmUnavailable | None:
         """Send the last message, which gets no answer, and ping.
 
         The drive has what it needs by now, so lost contact here fails nothing and is returned: the
@@ -172,7 +172,7 @@ class EkmProxy:
         self.close()
 
 
-class _Cut(EkmUnavailable):
+class _ContactLost(EkmUnavailable):
     """Contact was lost in the middle of an exchange."""
 
 

@@ -55,4 +55,4 @@ class NoKeyManager:
 
     def exchange(self, session: RelayedSession) -> None:
         """Refuse."""
-        raise EkmUnavailable("No key manager is configured for this node.")
+        raise EkmUnavailable("This node has no key manager; name one in the lab file.")

@@ -76,14 +76,14 @@ def _ask(
     seconds = 0.0
     states: tuple[LabelState, ...] = ()
     try:
-        with each.held() as client:
+        with each.exclusive() as client:
             client.ensure_connected()
             began = time.perf_counter()
             states = _states(client, labels)
             seconds = time.perf_counter() - began
     except EkmUnavailable as error:
         failure = error
-    connections.settle({each: failure})
+    connections.record_outcomes({each: failure})
     if failure is not None:
         return EkmVerification(each.name, where, failure=str(failure))
     return EkmVerification(each.name, where, seconds, states=states)

@@ -4,8 +4,8 @@ Each ends in one transaction, a move in one for each run of volumes.
 
 The order is always the same: the catalogue says that a cartridge is being written; the data goes to
 tape, synced; the catalogue says in one transaction where it is and that the cartridge is free.
-Whatever goes wrong in between, `reconcile` compares the cartridge with the catalogue, here or, when
-the process was killed, at the next start.
+After any failure in between, `reconcile` compares the cartridge with the catalogue: at once, or at
+the next start when the process was killed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rig.ve.tape.cartridge_locks import CartridgeLocks
 from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.sequences import VirtualizationEngine
 from rig.ve.volumes.logical_volume import VolumeError, VolumeFile, VolumeFileError
-from rig.ve.volumes.tape_volume_cache import Cache, Recall
+from rig.ve.volumes.tape_volume_cache import Cache, RecallSink
 
 BATCH_VOLUMES = 1000
 """Logical volumes written in one mount at most."""
@@ -70,7 +70,7 @@ class Outgoing:
     sha256: str
     origin: str
     path: Path
-    came_from: int | None = None
+    source_copy: int | None = None
     """The copy (its id) that a move takes it from."""
 
     def file(self) -> VolumeFile:
@@ -81,11 +81,11 @@ class Outgoing:
 Written = Sequence[tuple[Outgoing, CopyRow]]
 """Logical volumes that are on tape now, and their copies there, not entered yet."""
 
-Settle = Callable[[Session, Written], None]
+CompleteWrite = Callable[[Session, Written], None]
 """What else is entered in the same transaction."""
 
 
-class TapeWork:
+class TapeJobs:
     """The tape jobs of one drive."""
 
     def __init__(self, parts: NodeParts, engine: VirtualizationEngine) -> None:
@@ -108,15 +108,15 @@ class TapeWork:
         if not orders:
             self._recheck(pool)
         with cache.pinned([order.path for order in orders]):
-            # What was rewritten before its file was pinned is ordered no more.
-            still = set(self._orders(pool))
-            orders = [order for order in orders if order in still]
+            # What was rewritten before its file was pinned is no longer ordered.
+            current = set(self._orders(pool))
+            orders = [order for order in orders if order in current]
             try:
-                return self._write(pool, orders, _settle_orders)
+                return self._write(pool, orders, _complete_orders)
             except VolumeFileError:
                 if len(self._intact(orders)) == len(orders):
                     raise
-                return 0  # the others are written next time
+                return 0  # the intact ones are written by the next job
 
     def _recheck(self, pool: int) -> None:
         """Verify again the files known to be damaged.
@@ -177,14 +177,14 @@ class TapeWork:
                 found.setdefault(name, outgoing)  # two copies are never on one cartridge
         return list(found.values())
 
-    def _write(self, pool: int, volumes: Sequence[Outgoing], settle: Settle) -> int:
+    def _write(self, pool: int, volumes: Sequence[Outgoing], complete: CompleteWrite) -> int:
         """Write the first volumes that fit to one cartridge; return how many."""
         if not volumes:
             return 0
         parts = self.parts
         with parts.catalogue.reading() as session:
             active = transactions.active_copies(session, [each.name for each in volumes])
-        # The cartridges that have the other copy: this one goes to none of them.
+        # Cartridges with the other copy of a volume: this copy goes to none of them.
         elsewhere = {
             each.name: {copy.volser for copy in active.get(each.name, ()) if copy.role != each.role}
             for each in volumes
@@ -221,7 +221,7 @@ class TapeWork:
                         fitting, facts.last_volumes(len(fitting)), strict=True
                     )
                 ]
-                settle(session, list(zip(fitting, copies, strict=True)))
+                complete(session, list(zip(fitting, copies, strict=True)))
                 transactions.enter_copies(session, row, copies, now)
                 self._enter_mount(session, target.volser)
                 operator_messages.clear_intervention(session, _scratch_subject(pool), now)
@@ -237,7 +237,7 @@ class TapeWork:
                 if not row.close_wanted or row.writing_pool is not None:
                     return  # it became scratch meanwhile
                 row.writing_pool = row.pool
-            with self._settled(volser):
+            with self._reconciled(volser):
                 self._write_backup(volser)
 
     def _write_backup(self, volser: str) -> None:
@@ -261,7 +261,7 @@ class TapeWork:
             encrypted = facts.encryption is TapeEncryption.ENCRYPTED
             kind = "Encrypted Physical" if encrypted else "Physical"
             text = f"Database Backup written to {kind} Tape {volser}"
-            operator_messages.tell_hosts(session, text, now, volser)
+            operator_messages.notify_hosts(session, text, now, volser)
             self._enter_mount(session, volser)
             transactions.end_writing(session, row)
 
@@ -301,10 +301,10 @@ class TapeWork:
             rows = transactions.logicals(session, {copy.name for copy in copies})
             expected = {copy.name: (copy.generation, rows[copy.name].sha256) for copy in copies}
         runs = [range(copy.first_block, copy.first_block + copy.blocks) for copy in copies]
-        with into.arriving() as arrivals:
-            sink = Recall(arrivals, expected)
+        with into.incoming() as incoming:
+            sink = RecallSink(incoming, expected)
             self.engine.read(volser, sink, expected.keys(), runs)
-            arrivals.keep()
+            incoming.commit()
         if missing := sorted(expected.keys() - set(sink.stored)):
             raise TaperigError(
                 f"Cartridge {volser} does not hold {', '.join(missing)} where the catalogue says; "
@@ -363,7 +363,7 @@ class TapeWork:
                         self._enter_mount(session, volser)
                         outgoing = [self._staged(session, copy) for copy in run]
                     while outgoing:
-                        count = self._write(pool, outgoing, _settle_move)
+                        count = self._write(pool, outgoing, _complete_move)
                         moved += count
                         outgoing = outgoing[count:]
                 finally:
@@ -421,18 +421,18 @@ class TapeWork:
                 )
             raise NoScratchError(text)
         try:
-            with self._settled(target.volser):
+            with self._reconciled(target.volser):
                 yield target
         finally:
             parts.locks.release(target.volser)
 
     @contextmanager
-    def _settled(self, volser: str) -> Iterator[None]:
+    def _reconciled(self, volser: str) -> Iterator[None]:
         try:
             yield
         except BaseException:
             with suppress(TaperigError):  # then the next start does it
-                settle_cartridge(self.parts, volser)
+                reconcile_cartridge(self.parts, volser)
             raise
 
     def _enter_mount(self, session: Session, volser: str) -> None:
@@ -441,7 +441,7 @@ class TapeWork:
         row.volser = volser
 
 
-def settle_cartridge(parts: NodeParts, volser: str) -> str:
+def reconcile_cartridge(parts: NodeParts, volser: str) -> str:
     """Reconcile the catalogue with a cartridge that was being written."""
     facts = parts.cartridges.inspect(volser, mend=True)
     with parts.catalogue.transaction() as session:
@@ -451,7 +451,7 @@ def settle_cartridge(parts: NodeParts, volser: str) -> str:
         return transactions.reconcile(session, row, facts)
 
 
-def _settle_orders(session: Session, written: Written) -> None:
+def _complete_orders(session: Session, written: Written) -> None:
     """Delete the orders that are carried out.
 
     An order to another pool, given meanwhile by a rewind/unload, stays.
@@ -466,16 +466,16 @@ def _settle_orders(session: Session, written: Written) -> None:
             session.delete(order)
 
 
-def _settle_move(session: Session, written: Written) -> None:
+def _complete_move(session: Session, written: Written) -> None:
     """Keep inactive the copies that were superseded during the move.
 
     Their volumes were rewritten, expired or copied meanwhile.
     """
-    sources = [volume.came_from for volume, _ in written]
+    sources = [volume.source_copy for volume, _ in written]
     query = select(CopyRow.id).where(CopyRow.id.in_(sources), CopyRow.active)
     active = set(session.scalars(query))
     for volume, copy in written:
-        if volume.came_from not in active:
+        if volume.source_copy not in active:
             copy.active = False
 
 

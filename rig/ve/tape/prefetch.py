@@ -9,21 +9,21 @@ T = TypeVar("T")
 
 
 @contextmanager
-def ahead(items: Iterator[T]) -> Iterator[Iterator[T]]:
+def prefetched(items: Iterator[T]) -> Iterator[Iterator[T]]:
     """Yield the same items in order, the next one produced in a thread.
 
-    What making an item raises comes where that item would have come.  At the end of the block
-    nothing is being made any more, whatever ended it; one item may then have been made for nobody.
+    An error of `items` is raised where its item would have come. At the end of the block the thread
+    has ended, whatever ended the block; one item may then have been produced in vain.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as maker:
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as producer:
 
-        def taken() -> Iterator[T]:
-            making = maker.submit(_next, items)
-            while made := making.result():
-                making = maker.submit(_next, items)
-                yield made[0]
+        def results() -> Iterator[T]:
+            pending = producer.submit(_next, items)
+            while result := pending.result():
+                pending = producer.submit(_next, items)
+                yield result[0]
 
-        yield taken()
+        yield results()
 
 
 def _next(items: Iterator[T]) -> tuple[T] | None:

@@ -1,9 +1,9 @@
 """Rekey a cartridge: replace its EEDKs; its data is not rewritten.
 
-The key manager opens an old EEDK and wraps the same data key anew. Before the old EEDKs are given
-up, the drive's hardware proves the data key against the cartridge's key check, and each new EEDK
-that a key manager here can open is opened and proved likewise: an EEDK that nobody can open would
-lose the tape. Whatever fails before that leaves the cartridge as it was.
+The key manager opens an old EEDK and wraps the same data key again. Before the old EEDKs are
+replaced, the drive's hardware proves the data key against the cartridge's key check, and each new
+EEDK that a key manager here can open is opened and proved in the same way: an EEDK that no key
+manager can open would lose the tape. A failure before that leaves the cartridge as it was.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def rekey(
             with sequence.step("REKEY-5"):
                 drive.store_eedks(grant.eedks)
         except BaseException:
-            with suppress(TaperigError):  # recorded; what came first is what the caller hears
+            with suppress(TaperigError):  # recorded as a step; the caller gets the first error
                 _demount(sequence, drive)
             raise
         _demount(sequence, drive)

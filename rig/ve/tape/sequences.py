@@ -1,7 +1,8 @@
 """The sequences of the VE: write from BOT, append, read.
 
-Each numbered step of the sequences (`sequences.py`) is recorded as an event with its time, duration
-and outcome; the error of a failed step goes on to the caller, after the demount.
+A virtualization engine mounts cartridges, configures its drive, relays the key exchange and moves
+data. Each numbered step (`STEPS`) is recorded as an event with its time, duration and outcome. The
+error of a failed step is raised after the demount.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rig.results.events import EventLog
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.relay import Relay
 from rig.ve.tape.cartridge_store import CartridgeStore
-from rig.ve.tape.prefetch import ahead
+from rig.ve.tape.prefetch import prefetched
 from rig.ve.volumes.logical_volume import (
     VolumeFile,
     VolumeHeader,
@@ -139,7 +140,7 @@ class VirtualizationEngine:
                     self._read(cartridge, reader, at, detail)
         return ReadReport(reader.whole, reader.incomplete, reader.bytes)
 
-    # Their parts
+    # Parts of the sequences
 
     @contextmanager
     def _mounted(
@@ -155,7 +156,7 @@ class VirtualizationEngine:
             try:
                 yield cartridge
             except BaseException:
-                with suppress(TaperigError):  # recorded; what came first is what the caller hears
+                with suppress(TaperigError):  # recorded as a step; the caller gets the first error
                     self._demount(demount, volser)
                 raise
             self._demount(demount, volser)
@@ -170,8 +171,8 @@ class VirtualizationEngine:
         with self._step(step, volser) as detail:
             try:
                 command()
-            except KeyRequired as wish:
-                detail["sense"] = wish.sense.code
+            except KeyRequired as required:
+                detail["sense"] = required.sense.code
                 return
             raise TaperigError(
                 f"Drive {self.drive.serial} went on with {volser} without a data key; it is not "
@@ -208,7 +209,7 @@ class VirtualizationEngine:
         self.drive.write(first)
         self._moved(detail, first, total)
         # While the drive writes, the next batch is read from its file.
-        with ahead(batches) as ready:
+        with prefetched(batches) as ready:
             for batch in ready:
                 self.drive.write(batch)
                 self._moved(detail, batch, total)
@@ -236,7 +237,7 @@ class VirtualizationEngine:
                 if at is not None:
                     self.drive.locate(run.start)
                 # While blocks are checked and passed on, the drive reads the next.
-                with ahead(self._blocks_of(cartridge, None if at is None else run)) as ready:
+                with prefetched(self._blocks_of(cartridge, None if at is None else run)) as ready:
                     for blocks in ready:
                         for block in blocks:
                             reader.take(block)

@@ -5,7 +5,7 @@ A block is one or more segments, each behind a header of six bytes, integers lit
     bytes of this segment (2) | bytes of the segment before (2) | flags (1) | 0 (1)
 
 Flag 0x80 begins a block, 0x20 ends it; 0x40 alone is a tape mark and has no bytes. Each header
-tells how long the segment before was, so that a tape can be read backwards; here it proves that
+gives the length of the segment before, so that a tape can be read backwards; here it proves that
 nothing was lost in between. Source: Hercules, `hetlib.h`, and OS/390's AWSTAPE devices.
 """
 
@@ -62,7 +62,7 @@ def _blocks(file: BinaryIO, path: Path) -> Iterator[bytes | None]:
                 raise _damaged(path, place, "a tape mark has bytes, or is inside a block")
             yield TAPE_MARK
         else:
-            block = _begun(block, flags, path, place)
+            block = _block_of_segment(block, flags, path, place)
             data = file.read(length)
             if len(data) < length:
                 raise _damaged(path, place, "it ends inside a block")
@@ -78,7 +78,7 @@ def _blocks(file: BinaryIO, path: Path) -> Iterator[bytes | None]:
         raise _damaged(path, place, "it ends inside a block")
 
 
-def _begun(block: bytearray | None, flags: int, path: Path, place: int) -> bytearray:
+def _block_of_segment(block: bytearray | None, flags: int, path: Path, place: int) -> bytearray:
     """Return the block that a segment with these flags continues."""
     if flags & ~(_BEGINS | _ENDS) or bool(flags & _BEGINS) != (block is None):
         raise _damaged(path, place, f"a segment has the flags {flags:#04x}, which do not fit here")

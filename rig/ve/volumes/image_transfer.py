@@ -50,13 +50,13 @@ def inspect_image(path: Path) -> TapeImage:
 
     Raises AwsTapeError where the image is damaged or a label does not fit what is on the tape.
     """
-    walk = _Walk(path)
+    scan = _ImageScan(path)
     for block in read_image(path):
         try:
-            walk.take(block)
+            scan.take(block)
         except LabelError as error:
             raise AwsTapeError(f"On the tape image {path}: {error}") from error
-    return walk.end()
+    return scan.end()
 
 
 def is_image(path: Path) -> bool:
@@ -115,7 +115,7 @@ def export_image(name: str, data: Path, target: Path, created: datetime.date) ->
         tape.tape_mark()
 
 
-class _Walk:
+class _ImageScan:
     """A scan along an image: label groups and data, between tape marks."""
 
     def __init__(self, path: Path) -> None:

@@ -52,7 +52,7 @@ class VolumeFile:
     source: Path
     size: int  # bytes
     sha256: str = ""
-    """What the file must have, hexadecimal, when it is known before."""
+    """The expected SHA-256 of the file, hexadecimal, when it is known."""
     origin: str = ""
     """Where the content came from, for the label; by default the file's own path."""
 
@@ -171,8 +171,8 @@ def prepare(volumes: Sequence[VolumeFile]) -> list[VolumeHeader]:
     if not names:
         raise VolumeError("There is no logical volume to write; give at least one.")
     if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise VolumeError(f"The logical volume {twice} is given twice; give each its own name.")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise VolumeError(f"The logical volume {duplicate} is given twice; give each its own name.")
     return [_header(volume) for volume in volumes]
 
 

@@ -175,7 +175,7 @@ class VolumeReader:
         self._sha256 = hashlib.sha256()
         self._size = self._blocks = 0
         if self._wanted(label):
-            with self._storing(label):
+            with self._sink_errors(label):
                 self._sink.begin(label)
 
     def finish(self) -> None:
@@ -183,7 +183,7 @@ class VolumeReader:
         if self._header is not None:
             self.incomplete.append(self._header.name)
             if self._wanted(self._header):
-                with self._storing(self._header):
+                with self._sink_errors(self._header):
                     self._sink.abandon()
             self._header = None
 
@@ -197,7 +197,7 @@ class VolumeReader:
         self._size += len(data)
         self._blocks += 1
         if self._wanted(self._header):
-            with self._storing(self._header):
+            with self._sink_errors(self._header):
                 self._sink.write(data)
 
     def _end(self, trailer: VolumeTrailer) -> None:
@@ -212,7 +212,7 @@ class VolumeReader:
                 f"blocks, SHA-256 {found[2]} where the label says {header.sha256}."
             )
         if self._wanted(header):
-            with self._storing(header):
+            with self._sink_errors(header):
                 self._sink.end()
             self.whole.append(header)
             self.bytes += header.size
@@ -220,7 +220,7 @@ class VolumeReader:
 
     @staticmethod
     @contextlib.contextmanager
-    def _storing(header: VolumeHeader) -> Iterator[None]:
+    def _sink_errors(header: VolumeHeader) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -21,10 +21,10 @@ from hsm.files import sync_directory
 from rig.ve.volumes.logical_volume import VolumeHeader
 
 PIECE_BYTES = 1 << 20
-INCOMING = ".incoming-"
-SYNCS = 8
+PARTIAL_PREFIX = ".incoming-"
+PARALLEL_SYNCS = 8
 """Files synced at the same time."""
-MOST_OPEN = 100
+MAX_OPEN_FILES = 100
 """Files on their way into the cache that are open at most; then they are synced."""
 
 
@@ -37,7 +37,7 @@ class CacheFullError(CacheError):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredContent:
     """The size and hash of a stored content."""
 
     size: int
@@ -53,13 +53,13 @@ class Cache:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._pins: dict[Path, int] = {}
-        self._doomed: set[Path] = set()
+        self._to_remove: set[Path] = set()
 
     def path(self, name: str, generation: int) -> Path:
         """Return the path of a content's file."""
         return self.folder / f"{name}.{generation}"
 
-    def store(self, contents: Iterable[tuple[str, int, Iterable[bytes]]]) -> list[Stored]:
+    def store(self, contents: Iterable[tuple[str, int, Iterable[bytes]]]) -> list[StoredContent]:
         """Store contents, given as name, generation and pieces, durably.
 
         When this returns, all of them outlive a power cut.
@@ -67,32 +67,32 @@ class Cache:
         None of them is there when it raises.
         """
         stored = []
-        with _saying(self.folder), self.arriving() as arrivals:
+        with _cache_errors(self.folder), self.incoming() as incoming:
             for name, generation, pieces in contents:
-                file = arrivals.begin(name, generation)
+                file = incoming.begin(name, generation)
                 sha256 = hashlib.sha256()
                 size = 0
                 for piece in pieces:
                     sha256.update(piece)
                     size += len(piece)
                     file.write(piece)
-                stored.append(Stored(size, sha256.hexdigest()))
-            arrivals.keep()
+                stored.append(StoredContent(size, sha256.hexdigest()))
+            incoming.commit()
         return stored
 
     @contextmanager
-    def arriving(self) -> Iterator[Arrivals]:
+    def incoming(self) -> Iterator[IncomingFiles]:
         """Open a set of files to write; those not committed are removed."""
-        arrivals = Arrivals(self)
+        incoming = IncomingFiles(self)
         try:
-            yield arrivals
+            yield incoming
         finally:
-            arrivals.drop()
+            incoming.discard()
 
     def rename(self, partial: Path, target: Path) -> None:
         """Give a file its name, and cancel a removal of that name."""
         with self._lock:
-            self._doomed.discard(target)
+            self._to_remove.discard(target)
             partial.replace(target)
 
     @contextmanager
@@ -109,8 +109,8 @@ class Cache:
                     self._pins[path] -= 1
                     if not self._pins[path]:
                         del self._pins[path]
-                        if path in self._doomed:
-                            self._doomed.discard(path)
+                        if path in self._to_remove:
+                            self._to_remove.discard(path)
                             path.unlink(missing_ok=True)
 
     def remove(self, name: str, generation: int) -> None:
@@ -121,7 +121,7 @@ class Cache:
         path = self.path(name, generation)
         with self._lock:
             if path in self._pins:
-                self._doomed.add(path)
+                self._to_remove.add(path)
             else:
                 path.unlink(missing_ok=True)
 
@@ -130,7 +130,7 @@ class Cache:
         return sorted(self.folder.iterdir())
 
 
-class Arrivals:
+class IncomingFiles:
     """Files on their way into a cache.
 
     They get their names together, once all are synced.
@@ -144,7 +144,7 @@ class Arrivals:
 
     def begin(self, name: str, generation: int) -> BinaryIO:
         """Begin a file, to be written until the next one begins."""
-        if len(self._open) == MOST_OPEN:
+        if len(self._open) == MAX_OPEN_FILES:
             self._sync()
         target = self._cache.path(name, generation)
         file = _partial(target).open("wb")
@@ -152,24 +152,24 @@ class Arrivals:
         self._targets.append(target)
         return file
 
-    def keep(self) -> None:
+    def commit(self) -> None:
         """Sync all files and give them their names.
 
         When this returns, they outlive a power cut.
         """
-        with _saying(self._cache.folder):
+        with _cache_errors(self._cache.folder):
             self._sync()
             for target in self._targets:
                 self._cache.rename(_partial(target), target)
             self._targets = []
             sync_directory(self._cache.folder)
 
-    def drop_last(self) -> None:
+    def discard_last(self) -> None:
         """Remove the file that was begun last."""
         _close(self._open.pop())
         _partial(self._targets.pop()).unlink(missing_ok=True)
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Remove all files that were not committed."""
         while self._open:
             _close(self._open.pop())
@@ -180,14 +180,14 @@ class Arrivals:
         for file in self._open:
             file.flush()
         # The file system writes files together that are synced at the same time.
-        with ThreadPoolExecutor(SYNCS, thread_name_prefix="sync") as syncs:
+        with ThreadPoolExecutor(PARALLEL_SYNCS, thread_name_prefix="sync") as syncs:
             list(syncs.map(os.fsync, [file.fileno() for file in self._open]))
         while self._open:
             self._open.pop().close()
 
 
 def _partial(target: Path) -> Path:
-    return target.with_name(f"{INCOMING}{target.name}")
+    return target.with_name(f"{PARTIAL_PREFIX}{target.name}")
 
 
 def _close(file: BinaryIO) -> None:
@@ -195,13 +195,13 @@ def _close(file: BinaryIO) -> None:
         file.close()
 
 
-class Recall:
+class RecallSink:
     """A sink that stores recalled volumes, if they are those expected."""
 
-    def __init__(self, arrivals: Arrivals, expected: dict[str, tuple[int, str]]) -> None:
+    def __init__(self, incoming: IncomingFiles, expected: dict[str, tuple[int, str]]) -> None:
         """Expect these volumes: generation and SHA-256 (hexadecimal) by name."""
         self.stored: list[str] = []
-        self._arrivals = arrivals
+        self._incoming = incoming
         self._expected = expected
         self._name = ""
         self._file: BinaryIO | None = None
@@ -218,7 +218,7 @@ class Recall:
                 f"label says SHA-256 {header.sha256}, the catalogue {sha256}."
             )
         self._name = header.name
-        self._file = self._arrivals.begin(header.name, generation)
+        self._file = self._incoming.begin(header.name, generation)
 
     def write(self, data: bytes) -> None:
         """Write more data."""
@@ -234,7 +234,7 @@ class Recall:
     def abandon(self) -> None:
         """Remove the file."""
         if self._file is not None:
-            self._arrivals.drop_last()
+            self._incoming.discard_last()
         self._file = None
 
 
@@ -254,7 +254,7 @@ def pieces_of(source: Path) -> Iterator[bytes]:
 
 
 @contextmanager
-def _saying(folder: Path) -> Iterator[None]:
+def _cache_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -244,7 +244,7 @@ def test_ve_clock_mends_a_node_that_was_set_too_far_ahead(
     with catalogue.transaction() as session:
         settings.set_setting(session, "clock", {"offset_s": ahead})
         session.execute(update(LogicalRow).values(written=ahead, accessed=ahead))
-        operator_messages.tell_hosts(session, "late", ahead)
+        operator_messages.notify_hosts(session, "late", ahead)
         for hours in (5_000_000, 6_000_000):
             session.add(TrafficRow(hour=hours, pool=1, encrypted=False, bytes=3, volumes=1))
     catalogue.close()

@@ -8,7 +8,7 @@ import pytest
 
 from rig.drive.cartridge import Cartridge
 from rig.results.runs import stored_runs
-from rig.testbed.state import StateError, new_run_dir, state_dir, used_alone
+from rig.testbed.state import StateError, new_run_dir, state_dir, locked_state
 
 
 def older_state(state: Path) -> None:
@@ -21,7 +21,7 @@ def older_state(state: Path) -> None:
 
 def take_over(state: Path) -> list[str]:
     said: list[str] = []
-    with used_alone(state, said.append):
+    with locked_state(state, said.append):
         pass
     return said
 

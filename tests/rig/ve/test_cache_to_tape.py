@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rig.ve.node import MOST_TOGETHER, Node, NodeError
+from rig.ve.node import MAX_BATCH_VOLUMES, Node, NodeError
 from rig.ve.volumes.logical_volume import VolumeError, VolumeFile
-from rig.ve.volumes.tape_volume_cache import MOST_OPEN, CacheFullError
+from rig.ve.volumes.tape_volume_cache import MAX_OPEN_FILES, CacheFullError
 from tests.support.nodes import (
     Places,
     assert_agrees,
@@ -121,9 +121,9 @@ def test_premigration_to_a_filled_cartridge_stops_at_a_damaged_file(places: Plac
 
 def test_files_written_together_are_acknowledged_together(places: Places, tmp_path: Path) -> None:
     node = places.node(cache_bytes=200_000)
-    files = host_files(tmp_path, MOST_TOGETHER + MOST_OPEN // 2)
+    files = host_files(tmp_path, MAX_BATCH_VOLUMES + MAX_OPEN_FILES // 2)
     acknowledged = write_files(node, files)
-    assert [len(batch) for batch in acknowledged] == [MOST_TOGETHER, MOST_OPEN // 2]
+    assert [len(batch) for batch in acknowledged] == [MAX_BATCH_VOLUMES, MAX_OPEN_FILES // 2]
     assert [name for batch in acknowledged for name in batch] == [file.name for file in files]
     assert_agrees(node)
     work(node)

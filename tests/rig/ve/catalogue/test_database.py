@@ -138,5 +138,5 @@ def test_a_newer_catalogue_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as raw:
         raw.execute("UPDATE alembic_version SET version_num = '9999'")
     raw.close()
-    with pytest.raises(CatalogueError, match="made by a newer version"):
+    with pytest.raises(CatalogueError, match="written by a newer version"):
         Catalogue(path)

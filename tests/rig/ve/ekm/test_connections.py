@@ -15,7 +15,7 @@ from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.errors import EkmUnavailable
 from hsm.ekm.protocol.messages import Ack, Challenge, Hello, KeyReply, KeyRequest
 from rig.results.events import NoticeKind
-from rig.ve.ekm.connections import Pace
+from rig.ve.ekm.connections import ConnectionTiming
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.ekm.verify_connection import verify_connection
 from tests.support.ekm_lab import MAIN_KEY
@@ -259,7 +259,7 @@ def test_exchange_cut_at_the_secondary_goes_to_the_returned_primary(
 
 def test_a_stopped_primary_holds_an_exchange_up_no_longer_than_a_probe(pair: Pair) -> None:
     """Once it is known to be lost, it is tried shortly: here it takes connections and is mute."""
-    with pair.proxy(pace=replace(QUICK, ping_answer=0.5, probe=0.3)) as proxy:
+    with pair.proxy(timing=replace(QUICK, ping_answer=0.5, probe=0.3)) as proxy:
         proxy.connect()
         pair.main.signal(signal.SIGSTOP)
         try:
@@ -296,10 +296,10 @@ def test_lost_key_manager_is_tried_with_exponential_backoff(
         tries.append(clock.now - 1000)
         return [host]
 
-    pace = Pace(ping_every=7, first_retry=1, longest_retry=8)
+    timing = ConnectionTiming(ping_every=7, first_retry=1, longest_retry=8)
     with (
         pair.relays() as relays,
-        EkmProxy(pair.through(relays)[:1], resolve=resolve, pace=pace, clock=clock) as proxy,
+        EkmProxy(pair.through(relays)[:1], resolve=resolve, timing=timing, clock=clock) as proxy,
     ):
         relays[0].dead = True
         with pytest.raises(EkmUnavailable):
@@ -376,8 +376,8 @@ def test_verify_connection_asks_every_key_manager_for_every_label(pair: Pair) ->
 def test_verify_connection_tells_what_does_not_talk_our_way(pair: Pair) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         port = mute.getsockname()[1]
-        pace = replace(QUICK, ping_answer=0.3)
-        with pair.proxy(pair.endpoint(pair.main, port=port), pace=pace) as proxy:
+        timing = replace(QUICK, ping_answer=0.3)
+        with pair.proxy(pair.endpoint(pair.main, port=port), timing=timing) as proxy:
             proxy.connections.all[0].up = False
             (found,) = verify_connection(proxy.connections, [MAIN_KEY]).ekms
     assert found.failure is not None

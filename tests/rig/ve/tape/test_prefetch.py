@@ -5,16 +5,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from rig.ve.tape.prefetch import ahead
+from rig.ve.tape.prefetch import prefetched
 
 
 def test_same_items_in_the_same_order() -> None:
-    with ahead(iter(range(100))) as numbers:
+    with prefetched(iter(range(100))) as numbers:
         assert list(numbers) == list(range(100))
 
 
 def test_nothing_comes_of_nothing() -> None:
-    with ahead(iter(())) as nothing:
+    with prefetched(iter(())) as nothing:
         assert list(nothing) == []
 
 
@@ -26,7 +26,7 @@ def test_next_item_is_made_while_one_is_being_used() -> None:
         second.set()
         yield 2
 
-    with ahead(items()) as numbers:
+    with prefetched(items()) as numbers:
         assert next(numbers) == 1
         assert second.wait(10)
         assert list(numbers) == [2]
@@ -38,7 +38,7 @@ def test_what_an_item_raises_comes_in_its_place() -> None:
         yield 2
         raise LookupError("no third")
 
-    with ahead(items()) as numbers:
+    with prefetched(items()) as numbers:
         assert [next(numbers), next(numbers)] == [1, 2]
         with pytest.raises(LookupError, match="no third"):
             next(numbers)
@@ -55,7 +55,7 @@ def test_nothing_is_left_running_when_the_user_fails() -> None:
         yield 2
 
     def use() -> None:
-        with ahead(items()) as numbers:
+        with prefetched(items()) as numbers:
             assert next(numbers) == 1
             assert began.wait(10)
             raise ZeroDivisionError
