@@ -26,7 +26,7 @@ from rig.scenarios.diagnosis import gates_at_fault
 from rig.scenarios.host_files import capped, files_of, machine_files
 from rig.testbed.boards import choose_board
 from rig.testbed.session import choose_drive, open_session
-from rig.testbed.state import new_run_dir, locked_state
+from rig.testbed.state import locked_state, new_run_dir
 
 SCENARIOS: Final = {
     "round_trip": "RoundTrip",

@@ -8,7 +8,7 @@ import pytest
 
 from rig.drive.cartridge import Cartridge
 from rig.results.runs import stored_runs
-from rig.testbed.state import StateError, new_run_dir, state_dir, locked_state
+from rig.testbed.state import StateError, locked_state, new_run_dir, state_dir
 
 
 def older_state(state: Path) -> None:
