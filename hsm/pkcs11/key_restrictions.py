@@ -83,10 +83,10 @@ def make_restricted(
     without restrictions.
     """
     with suppress(refusals.PKCS11Error):
-        made = make(restriction_template(ALL_RESTRICTIONS, data_key))
-        if all(_honoured(restriction, made, data_key, oaep_hash) for restriction in KeyRestriction):
-            return made, ALL_RESTRICTIONS
-        made.private.destroy()
+        pair = make(restriction_template(ALL_RESTRICTIONS, data_key))
+        if all(_honoured(restriction, pair, data_key, oaep_hash) for restriction in KeyRestriction):
+            return pair, ALL_RESTRICTIONS
+        pair.private.destroy()
     restrictions = frozenset(
         each for each in KeyRestriction if _honoured_alone(each, make, data_key, oaep_hash)
     )
@@ -97,39 +97,39 @@ def _honoured_alone(
     restriction: KeyRestriction, make: MakePair, data_key: Template, oaep_hash: OaepHash
 ) -> bool:
     try:
-        made = make(restriction_template(frozenset({restriction}), data_key))
+        pair = make(restriction_template(frozenset({restriction}), data_key))
     except refusals.PKCS11Error:
         return False
     try:
-        return _honoured(restriction, made, data_key, oaep_hash)
+        return _honoured(restriction, pair, data_key, oaep_hash)
     finally:
-        made.private.destroy()
+        pair.private.destroy()
 
 
 def _honoured(
-    restriction: KeyRestriction, made: RsaKeyPair, data_key: Template, oaep_hash: OaepHash
+    restriction: KeyRestriction, pair: RsaKeyPair, data_key: Template, oaep_hash: OaepHash
 ) -> bool:
     """Try what a restriction forbids; return whether the token honours it."""
     match restriction:
         case KeyRestriction.OAEP_ONLY:
-            wrapped = made.public_key.encrypt(os.urandom(32), padding.PKCS1v15())
-            return _refuses(lambda: _unwrapped(made, wrapped, data_key, Mechanism.RSA_PKCS, None))
+            wrapped = pair.public_key.encrypt(os.urandom(32), padding.PKCS1v15())
+            return _refuses(lambda: _unwrapped(pair, wrapped, data_key, Mechanism.RSA_PKCS, None))
         case KeyRestriction.UNWRAPS_PROTECTED:
-            wrapped = made.public_key.encrypt(os.urandom(32), oaep_padding(oaep_hash))
+            wrapped = pair.public_key.encrypt(os.urandom(32), oaep_padding(oaep_hash))
             weak = {**data_key, Attribute.SENSITIVE: False}
             return _refuses(
-                lambda: _unwrapped(made, wrapped, weak, Mechanism.RSA_PKCS_OAEP, OAEP[oaep_hash])
+                lambda: _unwrapped(pair, wrapped, weak, Mechanism.RSA_PKCS_OAEP, OAEP[oaep_hash])
             )
         case KeyRestriction.UNCHANGEABLE:
-            return _refuses(lambda: _let_decrypt(made.private)) and _refuses(
-                lambda: made.private.copy({Attribute.TOKEN: False, Attribute.DECRYPT: True})
+            return _refuses(lambda: _let_decrypt(pair.private)) and _refuses(
+                lambda: pair.private.copy({Attribute.TOKEN: False, Attribute.DECRYPT: True})
             )
 
 
 def _unwrapped(
-    made: RsaKeyPair, wrapped: bytes, template: Template, mechanism: Mechanism, parameter: Any
+    pair: RsaKeyPair, wrapped: bytes, template: Template, mechanism: Mechanism, parameter: Any
 ) -> Any:
-    return made.private.unwrap_key(
+    return pair.private.unwrap_key(
         ObjectClass.SECRET_KEY,
         KeyType.AES,
         wrapped,
@@ -145,9 +145,9 @@ def _let_decrypt(private: Any) -> None:
 
 def _refuses(act: Callable[[], Any]) -> bool:
     try:
-        made = act()
+        result = act()
     except refusals.PKCS11Error:
         return True
-    if made is not None:
-        made.destroy()
+    if result is not None:
+        result.destroy()
     return False

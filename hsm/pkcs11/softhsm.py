@@ -135,9 +135,9 @@ def _make_token(state_dir: Path, config: TokenConfig, so_pin: str, user_pin: str
     with Module(config.replace(softhsm_conf=configuration)) as module:
         _init_token(module, config.label, so_pin)
         _init_user_pin(module.find_token(config.label), so_pin, user_pin)
-    (made,) = aside.iterdir()
+    (folder,) = aside.iterdir()
     try:
-        made.rename(state_dir / "tokens" / made.name)
+        folder.rename(state_dir / "tokens" / folder.name)
         aside.rmdir()
         configuration.unlink()
     except OSError as error:

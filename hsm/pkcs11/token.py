@@ -466,8 +466,8 @@ class Token:
         with self.translate_refusal("make an RSA private key"):
             if self._restrictions is not None:
                 return make(restriction_template(self._restrictions, self._template))
-            made, self._restrictions = make_restricted(make, self._template, self.oaep_hash)
-            return made
+            pair, self._restrictions = make_restricted(make, self._template, self.oaep_hash)
+            return pair
 
     def unwrapping_key(self, label: str) -> tuple[UnwrapMixin, rsa.RSAPublicKey]:
         """Return the RSA private key `label` and its public half.

@@ -128,17 +128,17 @@ class TokenUnderTest:
     @cached_property
     def keeps_wrap_with_trusted(self) -> bool:
         """Whether a data key keeps the attribute WRAP_WITH_TRUSTED."""
-        made = attempt(
+        creation = attempt(
             self.session.generate_key, AES_256, self.session_template({**_AES_256_KEY, **DATA_KEY})
         )
-        if made.refused:
+        if creation.refused:
             return False
         try:
-            return self.session.is_set(made.value, Attribute.WRAP_WITH_TRUSTED)
+            return self.session.is_set(creation.value, Attribute.WRAP_WITH_TRUSTED)
         except RefusedCallError:
             return False
         finally:
-            self.session.destroy(made.value)
+            self.session.destroy(creation.value)
 
     @property
     def data_key_template(self) -> dict[Any, Any]:
@@ -162,10 +162,12 @@ class TokenUnderTest:
 
     def import_aes_key(self, value: bytes, **more: Any) -> int:
         """Import an AES key; raise ProbeSkippedError when it is refused."""
-        made = attempt(self.session.create, {**self.aes_template(**more), Attribute.VALUE: value})
-        if made.refused:
-            raise ProbeSkippedError(f"an AES key cannot be imported ({made.code})")
-        return int(made.value)
+        creation = attempt(
+            self.session.create, {**self.aes_template(**more), Attribute.VALUE: value}
+        )
+        if creation.refused:
+            raise ProbeSkippedError(f"an AES key cannot be imported ({creation.code})")
+        return int(creation.value)
 
     @cached_property
     def outside(self) -> rsa.RSAPrivateKey:
@@ -257,10 +259,12 @@ class TokenUnderTest:
         with suppress(RefusedCallError):
             return self.make_kek(2048)
         outside = rsa.generate_private_key(65537, 2048)
-        made = attempt(self.session.create, self.private_template(outside))
-        if made.refused:
-            raise ProbeSkippedError(f"RSA private keys are neither made nor imported ({made.code})")
-        return KekPair(made.value, outside.public_key())
+        creation = attempt(self.session.create, self.private_template(outside))
+        if creation.refused:
+            raise ProbeSkippedError(
+                f"RSA private keys are neither made nor imported ({creation.code})"
+            )
+        return KekPair(creation.value, outside.public_key())
 
     @cached_property
     def restricted_kek(self) -> KekPair:
@@ -331,17 +335,17 @@ class TokenUnderTest:
         """Whether the token honours SENSITIVE and EXTRACTABLE when it unwraps."""
         template = self.session_template({**UNWRAPPED, **BARE_DATA_KEY})
         del template[Attribute.MODIFIABLE]
-        made = attempt(
+        opened = attempt(
             self.session.unwrap,
             self.oaep,
             self.kek.private,
             self.wrap_outside(os.urandom(32)),
             template,
         )
-        if made.refused:
+        if opened.refused:
             return False
-        has = [self.session.is_set(made.value, name) for name in PROTECTION]
-        self.session.destroy(made.value)
+        has = [self.session.is_set(opened.value, name) for name in PROTECTION]
+        self.session.destroy(opened.value)
         return has == [True, True]
 
     @property

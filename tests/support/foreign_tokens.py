@@ -118,8 +118,8 @@ def opencryptoki(folder: Path) -> ForeignToken:
         ("signing-key-in-file", "untrusted-wrapping"),
         {PIN_VARIABLE: PIN, SO_PIN_VARIABLE: SO_PIN},
     )
-    made = token.run("bash", "-c", _OPENCRYPTOKI_MAKE)
-    assert made.returncode == 0, made.stdout + made.stderr
+    ended = token.run("bash", "-c", _OPENCRYPTOKI_MAKE)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
     return token
 
 
@@ -143,8 +143,8 @@ def nss(folder: Path) -> ForeignToken:
     token = ForeignToken(
         "nss", module, "taperig-nss", folder, _NSS, ("hands-out-keys", "untrusted-wrapping")
     )
-    made = token.run(sys.executable, "-c", _NSS_MAKE, module)
-    assert made.returncode == 0, made.stdout + made.stderr
+    ended = token.run(sys.executable, "-c", _NSS_MAKE, module)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
     return token
 
 

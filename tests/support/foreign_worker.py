@@ -52,23 +52,25 @@ def main() -> None:
         def unwrap(payload: bytes) -> Any:
             return token.unwrap_data_key(public.encrypt(payload, padding), private, token.oaep_hash)
 
-        told: dict[str, Any] = {"risks": sorted(token.capabilities.risks)}
-        told["lengths"] = {
+        report: dict[str, Any] = {"risks": sorted(token.capabilities.risks)}
+        report["lengths"] = {
             str(length): _outcome(lambda length=length: unwrap(os.urandom(length)))
             for length in (16, 24, 31, 32, 33)
         }
         damaged = bytes(256)
-        told["damaged"] = _outcome(lambda: token.unwrap_data_key(damaged, private, token.oaep_hash))
+        report["damaged"] = _outcome(
+            lambda: token.unwrap_data_key(damaged, private, token.oaep_hash)
+        )
         with unwrap(bytes(32)) as data_key:
             key = data_key.handle
-            told["protected"] = [bool(key[Attribute.SENSITIVE]), bool(key[Attribute.EXTRACTABLE])]
+            report["protected"] = [bool(key[Attribute.SENSITIVE]), bool(key[Attribute.EXTRACTABLE])]
             try:
-                told["value"] = len(key[Attribute.VALUE])
+                report["value"] = len(key[Attribute.VALUE])
             except refusals.PKCS11Error as error:
-                told["value"] = type(error).__name__
-        told["forged"] = _forged(token)
+                report["value"] = type(error).__name__
+        report["forged"] = _forged(token)
         private.destroy()
-    print(json.dumps(told))
+    print(json.dumps(report))
 
 
 def _forged(token: Token) -> dict[str, bool]:

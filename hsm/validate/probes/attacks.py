@@ -40,11 +40,11 @@ _PKCS1: Final = MechanismCall(Mechanism.RSA_PKCS)
 _RAW: Final = MechanismCall(Mechanism.RSA_X_509)
 
 
-def _held(code: str) -> ProbeAnswer:
+def _withstood(code: str) -> ProbeAnswer:
     return ProbeAnswer(Status.GOOD, "withstood", code)
 
 
-def _pulled(how: str, code: str) -> ProbeAnswer:
+def _extracted(how: str, code: str) -> ProbeAnswer:
     return ProbeAnswer(Status.RISK, f"key extracted: {how}", code)
 
 
@@ -52,33 +52,33 @@ def _first_out(tried: list[tuple[Attempt, str]], out: Callable[[Attempt], bool])
     """Return the first try that extracts the key, or the first refusal."""
     for way, how in tried:
         if not way.refused and out(way):
-            return _pulled(how, way.code)
-    return _held(tried[0][0].code)
+            return _extracted(how, way.code)
+    return _withstood(tried[0][0].code)
 
 
 def _wrap_decrypt(token: TokenUnderTest) -> ProbeAnswer:
     """Wrap the data key with a key that also decrypts; decrypt the result."""
     key, value = token.known_data_key()
     uses = {"WRAP": True, "DECRYPT": True, "ENCRYPT": True}
-    made = attempt(
+    creation = attempt(
         token.session.generate_key,
         MechanismCall(Mechanism.AES_KEY_GEN),
         {**token.aes_template(**uses), Attribute.VALUE_LEN: 32},
     )
-    if made.refused:
-        return _held(made.code)
+    if creation.refused:
+        return _withstood(creation.code)
     codes = []
     for mechanism, how in _WRAPS:
-        wrapped = attempt(token.session.wrap, mechanism, made.value, key)
+        wrapped = attempt(token.session.wrap, mechanism, creation.value, key)
         codes.append(wrapped.code)
         if wrapped.refused:
             continue
-        opened = attempt(token.session.decrypt, mechanism, made.value, wrapped.value)
+        opened = attempt(token.session.decrypt, mechanism, creation.value, wrapped.value)
         if opened.refused and how == "AES-KEY-WRAP":  # AES-ECB can invert RFC 3394
-            opened = attempt(_undo_key_wrap, token, made.value, wrapped.value)
+            opened = attempt(_undo_key_wrap, token, creation.value, wrapped.value)
         if not opened.refused and opened.value == value:
-            return _pulled(f"wrapped and decrypted with {how}", wrapped.code)
-    return _held(codes[0])
+            return _extracted(f"wrapped and decrypted with {how}", wrapped.code)
+    return _withstood(codes[0])
 
 
 def _undo_key_wrap(token: TokenUnderTest, key: int, wrapped: bytes) -> bytes:
@@ -129,7 +129,7 @@ def _weak_rsa(token: TokenUnderTest) -> ProbeAnswer:
     key, value = token.known_data_key()
     public = attempt(token.session.create, token.public_template(_WEAK.public_numbers))
     if public.refused:
-        return _held(public.code)
+        return _withstood(public.code)
     wrapped = attempt(token.session.wrap, _PKCS1, public.value, key)
     return _first_out(
         [(wrapped, "wrapped with RSA of 512 bits, which can be factored")],
@@ -160,7 +160,7 @@ def _weak_des(token: TokenUnderTest) -> ProbeAnswer:
     """Wrap the data key with single DES (56 bits)."""
     key, value = token.known_data_key()
     secret = bytes.fromhex("0123456789abcdef")
-    made = attempt(
+    creation = attempt(
         token.session.create,
         {
             **token.aes_template(WRAP=True),
@@ -168,9 +168,9 @@ def _weak_des(token: TokenUnderTest) -> ProbeAnswer:
             Attribute.VALUE: secret,
         },
     )
-    if made.refused:
-        return _held(made.code)
-    wrapped = attempt(token.session.wrap, MechanismCall(Mechanism._DES_ECB), made.value, key)
+    if creation.refused:
+        return _withstood(creation.code)
+    wrapped = attempt(token.session.wrap, MechanismCall(Mechanism._DES_ECB), creation.value, key)
     return _first_out(
         [(wrapped, "wrapped with single DES")],
         lambda way: _des_open(secret, way.value)[:32] == value,
@@ -189,14 +189,14 @@ def _change(how: str, changes: dict[Attribute, Any], token: TokenUnderTest) -> P
     call = token.session.set if how == "set" else token.session.copy
     changed = attempt(call, key, changes)
     if changed.refused:
-        return _held(changed.code)
+        return _withstood(changed.code)
     target = key if how == "set" else int(changed.value)
     wrong = [name.name for name, want in changes.items() if _has(token, target, name) is want]
     if not wrong:
         return ProbeAnswer(Status.GOOD, "accepted, without effect", changed.code)
     read = attempt(token.session.get, target, Attribute.VALUE)
     if not read.refused and read.value == value:
-        return _pulled(f"{' and '.join(wrong)} changed, value read", changed.code)
+        return _extracted(f"{' and '.join(wrong)} changed, value read", changed.code)
     return ProbeAnswer(Status.RISK, f"{' and '.join(wrong)} can be changed", changed.code)
 
 
@@ -212,7 +212,7 @@ def _make_extractable(how: str, token: TokenUnderTest) -> ProbeAnswer:
     call = token.session.set if how == "set" else token.session.copy
     changed = attempt(call, private, change)
     if changed.refused:
-        return _held(changed.code)
+        return _withstood(changed.code)
     target = private if how == "set" else int(changed.value)
     return good_if(
         not token.session.is_set(target, Attribute.EXTRACTABLE),
@@ -234,11 +234,11 @@ def _weaker_template(token: TokenUnderTest) -> ProbeAnswer:
     )
     opened = attempt(token.session.unwrap, token.oaep, token.restricted_kek.private, wrapped, weak)
     if opened.refused:
-        return _held(opened.code)
+        return _withstood(opened.code)
     read = attempt(token.session.get, opened.value, Attribute.VALUE)
     if not read.refused and read.value == value:
-        return _pulled("EEDK unwrapped as not sensitive, value read", opened.code)
-    return _held(read.code)
+        return _extracted("EEDK unwrapped as not sensitive, value read", opened.code)
+    return _withstood(read.code)
 
 
 def _pkcs1_oracle(token: TokenUnderTest) -> ProbeAnswer:
@@ -253,7 +253,7 @@ def _pkcs1_oracle(token: TokenUnderTest) -> ProbeAnswer:
         wrong = os.urandom(bits // 8 - 1).rjust(bits // 8, b"\0")
         codes.add(attempt(token.session.unwrap, _PKCS1, kek.private, wrong, template).code)
     if opened.refused and opened.code in codes and len(codes) == 1:
-        return _held(opened.code)
+        return _withstood(opened.code)
     if opened.code in codes:
         return ProbeAnswer(
             Status.NOTE, "PKCS#1 v1.5 unwraps; wrong padding gives a random key", opened.code
@@ -273,14 +273,14 @@ def _raw_rsa(token: TokenUnderTest) -> ProbeAnswer:
         template |= {Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True}
     opened = attempt(token.session.unwrap, _RAW, token.restricted_kek.private, wrapped, template)
     if opened.refused:
-        return _held(opened.code)
+        return _withstood(opened.code)
     read = attempt(token.session.get, opened.value, Attribute.VALUE)
     if read.refused:
-        return _held(read.code)
+        return _withstood(read.code)
     block = int.from_bytes(read.value, "big")
     numbers = token.restricted_kek.public_key.public_numbers()
     if pow(block, numbers.e, numbers.n) == int.from_bytes(wrapped, "big"):
-        return _pulled("EEDK unwrapped with raw RSA", opened.code)
+        return _extracted("EEDK unwrapped with raw RSA", opened.code)
     return ProbeAnswer(Status.NOTE, "unwraps something else", opened.code)
 
 
@@ -290,8 +290,12 @@ def _decrypt_with_kek(token: TokenUnderTest) -> ProbeAnswer:
     wrapped = token.wrap_outside(value, token.restricted_kek)
     opened = attempt(token.session.decrypt, token.oaep, token.restricted_kek.private, wrapped)
     if opened.refused:
-        return _held(opened.code)
-    return _pulled("decrypted with the KEK", opened.code) if opened.value == value else _held("")
+        return _withstood(opened.code)
+    return (
+        _extracted("decrypted with the KEK", opened.code)
+        if opened.value == value
+        else _withstood("")
+    )
 
 
 def _let_kek_decrypt(token: TokenUnderTest) -> ProbeAnswer:
@@ -309,8 +313,8 @@ def _let_kek_decrypt(token: TokenUnderTest) -> ProbeAnswer:
             continue
         opened = attempt(token.session.decrypt, token.oaep, int(key), wrapped)
         if not opened.refused and opened.value == value:
-            return _pulled(f"{how}, EEDK decrypted", gained.code)
-    return _held(changed.code)
+            return _extracted(f"{how}, EEDK decrypted", gained.code)
+    return _withstood(changed.code)
 
 
 def _wrap_kek(token: TokenUnderTest) -> ProbeAnswer:
@@ -338,11 +342,11 @@ def _wrap_kek(token: TokenUnderTest) -> ProbeAnswer:
         if wrapped.refused:
             continue
         if _is_kek(token, open_outside, secret, wrapped.value):
-            return _pulled(f"a KEK's private half, wrapped with {how}", wrapped.code)
+            return _extracted(f"a KEK's private half, wrapped with {how}", wrapped.code)
         return ProbeAnswer(
             Status.RISK, f"{how} wraps it, to a value that could not be read", wrapped.code
         )
-    return _held(codes[0])
+    return _withstood(codes[0])
 
 
 def _open_cbc_pad(secret: bytes, wrapped: bytes) -> bytes:
@@ -374,20 +378,20 @@ def _trusted_by_user(how: str, token: TokenUnderTest) -> ProbeAnswer:
     pair = rsa.generate_private_key(65537, 2048).public_key()
     if how == "create":
         template = token.public_template(pair.public_numbers(), TRUSTED=True)
-        made = attempt(token.session.create, template)
-        target = made.value
+        creation = attempt(token.session.create, template)
+        target = creation.value
     else:
         target = token.import_public_key(pair)
         call = token.session.set if how == "set" else token.session.copy
-        made = attempt(call, target, {Attribute.TRUSTED: True})
-        target = made.value if how == "copy" else target
-    if made.refused:
-        return _held(made.code)
+        creation = attempt(call, target, {Attribute.TRUSTED: True})
+        target = creation.value if how == "copy" else target
+    if creation.refused:
+        return _withstood(creation.code)
     if not _has(token, int(target), Attribute.TRUSTED):
-        return ProbeAnswer(Status.GOOD, "accepted, without effect", made.code)
+        return ProbeAnswer(Status.GOOD, "accepted, without effect", creation.code)
     wrapped = attempt(token.session.wrap, token.oaep, int(target), token.data_key())
     does = "and it wraps data keys" if not wrapped.refused else "but it wraps no data key"
-    return ProbeAnswer(Status.RISK, f"the user makes a key TRUSTED, {does}", made.code)
+    return ProbeAnswer(Status.RISK, f"the user makes a key TRUSTED, {does}", creation.code)
 
 
 def _drop_wrap_with_trusted(token: TokenUnderTest) -> ProbeAnswer:
@@ -404,7 +408,7 @@ def _drop_wrap_with_trusted(token: TokenUnderTest) -> ProbeAnswer:
         template,
     )
     if opened.refused:
-        return _held(opened.code)
+        return _withstood(opened.code)
     wrapped = attempt(token.session.wrap, token.oaep, token.outside_public, opened.value)
     return _first_out(
         [(wrapped, "EEDK unwrapped without WRAP_WITH_TRUSTED, wrapped to the attacker's key")],
@@ -424,10 +428,10 @@ def _derive(token: TokenUnderTest) -> ProbeAnswer:
         token.session.derive, MechanismCall(Mechanism.EXTRACT_KEY_FROM_KEY, bytes(8)), key, template
     )
     if derived.refused:
-        return _held(derived.code)
+        return _withstood(derived.code)
     read = attempt(token.session.get, derived.value, Attribute.VALUE)
     if not read.refused and read.value == value:
-        return _pulled("by derivation", derived.code)
+        return _extracted("by derivation", derived.code)
     return ProbeAnswer(Status.RISK, "a key with DERIVE false derives", derived.code)
 
 

@@ -47,13 +47,13 @@ def _wrap_with_trusted(token: TokenUnderTest) -> ProbeAnswer:
         **token.aes_template(EXTRACTABLE=True, WRAP_WITH_TRUSTED=True),
         Attribute.VALUE_LEN: 32,
     }
-    made = attempt(token.session.generate_key, AES_256, template)
-    if made.refused:
-        return ProbeAnswer(Status.LACKS, "unknown", made.code)
-    kept = attempt(token.session.is_set, made.value, Attribute.WRAP_WITH_TRUSTED)
+    creation = attempt(token.session.generate_key, AES_256, template)
+    if creation.refused:
+        return ProbeAnswer(Status.LACKS, "unknown", creation.code)
+    kept = attempt(token.session.is_set, creation.value, Attribute.WRAP_WITH_TRUSTED)
     if kept.refused or not kept.value:
         return ProbeAnswer(Status.LACKS, "accepted, but not stored", kept.code)
-    wrapped = attempt(token.session.wrap, token.oaep, token.outside_public, made.value)
+    wrapped = attempt(token.session.wrap, token.oaep, token.outside_public, creation.value)
     return good_if(
         wrapped.refused,
         "enforced",
@@ -72,12 +72,12 @@ def _trusted_by_officer(token: TokenUnderTest) -> ProbeAnswer:
     try:
         template = token.public_template(pair.public_key().public_numbers(), TRUSTED=True)
         with token.officer():
-            made = attempt(carrier.create, template)
-        if made.refused:
+            creation = attempt(carrier.create, template)
+        if creation.refused:
             return ProbeAnswer(
-                Status.LACKS, "the security officer cannot make a TRUSTED key", made.code
+                Status.LACKS, "the security officer cannot make a TRUSTED key", creation.code
             )
-        wrapped = attempt(token.session.wrap, token.oaep, made.value, token.data_key())
+        wrapped = attempt(token.session.wrap, token.oaep, creation.value, token.data_key())
         return good_if(
             not wrapped.refused,
             "the security officer makes it TRUSTED, and it wraps",
@@ -94,14 +94,14 @@ def _allowed_mechanisms(token: TokenUnderTest) -> ProbeAnswer:
         outside := rsa.generate_private_key(65537, 2048),
         ALLOWED_MECHANISMS=[Mechanism.RSA_PKCS_OAEP],
     )
-    made = attempt(token.session.create, template)
-    if made.refused:
-        return ProbeAnswer(Status.LACKS, "unknown", made.code)
+    creation = attempt(token.session.create, template)
+    if creation.refused:
+        return ProbeAnswer(Status.LACKS, "unknown", creation.code)
     wrapped = outside.public_key().encrypt(os.urandom(32), padding.PKCS1v15())
     opened = attempt(
         token.session.unwrap,
         _PKCS1,
-        made.value,
+        creation.value,
         wrapped,
         token.session_template(token.unwrap_template),
     )
@@ -120,13 +120,13 @@ def _unwrap_template(token: TokenUnderTest) -> ProbeAnswer:
     template = token.private_template(
         outside := rsa.generate_private_key(65537, 2048), UNWRAP_TEMPLATE=demanded
     )
-    made = attempt(token.session.create, template)
-    if made.refused:
-        return ProbeAnswer(Status.LACKS, "unknown", made.code)
+    creation = attempt(token.session.create, template)
+    if creation.refused:
+        return ProbeAnswer(Status.LACKS, "unknown", creation.code)
     mechanism, name = token.oaep, token.best_hash
     wrapped = outside.public_key().encrypt(os.urandom(32), outside_oaep(name))
     weak = token.aes_template(SENSITIVE=False)
-    opened = attempt(token.session.unwrap, mechanism, made.value, wrapped, weak)
+    opened = attempt(token.session.unwrap, mechanism, creation.value, wrapped, weak)
     if opened.refused:
         return ProbeAnswer(Status.GOOD, "enforced: a weaker template is refused", opened.code)
     read = attempt(token.session.get, opened.value, Attribute.VALUE)
@@ -204,9 +204,9 @@ def _set_afterwards(token: TokenUnderTest) -> ProbeAnswer:
         token.wrap_outside(os.urandom(32)),
         token.session_template({**UNWRAPPED, **weak}),
     )
-    made = attempt(token.session.set, key, {Attribute.SENSITIVE: True})
-    if made.refused:
-        return ProbeAnswer(Status.NOTE, "refused", made.code)
+    changed = attempt(token.session.set, key, {Attribute.SENSITIVE: True})
+    if changed.refused:
+        return ProbeAnswer(Status.NOTE, "refused", changed.code)
     read = attempt(token.session.get, key, Attribute.VALUE)
     extractable = token.session.is_set(key, Attribute.EXTRACTABLE)
     return good_if(

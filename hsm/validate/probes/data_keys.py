@@ -13,11 +13,11 @@ from hsm.validate.session import AES_256, TokenUnderTest
 
 def _generate(bits: int, token: TokenUnderTest) -> ProbeAnswer:
     template = token.aes_template(EXTRACTABLE=True, SENSITIVE=True)
-    made = attempt(
+    creation = attempt(
         token.session.generate_key, AES_256, {**template, Attribute.VALUE_LEN: bits // 8}
     )
     bad = Status.LACKS if bits == 256 else Status.NOTE
-    return good_if(not made.refused, "made", "not made", made.code, bad=bad)
+    return good_if(not creation.refused, "made", "not made", creation.code, bad=bad)
 
 
 def _as_the_rig_does(token: TokenUnderTest) -> ProbeAnswer:

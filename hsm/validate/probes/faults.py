@@ -110,7 +110,7 @@ PROBES: Final = (
     *(
         Probe(
             f"faults.length_{length}",
-            f"Unwrap of {length} bytes as an AES key",
+            f"Unwrap of {length} {'byte' if length == 1 else 'bytes'} as an AES key",
             partial(_wrong_length, length),
         )
         for length in (16, 24, 31, 33, 1)

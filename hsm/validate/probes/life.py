@@ -42,11 +42,11 @@ def _shared_login(token: TokenUnderTest) -> ProbeAnswer:
     other = token.library.open_session(token.slot)
     try:
         template = {**token.aes_template(EXTRACTABLE=True), Attribute.VALUE_LEN: 32}
-        made = attempt(other.generate_key, AES_256, template)
+        creation = attempt(other.generate_key, AES_256, template)
     finally:
         other.close()
     return good_if(
-        not made.refused, "is logged in too", "is not logged in", made.code, bad=Status.NOTE
+        not creation.refused, "is logged in too", "is not logged in", creation.code, bad=Status.NOTE
     )
 
 

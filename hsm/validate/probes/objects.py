@@ -41,10 +41,10 @@ def _template(certificate: x509.Certificate) -> dict[Any, Any]:
 
 def _certificate_kept(token: TokenUnderTest) -> ProbeAnswer:
     certificate = _certificate()
-    made = attempt(token.session.create, token.token_template(_template(certificate)))
-    if made.refused:
-        return ProbeAnswer(Status.LACKS, "refused", made.code)
-    identity = token.session.get(made.value, Attribute.ID)
+    creation = attempt(token.session.create, token.token_template(_template(certificate)))
+    if creation.refused:
+        return ProbeAnswer(Status.LACKS, "refused", creation.code)
+    identity = token.session.get(creation.value, Attribute.ID)
     other = token.library.open_session(token.slot)
     try:
         found = other.find({Attribute.CLASS: ObjectClass.CERTIFICATE, Attribute.ID: identity})
@@ -53,28 +53,28 @@ def _certificate_kept(token: TokenUnderTest) -> ProbeAnswer:
         )
     finally:
         other.close()
-        token.session.destroy(made.value)
+        token.session.destroy(creation.value)
     gone = not token.session.find({Attribute.ID: identity})
     if not gone:
-        return ProbeAnswer(Status.RISK, "stored, but cannot be removed", made.code)
+        return ProbeAnswer(Status.RISK, "stored, but cannot be removed", creation.code)
     return good_if(
         same,
         "stored, found by CKA_ID in another session, unchanged; removed",
         "stored, but not found unchanged",
-        made.code,
+        creation.code,
         bad=Status.LACKS,
     )
 
 
 def _label_case(token: TokenUnderTest) -> ProbeAnswer:
-    made = token.session.create(
+    certificate = token.session.create(
         token.session_template(
             _template(_certificate()) | {Attribute.TOKEN: False}, OTHER_CASE_LABEL
         )
     )
-    identity = token.session.get(made, Attribute.ID)
+    identity = token.session.get(certificate, Attribute.ID)
     found = token.session.find({Attribute.LABEL: LABEL, Attribute.ID: identity})
-    token.session.destroy(made)
+    token.session.destroy(certificate)
     if found:
         return ProbeAnswer(Status.NOTE, "compares without case", "C_FindObjects: CKR_OK")
     return ProbeAnswer(
@@ -96,16 +96,16 @@ def _label_unique(token: TokenUnderTest) -> ProbeAnswer:
 
 def _label_long(token: TokenUnderTest) -> ProbeAnswer:
     label = "Ünïcode " + "x" * 56  # 64 characters, as KEY-5 allows
-    made = attempt(
+    creation = attempt(
         token.session.create,
         {**token.session_template(_template(_certificate())), Attribute.LABEL: label},
     )
-    if made.refused:
-        return ProbeAnswer(Status.LACKS, "refused", made.code)
-    kept = token.session.get(made.value, Attribute.LABEL).decode("utf-8", "replace")
-    token.session.destroy(made.value)
+    if creation.refused:
+        return ProbeAnswer(Status.LACKS, "refused", creation.code)
+    kept = token.session.get(creation.value, Attribute.LABEL).decode("utf-8", "replace")
+    token.session.destroy(creation.value)
     return good_if(
-        kept == label, "stored", f"stored as {kept[:16]!r}...", made.code, bad=Status.LACKS
+        kept == label, "stored", f"stored as {kept[:16]!r}...", creation.code, bad=Status.LACKS
     )
 
 

@@ -19,10 +19,10 @@ _P256: Final = bytes.fromhex("06082a8648ce3d030107")
 
 
 def _generate(bits: int, token: TokenUnderTest) -> ProbeAnswer:
-    made = attempt(token.make_kek, bits)
-    if made.refused:
-        return ProbeAnswer(Status.NOTE if bits != 2048 else Status.LACKS, "not made", made.code)
-    kek: KekPair = made.value
+    creation = attempt(token.make_kek, bits)
+    if creation.refused:
+        return ProbeAnswer(Status.NOTE if bits != 2048 else Status.LACKS, "not made", creation.code)
+    kek: KekPair = creation.value
     value = bytes(range(32))
     opened = token.session.unwrap(
         token.oaep,

@@ -238,16 +238,16 @@ def test_make_restricted_omits_what_the_token_does_not_honour(
     honoured: set[KeyRestriction], stores: bool
 ) -> None:
     public_key = rsa.generate_private_key(65537, 2048).public_key()
-    made: list[FakePrivateHalf] = []
+    halves: list[FakePrivateHalf] = []
 
     def make(template: Template) -> RsaKeyPair:
         known = restriction_template(frozenset(honoured), DATA_KEY)
         if not stores and template.keys() - known.keys():
             raise refusals.AttributeTypeInvalid
-        made.append(FakePrivateHalf(dict(template), honoured))
-        return RsaKeyPair(made[-1], public_key)
+        halves.append(FakePrivateHalf(dict(template), honoured))
+        return RsaKeyPair(halves[-1], public_key)
 
     half, restrictions = make_restricted(make, DATA_KEY, OaepHash.SHA1)
     assert restrictions == honoured < ALL_RESTRICTIONS
     assert half.private.template == restriction_template(restrictions, DATA_KEY)
-    assert [each for each in made if each.alive] == [half.private]
+    assert [each for each in halves if each.alive] == [half.private]
