@@ -2,19 +2,59 @@
 
 import errno
 import os
+import select
 import stat
+from io import BufferedReader, FileIO
 from pathlib import Path
 
 from hsm.errors import ProvisioningError
+
+PIPE_SECONDS = 5.0
+"""How long a pipe or device that is read may give nothing."""
+
+
+def open_to_read(path: Path) -> FileIO:
+    """Open a file without waiting for the writer of a pipe; raises OSError."""
+    return FileIO(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file that has an end: no pipe, device or folder; raises OSError."""
+    file = open_to_read(path)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is a pipe or device, not a regular file", str(path))
+    return BufferedReader(file)
+
+
+def read_at_most(file: FileIO, count: int) -> bytes:
+    """Return what an opened file holds, `count` bytes of it at most.
+
+    Raises OSError, ETIMEDOUT for a pipe or device that gives nothing for `PIPE_SECONDS`.
+    """
+    content = bytearray()
+    ready = select.poll()
+    ready.register(file, select.POLLIN)
+    while len(content) < count:
+        if not ready.poll(PIPE_SECONDS * 1000):
+            raise OSError(
+                errno.ETIMEDOUT, f"it is a pipe or device that gave nothing for {PIPE_SECONDS:g} s"
+            )
+        piece = file.read(count - len(content))
+        if piece == b"":
+            break
+        content += piece or b""  # None: another reader was faster
+    return bytes(content)
 
 
 def read_limited(path: Path, limit: int) -> bytes:
     """Return the content of a file that has at most `limit` bytes.
 
-    Raises OSError, with EFBIG for a longer file; no more of it is read, even from a device.
+    Raises OSError, with EFBIG for a longer file; no more of it is read, even from a device, and
+    a pipe that nobody writes to is not waited for.
     """
-    with path.open("rb") as file:
-        content = file.read(limit + 1)
+    with open_to_read(path) as file:
+        content = read_at_most(file, limit + 1)
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"it has more than {limit} bytes", str(path))
     return content

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from hsm.configuration.part import LocalPath, Part
 from hsm.errors import PinFileExposedError, PinFileUnreadableError, PinUnsetError
-from hsm.files import write_private
+from hsm.files import open_to_read, read_at_most, write_private
 
 PIN_RULE: Final = "'{env: NAME}' or '{file: PATH}', the place of the PIN"
 PIN_DIGITS: Final = 16
@@ -55,15 +55,14 @@ class PinSource(Part):
 
 def _first_line(path: Path, what: str) -> str:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        with open_to_read(path) as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if mode & 0o177:
                 raise PinFileExposedError(
                     f"The {what} file {path} has mode {mode:04o}, so others may read it; "
                     f"run chmod 600 {path}."
                 )
-            content = file.read(MAX_PIN_BYTES + 2)
+            content = read_at_most(file, MAX_PIN_BYTES + 2)
     except OSError as error:
         raise PinFileUnreadableError(
             f"The {what} file {path} cannot be read: {error.strerror}."

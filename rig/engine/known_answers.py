@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hsm.errors import TaperigError
+from hsm.files import open_to_read, read_at_most
 from rig.engine.driver import (
     IV_BYTES,
     KEY_BYTES,
@@ -115,8 +116,8 @@ def find_file(path: Path) -> Path:
 def read_vectors(path: Path) -> list[Vector]:
     """Parse a file; raise KatError with file and line of a mistake."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        with open_to_read(path) as file:
+            data = read_at_most(file, MAX_FILE_BYTES + 1)
     except OSError as error:
         raise KatError(
             f"{path} cannot be read: {error.strerror}; `rig kat --list` names NIST's files."

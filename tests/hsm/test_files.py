@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hsm import files
 from hsm.ekm.admin.administrator import AdministrationError, read_wrap_key
 from hsm.ekm.audit.hash_chain import MAX_LINE, AuditError
 from hsm.ekm.audit.log import AuditLog, verify
@@ -29,7 +32,7 @@ def test_read_limited_reads_no_more_than_the_limit(tmp_path: Path) -> None:
         read_limited(Path("/dev/zero"), 10)
 
 
-@pytest.mark.parametrize(
+READERS = pytest.mark.parametrize(
     ("read", "error"),
     [
         (load_certificate, PkiError),
@@ -39,6 +42,9 @@ def test_read_limited_reads_no_more_than_the_limit(tmp_path: Path) -> None:
     ],
     ids=["certificate", "key", "wrapping key", "PIN"],
 )
+
+
+@READERS
 def test_file_without_an_end_is_refused_by_every_reader(
     tmp_path: Path,
     read: Callable[[Path], object],
@@ -50,6 +56,30 @@ def test_file_without_an_end_is_refused_by_every_reader(
     path.chmod(0o600)
     with pytest.raises(error, match=str(path)):
         read(path)
+
+
+@READERS
+def test_pipe_that_nobody_writes_to_is_refused_by_every_reader(
+    tmp_path: Path,
+    read: Callable[[Path], object],
+    error: type[TaperigError],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(files, "PIPE_SECONDS", 0.2)
+    path = tmp_path / "pipe"
+    os.mkfifo(path, 0o600)
+    with pytest.raises(error, match=rf"{path}.* gave nothing for 0.2 s"):
+        read(path)
+
+
+def test_read_limited_reads_a_pipe_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    content = b"x" * 200_000  # more than a pipe holds
+    writer = threading.Thread(target=path.write_bytes, args=(content,))
+    writer.start()
+    assert read_limited(path, len(content)) == content
+    writer.join()
 
 
 @pytest.mark.parametrize("line", [b"[" * 3000, b"x" * (MAX_LINE + 1), b'{"a": ' + b"9" * 5000])

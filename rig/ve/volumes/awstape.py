@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from hsm.errors import TaperigError
+from hsm.files import open_regular
 
 MAX_SEGMENT_BYTES = 65_535
 MAX_BLOCK_BYTES = 2 * 1024 * 1024
@@ -40,7 +41,7 @@ def read_image(path: Path) -> Iterator[bytes | None]:
     Raises AwsTapeError, with the place, at the first byte that does not fit.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             yield from _blocks(file, path)
     except OSError as error:
         raise AwsTapeError(

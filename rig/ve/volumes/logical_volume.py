@@ -23,6 +23,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from hsm.errors import TaperigError
+from hsm.files import open_regular
 from rig.drive.cartridge_format import MAX_BLOCK_BYTES
 from rig.drive.drive import Block
 
@@ -83,7 +84,7 @@ class VolumeFile:
     def opened(self) -> Iterator[BufferedReader]:
         """Open the file to read it; raises VolumeFileError."""
         try:
-            with self.source.open("rb") as file:
+            with open_regular(self.source) as file:
                 yield file
         except OSError as error:
             raise _unreadable(self.name, self.source, error) from error

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hsm.errors import TaperigError
-from hsm.files import sync_directory
+from hsm.files import open_regular, sync_directory
 from rig.ve.volumes.logical_volume import VolumeHeader
 
 PIECE_BYTES = 1 << 20
@@ -244,7 +244,7 @@ def pieces_of(source: Path) -> Iterator[bytes]:
     Raises CacheError when it cannot be read.
     """
     try:
-        with source.open("rb") as file:
+        with open_regular(source) as file:
             while piece := file.read(PIECE_BYTES):
                 yield piece
     except OSError as error:

@@ -1,13 +1,17 @@
 """AWSTAPE images, block by block."""
 
+import os
 import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hsm.errors import TaperigError
 from rig.ve.volumes.awstape import MAX_BLOCK_BYTES, TAPE_MARK, AwsTapeError, ImageWriter, read_image
+from rig.ve.volumes.tape_volume_cache import pieces_of
 from tests.support.tape_images import write_tape
 
 ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -124,3 +128,13 @@ def test_an_image_replaces_another_only_when_whole(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(AwsTapeError, match="cannot be written"):
         ImageWriter(tmp_path / "absent" / "t.aws")
+
+
+@pytest.mark.parametrize("read", [read_image, pieces_of], ids=["image", "host file"])
+def test_pipe_or_device_is_no_file_to_cache(
+    tmp_path: Path, read: Callable[[Path], Iterator[bytes | None]]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(TaperigError, match=f"{path} cannot be read .*not a regular file"):
+            next(iter(read(path)))
