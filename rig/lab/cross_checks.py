@@ -12,11 +12,11 @@ from hsm.configuration.part import Location
 from hsm.keys.labels import label_key
 from hsm.pkcs11.pins import PIN_RULE
 from rig.lab.base import RESOURCE_RULE
-from rig.ve.ekm.host_address import canonical, is_address, is_host
+from rig.ve.ekm.host_address import canonical, is_address, is_host, overlap
 from rig.ve.prerequisites import PrerequisiteError, require_encryption_settings
 
 if TYPE_CHECKING:
-    from rig.lab.model import BoardUnit, Lab, PoolUnit
+    from rig.lab.model import BoardUnit, EkmUnit, Lab, PoolUnit
 
 
 def _fpga_mistakes(name: str, board: BoardUnit, fpga: str) -> Iterator[tuple[Location, str]]:
@@ -72,7 +72,6 @@ def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
             )
         serials.add(drive.serial)
     names: set[str] = set()
-    addresses: dict[tuple[str, int], str] = {}
     for index, ekm in enumerate(lab.ekms):
         if ekm.name in names:
             yield (
@@ -93,14 +92,14 @@ def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
                 "port 0 is for a key manager that the rig starts; "
                 "name the port of this one, or set start: true.",
             )
-        address = (canonical(ekm.host), ekm.port)
-        if ekm.port and address in addresses:
-            yield (
-                ("ekms", index, "port"),
-                f"the key managers '{addresses[address]}' and '{ekm.name}' have one address, "
-                f"{ekm.host} port {ekm.port}; give each a port of its own, or 0 for any free.",
-            )
-        addresses.setdefault(address, ekm.name)
+        for other in lab.ekms[:index] if ekm.port else ():
+            if other.port == ekm.port and _one_address(ekm, other):
+                yield (
+                    ("ekms", index, "port"),
+                    f"the key managers '{other.name}' and '{ekm.name}' have one address, "
+                    f"{ekm.host} port {ekm.port}; give each a port of its own, or 0 for any free.",
+                )
+                break
     for index, server in enumerate(lab.dns):
         if not is_address(server.address):
             yield (
@@ -130,6 +129,13 @@ def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
             yield ("keks", index, "token"), _no_such("token", kek.token, lab.tokens)
     for number, pool in lab.pools.items():
         yield from _pool_mistakes(lab, ("pools", number), number, pool)
+
+
+def _one_address(ekm: EkmUnit, other: EkmUnit) -> bool:
+    """Whether two key managers with one port are at one address."""
+    if ekm.start and other.start:
+        return overlap(ekm.host, other.host)
+    return canonical(ekm.host) == canonical(other.host)
 
 
 def _node_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:

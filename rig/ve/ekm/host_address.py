@@ -23,7 +23,20 @@ def canonical(host: str) -> str:
     name = host.removesuffix(".").lower()
     if name == "localhost":
         return "127.0.0.1"
-    return str(ipaddress.ip_address(name)) if is_address(name) else name
+    if not is_address(name):
+        return name
+    address = ipaddress.ip_address(name)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
+
+
+def overlap(host: str, other: str) -> bool:
+    """Whether two servers of this machine at these hosts cannot have one port.
+
+    0.0.0.0 and :: are every address of the machine.
+    """
+    hosts = {canonical(host), canonical(other)}
+    return len(hosts) == 1 or not hosts.isdisjoint({"0.0.0.0", "::"})
 
 
 def is_host(host: str) -> bool:
