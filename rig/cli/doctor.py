@@ -139,16 +139,23 @@ def _folders() -> Iterator[Requirement]:
     from hdl.verilator.verilate import cache_path
     from rig.testbed.state import state_path
 
-    for name, path, cure in (
-        ("cache", cache_path(), "set XDG_CACHE_HOME to a folder that you can write"),
-        ("state", state_path(), "set TAPERIG_STATE to a folder that you can write"),
-        ("temporary", Path(tempfile.gettempdir()), "set TMPDIR to a folder that you can write"),
+    for name, path_of, cure in (
+        ("cache", cache_path, "set XDG_CACHE_HOME to a folder that you can write"),
+        ("state", state_path, "set TAPERIG_STATE to a folder that you can write"),
+        ("temporary", _temporary_path, "set TMPDIR to a folder that you can write"),
     ):
-        yield _folder(f"{name} folder", path, _SPACE_MB[name], cure)
+        yield _folder(f"{name} folder", path_of, _SPACE_MB[name], cure)
 
 
-def _folder(name: str, path: Path, wanted_mb: int, cure: str) -> Requirement:
-    there = path
+def _temporary_path() -> Path:
+    return Path(tempfile.gettempdir())
+
+
+def _folder(name: str, path_of: Callable[[], Path], wanted_mb: int, cure: str) -> Requirement:
+    try:
+        there = path = path_of()
+    except (TaperigError, OSError) as error:
+        return _missing(name, str(error).partition("; ")[0], cure)
     try:
         while not there.exists() and there != there.parent:
             there = there.parent

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hsm.errors import TaperigError
 from hsm.files import read_limited
 from rig.results.results import FORMAT
 
@@ -66,6 +67,10 @@ class StoredRun:
         return sorted(path for path in self.folder.iterdir() if path.is_file())
 
 
+class StoredRunsError(TaperigError):
+    """The folder of the runs cannot be read."""
+
+
 @contextmanager
 def under_way(folder: Path) -> Iterator[None]:
     """Mark a folder as that of a run under way, for as long as this process lives at most."""
@@ -79,12 +84,22 @@ def under_way(folder: Path) -> Iterator[None]:
 
 
 def stored_runs(folder: Path) -> list[StoredRun]:
-    """Return the runs in a folder, the oldest first; other things in it are left out."""
-    if not folder.is_dir():
+    """Return the runs in a folder, the oldest first; other things in it are left out.
+
+    A folder that is not there holds none. Raises StoredRunsError when it cannot be read.
+    """
+    try:
+        paths = list(folder.iterdir())
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise StoredRunsError(
+            f"The runs in {folder} cannot be read ({error.strerror}); set TAPERIG_STATE to a "
+            "folder that you can read."
+        ) from None
     runs = [
         _stored(path)
-        for path in folder.iterdir()
+        for path in paths
         if _NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
     ]
     return sorted(runs, key=lambda run: (run.began, run.name))

@@ -27,10 +27,20 @@ class StateError(TaperigError):
 
 
 def state_path() -> Path:
-    """Return the path of the state folder, which need not exist."""
+    """Return the path of the state folder, which need not exist; raises StateError."""
     chosen = os.environ.get(ENVIRONMENT)
-    path = Path(chosen).expanduser() if chosen else platformdirs.user_state_path("taperig")
-    return path.absolute()
+    path = Path(chosen) if chosen else platformdirs.user_state_path("taperig")
+    return _without_tilde(path, f"set {ENVIRONMENT} to a folder that you can write")
+
+
+def _without_tilde(path: Path, cure: str) -> Path:
+    """Return a whole path, with the home folder that a tilde names; raises StateError."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise StateError(
+            f"The folder {path} cannot be found: no home folder is known for its tilde; {cure}."
+        ) from None
 
 
 def state_dir() -> Path:
@@ -109,9 +119,8 @@ def new_run_dir(state: Path, out: Path | None) -> Path:
     Runs under the state folder are named by the time they began, so that they sort.
     """
     if out is not None:
-        return private_folder(
-            out.expanduser().absolute(), "name a folder that you can write with --out"
-        )
+        cure = "name a folder that you can write with --out"
+        return private_folder(_without_tilde(out, cure), cure)
     stem = time.strftime("%Y%m%d-%H%M%S")
     runs = private_folder(state / "runs")
     for number in range(1000):

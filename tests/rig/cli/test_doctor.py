@@ -160,3 +160,9 @@ def test_doctor_tells_a_pin_file_that_others_may_read(tmp_path: Path) -> None:
     pin.chmod(stat.S_IRUSR | stat.S_IROTH)
     lab = lab_file(tmp_path, ("# pin: {env: NAME} ", f"pin: {{file: {pin}}} #"))
     assert "chmod 600" in examine(tmp_path, "--lab", lab, code=1)["token ekm"]["text"]
+
+
+def test_doctor_names_a_state_folder_of_an_unknown_user(tmp_path: Path) -> None:
+    found = examine(tmp_path, code=1, TAPERIG_STATE="~no-such-user")
+    assert found["state folder"]["status"] == "missing"
+    assert "~no-such-user cannot be found" in found["state folder"]["text"]

@@ -183,3 +183,11 @@ def test_runs_clean_leaves_a_real_run_that_is_under_way(tmp_path: Path) -> None:
     assert (process.returncode, err) == (130, "rig: interrupted\n")
     shown = json.loads(runs(state, "show", "--json").out)
     assert (shown["verdict"], shown["reasons"]) == ("error", ["The run was interrupted."])
+
+
+def test_runs_list_of_a_state_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / "file"
+    state.touch()
+    ended = runs(state, "list")
+    assert ended.code == 2
+    assert f"The runs in {state / 'runs'} cannot be read (Not a directory)" in ended.err

@@ -73,3 +73,12 @@ def test_results_folder_that_cannot_be_made_is_blamed_on_its_option(tmp_path: Pa
     with pytest.raises(StateError, match=r"cannot be made \(Not a directory\); .*--out") as caught:
         new_run_dir(tmp_path, tmp_path / "file" / "out")
     assert "TAPERIG_STATE" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["~no-such-user", "~no-such-user/state"])
+def test_state_of_an_unknown_user_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAPERIG_STATE", path)
+    with pytest.raises(StateError, match=f"{path} cannot be found: .* set TAPERIG_STATE"):
+        state_dir()
+    with pytest.raises(StateError, match=f"{path} cannot be found: .* with --out"):
+        new_run_dir(Path("unused"), Path(path))
