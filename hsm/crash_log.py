@@ -90,9 +90,9 @@ def _reason(error: BaseException, command: str) -> str:
 def _write(error: BaseException, command: str) -> Path | None:
     with suppress(Exception):
         text = f"{time.strftime('%Y-%m-%d %H:%M:%S %z')}  {command}\n\n{_traceback(error)}"
-        for folder in (_state() / "errors", Path(tempfile.gettempdir())):
-            with suppress(OSError):
-                return _write_in(folder, text)
+        for folder in (lambda: _state() / "errors", lambda: Path(tempfile.gettempdir())):
+            with suppress(OSError, RuntimeError):  # RuntimeError: the home folder is not known
+                return _write_in(folder(), text)
     return None
 
 

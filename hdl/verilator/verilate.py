@@ -60,8 +60,14 @@ class BuiltSim:
 
 
 def cache_path() -> Path:
-    """Return the path of the user's cache folder for simulations."""
-    return user_cache_path("taperig") / "sim"
+    """Return the path of the user's cache folder for simulations; raises BuildError."""
+    try:
+        return user_cache_path("taperig") / "sim"
+    except RuntimeError:
+        raise BuildError(
+            "The cache folder cannot be found: this user has no home folder; set XDG_CACHE_HOME to "
+            "a folder that you can write."
+        ) from None
 
 
 def cache_directory() -> Path:

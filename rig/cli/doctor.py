@@ -152,9 +152,11 @@ def _temporary_path() -> Path:
 
 
 def _folder(name: str, path_of: Callable[[], Path], wanted_mb: int, cure: str) -> Requirement:
+    from hdl.errors import HdlError
+
     try:
         there = path = path_of()
-    except (TaperigError, OSError) as error:
+    except (HdlError, TaperigError, OSError) as error:
         return _missing(name, str(error).partition("; ")[0], cure)
     try:
         while not there.exists() and there != there.parent:

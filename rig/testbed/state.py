@@ -29,8 +29,15 @@ class StateError(TaperigError):
 def state_path() -> Path:
     """Return the path of the state folder, which need not exist; raises StateError."""
     chosen = os.environ.get(ENVIRONMENT)
-    path = Path(chosen) if chosen else platformdirs.user_state_path("taperig")
-    return _without_tilde(path, f"set {ENVIRONMENT} to a folder that you can write")
+    cure = f"set {ENVIRONMENT} to a folder that you can write"
+    if chosen:
+        return _without_tilde(Path(chosen), cure)
+    try:
+        return platformdirs.user_state_path("taperig").absolute()
+    except RuntimeError:
+        raise StateError(
+            f"The state folder cannot be found: this user has no home folder; {cure}."
+        ) from None
 
 
 def _without_tilde(path: Path, cure: str) -> Path:

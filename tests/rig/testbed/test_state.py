@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from hdl.errors import BuildError
+from hdl.verilator.verilate import cache_path
+from hsm.crash_log import report
 from rig.drive.cartridge import Cartridge
 from rig.results.runs import stored_runs
 from rig.testbed.state import StateError, locked_state, new_run_dir, state_dir
@@ -82,3 +87,16 @@ def test_state_of_an_unknown_user_is_refused(path: str, monkeypatch: pytest.Monk
         state_dir()
     with pytest.raises(StateError, match=f"{path} cannot be found: .* with --out"):
         new_run_dir(Path("unused"), Path(path))
+
+
+def test_state_and_cache_of_a_user_without_home_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("TAPERIG_STATE", "XDG_STATE_HOME", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # in no password file
+    with pytest.raises(StateError, match="no home folder; set TAPERIG_STATE"):
+        state_dir()
+    with pytest.raises(BuildError, match="no home folder; set XDG_CACHE_HOME"):
+        cache_path()
+    assert f"the traceback is in {tempfile.gettempdir()}" in report(KeyError(), "`rig`")
