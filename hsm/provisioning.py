@@ -1,6 +1,6 @@
-"""Everything on the key side that a lab needs before its first run, made where it is missing.
+"""Provision a lab's key side: tokens, PINs, keys, certificates, drives.
 
-All of it lives under one state directory, with access for its owner only:
+Everything is in one state folder, with access for its owner only:
 
 | path | what |
 | --- | --- |
@@ -8,14 +8,13 @@ All of it lives under one state directory, with access for its owner only:
 | `pins/<token label>`, `pins/<token label>.so` | the user's and the security officer's PIN |
 | `pins/ekm-admin`, `ekm/admin.scrypt` | the key managers' admin secret, and its hash |
 | `pki/` | the lab CA, TLS identities, `ekm-signing.pem`, `drive-<serial>.pem` |
-| `transport/<serial>.hex` | the transport key that the gates of this drive's engine are given |
+| `transport/<serial>.hex` | the transport key for the gates of this drive's engine |
 
-A `ProvisioningPlan` says what is wanted of all tokens; one child process carries it out, since a
-PKCS#11 context belongs to one process and the transport keys that pass through its memory vanish
-with it. It opens the drives' tokens and the key managers' one after the other, also through
-different modules: each is finalized before the next is opened. Tokens exchange certificates of KEKs
-and nothing else. A lock file keeps two runs apart, and every step looks first at what is there, so
-an interrupted run can be repeated.
+A `ProvisioningPlan` describes all tokens. One child process carries it out, because a PKCS#11
+context belongs to one process, and the transport keys in its memory end with it. The child opens
+the tokens of drives and key managers one after the other, also with different modules: each module
+is finalized before the next is opened. Tokens exchange only certificates of KEKs. A lock file
+separates two runs, and every step first checks what exists, so an interrupted run can be repeated.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ DRIVE_WRAP_BITS: Final = 2048
 TRANSPORT_BYTES: Final = 32
 EKM_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 ONE_TOKEN: Final = "ekm"
-"""Name of the token in a plan that has one only."""
+"""Name of the token in a plan with one token."""
 _SERIAL: Final = re.compile(r"[A-Za-z0-9-]{1,18}")
 _MAX_TRANSPORT_FILE: Final = 4096
 _TRANSPORT_KEY: Final = re.compile(rf"[0-9a-f]{{{2 * TRANSPORT_BYTES}}}")
@@ -91,7 +90,7 @@ Progress = Callable[[str], None]
 
 
 class KekPlan(Part):
-    """A KEK that the lab wants, and where."""
+    """A KEK that the lab needs, and its token."""
 
     label: str = Field(description="its key label")
     token: str | None = Field(
@@ -102,7 +101,7 @@ class KekPlan(Part):
 
 
 class ProvisioningPlan(Part):
-    """All that a lab wants of its key side."""
+    """A plan of all that a lab needs on its key side."""
 
     state_dir: LocalPath = Field(description="the folder that everything is made in")
     tokens: dict[str, TokenConfig] = Field(
@@ -125,7 +124,7 @@ class ProvisioningPlan(Part):
 
 
 class ProvisionedDrive(Part):
-    """A drive whose secure element is ready and whose wrapping key the EKM's tokens trust."""
+    """A drive with a secure element and a wrapping key that the EKM trusts."""
 
     serial: str = Field(description="its serial number")
     token: TokenConfig = Field(description="the token in its secure element")
@@ -154,7 +153,7 @@ class ProvisionedToken(Part):
 
 
 class ProvisionedLab(Part):
-    """What a run needs to know of the key side; paths and public keys only."""
+    """The key side of a lab for a run: paths and public keys only."""
 
     state_dir: LocalPath = Field(description="the folder that everything is in")
     ca: LocalPath = Field(description="the lab CA's certificate (PEM)")
@@ -168,12 +167,12 @@ class ProvisionedLab(Part):
 
     @property
     def first_token(self) -> ProvisionedToken:
-        """The first token of the plan: that of the first key manager."""
+        """The first token of the plan, which the first key manager uses."""
         return next(iter(self.tokens.values()))
 
     @property
     def ekm_token(self) -> TokenConfig:
-        """How the first token is opened."""
+        """The configuration of the first token."""
         return self.first_token.config
 
     @property
@@ -183,12 +182,12 @@ class ProvisionedLab(Part):
 
     @property
     def admin_secret(self) -> Path:
-        """File of the key managers' admin secret (0600); its owner may have taken it away."""
+        """The file of the admin secret (mode 0600); its owner may have removed it."""
         return self.state_dir / "pins" / ADMIN_SECRET
 
     @property
     def admin_secret_hash(self) -> Path:
-        """File of the admin secret's hash, which the key managers have."""
+        """The file of the admin secret's hash, which the key managers read."""
         return self.state_dir / "ekm" / "admin.scrypt"
 
     def drive(self, serial: str) -> ProvisionedDrive:
@@ -209,7 +208,7 @@ def one_token_plan(
     partner_keks: Mapping[str, bytes] | None = None,
     partner_drives: Mapping[str, bytes] | None = None,
 ) -> ProvisioningPlan:
-    """Return a plan with one token, made in SoftHSM, that is home to all KEKs."""
+    """Return a plan with one SoftHSM token that holds all KEKs."""
     state_dir = state_dir.absolute()
     return ProvisioningPlan(
         state_dir=state_dir,
@@ -223,10 +222,10 @@ def one_token_plan(
 
 
 def provision(plan: ProvisioningPlan, progress: Progress = lambda step: None) -> ProvisionedLab:
-    """Make what is missing of tokens, PINs, KEKs, CA, certificates and drives; return it all.
+    """Create what a plan needs and is missing; return the provisioned lab.
 
-    `progress` is called with a few words as each part begins. Raises TaperigError subclasses: bad
-    labels and serials as such, whatever fails in the child process as ProvisioningError.
+    `progress` is called with a short text as each step begins. Raises LabelInvalidError or
+    ProvisioningError for invalid labels and serials, ProvisioningError for errors of the child.
     """
     for kek in plan.keks:
         normalize_label(kek.label)
@@ -238,7 +237,7 @@ def provision(plan: ProvisioningPlan, progress: Progress = lambda step: None) ->
 def provision_drive(
     state_dir: Path, serial: str, *, progress: Progress = lambda step: None
 ) -> ProvisionedDrive:
-    """Make what is missing of one drive, have the EKM's token trust it, and return it."""
+    """Provision one drive, have the EKM's token trust it, and return it."""
     return provision(one_token_plan(state_dir, (), (serial,)), progress).drive(serial)
 
 
@@ -251,9 +250,9 @@ class _Removal(Part):
 
 
 def remove_keks(lab: ProvisionedLab, labels: Sequence[str]) -> dict[str, str]:
-    """Remove KEKs of the first token for good, whoever still needs them.
+    """Remove KEKs of the first token, even if cartridges need them.
 
-    Returns SHA-256 of each one's SubjectPublicKeyInfo, hexadecimal, by its label.
+    Returns SHA-256 of each KEK's SubjectPublicKeyInfo, hexadecimal, by label.
     """
     removal = _Removal(state_dir=lab.state_dir, token=lab.ekm_token, labels=tuple(labels))
     removed: dict[str, str] = json.loads(_in_child("remove", removal, lambda step: None))
@@ -261,7 +260,7 @@ def remove_keks(lab: ProvisionedLab, labels: Sequence[str]) -> dict[str, str]:
 
 
 def check_serial(serial: str) -> None:
-    """Raise ProvisioningError unless the drive serial is 1 to 18 letters, digits and hyphens."""
+    """Raise ProvisioningError unless the drive serial is valid."""
     if not _SERIAL.fullmatch(serial):
         raise ProvisioningError(
             f"A drive serial has 1 to 18 letters, digits and hyphens; {serial!r} has not."
@@ -269,7 +268,7 @@ def check_serial(serial: str) -> None:
 
 
 def _in_child(what: str, request: Part, progress: Progress) -> str:
-    """Run this module as a child process, which answers in lines of JSON; return its result."""
+    """Run this module as a child process; return its result (JSON)."""
     answer: dict[str, str] = {}
     with subprocess.Popen(
         [sys.executable, "-m", "hsm.provisioning", what],
@@ -299,39 +298,39 @@ def _in_child(what: str, request: Part, progress: Progress) -> str:
     return answer["result"]
 
 
-# What follows runs in the child.
+# The functions below run in the child.
 
 
-def _tell(**message: str) -> None:
+def _send(**message: str) -> None:
     print(json.dumps(message), flush=True)
 
 
 def main() -> int:
-    """Do what the request on standard input asks for; answer on standard output."""
+    """Carry out the request on standard input; answer on standard output."""
     try:
         text = sys.stdin.read()
         if sys.argv[1:] == ["remove"]:
             removal = _Removal.model_validate_json(text)
-            with _alone(removal.state_dir):
-                _tell(result=json.dumps(_remove_keks(removal)))
+            with _locked(removal.state_dir):
+                _send(result=json.dumps(_remove_keks(removal)))
         else:
             plan = ProvisioningPlan.model_validate_json(text)
             private_directory(plan.state_dir)
-            with _alone(plan.state_dir):
-                _tell(result=_carry_out(plan).model_dump_json())
+            with _locked(plan.state_dir):
+                _send(result=_carry_out(plan).model_dump_json())
     except TaperigError as error:
-        _tell(error=str(error))
+        _send(error=str(error))
         return 2
     except BrokenPipeError:
-        return 2  # nobody listens any more
+        return 2  # the parent has ended
     except Exception as error:
-        _tell(error=report(error, "The provisioning process"))
+        _send(error=report(error, "The provisioning process"))
         return 2
     return 0
 
 
 @contextmanager
-def _alone(state_dir: Path) -> Iterator[None]:
+def _locked(state_dir: Path) -> Iterator[None]:
     descriptor = os.open(state_dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -343,18 +342,18 @@ def _alone(state_dir: Path) -> Iterator[None]:
 def _carry_out(plan: ProvisioningPlan) -> ProvisionedLab:
     state_dir = plan.state_dir
     write_configuration(state_dir)
-    _tell(step="certificate authority")
+    _send(step="certificate authority")
     authority = CertificateAuthority(state_dir / "pki")
     ekm_tls = authority.issue_tls("ekm-tls", plan.hosts, server=True)
     rig_tls = authority.issue_tls("rig-tls", server=False)
     ensure_admin_secret(state_dir / "pins" / ADMIN_SECRET, state_dir / "ekm" / "admin.scrypt")
     drives = []
     for serial in plan.drives:
-        _tell(step=f"secure element of drive {serial}")
+        _send(step=f"secure element of drive {serial}")
         drives.append(_provision_drive(state_dir, serial, authority))
-    work = _TokenWork(plan, authority, drives)
-    tokens = {name: work.prepare(name) for name in plan.tokens}
-    work.exchange_certificates()
+    provisioner = _TokenProvisioner(plan, authority, drives)
+    tokens = {name: provisioner.prepare(name) for name in plan.tokens}
+    provisioner.exchange_certificates()
     return ProvisionedLab(
         state_dir=state_dir,
         ca=authority.certificate_path,
@@ -362,12 +361,12 @@ def _carry_out(plan: ProvisioningPlan) -> ProvisionedLab:
         rig_tls=rig_tls,
         tokens=tokens,
         drives=tuple(drives),
-        absent=work.absent(),
+        absent=provisioner.absent(),
     )
 
 
-class _TokenWork:
-    """The key managers' tokens, each opened once, and once more for what came up after it."""
+class _TokenProvisioner:
+    """Provisions the key managers' tokens, and opens each at most twice."""
 
     def __init__(
         self,
@@ -380,16 +379,16 @@ class _TokenWork:
         self._wrapping = plan.partner_drives | {
             drive.serial: drive.wrap_public_der for drive in drives
         }
-        self._held: dict[str, dict[str, bytes]] = {}
+        self._certificates: dict[str, dict[str, bytes]] = {}
         """Certificates of the plan's KEKs by token and label."""
-        self._taken: dict[str, set[str]] = {}
-        """Labels that a token has of other tokens."""
+        self._imported: dict[str, set[str]] = {}
+        """Labels of KEKs that a token has imported from other tokens."""
 
     def prepare(self, name: str) -> ProvisionedToken:
-        """Make what a token lacks; what other tokens have is taken as far as it is known."""
+        """Create what a token lacks; import certificates that are known so far."""
         plan, config = self._plan, self._plan.tokens[name]
         is_first = name == next(iter(plan.tokens))
-        _tell(step="key manager's token" if is_first else f"token {name}")
+        _send(step="key manager's token" if is_first else f"token {name}")
         own = config.softhsm_conf == plan.state_dir / CONFIGURATION_FILE
         if own:
             ensure_token(plan.state_dir, config.label)
@@ -404,15 +403,19 @@ class _TokenWork:
                 signing, "EKM", signing_public, Role.KEY_MANAGER
             )
             keystore = Keystore(token)
-            keks = [self._kek(keystore, kek) for kek in plan.keks if kek.token in (name, None)]
-            self._held[name] = {
+            keks = [
+                self._find_or_create(keystore, kek)
+                for kek in plan.keks
+                if kek.token in (name, None)
+            ]
+            self._certificates[name] = {
                 kek.label: kek.certificate.public_bytes(Encoding.DER) for kek in keks if kek
             }
             for label, der in plan.partner_keks.items():
                 keystore.import_certificate(label, x509.load_der_x509_certificate(der))
-            self._take(name, keystore)
+            self._import_missing(name, keystore)
             if self._wrapping:
-                _tell(step="drive enrolment")
+                _send(step="drive enrolment")
             for serial, public_der in self._wrapping.items():
                 keystore.enroll_drive_key(serial, public_der)
             if not own and not _reports_key_length(keystore):
@@ -421,52 +424,52 @@ class _TokenWork:
             config=config,
             certificate=certificate,
             signing_key=signing_key,
-            keks=self._held[name],
+            keks=self._certificates[name],
         )
 
     def exchange_certificates(self) -> None:
-        """Have each token take the certificates that were not known when it was open."""
+        """Import certificates that were unknown when a token was opened."""
         for name in self._plan.tokens:
             if self._missing(name):
                 with open_token(self._plan.tokens[name]) as token:
-                    self._take(name, Keystore(token))
+                    self._import_missing(name, Keystore(token))
 
     def absent(self) -> tuple[str, ...]:
-        """Labels of KEKs that are not to be made and that no token has."""
-        held = {label_key(label) for labels in self._held.values() for label in labels}
+        """Return labels of KEKs that must not be created and that no token has."""
+        held = {label_key(label) for labels in self._certificates.values() for label in labels}
         return tuple(kek.label for kek in self._plan.keks if label_key(kek.label) not in held)
 
-    def _kek(self, keystore: Keystore, wanted: KekPlan) -> Kek | None:
+    def _find_or_create(self, keystore: Keystore, wanted: KekPlan) -> Kek | None:
         try:
             return keystore.find(wanted.label)
         except LabelUnknownError:
             if not wanted.make:
                 return None
-        _tell(step=f"key {wanted.label}")
+        _send(step=f"key {wanted.label}")
         return keystore.create_kek(wanted.label, wanted.bits, authority=self._authority)
 
     def _missing(self, name: str) -> dict[str, bytes]:
-        """What the other tokens have and this one lacks."""
-        taken = self._taken.setdefault(name, set())
-        has = {label_key(label) for label in (*self._held[name], *taken)}
+        """Return the certificates that other tokens have and this one lacks."""
+        taken = self._imported.setdefault(name, set())
+        has = {label_key(label) for label in (*self._certificates[name], *taken)}
         return {
             label: der
-            for other, held in self._held.items()
+            for other, held in self._certificates.items()
             if other != name
             for label, der in held.items()
             if label_key(label) not in has
         }
 
-    def _take(self, name: str, keystore: Keystore) -> None:
+    def _import_missing(self, name: str, keystore: Keystore) -> None:
         for label, der in self._missing(name).items():
             keystore.import_certificate(label, x509.load_der_x509_certificate(der))
-            self._taken[name].add(label)
+            self._imported[name].add(label)
 
 
 def _ensure_signing_key(
     token: Token, config: TokenConfig, path: Path
 ) -> tuple[ec.EllipticCurvePublicKey, Path | None]:
-    """Return the public half of the EKM's signing key, and its file if it is not in the token."""
+    """Return the public half of the EKM's signing key, and its file if any."""
     if token.makes_p256:
         return ensure_p256(token, EKM_SIGNING_LABEL), None
     if TokenRisk.SIGNING_KEY_IN_FILE not in config.accept:
@@ -475,7 +478,7 @@ def _ensure_signing_key(
 
 
 def _reports_key_length(keystore: Keystore) -> bool:
-    """Say whether the token tells how long what it unwraps is; tried with one of its KEKs."""
+    """Return whether the token reports key lengths, by a test with a KEK."""
     for kek in keystore.list():
         if kek.has_private:
             private_key = keystore.private_key(kek)
@@ -515,7 +518,7 @@ def _provision_drive(
 def _ensure_transport_key(token: Token, state_dir: Path, serial: str) -> Path:
     """Return the file of the transport key that the token and the gates share.
 
-    The file comes first: a key that is only in the token could never be given to the gates.
+    The file is written first: a key that is only in the token cannot be loaded into the gates.
     """
     path = state_dir / "transport" / f"{serial}.hex"
     private_directory(path.parent)

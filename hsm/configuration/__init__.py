@@ -1,1 +1,1 @@
-"""Configuration files: YAML read within limits, checked by a model, each mistake with its line."""
+"""Configuration files in YAML: limits, models, mistakes with their lines."""

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration file and what would be right: pydantic in words."""
+"""Describe mistakes in configuration files, from pydantic's errors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hsm.configuration.part import Location, Part, shown, spell
 def describe_all(
     root: type[Part], error: ValidationError, data: object
 ) -> list[tuple[Location, str]]:
-    """Return each place where `data` is not what the model `root` wants, with a sentence."""
+    """Return each place where `data` breaks the model `root`, with a sentence."""
     found: dict[Location, str] = {}
     for detail in error.errors(include_url=False, include_context=False):
         where = _real_location(detail["loc"], data)
         is_key = "[key]" in detail["loc"]
         found.setdefault(where, _describe(root, where, detail["type"], is_key, data))
-    # A list with a bad item is also counted as too short; only the item is the mistake.
+    # A list with a bad item also counts as too short; only the item is the mistake.
     return [
         (where, text)
         for where, text in found.items()
@@ -31,7 +31,7 @@ def describe_all(
 
 
 def _real_location(loc: tuple[str | int, ...], data: object) -> Location:
-    """Pydantic's location without its own marks, such as ``[key]``, and with keys as written."""
+    """Return a location without pydantic's marks such as ``[key]``."""
     where: list[str | int] = []
     here = data
     for part in loc:
@@ -50,16 +50,16 @@ def _real_location(loc: tuple[str | int, ...], data: object) -> Location:
 
 
 class _Place(NamedTuple):
-    """A place in a configuration file, as the models have it."""
+    """A place in a configuration file, as the models describe it."""
 
     holder: type[Part] | None
     """The model of the map that it is a key of."""
     annotation: Any
-    """The type of what it holds."""
+    """The type of its value."""
     rule: str
-    """What it must hold, in words."""
+    """The description of a valid value."""
     key_rule: str
-    """What its own key must be, in words."""
+    """The description of a valid key."""
 
 
 def _describe(root: type[Part], where: Location, kind: str, is_key: bool, data: object) -> str:
@@ -101,7 +101,7 @@ def _value_at(where: Location, data: object) -> object:
 
 
 def _inside(place: _Place, part: str | int) -> _Place:
-    """The place under a key or at an index of another."""
+    """Return the place under a key or at an index of another place."""
     annotation = place.annotation
     if _is_part(annotation):
         field = annotation.model_fields.get(str(part))
@@ -126,7 +126,7 @@ def _is_part(annotation: Any) -> bool:
 
 
 def _description(annotation: Any) -> str:
-    """The description that an ``Annotated`` type carries."""
+    """Return the description in an ``Annotated`` type."""
     for extra in typing.get_args(annotation)[1:]:
         if isinstance(extra, FieldInfo) and extra.description:
             return extra.description
@@ -134,7 +134,7 @@ def _description(annotation: Any) -> str:
 
 
 def _bare(annotation: Any) -> Any:
-    """The type without ``Annotated`` and ``| None``."""
+    """Return a type without ``Annotated`` and ``| None``."""
     while True:
         if typing.get_origin(annotation) is Annotated:
             annotation = typing.get_args(annotation)[0]

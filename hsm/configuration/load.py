@@ -1,4 +1,4 @@
-"""Load a configuration file, tell all its mistakes at once, and write one."""
+"""Load a configuration file, report all its mistakes, and write one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load(
     error: type[TaperigError],
     cross_check: Callable[[P], Mistakes] = lambda content: (),
 ) -> P:
-    """Return the configuration in a file; relative paths in it are taken from its own folder.
+    """Load a configuration file; relative paths start at its folder.
 
     Raises ``error`` with a line for each mistake: file, line, what is wrong, what would be right.
     """
@@ -37,7 +37,7 @@ def load(
             f"{model.file_hint}."
         ) from None
     except UnicodeDecodeError as cause:
-        raise error(f"{path}: byte {cause.start} is not UTF-8; please save it so.") from None
+        raise error(f"{path}: byte {cause.start} is not UTF-8; save it as UTF-8.") from None
     return parse(model, text, str(path), path.absolute().parent, error, cross_check)
 
 
@@ -49,9 +49,9 @@ def parse(
     error: type[TaperigError],
     cross_check: Callable[[P], Mistakes] = lambda content: (),
 ) -> P:
-    """Return the configuration that YAML text holds; ``name`` is what the text is called.
+    """Parse YAML text, which messages call ``name``.
 
-    Relative paths in it are taken from ``folder``. Raises as ``load`` does.
+    Relative paths start at ``folder``. Raises as ``load`` does.
     """
     try:
         data, lines = read_yaml(text)
@@ -68,6 +68,6 @@ def parse(
 
 
 def dump(content: Part) -> str:
-    """Return a configuration as YAML with absolute paths, as ``parse`` reads it."""
+    """Return a configuration as YAML with absolute paths, for ``parse``."""
     plain = content.model_dump(mode="json", exclude_none=True)
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

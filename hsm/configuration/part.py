@@ -1,4 +1,4 @@
-"""What every model of a configuration file has in common."""
+"""The base of all models of configuration files."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ NAME_RULE = "a name of letters, digits, '.', '_' and '-'"
 
 
 class Part(BaseModel):
-    """A map of a configuration file: no unknown keys, no conversions, no changes."""
+    """A map of a configuration file: strict, immutable, no unknown keys."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, ser_json_bytes="hex", val_json_bytes="hex"
     )
 
     file_kind: ClassVar[str] = "the configuration file"
-    """What a file with this model at its root is called."""
+    """The name in messages of a file with this model at its root."""
     file_hint: ClassVar[str] = "name another one"
-    """What to do when it cannot be read."""
+    """What to do when the file cannot be read."""
     secret: ClassVar[str] = ""
-    """What people are tempted to write here instead; then no value of this part is shown."""
+    """The secret that users may write here by mistake; if set, no value is shown."""
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with other values, which are checked too."""
+        """Return a copy with other values, which are validated too."""
         kept = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**kept, **changes})
 
 
 def from_folder(path: Path, info: ValidationInfo) -> Path:
-    """Return a path as seen from the folder of the file that it stands in; ``~`` is a home.
+    """Return a path relative to its configuration file's folder; expand ``~``.
 
-    One that stands in no file stays as it is.
+    A path that is not from a file is unchanged.
     """
     folder: Path | None = (info.context or {}).get("folder")
     if folder is None:
@@ -62,7 +62,7 @@ LocalPath = Annotated[
     AfterValidator(from_folder),
     PlainSerializer(lambda path: str(path.absolute()), when_used="json"),
 ]
-"""A path; a relative one in a configuration file is taken from the file's own folder."""
+"""A path; in a configuration file, a relative one starts at the file's folder."""
 
 Name = Annotated[
     str,
@@ -71,7 +71,7 @@ Name = Annotated[
 
 
 def spell(where: Location) -> str:
-    """Return a place in words: ``boards.sim.clock_mhz``, ``drives[0].serial``."""
+    """Return a place as text: ``boards.sim.clock_mhz``, ``drives[0].serial``."""
     text = ""
     for part in where:
         if isinstance(part, int) and text and not text.endswith("pools"):
@@ -82,7 +82,7 @@ def spell(where: Location) -> str:
 
 
 def shown(value: object, longest: int = 60) -> str:
-    """Return a value as a message shows it, cut when it is long."""
+    """Return a value as text for a message, cut when it is long."""
     if value is None:
         return "empty"
     if isinstance(value, dict | list):

@@ -1,7 +1,7 @@
-"""YAML text as plain values with the line of each, within limits of size, depth and number.
+"""Read YAML text into plain values and their lines, within limits.
 
-A file that is small can be large once its aliases are replaced, so what counts is counted after
-that. PyYAML reads 256 KiB in about 3 s; a real configuration has a few KiB.
+A small file can become large when its aliases are replaced, so values are counted after that.
+PyYAML reads 256 KiB in about 3 s; a real configuration has a few KiB.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ class YamlMistakeError(Exception):
     """A mistake in YAML text: its line and a sentence."""
 
     def __init__(self, line: int, text: str) -> None:
-        """Keep both."""
+        """Store line and text."""
         super().__init__(line, text)
         self.line = line
         self.text = text
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's loader, which recurses once a level, held to MAX_DEPTH levels."""
+    """PyYAML's loader, which recurses once a level, limited to MAX_DEPTH."""
 
     _depth = 0
     line: int
-    """Line that the text is read in, from 0."""
+    """The current line of the text, from 0."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose a node unless it is nested too deep."""
+        """Compose a node unless it is nested too deeply."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise _too_deep(self.line + 1)
@@ -57,7 +57,7 @@ def _too_deep(line: int) -> YamlMistakeError:
 
 
 def read_yaml(text: str) -> tuple[object, dict[Location, int]]:
-    """Return the document as plain Python values, and the line of each place in it.
+    """Return the document as plain values, and the line of each place.
 
     Raises YamlMistakeError.
     """
@@ -90,7 +90,7 @@ def read_yaml(text: str) -> tuple[object, dict[Location, int]]:
 
 
 class _Reader:
-    """Turns nodes into plain values; aliases are replaced by what they stand for."""
+    """Converts nodes to plain values and replaces aliases."""
 
     def __init__(self, loader: yaml.SafeLoader) -> None:
         self._loader = loader
@@ -156,17 +156,17 @@ class _Reader:
             return self._loader.construct_object(node)
         except (ValueError, OverflowError):
             raise YamlMistakeError(
-                line, f"{shown(node.value)} is not what YAML takes it for; quote it."
+                line, f"{shown(node.value)} is not valid for the type that YAML infers; quote it."
             ) from None
 
 
 def sentences(name: str, lines: dict[Location, int], mistakes: list[tuple[Location, str]]) -> str:
     """Return the mistakes as lines of text, in the order of the file."""
     placed = sorted((_line_of(lines, where), text) for where, text in mistakes)
-    told = [f"{name}:{line}: {text}" for line, text in placed[:MAX_SENTENCES]]
+    described = [f"{name}:{line}: {text}" for line, text in placed[:MAX_SENTENCES]]
     if len(placed) > MAX_SENTENCES:
-        told.append(f"{name}: and {len(placed) - MAX_SENTENCES} more.")
-    return "\n".join(told)
+        described.append(f"{name}: and {len(placed) - MAX_SENTENCES} more.")
+    return "\n".join(described)
 
 
 def _line_of(lines: dict[Location, int], where: Location) -> int:

@@ -1,6 +1,6 @@
-"""What a key manager needs to know, as a small YAML file or made from a provisioned lab.
+"""The configuration of a key manager, from a YAML file or a lab.
 
-`ekm.example.yaml` beside this module shows a whole file; paths in one are relative to its folder.
+`ekm.example.yaml` beside this module shows a whole file; paths are relative to the file's folder.
 """
 
 from __future__ import annotations
@@ -113,22 +113,22 @@ class EkmConfig(Part):
 
     @property
     def admin_path(self) -> Path:
-        """Where administrators reach the running key manager: beside its audit log by default."""
+        """The Unix socket for administrators, by default beside the audit log."""
         return self.admin_socket or self.audit.with_name(self.audit.name + ".admin")
 
 
 def load_config(path: Path) -> EkmConfig:
-    """Return the configuration in a YAML file; raise EkmError with a line for each mistake."""
+    """Load a YAML file; raise EkmError with a line for each mistake."""
     return load(EkmConfig, path, EkmError)
 
 
 def parse_config(text: str, name: str) -> EkmConfig:
-    """Return the configuration that YAML text holds; ``name`` is what messages call the text."""
+    """Parse YAML text, which messages call ``name``; raises as load_config."""
     return parse(EkmConfig, text, name, Path().absolute(), EkmError)
 
 
 def dump_config(config: EkmConfig) -> str:
-    """Return the configuration as YAML with absolute paths, as ``parse_config`` reads it."""
+    """Return the configuration as YAML with absolute paths."""
     return dump(config)
 
 
@@ -140,11 +140,11 @@ def lab_config(
     name: str = "",
     token: str | None = None,
 ) -> EkmConfig:
-    """Return the configuration of a key manager of a lab, by default on its first token.
+    """Return the configuration of a lab's key manager.
 
-    Its drive table and audit log are its own, in ``ekm/`` or ``ekm/NAME/``. It opens EEDKs of the
-    key managers on the lab's other tokens too. Raises ProvisioningError when its folder cannot be
-    made.
+    Its token is the lab's first by default. Its drive table and audit log are in ``ekm/`` or
+    ``ekm/NAME/``. It also opens EEDKs of the key managers on the lab's other tokens. Raises
+    ProvisioningError when its folder cannot be created.
     """
     home = lab.first_token if token is None else lab.tokens[token]
     folder = lab.state_dir / "ekm" / name
@@ -167,7 +167,7 @@ def lab_config(
 
 
 def enrol_drives(config: EkmConfig, lab: ProvisionedLab) -> None:
-    """Admit all drives of a provisioned lab to the key manager's drive table."""
+    """Enrol all drives of a provisioned lab in the key manager's drive table."""
     with DriveTable(config.drive_table) as table:
         for drive in lab.drives:
             table.enrol(drive.serial, drive.certificate_der, drive.wrap_public_der, drive.oaep_hash)

@@ -1,14 +1,13 @@
 """Key exchanges while workers, managers and connections are killed.
 
-Two key managers on one token, with logs and drive tables of their own, each reached through a
-forwarder that can cut connections. Drives ask through the relay of the virtualization engine, and
-go on asking until they have their key. Killing is SIGKILL, a worker may also be stopped (SIGSTOP)
-and is to be found; a key manager that was killed is started again, as a service manager would.
-Audit logs are rotated all the while. At the end the two audit logs are compared with what the
-drives have:
+Two key managers share one token, with their own logs and drive tables, each behind a forwarder that
+can cut connections. Drives repeat each request until they have a key. Processes are killed
+(SIGKILL); a worker may also be stopped (SIGSTOP), which the front must detect. A killed key manager
+is started again, as a service manager does. Audit logs are rotated meanwhile. At the end both audit
+logs are compared with the drives' records:
 
-- lost: an exchange that a drive has and no log tells, or a volume's key that comes out different;
-- answered twice: a sequence number that is answered in two records, of one log or of both.
+- lost: an exchange that a drive has and no log has, or a volume whose key differs;
+- answered twice: a sequence number with two replies, in one log or in both.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ _PATIENCE_SECONDS = 120.0
 
 
 class Forwarder:
-    """Passes TCP connections on to a port, and cuts them when told to."""
+    """Forwards TCP connections to a port, and cuts them on request."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -116,8 +115,8 @@ class Forwarder:
             self._end(pair)
 
 
-class Managed:
-    """A key manager that is started again when it was killed."""
+class RestartedManager:
+    """A key manager that is started again after a kill."""
 
     def __init__(self, config: EkmConfig) -> None:
         self.config = config
@@ -146,7 +145,7 @@ class Managed:
 
 
 @dataclass
-class Asked:
+class DriveCounts:
     """A drive's counts: sequence numbers granted, retries, wrong keys."""
 
     granted: list[int] = field(default_factory=list)
@@ -167,7 +166,7 @@ def _drive(
     endpoints: Sequence[EkmEndpoint],
     trust: bytes,
     stop: threading.Event,
-    asked: Asked,
+    asked: DriveCounts,
 ) -> None:
     try:
         with ExchangeClient(*endpoints) as client:
@@ -192,9 +191,9 @@ def _until_granted(
     drive: SoftDrive,
     trust: bytes,
     request: Generate | Translate,
-    asked: Asked,
+    asked: DriveCounts,
 ) -> KeyGrant:
-    """Ask until there is a key; what the drive has then must be in a log."""
+    """Repeat a request until the key is granted, and count that."""
     until = time.monotonic() + _PATIENCE_SECONDS
     while True:
         session = DriveSession(drive, trust, drive.serial, request, asked.next_sequence)
@@ -225,7 +224,7 @@ class Outcome:
     answered_twice: int = 0
     wrong_keys: int = 0
     unheard: int = 0
-    """Answered by a key manager and not received by the drive: asked again under a new number."""
+    """Replies that no drive received; the drive repeated the request with a new number."""
     records: int = 0
     files: int = 0
     """Of both audit logs."""
@@ -256,10 +255,10 @@ def run_campaign(
         for drive in made:
             Keystore(token).enroll_drive_key(drive.serial, drive.wrap_spki)
     outcome = Outcome()
-    asked = [Asked() for _ in made]
+    asked = [DriveCounts() for _ in made]
     configs = [_config(lab, folder / name, made) for name in ("main", "second")]
     with ExitStack() as stack:
-        managers = [Managed(config) for config in configs]
+        managers = [RestartedManager(config) for config in configs]
         for manager in managers:
             stack.callback(manager.stop)
         ways = [Forwarder(manager.process.port) for manager in managers]
@@ -291,7 +290,7 @@ def run_campaign(
         outcome.seconds = time.monotonic() - began
         for manager in managers:
             assert manager.stop() == 0
-    _judge(outcome, configs, made, asked)
+    _compare_logs(outcome, configs, made, asked)
     return outcome
 
 
@@ -313,7 +312,7 @@ def _config(lab: ProvisionedLab, folder: Path, drives: Sequence[SoftDrive]) -> E
 
 def _kill_something(
     chance: random.Random,
-    managers: Sequence[Managed],
+    managers: Sequence[RestartedManager],
     ways: Sequence[Forwarder],
     outcome: Outcome,
 ) -> None:
@@ -330,11 +329,11 @@ def _kill_something(
             outcome.managers_killed += 1
 
 
-def _judge(
+def _compare_logs(
     outcome: Outcome,
     configs: Sequence[EkmConfig],
     drives: Sequence[SoftDrive],
-    asked: Sequence[Asked],
+    asked: Sequence[DriveCounts],
 ) -> None:
     answered: Counter[tuple[str, int]] = Counter()
     acknowledged: Counter[tuple[str, int]] = Counter()

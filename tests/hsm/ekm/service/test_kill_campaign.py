@@ -9,7 +9,13 @@ import pytest
 from hsm.ekm.audit import log as audit_log
 from hsm.ekm.audit.log import AuditLog
 from hsm.provisioning import ProvisionedLab
-from tests.support.ekm_kill_campaign import Asked, Outcome, _config, _judge, run_campaign
+from tests.support.ekm_kill_campaign import (
+    DriveCounts,
+    Outcome,
+    _compare_logs,
+    _config,
+    run_campaign,
+)
 from tests.support.ekm_lab import SoftDrive, authority
 
 
@@ -36,7 +42,7 @@ def test_kill_campaign_finds_lost_and_repeated_answers(lab: ProvisionedLab, tmp_
 
     def judged(*granted: int) -> Outcome:
         outcome = Outcome()
-        _judge(outcome, configs, [drive], [Asked(list(granted))])
+        _compare_logs(outcome, configs, [drive], [DriveCounts(list(granted))])
         return outcome
 
     for which in (0, 1):
