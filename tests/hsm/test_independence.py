@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def imported(source: Path) -> Iterator[str]:
-    """The names of all modules that a file imports, also within functions."""
+    """Return all modules that a file imports, also within functions."""
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
