@@ -90,7 +90,7 @@ def _reason(error: BaseException, command: str) -> str:
 def _write(error: BaseException, command: str) -> Path | None:
     with suppress(Exception):
         text = f"{time.strftime('%Y-%m-%d %H:%M:%S %z')}  {command}\n\n{_traceback(error)}"
-        for folder in (lambda: _state() / "errors", lambda: Path(tempfile.gettempdir())):
+        for folder in (_error_folder, _temporary_folder):
             with suppress(OSError, RuntimeError):  # RuntimeError: the home folder is not known
                 return _write_in(folder(), text)
     return None
@@ -109,12 +109,16 @@ def _write_in(folder: Path, text: str) -> Path:
     return Path(name)
 
 
-def _state() -> Path:
+def _error_folder() -> Path:
     if chosen := os.environ.get(STATE_VARIABLE):
-        return Path(chosen).expanduser().absolute()
+        return Path(chosen).expanduser().absolute() / "errors"
     import platformdirs
 
-    return platformdirs.user_state_path("taperig")
+    return platformdirs.user_state_path("taperig") / "errors"
+
+
+def _temporary_folder() -> Path:
+    return Path(tempfile.gettempdir())
 
 
 def _traceback(error: BaseException) -> str:
