@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Stage:
+class ScenarioContext:
     """The open lab, the files to write and the report of a scenario."""
 
     session: LabSession
@@ -49,7 +49,7 @@ class Scenario(ABC):
     title: str
 
     @abstractmethod
-    def run(self, stage: Stage) -> None:
+    def run(self, context: ScenarioContext) -> None:
         """Run; raise TaperigError when it cannot be judged."""
 
     def execute(
@@ -65,7 +65,7 @@ class Scenario(ABC):
         began = time.monotonic()
         first_event = len(session.events.events)
         try:
-            self.run(Stage(session, nodes, files, report, result))
+            self.run(ScenarioContext(session, nodes, files, report, result))
         except TaperigError as error:
             result.error, result.failure = str(error), error
         finally:

@@ -63,7 +63,10 @@ def machine_files() -> list[Path]:
 
 
 def _sources(library: Path) -> Iterator[Path]:
-    """Python's own source files; what is installed for it, many times as much, is passed by."""
+    """Yield Python's own source files.
+
+    What is installed for it, many times as much, is left out.
+    """
     for folder, below, names in os.walk(library):
         below[:] = [name for name in below if name not in _NOT_LIBRARY]
         yield from (Path(folder, name) for name in names if name.endswith(".py"))

@@ -12,7 +12,7 @@ from hsm.errors import TaperigError
 from hsm.keys.eedk import KeyLabel
 from rig.report.text import plural
 from rig.results.events import EventLog
-from rig.scenarios.base import Stage
+from rig.scenarios.base import ScenarioContext
 from rig.testbed.node import storage_group
 from rig.ve.catalogue import transactions
 from rig.ve.catalogue.model import PoolSettings, TapeEncryption, VolumeState
@@ -29,7 +29,7 @@ CARTRIDGES = 15
 class Lifecycle:
     """A node over time, and the contents that its volumes must hold."""
 
-    stage: Stage
+    context: ScenarioContext
     node: Node
     group: str
     contents: dict[str, bytes]
@@ -61,14 +61,14 @@ class Lifecycle:
         settings = self.node.settings
         self.node.free_cache(settings.cache_bytes)
         different = [name for name, data in self.contents.items() if self._read(name) != data]
-        self.stage.check(
+        self.context.check(
             f"{words}: every volume is read back from tape byte for byte",
             not different,
             plural(len(self.contents), "volume") if not different else ", ".join(different),
             rules,
         )
         findings = self.node.check(deep=True).findings
-        self.stage.check(
+        self.context.check(
             f"{words}: catalogue, cache and cartridges agree",
             not findings,
             "; ".join(findings),
@@ -91,30 +91,32 @@ class Lifecycle:
 
 
 @contextmanager
-def open_lifecycle(stage: Stage, name: str, pools: Sequence[PoolSettings]) -> Iterator[Lifecycle]:
+def open_lifecycle(
+    context: ScenarioContext, name: str, pools: Sequence[PoolSettings]
+) -> Iterator[Lifecycle]:
     """Open a node of the run for a scenario over time.
 
     Its volumes are of a storage group that names the first pool.
     """
     group = storage_group(pools[0].number)
-    with stage.nodes.open(
+    with context.nodes.open(
         name,
-        replace(stage.session, events=EventLog()),  # its steps are not those that are judged
+        replace(context.session, events=EventLog()),  # its steps are not those that are judged
         pools,
         cache_bytes=2 * VOLUMES * VOLUME_BYTES,
         cartridge_bytes=PER_CARTRIDGE * VOLUME_BYTES,
         cartridges=CARTRIDGES,
     ) as node:
-        yield Lifecycle(stage, node, group, {})
+        yield Lifecycle(context, node, group, {})
 
 
-def pieces(stage: Stage, count: int) -> list[bytes]:
+def sample_contents(context: ScenarioContext, count: int) -> list[bytes]:
     """Return `count` contents of at most 20 kB from the files to write.
 
     None is empty; they repeat when the files have fewer.
     """
     found: list[bytes] = []
-    for path in stage.files:
+    for path in context.files:
         with path.open("rb") as file:
             while len(found) < count and (piece := file.read(VOLUME_BYTES)):
                 found.append(piece)
@@ -123,9 +125,9 @@ def pieces(stage: Stage, count: int) -> list[bytes]:
     return [found[number % len(found)] for number in range(count)]
 
 
-def two_keys(stage: Stage) -> tuple[KeyLabel, KeyLabel]:
+def choose_two_keys(context: ScenarioContext) -> tuple[KeyLabel, KeyLabel]:
     """Return two different keys of the lab."""
-    lab = stage.session.lab
+    lab = context.session.lab
     labels = [*(kek.label for kek in lab.keks), *lab.labels_of(lab.run_node)]
     distinct = list({KeyLabel(label).label: KeyLabel(label) for label in labels}.values())
     if len(distinct) < 2:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rig.scenarios.base import Scenario, Stage
-from rig.scenarios.lifecycle import VOLUMES, Lifecycle, open_lifecycle, pieces, two_keys
+from rig.scenarios.base import Scenario, ScenarioContext
+from rig.scenarios.lifecycle import (
+    VOLUMES,
+    Lifecycle,
+    choose_two_keys,
+    open_lifecycle,
+    sample_contents,
+)
 from rig.ve import operator_views
 from rig.ve.catalogue import settings
 from rig.ve.catalogue.model import PoolSettings, VolumeState
@@ -21,20 +27,20 @@ class Migration(Scenario):
     name = "migration"
     title = "Moving to encryption by recall, by move stacked volumes, by reclamation"
 
-    def run(self, stage: Stage) -> None:
+    def run(self, context: ScenarioContext) -> None:
         """Run the migration three times, by one method each."""
         for method in ("recall", "move", "reclamation"):
-            self._tell(stage, method)
+            self._migrate(context, method)
 
-    def _tell(self, stage: Stage, method: str) -> None:
-        key, _ = two_keys(stage)
+    def _migrate(self, context: ScenarioContext, method: str) -> None:
+        key, _ = choose_two_keys(context)
         pools = [PoolSettings(OLD), PoolSettings(NEW, True, (key,))]
-        data = pieces(stage, VOLUMES + 1)
-        stage.report.title(f"by {method}")
+        data = sample_contents(context, VOLUMES + 1)
+        context.report.title(f"by {method}")
         rows: list[tuple[str, ...]] = [
             ("day", "what happened", "old pool", "new pool", "scratch", "on encrypted tape")
         ]
-        with open_lifecycle(stage, f"migration by {method}", pools) as lifecycle:
+        with open_lifecycle(context, f"migration by {method}", pools) as lifecycle:
             for number in range(VOLUMES - 1):
                 lifecycle.write(f"V{number:05}", data[number])
             lifecycle.work()
@@ -46,10 +52,10 @@ class Migration(Scenario):
             lifecycle.work()
             rows.append(_row(lifecycle, 0, "a new volume was written"))
             getattr(self, f"_{method}")(lifecycle, rows)
-            stage.report.table(rows)
+            context.report.table(rows)
             for line in changes:
-                stage.report.line(f"  {line}")
-            self._judge(stage, lifecycle, method)
+                context.report.line(f"  {line}")
+            self._judge(context, lifecycle, method)
 
     def _recall(self, lifecycle: Lifecycle, rows: list[tuple[str, ...]]) -> None:
         """Recall in tape order; volumes go to the new pool at their unload."""
@@ -79,7 +85,7 @@ class Migration(Scenario):
         lifecycle.node.advance(1)
         lifecycle.work(reclaim=True)
         rows.append(_row(lifecycle, DAYS, f"filled tapes of {DAYS} days were reclaimed"))
-        lifecycle.stage.check(
+        lifecycle.context.check(
             "by reclamation: tapes that were not filled are left",
             lifecycle.tapes(OLD) == {"none": 1},
             rules=("MIG-10",),
@@ -88,19 +94,19 @@ class Migration(Scenario):
         lifecycle.work()
         rows.append(_row(lifecycle, DAYS, "clean-up: the tape not filled was moved"))
 
-    def _judge(self, stage: Stage, lifecycle: Lifecycle, method: str) -> None:
+    def _judge(self, context: ScenarioContext, lifecycle: Lifecycle, method: str) -> None:
         rules = {"recall": "MIG-2", "move": "MIG-4", "reclamation": "MIG-7"}[method]
         with lifecycle.node.catalogue.reading() as session:
             left = list(
                 operator_views.search(session, Search(pool=OLD), lifecycle.node.clock.now())
             )
-        stage.check(
+        context.check(
             f"by {method}: the old pool is empty, its tapes are back in the scratch pool",
             not left,
             rules=("MIG-1", rules),
         )
         encrypted = lifecycle.on_encrypted()
-        stage.check(
+        context.check(
             f"by {method}: every volume is on encrypted tape",
             encrypted == len(lifecycle.contents),
             f"{encrypted} of {len(lifecycle.contents)}",

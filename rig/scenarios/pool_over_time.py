@@ -1,19 +1,20 @@
 """A pool in the clear, then under one KEK, then under another (POOL-2).
 
-Every month a part of the volumes is rewritten, so tapes become scratch and are written from BOT
-anew, with the settings of that day. The clock is set ahead; nothing waits.
+This is the source's figure. Every month a part of the volumes is rewritten, so cartridges become
+scratch and are written from BOT again, with the settings of that day. The node's clock is set
+ahead; nothing waits.
 """
 
 from __future__ import annotations
 
-from rig.scenarios.base import Scenario, Stage
+from rig.scenarios.base import Scenario, ScenarioContext
 from rig.scenarios.lifecycle import (
     PER_CARTRIDGE,
     VOLUMES,
     Lifecycle,
+    choose_two_keys,
     open_lifecycle,
-    pieces,
-    two_keys,
+    sample_contents,
 )
 from rig.ve import operator_views
 from rig.ve.catalogue import settings
@@ -30,11 +31,11 @@ class PoolOverTime(Scenario):
     name = "pool_over_time"
     title = "A pool over time: in the clear, under one KEK, under another"
 
-    def run(self, stage: Stage) -> None:
+    def run(self, context: ScenarioContext) -> None:
         """Run month by month; show the cartridges by key as a table."""
-        first, second = two_keys(stage)
-        data = pieces(stage, VOLUMES * 2)
-        panels = {
+        first, second = choose_two_keys(context)
+        data = sample_contents(context, VOLUMES * 2)
+        changes = {
             0: PoolSettings(POOL),
             3: PoolSettings(POOL, True, (first,)),
             6: PoolSettings(POOL, True, (second,)),
@@ -44,12 +45,12 @@ class PoolOverTime(Scenario):
             ("day", "the pool is set to", "none", first.label, second.label)
         ]
         seen: list[dict[str, int]] = []
-        with open_lifecycle(stage, self.name, [panels[0]]) as lifecycle:
+        with open_lifecycle(context, self.name, [changes[0]]) as lifecycle:
             for month in range(MONTHS + 1):
-                if month in panels:
+                if month in changes:
                     with lifecycle.node.change() as session:
-                        settings.set_pool(session, panels[month])
-                before = lifecycle.tapes(POOL) if month in panels else None
+                        settings.set_pool(session, changes[month])
+                before = lifecycle.tapes(POOL) if month in changes else None
                 _rewrite(lifecycle, month, data)
                 tapes = lifecycle.tapes(POOL)
                 seen.append(tapes)
@@ -57,21 +58,21 @@ class PoolOverTime(Scenario):
                 counts = (str(tapes.get(key, 0)) for key in ("none", first.label, second.label))
                 rows.append((str(month * MONTH_DAYS), now, *counts))
                 if month and before is not None:
-                    self._unchanged(stage, lifecycle, month, before, seen[-2])
+                    self._unchanged(context, lifecycle, month, before, seen[-2])
                 lifecycle.node.advance(MONTH_DAYS)
-            stage.report.table(rows)
-            self._judge(stage, lifecycle, seen, first.label, second.label)
+            context.report.table(rows)
+            self._judge(context, lifecycle, seen, first.label, second.label)
             lifecycle.judge("pool over time", ("POOL-2",))
 
     def _unchanged(
         self,
-        stage: Stage,
+        context: ScenarioContext,
         lifecycle: Lifecycle,
         month: int,
         before: dict[str, int],
         last: dict[str, int],
     ) -> None:
-        stage.check(
+        context.check(
             f"day {month * MONTH_DAYS}: changing the pool changed no tape",
             before == last,
             rules=("POOL-2", "BOT-5"),
@@ -79,20 +80,20 @@ class PoolOverTime(Scenario):
 
     def _judge(
         self,
-        stage: Stage,
+        context: ScenarioContext,
         lifecycle: Lifecycle,
         seen: list[dict[str, int]],
         first: str,
         second: str,
     ) -> None:
-        stage.check(
+        context.check(
             "at first all tapes are in the clear, then the pool is a mix, then all are encrypted",
             set(seen[2]) == {"none"}
             and set(seen[3]) == {"none", first}
             and set(seen[5]) == {first},
             rules=("POOL-2",),
         )
-        stage.check(
+        context.check(
             "after the change of KEK the pool is a mix again, and at last all under the second",
             [set(seen[month]) for month in (6, MONTHS)] == [{first, second}, {second}],
             rules=("POOL-2",),
@@ -102,7 +103,7 @@ class PoolOverTime(Scenario):
                 operator_views.key_users(session, first),
                 operator_views.key_users(session, second),
             )
-        stage.check(
+        context.check(
             "no volume needs the first KEK any more, so it may go",
             not old and bool(new),
             f"{len(new)} volumes need the second",

@@ -1,7 +1,8 @@
 """Encryption costs no throughput; the engine outruns all drives.
 
-The engine is given a key of its own for this, made here, wrapped to the drive as a key manager
-would and sealed by the secure element; it is wiped at the end. No data key is ever used so.
+The engine gets a key of its own for this (RATE-1, RATE-2). It is generated here, wrapped for the
+drive as a key manager does, sealed by the secure element, and zeroized at the end. No data key is
+ever used in this way.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rig.engine.throughput import (
 )
 from rig.report import text
 from rig.results.measurement import Measurement
-from rig.scenarios.base import Scenario, Stage
+from rig.scenarios.base import Scenario, ScenarioContext
 
 _HASHES: dict[str, type[hashes.HashAlgorithm]] = {
     "SHA-1": hashes.SHA1,
@@ -35,17 +36,17 @@ class Rates(Scenario):
     name = "rates"
     title = "Rates by record size, from the engine's cycle counters"
 
-    def run(self, stage: Stage) -> None:
+    def run(self, context: ScenarioContext) -> None:
         """Measure every record size under a key of its own."""
-        opened = stage.session.drive
+        opened = context.session.drive
         engine = opened.engine
-        native, fastest = opened.unit.native_rate, stage.session.lab.fastest_rate
+        native, fastest = opened.unit.native_rate, context.session.lab.fastest_rate
         key = secrets.token_bytes(32)
         engine.load_sealed_key(_sealed(opened.element, key))
         found: list[Measurement] = []
         sizes = [size for size in RECORD_SIZES if size <= engine.max_data_bytes]
         try:
-            with stage.report.task("measuring rates", sum(sizes)) as advance:
+            with context.report.task("measuring rates", sum(sizes)) as advance:
                 if opened.traffic is None:
                     items = measure_rates(engine, native, fastest, advance)
                 else:
@@ -54,14 +55,14 @@ class Rates(Scenario):
                     )
                 for item in items:
                     found.append(item)
-                    stage.measure(item, show=False)
+                    context.measure(item, show=False)
         finally:
             engine.zeroize()
-        stage.report.line(
+        context.report.line(
             f"clock {engine.clock_hz / 1e6:g} MHz, tape channel {native / 1e6:g} MB/s, "
             f"fastest drive {fastest / 1e6:g} MB/s"
         )
-        stage.report.table(_table(found, sizes))
+        context.report.table(_table(found, sizes))
 
 
 def _sealed(element: SecureElement, key: bytes) -> bytes:

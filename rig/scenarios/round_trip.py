@@ -11,7 +11,7 @@ from rig.lab.model import Lab
 from rig.report import text
 from rig.results.events import Event
 from rig.results.measurement import Measurement
-from rig.scenarios.base import Scenario, Stage
+from rig.scenarios.base import Scenario, ScenarioContext
 from rig.scenarios.host import Host, number_volumes
 from rig.testbed.node import pool_settings
 from rig.ve.catalogue.model import PoolSettings
@@ -43,7 +43,7 @@ JUDGED_BYTES = 1_000_000
 SAMPLE_BYTES = 32
 SAMPLES = 8
 SEARCH_BYTES = 1 << 18
-"""Of a cartridge at a time; so that a search is no obstacle to what goes on beside it."""
+"""Bytes of a cartridge that are searched at a time, so that other threads are not held up."""
 
 
 class RoundTrip(Scenario):
@@ -52,15 +52,15 @@ class RoundTrip(Scenario):
     name = "round_trip"
     title = "Write from BOT, append, read back and compare"
 
-    def run(self, stage: Stage) -> None:
+    def run(self, context: ScenarioContext) -> None:
         """Run every pool on a node of its own, the clear pools first."""
-        pools = sorted(run_pools(stage.session.lab), key=lambda pool: pool.encrypt)
-        written, appended = _split(stage.files, pools[0].number)
+        pools = sorted(run_pools(context.session.lab), key=lambda pool: pool.encrypt)
+        written, appended = _split(context.files, pools[0].number)
         size = max(1, sum(volume.size for volume in (*written, *appended)))
-        stage.report.step_heading()
-        with stage.nodes.open(
+        context.report.step_heading()
+        with context.nodes.open(
             self.name,
-            stage.session,
+            context.session,
             pools,
             cache_bytes=2 * size,
             cartridge_bytes=size,
@@ -69,23 +69,23 @@ class RoundTrip(Scenario):
             host = Host(node)
             host.write(written, pools[0].number)
             for pool, later in zip(pools, [*pools[1:], None], strict=True):
-                self._pool(stage, host, pool, later)
+                self._pool(context, host, pool, later)
 
     def _pool(
-        self, stage: Stage, host: Host, pool: PoolSettings, later: PoolSettings | None
+        self, context: ScenarioContext, host: Host, pool: PoolSettings, later: PoolSettings | None
     ) -> None:
         """Judge a pool whose first volumes are in the cache.
 
         While the drive reads, the volumes of the next pool are cached.
         """
-        written, appended = _split(stage.files, pool.number)
+        written, appended = _split(context.files, pool.number)
         everything = [*written, *appended]
-        session = stage.session
+        session = context.session
         events_before = len(session.events.events)
-        with _progress(stage, host, f"pool {pool.number}: writing", written):
+        with _progress(context, host, f"pool {pool.number}: writing", written):
             host.work()
         host.write(appended, pool.number)
-        with _progress(stage, host, f"pool {pool.number}: appending", appended):
+        with _progress(context, host, f"pool {pool.number}: appending", appended):
             host.work()
         host.empty_cache()
         volser = host.cartridge_of(everything[0])
@@ -96,22 +96,22 @@ class RoundTrip(Scenario):
             found = beside.submit(_count_samples, path, samples)
             cached: Future[None] | None = None
             if later is not None:
-                ahead, _ = _split(stage.files, later.number)
-                cached = beside.submit(host.write, ahead, later.number)
-            with _progress(stage, host, f"pool {pool.number}: reading", everything):
+                next_written, _ = _split(context.files, later.number)
+                cached = beside.submit(host.write, next_written, later.number)
+            with _progress(context, host, f"pool {pool.number}: reading", everything):
                 host.recall(everything)
         events = session.events.events[events_before:]
-        _check_volumes(stage, pool, volser, everything, host.differing(everything))
-        _check_steps(stage, pool, events)
-        _check_medium(stage, pool, found.result(), len(samples))
-        stage.check(
+        _check_volumes(context, pool, volser, everything, host.differing(everything))
+        _check_steps(context, pool, events)
+        _check_medium(context, pool, found.result(), len(samples))
+        context.check(
             f"no key is left in the gates after {volser} was demounted",
             not session.drive.engine.key_valid,
             rules=("BOT-4", "APP-4", "READ-4"),
         )
         for event in events:
             if event.step in MOVING:
-                stage.measure(_step_rate(stage, event))
+                context.measure(_step_rate(context, event))
         if cached is not None:
             cached.result()
 
@@ -133,12 +133,12 @@ def _split(files: Sequence[Path], pool: int) -> tuple[list[VolumeFile], list[Vol
 
 @contextmanager
 def _progress(
-    stage: Stage, host: Host, words: str, volumes: Sequence[VolumeFile]
+    context: ScenarioContext, host: Host, words: str, volumes: Sequence[VolumeFile]
 ) -> Iterator[None]:
     """Show how far the drive has come with these volumes."""
     done_before = 0
     scheduler = host.node.scheduler
-    with stage.report.task(words, sum(volume.size for volume in volumes) or None) as advance:
+    with context.report.task(words, sum(volume.size for volume in volumes) or None) as advance:
 
         def moved(done: int, _total: int) -> None:
             nonlocal done_before
@@ -153,7 +153,7 @@ def _progress(
 
 
 def _check_volumes(
-    stage: Stage,
+    context: ScenarioContext,
     pool: PoolSettings,
     volser: str,
     volumes: Sequence[VolumeFile],
@@ -163,7 +163,7 @@ def _check_volumes(
     detail = f"{text.plural(len(sizes), 'logical volume')}, {text.size(sum(sizes))}"
     if different:
         detail += f"; different: {', '.join(different)}"
-    stage.check(
+    context.check(
         f"pool {pool.number}: {volser} came back byte for byte",
         not different,
         detail,
@@ -171,12 +171,12 @@ def _check_volumes(
     )
 
 
-def _check_steps(stage: Stage, pool: PoolSettings, events: Sequence[Event]) -> None:
+def _check_steps(context: ScenarioContext, pool: PoolSettings, events: Sequence[Event]) -> None:
     happened = tuple(event.step for event in events)
     write, append, read = ENCRYPTED_STEPS if pool.encrypt else CLEAR_STEPS
     # One job moves so many volumes at most; with more, there are several appends.
     expected = (*write, *(append * max(1, happened.count("APP-1"))), *read)
-    stage.check(
+    context.check(
         f"pool {pool.number}: the steps are those of the sequences, in their order",
         happened == expected,
         f"{len(happened)} steps" if happened == expected else ", ".join(happened),
@@ -184,7 +184,9 @@ def _check_steps(stage: Stage, pool: PoolSettings, events: Sequence[Event]) -> N
     )
 
 
-def _check_medium(stage: Stage, pool: PoolSettings, found: int, looked_for: int) -> None:
+def _check_medium(
+    context: ScenarioContext, pool: PoolSettings, found: int, looked_for: int
+) -> None:
     """Check that samples are on clear cartridges, and not on encrypted."""
     if not looked_for:
         return
@@ -192,7 +194,7 @@ def _check_medium(stage: Stage, pool: PoolSettings, found: int, looked_for: int)
         name, passed = "holds nothing of the files in the clear", found == 0
     else:
         name, passed = "holds the files in the clear", found == looked_for
-    stage.check(
+    context.check(
         f"pool {pool.number}: the cartridge {name}",
         passed,
         f"{found} of {looked_for} samples found",
@@ -225,13 +227,13 @@ def _samples(volumes: Sequence[VolumeFile]) -> list[bytes]:
     return samples
 
 
-def _step_rate(stage: Stage, event: Event) -> Measurement:
+def _step_rate(context: ScenarioContext, event: Event) -> Measurement:
     """Return the engine's rate in a step, against the native rate."""
     counted = event.detail["engine"].values()
     moved = sum(operation["bytes"] for operation in counted)
     cycles = sum(operation["cycles"] for operation in counted)
-    clock_hz = stage.session.drive.engine.clock_hz
-    slow_link = stage.session.drive.traffic is not None
+    clock_hz = context.session.drive.engine.clock_hz
+    slow_link = context.session.drive.traffic is not None
     judged = moved >= JUDGED_BYTES and not slow_link
     words = f"{event.step} {MOVING[event.step]}, {event.volume}"
     why_not = "the board's link is slower" if slow_link else f"only {text.size(moved)}"
@@ -239,7 +241,7 @@ def _step_rate(stage: Stage, event: Event) -> Measurement:
         name=words if judged else f"{words} (not judged: {why_not})",
         value=moved * clock_hz / cycles / 1e6 if cycles else float("nan"),
         unit="MB/s",
-        minimum=stage.session.drive.unit.native_rate / 1e6 if judged else None,
+        minimum=context.session.drive.unit.native_rate / 1e6 if judged else None,
         rules=(event.step,),
         detail={"bytes": moved, "cycles": cycles, "clock_hz": clock_hz},
     )

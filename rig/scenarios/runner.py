@@ -119,7 +119,7 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
                 run.error = "The run was interrupted."
             else:
                 run.error = f"The run was cut short by an internal error ({type(error).__name__})."
-            with suppress(ResultsError):  # what cut it short is what the user is told
+            with suppress(ResultsError):  # the user gets the first error
                 _write(run, folder, began)
             raise
         results = _write(run, folder, began)

@@ -21,10 +21,10 @@ from hsm.keys.eedk import KeyLabel, KeyMode
 from hsm.provisioning import remove_keks
 from rig.drive.drive import Drive
 from rig.results.events import NoticeKind
-from rig.scenarios.base import Scenario, Stage
+from rig.scenarios.base import Scenario, ScenarioContext
 from rig.scenarios.host import Host, number_volumes
 from rig.scenarios.host_files import capped
-from rig.testbed.site import PAIR, KeySite, serving
+from rig.testbed.site import PAIR, KeySite, serve_site
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy, Observer
 from rig.ve.ekm.verify_connection import verify_connection
@@ -51,20 +51,20 @@ class TwoSites(Scenario):
     name = "two_sites"
     title = "Two sites: a tape of the main site at the DR site, a key manager lost, a KEK lost"
 
-    def run(self, stage: Stage) -> None:
+    def run(self, context: ScenarioContext) -> None:
         """Write at main, read and append at DR, lose a KEK at main."""
-        provisioned = stage.session.provisioned
-        drive = provisioned.drive(stage.session.drive.unit.serial)
+        provisioned = context.session.provisioned
+        drive = provisioned.drive(context.session.drive.unit.serial)
         folder = provisioned.state_dir / "sites"
-        with stage.report.task("preparing both sites"):
+        with context.report.task("preparing both sites"):
             main = KeySite("main", folder / "main", (KEY, LOST_KEY), drive, provisioned.ca)
             dr = KeySite("dr", folder / "dr", (KEY,), drive, provisioned.ca)
             main.import_certificates(dr, {DR_KEY_AT_MAIN: KEY})
             dr.import_certificates(main, {MAIN_KEY_AT_DR: KEY})
-        _Cartridges(stage, main, dr).run()
+        _Cartridges(context, main, dr).run()
 
 
-class _Cutter:
+class _KeyManagerKiller:
     """An observer that kills a site's primary key manager in an exchange.
 
     It does so once, after it was armed.
@@ -85,7 +85,7 @@ class _Cutter:
 class _AtSite:
     """The node with its drive at a site, with that site's key managers."""
 
-    stage: Stage
+    context: ScenarioContext
     site: KeySite
     proxy: EkmProxy
     host: Host
@@ -98,12 +98,12 @@ class _AtSite:
 
     def refusal(self, volumes: Sequence[VolumeFile]) -> ExchangeError | None:
         """Recall what cannot be read; return the refusal, None if it came."""
-        with self.stage.session.events.expecting_failure():
+        with self.context.session.events.expecting_failure():
             try:
                 self.host.empty_cache()
                 self.host.recall(volumes)
             except ExchangeError as refusal:
-                self.stage.report.line(f"refused: {refusal}")
+                self.context.report.line(f"refused: {refusal}")
                 return refusal
         return None
 
@@ -112,13 +112,13 @@ class _AtSite:
 class _Cartridges:
     """A cartridge for each pool, and what happens to it at both sites."""
 
-    stage: Stage
+    context: ScenarioContext
     main: KeySite
     dr: KeySite
 
     def run(self) -> None:
         """Run everything, in order."""
-        files = capped(self.stage.files, DATA_BYTES)
+        files = capped(self.context.files, DATA_BYTES)
         if len(files) < 2:
             raise TaperigError(
                 f"The scenario two_sites needs two files that have {DATA_BYTES:,} bytes together "
@@ -127,36 +127,36 @@ class _Cartridges:
         written = {pool: number_volumes(files[:-1], pool) for pool in POOLS}
         appended = number_volumes(files[-1:], 2, len(files))
         with self._at(self.main) as main:
-            self._labels(main, KEY, DR_KEY_AT_MAIN)
+            self._check_labels(main, KEY, DR_KEY_AT_MAIN)
             for pool in POOLS:
                 main.host.write(written[pool], pool)
                 main.host.work()
             tapes = {pool: main.host.cartridge_of(written[pool][0]) for pool in POOLS}
-        cutter = _Cutter(self.dr)
-        with self._at(self.dr, cutter) as dr:
-            self._labels(dr, KEY, MAIN_KEY_AT_DR)
-            self._taken_to_dr(dr, tapes, written)
-            self._key_manager_lost(dr, cutter, written[2])
+        killer = _KeyManagerKiller(self.dr)
+        with self._at(self.dr, killer) as dr:
+            self._check_labels(dr, KEY, MAIN_KEY_AT_DR)
+            self._check_at_dr(dr, tapes, written)
+            self._check_key_manager_loss(dr, killer, written[2])
             dr.host.write(appended, 2)
             dr.host.work()
         kek_hash = remove_keks(self.main.provisioned, [LOST_KEY])[LOST_KEY]
         with self._at(self.main) as main:
-            self._back_at_main(main, tapes, written, appended)
-            self._kek_lost(main, tapes, written, kek_hash)
+            self._check_back_at_main(main, tapes, written, appended)
+            self._check_kek_loss(main, tapes, written, kek_hash)
 
     @contextmanager
     def _at(self, site: KeySite, observer: Observer | None = None) -> Iterator[_AtSite]:
         """Open the node at a site; its drive trusts this site's authority."""
-        here = self.stage.session
+        here = self.context.session
         opened, unit = here.drive, here.drive.unit
         drive = Drive(
             opened.engine, opened.element, unit.serial, unit.model, ekm_ca_der=site.ca_der
         )
         pools = [PoolSettings(number, True, keys) for number, keys in POOLS.items()]
-        self.stage.report.line(f"at site {site.name}")
+        self.context.report.line(f"at site {site.name}")
         with (
-            serving(site, here.events, observer) as proxy,
-            self.stage.nodes.open(
+            serve_site(site, here.events, observer) as proxy,
+            self.context.nodes.open(
                 TwoSites.name,
                 replace(
                     here,
@@ -172,25 +172,25 @@ class _Cartridges:
                 cartridges=len(POOLS),
             ) as node,
         ):
-            yield _AtSite(self.stage, site, proxy, Host(node))
+            yield _AtSite(self.context, site, proxy, Host(node))
 
-    def _labels(self, at: _AtSite, mine: str, other: str) -> None:
+    def _check_labels(self, at: _AtSite, own: str, other: str) -> None:
         """Check that the site knows both keys, and has the private half of one."""
-        found = verify_connection(at.proxy.connections, (mine, other))
-        private = [[state.has_private for state in ekm.states] for ekm in found.ekms]
-        self.stage.check(
+        verified = verify_connection(at.proxy.connections, (own, other))
+        private = [[state.has_private for state in ekm.states] for ekm in verified.ekms]
+        self.context.check(
             f"{at.site.name}: both key managers know both keys, {other!r} by certificate alone",
-            found.good and private == [[True, False]] * 2,
+            verified.good and private == [[True, False]] * 2,
             rules=("KEY-4", "EKM-11"),
         )
 
-    def _taken_to_dr(
+    def _check_at_dr(
         self, dr: _AtSite, tapes: Mapping[int, str], written: Mapping[int, Sequence[VolumeFile]]
     ) -> None:
         clear, hashed = tapes[1], tapes[2]
         refusal = dr.refusal(written[1])
         named = refusal is not None and DR_KEY_AT_MAIN in str(refusal) and KEY in str(refusal)
-        self.stage.check(
+        self.context.check(
             f"{clear}, clear mode, is refused at the DR site, and the error names the labels",
             refusal is not None
             and refusal.code in (ErrorCode.KEK_ABSENT, ErrorCode.WRONG_KEK)
@@ -198,45 +198,47 @@ class _Cartridges:
             "" if refusal is None else refusal.code.name,
             rules=("KEY-7",),
         )
-        self.stage.check(
+        self.context.check(
             f"{hashed}, hash mode, reads at the DR site with its own private half",
             dr.reads(written[2]),
             f"{len(written[2])} logical volumes",
             rules=("KEY-4", "KEY-7", "READ-2d"),
         )
 
-    def _key_manager_lost(self, dr: _AtSite, cutter: _Cutter, hashed: Sequence[VolumeFile]) -> None:
-        notices = self.stage.session.events.notices
+    def _check_key_manager_loss(
+        self, dr: _AtSite, killer: _KeyManagerKiller, hashed: Sequence[VolumeFile]
+    ) -> None:
+        notices = self.context.session.events.notices
         before = len(notices)
-        cutter.armed = True
-        self.stage.check(
+        killer.armed = True
+        self.context.check(
             "dr: the primary is killed in the middle of an exchange, and the tape reads",
-            dr.reads(hashed) and not cutter.armed,
+            dr.reads(hashed) and not killer.armed,
             "repeated whole on the secondary",
             rules=("EKM-6",),
         )
-        self._told("loss", before, (NoticeKind.INTERVENTION, NoticeKind.HOSTS))
+        self._check_notices("loss", before, (NoticeKind.INTERVENTION, NoticeKind.HOSTS))
         before = len(notices)
         dr.site.start("primary")
         reads = dr.reads(hashed)
-        self.stage.check(
+        self.context.check(
             "dr: the first exchange after its return is the primary's",
             reads and bool(dr.proxy.connections.all[0].up),
             rules=("EKM-6",),
         )
-        self._told("return", before, (NoticeKind.CLEARED, NoticeKind.HOSTS))
+        self._check_notices("return", before, (NoticeKind.CLEARED, NoticeKind.HOSTS))
 
-    def _told(self, what: str, before: int, kinds: tuple[NoticeKind, ...]) -> None:
-        notices = self.stage.session.events.notices[before:]
-        told = [notice.kind for notice in notices]
-        self.stage.check(
-            f"dr: its {what} was told to the operator and to the hosts",
-            [kind for kind in told if kind in kinds] == list(kinds),
-            ", ".join(told),
+    def _check_notices(self, what: str, before: int, kinds: tuple[NoticeKind, ...]) -> None:
+        notices = self.context.session.events.notices[before:]
+        sent = [notice.kind for notice in notices]
+        self.context.check(
+            f"dr: its {what} was reported to the operator and to the hosts",
+            [kind for kind in sent if kind in kinds] == list(kinds),
+            ", ".join(sent),
             rules=("EKM-7",),
         )
 
-    def _back_at_main(
+    def _check_back_at_main(
         self,
         main: _AtSite,
         tapes: Mapping[int, str],
@@ -244,19 +246,19 @@ class _Cartridges:
         appended: Sequence[VolumeFile],
     ) -> None:
         clear, hashed = tapes[1], tapes[2]
-        self.stage.check(
+        self.context.check(
             f"{hashed}, appended to at the DR site, reads at main whole",
             main.reads([*written[2], *appended]),
             f"{len(written[2])} and {len(appended)} logical volumes",
             rules=("KEY-4", "APP-2e"),
         )
-        self.stage.check(
+        self.context.check(
             f"{clear}, clear mode, reads at main as ever",
             main.reads(written[1]),
             rules=("KEY-6",),
         )
 
-    def _kek_lost(
+    def _check_kek_loss(
         self,
         main: _AtSite,
         tapes: Mapping[int, str],
@@ -271,7 +273,7 @@ class _Cartridges:
             right = (
                 LOST_KEY in says if mode == "clear" else LOST_KEY not in says and kek_hash in says
             )
-            self.stage.check(
+            self.context.check(
                 f"{volser}, {mode} mode: with its KEK gone the error "
                 + ("names it" if mode == "clear" else "has its hash and cannot name it"),
                 refusal is not None and refusal.code is ErrorCode.KEK_ABSENT and right,

@@ -46,8 +46,8 @@ def open_board(
 
     A simulation may be starting still: the first access waits for it.
 
-    `transport_key`, `waves` and `log` are for a simulation, which is started here. Whoever made or
-    started another board gave it its key.
+    `transport_key`, `waves` and `log` are for a simulation, which is started here. Another board
+    got its key when it was built or started.
     """
     unit = lab.boards[name]
     if unit.resource is not None:

@@ -54,7 +54,7 @@ class StartedDrive:
 
         `board` replaces the drive's own.
         """
-        made = provisioned.drive(unit.serial)
+        provisioned_drive = provisioned.drive(unit.serial)
         self._unit = unit
         self._authority = load_certificate(provisioned.ca).public_bytes(Encoding.DER)
         self._board: Board = stack.enter_context(
@@ -62,12 +62,14 @@ class StartedDrive:
                 lab,
                 board or unit.board,
                 report,
-                transport_key=made.transport_key,
+                transport_key=provisioned_drive.transport_key,
                 waves=waves,
                 log=log,
             )
         )
-        self._element = stack.enter_context(SecureElement.spawn(SecureElementConfig.of(made)))
+        self._element = stack.enter_context(
+            SecureElement.spawn(SecureElementConfig.of(provisioned_drive))
+        )
 
     def engine(self) -> Engine:
         """Wait for the board; close the plain key port of its engine."""

@@ -33,7 +33,7 @@ def plan(lab: Lab, state: Path, drives: Sequence[str] | None = None) -> Provisio
     keks = []
     for kek in lab.keks:
         home = lab.home_of(kek)
-        # Nobody here can tell whether the token of somebody else's key manager has a key.
+        # The token of a key manager that the rig does not start cannot be inspected.
         if home in names if kek.make else started and home in (*started, None):
             keks.append(KekPlan(label=kek.label, token=home, bits=kek.bits, make=kek.make))
     hosts = dict.fromkeys([*provisioning.EKM_HOSTS, *(ekm.host for ekm in lab.ekms)])
@@ -80,11 +80,11 @@ def token_config(lab: Lab, name: str, state: Path) -> TokenConfig:
     Raises ModuleAbsentError without SoftHSM.
     """
     token = lab.tokens[name]
-    said = {field: value for field, value in token if value is not None}
-    module = said.pop("module")
+    settings = {field: value for field, value in token if value is not None}
+    module = settings.pop("module")
     if module == SOFTHSM:
-        return softhsm.token_config(state, token.label).replace(**said)
-    return TokenConfig(module=Path(module), **said)
+        return softhsm.token_config(state, token.label).replace(**settings)
+    return TokenConfig(module=Path(module), **settings)
 
 
 def ekm_config(ekm: EkmUnit, provisioned: ProvisionedLab) -> EkmConfig:
@@ -120,7 +120,7 @@ def open_proxy(
 
     The first is the primary.
 
-    ``events`` is told of those that are lost and come back.
+    ``events`` gets notices of those that are lost and return.
     """
     with ExitStack() as stack:
         endpoints = [_endpoint(stack, ekm, provisioned) for ekm in ekms]

@@ -93,9 +93,9 @@ def open_node(
                 events=events,
             )
         )
-        _seed(node, lab, unit)
+        _enter_lab_settings(node, lab, unit)
         if drives:
-            _tell_offline(node, offline)
+            _report_offline(node, offline)
         yield node
 
 
@@ -135,7 +135,7 @@ def _offline(lab: Lab, folder: Path) -> dict[str, str]:
     return {use.drive.serial: use.message for use in uses if not use.online}
 
 
-def _tell_offline(node: Node, offline: Mapping[str, str]) -> None:
+def _report_offline(node: Node, offline: Mapping[str, str]) -> None:
     """Raise an intervention for each drive that is offline; clear others'."""
     now = node.clock.now()
     with node.change() as session:
@@ -146,7 +146,7 @@ def _tell_offline(node: Node, offline: Mapping[str, str]) -> None:
             operator_messages.raise_intervention(session, f"drive {serial}", why, now)
 
 
-def _seed(node: Node, lab: Lab, unit: NodeUnit) -> None:
+def _enter_lab_settings(node: Node, lab: Lab, unit: NodeUnit) -> None:
     """Enter new pools and constructs of the lab, and the first cartridges."""
     with node.change() as session:
         fresh = session.scalar(select(PoolRow.number).limit(1)) is None
@@ -213,15 +213,15 @@ class RunNodes:
     def discard(self) -> list[str]:
         """Remove the nodes and report their cartridges to the key managers.
 
-        Returns a sentence for each key manager that the rig cannot tell.
+        Returns a sentence for each key manager that the rig may not administer.
         """
-        untold: list[str] = []
+        notes: list[str] = []
         for folder, sessions in self._sessions.items():
             if gone := _written_cartridges(folder):
                 for session in sessions:
-                    untold += _forget(session, gone)
+                    notes += _forget(session, gone)
         shutil.rmtree(self.folder, ignore_errors=True)
-        return untold
+        return notes
 
 
 def _written_cartridges(folder: Path) -> list[tuple[str, bytes]]:

@@ -1,8 +1,8 @@
 """A site: a token, an authority and two key managers of its own.
 
 Sites know of each other by certificates only: those of KEKs, under labels that each site chooses,
-and those by which key managers sign EEDKs. The drive travels: it shows the same certificate and
-wrapping key at each site, and believes the key managers of the site where it stands.
+and those by which key managers sign EEDKs. The same drive is used at each site: it shows the same
+certificate and wrapping key, and trusts the key managers of the site where it is.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ class KeySite:
         """
         config = lab_config(self.provisioned, port=0, name=which)
         config = config.replace(drive_ca=self.drive_ca, partners=tuple(self.partners))
-        mine = self.drive
+        drive = self.drive
         with DriveTable(config.drive_table) as table:
-            table.enrol(mine.serial, mine.certificate_der, mine.wrap_public_der, mine.oaep_hash)
+            table.enrol(drive.serial, drive.certificate_der, drive.wrap_public_der, drive.oaep_hash)
         return config
 
     def start(self, which: str) -> EkmProcess:
@@ -113,7 +113,7 @@ class KeySite:
 
 
 @contextmanager
-def serving(
+def serve_site(
     site: KeySite, events: EventLog, observer: Observer | None = None
 ) -> Iterator[EkmProxy]:
     """Start a site's key managers and connect; stop them at the end."""

@@ -74,10 +74,10 @@ def private_folder(
 
 
 @contextmanager
-def locked_state(state: Path, say: Callable[[str], None]) -> Iterator[None]:
+def locked_state(state: Path, report: Callable[[str], None]) -> Iterator[None]:
     """Lock a state folder against commands that would use its drives.
 
-    What an earlier version left in it is taken over; `say` is told.
+    Cartridges of an earlier version are moved to the runs; `report` gets a sentence about it.
     """
     with (state / "run.lock").open("w") as file:
         try:
@@ -87,24 +87,24 @@ def locked_state(state: Path, say: Callable[[str], None]) -> Iterator[None]:
                 f"Another run uses the state folder {state}; wait for its end, "
                 f"or set {ENVIRONMENT} to another folder."
             ) from None
-        for sentence in _take_over_older_cartridges(state):
-            say(sentence)
+        for sentence in _move_older_cartridges(state):
+            report(sentence)
         yield
 
 
-def _take_over_older_cartridges(state: Path) -> list[str]:
+def _move_older_cartridges(state: Path) -> list[str]:
     """Move an earlier version's cartridges into the folder of a run.
 
     No command uses them any more, so nothing is refused when they cannot be moved. Returns what
     was done, a sentence each.
     """
-    found = [(state / folder, node) for folder, node in _OLDER_CARTRIDGES.items()]
-    found = [(path, node) for path, node in found if path.is_dir()]
-    if not found:
+    older = [(state / folder, node) for folder, node in _OLDER_CARTRIDGES.items()]
+    older = [(path, node) for path, node in older if path.is_dir()]
+    if not older:
         return []
     try:
         run = new_run_dir(state, None)
-        for path, node in found:
+        for path, node in older:
             (run / "nodes" / node).mkdir(mode=0o700, parents=True)
             path.rename(run / "nodes" / node / "cartridges")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The usual way to drive a stream from cocotb: agents of cocotbext-axi, awake on every clock.
+"""A stream driven from cocotb by cocotbext-axi agents on every clock.
 
 Encrypts the frames of the file $AXI_FRAMES one after the other, writes the results to $AXI_RESULTS
 and to $AXI_SECONDS how many seconds the records took, by the clock on the wall and of processor

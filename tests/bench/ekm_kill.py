@@ -1,4 +1,4 @@
-"""Kill workers, key managers and connections at random while drives ask for keys; count.
+"""Kill workers, key managers and connections while drives ask for keys.
 
 See tests/support/ekm_kill_campaign.py for what counts as lost and as answered twice. Exit code 1
 when anything was.

@@ -1,4 +1,4 @@
-"""Measure what a key exchange costs a key manager, against the bare C_UnwrapKey of its token.
+"""Measure a key exchange's cost against the token's bare C_UnwrapKey.
 
 Simulated drives with real certificates, a process and a connection each, ask one key after the
 other of a key manager that is started as `rig ekm serve` starts it. Keys, certificates and EEDKs
@@ -123,7 +123,7 @@ def drive_process(
     volumes: int,
     cores: set[int],
 ) -> None:
-    """Make the volumes' EEDKs; then, each time it is told how long, ask for keys and report."""
+    """Make EEDKs; then ask for keys for the seconds given, and report."""
     os.sched_setaffinity(0, cores)
     with EkmClient(endpoint) as client:
 
@@ -163,7 +163,7 @@ def drive_process(
 
 
 def bare_process(link: Connection, config: TokenConfig, cores: set[int]) -> None:
-    """Unwrap for as many seconds as it is told, and how; answer with the rate per CPU second."""
+    """Unwrap for the seconds given; answer with the rate per CPU second."""
     os.sched_setaffinity(0, cores)
     with open_token(config) as token:
         keystore = Keystore(token)

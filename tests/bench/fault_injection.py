@@ -1,4 +1,4 @@
-"""Flip single bits inside the simulated engine and print what noticed them, target by target.
+"""Flip single bits in the simulated engine; print what detects them.
 
 Run as `python tests/bench/fault_injection.py [TRIALS] [--seed N] [--target NAME] [--json FILE]`;
 TRIALS is for each target and operation.  tests/hdl/rtl/bench_engine_faults.py says what outcomes
@@ -23,7 +23,7 @@ OUTCOMES = ("benign", "tag", "self check", "late", "framing", "silent")
 
 
 def main() -> None:
-    """Run the trials and print one line for each target and operation, and the shares."""
+    """Run the trials; print a line for each target and operation."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("trials", nargs="?", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,4 +1,4 @@
-"""What a reclaim plan costs as the catalogue grows: time and memory, through the real catalogue.
+"""Measure the time and memory of a reclaim plan as the catalogue grows.
 
 Run as `python tests/bench/reclaim_scale.py [PHYSICAL ...] [--per-volume N] [--json FILE]`. For each
 number of physical volumes a catalogue is filled with N logical volumes on each (100 by default, so
@@ -29,7 +29,10 @@ CAPACITY = 500_000_000_000
 
 
 def fill(path: Path, physical: int, per_volume: int) -> None:
-    """Make a catalogue of so many physical volumes in 32 pools, nine in ten of them filled."""
+    """Make a catalogue of `physical` volumes in 32 pools.
+
+    Nine in ten of them are filled.
+    """
     random.seed(1)
     catalogue = Catalogue(path)
     with catalogue.transaction() as session:

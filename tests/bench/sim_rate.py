@@ -1,4 +1,6 @@
-"""Measure the simulated engine: bytes a clock (its own counters) and host MB/s, by record size.
+"""Measure the simulated engine by record size.
+
+It prints bytes a clock (the engine's own counters) and host MB/s.
 
 Run as `python tests/bench/sim_rate.py [MB for each measurement]`; MB = 10^6 bytes.  Bytes a clock
 is what the gates do, from counted clocks; host MB/s is how fast this machine simulates them.
@@ -19,7 +21,7 @@ AAD = bytes(24)
 
 
 def record(operation: Operation, key: bytes, size: int) -> Record:
-    """One record of random data; for decryption a good one, made by `cryptography`."""
+    """Return a random record; to decrypt, one that `cryptography` encrypted."""
     data, iv = os.urandom(size), os.urandom(12)
     if operation is Operation.BYPASS:
         return Record(operation, data)

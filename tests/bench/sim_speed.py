@@ -1,4 +1,6 @@
-"""Measure how fast the engine is simulated, in MB of payload a second (10^6 bytes).
+"""Measure the speed of the simulated engine in MB of payload a second.
+
+MB is 10^6 bytes.
 
     axi_mb_s   one agent of cocotbext-axi on each stream of the bare engine, awake on every clock
     rig_mb_s   the rig's own path: Engine on a SimBoard
@@ -78,7 +80,7 @@ scenario: {cap_mb: 1}
 
 @dataclass(frozen=True)
 class Work:
-    """Records to encrypt, as frames too, and the result frames that must come of them."""
+    """Records to encrypt, their frames, and the expected result frames."""
 
     key: bytes
     records: list[Record]
@@ -123,7 +125,7 @@ def result_top(size: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """How long something took by the clock on the wall, and how much processor time."""
+    """Elapsed time and processor time."""
 
     wall: float
     processor: float
@@ -200,7 +202,10 @@ class CppLoop:
 
 
 def build_cpp_loop(folder: Path) -> Path:
-    """Verilate the engine for cpp_loop.cpp, compile both as hdl.verilator.verilate does."""
+    """Verilate the engine for cpp_loop.cpp and compile both.
+
+    The options are those of hdl.verilator.verilate.
+    """
     toolchain = find_toolchain()
     announce("Building the engine with a C++ loop around it")
     sources = [*rtl_sources(), HERE / "cpp_loop.cpp"]
@@ -241,13 +246,13 @@ class RigPath:
         return seconds
 
     def _processor_time(self) -> float:
-        """What this process and the simulation have used."""
+        """Return the processor time of this process and the simulation."""
         # Linux names the processor clock of a process so: see clock_getcpuclockid(3).
         return time.process_time() + time.clock_gettime((~self._pid << 3) | 2)
 
 
 class AxiAgents:
-    """(a) the cocotb bench bench_axi_stream.py; every turn is a run of its own."""
+    """(a) the cocotb bench bench_axi_stream.py; every turn is a new run."""
 
     def __init__(self, folder: Path) -> None:
         """Remember where its files go."""
@@ -345,7 +350,7 @@ def rig_run(folder: Path, name: str, size: int) -> Seconds:
 
 
 def children_processor_time() -> float:
-    """What all children that have ended used, and theirs."""
+    """Return the processor time of all ended children, and of theirs."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

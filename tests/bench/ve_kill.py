@@ -1,4 +1,4 @@
-"""Kill a node at random points of random work and print what was found, by kind of kill.
+"""Kill a node at random points and print the findings by kind of kill.
 
 Run as `python tests/bench/ve_kill.py [KILLS] [--engine soft|keys|gates] [--seed N] [--json FILE]`.
 What is real in each: `soft` (default) has two drives with the engine in software and clear pools;
@@ -48,7 +48,7 @@ def main() -> None:
     seconds = time.monotonic() - began
     print(f"\n{'kills':28} {campaign.outcome.kills:6} in {seconds:.0f} s, engine {options.engine}")
     print(f"{'acknowledged meanwhile':28} {campaign.outcome.acknowledged:6}")
-    for title in ("by_point", "operations", "healed"):
+    for title in ("by_point", "operations", "recovered"):
         print(title.replace("_", " "))
         for name, count in found[title].items():
             print(f"  {name:42} {count:6}")

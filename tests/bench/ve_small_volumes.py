@@ -1,4 +1,6 @@
-"""Measure how fast small volumes go into the cache and to tape, against the engine's own path.
+"""Measure small volumes into the cache and to tape.
+
+The engine's own path is the reference.
 
     engine_mb_s   the rig's own engine path: Engine on a SimBoard, with the records that these
                   volumes become on tape (header label, data, trailer label)
@@ -92,7 +94,7 @@ class RigVe:
         return seconds
 
     def check(self, volumes: int) -> None:
-        """Raise ChildProcessError unless so many volumes are there, and all are on tape."""
+        """Raise ChildProcessError unless all `volumes` volumes are on tape."""
         self.run("status", "--json")
         status = json.loads(self.output)
         if (status["logical_volumes"], status["waiting_for_tape"]) != (volumes, 0):

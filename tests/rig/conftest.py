@@ -10,7 +10,7 @@ import pytest
 from rig.board.sim import SimBoard
 from rig.engine.driver import Engine
 from tests.support.boards import StartBoard, write_transport_key
-from tests.support.nodes import Places
+from tests.support.nodes import NodeFactory
 from tests.support.tape_site import Site, open_site
 
 
@@ -61,7 +61,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture
-def places(site: Site, tmp_path: Path) -> Iterator[Places]:
+def node_factory(site: Site, tmp_path: Path) -> Iterator[NodeFactory]:
     """Opens nodes in a folder of the test's own."""
     with ExitStack() as stack:
-        yield Places(site, tmp_path, stack)
+        yield NodeFactory(site, tmp_path, stack)

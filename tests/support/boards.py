@@ -9,14 +9,17 @@ StartBoard = Callable[..., SimBoard]
 
 
 def write_transport_key(path: Path, key: bytes) -> Path:
-    """Write a transport key as provisioning does: one line of hex digits, mode 0600."""
+    """Write a transport key as provisioning does.
+
+    It is one line of hex digits, mode 0600.
+    """
     path.touch(mode=0o600)
     path.write_text(key.hex() + "\n")
     return path
 
 
 class BoardWrapper:
-    """A board that passes every access to another; tests override some of them."""
+    """A board that forwards every access; tests override some."""
 
     def __init__(self, board: SimBoard) -> None:
         """Pass accesses to `board`."""

@@ -136,13 +136,13 @@ class Pair:
         """Return the key managers' endpoints through the relays."""
         return [self.endpoint(e, port=r.port) for e, r in zip(self.ekms, relays, strict=True)]
 
-    def told(self) -> list[tuple[NoticeKind, str]]:
+    def take_notices(self) -> list[tuple[NoticeKind, str]]:
         """Return and clear the notices: kind, and subject or the hosts' mode."""
-        told = [
+        notices = [
             (notice.kind, notice.detail.get("mode", notice.about)) for notice in self.events.notices
         ]
         self.events.notices.clear()
-        return told
+        return notices
 
     def all_running(self) -> None:
         for ekm in self.ekms:

@@ -1,4 +1,7 @@
-"""A block row by row, as the gates hold round keys: rows 0 and 1 of each column, then 2 and 3."""
+"""A block in the row order in which the gates hold round keys.
+
+Rows 0 and 1 of each column come first, then rows 2 and 3.
+"""
 
 
 def in_rows(block: bytes) -> bytes:

@@ -1,4 +1,7 @@
-"""The drives and key managers of a kill campaign, opened anew in each process that uses them."""
+"""Drives and key managers of a kill campaign.
+
+They are opened again in each process that uses them.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from tests.support.ve_kill_campaign import Equipment
 Opened = tuple[Sequence[Drive], Relay | None]
 
 
-class Soft:
+class SoftEquipment:
     """Two drives with engines in software and nothing to encrypt with."""
 
     encrypts = False
@@ -45,7 +48,7 @@ class Soft:
         )
 
 
-class Keyed:
+class KeyedEquipment:
     """One drive with a real secure element, and a real key manager."""
 
     encrypts = True
@@ -73,7 +76,7 @@ class Keyed:
         yield SoftEngine(self.lab.drive(SERIAL).transport_key)
 
 
-class Gated(Keyed):
+class GatesEquipment(KeyedEquipment):
     """The same on the simulated gates, powered on with each process."""
 
     @contextmanager
@@ -87,12 +90,12 @@ class Gated(Keyed):
 
 @contextmanager
 def equipment(engine: str, folder: Path) -> Iterator[Equipment]:
-    """What a campaign needs that outlives its kills: token, key manager, gates."""
+    """Open what outlives a campaign's kills: token, key manager, gates."""
     if engine == "soft":
-        yield Soft()
+        yield SoftEquipment()
         return
     with ExitStack() as stack:
         lab = provision_lab(folder / "state", ["KEK 1"], [SERIAL])
         ekm = stack.enter_context(spawn_ekm(ekm_settings(lab, folder), ready_seconds=120))
         endpoint = EkmEndpoint(ekm.host, ekm.port, lab.rig_tls)
-        yield Gated(lab, endpoint) if engine == "gates" else Keyed(lab, endpoint)
+        yield GatesEquipment(lab, endpoint) if engine == "gates" else KeyedEquipment(lab, endpoint)

@@ -1,4 +1,4 @@
-"""Kills a process by itself at a chosen one of the calls that change what is on disk."""
+"""Kill a process at a chosen call that changes what is on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ CALLS = ("pwrite", "ftruncate", "fsync", "replace", "unlink", "link")
 
 
 class KillPoints:
-    """Counts calls that change the disk; at one of them the process is gone, before or after it."""
+    """Counts calls that change the disk; kills the process at one of them.
+
+    The kill comes before or after the call.
+    """
 
     def __init__(self, at: int, *, after: bool, note: Callable[[str], None]) -> None:
         """Kill at call number `at`; `note` is told which it is, before."""

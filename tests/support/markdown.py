@@ -1,4 +1,4 @@
-"""The project's Markdown pages, as the tests of the documentation read them."""
+"""The project's Markdown pages, for the tests of the documentation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHELL = {"console", "sh", "bash", "shell"}
 
 @dataclass(frozen=True)
 class Place:
-    """Something on a line of a page."""
+    """Text on a line of a page."""
 
     page: Path
     line: int
@@ -43,7 +43,7 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Every Markdown page of the project."""
+    """Return every Markdown page of the project."""
     hidden = {path.name for path in PROJECT.iterdir() if path.name.startswith(".")}
     folders = (path for path in PROJECT.iterdir() if path.is_dir() and path.name not in hidden)
     found = [*PROJECT.glob("*.md"), *(page for each in folders for page in each.rglob("*.md"))]
@@ -57,7 +57,7 @@ def _tokens(page: Path) -> tuple[Token, ...]:
 
 
 def _inline(page: Path) -> Iterator[tuple[int, Token]]:
-    """Each inline token and the line of the block that it is in."""
+    """Yield each inline token and the line of its block."""
     line = 0
     for token in _tokens(page):
         line = token.map[0] + 1 if token.map else line
@@ -68,7 +68,7 @@ def _inline(page: Path) -> Iterator[tuple[int, Token]]:
 
 @cache
 def anchors(page: Path) -> frozenset[str]:
-    """The anchors of a page's headings, as code hosts make them."""
+    """Return the anchors of a page's headings, as code hosts make them."""
     found: dict[str, int] = {}
     names = set()
     tokens = _tokens(page)
@@ -83,7 +83,7 @@ def anchors(page: Path) -> frozenset[str]:
 
 
 def links(page: Path) -> list[Place]:
-    """The targets of the page's links and images."""
+    """Return the targets of the page's links and images."""
     return [
         Place(page, line, str(token.attrs.get("href") or token.attrs.get("src")))
         for line, token in _inline(page)
@@ -92,7 +92,7 @@ def links(page: Path) -> list[Place]:
 
 
 def code_spans(page: Path) -> list[Place]:
-    """What stands between backticks in the page's text."""
+    """Return the code spans in the page's text."""
     return [
         Place(page, line, token.content)
         for line, token in _inline(page)
@@ -101,7 +101,7 @@ def code_spans(page: Path) -> list[Place]:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The page's code blocks, indented ones too."""
+    """Return the page's code blocks, indented ones too."""
     return [
         Block(page, (token.map or [0])[0] + 1, tuple(token.info.split()), token.content)
         for token in _tokens(page)
@@ -110,7 +110,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(page: Path) -> list[Place]:
-    """The shell commands in the page's code blocks, without their output.
+    """Return the shell commands in the page's code blocks.
 
     In a block `console` a command begins with "$ "; in one of another shell language each line
     is a command. A backslash at the end of a line goes on in the next.
@@ -135,7 +135,10 @@ def commands(page: Path) -> list[Place]:
 
 
 def words(command: str) -> list[list[str]]:
-    """The words of each simple command in a shell line, without comments and redirections."""
+    """Return the words of each simple command in a shell line.
+
+    Comments and redirections are left out.
+    """
     lexer = shlex.shlex(command, posix=True, punctuation_chars=";&|<>")
     lexer.whitespace_split = True
     lexer.commenters = "#"

@@ -1,4 +1,4 @@
-"""Child of test_memory: one data key through its whole life, then wait to be looked at.
+"""Child of test_memory: the life of one data key, then a wait.
 
 Reads a request (JSON) on standard input: where the token is, the labels, the drive's key.
 Answers with the EEDKs and the SEDK, then takes bytes to keep until standard input closes.

@@ -39,7 +39,7 @@ def put(
 
 
 def work(node: Node) -> None:
-    """Carry out all that is ordered; nothing may fail."""
+    """Run the queued tape jobs; none may fail."""
     report = node.work()
     assert not report.failures, report.failures
 
@@ -55,7 +55,7 @@ def tape(node: Node, volser: str) -> PhysicalVolume:
 
 
 def evict(node: Node) -> None:
-    """Let everything leave the cache that may."""
+    """Evict everything from the cache that may leave it."""
     node.free_cache(node.settings.cache_bytes)
 
 
@@ -63,8 +63,8 @@ def assert_agrees(node: Node) -> None:
     assert node.check(deep=True).findings == ()
 
 
-class Places:
-    """Opens nodes in a folder of the test's own."""
+class NodeFactory:
+    """Opens nodes in a test's own folder."""
 
     def __init__(self, site: Site, folder: Path, stack: ExitStack) -> None:
         self.site = site
@@ -80,7 +80,10 @@ class Places:
         cartridge_bytes: int = 20_000,
         proxy: EkmProxy | None = None,
     ) -> Node:
-        """A new node with these pools, and a storage group SGn for each pool n."""
+        """Open a new node with these pools.
+
+        It has a storage group SGn for each pool n.
+        """
         node = self.open(proxy, cache_bytes, cartridge_bytes)
         with node.change() as session:
             for pool in sorted(

@@ -8,7 +8,9 @@ _RESERVED: list[socket.socket] = []
 
 
 def reserve_port() -> int:
-    """Return a free port that nobody gets but who asks for it by number, while this process lives.
+    """Reserve a free port for servers that ask for it by number.
+
+    It stays reserved while this process lives.
 
     A socket holds it without listening: the kernel then gives it to nobody who asks for any port,
     and a server with SO_REUSEADDR may still listen on it.

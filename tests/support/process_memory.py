@@ -63,7 +63,7 @@ def snapshot(pid: int, into: Path) -> dict[int, tuple[int, int]]:
 
 
 def main_stack(pid: int) -> tuple[int, int]:
-    """Return the first address of a process's main stack and the one behind its end."""
+    """Return the span of a process's main stack: start and end address."""
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         if line.endswith("[stack]"):
             start, end = line.split(maxsplit=1)[0].split("-")
@@ -79,7 +79,7 @@ def _positions(data: bytes, needle: bytes) -> Iterator[int]:
 
 
 def find_in_file(path: Path, secrets: dict[str, bytes]) -> list[Find]:
-    """Return every place in a file where one of the named secrets lies, in any layout."""
+    """Return every place of one of the secrets in a file, in any layout."""
     data = path.read_bytes()
     return [
         Find(str(path), at, f"{name} ({layout})")

@@ -20,7 +20,10 @@ def provision_lab(
     progress: Callable[[str], None] = lambda step: None,
     **wanted: Any,
 ) -> ProvisionedLab:
-    """Provision one token, by default SoftHSM's; ``wanted`` is for ``one_token_plan``."""
+    """Provision one token, by default SoftHSM's.
+
+    ``wanted`` is for ``one_token_plan``.
+    """
     plan = one_token_plan(state_dir, kek_labels, drives, **wanted)
     if token is not None:
         plan = plan.replace(tokens={ONE_TOKEN: token})

@@ -23,7 +23,7 @@ class Ended:
     err: str
 
     def sentence(self) -> str:
-        """The one line of standard error that a refusal consists of."""
+        """Return the one line of standard error of a refusal."""
         assert self.code == 2, (self.code, self.out, self.err)
         assert "Traceback" not in self.out + self.err
         lines = self.err.strip().splitlines()
@@ -51,7 +51,7 @@ def rig(
 
 
 def lab_file(folder: Path, *changes: tuple[str, str]) -> Path:
-    """The default lab with any free port instead of 3801, and with changes, as a file."""
+    """Write the default lab with any free port and with changes."""
     text = DEFAULT_LAB.replace("port: 3801", "port: 0")
     for before, after in changes:
         assert text.count(before) == 1, before

@@ -1,4 +1,4 @@
-"""Child of test_key_nowhere: one whole encrypted session, stopped while it reads, to be looked at.
+"""Child of test_key_secrecy: one encrypted session, stopped in its read.
 
 Reads a folder on standard input. Writes, appends and reads a cartridge there with gates, secure
 element, token and key manager of its own, and keeps all traffic in files. In the middle of the read

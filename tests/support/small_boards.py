@@ -1,4 +1,4 @@
-"""Boards with next to nothing on them: their bitstreams take seconds, not minutes."""
+"""Boards with almost nothing on them, whose bitstreams take seconds."""
 
 import re
 import shutil
@@ -24,7 +24,10 @@ _PINS = 'FREQUENCY PORT "clk_i" 50 MHZ ;\n' + "".join(
 
 
 def small_board(folder: Path, name: str, title: str, clock_hz: int, **parameters: int) -> Target:
-    """Return the design in a folder, whose top has the board's name, as a board to build for."""
+    """Return the design in a folder as a board to build for.
+
+    Its top has the board's name.
+    """
     return Target(
         name=name,
         title=title,
@@ -41,7 +44,7 @@ def small_board(folder: Path, name: str, title: str, clock_hz: int, **parameters
 
 
 def keyed_target(source: Path) -> Target:
-    """Write a design of hardly more than a transport key into a folder; return it as a board."""
+    """Write a design with little but a transport key; return its board."""
     shutil.copy(targets.ECP5_DIRECTORY / "transport_key_rom.sv", source)
     (source / "keyed.sv").write_text(_TOP)
     (source / "keyed.lpf").write_text(_PINS)
@@ -49,7 +52,7 @@ def keyed_target(source: Path) -> Target:
 
 
 def ram_contents(config: str) -> list[bytes]:
-    """What block RAMs hold, by the text of a design."""
+    """Return what block RAMs hold, by the text of a design."""
     return [
         bytes(int(word, 16) & 0xFF for word in found.split())
         for found in re.findall(r"^\.bram_init \d+\n((?:[0-9a-f ]+\n)+)", config, re.MULTILINE)

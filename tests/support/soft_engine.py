@@ -1,4 +1,4 @@
-"""The engine in software, for campaigns that start a process hundreds of times.
+"""The engine in software, for kill campaigns.
 
 It stands where `rig.engine.driver.Engine` stands and does what the gates do, with `cryptography`,
 under the drive's own transport key. The key is in this process, which a rig of real use never does.

@@ -1,4 +1,4 @@
-"""Tape images as tests make them, block by block."""
+"""Tape images for tests, written block by block."""
 
 from pathlib import Path
 
@@ -20,7 +20,10 @@ def write_tape(path: Path, *blocks: bytes | None) -> Path:
 
 
 def labelled(volser: str, name: str, *data: bytes, count: int | None = None) -> list[bytes | None]:
-    """Return the blocks of a labelled tape with one data set; `count` is what its EOF1 says."""
+    """Return the blocks of a labelled tape with one data set.
+
+    `count` is the block count of its EOF1.
+    """
     header = DataSetLabel("HDR1", name, volser, 1, 0)
     trailer = DataSetLabel("EOF1", name, volser, 1, len(data) if count is None else count)
     return [

@@ -1,4 +1,7 @@
-"""A whole site for tests: gates, secure element, key manager and token, all real; one a run."""
+"""A real site for tests: gates, secure element, key manager, token.
+
+One site serves all tests of a run.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ SERIAL = "TAPE000001"
 
 @dataclass
 class Site:
-    """What stands in the machine fixture, shared by all tests of a run."""
+    """The hardware and key manager that all tests of a run share."""
 
     lab: ProvisionedLab
     engine: Engine
@@ -70,7 +73,7 @@ class Site:
 
 @dataclass
 class VeFixture:
-    """A virtualization engine with a drive, pools and cartridges, without a catalogue."""
+    """A VE with a drive, pools and cartridges, without a catalogue."""
 
     site: Site
     ve: VirtualizationEngine
@@ -97,7 +100,10 @@ class VeFixture:
     def write_from_bot(
         self, pool: int, volumes: Sequence[VolumeFile], volser: str | None = None
     ) -> str:
-        """Write to the cartridge named, else to the pool's first scratch one, made when absent."""
+        """Write from BOT to a cartridge; return its VOLSER.
+
+        It is the one named, else the pool's first scratch one, created when absent.
+        """
         scratch = [each for each in sorted(self.scratch) if self.pool_of[each] == pool]
         chosen = volser or next(iter(scratch), None)
         if chosen is None:
@@ -107,7 +113,7 @@ class VeFixture:
         return chosen
 
     def volumes(self, *sizes: int) -> list[VolumeFile]:
-        """Make files of these sizes, of bytes that nothing else has, and volumes of them."""
+        """Make files of these sizes with unique bytes; return their volumes."""
         volumes = []
         for size in sizes:
             self.made += 1
@@ -117,7 +123,7 @@ class VeFixture:
         return volumes
 
     def steps(self) -> list[str]:
-        """Return the steps since last asked, failed ones with a mark, and forget them."""
+        """Return and clear the steps; failed ones end with an exclamation mark."""
         steps = [e.step + ("" if e.outcome == "ok" else "!") for e in self.events.events]
         self.events.events.clear()
         return steps
@@ -128,7 +134,9 @@ class VeFixture:
 
 
 def ekm_settings(lab: ProvisionedLab, folder: Path) -> EkmConfig:
-    """Return a key manager on the lab's token and any free port, its drives admitted.
+    """Return a key manager on the lab's token, with the drives enrolled.
+
+    It takes any free port.
 
     Its drive table and audit log are in `folder`.
     """

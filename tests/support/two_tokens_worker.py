@@ -1,4 +1,6 @@
-"""Key managers of one node on two tokens: what one wrote the other reads; told as JSON.
+"""Run key managers of one node on two tokens; print the results as JSON.
+
+What one wrote, the other reads.
 
 Run as ``python -m tests.support.two_tokens_worker LAB STATE`` where both tokens are.
 """

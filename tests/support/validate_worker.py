@@ -1,4 +1,7 @@
-"""Validate a token: ``MODULE LABEL PIN_VARIABLE [SO_PIN_VARIABLE] AREA...``; prints it as JSON."""
+"""Validate a token; print the findings as JSON.
+
+Arguments: ``MODULE LABEL PIN_VARIABLE [SO_PIN_VARIABLE] AREA...``
+"""
 
 from __future__ import annotations
 

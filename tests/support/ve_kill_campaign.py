@@ -1,6 +1,6 @@
-"""Random work on a node, killed at random points; after each kill everything must be right.
+"""Kill a node at random points of random work, and check it after each.
 
-A round forks a process that opens the node (and so heals what the last kill left) and works at
+A round forks a process that opens the node (which recovers from the last kill) and works at
 random: it writes, rewrites, reads, recalls, unloads, expires, premigrates, moves, reclaims and
 changes settings. It says on a pipe what it is about to do and what was acknowledged. It is killed
 with SIGKILL, half of the time by the clock, half of the time by itself at a random call that
@@ -52,18 +52,18 @@ KEY = KeyLabel("KEK 1")
 Equipment = Callable[[], contextlib.AbstractContextManager[tuple[Sequence[Drive], Relay | None]]]
 """Opens drives and a way to key managers, in the process that uses them."""
 
-Ledger = dict[str, set[str | None]]
+PossibleContents = dict[str, set[str | None]]
 """For each name, what may be there: the SHA-256 of its content, or None for nothing."""
 
 
 @dataclass
 class Outcome:
-    """What a campaign found."""
+    """The outcome of a campaign."""
 
     kills: int = 0
     by_point: Counter[str] = field(default_factory=Counter)
     acknowledged: int = 0
-    healed: Counter[str] = field(default_factory=Counter)
+    recovered: Counter[str] = field(default_factory=Counter)
     operations: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
@@ -79,7 +79,7 @@ class Campaign:
     """Mean time until a kill by the clock."""
     calls: int = 300
     """A kill by a call comes at one of so many."""
-    ledger: Ledger = field(default_factory=lambda: {name: {None} for name in NAMES})
+    possible: PossibleContents = field(default_factory=lambda: {name: {None} for name in NAMES})
     outcome: Outcome = field(default_factory=Outcome)
 
     def prepare(self) -> None:
@@ -104,7 +104,7 @@ class Campaign:
         assert lines == [], lines
 
     def round(self, number: int) -> bool:
-        """One kill and what must hold after it; False: something was wrong."""
+        """Kill once and check what must hold; return whether all was right."""
         rng = random.Random(f"{self.seed}/{number}")
         at_call = rng.random() < 0.5
         seconds = None if at_call else rng.expovariate(1 / self.seconds)
@@ -117,7 +117,7 @@ class Campaign:
                 ).install()
             with self._open() as node:
                 say("open")
-                Worker(node, rng, self.ledger, say).run()
+                Worker(node, rng, self.possible, say).run()
 
         killed, lines = _forked(work, seconds)
         point = "by the clock"
@@ -128,17 +128,17 @@ class Campaign:
                     point = rest
                 case "try":
                     name, sha256 = rest.split()
-                    self.ledger[name].add(_content(sha256))
+                    self.possible[name].add(_content(sha256))
                 case "ack":
                     name, sha256 = rest.split()
-                    self.ledger[name] = {_content(sha256)}
+                    self.possible[name] = {_content(sha256)}
                     self.outcome.acknowledged += 1
                 case "did":
                     self.outcome.operations[rest] += 1
                 case "wrong":
                     self.outcome.wrong.append(f"round {number}: {rest}")
         if "open" not in lines:
-            point += ", while healing"
+            point += ", in recovery"
         if killed:
             self.outcome.kills += 1
             self.outcome.by_point[point] += 1
@@ -151,7 +151,7 @@ class Campaign:
         def judge(say: Callable[[str], None]) -> None:
             with self._open() as node:
                 for line in node.recovered:
-                    say(f"healed {line}")
+                    say(f"recovered {line}")
                 for finding in node.check(deep=True).findings:
                     say(f"wrong check: {finding}")
                 for finding in node.verify_tapes():
@@ -165,8 +165,8 @@ class Campaign:
         there: dict[str, str | None] = dict.fromkeys(NAMES)
         for line in lines:
             word, _, rest = line.partition(" ")
-            if word == "healed":
-                self.outcome.healed[_kind(rest)] += 1
+            if word == "recovered":
+                self.outcome.recovered[_kind(rest)] += 1
             elif word == "wrong":
                 self.outcome.wrong.append(f"round {number}: {rest}")
             elif word == "is":
@@ -176,11 +176,11 @@ class Campaign:
             self.outcome.wrong.append(f"round {number}: the judge ended early: {lines[-3:]}")
             return
         for name, sha256 in there.items():
-            if sha256 not in self.ledger[name]:
+            if sha256 not in self.possible[name]:
                 self.outcome.wrong.append(
-                    f"round {number}: {name} is {sha256}, acknowledged was {self.ledger[name]}"
+                    f"round {number}: {name} is {sha256}, acknowledged was {self.possible[name]}"
                 )
-            self.ledger[name] = {sha256}
+            self.possible[name] = {sha256}
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[Node]:
@@ -192,16 +192,20 @@ class Campaign:
 
 
 class Worker:
-    """Works at random until it is killed."""
+    """A process that works at random until it is killed."""
 
     def __init__(
-        self, node: Node, rng: random.Random, ledger_now: Ledger, say: Callable[[str], None]
+        self,
+        node: Node,
+        rng: random.Random,
+        acknowledged: PossibleContents,
+        say: Callable[[str], None],
     ) -> None:
-        """Work on `node`; `ledger_now` says what is there now."""
+        """Work on `node`; `acknowledged` says what is there now."""
         self._node = node
         self._rng = rng
         self._say = say
-        self._is = {name: next(iter(states)) for name, states in ledger_now.items()}
+        self._is = {name: next(iter(states)) for name, states in acknowledged.items()}
 
     def run(self) -> None:
         """Work."""
@@ -245,7 +249,7 @@ class Worker:
             self._node.unload(name)
 
     def _write_files(self) -> None:
-        """Several at once: those that are acknowledged together, and those behind an error."""
+        """Write several volumes together, some of which may be refused."""
         files = []
         with tempfile.TemporaryDirectory(dir=self._node.folder.parent) as folder:
             for name in self._rng.sample(NAMES, self._rng.randint(2, 5)):
@@ -318,7 +322,7 @@ def encrypted(equipment: Equipment) -> bool:
 
 
 def keys(equipment: Equipment) -> tuple[KeyLabel, ...]:
-    """The keys of the encrypted pool."""
+    """Return the keys of the encrypted pool."""
     return (KEY,) if encrypted(equipment) else ()
 
 
@@ -326,8 +330,8 @@ def _content(word: str) -> str | None:
     return None if word == "None" else word
 
 
-def _kind(healed: str) -> str:
-    """What kind of thing was healed, without names and numbers."""
+def _kind(message: str) -> str:
+    """Return the kind of a recovery message, without names and numbers."""
     for words in (
         "nothing had been written",
         "begun from BOT",
@@ -336,15 +340,18 @@ def _kind(healed: str) -> str:
         "its host is gone",
         "not entered yet",
     ):
-        if words in healed:
+        if words in message:
             return words
-    return healed
+    return message
 
 
 def _forked(
     job: Callable[[Callable[[str], None]], None], kill_after: float | None
 ) -> tuple[bool, list[str]]:
-    """Run a job in a child; kill it after so many seconds. Whether it was killed; what it said."""
+    """Run a job in a child; return whether it was killed, and its output.
+
+    It is killed after `kill_after` seconds, if that is not None.
+    """
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -385,17 +392,17 @@ def _write_line(fd: int, line: str) -> None:
 
 
 def report(outcome: Outcome) -> dict[str, Any]:
-    """The outcome, ready for JSON."""
+    """Return the outcome, ready for JSON."""
     return {
         "kills": outcome.kills,
         "wrong": outcome.wrong,
         "acknowledged": outcome.acknowledged,
         "by_point": dict(outcome.by_point.most_common()),
         "operations": dict(outcome.operations.most_common()),
-        "healed": dict(outcome.healed.most_common()),
+        "recovered": dict(outcome.recovered.most_common()),
     }
 
 
 def print_report(outcome: Outcome) -> None:
-    """The outcome as a table."""
+    """Print the outcome as JSON."""
     print(json.dumps(report(outcome), indent=2), file=sys.stdout)

@@ -1,4 +1,4 @@
-"""Waiting for a condition instead of for a time, and what to wait for of processes."""
+"""Waiting for conditions and for processes, instead of for a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def wait_until(holds: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> 
 
 
 def process_state(pid: int) -> str:
-    """Return a process's state as /proc has it (R, S, T, Z, ...), empty when there is none."""
+    """Return a process's state as /proc has it; empty when it is gone.
+
+    The states are R, S, T, Z and others.
+    """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""When a waveform is offered: where the gates may be at fault, and nowhere else."""
+"""A waveform is offered only where the gates may be at fault."""
 
 from __future__ import annotations
 

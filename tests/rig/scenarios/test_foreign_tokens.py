@@ -1,4 +1,4 @@
-"""The rig on tokens that are not SoftHSM: they hold the KEKs, and files go to tape and back."""
+"""`rig run` with the KEKs in tokens other than SoftHSM."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def token(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def _lab(folder: Path, token: ForeignToken, accept: tuple[str, ...]) -> Path:
-    """The default lab with its KEKs in the token."""
+    """Write the default lab with its KEKs in the token."""
     begin, end = DEFAULT_LAB.index("tokens:"), DEFAULT_LAB.index("ekms:")
     tokens = (
         f"tokens:\n  ekm:\n    module: {token.module}\n    label: {token.label}\n"
@@ -31,7 +31,9 @@ def _lab(folder: Path, token: ForeignToken, accept: tuple[str, ...]) -> Path:
 
 
 @pytest.mark.parametrize("left_out", [0, 1])
-def test_a_limit_that_nobody_accepted(token: ForeignToken, tmp_path: Path, left_out: int) -> None:
+def test_hsm_init_refuses_a_risk_that_is_not_accepted(
+    token: ForeignToken, tmp_path: Path, left_out: int
+) -> None:
     accept = tuple(word for word in token.accept if word != token.accept[left_out])
     ended = token.run(
         RIG,
@@ -47,7 +49,7 @@ def test_a_limit_that_nobody_accepted(token: ForeignToken, tmp_path: Path, left_
 
 
 @pytest.mark.rule("KEY-1", "KEY-2", "KEY-3", "KEY-12")
-def test_a_run_with_the_keks_in_the_token(token: ForeignToken, tmp_path: Path) -> None:
+def test_run_passes_with_the_keks_in_the_token(token: ForeignToken, tmp_path: Path) -> None:
     lab, state = _lab(tmp_path, token, token.accept), str(tmp_path / "state")
     data = tmp_path / "volumes"
     data.mkdir()

@@ -1,4 +1,4 @@
-"""The scenarios of pools over time, on the real drive, gates and key manager."""
+"""The scenarios over time on the real drive, gates and key manager."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.tape_site import Site
 
 @pytest.fixture
 def session(site: Site, tmp_path: Path) -> LabSession:
-    """The site as an open lab, under a lab file that names its keys."""
+    """Return the site as an open lab whose lab file names its keys."""
     lab = load_lab(
         lab_file(
             tmp_path,
@@ -49,7 +49,7 @@ def session(site: Site, tmp_path: Path) -> LabSession:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little data, as many steps."""
+    """Use less data for the same number of steps."""
     monkeypatch.setattr(lifecycle, "VOLUME_BYTES", 2000)
 
 
@@ -63,7 +63,7 @@ def run(scenario: Scenario, session: LabSession, folder: Path) -> ScenarioResult
 
 
 @pytest.mark.rule("POOL-2", "POOL-3", "BOT-5")
-def test_a_pool_over_time_none_then_kek_1_then_kek_2(
+def test_pool_over_time_is_clear_then_under_kek_1_then_under_kek_2(
     session: LabSession, tmp_path: Path, small: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = run(PoolOverTime(), session, tmp_path)
@@ -74,7 +74,7 @@ def test_a_pool_over_time_none_then_kek_1_then_kek_2(
 
 
 @pytest.mark.rule("MIG-1", "MIG-2", "MIG-3", "MIG-4", "MIG-7", "MIG-10", "MIG-12")
-def test_a_site_moves_to_encryption_by_each_of_the_three_methods(
+def test_migration_moves_all_data_by_each_of_the_three_methods(
     session: LabSession, tmp_path: Path, small: None
 ) -> None:
     result = run(Migration(), session, tmp_path)

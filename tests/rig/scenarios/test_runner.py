@@ -1,4 +1,4 @@
-"""``rig run`` from end to end: simulation, token, key manager and cartridges, all real."""
+"""``rig run`` end to end: simulation, token, key manager, cartridges."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROUND_TRIP = ("--scenario", "round_trip")
 
 @pytest.fixture(scope="session")
 def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state folder with the default lab's tokens and keys, never used otherwise."""
+    """Return a state folder with the default lab's tokens, never used."""
     state = tmp_path_factory.mktemp("provisioned") / "state"
     lab = lab_file(tmp_path_factory.mktemp("lab"))
     assert rig("hsm", "init", "--lab", lab, TAPERIG_STATE=str(state)).code == 0
@@ -44,7 +44,7 @@ def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own_state(tmp_path: Path, provisioned: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state folder of this test's own, provisioned already."""
+    """Return a provisioned state folder of this test's own."""
     state = tmp_path / "state"
     shutil.copytree(provisioned, state)
     conf = state / "softhsm2.conf"
@@ -55,7 +55,7 @@ def own_state(tmp_path: Path, provisioned: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A few small files, an empty one and one with an odd name."""
+    """Create a few small files, an empty one and one with an odd name."""
     folder = tmp_path / "data"
     (folder / "below").mkdir(parents=True)
     (folder / "a.txt").write_bytes(b"All that is gold does not glitter, " * 300)
@@ -66,7 +66,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def results(out: Path) -> dict[str, Any]:
-    """results.json, valid by its schema."""
+    """Return results.json, which must be valid by its schema."""
     found: dict[str, Any] = json.loads((out / "results.json").read_text())
     jsonschema.validate(found, SCHEMA)
     ElementTree.parse(out / "junit.xml")
@@ -84,7 +84,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 def formats(nodes: Path) -> dict[str, TapeFormat]:
-    """How each cartridge of a run's round trip is written, by VOLSER."""
+    """Return the format of each cartridge of a round trip, by VOLSER."""
     found = {}
     for path in sorted((nodes / "round_trip" / "cartridges").iterdir()):
         with Cartridge.open(path) as cartridge:
@@ -93,7 +93,7 @@ def formats(nodes: Path) -> dict[str, TapeFormat]:
 
 
 def kept_nodes(out: Path) -> Path:
-    """The folder in which a run that did not pass kept its cartridges."""
+    """Return the folder where a run that did not pass kept its cartridges."""
     return Path(results(out)["cartridges"])
 
 
@@ -103,7 +103,7 @@ def kept_nodes(out: Path) -> Path:
     *("APP-4", "READ-1", "READ-2a", "READ-2b", "READ-2c", "READ-2d", "READ-2e", "READ-3"),
     *("READ-4", "RATE-1", "RATE-2", "EKM-3", "POOL-1"),
 )
-def test_good_run(tmp_path: Path, own_state: Path, data: Path) -> None:
+def test_run_passes_and_writes_results(tmp_path: Path, own_state: Path, data: Path) -> None:
     ended = run(tmp_path, data)
     assert (ended.code, ended.err) == (0, "")
     assert "\x1b" not in ended.out
@@ -125,7 +125,7 @@ def test_good_run(tmp_path: Path, own_state: Path, data: Path) -> None:
 
 
 @pytest.mark.rule("RATE-2")
-def test_too_slow_an_engine_fails(tmp_path: Path, own_state: Path, data: Path) -> None:
+def test_run_fails_with_too_slow_an_engine(tmp_path: Path, own_state: Path, data: Path) -> None:
     lab = lab_file(tmp_path, ("clock_mhz: 62.5 ", "clock_mhz: 10 "), ("TS1120 ", "TS1140 "))
     ended = run(tmp_path, data, lab=lab)
     assert (ended.code, ended.err) == (1, "")
@@ -141,7 +141,7 @@ def test_too_slow_an_engine_fails(tmp_path: Path, own_state: Path, data: Path) -
     assert files_below(nodes) == before
 
 
-def test_waveform(tmp_path: Path, own_state: Path, data: Path) -> None:
+def test_run_writes_a_waveform(tmp_path: Path, own_state: Path, data: Path) -> None:
     ended = run(tmp_path, data / "a.txt", "--waves", *ROUND_TRIP)
     assert (ended.code, ended.err) == (0, "")
     assert (tmp_path / "out" / "waves.fst").stat().st_size > 10_000
@@ -160,7 +160,7 @@ def refused(tmp_path: Path, ended: Ended) -> str:
     return sentence
 
 
-def test_key_manager_down(tmp_path: Path, own_state: Path, data: Path) -> None:
+def test_run_names_a_key_manager_that_is_down(tmp_path: Path, own_state: Path, data: Path) -> None:
     port = reserve_port()
     lab = lab_file(tmp_path, ("port: 0", f"port: {port}"), ("start: true ", "start: false "))
     ended = run(tmp_path, data, *ROUND_TRIP, lab=lab)
@@ -171,8 +171,10 @@ def test_key_manager_down(tmp_path: Path, own_state: Path, data: Path) -> None:
 
 
 @pytest.mark.rule("EKM-6", "EKM-7")
-def test_primary_key_manager_down(tmp_path: Path, own_state: Path, data: Path) -> None:
-    """The secondary serves the run; console and results tell of the loss, with the time."""
+def test_run_passes_with_the_primary_key_manager_down(
+    tmp_path: Path, own_state: Path, data: Path
+) -> None:
+    """The secondary serves; console and results report the loss."""
     nobody = f"- {{name: gone, port: {reserve_port()}, start: false, token: ekm}}"
     lab = lab_file(tmp_path, ("ekms:\n", f"ekms:\n  {nobody}\n"))
     ended = run(tmp_path, data, *ROUND_TRIP, lab=lab)
@@ -190,8 +192,8 @@ def test_primary_key_manager_down(tmp_path: Path, own_state: Path, data: Path) -
 
 
 @pytest.mark.rule("EKM-4", "EKM-6", "EKM-7", "KEY-4", "KEY-6", "KEY-7", "KEY-8")
-def test_two_sites_scenario(tmp_path: Path, own_state: Path, data: Path) -> None:
-    """Everything at two sites is judged good, and what must fail is told from what fails."""
+def test_two_sites_scenario_passes(tmp_path: Path, own_state: Path, data: Path) -> None:
+    """Every check passes; expected failures are not failures."""
     arguments = ("--lab", lab_file(tmp_path), "--data", data, "--out", tmp_path / "out")
     ended = rig("run", *arguments, "--scenario", "two_sites", timeout=900)
     assert (ended.code, ended.err) == (0, "")
@@ -215,7 +217,7 @@ def test_two_sites_scenario(tmp_path: Path, own_state: Path, data: Path) -> None
         assert (own_state / "sites" / here / "partners" / f"{there}-ekm.pem").exists()
 
 
-def test_port_in_use(tmp_path: Path, own_state: Path, data: Path) -> None:
+def test_run_names_a_port_in_use(tmp_path: Path, own_state: Path, data: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         lab = lab_file(tmp_path, ("port: 0", f"port: {port}"))
@@ -223,7 +225,7 @@ def test_port_in_use(tmp_path: Path, own_state: Path, data: Path) -> None:
     assert f"127.0.0.1:{port}" in sentence
 
 
-def test_wrong_pin(tmp_path: Path, own_state: Path, data: Path) -> None:
+def test_run_names_the_token_of_a_wrong_pin(tmp_path: Path, own_state: Path, data: Path) -> None:
     (tmp_path / "pin").write_text("0000000000000000\n")
     (tmp_path / "pin").chmod(0o600)
     lab = lab_file(tmp_path, ("# pin: {env: NAME} ", "pin: {file: pin} #"))
@@ -232,7 +234,7 @@ def test_wrong_pin(tmp_path: Path, own_state: Path, data: Path) -> None:
     assert "PIN" in sentence
 
 
-def test_absent_token(tmp_path: Path, own_state: Path, data: Path) -> None:
+def test_run_names_an_absent_token(tmp_path: Path, own_state: Path, data: Path) -> None:
     lab = lab_file(
         tmp_path,
         ("module: softhsm ", f"module: {find_module()} #"),
@@ -243,7 +245,7 @@ def test_absent_token(tmp_path: Path, own_state: Path, data: Path) -> None:
 
 
 @pytest.mark.rule("KEY-9")
-def test_absent_label(tmp_path: Path, own_state: Path, data: Path) -> None:
+def test_run_names_an_absent_key_label(tmp_path: Path, own_state: Path, data: Path) -> None:
     named = ("{label: June 2007 Key, mode: clear}", "{label: May 1999 Key}")
     unlisted = run(tmp_path, data, *ROUND_TRIP, lab=lab_file(tmp_path, named)).sentence()
     assert "pool 2 names the key 'May 1999 Key', which keks does not list" in unlisted
@@ -254,7 +256,7 @@ def test_absent_label(tmp_path: Path, own_state: Path, data: Path) -> None:
     assert results(tmp_path / "out")["cartridges"] is None
 
 
-def test_unreadable_file(tmp_path: Path, own_state: Path, data: Path) -> None:
+def test_run_names_an_unreadable_file(tmp_path: Path, own_state: Path, data: Path) -> None:
     assert "no/such/file" in run(tmp_path, tmp_path / "no/such/file").sentence()
     (tmp_path / "nothing").mkdir()
     assert "There is no file in" in run(tmp_path, tmp_path / "nothing").sentence()
@@ -268,7 +270,7 @@ def test_unreadable_file(tmp_path: Path, own_state: Path, data: Path) -> None:
 def test_run_leaves_the_nodes_of_the_lab_untouched(
     tmp_path: Path, own_state: Path, data: Path
 ) -> None:
-    """The VOLSERs are the same, the cartridges are not."""
+    """The VOLSERs are the same, the cartridges are different."""
     lab = lab_file(tmp_path)
     assert rig("ve", "write", data / "a.txt", "--lab", lab).code == 0
     assert rig("ve", "work", "--lab", lab).code == 0
@@ -286,7 +288,7 @@ def test_run_leaves_the_nodes_of_the_lab_untouched(
 def test_run_that_passed_keeps_no_key_from_being_retired(
     tmp_path: Path, own_state: Path, data: Path
 ) -> None:
-    """Its cartridges are gone, and the key manager knows; those of a failed run still count."""
+    """Its cartridges are forgotten; those of a failed run still count."""
     lab = lab_file(tmp_path)
     label = "June 2007 DR Site Key"
 
@@ -311,7 +313,9 @@ def test_run_that_passed_keeps_no_key_from_being_retired(
     assert f"{label} removed" in ended.out
 
 
-def test_another_run_in_the_same_state(tmp_path: Path, own_state: Path, data: Path) -> None:
+def test_run_refuses_a_state_folder_that_another_run_uses(
+    tmp_path: Path, own_state: Path, data: Path
+) -> None:
     with started(tmp_path, data) as first:
         sentence = run(tmp_path, data).sentence()
         assert first.poll() is None
@@ -322,7 +326,7 @@ def test_another_run_in_the_same_state(tmp_path: Path, own_state: Path, data: Pa
 
 
 def started(folder: Path, data: Path) -> subprocess.Popen[str]:
-    """A run that has begun to move data, and has some seconds of it before it."""
+    """Start a run that has begun to move data and has seconds left."""
     (data / "much").write_bytes(os.urandom(1 << 20) * 16)
     process = subprocess.Popen(
         [
@@ -365,8 +369,10 @@ def alive_in_session(session: int) -> list[str]:
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_cut_short(tmp_path: Path, own_state: Path, data: Path, how: signal.Signals) -> None:
-    """Ctrl-C, kill and a crash: no traceback, no process left, and the next run is as ever."""
+def test_run_that_is_interrupted_leaves_no_process(
+    tmp_path: Path, own_state: Path, data: Path, how: signal.Signals
+) -> None:
+    """No traceback and no process is left, and the next run passes."""
     process = started(tmp_path, data)
     process.send_signal(how)
     _, err = process.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""A cartridge written at the main site and taken to the disaster-recovery site (KEY-4, 7 and 8).
+"""A cartridge of the main site at the DR site (KEY-4, KEY-7, KEY-8).
 
 The DR site has a token, an authority and a key manager of its own; the drive is the same one.
 """
@@ -37,7 +37,7 @@ DR_KEY_AT_DR = "June 2007 Key"
 
 @dataclass
 class DrSite:
-    """The other site: its key manager, and the authority that the drive believes there."""
+    """The other site: its key manager and the authority of its drive."""
 
     proxy: EkmProxy
     ca_der: bytes
@@ -45,7 +45,10 @@ class DrSite:
 
 @pytest.fixture(scope="module")
 def keks(site: Site) -> tuple[SoftKek, SoftKek]:
-    """The main site's key and the DR site's, which the main site has the public half of."""
+    """Return the main site's KEK and the DR site's.
+
+    The main site has the public half of the second.
+    """
     main, other = SoftKek.make(MAIN_KEY), SoftKek.make(DR_KEY_AT_MAIN)
     with open_token(site.lab.ekm_token) as token:
         Keystore(token).import_kek(MAIN_KEY, main.pem, main.certificate)
@@ -78,7 +81,7 @@ def dr_site(
 
 
 def take_to(dr_site: DrSite, fixture: VeFixture) -> None:
-    """From now on the fixture is at the DR site."""
+    """Move the fixture to the DR site."""
     drive = Drive(
         fixture.site.engine, fixture.site.element, SERIAL, "TS1120", ekm_ca_der=dr_site.ca_der
     )
@@ -91,7 +94,7 @@ def pool(mode: KeyMode) -> PoolSettings:
 
 
 @pytest.mark.rule("KEY-4", "KEY-7", "READ-2d", "APP-2e")
-def test_in_hash_mode_the_other_site_reads_and_appends(
+def test_hash_mode_cartridge_is_read_and_appended_at_the_other_site(
     site: Site, dr_site: DrSite, tmp_path: Path
 ) -> None:
     fixture = site.fixture(tmp_path, pool(KeyMode.HASH))
@@ -109,7 +112,7 @@ def test_in_hash_mode_the_other_site_reads_and_appends(
 
 
 @pytest.mark.rule("KEY-7")
-def test_in_clear_mode_the_other_site_cannot_for_its_labels_differ(
+def test_clear_mode_cartridge_is_refused_where_labels_differ(
     site: Site, dr_site: DrSite, tmp_path: Path
 ) -> None:
     fixture = site.fixture(tmp_path, pool(KeyMode.CLEAR))
@@ -129,7 +132,7 @@ def test_in_clear_mode_the_other_site_cannot_for_its_labels_differ(
 
 @pytest.mark.rule("KEY-8")
 @pytest.mark.parametrize("mode", [KeyMode.CLEAR, KeyMode.HASH])
-def test_a_missing_kek_is_named_in_clear_mode_only(
+def test_error_names_a_missing_kek_in_clear_mode_only(
     site: Site, dr_site: DrSite, tmp_path: Path, mode: KeyMode
 ) -> None:
     fixture = site.fixture(
@@ -145,7 +148,7 @@ def test_a_missing_kek_is_named_in_clear_mode_only(
 
 
 @pytest.mark.rule("KEY-4", "KEY-11")
-def test_a_pair_that_this_site_could_not_read_is_refused_unless_the_pool_allows_it(
+def test_public_only_pair_is_refused_unless_the_pool_allows_it(
     site: Site, dr_site: DrSite, tmp_path: Path
 ) -> None:
     keys = (KeyLabel(DR_KEY_AT_MAIN, KeyMode.HASH),)

@@ -1,4 +1,4 @@
-"""The data key of a whole session is in the token and in the gates, and nowhere else.
+"""The data key of a session is only in the token and in the gates.
 
 The key is taken out of the gates' own registers, which only a test build shows, after the memory of
 all processes was copied. Every round key is looked for as well: two of them are the key's halves.
@@ -65,7 +65,7 @@ def session(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def model_span(log: Path) -> tuple[int, int]:
-    """Where the gates lie in the simulator's memory, by its own word."""
+    """Return where the gates are in the simulator's memory."""
     found = re.search(r"gates at 0x([0-9a-f]+), (\d+) bytes", log.read_text(errors="replace"))
     assert found, "the simulator does not say where the gates are"
     start = int(found[1], 16)
@@ -73,14 +73,17 @@ def model_span(log: Path) -> tuple[int, int]:
 
 
 def secrets_of(schedule: bytes) -> dict[str, bytes]:
-    """The data key and every round key, by name; round keys as the gates hold them, too."""
+    """Return the data key and every round key, by name.
+
+    Round keys are also in the layout of the gates.
+    """
     rounds = {f"round key {i}": schedule[16 * i : 16 * (i + 1)] for i in range(15)}
     rows = {f"{name} in rows": in_rows(key) for name, key in rounds.items()}
     return {"data key": schedule[:32], **rounds, **rows}
 
 
 def assert_key_of(cartridge: Path, data_key: bytes) -> None:
-    """The key opens every record of the cartridge, so it is the one to look for."""
+    """Check that the key opens every record of the cartridge."""
     with Cartridge.open(cartridge) as opened:
         records = opened.read(0, opened.block_count)
         assert records
@@ -96,7 +99,7 @@ def is_temporary(find: Find, address: int, stack: tuple[int, int]) -> bool:
 
 
 @pytest.mark.rule("KEY-12", "KEY-1", "BOT-2d", "APP-2e", "READ-2d")
-def test_data_key_is_nowhere(tmp_path: Path) -> None:
+def test_data_key_is_only_in_the_token_and_the_gates(tmp_path: Path) -> None:
     run = tmp_path / "run"
     data = run / "data"
     data.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The nodes of a run: made under its folder, and thrown away with their cartridges."""
+"""The nodes of a run: under its folder, and discarded after it."""
 
 from __future__ import annotations
 

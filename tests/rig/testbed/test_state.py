@@ -17,7 +17,7 @@ from rig.testbed.state import StateError, locked_state, new_run_dir, state_dir
 
 
 def older_state(state: Path) -> None:
-    """Make a state folder as versions left it whose runs shared cartridges and library.json."""
+    """Make a state folder of a version whose runs shared cartridges."""
     for folder in (state / "cartridges", state / "sites" / "cartridges"):
         folder.mkdir(parents=True)
         Cartridge.create(folder / "TAP001.tape", "TAP001")

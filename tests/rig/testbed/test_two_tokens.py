@@ -1,4 +1,4 @@
-"""Key managers of one node on two tokens of different makers: each opens what the other made."""
+"""Key managers of one node on two tokens of different makers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ WORKER = [sys.executable, "-m", "tests.support.two_tokens_worker"]
 
 
 def lab_text(second: str, first: str | None = None) -> str:
-    """The default lab with a second key manager on a token of its own, which has the DR key."""
+    """Return the default lab with a second key manager on its own token.
+
+    That token has the DR key.
+    """
     text = DEFAULT_LAB.replace("port: 3801", "port: 0")
     for before, after in (
         ("ekms:\n", f"  other: {{{second}}}\n\nekms:\n"),
@@ -59,7 +62,7 @@ def judge(told: str) -> None:
 
 
 @pytest.mark.rule("EKM-4", "KEY-4")
-def test_two_softhsm_tokens(tmp_path: Path) -> None:
+def test_two_softhsm_tokens_read_each_others_cartridges(tmp_path: Path) -> None:
     done = subprocess.run(
         [*WORKER, written(tmp_path, lab_text(SOFT)), tmp_path / "state"],
         cwd=PROJECT,
@@ -72,7 +75,7 @@ def test_two_softhsm_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("EKM-4", "KEY-4")
-def test_the_primary_on_opencryptoki_and_the_secondary_on_nss(tmp_path: Path) -> None:
+def test_two_tokens_of_opencryptoki_and_nss_read_each_others_cartridges(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("ock", "nss")]
     for folder in folders:
         folder.mkdir()
@@ -91,7 +94,7 @@ def test_the_primary_on_opencryptoki_and_the_secondary_on_nss(tmp_path: Path) ->
 
 
 def labels_in(config: TokenConfig) -> dict[str, bool]:
-    """The KEKs of a token, and whether their private halves are there."""
+    """Return the KEKs of a token, and whether it has their private halves."""
     with open_token(config) as token:
         return {kek.label: kek.has_private for kek in Keystore(token).list()}
 
@@ -175,7 +178,7 @@ def refusal(folder: Path, text: str) -> str:
     return str(caught.value)
 
 
-def test_a_pool_that_one_of_them_cannot_serve_is_refused(tmp_path: Path) -> None:
+def test_pool_that_one_of_two_tokens_cannot_serve_is_refused(tmp_path: Path) -> None:
     text = lab_text(SOFT).replace("Site Key, token: other}", "Site Key}")
     assert (
         "pool 2 has no key in token 'other', so key manager 'backup' could neither write nor read "

@@ -1,4 +1,4 @@
-"""The way of a volume's bytes: host file to cache, cache to tape, each read once and hashed."""
+"""A volume's bytes from host file to cache to tape: read once each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rig.ve.node import MAX_BATCH_VOLUMES, Node, NodeError
 from rig.ve.volumes.logical_volume import VolumeError, VolumeFile
 from rig.ve.volumes.tape_volume_cache import MAX_OPEN_FILES, CacheFullError
 from tests.support.nodes import (
-    Places,
+    NodeFactory,
     assert_agrees,
     content,
     copies,
@@ -27,7 +27,7 @@ LARGE = 6_000_000
 
 
 def bytes_read() -> int:
-    """What this process has read with system calls: files, not sockets."""
+    """Return the bytes that this process has read from files."""
     (count,) = re.findall(r"^rchar: (\d+)$", Path("/proc/self/io").read_text(), re.MULTILINE)
     return int(count)
 
@@ -45,15 +45,17 @@ def host_files(folder: Path, count: int, size: int = 500) -> list[VolumeFile]:
 def write_files(
     node: Node, files: list[VolumeFile], acknowledged: list[list[str]] | None = None
 ) -> list[list[str]]:
-    """Write files; the names that were acknowledged together, also in `acknowledged`."""
+    """Write files; return the names of each batch, also in `acknowledged`."""
     acknowledged = [] if acknowledged is None else acknowledged
     for batch in node.write_files(files):
         acknowledged.append([volume.name for volume in batch])
     return acknowledged
 
 
-def test_volume_is_read_once_to_the_cache_and_once_to_tape(places: Places, tmp_path: Path) -> None:
-    node = places.node(cache_bytes=2 * LARGE, cartridge_bytes=2 * LARGE)
+def test_volume_is_read_once_to_the_cache_and_once_to_tape(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    node = node_factory.node(cache_bytes=2 * LARGE, cartridge_bytes=2 * LARGE)
     put(node, "L00001", content(1))
     work(node)  # what is imported or started at first use is there now
     path = tmp_path / "large"
@@ -72,8 +74,10 @@ def test_volume_is_read_once_to_the_cache_and_once_to_tape(places: Places, tmp_p
     assert node.read("L00002").read_bytes() == content(2, LARGE)
 
 
-def test_premigration_leaves_out_a_damaged_file_and_writes_the_rest(places: Places) -> None:
-    node = places.node()
+def test_premigration_leaves_out_a_damaged_file_and_writes_the_rest(
+    node_factory: NodeFactory,
+) -> None:
+    node = node_factory.node()
     for number in (1, 2, 3):
         put(node, f"L0000{number}", content(number), "SG2")
     file = node.parts.cache.path("L00002", 1)
@@ -101,8 +105,10 @@ def test_premigration_leaves_out_a_damaged_file_and_writes_the_rest(places: Plac
     ]
 
 
-def test_premigration_to_a_filled_cartridge_stops_at_a_damaged_file(places: Places) -> None:
-    node = places.node()
+def test_premigration_to_a_filled_cartridge_stops_at_a_damaged_file(
+    node_factory: NodeFactory,
+) -> None:
+    node = node_factory.node()
     put(node, "L00001", content(1))
     work(node)
     for number in (2, 3, 4):
@@ -119,8 +125,10 @@ def test_premigration_to_a_filled_cartridge_stops_at_a_damaged_file(places: Plac
     assert node.read("L00003").read_bytes() == content(5)
 
 
-def test_files_written_together_are_acknowledged_together(places: Places, tmp_path: Path) -> None:
-    node = places.node(cache_bytes=200_000)
+def test_files_written_together_are_acknowledged_together(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    node = node_factory.node(cache_bytes=200_000)
     files = host_files(tmp_path, MAX_BATCH_VOLUMES + MAX_OPEN_FILES // 2)
     acknowledged = write_files(node, files)
     assert [len(batch) for batch in acknowledged] == [MAX_BATCH_VOLUMES, MAX_OPEN_FILES // 2]
@@ -135,9 +143,9 @@ def test_files_written_together_are_acknowledged_together(places: Places, tmp_pa
 
 
 def test_files_written_together_take_the_place_of_older_contents(
-    places: Places, tmp_path: Path
+    node_factory: NodeFactory, tmp_path: Path
 ) -> None:
-    node = places.node()
+    node = node_factory.node()
     put(node, "L00001", content(11))
     put(node, "L00002", content(12), "SG2")
     work(node)
@@ -154,8 +162,10 @@ def test_files_written_together_take_the_place_of_older_contents(
     assert_agrees(node)
 
 
-def test_files_that_do_not_fit_leave_those_before_them_safe(places: Places, tmp_path: Path) -> None:
-    node = places.node(cache_bytes=5_000)
+def test_files_that_do_not_fit_leave_those_before_them_safe(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    node = node_factory.node(cache_bytes=5_000)
     acknowledged: list[list[str]] = []
     with pytest.raises(CacheFullError, match="1000 bytes are needed, 0 can be had"):
         write_files(node, host_files(tmp_path, 8, 1000), acknowledged)
@@ -165,9 +175,9 @@ def test_files_that_do_not_fit_leave_those_before_them_safe(places: Places, tmp_
 
 
 def test_file_that_cannot_be_read_leaves_nothing_of_its_batch(
-    places: Places, tmp_path: Path
+    node_factory: NodeFactory, tmp_path: Path
 ) -> None:
-    node = places.node()
+    node = node_factory.node()
     files = host_files(tmp_path, 3)
     files[2].source.unlink()
     with pytest.raises(Exception, match=r"file3 cannot be read \(No such file"):

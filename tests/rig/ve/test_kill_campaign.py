@@ -12,7 +12,7 @@ from tests.support.rig_command import PROJECT
 KILLS = 8
 
 
-def test_a_node_killed_at_random_points_loses_nothing(tmp_path: Path) -> None:
+def test_node_killed_at_random_points_loses_nothing(tmp_path: Path) -> None:
     """In a process of its own, since it forks."""
     done = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""Moving data between pools: the three changes, move stacked volumes, reclaim."""
+"""Migration between pools: the three changes, move, reclaim."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rig.ve.catalogue.schema import ManagementClassRow, PhysicalRow, StorageGrou
 from rig.ve.node import Node
 from tests.support.nodes import (
     KEK_1,
-    Places,
+    NodeFactory,
     assert_agrees,
     content,
     copies,
@@ -37,7 +37,10 @@ NEW = PoolSettings(2, True, (KEK_1,))
 
 
 def fill(node: Node, count: int, group: str = "SG1") -> list[str]:
-    """Write volumes of 3000 bytes, two to a cartridge of 7000; all but the last are full."""
+    """Write volumes of 3000 bytes, two to a cartridge of 7000 bytes.
+
+    All cartridges but the last are full.
+    """
     names = [f"{group}{number:03}" for number in range(count)]
     for number, name in enumerate(names):
         put(node, name, content(number), group)
@@ -46,7 +49,7 @@ def fill(node: Node, count: int, group: str = "SG1") -> list[str]:
 
 
 def assert_readable(node: Node, names: list[str]) -> None:
-    """Every volume comes back from tape as it was written."""
+    """Check that every volume comes back from tape as it was written."""
     evict(node)
     for number, name in enumerate(names):
         assert node.read(name).read_bytes() == content(number)
@@ -66,8 +69,8 @@ def pools_in_use(node: Node) -> dict[int, int]:
 
 
 @pytest.mark.rule("MIG-1")
-def test_three_changes_begin_every_migration(places: Places) -> None:
-    node = places.node(OLD, NEW, PoolSettings(3))
+def test_migration_begins_with_the_three_changes(node_factory: NodeFactory) -> None:
+    node = node_factory.node(OLD, NEW, PoolSettings(3))
     with node.change() as session:
         for name, number in (("A", 1), ("B", 1), ("C", 3)):
             settings.set_storage_group(session, StorageGroup(name, number))
@@ -89,8 +92,8 @@ def test_three_changes_begin_every_migration(places: Places) -> None:
 
 
 @pytest.mark.rule("MIG-1")
-def test_the_new_pool_must_encrypt_and_be_empty(places: Places) -> None:
-    node = places.node(OLD, NEW, PoolSettings(3))
+def test_migration_needs_a_new_pool_that_encrypts_and_is_empty(node_factory: NodeFactory) -> None:
+    node = node_factory.node(OLD, NEW, PoolSettings(3))
     with pytest.raises(CatalogueError, match="Pool 3 does not encrypt"), node.change() as session:
         settings.begin_migration(session, 1, 3)
     fill(node, 1, "SG2")
@@ -99,8 +102,8 @@ def test_the_new_pool_must_encrypt_and_be_empty(places: Places) -> None:
 
 
 @pytest.mark.rule("MIG-4", "MIG-10")
-def test_move_stacked_volumes_at_once_filled_or_not(places: Places) -> None:
-    node = places.node(replace(OLD, return_borrowed=True), NEW, cartridge_bytes=7000)
+def test_move_stacked_volumes_at_once_filled_or_not(node_factory: NodeFactory) -> None:
+    node = node_factory.node(replace(OLD, return_borrowed=True), NEW, cartridge_bytes=7000)
     names = fill(node, 5)
     assert tape(node, "TAP003").state is VolumeState.FILLING
     node.expire(names[0])
@@ -124,8 +127,8 @@ def test_move_stacked_volumes_at_once_filled_or_not(places: Places) -> None:
 
 
 @pytest.mark.rule("MIG-4")
-def test_move_stacked_volumes_as_each_becomes_eligible(places: Places) -> None:
-    node = places.node(OLD, NEW, cartridge_bytes=7000)
+def test_move_stacked_volumes_as_each_becomes_eligible(node_factory: NodeFactory) -> None:
+    node = node_factory.node(OLD, NEW, cartridge_bytes=7000)
     names = fill(node, 5)
     node.move_stacked(["TAP001", "TAP002"], 2, when_eligible=True)
     assert node.work().done == 0
@@ -146,11 +149,11 @@ def test_move_stacked_volumes_as_each_becomes_eligible(places: Places) -> None:
 
 
 @pytest.mark.rule("MIG-9", "MIG-10", "MIG-12")
-def test_reclaim_takes_the_least_active_first_of_all_pools_and_never_the_unfilled(
-    places: Places,
+def test_reclaim_takes_the_least_active_first_and_never_the_unfilled(
+    node_factory: NodeFactory,
 ) -> None:
     policy = ReclaimPolicy(threshold_percent=60)
-    node = places.node(
+    node = node_factory.node(
         replace(OLD, reclaim=policy, reclaim_pool=2),
         PoolSettings(3, reclaim=policy, reclaim_pool=2),
         NEW,
@@ -173,8 +176,8 @@ def test_reclaim_takes_the_least_active_first_of_all_pools_and_never_the_unfille
 
 
 @pytest.mark.rule("MIG-11")
-def test_no_reclaim_begins_in_an_inhibited_period(places: Places) -> None:
-    node = places.node(
+def test_reclaim_does_not_begin_in_an_inhibit_period(node_factory: NodeFactory) -> None:
+    node = node_factory.node(
         replace(OLD, reclaim=ReclaimPolicy(threshold_percent=60), reclaim_pool=2),
         NEW,
         cartridge_bytes=7000,
@@ -193,8 +196,8 @@ def test_no_reclaim_begins_in_an_inhibited_period(places: Places) -> None:
 
 
 @pytest.mark.rule("MIG-6", "MIG-7")
-def test_reclaim_by_age_with_a_clock_set_ahead(places: Places) -> None:
-    node = places.node(
+def test_reclaim_by_age_with_a_clock_set_ahead(node_factory: NodeFactory) -> None:
+    node = node_factory.node(
         replace(OLD, reclaim=ReclaimPolicy(days_since_write=30), reclaim_pool=2),
         NEW,
         cartridge_bytes=7000,

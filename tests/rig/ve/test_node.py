@@ -1,4 +1,4 @@
-"""A node at work: host, cache, catalogue, and the real drive with its gates and key manager."""
+"""A node on the real drive, gates and key manager."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.support.nodes import (
     ENCRYPTED,
     KEK_1,
     KEK_2,
-    Places,
+    NodeFactory,
     assert_agrees,
     content,
     copies,
@@ -54,8 +54,8 @@ from tests.support.waiting import wait_until
 
 
 @pytest.mark.rule("POOL-1", "POOL-4", "BOT-1", "READ-1")
-def test_a_volume_goes_from_host_to_cache_to_tape_and_back(places: Places) -> None:
-    node = places.node()
+def test_volume_goes_from_host_to_cache_to_tape_and_back(node_factory: NodeFactory) -> None:
+    node = node_factory.node()
     data = content(1)
     put(node, "L00001", data, "SG2")
     assert copies(node, "L00001") == []
@@ -77,8 +77,8 @@ def test_a_volume_goes_from_host_to_cache_to_tape_and_back(places: Places) -> No
     assert_agrees(node)
 
 
-def test_rewriting_takes_the_old_contents_place(places: Places) -> None:
-    node = places.node()
+def test_volume_rewritten_replaces_its_old_content(node_factory: NodeFactory) -> None:
+    node = node_factory.node()
     put(node, "L00001", content(1))
     put(node, "L00002", content(2))
     work(node)
@@ -96,8 +96,8 @@ def test_rewriting_takes_the_old_contents_place(places: Places) -> None:
 
 
 @pytest.mark.rule("POOL-5")
-def test_without_constructs_pool_1_and_no_copy(places: Places) -> None:
-    node = places.node()
+def test_volume_without_constructs_goes_to_pool_1_without_a_copy(node_factory: NodeFactory) -> None:
+    node = node_factory.node()
     put(node, "L00001", content(1))
     work(node)
     assert [tape(node, copy.volser).pool for copy in copies(node, "L00001")] == [1]
@@ -111,8 +111,8 @@ def test_without_constructs_pool_1_and_no_copy(places: Places) -> None:
 
 
 @pytest.mark.rule("POOL-4")
-def test_constructs_map_to_pools_several_to_one(places: Places) -> None:
-    node = places.node(CLEAR, ENCRYPTED, PoolSettings(3))
+def test_constructs_map_to_pools_several_to_one(node_factory: NodeFactory) -> None:
+    node = node_factory.node(CLEAR, ENCRYPTED, PoolSettings(3))
     with node.change() as session:
         settings.set_storage_group(session, StorageGroup("PAYROLL", 2))
         settings.set_storage_group(session, StorageGroup("LEDGER", 2))
@@ -148,8 +148,8 @@ def test_constructs_map_to_pools_several_to_one(places: Places) -> None:
 
 
 @pytest.mark.rule("POOL-4")
-def test_both_copies_in_one_pool_are_on_two_cartridges(places: Places) -> None:
-    node = places.node()
+def test_both_copies_in_one_pool_are_on_two_cartridges(node_factory: NodeFactory) -> None:
+    node = node_factory.node()
     with node.change() as session:
         settings.set_management_class(session, ManagementClass("TWICE", 1))
     for number in range(3):
@@ -165,10 +165,10 @@ def test_both_copies_in_one_pool_are_on_two_cartridges(places: Places) -> None:
 
 
 @pytest.mark.rule("MIG-2")
-def test_a_recalled_volume_goes_at_unload_to_the_pool_that_its_group_names_then(
-    places: Places,
+def test_recalled_volume_goes_at_unload_to_the_pool_named_then(
+    node_factory: NodeFactory,
 ) -> None:
-    node = places.node()
+    node = node_factory.node()
     put(node, "L00001", content(1), "SG1")
     put(node, "L00002", content(2), "SG1")
     put(node, "L00003", content(3), "SG1")
@@ -194,8 +194,8 @@ def test_a_recalled_volume_goes_at_unload_to_the_pool_that_its_group_names_then(
 
 
 @pytest.mark.rule("MIG-3")
-def test_recalls_are_ordered_by_position_on_tape(places: Places) -> None:
-    node = places.node(cartridge_bytes=9000)
+def test_recall_is_ordered_by_position_on_tape(node_factory: NodeFactory) -> None:
+    node = node_factory.node(cartridge_bytes=9000)
     names = [f"L{number:05}" for number in (5, 3, 4, 1, 2)]
     for number, name in enumerate(names):
         put(node, name, content(number))
@@ -215,10 +215,10 @@ def test_recalls_are_ordered_by_position_on_tape(places: Places) -> None:
 
 @pytest.mark.rule("MSG-1")
 @pytest.mark.parametrize(("group", "kind"), [("SG1", ""), ("SG2", "Encrypted ")])
-def test_a_filled_tape_gets_its_database_backup_and_the_hosts_are_told(
-    places: Places, group: str, kind: str
+def test_full_cartridge_gets_a_database_backup_and_hosts_a_notice(
+    node_factory: NodeFactory, group: str, kind: str
 ) -> None:
-    node = places.node(cartridge_bytes=7000)
+    node = node_factory.node(cartridge_bytes=7000)
     for number in range(3):
         put(node, f"L{number:05}", content(number), group)
     work(node)
@@ -230,18 +230,18 @@ def test_a_filled_tape_gets_its_database_backup_and_the_hosts_are_told(
     assert texts == [f"Database Backup written to {kind}Physical Tape TAP001"]
     assert_agrees(node)
     # The backup is on the tape, and is the catalogue as it was then.
-    sink = FolderSink(places.folder / "back")
+    sink = FolderSink(node_factory.folder / "back")
     node.scheduler._idle.queue[0].engine.read("TAP001", sink, ["DBBKUP"])
-    backup = (places.folder / "back" / "DBBKUP").read_bytes()
+    backup = (node_factory.folder / "back" / "DBBKUP").read_bytes()
     assert backup.startswith(b"SQLite format 3")
     assert b"L00001" in backup
 
 
 @pytest.mark.rule("MIG-12")
-def test_data_is_inactivated_when_rewritten_or_expired_and_empty_tapes_are_scratch(
-    places: Places,
+def test_cartridge_is_scratch_when_its_data_is_rewritten_or_expired(
+    node_factory: NodeFactory,
 ) -> None:
-    node = places.node(PoolSettings(1, return_borrowed=True), PoolSettings(2, True, (KEK_1,)))
+    node = node_factory.node(PoolSettings(1, return_borrowed=True), PoolSettings(2, True, (KEK_1,)))
     put(node, "L00001", content(1))
     put(node, "L00002", content(2))
     work(node)
@@ -269,8 +269,8 @@ def test_data_is_inactivated_when_rewritten_or_expired_and_empty_tapes_are_scrat
 
 
 @pytest.mark.rule("POOL-2", "BOT-5")
-def test_pool_settings_apply_at_the_next_bot_only(places: Places) -> None:
-    node = places.node(CLEAR, cartridge_bytes=7000)
+def test_pool_settings_apply_at_the_next_bot_only(node_factory: NodeFactory) -> None:
+    node = node_factory.node(CLEAR, cartridge_bytes=7000)
     put(node, "L00001", content(1))
     work(node)
     with node.change() as session:
@@ -288,8 +288,10 @@ def test_pool_settings_apply_at_the_next_bot_only(places: Places) -> None:
     assert_agrees(node)
 
 
-def test_borrowing_can_be_forbidden_and_running_out_is_told(places: Places) -> None:
-    node = places.node(PoolSettings(1, borrow=False), cartridges=1)
+def test_pool_that_may_not_borrow_raises_an_intervention_when_empty(
+    node_factory: NodeFactory,
+) -> None:
+    node = node_factory.node(PoolSettings(1, borrow=False), cartridges=1)
     put(node, "L00001", content(1))
     (failure,) = node.work().failures
     assert "Pool 1 is out of scratch volumes" in str(failure)
@@ -302,10 +304,10 @@ def test_borrowing_can_be_forbidden_and_running_out_is_told(places: Places) -> N
     assert copies(node, "L00001")[0].volser == "TAP001"
 
 
-def test_the_least_recently_used_leaves_the_cache_and_nothing_that_is_not_on_tape(
-    places: Places,
+def test_cache_evicts_the_least_recently_used_volume_that_is_on_tape(
+    node_factory: NodeFactory,
 ) -> None:
-    node = places.node(cache_bytes=10_000)
+    node = node_factory.node(cache_bytes=10_000)
     for number in (1, 2, 3):
         put(node, f"L0000{number}", content(number))
     with pytest.raises(CacheFullError, match="3000 bytes are needed, 1000 can be had"):
@@ -327,11 +329,11 @@ def test_the_least_recently_used_leaves_the_cache_and_nothing_that_is_not_on_tap
 
 
 @pytest.mark.rule("EKM-9")
-def test_without_a_key_manager_work_waits_and_resumes_by_itself(
-    places: Places, site: Site, tmp_path: Path
+def test_work_waits_without_a_key_manager_and_resumes_by_itself(
+    node_factory: NodeFactory, site: Site, tmp_path: Path
 ) -> None:
     key_manager = ekm_settings(site.lab, tmp_path)
-    node = places.node()
+    node = node_factory.node()
     put(node, "L00001", content(1), "SG2")
     put(node, "L00002", content(2), "SG2")
     work(node)
@@ -342,7 +344,7 @@ def test_without_a_key_manager_work_waits_and_resumes_by_itself(
     with spawn_ekm(key_manager, ready_seconds=120) as ekm:
         port, endpoint = ekm.port, site.endpoint(ekm)
     proxy = EkmProxy([endpoint])
-    node = places.open(proxy=proxy)
+    node = node_factory.open(proxy=proxy)
     stop = threading.Event()
     serving = threading.Thread(target=node.serve, args=(stop, 0.05))
     serving.start()
@@ -372,15 +374,15 @@ def test_without_a_key_manager_work_waits_and_resumes_by_itself(
 
 
 @pytest.mark.rule("EKM-7", "EKM-8")
-def test_notices_of_key_managers_are_kept_for_the_operator(places: Places) -> None:
-    node = places.node()
+def test_notices_of_key_managers_are_kept_for_the_operator(node_factory: NodeFactory) -> None:
+    node = node_factory.node()
     node.events.notice(NoticeKind.INTERVENTION, "main", "Key manager main is lost")
     node.events.notice(NoticeKind.HOSTS, "main", "Degraded mode")
     node.events.notice(NoticeKind.CALL_HOME, "main", "A data key was needed")
     assert open_interventions(node) == ["key manager main"]
     node.close()
     node.events.notice(NoticeKind.CLEARED, "main", "told to nobody: the node is closed")
-    node = places.open()
+    node = node_factory.open()
     assert open_interventions(node) == ["key manager main"]
     node.events.notice(NoticeKind.CLEARED, "main", "Key manager main answers again")
     assert open_interventions(node) == []
@@ -392,16 +394,16 @@ def test_notices_of_key_managers_are_kept_for_the_operator(places: Places) -> No
     ]
 
 
-def test_one_process_has_a_node_at_a_time(places: Places) -> None:
-    node = places.node()
+def test_node_is_open_in_one_process_at_a_time(node_factory: NodeFactory) -> None:
+    node = node_factory.node()
     with pytest.raises(NodeError, match="Another process works with the node"):
-        places.open()
+        node_factory.open()
     node.close()
-    places.open()
+    node_factory.open()
 
 
-def test_what_cannot_be_is_refused(places: Places) -> None:
-    node = places.node()
+def test_node_refuses_invalid_requests(node_factory: NodeFactory) -> None:
+    node = node_factory.node()
     with pytest.raises(NodeError, match="name of database backups"):
         node.write("DBBKUP", [b""], 0)
     with pytest.raises(NodeError, match="a cartridge holds 20000; divide it"):
@@ -421,27 +423,27 @@ def test_what_cannot_be_is_refused(places: Places) -> None:
     assert_agrees(node)
 
 
-def test_the_clock_is_set_ahead_for_good(places: Places) -> None:
-    node = places.node()
+def test_clock_set_ahead_stays_so(node_factory: NodeFactory) -> None:
+    node = node_factory.node()
     before = node.clock.now()
     node.advance(30)
     assert node.clock.now() - before >= 30 * 86400
     node.close()
-    assert places.open().clock.now() - before >= 30 * 86400
+    assert node_factory.open().clock.now() - before >= 30 * 86400
 
 
-def test_orders_and_copies_outlive_the_process(places: Places) -> None:
-    node = places.node()
+def test_orders_and_copies_outlive_the_process(node_factory: NodeFactory) -> None:
+    node = node_factory.node()
     put(node, "L00001", content(1))
     node.write("L00002", [content(2)], 3000)  # still mounted: unloaded at the next start
     node.close()
-    node = places.open()
+    node = node_factory.open()
     assert node.recovered == ["L00002: unloaded, its host is gone"]
     with node.catalogue.reading() as session:
         assert len(session.scalars(select(PremigrationRow)).all()) == 2
     work(node)
     node.close()
-    node = places.open()
+    node = node_factory.open()
     assert node.recovered == []
     for number in (1, 2):
         assert len(copies(node, f"L0000{number}")) == 1
@@ -452,12 +454,12 @@ def test_orders_and_copies_outlive_the_process(places: Places) -> None:
 
 @pytest.mark.rule("EKM-10")
 def test_two_nodes_have_pools_and_key_managers_of_their_own(
-    places: Places, site: Site, tmp_path: Path
+    node_factory: NodeFactory, site: Site, tmp_path: Path
 ) -> None:
     with spawn_ekm(ekm_settings(site.lab, tmp_path), ready_seconds=120) as ekm:
         gone = site.endpoint(ekm)
-    one = places.node(PoolSettings(1, True, (KEK_1,)))
-    elsewhere = Places(site, tmp_path / "elsewhere", places.stack)
+    one = node_factory.node(PoolSettings(1, True, (KEK_1,)))
+    elsewhere = NodeFactory(site, tmp_path / "elsewhere", node_factory.stack)
     two = elsewhere.node(PoolSettings(1), PoolSettings(7, True, (KEK_2,)), proxy=EkmProxy([gone]))
     for node in (one, two):
         put(node, "L00001", content(1), "SG1")
@@ -475,7 +477,7 @@ def test_two_nodes_have_pools_and_key_managers_of_their_own(
 
 
 def test_drives_work_in_parallel(site: Site, tmp_path: Path, start_board: StartBoard) -> None:
-    """Two drives, each with gates of its own, are in the middle of writing at the same time."""
+    """Two drives, each with its own gates, write at the same time."""
     ca = load_certificate(site.lab.ca).public_bytes(Encoding.DER)
     other = Drive(Engine(start_board()), site.element, "TAPE000002", "TS1120", ekm_ca_der=ca)
     both = threading.Barrier(2, timeout=120)

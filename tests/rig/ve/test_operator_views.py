@@ -1,4 +1,4 @@
-"""What the operator sees: search, keys still needed, statistics, plan."""
+"""The operator's views: search, key users, statistics, plan."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from rig.ve.catalogue import settings
 from rig.ve.catalogue.model import PoolSettings, TapeEncryption, VolumeState
 from rig.ve.node import Node
 from rig.ve.operator_views import Search
-from tests.support.nodes import KEK_1, Places, content, evict, put, work
+from tests.support.nodes import KEK_1, NodeFactory, content, evict, put, work
 
 KEK_2 = KeyLabel("KEK 2", KeyMode.HASH)
 
 
 @pytest.fixture
-def node(places: Places) -> Node:
-    """TAP001 clear and full, TAP002 clear, TAP003 under KEK 1, 40 days later TAP004 under KEK 2."""
-    node = places.node(PoolSettings(1), PoolSettings(2, True, (KEK_1,)), cartridge_bytes=7000)
+def node(node_factory: NodeFactory) -> Node:
+    """Return a node with two clear and two encrypted cartridges.
+
+    TAP001 is clear and full, TAP002 clear, TAP003 under KEK 1 and, 40 days later, TAP004 under KEK
+    2.
+    """
+    node = node_factory.node(PoolSettings(1), PoolSettings(2, True, (KEK_1,)), cartridge_bytes=7000)
     for number in range(3):
         put(node, f"CLEAR{number}", content(number), "SG1")
     put(node, "KEKONE", content(3), "SG2")
@@ -67,7 +71,7 @@ def test_search_database_by_every_filter(node: Node) -> None:
 
 
 @pytest.mark.rule("POOL-3")
-def test_a_kek_is_needed_until_no_volume_with_data_uses_it(node: Node) -> None:
+def test_kek_is_needed_until_no_volume_with_data_uses_it(node: Node) -> None:
     def needed(label: str) -> list[str]:
         with node.catalogue.reading() as session:
             return operator_views.key_users(session, label)
@@ -83,7 +87,7 @@ def test_a_kek_is_needed_until_no_volume_with_data_uses_it(node: Node) -> None:
 
 
 @pytest.mark.rule("MSG-2")
-def test_statistics_over_time_by_pool_encrypted_and_clear(node: Node) -> None:
+def test_statistics_count_by_pool_encrypted_and_clear_over_time(node: Node) -> None:
     with node.catalogue.reading() as session:
         rows = operator_views.statistics(session, 24)
     figures = [

@@ -1,4 +1,4 @@
-"""Prerequisites of encryption: what is refused, which rule says so, and what to do."""
+"""Prerequisites of encryption: what is refused, by which rule."""
 
 from dataclasses import replace
 
@@ -39,7 +39,7 @@ def only(installation: Installation) -> UnmetPrerequisite:
     return found
 
 
-def test_nothing_is_wrong_with_a_good_installation() -> None:
+def test_installation_that_is_complete_has_no_findings() -> None:
     assert findings(GOOD) == []
     assert next_step(GOOD) is None
     require_encryption_settings(GOOD)
@@ -58,12 +58,14 @@ def test_nothing_is_wrong_with_a_good_installation() -> None:
         (DriveModel.J1A, {5592, 9592}, False),
     ],
 )
-def test_which_drives_can_encrypt(model: DriveModel, features: set[int], capable: bool) -> None:
+def test_drive_can_encrypt_by_model_and_feature(
+    model: DriveModel, features: set[int], capable: bool
+) -> None:
     assert InstalledDrive("D1", model, frozenset(features)).capable is capable
 
 
 @pytest.mark.rule("PRE-1")
-def test_an_e05_without_the_feature_is_named_with_the_remedy() -> None:
+def test_finding_names_an_e05_without_the_feature_and_the_remedy() -> None:
     found = only(replace(GOOD, drives=(*e05("D1"), InstalledDrive("D2", features=NONE))))
     assert (found.rule, found.subject) == ("PRE-1", "D2")
     assert "feature 5592 or 9592" in found.message
@@ -71,14 +73,14 @@ def test_an_e05_without_the_feature_is_named_with_the_remedy() -> None:
 
 
 @pytest.mark.rule("PRE-1")
-def test_a_drive_in_emulation_is_named() -> None:
+def test_finding_names_a_drive_that_emulates_a_j1a() -> None:
     found = only(replace(GOOD, drives=(*e05("D1"), InstalledDrive("D2", native=False))))
     assert (found.rule, found.subject) == ("PRE-1", "D2")
     assert "native (E05) mode" in found.message
 
 
 @pytest.mark.rule("PRE-1")
-def test_a_mixture_needs_four_capable_e05() -> None:
+def test_mixture_of_drives_needs_four_capable_e05() -> None:
     four = Installation(drives=(*e05("D1", "D2", "D3", "D4"), j1a("J1")))
     assert findings(four) == []
     found = only(replace(four, drives=four.drives[1:]))
@@ -98,7 +100,7 @@ def test_j1a_drives_are_not_used_beside_native_e05() -> None:
 
 
 @pytest.mark.rule("PRE-1")
-def test_no_capable_drive_at_all() -> None:
+def test_finding_says_that_no_drive_is_capable() -> None:
     assert "No drive attached" in only(Installation(drives=(j1a("J1"),))).message
 
 
@@ -107,7 +109,7 @@ def test_no_capable_drive_at_all() -> None:
 
 @pytest.mark.rule("PRE-2")
 @pytest.mark.parametrize("feature", [9596, 5596])
-def test_a_3494_needs_its_feature_on_each_drive(feature: int) -> None:
+def test_library_3494_needs_its_feature_on_each_drive(feature: int) -> None:
     bare = InstalledDrive("D1")
     fitted = replace(bare, features=bare.features | {feature})
     in_3494 = replace(GOOD, library=LibraryType.L3494, microcode=(8, 2, 0, 27))
@@ -125,7 +127,7 @@ def test_a_3494_needs_its_feature_on_each_drive(feature: int) -> None:
 @pytest.mark.parametrize(
     ("library", "needed"), [(LibraryType.TS3500, "8.2.0.19"), (LibraryType.L3494, "8.2.0.27")]
 )
-def test_microcode_of_the_ve(library: LibraryType, needed: str) -> None:
+def test_microcode_of_the_ve_has_a_minimum(library: LibraryType, needed: str) -> None:
     fitted = frozenset({9592, 9596})
     there = Installation(
         drives=(InstalledDrive("D1", features=fitted),),
@@ -142,7 +144,7 @@ def test_microcode_of_the_ve(library: LibraryType, needed: str) -> None:
 
 
 @pytest.mark.rule("PRE-3")
-def test_microcode_of_the_library_manager() -> None:
+def test_microcode_of_the_library_manager_has_a_minimum() -> None:
     assert findings(replace(GOOD, library_manager=(534, 31))) == []
     found = only(replace(GOOD, library_manager=(534, 30)))
     assert (found.rule, found.subject) == ("PRE-3", "library manager")
@@ -150,7 +152,7 @@ def test_microcode_of_the_library_manager() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "8.2.x", "8..2", "-1.2", "8.2.0.1234567", "٨.2"])
-def test_what_is_no_level(text: str) -> None:
+def test_microcode_level_that_is_not_numeric_is_refused(text: str) -> None:
     with pytest.raises(PrerequisiteError, match=r"such as 8\.2\.0\.19"):
         parse_level(text)
 
@@ -159,7 +161,7 @@ def test_what_is_no_level(text: str) -> None:
 
 
 @pytest.mark.rule("PRE-4")
-def test_without_the_license_the_settings_are_refused() -> None:
+def test_encryption_settings_are_refused_without_the_license() -> None:
     without = replace(GOOD, features=NONE)
     assert only(without).rule == "PRE-4"
     with pytest.raises(PrerequisiteError, match=r"no feature 9900.*install its license key.*PRE-4"):
@@ -167,7 +169,7 @@ def test_without_the_license_the_settings_are_refused() -> None:
 
 
 @pytest.mark.rule("PRE-4")
-def test_a_ve_that_forces_j1a_mode_is_refused() -> None:
+def test_encryption_settings_are_refused_when_the_ve_forces_j1a() -> None:
     forced = replace(GOOD, forces_j1a=True)
     assert only(forced).rule == "PRE-4"
     with pytest.raises(PrerequisiteError, match=r"force its drives into J1A mode.*PRE-4"):
@@ -181,7 +183,7 @@ def test_a_ve_that_forces_j1a_mode_is_refused() -> None:
 @pytest.mark.parametrize(
     "method", [EncryptionMethod.NONE, EncryptionMethod.LIBRARY, EncryptionMethod.APPLICATION]
 )
-def test_another_method_puts_a_drive_offline_once_there_are_encrypted_volumes(
+def test_drive_of_another_method_is_offline_with_encrypted_volumes(
     method: EncryptionMethod,
 ) -> None:
     other = replace(GOOD, drives=(*e05("D1"), InstalledDrive("D2", method=method)))
@@ -196,7 +198,7 @@ def test_another_method_puts_a_drive_offline_once_there_are_encrypted_volumes(
 
 
 @pytest.mark.rule("PRE-5")
-def test_so_does_a_drive_that_cannot_encrypt() -> None:
+def test_drive_that_cannot_encrypt_is_offline_with_encrypted_volumes() -> None:
     mixed = replace(GOOD, drives=(*e05("D1"), InstalledDrive("D2", features=NONE)))
     assert [use.online for use in drives_in_use(mixed, encrypted_volumes=True)] == [True, False]
     old = Installation(drives=(j1a("J1"),))
@@ -219,7 +221,7 @@ UNDONE = {
 
 @pytest.mark.rule("PRE-6")
 @pytest.mark.parametrize("step", list(Step))
-def test_each_step_waits_for_those_before_it(step: Step) -> None:
+def test_installation_step_waits_for_those_before_it(step: Step) -> None:
     undone = UNDONE[step]
     assert [each for each, done in steps_done(undone).items() if not done] == [step]
     assert next_step(undone) is step
@@ -235,7 +237,7 @@ def test_each_step_waits_for_those_before_it(step: Step) -> None:
 
 
 @pytest.mark.rule("PRE-6")
-def test_the_order_is_that_of_the_source() -> None:
+def test_installation_order_is_that_of_the_source() -> None:
     assert [step.name for step in Step] == [
         "CAPABLE_DRIVES",
         "VERIFIED",

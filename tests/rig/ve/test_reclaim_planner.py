@@ -1,4 +1,4 @@
-"""The reclaim planner: every limit on both sides, and the whole against the rules said slowly."""
+"""The reclaim planner: every limit, and random plans against the rules."""
 
 import datetime
 import math
@@ -38,7 +38,7 @@ def full(
     accessed_days: float | None = None,
     inactivated_days: float | None = None,
 ) -> PhysicalVolume:
-    """Return a volume that was last written, accessed and inactivated so many days ago."""
+    """Return a full volume with its times, given in days ago."""
     return PhysicalVolume(
         volser,
         pool,
@@ -68,7 +68,7 @@ def reasons(volume: PhysicalVolume, policy: ReclaimPolicy) -> tuple[ReclaimReaso
 
 @pytest.mark.rule("MIG-5")
 @pytest.mark.parametrize("percent", [5, 35, 95])
-def test_eligible_strictly_below_the_threshold(percent: int) -> None:
+def test_volume_is_eligible_strictly_below_the_threshold(percent: int) -> None:
     policy = ReclaimPolicy(threshold_percent=percent)
     written = 10**15  # one byte below counts, where floating point would not see it
     limit = written // 100 * percent
@@ -77,7 +77,7 @@ def test_eligible_strictly_below_the_threshold(percent: int) -> None:
 
 
 @pytest.mark.rule("MIG-5")
-def test_the_threshold_is_35_percent_by_default() -> None:
+def test_reclaim_threshold_is_35_percent_by_default() -> None:
     assert plan(full(active=34)).candidates
     assert not plan(full(active=35)).candidates
 
@@ -93,7 +93,7 @@ def test_the_threshold_is_35_percent_by_default() -> None:
         ("days_since_inactivation", 0, 365),
     ],
 )
-def test_limits_of_the_settings(field: str, lowest: int, highest: int) -> None:
+def test_reclaim_policy_has_limits(field: str, lowest: int, highest: int) -> None:
     for good in (lowest, highest):
         ReclaimPolicy(**{field: good})
     for bad in (lowest - 1, highest + 1):
@@ -106,7 +106,7 @@ SECOND = 1 / DAY_S
 
 @pytest.mark.rule("MIG-6")
 @pytest.mark.parametrize("days", [1, 365])
-def test_days_since_last_access(days: int) -> None:
+def test_volume_is_eligible_by_days_since_last_access(days: int) -> None:
     policy = ReclaimPolicy(days_since_access=days)
     at_limit = full(accessed_days=days, written_days=400)
     assert reasons(at_limit, policy) == (ReclaimReason.ACCESS,)
@@ -115,7 +115,7 @@ def test_days_since_last_access(days: int) -> None:
 
 
 @pytest.mark.rule("MIG-6")
-def test_a_volume_never_recalled_from_counts_from_its_last_write() -> None:
+def test_volume_never_recalled_from_counts_from_its_last_write() -> None:
     policy = ReclaimPolicy(days_since_access=10)
     assert reasons(full(written_days=10), policy) == (ReclaimReason.ACCESS,)
     assert reasons(full(written_days=10 - SECOND), policy) == ()
@@ -123,7 +123,7 @@ def test_a_volume_never_recalled_from_counts_from_its_last_write() -> None:
 
 @pytest.mark.rule("MIG-7")
 @pytest.mark.parametrize("days", [1, 365])
-def test_days_since_last_write(days: int) -> None:
+def test_volume_is_eligible_by_days_since_last_write(days: int) -> None:
     policy = ReclaimPolicy(days_since_write=days)
     assert reasons(full(written_days=days, accessed_days=0), policy) == (ReclaimReason.WRITE,)
     assert reasons(full(written_days=days - SECOND, accessed_days=400), policy) == ()
@@ -133,7 +133,9 @@ def test_days_since_last_write(days: int) -> None:
 @pytest.mark.rule("MIG-8")
 @pytest.mark.parametrize("days", [1, 365])
 @pytest.mark.parametrize("percent", [5, 95])
-def test_days_since_inactivation_with_a_maximum_of_its_own(days: int, percent: int) -> None:
+def test_volume_is_eligible_by_inactivation_below_a_maximum_of_its_own(
+    days: int, percent: int
+) -> None:
     policy = ReclaimPolicy(
         threshold_percent=5, days_since_inactivation=days, inactivation_max_active_percent=percent
     )
@@ -150,7 +152,7 @@ def test_days_since_inactivation_with_a_maximum_of_its_own(days: int, percent: i
 
 
 @pytest.mark.rule("MIG-8")
-def test_the_two_thresholds_do_not_know_each_other() -> None:
+def test_reclaim_thresholds_are_independent() -> None:
     policy = ReclaimPolicy(
         threshold_percent=10, days_since_inactivation=1, inactivation_max_active_percent=90
     )
@@ -163,7 +165,7 @@ def test_the_two_thresholds_do_not_know_each_other() -> None:
 
 
 @pytest.mark.rule("MIG-9")
-def test_each_pool_is_judged_by_its_own_policies() -> None:
+def test_pool_is_judged_by_its_own_policies() -> None:
     pools = {
         1: PoolSettings(1, reclaim=ReclaimPolicy(threshold_percent=50)),
         2: PoolSettings(2, reclaim=ReclaimPolicy(threshold_percent=10)),
@@ -174,7 +176,7 @@ def test_each_pool_is_judged_by_its_own_policies() -> None:
 
 
 @pytest.mark.rule("MIG-9")
-def test_least_active_data_goes_first_whatever_its_pool() -> None:
+def test_plan_takes_least_active_data_first_whatever_its_pool() -> None:
     pools = {n: PoolSettings(n, reclaim=ReclaimPolicy(threshold_percent=95)) for n in (1, 2)}
     volumes = [
         full("AAA001", pool=1, active=50, written=1000),  # 5 percent, but more to move
@@ -189,7 +191,7 @@ def test_least_active_data_goes_first_whatever_its_pool() -> None:
 
 
 @pytest.mark.rule("MIG-1")
-def test_the_data_goes_to_the_reclaim_pool() -> None:
+def test_plan_moves_data_to_the_reclaim_pool() -> None:
     pools = {1: PoolSettings(1, reclaim_pool=2), 2: PoolSettings(2)}
     volumes = [full("AAA001", active=1), full("BBB001", pool=2, active=2)]
     found = plan_reclaim(volumes, pools, NOW).candidates
@@ -199,7 +201,7 @@ def test_the_data_goes_to_the_reclaim_pool() -> None:
 
 @pytest.mark.rule("MIG-10")
 @pytest.mark.parametrize("state", [VolumeState.FILLING, VolumeState.SCRATCH])
-def test_what_is_not_filled_is_never_reclaimed(state: VolumeState) -> None:
+def test_volume_that_is_not_full_is_never_reclaimed(state: VolumeState) -> None:
     policy = ReclaimPolicy(
         threshold_percent=95, days_since_access=1, days_since_write=1, days_since_inactivation=1
     )
@@ -224,7 +226,7 @@ WEDNESDAY_NOON = InhibitPeriod(weekday=2, start_minute=12 * 60, minutes=60)
         (7 * DAY_S, 7 * DAY_S + HOUR_S),
     ],
 )
-def test_a_period_holds_from_its_first_second_to_its_last(
+def test_inhibit_period_holds_from_its_first_second_to_its_last(
     offset_s: float, until_s: float | None
 ) -> None:
     found = inhibited_until(NOW + offset_s, [WEDNESDAY_NOON])
@@ -232,7 +234,7 @@ def test_a_period_holds_from_its_first_second_to_its_last(
 
 
 @pytest.mark.rule("MIG-11")
-def test_a_period_goes_on_past_midnight_and_past_sunday() -> None:
+def test_inhibit_period_goes_on_past_midnight_and_past_sunday() -> None:
     sunday_night = InhibitPeriod(weekday=6, start_minute=23 * 60, minutes=120)
     monday = NOW - 2.5 * DAY_S  # 0:00
     assert inhibited_until(monday - HOUR_S, [sunday_night]) == monday + HOUR_S
@@ -241,13 +243,13 @@ def test_a_period_goes_on_past_midnight_and_past_sunday() -> None:
 
 
 @pytest.mark.rule("MIG-11")
-def test_periods_that_follow_each_other_are_one() -> None:
+def test_inhibit_periods_that_follow_each_other_are_one() -> None:
     next_hour = InhibitPeriod(weekday=2, start_minute=13 * 60, minutes=60)
     assert inhibited_until(NOW, [WEDNESDAY_NOON, next_hour]) == NOW + 2 * HOUR_S
 
 
 @pytest.mark.rule("MIG-11")
-def test_periods_without_a_gap_inhibit_for_ever() -> None:
+def test_inhibit_periods_without_a_gap_inhibit_for_ever() -> None:
     whole = InhibitPeriod(weekday=0, start_minute=0, minutes=7 * 1440)
     assert inhibited_until(NOW, [whole]) == math.inf
     days = [InhibitPeriod(weekday=day, start_minute=0, minutes=1440) for day in range(7)]
@@ -255,7 +257,7 @@ def test_periods_without_a_gap_inhibit_for_ever() -> None:
 
 
 @pytest.mark.rule("MIG-11")
-def test_a_plan_says_that_it_may_not_begin() -> None:
+def test_plan_says_until_when_it_is_inhibited() -> None:
     found = plan_reclaim([full(active=1)], {}, NOW, inhibit=[WEDNESDAY_NOON])
     assert found.inhibited_until == NOW + HOUR_S
     assert found.candidates
@@ -303,7 +305,7 @@ def volumes(draw: st.DrawFn) -> list[PhysicalVolume]:
 
 
 def eligible_by_the_rules(volume: PhysicalVolume, policy: ReclaimPolicy) -> bool:
-    """Say MIG-5 to MIG-8 and MIG-10 as they are written."""
+    """Apply MIG-5 to MIG-8 and MIG-10 as they are written."""
     if volume.state != "full":
         return False
     share = Fraction(volume.active_bytes, volume.written_bytes) if volume.written_bytes else None
@@ -331,7 +333,7 @@ def eligible_by_the_rules(volume: PhysicalVolume, policy: ReclaimPolicy) -> bool
 @pytest.mark.rule("MIG-5", "MIG-6", "MIG-7", "MIG-8", "MIG-9", "MIG-10")
 @settings(deadline=None, max_examples=300)
 @given(library=volumes(), pools=POOLS, limit=st.none() | st.integers(0, 5))
-def test_the_plan_is_what_the_rules_say(
+def test_plan_is_what_the_rules_say(
     library: list[PhysicalVolume], pools: dict[int, PoolSettings], limit: int | None
 ) -> None:
     wanted = [v for v in library if eligible_by_the_rules(v, pools[v.pool].reclaim)]
@@ -360,7 +362,9 @@ def test_the_plan_is_what_the_rules_say(
     ),
     minute=st.integers(0, 20_000),
 )
-def test_the_schedule_is_what_a_calendar_says(periods: list[InhibitPeriod], minute: int) -> None:
+def test_inhibit_schedule_is_what_a_calendar_says(
+    periods: list[InhibitPeriod], minute: int
+) -> None:
     monday = datetime.datetime(2007, 6, 4, tzinfo=datetime.UTC)
 
     def inhibited(time: datetime.datetime) -> bool:

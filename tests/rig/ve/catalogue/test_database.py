@@ -1,4 +1,4 @@
-"""The catalogue: its migrations, its transactions, and what it says when it cannot be used."""
+"""The catalogue database: migrations, transactions and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rig.ve.catalogue.schema import Base
 
 
 def migrated(path: Path) -> Catalogue:
-    """A catalogue that was made by the migrations, one after the other."""
+    """Return a catalogue created by the migrations, one after the other."""
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as link:
         upgrade(link, HEAD)
@@ -33,7 +33,7 @@ def migrated(path: Path) -> Catalogue:
 
 
 def description(path: Path) -> dict[str, list[object]]:
-    """Columns, keys and indices of each table, as SQLite tells them."""
+    """Return columns, keys and indices of each table, as SQLite has them."""
     with closing(sqlite3.connect(path)) as raw:
         tables = [row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE sql > ''")]
         found: dict[str, list[object]] = {}
@@ -65,7 +65,7 @@ def test_migrations_end_in_the_tables_that_the_code_works_with(tmp_path: Path) -
     assert catalogue.integrity() == []
 
 
-def test_a_transaction_is_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_transaction_is_whole_or_not_at_all(tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path / "catalogue.db")
 
     def fail() -> None:
@@ -102,7 +102,7 @@ with catalogue.transaction() as session:
 """
 
 
-def test_a_kill_within_a_transaction_leaves_what_was_before(tmp_path: Path) -> None:
+def test_transaction_that_is_killed_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "catalogue.db"
     done = subprocess.run([sys.executable, "-c", KILLED, path], check=False, env=os.environ)
     assert done.returncode == -signal.SIGKILL
@@ -112,7 +112,7 @@ def test_a_kill_within_a_transaction_leaves_what_was_before(tmp_path: Path) -> N
             settings.pool(session, 2)
 
 
-def test_a_backup_is_a_whole_catalogue(tmp_path: Path) -> None:
+def test_backup_is_a_whole_catalogue(tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path / "catalogue.db")
     with catalogue.transaction() as session:
         settings.set_pool(session, PoolSettings(5))
@@ -123,7 +123,7 @@ def test_a_backup_is_a_whole_catalogue(tmp_path: Path) -> None:
         catalogue.backup(tmp_path / "copy.db")
 
 
-def test_what_is_no_catalogue_is_one_sentence(tmp_path: Path) -> None:
+def test_catalogue_file_of_another_format_is_refused_in_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "catalogue.db"
     path.write_bytes(b"no database, but long enough to look like one " * 100)
     with pytest.raises(CatalogueError, match=r"cannot be used \(file is not a database\)"):
@@ -132,7 +132,7 @@ def test_what_is_no_catalogue_is_one_sentence(tmp_path: Path) -> None:
         Catalogue(tmp_path / "absent" / "catalogue.db")
 
 
-def test_a_newer_catalogue_is_refused(tmp_path: Path) -> None:
+def test_catalogue_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "catalogue.db"
     Catalogue(path).close()
     with sqlite3.connect(path) as raw:

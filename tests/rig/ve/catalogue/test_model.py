@@ -19,9 +19,7 @@ from rig.ve.catalogue.model import InhibitPeriod, PoolSettings, ReclaimPolicy, S
     ],
 )
 @pytest.mark.rule("MIG-5", "MIG-6", "MIG-7", "MIG-8")
-def test_policies_have_the_limits_of_the_panel(
-    name: str, good: tuple[int, ...], bad: tuple[int, ...]
-) -> None:
+def test_reclaim_policy_has_limits(name: str, good: tuple[int, ...], bad: tuple[int, ...]) -> None:
     for value in good:
         assert getattr(ReclaimPolicy(**{name: value}), name) == value
     for value in bad:
@@ -30,7 +28,7 @@ def test_policies_have_the_limits_of_the_panel(
 
 
 @pytest.mark.rule("MIG-5")
-def test_the_threshold_is_the_default_policy() -> None:
+def test_reclaim_policy_is_the_threshold_by_default() -> None:
     policy = ReclaimPolicy()
     assert policy.threshold_percent == 35
     assert (policy.days_since_access, policy.days_since_write) == (0, 0)

@@ -1,4 +1,4 @@
-"""Two key managers of one node: loss, switch, return, and what is told of it; real processes."""
+"""Connections to two real key managers: loss, switch, return, notices."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def connections(pair: Pair) -> list[int]:
 
 
 @pytest.mark.rule("EKM-4", "EKM-5")
-def test_connections_to_both_are_open_at_all_times_and_nothing_is_told(pair: Pair) -> None:
+def test_connections_to_both_stay_open_without_a_notice(pair: Pair) -> None:
     before = connections(pair)
     with pair.proxy() as proxy:
         proxy.connect()
@@ -61,7 +61,7 @@ def test_connections_to_both_are_open_at_all_times_and_nothing_is_told(pair: Pai
         assert connections(pair) == [count + 1 for count in before]
         pair.key(proxy)
         assert connections(pair) == [count + 1 for count in before]
-    assert pair.told() == []
+    assert pair.take_notices() == []
 
 
 @pytest.mark.rule("EKM-6", "EKM-7")
@@ -74,16 +74,16 @@ def test_secondary_serves_only_while_the_primary_is_down(
             pair.key(proxy)
         main, backup = pair.main.served(), pair.backup.served()
         assert main[-6:] == ["key-reply", "ack"] * 3
-        assert pair.told() == []
+        assert pair.take_notices() == []
         pair.main.kill()
         for _ in range(2):
             pair.key(proxy)
         assert pair.backup.served() == [*backup, *["key-reply", "ack"] * 2]
-        assert pair.told() == [(RAISED, "main"), (HOSTS, "degraded")]
+        assert pair.take_notices() == [(RAISED, "main"), (HOSTS, "degraded")]
         pair.main.start()
         pair.key(proxy)  # the first exchange after it is back
         assert pair.main.served() == [*main, "key-reply", "ack"]
-        assert pair.told() == [(CLEARED, "main"), (HOSTS, "recovered")]
+        assert pair.take_notices() == [(CLEARED, "main"), (HOSTS, "recovered")]
 
 
 @pytest.mark.rule("EKM-7")
@@ -102,14 +102,14 @@ def test_loss_of_the_secondary_is_reported_while_the_primary_serves(
         assert (hosts.kind, hosts.detail["mode"]) == (HOSTS, "degraded")
         assert (hosts.detail["up"], hosts.detail["down"]) == (["main"], ["backup"])
         assert lost.time <= hosts.time
-        pair.told()
+        pair.take_notices()
         backup.dead = False
         wait_until(lambda: len(pair.events.notices) >= 2)
-        assert pair.told() == [(CLEARED, "backup"), (HOSTS, "recovered")]
+        assert pair.take_notices() == [(CLEARED, "backup"), (HOSTS, "recovered")]
 
 
 class Trigger:
-    """Does something when the message of number ``when`` passes, and keeps their kinds."""
+    """Acts when the message of number ``when`` passes; keeps their types."""
 
     def __init__(self, when: int, action: object) -> None:
         self.when, self.action = when, action
@@ -130,7 +130,10 @@ class Trigger:
 def test_exchange_cut_at_the_primary_is_repeated_whole_at_the_secondary(
     pair: Pair, when: int, how: signal.Signals
 ) -> None:
-    """The primary is lost as the message of that number passes: hello, challenge, key request."""
+    """The primary is lost at message 1, 2 or 3.
+
+    These are hello, challenge and key request.
+    """
     trigger = Trigger(when, lambda: pair.main.signal(how))
     with pair.proxy(observer=trigger, answer_seconds=1) as proxy:
         proxy.connect()
@@ -143,11 +146,11 @@ def test_exchange_cut_at_the_primary_is_repeated_whole_at_the_secondary(
         # What the lost one was asked and did not answer, then everything from the beginning.
         assert trigger.seen == [*WHOLE[: when | 1], *WHOLE]
         assert pair.backup.served() == [*backup, "key-reply", "ack"]
-        assert pair.told() == [(RAISED, "main"), (HOSTS, "degraded")]
+        assert pair.take_notices() == [(RAISED, "main"), (HOSTS, "degraded")]
 
 
 @pytest.mark.rule("EKM-6")
-def test_a_primary_lost_after_the_drive_has_its_key_costs_nothing(pair: Pair) -> None:
+def test_exchange_is_complete_when_the_primary_is_lost_after_the_key(pair: Pair) -> None:
     trigger = Trigger(4, lambda: pair.main.kill())
     with pair.proxy(observer=trigger) as proxy:
         proxy.connect()
@@ -155,15 +158,15 @@ def test_a_primary_lost_after_the_drive_has_its_key_costs_nothing(pair: Pair) ->
         pair.key(proxy)
         assert trigger.seen == WHOLE
         assert pair.backup.served() == backup
-        assert pair.told() == [(RAISED, "main"), (HOSTS, "degraded")]
+        assert pair.take_notices() == [(RAISED, "main"), (HOSTS, "degraded")]
     pair.main.start()
     assert pair.main.served()[-1] in ("key-reply", "no-ack")
 
 
 @pytest.mark.rule("EKM-6")
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_a_connection_cut_at_any_byte_gives_one_key_from_one_of_them(pair: Pair, way: str) -> None:
-    """First what a whole exchange takes; then every so many bytes of it, the cut is there."""
+def test_exchange_cut_at_any_byte_gives_one_key(pair: Pair, way: str) -> None:
+    """Measure a whole exchange; then cut it after every so many bytes."""
     target = ("127.0.0.1", pair.main.config.port)
     measured = CuttingRelay(target)
     with pair.proxy(pair.endpoint(pair.main, port=measured.port)) as proxy:
@@ -195,8 +198,8 @@ def test_a_connection_cut_at_any_byte_gives_one_key_from_one_of_them(pair: Pair,
 
 
 @pytest.mark.rule("EKM-6", "EKM-8")
-def test_an_exchange_is_repeated_once_and_no_more(pair: Pair) -> None:
-    """Both lose each exchange: it goes to each of them once, and the service is called once."""
+def test_exchange_is_repeated_only_once(pair: Pair) -> None:
+    """Both lose each exchange: one try at each, and one call home."""
     with pair.relays() as relays:
 
         def seen(direction: str, data: bytes) -> None:
@@ -212,7 +215,7 @@ def test_an_exchange_is_repeated_once_and_no_more(pair: Pair) -> None:
                 pair.key(proxy)
             assert kinds == WHOLE[:3] * 2
             assert all(str(end) in str(caught.value) for end in ends)
-            assert pair.told() == [
+            assert pair.take_notices() == [
                 (RAISED, "main"),
                 (RAISED, "backup"),  # nobody had asked it before
                 (HOSTS, "none"),
@@ -221,7 +224,7 @@ def test_an_exchange_is_repeated_once_and_no_more(pair: Pair) -> None:
 
 
 @pytest.mark.rule("EKM-8")
-def test_with_no_key_manager_left_the_service_is_called_once_an_outage(pair: Pair) -> None:
+def test_call_home_is_made_once_in_an_outage(pair: Pair) -> None:
     with pair.relays() as relays, pair.proxy(*pair.through(relays)) as proxy:
         proxy.connect()
         for _ in range(2):
@@ -230,12 +233,12 @@ def test_with_no_key_manager_left_the_service_is_called_once_an_outage(pair: Pai
             for _ in range(3):
                 with pytest.raises(EkmUnavailable, match="No key manager is left"):
                     pair.key(proxy)
-            assert pair.told() == [*LOST_ONE_BY_ONE, (CALL_HOME, "no key manager")]
+            assert pair.take_notices() == [*LOST_ONE_BY_ONE, (CALL_HOME, "no key manager")]
             for relay in relays:
                 relay.dead = False
             pair.key(proxy)
             assert proxy.ping()
-            assert pair.told()[-1] == (HOSTS, "recovered")
+            assert pair.take_notices()[-1] == (HOSTS, "recovered")
 
 
 @pytest.mark.rule("EKM-6")
@@ -257,8 +260,11 @@ def test_exchange_cut_at_the_secondary_goes_to_the_returned_primary(
             assert len(pair.main.served()) == served + 2
 
 
-def test_a_stopped_primary_holds_an_exchange_up_no_longer_than_a_probe(pair: Pair) -> None:
-    """Once it is known to be lost, it is tried shortly: here it takes connections and is mute."""
+def test_exchange_waits_for_a_lost_primary_no_longer_than_a_probe(pair: Pair) -> None:
+    """A lost primary is tried shortly.
+
+    Here it accepts connections and does not answer.
+    """
     with pair.proxy(timing=replace(QUICK, ping_answer=0.5, probe=0.3)) as proxy:
         proxy.connect()
         pair.main.signal(signal.SIGSTOP)
@@ -323,7 +329,7 @@ def test_lost_key_manager_is_tried_with_exponential_backoff(
         assert proxy.connections.tick() == pytest.approx(1), "the delay begins anew"
 
 
-def test_many_exchanges_at_once_share_the_connections(pair: Pair) -> None:
+def test_connections_are_shared_by_many_exchanges_at_once(pair: Pair) -> None:
     with pair.proxy() as proxy:
         proxy.connect()
         proxy.watch()
@@ -342,7 +348,7 @@ def test_many_exchanges_at_once_share_the_connections(pair: Pair) -> None:
         for thread in threads:
             thread.join()
     assert failed == []
-    assert pair.told() == []
+    assert pair.take_notices() == []
 
 
 # Verify connection
@@ -369,11 +375,11 @@ def test_verify_connection_asks_every_key_manager_for_every_label(pair: Pair) ->
         assert main.good
         assert backup.failure is not None
         assert str(backup.where) in backup.failure
-        assert pair.told() == [(RAISED, "backup"), (HOSTS, "degraded")]
+        assert pair.take_notices() == [(RAISED, "backup"), (HOSTS, "degraded")]
 
 
 @pytest.mark.rule("EKM-11")
-def test_verify_connection_tells_what_does_not_talk_our_way(pair: Pair) -> None:
+def test_verify_connection_reports_a_server_of_another_protocol(pair: Pair) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         port = mute.getsockname()[1]
         timing = replace(QUICK, ping_answer=0.3)

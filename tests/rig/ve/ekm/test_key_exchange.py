@@ -1,4 +1,4 @@
-"""The drive's half of a key exchange, and its way through the relay to a real key manager."""
+"""The drive's side of a key exchange, and its relay to a key manager."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def soft_drive(ca: CertificateAuthority) -> SoftDrive:
 
 
 @dataclasses.dataclass
-class Desk:
-    """A drive's session opposite a software key manager."""
+class DriveFixture:
+    """A drive's session with a software key manager."""
 
     ca: CertificateAuthority
     drive: SoftDrive
@@ -121,79 +121,88 @@ class Desk:
         return DriveSession(self.drive, der(self.ca.certificate), self.drive.serial, request)
 
     def run(self, ekm: SoftEkm, request: Generate | Translate = ASK) -> DriveSession:
-        """Carry the exchange on until the drive has an opinion; keep its last word."""
+        """Run the exchange until the drive has decided; keep its last message."""
         session = self.session(request)
-        self.last_word = session.on_message(ekm.on_hello(session.hello()))
+        self.last_message = session.on_message(ekm.on_hello(session.hello()))
         if not session.finished:
-            assert self.last_word is not None
-            self.last_word = session.on_message(ekm.on_request(self.last_word))
+            assert self.last_message is not None
+            self.last_message = session.on_message(ekm.on_request(self.last_message))
         return session
 
     def refusal(self, ekm: SoftEkm, request: Generate | Translate = ASK) -> ErrorCode:
-        """Run an exchange that the drive must refuse; check that it tells the key manager so."""
+        """Run an exchange that the drive refuses; check its last message."""
         session = self.run(ekm, request)
         assert session.failure is not None
         with pytest.raises(ExchangeError) as failure:
             _ = session.grant
         assert failure.value is session.failure
-        assert self.last_word is not None
-        told = messages.decode(self.last_word)
+        assert self.last_message is not None
+        told = messages.decode(self.last_message)
         assert told == Error(session.failure.code, str(session.failure))
         return session.failure.code
 
 
 @pytest.fixture
-def desk(ca: CertificateAuthority, soft_drive: SoftDrive) -> Desk:
-    return Desk(ca, soft_drive)
+def drive_side(ca: CertificateAuthority, soft_drive: SoftDrive) -> DriveFixture:
+    return DriveFixture(ca, soft_drive)
 
 
-def test_a_good_reply_is_a_grant_and_is_acknowledged(desk: Desk) -> None:
-    ekm = SoftEkm(desk.ca)
-    session = desk.run(ekm)
+def test_drive_acknowledges_a_valid_reply_and_has_the_grant(drive_side: DriveFixture) -> None:
+    ekm = SoftEkm(drive_side.ca)
+    session = drive_side.run(ekm)
     assert session.finished
     assert session.grant.eedks == GOOD_EEDKS
     assert session.grant.sedk == b"w" * 256
-    assert desk.last_word is not None
-    ack = messages.decode(desk.last_word)
+    assert drive_side.last_message is not None
+    ack = messages.decode(drive_side.last_message)
     assert isinstance(ack, Ack)
     assert (ack.session, ack.status) == (b"s" * 16, 0)
-    desk.drive.key.public_key().verify(
+    drive_side.drive.key.public_key().verify(
         ack.signature, ekm.transcript.draft(ack).digest, ec.ECDSA(hashes.SHA256())
     )
 
 
-def test_translate_keeps_the_eedks_that_were_asked_about(desk: Desk) -> None:
-    session = desk.run(SoftEkm(desk.ca, eedks=()), Translate(VOLUME, CARTRIDGE_ID, GOOD_EEDKS))
+def test_translate_keeps_the_eedks_of_the_request(drive_side: DriveFixture) -> None:
+    session = drive_side.run(
+        SoftEkm(drive_side.ca, eedks=()), Translate(VOLUME, CARTRIDGE_ID, GOOD_EEDKS)
+    )
     assert session.grant.eedks == GOOD_EEDKS
 
 
-def test_one_label_stands_for_both_eedks(desk: Desk) -> None:
-    ekm = SoftEkm(desk.ca, eedks=(eedk(), eedk()))
-    assert desk.run(ekm, Generate(VOLUME, CARTRIDGE_ID, LABELS[:1])).grant
+def test_drive_accepts_one_label_for_both_eedks(drive_side: DriveFixture) -> None:
+    ekm = SoftEkm(drive_side.ca, eedks=(eedk(), eedk()))
+    assert drive_side.run(ekm, Generate(VOLUME, CARTRIDGE_ID, LABELS[:1])).grant
 
 
-def test_a_label_may_come_back_in_another_case(desk: Desk) -> None:
-    ekm = SoftEkm(desk.ca, eedks=(eedk(label=KeyLabel(MAIN_KEY.upper())), GOOD_EEDKS[1]))
-    assert desk.run(ekm).grant
+def test_drive_accepts_a_label_in_another_case(drive_side: DriveFixture) -> None:
+    ekm = SoftEkm(drive_side.ca, eedks=(eedk(label=KeyLabel(MAIN_KEY.upper())), GOOD_EEDKS[1]))
+    assert drive_side.run(ekm).grant
 
 
-def test_a_key_manager_of_another_authority_is_refused(desk: Desk, tmp_path: Path) -> None:
+def test_drive_refuses_a_key_manager_of_another_authority(
+    drive_side: DriveFixture, tmp_path: Path
+) -> None:
     other = CertificateAuthority(tmp_path)
-    assert desk.refusal(SoftEkm(other)) is ErrorCode.UNTRUSTED_CERTIFICATE
+    assert drive_side.refusal(SoftEkm(other)) is ErrorCode.UNTRUSTED_CERTIFICATE
 
 
-def test_a_drive_is_not_taken_for_a_key_manager(desk: Desk) -> None:
-    assert desk.refusal(SoftEkm(desk.ca, role=Role.DRIVE)) is ErrorCode.UNTRUSTED_CERTIFICATE
+def test_drive_refuses_a_drive_as_a_key_manager(drive_side: DriveFixture) -> None:
+    assert (
+        drive_side.refusal(SoftEkm(drive_side.ca, role=Role.DRIVE))
+        is ErrorCode.UNTRUSTED_CERTIFICATE
+    )
 
 
-def test_an_expired_key_manager_is_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drive_refuses_an_expired_key_manager(
+    drive_side: DriveFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Late(datetime):
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> Late:
             return cls(2999, 1, 1, tzinfo=tz)
 
     monkeypatch.setattr("hsm.ekm.protocol.identities.datetime", Late)
-    assert desk.refusal(SoftEkm(desk.ca)) is ErrorCode.UNTRUSTED_CERTIFICATE
+    assert drive_side.refusal(SoftEkm(drive_side.ca)) is ErrorCode.UNTRUSTED_CERTIFICATE
 
 
 @pytest.mark.parametrize(
@@ -211,17 +220,17 @@ def test_an_expired_key_manager_is_refused(desk: Desk, monkeypatch: pytest.Monke
         ({"eedks": (GOOD_EEDKS[0], GOOD_EEDKS[0])}, ErrorCode.BAD_REPLY),
     ],
 )
-def test_a_reply_that_does_not_answer_the_request_is_refused(
-    desk: Desk, change: dict[str, Any], code: ErrorCode
+def test_drive_refuses_a_reply_to_another_request(
+    drive_side: DriveFixture, change: dict[str, Any], code: ErrorCode
 ) -> None:
     """Signed by the true key manager, and wrong all the same."""
-    ekm = SoftEkm(desk.ca, change=lambda reply: dataclasses.replace(reply, **change))
-    assert desk.refusal(ekm) is code
+    ekm = SoftEkm(drive_side.ca, change=lambda reply: dataclasses.replace(reply, **change))
+    assert drive_side.refusal(ekm) is code
 
 
-def test_eedks_that_nobody_asked_for_are_refused(desk: Desk) -> None:
+def test_drive_refuses_eedks_that_it_did_not_ask_for(drive_side: DriveFixture) -> None:
     assert (
-        desk.refusal(SoftEkm(desk.ca), Translate(VOLUME, CARTRIDGE_ID, GOOD_EEDKS))
+        drive_side.refusal(SoftEkm(drive_side.ca), Translate(VOLUME, CARTRIDGE_ID, GOOD_EEDKS))
         is ErrorCode.BAD_REPLY
     )
 
@@ -237,23 +246,25 @@ def test_eedks_that_nobody_asked_for_are_refused(desk: Desk) -> None:
         {"signature": b"\x30\x06\x02\x01\x01\x02\x01\x01"},
     ],
 )
-def test_a_reply_that_the_relay_changed_is_refused(desk: Desk, change: dict[str, Any]) -> None:
+def test_drive_refuses_a_reply_that_the_relay_changed(
+    drive_side: DriveFixture, change: dict[str, Any]
+) -> None:
     class Relayed(SoftEkm):
         def on_request(self, data: bytes) -> bytes:
             reply = messages.decode(super().on_request(data))
             assert isinstance(reply, KeyReply)
             return dataclasses.replace(reply, **change).encode()
 
-    assert desk.refusal(Relayed(desk.ca)) is ErrorCode.BAD_SIGNATURE
+    assert drive_side.refusal(Relayed(drive_side.ca)) is ErrorCode.BAD_SIGNATURE
 
 
-def test_a_reply_of_an_earlier_exchange_is_refused(desk: Desk) -> None:
-    first = SoftEkm(desk.ca)
-    session = desk.session()
+def test_drive_refuses_a_reply_of_an_earlier_exchange(drive_side: DriveFixture) -> None:
+    first = SoftEkm(drive_side.ca)
+    session = drive_side.session()
     request = session.on_message(first.on_hello(session.hello()))
     assert request is not None
     old = first.on_request(request)
-    again = SoftEkm(desk.ca)
+    again = SoftEkm(drive_side.ca)
     session.hello()
     session.on_message(again.challenge.encode())
     session.on_message(old)
@@ -271,17 +282,17 @@ def test_a_reply_of_an_earlier_exchange_is_refused(desk: Desk) -> None:
     ],
     ids=["ping", "hello", "key-reply", "ack"],
 )
-def test_messages_out_of_order_are_refused(desk: Desk, answer: bytes) -> None:
-    session = desk.session()
+def test_drive_refuses_messages_out_of_order(drive_side: DriveFixture, answer: bytes) -> None:
+    session = drive_side.session()
     session.hello()
     assert session.on_message(answer) is not None
     assert session.failure is not None
     assert session.failure.code is ErrorCode.UNEXPECTED_MESSAGE
 
 
-def test_a_second_challenge_is_refused(desk: Desk) -> None:
-    session = desk.session()
-    challenge = SoftEkm(desk.ca).on_hello(session.hello())
+def test_drive_refuses_a_second_challenge(drive_side: DriveFixture) -> None:
+    session = drive_side.session()
+    challenge = SoftEkm(drive_side.ca).on_hello(session.hello())
     session.on_message(challenge)
     session.on_message(challenge)
     assert session.failure is not None
@@ -289,8 +300,8 @@ def test_a_second_challenge_is_refused(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"garbage", b"\xff" * 70000])
-def test_garbage_is_refused(desk: Desk, answer: bytes) -> None:
-    session = desk.session()
+def test_drive_refuses_invalid_messages(drive_side: DriveFixture, answer: bytes) -> None:
+    session = drive_side.session()
     session.hello()
     assert session.on_message(answer) is not None
     assert session.failure is not None
@@ -301,8 +312,10 @@ def test_garbage_is_refused(desk: Desk, answer: bytes) -> None:
     ("code", "known"),
     [(ErrorCode.UNKNOWN_LABEL, ErrorCode.UNKNOWN_LABEL), (250, ErrorCode.INTERNAL_FAILURE)],
 )
-def test_the_key_managers_refusal_is_handed_on(desk: Desk, code: int, known: ErrorCode) -> None:
-    session = desk.session()
+def test_drive_session_keeps_the_key_managers_refusal(
+    drive_side: DriveFixture, code: int, known: ErrorCode
+) -> None:
+    session = drive_side.session()
     session.hello()
     assert session.on_message(Error(code, "No key labelled 'X'.").encode()) is None
     with pytest.raises(ExchangeRefusedError, match="No key labelled 'X'"):
@@ -311,24 +324,26 @@ def test_the_key_managers_refusal_is_handed_on(desk: Desk, code: int, known: Err
     assert session.failure.code is known
 
 
-def test_nothing_is_taken_before_hello_or_after_the_end(desk: Desk) -> None:
-    challenge = SoftEkm(desk.ca).challenge.encode()
+def test_drive_session_takes_nothing_before_hello_or_after_its_end(
+    drive_side: DriveFixture,
+) -> None:
+    challenge = SoftEkm(drive_side.ca).challenge.encode()
     with pytest.raises(ExchangeError, match="outside of a key exchange"):
-        desk.session().on_message(challenge)
+        drive_side.session().on_message(challenge)
     with pytest.raises(ExchangeError, match="is not finished"):
-        _ = desk.session().grant
+        _ = drive_side.session().grant
     with pytest.raises(ExchangeError, match="outside of a key exchange"):
-        desk.run(SoftEkm(desk.ca)).on_message(challenge)
+        drive_side.run(SoftEkm(drive_side.ca)).on_message(challenge)
 
 
-def test_each_attempt_has_a_nonce_and_a_sequence_number_of_its_own(desk: Desk) -> None:
-    session = desk.session()
+def test_attempt_has_a_nonce_and_a_sequence_number_of_its_own(drive_side: DriveFixture) -> None:
+    session = drive_side.session()
     nonces, sequences = set(), []
     for _ in range(50):
         hello = messages.decode(session.hello())
         assert isinstance(hello, Hello)
         nonces.add(hello.nonce)
-        request_bytes = session.on_message(SoftEkm(desk.ca).challenge.encode())
+        request_bytes = session.on_message(SoftEkm(drive_side.ca).challenge.encode())
         assert request_bytes is not None
         request = messages.decode(request_bytes)
         assert isinstance(request, KeyRequest)
@@ -385,7 +400,7 @@ def ask(lab: ProvisionedLab, element: SecureElement) -> AskFor:
 
 
 @pytest.mark.rule("EKM-3", "BOT-2b", "BOT-2c", "BOT-2d", "KEY-12")
-def test_the_data_key_reaches_the_drive_sealed_for_its_gates(
+def test_data_key_reaches_the_drive_sealed_for_its_gates(
     lab: ProvisionedLab, proxy: EkmProxy, ask: AskFor, element: SecureElement
 ) -> None:
     session = ask(ASK)
@@ -414,7 +429,7 @@ def test_translate_brings_the_same_data_key_back(
 
 
 @pytest.mark.rule("KEY-12")
-def test_an_sedk_is_of_no_use_to_another_drive(
+def test_sedk_is_of_no_use_to_another_drive(
     lab: ProvisionedLab, proxy: EkmProxy, ask: AskFor, element: SecureElement
 ) -> None:
     session = ask(ASK)
@@ -425,7 +440,7 @@ def test_an_sedk_is_of_no_use_to_another_drive(
 
 
 @pytest.mark.rule("KEY-9")
-def test_a_refusal_reaches_the_engine_with_its_code_and_the_label(
+def test_refusal_reaches_the_engine_with_its_code_and_the_label(
     proxy: EkmProxy, ask: AskFor
 ) -> None:
     session = ask(Generate(VOLUME, CARTRIDGE_ID, (KeyLabel("No Such Key"),)))
@@ -436,7 +451,7 @@ def test_a_refusal_reaches_the_engine_with_its_code_and_the_label(
 
 
 @pytest.mark.rule("EKM-2")
-def test_a_revoked_drive_gets_nothing_through_the_relay(
+def test_revoked_drive_gets_nothing_through_the_relay(
     proxy: EkmProxy, ask: AskFor, config: EkmConfig
 ) -> None:
     with DriveTable(config.drive_table) as table:
@@ -449,7 +464,7 @@ def test_a_revoked_drive_gets_nothing_through_the_relay(
     assert refusal.value.code is ErrorCode.REVOKED_DRIVE
 
 
-def test_a_drive_that_refuses_the_reply_tells_the_key_manager(
+def test_drive_that_refuses_a_reply_reports_it_to_the_key_manager(
     proxy: EkmProxy, element: SecureElement, config: EkmConfig, tmp_path: Path
 ) -> None:
     stranger = der(CertificateAuthority(tmp_path).certificate)
@@ -462,8 +477,8 @@ def test_a_drive_that_refuses_the_reply_tells_the_key_manager(
     assert record["cause"] == "UNTRUSTED_CERTIFICATE"
 
 
-class Blind:
-    """A session whose messages are no messages: only a relay that does not look carries them."""
+class OpaqueSession:
+    """A session whose messages are not valid; a relay must not read them."""
 
     def __init__(self) -> None:
         self.answer = b""
@@ -480,10 +495,10 @@ class Blind:
 
 
 @pytest.mark.rule("BOT-2c", "APP-2d", "READ-2c")
-def test_the_relay_carries_messages_unopened(endpoint: EkmEndpoint, ask: AskFor) -> None:
+def test_relay_carries_messages_unopened(endpoint: EkmEndpoint, ask: AskFor) -> None:
     relayed: list[tuple[str, bytes]] = []
     with EkmProxy([endpoint], observer=lambda *seen: relayed.append(seen)) as proxy:
-        blind = Blind()
+        blind = OpaqueSession()
         proxy.exchange(blind)
         answer = messages.decode(blind.answer)
         assert isinstance(answer, Error)
@@ -502,9 +517,7 @@ def test_the_relay_carries_messages_unopened(endpoint: EkmEndpoint, ask: AskFor)
 
 
 @pytest.mark.rule("EKM-5")
-def test_one_connection_serves_many_exchanges(
-    proxy: EkmProxy, ask: AskFor, ekm: EkmProcess
-) -> None:
+def test_connection_serves_many_exchanges(proxy: EkmProxy, ask: AskFor, ekm: EkmProcess) -> None:
     def connections() -> int:
         links = [link.readlink() for link in Path(f"/proc/{ekm.pid}/fd").iterdir()]
         return sum(str(link).startswith("socket:") for link in links)
@@ -526,7 +539,7 @@ def closed_port() -> int:
         return port
 
 
-def test_the_next_key_manager_serves_when_the_first_is_down(
+def test_proxy_uses_the_next_key_manager_when_the_first_is_down(
     endpoint: EkmEndpoint, ask: AskFor
 ) -> None:
     down = dataclasses.replace(endpoint, port=closed_port())
@@ -538,7 +551,7 @@ def test_the_next_key_manager_serves_when_the_first_is_down(
     assert session.grant
 
 
-def test_no_key_manager_left_names_them_all(endpoint: EkmEndpoint, ask: AskFor) -> None:
+def test_proxy_names_all_key_managers_when_none_is_left(endpoint: EkmEndpoint, ask: AskFor) -> None:
     down = [dataclasses.replace(endpoint, port=closed_port()) for _ in range(2)]
     with EkmProxy(down) as proxy:
         for call in (proxy.ping, proxy.connect, lambda: proxy.exchange(ask(ASK))):
@@ -549,12 +562,12 @@ def test_no_key_manager_left_names_them_all(endpoint: EkmEndpoint, ask: AskFor) 
         proxy.exchange(ask(ASK))
 
 
-def test_no_key_manager_configured_is_one_sentence() -> None:
+def test_proxy_without_a_key_manager_is_refused_in_one_sentence() -> None:
     with pytest.raises(EkmUnavailable, match="No key manager is configured"):
         EkmProxy([])
 
 
-class Cut:
+class CuttingServer:
     """A TCP relay that breaks off as the answer numbered ``after`` comes back."""
 
     def __init__(self, target: tuple[str, int], after: int) -> None:
@@ -567,7 +580,7 @@ class Cut:
         near, _ = self._listener.accept()
         self._listener.close()
         far = socket.create_connection(self._target)
-        threading.Thread(target=self._back, args=(far, near), daemon=True).start()
+        threading.Thread(target=self._pass_back, args=(far, near), daemon=True).start()
         try:
             while part := near.recv(65536):
                 far.sendall(part)
@@ -576,8 +589,11 @@ class Cut:
         finally:
             far.close()
 
-    def _back(self, far: socket.socket, near: socket.socket) -> None:
-        """Count TLS application records: the handshake's own, then one for each answer."""
+    def _pass_back(self, far: socket.socket, near: socket.socket) -> None:
+        """Count TLS application records from the key manager.
+
+        The first is the handshake's own, then there is one for each answer.
+        """
         pending, answers = b"", 0
         try:
             while part := far.recv(65536):
@@ -596,10 +612,12 @@ class Cut:
 
 
 @pytest.mark.parametrize(("after", "heard"), [(1, 0), (2, 1)], ids=["challenge", "key-reply"])
-def test_an_exchange_cut_anywhere_goes_whole_to_the_next_key_manager(
+def test_exchange_cut_anywhere_goes_whole_to_the_next_key_manager(
     endpoint: EkmEndpoint, ask: AskFor, element: SecureElement, after: int, heard: int
 ) -> None:
-    cut = dataclasses.replace(endpoint, port=Cut((endpoint.host, endpoint.port), after).port)
+    cut = dataclasses.replace(
+        endpoint, port=CuttingServer((endpoint.host, endpoint.port), after).port
+    )
     relayed: list[type] = []
     with EkmProxy(
         [cut, endpoint], 5, lambda direction, data: relayed.append(type(messages.decode(data)))
@@ -611,26 +629,26 @@ def test_an_exchange_cut_anywhere_goes_whole_to_the_next_key_manager(
     assert relayed == [*first, Hello, Challenge, KeyRequest, KeyReply, Ack]
 
 
-def test_a_connection_that_died_unnoticed_is_replaced(
+def test_connection_that_died_unnoticed_is_replaced(
     endpoint: EkmEndpoint, ask: AskFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with EkmProxy([endpoint]) as proxy:
         proxy.exchange(ask(ASK))
         # The end of it has not arrived yet, as far as this side can see.
         monkeypatch.setattr("hsm.ekm.client._is_quiet", lambda connection: True)
-        proxy.exchange(Blind())
+        proxy.exchange(OpaqueSession())
         proxy.exchange(ask(ASK))
 
 
-def test_the_only_key_manager_lost_in_the_middle_is_told(
+def test_proxy_names_the_only_key_manager_lost_in_an_exchange(
     endpoint: EkmEndpoint, ask: AskFor
 ) -> None:
-    cut = dataclasses.replace(endpoint, port=Cut((endpoint.host, endpoint.port), 2).port)
+    cut = dataclasses.replace(endpoint, port=CuttingServer((endpoint.host, endpoint.port), 2).port)
     with EkmProxy([cut]) as proxy, pytest.raises(EkmUnavailable, match="it closed the connection"):
         proxy.exchange(ask(ASK))
 
 
-def test_a_key_manager_that_does_not_answer_is_given_up_in_time(
+def test_proxy_stops_waiting_for_a_key_manager_that_does_not_answer(
     endpoint: EkmEndpoint, ask: AskFor
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -639,7 +657,7 @@ def test_a_key_manager_that_does_not_answer_is_given_up_in_time(
             proxy.exchange(ask(ASK))
 
 
-def test_the_lab_issues_what_the_exchange_checks(lab: ProvisionedLab) -> None:
+def test_provisioning_issues_what_the_exchange_checks(lab: ProvisionedLab) -> None:
     drive = lab.drive(REAL_SERIAL)
     roles = x509.load_der_x509_certificate(drive.certificate_der).extensions
     assert list(roles.get_extension_for_class(x509.ExtendedKeyUsage).value) == [Role.DRIVE.value]

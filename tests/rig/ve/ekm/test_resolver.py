@@ -1,4 +1,4 @@
-"""Key managers by name: the configured DNS servers, primary and alternate, and nothing else."""
+"""Key managers by host name: primary and alternate DNS server."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def looking(servers: tuple[NameServer, NameServer]) -> Resolver:
 
 
 @pytest.mark.rule("EKM-4")
-def test_the_primary_server_is_asked_and_the_alternate_left_alone(
+def test_resolver_asks_the_primary_server_only_when_it_answers(
     servers: tuple[NameServer, NameServer],
 ) -> None:
     primary, alternate = servers
@@ -102,7 +102,7 @@ def test_the_primary_server_is_asked_and_the_alternate_left_alone(
 
 @pytest.mark.rule("EKM-4")
 @pytest.mark.parametrize("how", ["mute", "gone", "SERVFAIL", "REFUSED"])
-def test_the_alternate_answers_when_the_primary_does_not(
+def test_resolver_asks_the_alternate_when_the_primary_does_not_answer(
     servers: tuple[NameServer, NameServer], how: str
 ) -> None:
     primary, alternate = servers
@@ -126,7 +126,9 @@ def test_resolver_passes_addresses_and_without_servers_asks_the_system(
     assert resolver([]) is None
 
 
-def test_what_cannot_be_looked_up_is_one_sentence(servers: tuple[NameServer, NameServer]) -> None:
+def test_resolver_names_host_and_servers_of_a_failed_lookup(
+    servers: tuple[NameServer, NameServer],
+) -> None:
     primary, alternate = servers
     for name, words in (
         ("nobody.lab.test", "there is no such name"),
@@ -145,7 +147,7 @@ def test_what_cannot_be_looked_up_is_one_sentence(servers: tuple[NameServer, Nam
         looking(servers).addresses(NAME)
 
 
-def test_a_name_once_known_is_used_on_while_no_server_answers(
+def test_resolver_reuses_known_addresses_while_no_server_answers(
     servers: tuple[NameServer, NameServer],
 ) -> None:
     look = looking(servers)
@@ -170,10 +172,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 
 @pytest.mark.rule("EKM-4")
-def test_key_managers_by_name_are_reached_and_proved_by_that_name(
+def test_key_manager_is_reached_and_verified_by_its_host_name(
     pair: Pair, servers: tuple[NameServer, NameServer]
 ) -> None:
-    """Their certificates bear the names; the second address of a name is tried, too."""
+    """The certificates name the hosts; a second address is tried, too."""
     servers[0].zone = {
         "ekm-a.lab.test.": ["127.0.0.2", "127.0.0.1"],  # nobody listens at the first
         "ekm-b.lab.test.": ["127.0.0.1"],
@@ -188,7 +190,7 @@ def test_key_managers_by_name_are_reached_and_proved_by_that_name(
         asked = len(servers[0].asked)
         pair.key(proxy)
         assert len(servers[0].asked) == asked, "a name is looked up only to connect"
-    assert pair.told() == []
+    assert pair.take_notices() == []
     impostor = pair.endpoint(pair.main, "impostor.lab.test")
     with (
         pair.proxy(impostor, resolve=look) as proxy,
@@ -215,5 +217,5 @@ def test_key_managers_by_name_are_reached_and_proved_by_that_name(
         ("e" * 64, False),
     ],
 )
-def test_a_host_is_an_address_or_a_name(host: str, good: bool) -> None:
+def test_host_is_an_address_or_a_name(host: str, good: bool) -> None:
     assert is_host(host) is good

@@ -1,4 +1,4 @@
-"""Working ahead: the same items, made early, and nothing left running."""
+"""Prefetch: the same items, produced early, and no thread left."""
 
 import threading
 from collections.abc import Iterator
@@ -8,17 +8,17 @@ import pytest
 from rig.ve.tape.prefetch import prefetched
 
 
-def test_same_items_in_the_same_order() -> None:
+def test_prefetched_items_keep_their_order() -> None:
     with prefetched(iter(range(100))) as numbers:
         assert list(numbers) == list(range(100))
 
 
-def test_nothing_comes_of_nothing() -> None:
+def test_prefetched_gives_nothing_for_no_items() -> None:
     with prefetched(iter(())) as nothing:
         assert list(nothing) == []
 
 
-def test_next_item_is_made_while_one_is_being_used() -> None:
+def test_prefetched_item_is_produced_while_one_is_used() -> None:
     second = threading.Event()
 
     def items() -> Iterator[int]:
@@ -32,7 +32,7 @@ def test_next_item_is_made_while_one_is_being_used() -> None:
         assert list(numbers) == [2]
 
 
-def test_what_an_item_raises_comes_in_its_place() -> None:
+def test_prefetched_raises_an_error_in_its_items_place() -> None:
     def items() -> Iterator[int]:
         yield 1
         yield 2
@@ -44,7 +44,7 @@ def test_what_an_item_raises_comes_in_its_place() -> None:
             next(numbers)
 
 
-def test_nothing_is_left_running_when_the_user_fails() -> None:
+def test_prefetched_leaves_no_thread_when_its_user_fails() -> None:
     began, ended = threading.Event(), []
 
     def items() -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Rekey end to end: other KEKs open the tape, its data is as it was, the old EEDKs are gone."""
+"""Rekey end to end: new EEDKs, the same data, no old EEDK left."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rig.ve.volumes.reading import CompareSink
 from tests.support.ekm_lab import SoftKek, der
 from tests.support.nodes import (
     KEK_2,
-    Places,
+    NodeFactory,
     assert_agrees,
     content,
     evict,
@@ -45,7 +45,7 @@ ELSEWHERE = "Key Of A Partner"
 
 @pytest.fixture(scope="module")
 def partner(site: Site) -> SoftKek:
-    """A KEK of which the site has the certificate alone."""
+    """Return a KEK of which the site has only the certificate."""
     kek = SoftKek.make(ELSEWHERE)
     provision_lab(site.lab.state_dir, [], [], partner_keks={ELSEWHERE: der(kek.certificate)})
     return kek
@@ -82,7 +82,9 @@ def assert_same_records(path: Path, before: bytes) -> None:
 
 
 @pytest.mark.rule("KEY-2")
-def test_other_keys_open_the_tape_and_the_data_stays(site: Site, tmp_path: Path) -> None:
+def test_rekey_lets_other_keys_open_the_cartridge_and_keeps_its_data(
+    site: Site, tmp_path: Path
+) -> None:
     fixture = site.fixture(tmp_path, OLD)
     first, second, third = fixture.volumes(300_000, 5), fixture.volumes(70_000), fixture.volumes(9)
     volser = fixture.write_from_bot(1, first)
@@ -118,7 +120,7 @@ def test_other_keys_open_the_tape_and_the_data_stays(site: Site, tmp_path: Path)
 
 
 @pytest.mark.rule("KEY-4", "KEY-11")
-def test_one_key_of_a_partner_will_do_and_two_only_when_allowed(
+def test_rekey_to_two_public_only_keys_needs_permission(
     site: Site, partner: SoftKek, tmp_path: Path
 ) -> None:
     fixture = site.fixture(tmp_path, OLD)
@@ -140,7 +142,7 @@ def test_one_key_of_a_partner_will_do_and_two_only_when_allowed(
 
 
 @pytest.mark.rule("KEY-9")
-def test_an_unknown_label_leaves_the_tape_as_it_was(site: Site, tmp_path: Path) -> None:
+def test_rekey_to_an_unknown_label_changes_nothing(site: Site, tmp_path: Path) -> None:
     fixture = site.fixture(tmp_path, OLD)
     volser = fixture.write_from_bot(1, fixture.volumes(1000))
     before = fixture.tape(volser)
@@ -152,7 +154,7 @@ def test_an_unknown_label_leaves_the_tape_as_it_was(site: Site, tmp_path: Path) 
     assert not fixture.drive.loaded
 
 
-def test_a_clear_cartridge_has_nothing_to_rekey(site: Site, tmp_path: Path) -> None:
+def test_rekey_refuses_a_clear_cartridge(site: Site, tmp_path: Path) -> None:
     fixture = site.fixture(tmp_path, PoolSettings(1))
     volser = fixture.write_from_bot(1, fixture.volumes(1000))
     before = fixture.tape(volser)
@@ -161,8 +163,8 @@ def test_a_clear_cartridge_has_nothing_to_rekey(site: Site, tmp_path: Path) -> N
     assert fixture.tape(volser) == before
 
 
-class Swapping(EkmProxy):
-    """Answers the exchange of number ``which`` with the grant that another tape got."""
+class SwappingProxy(EkmProxy):
+    """Answers exchange number ``which`` with another cartridge's grant."""
 
     def __init__(self, endpoints: list[EkmEndpoint], which: int, other: KeyGrant) -> None:
         super().__init__(endpoints)
@@ -178,7 +180,7 @@ class Swapping(EkmProxy):
 @contextmanager
 def swapping(site: Site, fixture: VeFixture, which: int, other: KeyGrant) -> Iterator[None]:
     usual = fixture.ve.proxy
-    with Swapping([site.endpoint(site.ekm)], which, other) as fixture.ve.proxy:
+    with SwappingProxy([site.endpoint(site.ekm)], which, other) as fixture.ve.proxy:
         yield
     fixture.ve.proxy = usual
 
@@ -191,7 +193,7 @@ def swapping(site: Site, fixture: VeFixture, which: int, other: KeyGrant) -> Ite
         (3, ["REKEY-1", "REKEY-2", "REKEY-3", "REKEY-4!", "REKEY-6"]),
     ],
 )
-def test_eedks_of_another_key_are_found_by_the_gates_before_the_old_are_given_up(
+def test_rekey_keeps_the_old_eedks_when_the_gates_disprove_the_new(
     site: Site, tmp_path: Path, which: int, steps: list[str]
 ) -> None:
     fixture = site.fixture(tmp_path, OLD)
@@ -212,7 +214,7 @@ def test_eedks_of_another_key_are_found_by_the_gates_before_the_old_are_given_up
     assert_reads(fixture, volser, [*volumes])
 
 
-def test_no_key_manager_leaves_the_tape_as_it_was(site: Site, tmp_path: Path) -> None:
+def test_rekey_without_a_key_manager_changes_nothing(site: Site, tmp_path: Path) -> None:
     fixture = site.fixture(tmp_path, OLD)
     volser = fixture.write_from_bot(1, fixture.volumes(1000))
     before = fixture.tape(volser)
@@ -234,9 +236,9 @@ def catalogued(node: Node, volser: str) -> set[str]:
     return {key.label for key in tape(node, volser).keys}
 
 
-def written_node(places: Places) -> Node:
-    """A node with a volume on the encrypted TAP001 and one on the clear TAP002."""
-    node = places.node()
+def written_node(node_factory: NodeFactory) -> Node:
+    """Return a node with a volume on TAP001 (encrypted) and TAP002 (clear)."""
+    node = node_factory.node()
     put(node, "L00001", content(1), "SG2")
     work(node)
     put(node, "L00002", content(2), "SG1")
@@ -250,8 +252,10 @@ def set_keys(node: Node, *keys: KeyLabel) -> None:
 
 
 @pytest.mark.rule("KEY-2", "POOL-3")
-def test_node_rekeys_a_cartridge_with_the_keys_that_its_pool_has_now(places: Places) -> None:
-    node = written_node(places)
+def test_node_rekeys_a_cartridge_with_the_keys_that_its_pool_has_now(
+    node_factory: NodeFactory,
+) -> None:
+    node = written_node(node_factory)
     path = node.parts.cartridges.path("TAP001")
     before = path.read_bytes()
     set_keys(node, KEK_2)
@@ -268,8 +272,8 @@ def test_node_rekeys_a_cartridge_with_the_keys_that_its_pool_has_now(places: Pla
     assert_agrees(node)
 
 
-def test_node_refuses_to_rekey_what_has_no_keys_or_gets_none(places: Places) -> None:
-    node = written_node(places)
+def test_node_refuses_to_rekey_what_has_no_keys_or_gets_none(node_factory: NodeFactory) -> None:
+    node = written_node(node_factory)
     set_keys(node, KEK_2)
     before = {path: path.read_bytes() for path in node.parts.cartridges.folder.iterdir()}
     for volser, words in (
@@ -292,8 +296,8 @@ def test_node_refuses_to_rekey_what_has_no_keys_or_gets_none(places: Places) -> 
     assert_agrees(node)
 
 
-def test_node_names_the_old_keys_only_when_a_rekey_failed(places: Places) -> None:
-    node = written_node(places)
+def test_node_names_the_old_keys_only_when_a_rekey_failed(node_factory: NodeFactory) -> None:
+    node = written_node(node_factory)
     set_keys(node, KeyLabel("No Such Key"))
     with pytest.raises(ExchangeError, match="No Such Key"):
         node.scheduler.rekey("TAP001")
@@ -301,10 +305,10 @@ def test_node_names_the_old_keys_only_when_a_rekey_failed(places: Places) -> Non
 
 
 def test_node_names_old_and_new_keys_until_a_rekey_is_settled(
-    places: Places, monkeypatch: pytest.MonkeyPatch
+    node_factory: NodeFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kill between tape and catalogue leaves no key that is wrongly taken for unused."""
-    node = written_node(places)
+    """A kill between tape and catalogue leaves both keys in use."""
+    node = written_node(node_factory)
     set_keys(node, KEK_2)
 
     def killed(*arguments: object) -> None:
@@ -317,6 +321,6 @@ def test_node_names_old_and_new_keys_until_a_rekey_is_settled(
     assert labels(node, "TAP001") == ["KEK 2", "KEK 2"]
     assert catalogued(node, "TAP001") == {"KEK 1", "KEK 2"}
     node.close()
-    again = places.open()
+    again = node_factory.open()
     again.scheduler.rekey("TAP001")
     assert catalogued(again, "TAP001") == {"KEK 2"}

@@ -1,4 +1,4 @@
-"""The sequences end to end: files through VE, drive and gates onto a cartridge and back."""
+"""The sequences end to end: files go onto a cartridge and back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ READ_CLEAR = ["READ-1", "READ-3", "READ-4"]
 
 
 def assert_reads(fixture: VeFixture, volser: str, *volumes: VolumeFile) -> None:
-    """Read a cartridge and compare all that is on it with the files it came from."""
+    """Read a cartridge and compare all volumes with their files."""
     sink = CompareSink(volumes)
     report = fixture.ve.read(volser, sink)
     assert sink.all_equal, vars(sink)
@@ -44,7 +44,7 @@ def assert_reads(fixture: VeFixture, volser: str, *volumes: VolumeFile) -> None:
 
 
 def assert_idle(site: Site, fixture: VeFixture) -> None:
-    """The drive is free and its hardware holds no key (BOT-4)."""
+    """Check that the drive is empty and its hardware has no key (BOT-4)."""
     assert not fixture.drive.loaded
     assert not site.engine.key_valid
     (result,) = site.engine.process([Record(Operation.ENCRYPT, b"x")])
@@ -59,10 +59,10 @@ def eedks(fixture: VeFixture, volser: str) -> list[Eedk]:
 # Encrypted
 
 
-def test_blocks_are_no_longer_than_the_gates_say(
+def test_blocks_are_as_long_as_the_gates_allow_at_most(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Longer files are split by the drive's limit, which is the engine's, and come back whole."""
+    """Longer files are split by the drive's limit, which is the engine's."""
     most = 65536
     monkeypatch.setattr(site.engine, "max_data_bytes", most)
     fixture = site.fixture(tmp_path, CLEAR, ENCRYPTED)
@@ -78,7 +78,7 @@ def test_blocks_are_no_longer_than_the_gates_say(
 
 @pytest.mark.rule("BOT-1", "BOT-2a", "BOT-2b", "BOT-2c", "BOT-2d", "BOT-2e", "BOT-4")
 @pytest.mark.rule("READ-1", "READ-2a", "READ-2b", "READ-2c", "READ-2d", "READ-2e", "READ-4")
-def test_encrypted_from_bot_and_back(site: Site, tmp_path: Path) -> None:
+def test_write_from_bot_encrypted_is_read_back(site: Site, tmp_path: Path) -> None:
     fixture = site.fixture(tmp_path, CLEAR, ENCRYPTED)
     volumes = fixture.volumes(0, 1, 15, 16, 17, 2047, 262143, 262144, 262145, 600_000)
     volser = fixture.write_from_bot(2, volumes)
@@ -105,7 +105,7 @@ def test_encrypted_from_bot_and_back(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("BOT-2e", "READ-2e")
-def test_several_batches_and_their_figures(site: Site, tmp_path: Path) -> None:
+def test_write_of_several_batches_counts_its_figures(site: Site, tmp_path: Path) -> None:
     fixture = site.fixture(tmp_path, ENCRYPTED)
     moved: list[tuple[int, int]] = []
     fixture.ve.progress = lambda done, total: moved.append((done, total))
@@ -130,7 +130,7 @@ def test_several_batches_and_their_figures(site: Site, tmp_path: Path) -> None:
 
 @pytest.mark.rule("APP-1", "APP-2a", "APP-2b", "APP-2c", "APP-2d", "APP-2e", "APP-2f", "APP-4")
 @pytest.mark.rule("KEY-1")
-def test_encrypted_append_under_the_same_key(site: Site, tmp_path: Path) -> None:
+def test_append_is_encrypted_under_the_same_key(site: Site, tmp_path: Path) -> None:
     fixture = site.fixture(tmp_path, ENCRYPTED)
     first, second, third = (
         fixture.volumes(40_000, 7),
@@ -159,7 +159,7 @@ def test_encrypted_append_under_the_same_key(site: Site, tmp_path: Path) -> None
 
 
 @pytest.mark.rule("KEY-1", "BOT-5")
-def test_every_write_from_bot_has_a_fresh_key(site: Site, tmp_path: Path) -> None:
+def test_write_from_bot_has_a_fresh_key_each_time(site: Site, tmp_path: Path) -> None:
     fixture = site.fixture(tmp_path, ENCRYPTED)
     volumes = fixture.volumes(50_000)
     checks: set[bytes] = set()
@@ -178,7 +178,7 @@ def test_every_write_from_bot_has_a_fresh_key(site: Site, tmp_path: Path) -> Non
 
 @pytest.mark.rule("KEY-2", "KEY-6")
 @pytest.mark.parametrize("modes", [("clear", "hash"), ("hash", "clear")])
-def test_each_eedk_has_its_mode(site: Site, tmp_path: Path, modes: tuple[str, str]) -> None:
+def test_eedk_has_the_mode_of_its_label(site: Site, tmp_path: Path, modes: tuple[str, str]) -> None:
     keys = (KeyLabel("KEK 1", KeyMode(modes[0])), KeyLabel("KEK 2", KeyMode(modes[1])))
     fixture = site.fixture(tmp_path, PoolSettings(5, True, keys))
     volumes = fixture.volumes(1000)
@@ -195,7 +195,9 @@ def test_each_eedk_has_its_mode(site: Site, tmp_path: Path, modes: tuple[str, st
 
 
 @pytest.mark.rule("KEY-5", "KEY-11")
-def test_one_label_makes_both_eedks_and_case_does_not_matter(site: Site, tmp_path: Path) -> None:
+def test_key_label_alone_makes_both_eedks_without_regard_to_case(
+    site: Site, tmp_path: Path
+) -> None:
     fixture = site.fixture(tmp_path, PoolSettings(5, True, (KeyLabel("kek 1"),)))
     volumes = fixture.volumes(1000)
     volser = fixture.write_from_bot(5, volumes)
@@ -206,8 +208,10 @@ def test_one_label_makes_both_eedks_and_case_does_not_matter(site: Site, tmp_pat
 
 
 @pytest.mark.rule("KEY-12", "BOT-2c")
-def test_what_the_ve_relays_is_of_no_use_to_it(site: Site, tmp_path: Path) -> None:
-    """The same messages given to the drive again do not set a key: they are bound to one exchange.
+def test_relayed_messages_are_of_no_use_to_the_ve(site: Site, tmp_path: Path) -> None:
+    """The same messages do not set a key a second time.
+
+    They are bound to one exchange.
 
     That no data key is in them is proved where keys are taken out of the gates to look for.
     """
@@ -233,7 +237,7 @@ def test_what_the_ve_relays_is_of_no_use_to_it(site: Site, tmp_path: Path) -> No
 
 
 @pytest.mark.rule("BOT-3a", "BOT-3b", "APP-3a", "APP-3b", "READ-3")
-def test_clear_from_bot_append_and_back_asks_nobody(site: Site, tmp_path: Path) -> None:
+def test_clear_cartridge_needs_no_key_exchange(site: Site, tmp_path: Path) -> None:
     nobody = EkmProxy([site.endpoint(site.ekm)], observer=lambda way, data: pytest.fail(way))
     fixture = site.fixture(tmp_path, CLEAR, proxy=nobody)
     first, second = fixture.volumes(0, 1, 262145), fixture.volumes(300_000)
@@ -250,7 +254,7 @@ def test_clear_from_bot_append_and_back_asks_nobody(site: Site, tmp_path: Path) 
 
 
 @pytest.mark.rule("APP-3a", "POOL-2")
-def test_append_to_a_clear_cartridge_stays_clear_though_the_pool_encrypts_now(
+def test_append_to_a_clear_cartridge_is_clear_whatever_the_pool_says(
     site: Site, tmp_path: Path
 ) -> None:
     fixture = site.fixture(tmp_path, CLEAR)
@@ -266,7 +270,7 @@ def test_append_to_a_clear_cartridge_stays_clear_though_the_pool_encrypts_now(
 
 
 @pytest.mark.rule("APP-2a", "POOL-2")
-def test_append_to_an_encrypted_cartridge_stays_encrypted_though_the_pool_does_not_now(
+def test_append_to_an_encrypted_cartridge_ignores_that_the_pool_is_clear(
     site: Site, tmp_path: Path
 ) -> None:
     fixture = site.fixture(tmp_path, ENCRYPTED)
@@ -281,8 +285,11 @@ def test_append_to_an_encrypted_cartridge_stays_encrypted_though_the_pool_does_n
 
 
 @pytest.mark.rule("POOL-1", "POOL-2", "BOT-5")
-def test_a_pool_over_time_none_then_kek_1_then_kek_2(site: Site, tmp_path: Path) -> None:
-    """The source's figure: settings apply at the next write from BOT, so a pool holds a mix."""
+def test_pool_holds_clear_kek_1_and_kek_2_cartridges_over_time(site: Site, tmp_path: Path) -> None:
+    """Settings apply at the next write from BOT, so a pool holds a mix.
+
+    This is the source's figure (POOL-2).
+    """
     fixture = site.fixture(tmp_path, PoolSettings(1))
     settings = [PoolSettings(1), PoolSettings(1, True, (KEK_1,)), PoolSettings(1, True, (KEK_2,))]
 
@@ -317,7 +324,7 @@ def test_a_pool_over_time_none_then_kek_1_then_kek_2(site: Site, tmp_path: Path)
 
 
 @pytest.mark.rule("KEY-9", "BOT-4")
-def test_an_unknown_label_fails_before_any_data_and_is_named(site: Site, tmp_path: Path) -> None:
+def test_write_under_an_unknown_label_names_it_before_any_data(site: Site, tmp_path: Path) -> None:
     fixture = site.fixture(tmp_path, CLEAR, PoolSettings(2, True, (KEK_1, KeyLabel("Never Made"))))
     kept = fixture.volumes(1000)
     fixture.set_pool(PoolSettings(2))
@@ -339,9 +346,7 @@ def test_an_unknown_label_fails_before_any_data_and_is_named(site: Site, tmp_pat
 
 
 @pytest.mark.rule("BOT-2c", "APP-2d", "READ-2c", "READ-3")
-def test_with_the_ekm_down_data_is_safe_and_clear_cartridges_go_on(
-    site: Site, tmp_path: Path
-) -> None:
+def test_clear_cartridges_work_while_the_key_manager_is_down(site: Site, tmp_path: Path) -> None:
     with spawn_ekm(ekm_settings(site.lab, tmp_path)) as ekm:
         proxy = EkmProxy([site.endpoint(ekm)])
         fixture = site.fixture(tmp_path, CLEAR, ENCRYPTED, proxy=proxy)
@@ -370,7 +375,7 @@ def test_with_the_ekm_down_data_is_safe_and_clear_cartridges_go_on(
 
 
 @pytest.mark.rule("BOT-4", "APP-4", "READ-4")
-def test_a_failing_command_zeroizes_and_demounts_too(site: Site, tmp_path: Path) -> None:
+def test_command_that_fails_zeroizes_and_demounts(site: Site, tmp_path: Path) -> None:
     fixture = site.fixture(tmp_path, ENCRYPTED)
     first, changing = fixture.volumes(1000), fixture.volumes(5_000_000, 10)
     volser = fixture.write_from_bot(2, first)
@@ -395,7 +400,7 @@ def test_a_failing_command_zeroizes_and_demounts_too(site: Site, tmp_path: Path)
     assert [header.name for header in report.volumes] == ["L00001", "L00004"]
 
 
-def test_what_cannot_be_done_is_refused_before_anything_moves(site: Site, tmp_path: Path) -> None:
+def test_sequence_refuses_what_cannot_be_done_and_moves_nothing(site: Site, tmp_path: Path) -> None:
     fixture = site.fixture(tmp_path, CLEAR, ENCRYPTED)
     (volume,) = fixture.volumes(10)
     fixture.add("TAP001", 1)

@@ -24,19 +24,19 @@ def header(length: int, before: int, flags: int) -> bytes:
 
 @ONE_FOLDER
 @given(blocks=BLOCKS)
-def test_what_was_written_is_read(tmp_path: Path, blocks: list[bytes | None]) -> None:
+def test_image_is_read_as_it_was_written(tmp_path: Path, blocks: list[bytes | None]) -> None:
     path = write_tape(tmp_path / "t.aws", *blocks)
     assert list(read_image(path)) == blocks
 
 
-def test_the_bytes_are_those_of_the_format(tmp_path: Path) -> None:
+def test_image_has_the_bytes_of_the_format(tmp_path: Path) -> None:
     path = write_tape(tmp_path / "t.aws", b"abc", TAPE_MARK, b"d")
     assert path.read_bytes() == (
         header(3, 0, 0xA0) + b"abc" + header(0, 3, 0x40) + header(1, 0, 0xA0) + b"d"
     )
 
 
-def test_a_long_block_is_cut_into_segments(tmp_path: Path) -> None:
+def test_long_block_is_cut_into_segments(tmp_path: Path) -> None:
     block = bytes(range(256)) * 600
     path = write_tape(tmp_path / "t.aws", block, b"x")
     assert list(read_image(path)) == [block, b"x"]
@@ -47,7 +47,7 @@ def test_a_long_block_is_cut_into_segments(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, MAX_BLOCK_BYTES + 1])
-def test_a_block_has_a_length_that_fits(tmp_path: Path, size: int) -> None:
+def test_block_that_is_empty_or_too_long_is_refused(tmp_path: Path, size: int) -> None:
     path = tmp_path / "t.aws"
     with pytest.raises(AwsTapeError, match="1 to 2097152 bytes"), ImageWriter(path) as tape:
         tape.block(bytes(size))
@@ -70,14 +70,14 @@ def test_a_block_has_a_length_that_fits(tmp_path: Path, size: int) -> None:
         (header(1, 0, 0x80) + b"a" + header(0, 1, 0x40), "a tape mark has bytes, or is inside"),
     ],
 )
-def test_damage_is_named_with_its_place(tmp_path: Path, content: bytes, what: str) -> None:
+def test_image_damage_is_named_with_its_place(tmp_path: Path, content: bytes, what: str) -> None:
     path = tmp_path / "t.aws"
     path.write_bytes(content)
     with pytest.raises(AwsTapeError, match=what):
         list(read_image(path))
 
 
-def test_a_block_of_any_length_does_not_fill_memory(tmp_path: Path) -> None:
+def test_block_without_an_end_does_not_fill_memory(tmp_path: Path) -> None:
     path = tmp_path / "t.aws"
     segments = [header(65_535, 0 if n == 0 else 65_535, 0x80 if n == 0 else 0) for n in range(40)]
     path.write_bytes(b"".join(each + bytes(65_535) for each in segments))
@@ -87,7 +87,7 @@ def test_a_block_of_any_length_does_not_fill_memory(tmp_path: Path) -> None:
 
 @ONE_FOLDER
 @given(content=st.binary(max_size=400))
-def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
+def test_image_of_any_bytes_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "t.aws"
     path.write_bytes(content)
     try:
@@ -99,7 +99,7 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
 
 @ONE_FOLDER
 @given(blocks=BLOCKS.filter(bool), data=st.data())
-def test_a_flipped_bit_in_a_header_is_seen_or_keeps_the_blocks_apart(
+def test_image_with_a_flipped_bit_in_its_last_header_is_refused(
     tmp_path: Path, blocks: list[bytes | None], data: st.DataObject
 ) -> None:
     path = write_tape(tmp_path / "t.aws", *blocks, b"end")
@@ -112,12 +112,12 @@ def test_a_flipped_bit_in_a_header_is_seen_or_keeps_the_blocks_apart(
         list(read_image(path))
 
 
-def test_an_absent_image_is_named(tmp_path: Path) -> None:
+def test_image_that_is_absent_is_named(tmp_path: Path) -> None:
     with pytest.raises(AwsTapeError, match=r"none.aws cannot be read \(No such file"):
         list(read_image(tmp_path / "none.aws"))
 
 
-def test_an_image_replaces_another_only_when_whole(tmp_path: Path) -> None:
+def test_image_replaces_another_only_when_whole(tmp_path: Path) -> None:
     path = write_tape(tmp_path / "t.aws", b"old")
     with pytest.raises(AwsTapeError), ImageWriter(path) as tape:
         tape.block(bytes(MAX_BLOCK_BYTES + 1))
@@ -125,7 +125,7 @@ def test_an_image_replaces_another_only_when_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_image_writer_names_an_absent_folder(tmp_path: Path) -> None:
     with pytest.raises(AwsTapeError, match="cannot be written"):
         ImageWriter(tmp_path / "absent" / "t.aws")
 

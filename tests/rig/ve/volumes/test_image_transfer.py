@@ -48,7 +48,7 @@ LETTERS = st.characters(min_codepoint=0x41, max_codepoint=0x5A)
     blocks=st.integers(0, 9_999_999_999),
     created=st.none() | st.dates(datetime.date(1900, 1, 2), datetime.date(2199, 12, 31)),
 )
-def test_a_data_set_label_is_read_as_written(
+def test_data_set_label_is_read_as_written(
     kind: str,
     name: str,
     volser: str,
@@ -70,7 +70,7 @@ def test_labels_have_the_fields_of_the_standard() -> None:
     assert text[41:47] == "007152"  # century 0 is 20, day 152 is 1 June
 
 
-def test_a_long_name_keeps_its_end() -> None:
+def test_data_set_label_keeps_the_end_of_a_long_name() -> None:
     label = DataSetLabel("HDR1", "SITE.PAYROLL.MASTER.FILE", "TAP123", 1, 0)
     parsed = parse_label(label.encode())
     assert isinstance(parsed, DataSetLabel)
@@ -88,20 +88,20 @@ def test_a_long_name_keeps_its_end() -> None:
         (ebcdic(f"HDR1{'A':<17}TAP12300010001{'':<6}907100"), "date .* '907100'"),
     ],
 )
-def test_a_wrong_field_is_named(block: bytes, what: str) -> None:
+def test_label_error_names_the_wrong_field(block: bytes, what: str) -> None:
     with pytest.raises(LabelError, match=what):
         parse_label(block)
 
 
 @given(block=st.binary(min_size=76, max_size=76), kind=st.sampled_from(["VOL1", "HDR1", "EOF1"]))
-def test_any_label_is_read_or_refused(block: bytes, kind: str) -> None:
+def test_label_of_any_bytes_is_read_or_refused(block: bytes, kind: str) -> None:
     try:
         parse_label(kind.encode("cp037") + block)
     except LabelError:
         return
 
 
-def test_what_is_no_label() -> None:
+def test_block_that_is_not_a_label_is_not_parsed() -> None:
     assert parse_label(b"VOL1") is None
     assert parse_label(ebcdic("DATA")) is None
     assert not is_label(ebcdic("DATA"))
@@ -112,7 +112,7 @@ def test_what_is_no_label() -> None:
 # Images
 
 
-def test_an_image_is_told_by_its_labels(tmp_path: Path) -> None:
+def test_image_content_is_known_by_its_labels(tmp_path: Path) -> None:
     path = write_tape(tmp_path / "t.aws", *labelled("PAY001", "PAYROLL", b"one", b"three"))
     found = inspect_image(path)
     assert found.volser == "PAY001"
@@ -120,23 +120,23 @@ def test_an_image_is_told_by_its_labels(tmp_path: Path) -> None:
     assert (found.blocks, found.bytes) == (7, 5 * 80 + 8)
 
 
-def test_data_that_looks_like_a_label_is_data(tmp_path: Path) -> None:
+def test_data_block_that_looks_like_a_label_is_data(tmp_path: Path) -> None:
     path = write_tape(tmp_path / "t.aws", *labelled("PAY001", "A", ebcdic("EOF1"), ebcdic("HDR1")))
     assert inspect_image(path).data_sets == (DataSet("A", 2, 160),)
 
 
-def test_an_initialized_tape_has_no_data_set() -> None:
+def test_initialized_tape_has_no_data_set() -> None:
     found = inspect_image(BLANK)
     assert (found.volser, found.data_sets) == ("TAP123", ())
 
 
-def test_a_volume_keeps_the_name_of_its_label(tmp_path: Path) -> None:
+def test_volume_of_an_image_has_the_name_of_its_label(tmp_path: Path) -> None:
     path = write_tape(tmp_path / "t.aws", *labelled("PAY001", "A", b"x"))
     assert volume_of_image(path).name == "PAY001"
     assert volume_of_image(path, "L00001").name == "L00001"
 
 
-def test_a_tape_without_label_must_be_named(tmp_path: Path) -> None:
+def test_image_without_label_needs_a_name(tmp_path: Path) -> None:
     path = write_tape(tmp_path / "t.aws", b"data", MARK, MARK)
     assert inspect_image(path).volser is None
     with pytest.raises(VolumeError, match="no VOL1 label; give the name"):
@@ -157,14 +157,14 @@ def test_a_tape_without_label_must_be_named(tmp_path: Path) -> None:
         ([], "has no block"),
     ],
 )
-def test_a_tape_whose_labels_do_not_fit_is_refused(
+def test_image_with_labels_that_do_not_fit_is_refused(
     tmp_path: Path, blocks: list[bytes | None], what: str
 ) -> None:
     with pytest.raises(AwsTapeError, match=what):
         inspect_image(write_tape(tmp_path / "t.aws", *blocks))
 
 
-def test_a_plain_file_leaves_as_a_labelled_tape(tmp_path: Path) -> None:
+def test_export_writes_a_plain_file_as_a_labelled_tape(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.write_bytes(bytes(range(256)) * 300)
     target = tmp_path / "out.aws"
@@ -176,14 +176,14 @@ def test_a_plain_file_leaves_as_a_labelled_tape(tmp_path: Path) -> None:
     assert not is_image(data)
 
 
-def test_an_image_leaves_as_it_came(tmp_path: Path) -> None:
+def test_export_writes_an_image_as_it_was_imported(tmp_path: Path) -> None:
     path = write_tape(tmp_path / "t.aws", *labelled("PAY001", "A", b"x"))
     export_image("PAY001", path, tmp_path / "out.aws", DAY)
     assert (tmp_path / "out.aws").read_bytes() == path.read_bytes()
 
 
 @pytest.mark.skipif(shutil.which("hetmap") is None, reason="needs hetmap, of Debian's hercules")
-def test_hercules_reads_what_leaves_here(tmp_path: Path) -> None:
+def test_export_is_read_by_hercules(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.write_bytes(bytes(range(250)) * 400)
     export_image("L00001", data, tmp_path / "out.aws", DAY)

@@ -48,14 +48,14 @@ def tape(*volumes: VolumeFile, block_bytes: int = 4) -> list[Block]:
 
 
 @given(st.one_of(headers, trailers))
-def test_a_label_comes_back_as_it_was(label: VolumeHeader | VolumeTrailer) -> None:
+def test_label_is_decoded_as_it_was_encoded(label: VolumeHeader | VolumeTrailer) -> None:
     block = label.encode()
     assert block.label
     assert decode_label(block.data) == label
 
 
 @given(st.one_of(st.binary(max_size=300), st.text(max_size=300).map(str.encode)))
-def test_a_label_of_any_bytes_is_an_error_and_no_more(data: bytes) -> None:
+def test_label_of_any_bytes_is_decoded_or_refused(data: bytes) -> None:
     with pytest.raises(VolumeError):
         decode_label(data)
 
@@ -71,12 +71,12 @@ def test_a_label_of_any_bytes_is_an_error_and_no_more(data: bytes) -> None:
         VolumeHeader("L00001", 1, "0" * 64, "x" * 60_000).encode().data.decode() + " " * 6000,
     ],
 )
-def test_a_label_with_a_wrong_field_is_refused(text: str) -> None:
+def test_label_with_a_wrong_field_is_refused(text: str) -> None:
     with pytest.raises(VolumeError):
         decode_label(text.encode())
 
 
-def test_path_names_that_are_no_utf8_come_back(tmp_path: Path) -> None:
+def test_path_names_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9")
     path.write_bytes(b"x")
     (header,) = prepare([VolumeFile.of("L00001", path)])
@@ -85,7 +85,7 @@ def test_path_names_that_are_no_utf8_come_back(tmp_path: Path) -> None:
     assert os.fsencode(label.path).endswith(b"caf\xe9")
 
 
-def test_a_volume_is_a_header_its_data_and_a_trailer(tmp_path: Path) -> None:
+def test_volume_is_a_header_its_data_and_a_trailer(tmp_path: Path) -> None:
     volumes = files(tmp_path, b"0123456789", b"")
     first, *data, last = tape(volumes[0])
     assert first.label
@@ -103,7 +103,7 @@ def test_batches_hold_their_bytes_and_lose_nothing(tmp_path: Path) -> None:
     assert len(batches) > 2
 
 
-def test_what_cannot_be_written_is_refused_before_it_begins(tmp_path: Path) -> None:
+def test_prepare_refuses_volumes_that_cannot_be_written(tmp_path: Path) -> None:
     (volume,) = files(tmp_path, b"x")
     with pytest.raises(VolumeError, match="no logical volume"):
         prepare([])
@@ -120,7 +120,7 @@ def test_what_cannot_be_written_is_refused_before_it_begins(tmp_path: Path) -> N
         prepare([VolumeFile.of("L00001", tmp_path)])
 
 
-def test_a_file_that_changes_while_it_is_written_is_noticed(tmp_path: Path) -> None:
+def test_file_that_changes_while_it_is_written_is_detected(tmp_path: Path) -> None:
     (volume,) = files(tmp_path, b"before")
     (header,) = prepare([volume])
     volume.source.write_bytes(b"after!")
@@ -128,7 +128,7 @@ def test_a_file_that_changes_while_it_is_written_is_noticed(tmp_path: Path) -> N
         list(blocks_of(volume, header))
 
 
-def test_reading_gives_back_the_files(tmp_path: Path) -> None:
+def test_reader_gives_back_the_files(tmp_path: Path) -> None:
     contents = [b"0123456789", b"", b"abc"]
     volumes = files(tmp_path, *contents)
     compare = CompareSink(volumes)
@@ -146,7 +146,7 @@ def test_reading_gives_back_the_files(tmp_path: Path) -> None:
     assert found == dict(zip(["L00001", "L00002", "L00003"], contents, strict=True))
 
 
-def test_only_the_volumes_asked_for_are_given(tmp_path: Path) -> None:
+def test_reader_gives_only_the_volumes_asked_for(tmp_path: Path) -> None:
     volumes = files(tmp_path, b"one", b"two")
     folder = FolderSink(tmp_path / "out")
     reader = VolumeReader(folder, ["L00002"])
@@ -156,7 +156,7 @@ def test_only_the_volumes_asked_for_are_given(tmp_path: Path) -> None:
     assert [path.name for path in folder.folder.iterdir()] == ["L00002"]
 
 
-def test_a_volume_cut_off_in_writing_is_no_volume(tmp_path: Path) -> None:
+def test_reader_reports_a_volume_without_trailer_as_incomplete(tmp_path: Path) -> None:
     volumes = files(tmp_path, b"0123456789", b"two")
     cut = tape(volumes[0])[:2]
     for blocks, whole in ((cut, []), (cut + tape(volumes[1]), ["L00002"])):
@@ -179,7 +179,7 @@ def test_a_volume_cut_off_in_writing_is_no_volume(tmp_path: Path) -> None:
     ],
     ids=["swapped", "missing", "twice"],
 )
-def test_blocks_in_wrong_order_or_number_are_noticed(tmp_path: Path, spoil: object) -> None:
+def test_reader_detects_blocks_in_wrong_order_or_number(tmp_path: Path, spoil: object) -> None:
     assert callable(spoil)
     folder = FolderSink(tmp_path / "out")
     reader = VolumeReader(folder)
@@ -192,7 +192,7 @@ def test_blocks_in_wrong_order_or_number_are_noticed(tmp_path: Path, spoil: obje
     assert not list(folder.folder.iterdir())
 
 
-def test_what_stands_outside_of_volumes_is_noticed(tmp_path: Path) -> None:
+def test_reader_detects_blocks_outside_of_volumes(tmp_path: Path) -> None:
     blocks = tape(*files(tmp_path, b"0123"))
     with pytest.raises(VolumeError, match="belongs to no logical volume"):
         VolumeReader(NullSink()).take(blocks[1])
@@ -200,7 +200,7 @@ def test_what_stands_outside_of_volumes_is_noticed(tmp_path: Path) -> None:
         VolumeReader(NullSink()).take(blocks[-1])
 
 
-def test_comparing_tells_equal_different_missing_and_unexpected(tmp_path: Path) -> None:
+def test_compare_sink_lists_equal_different_missing_and_unexpected(tmp_path: Path) -> None:
     volumes = files(tmp_path, b"same", b"other", b"longer", b"absent", b"stranger")
     blocks = tape(*volumes[:3], volumes[4])
     volumes[1].source.write_bytes(b"OTHER")
@@ -216,7 +216,7 @@ def test_comparing_tells_equal_different_missing_and_unexpected(tmp_path: Path) 
     assert not sink.all_equal
 
 
-def test_a_folder_that_cannot_take_a_volume_is_a_sentence(tmp_path: Path) -> None:
+def test_folder_sink_that_cannot_write_raises_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file stands where the folder should be")
     reader = VolumeReader(FolderSink(tmp_path / "out"))
     with pytest.raises(VolumeError, match="L00001 was read, but cannot be put"):
