@@ -635,7 +635,7 @@ def test_connection_that_died_unnoticed_is_replaced(
     with EkmProxy([endpoint]) as proxy:
         proxy.exchange(ask(ASK))
         # The end of it has not arrived yet, as far as this side can see.
-        monkeypatch.setattr("hsm.ekm.client._is_quiet", lambda connection: True)
+        monkeypatch.setattr("hsm.ekm.client._is_idle", lambda connection: True)
         proxy.exchange(OpaqueSession())
         proxy.exchange(ask(ASK))
 
