@@ -253,7 +253,7 @@ class _Cartridges:
             rules=("KEY-4", "APP-2e"),
         )
         self.context.check(
-            f"{clear}, clear mode, reads at main as ever",
+            f"{clear}, clear mode, reads at main as before",
             main.reads(written[1]),
             rules=("KEY-6",),
         )

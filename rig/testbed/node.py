@@ -217,15 +217,15 @@ class RunNodes:
         """
         notes: list[str] = []
         for folder, sessions in self._sessions.items():
-            if gone := _written_cartridges(folder):
+            if cartridges := _written_cartridges(folder):
                 for session in sessions:
-                    notes += _forget(session, gone)
+                    notes += _forget(session, cartridges)
         shutil.rmtree(self.folder, ignore_errors=True)
         return notes
 
 
 def _written_cartridges(folder: Path) -> list[tuple[str, bytes]]:
-    """VOLSER and id of each cartridge of a node that key managers may know."""
+    """Return VOLSER and id of each cartridge that key managers may know."""
     cartridges = CartridgeStore(folder / CARTRIDGES)
     found = []
     for volser in cartridges.volsers():
@@ -235,7 +235,7 @@ def _written_cartridges(folder: Path) -> list[tuple[str, bytes]]:
     return found
 
 
-def _forget(session: LabSession, gone: Sequence[tuple[str, bytes]]) -> Iterator[str]:
+def _forget(session: LabSession, cartridges: Sequence[tuple[str, bytes]]) -> Iterator[str]:
     from hsm.ekm.admin.administrator import (  # takes its time to import
         Administrator,
         read_admin_secret,
@@ -243,8 +243,8 @@ def _forget(session: LabSession, gone: Sequence[tuple[str, bytes]]) -> Iterator[
 
     if configs := session.administered():
         secret = read_admin_secret(session.provisioned.admin_secret)
-        Administrator(configs, secret).forget_cartridges(gone)
-    words = ", ".join(f"{volser} --id {cartridge_id.hex()}" for volser, cartridge_id in gone)
+        Administrator(configs, secret).forget_cartridges(cartridges)
+    words = ", ".join(f"{volser} --id {cartridge_id.hex()}" for volser, cartridge_id in cartridges)
     for name in session.external:
         yield (
             f"Key manager {name} was not started by the rig, so it still counts this run's "

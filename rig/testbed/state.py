@@ -137,4 +137,6 @@ def new_run_dir(state: Path, out: Path | None) -> Path:
         except FileExistsError:
             continue
         return path
-    raise StateError(f"The folder {runs} holds a thousand runs of this second; please clear it.")
+    raise StateError(
+        f"No new run folder fits into {runs}: it has a thousand of this second; remove some."
+    )

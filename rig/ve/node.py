@@ -503,13 +503,13 @@ class Node:
         with self.catalogue.transaction() as session:
             query = select(func.sum(LogicalRow.size)).where(LogicalRow.in_cache)
             free = self.settings.cache_bytes - (session.scalar(query) or 0)
-            gone: list[LogicalRow] = []
+            evicted: list[LogicalRow] = []
             for row in session.scalars(_evictable(keep)) if free < size else ():
                 if free >= size:
                     break
                 row.in_cache = False
                 free += row.size
-                gone.append(row)
+                evicted.append(row)
             if free < size:
                 session.rollback()
                 raise CacheFullError(
@@ -517,7 +517,7 @@ class Node:
                     f"{max(free, 0)} can be had; what is in it waits to be copied to tape or is "
                     f"mounted. See: rig ve status"
                 )
-        for row in gone:
+        for row in evicted:
             self.parts.cache.remove(row.name, row.generation)
 
     # The drives' side

@@ -5,8 +5,8 @@ what it costs grows with their number and not with that of the logical volumes o
 
 Where the source is silent, the decision taken here: a limit of N days is reached when N times 24
 hours have gone by; a volume never recalled from counts from its last write; one on which nothing
-was ever inactivated is not eligible by MIG-8. Of volumes with equally much active data the one of
-the lower VOLSER goes first.
+was ever inactivated is not eligible by MIG-8. Of volumes with the same amount of active data, the
+one with the lower VOLSER goes first.
 """
 
 from __future__ import annotations
@@ -133,11 +133,11 @@ def inhibited_until(now: float, periods: Sequence[InhibitPeriod]) -> float | Non
 
 def _end_of(period: InhibitPeriod, time: float) -> float:
     """Return the end of the period that `time` is in, else `time`."""
-    starts = period.weekday * DAY_S + period.start_minute * _MINUTE_S
+    start = period.weekday * DAY_S + period.start_minute * _MINUTE_S
     since_monday = (time + _EPOCH_WEEKDAY * DAY_S) % _WEEK_S
-    gone = (since_monday - starts) % _WEEK_S
-    lasts = period.minutes * _MINUTE_S
-    return time + max(0.0, lasts - gone)
+    elapsed = (since_monday - start) % _WEEK_S
+    duration = period.minutes * _MINUTE_S
+    return time + max(0.0, duration - elapsed)
 
 
 def _active_below(volume: PhysicalVolume, percent: int) -> bool:

@@ -90,7 +90,7 @@ def _remove_leftover_files(parts: NodeParts) -> list[str]:
     left += parts.staging.files()
     for path in left:
         path.unlink()
-    return [f"{path.name}: left over from something that was cut off" for path in left]
+    return [f"{path.name}: removed, left over from an interrupted operation" for path in left]
 
 
 def _unload_lost_sessions(parts: NodeParts) -> list[str]:

@@ -336,7 +336,7 @@ def _kind(message: str) -> str:
         "nothing had been written",
         "begun from BOT",
         "blocks of a write that was cut off",
-        "left over from something",
+        "left over from an interrupted operation",
         "its host is gone",
         "not entered yet",
     ):

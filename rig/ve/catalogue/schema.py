@@ -153,7 +153,7 @@ class PhysicalRow(Base):
     active_bytes: Mapped[int] = mapped_column(default=0)
     active_volumes: Mapped[int] = mapped_column(default=0)
     block_count: Mapped[int] = mapped_column(default=0)
-    """Blocks on the cartridge when it was last demounted in order."""
+    """Blocks on the cartridge at its last complete demount."""
     first_epoch: Mapped[int] = mapped_column(default=0)
     """The append epoch of the last known write from BOT; another epoch shows a later one."""
     last_written: Mapped[float | None]

@@ -17,7 +17,7 @@ class EkmNotices:
     """Reports each change once; without an event log, to nobody."""
 
     def __init__(self, log: EventLog | None) -> None:
-        """Begin with everything in order."""
+        """Begin with no key manager lost."""
         self._log = log
         self._open: set[str] = set()
         self._called_home = False

@@ -59,12 +59,12 @@ class CartridgeStore:
         """Return what was on a cartridge at its last demount."""
         return self._facts[volser]
 
-    def inspect(self, volser: str, *, mend: bool = False) -> TapeFacts:
+    def inspect(self, volser: str, *, repair: bool = False) -> TapeFacts:
         """Read what is on a cartridge without its key.
 
-        With `mend`, records torn by a power cut are cut off first.
+        With `repair`, records torn by a power cut are cut off first.
         """
-        with self.mounted(volser, write=mend) as cartridge:
+        with self.mounted(volser, write=repair) as cartridge:
             if cartridge.damage:
                 raise CartridgeStoreError(cartridge.damage)
         return self.facts(volser)

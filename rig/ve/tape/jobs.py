@@ -278,15 +278,15 @@ class TapeJobs:
             now = parts.clock.now()
             with parts.catalogue.transaction() as session:
                 rows = transactions.existing(session, {copy.name for copy in current})
-                gone = [
+                superseded = [
                     copy
                     for copy in current
                     if copy.name not in rows or rows[copy.name].generation != copy.generation
                 ]
-                names = [name for name in stored if name not in {copy.name for copy in gone}]
+                names = [name for name in stored if name not in {copy.name for copy in superseded}]
                 transactions.recalled(session, volser, names, now)
                 self._enter_mount(session, volser)
-            for copy in gone:
+            for copy in superseded:
                 parts.cache.remove(copy.name, copy.generation)
 
     def _still_active(self, copies: Sequence[CopyRow]) -> list[CopyRow]:
@@ -325,12 +325,12 @@ class TapeJobs:
             wanted = [(copy.name, sha256[copy.name]) for copy in copies]
             if self._holds(volser, runs, wanted) is None:
                 return []
-            found = []  # something is wrong: copy by copy
+            findings = []  # something is wrong: copy by copy
             for copy, run, want in zip(copies, runs, wanted, strict=True):
                 wrong = self._holds(volser, [run], [want])
                 if wrong is not None:
-                    found.append(f"{copy.name} on {volser}: {wrong}")
-            return found
+                    findings.append(f"{copy.name} on {volser}: {wrong}")
+            return findings
 
     def _holds(
         self, volser: str, runs: Sequence[range], wanted: Sequence[tuple[str, str]]
@@ -443,7 +443,7 @@ class TapeJobs:
 
 def reconcile_cartridge(parts: NodeParts, volser: str) -> str:
     """Reconcile the catalogue with a cartridge that was being written."""
-    facts = parts.cartridges.inspect(volser, mend=True)
+    facts = parts.cartridges.inspect(volser, repair=True)
     with parts.catalogue.transaction() as session:
         row = session.get_one(PhysicalRow, volser)
         if row.writing_pool is None:

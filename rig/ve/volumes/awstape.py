@@ -88,7 +88,7 @@ def _block_of_segment(block: bytearray | None, flags: int, path: Path, place: in
 
 def _damaged(path: Path, place: int, what: str) -> AwsTapeError:
     return AwsTapeError(
-        f"The file {path} is no whole AWSTAPE image: at byte {place} {what}; make the image anew."
+        f"The file {path} is not a whole AWSTAPE image: at byte {place} {what}; create it again."
     )
 
 

@@ -149,7 +149,7 @@ class _ImageScan:
         if self._open is not None and self._open.name.strip("0"):
             raise AwsTapeError(
                 f"On the tape image {self._path} the data set {self._open.name} has no EOF1 or "
-                f"EOV1 label behind it: the image was cut off; make it anew."
+                f"EOV1 label behind it: the image was cut off; create it again."
             )
         return TapeImage(self._volser, tuple(self._found), self._blocks, self._bytes)
 
