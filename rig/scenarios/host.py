@@ -49,13 +49,13 @@ class Host:
         """Read volumes; return the names of those that differ from their file."""
         names = [volume.name for volume in volumes]
         files = self.node.read_all(names)
-        found = [
+        different = [
             volume.name
             for volume, file in zip(volumes, files, strict=True)
             if not _same_content(file, volume.source)
         ]
         self.node.unload_all(names)
-        return found
+        return different
 
     def cartridge_of(self, volume: VolumeFile) -> str:
         """Return the cartridge that has a volume's copy."""

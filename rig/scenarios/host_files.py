@@ -22,16 +22,16 @@ def files_of(paths: Iterable[Path]) -> list[Path]:
 
     Folders are walked in order of names. Raises DataError.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
-        before = len(found)
-        found.extend(_walk(path))
-        if len(found) == before:
+        before = len(files)
+        files.extend(_walk(path))
+        if len(files) == before:
             raise DataError(f"There is no file in {path}; name a file or a folder with files.")
-    for path in found:
+    for path in files:
         if not os.access(path, os.R_OK):
             raise DataError(f"The file {path} may not be read; leave it out or change its mode.")
-    return found
+    return files
 
 
 def _walk(path: Path) -> Iterator[Path]:

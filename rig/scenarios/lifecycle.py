@@ -48,13 +48,13 @@ class Lifecycle:
 
     def tapes(self, pool: int) -> dict[str, int]:
         """Count a pool's cartridges with data, by the key they are under."""
-        found: dict[str, int] = {}
+        counts: dict[str, int] = {}
         with self.node.catalogue.reading() as session:
             for row in session.scalars(select(PhysicalRow).where(PhysicalRow.pool == pool)):
                 if row.state != VolumeState.SCRATCH.value:
                     name = "none" if not row.keys else row.keys[0]["label"]
-                    found[name] = found.get(name, 0) + 1
-        return found
+                    counts[name] = counts.get(name, 0) + 1
+        return counts
 
     def judge(self, words: str, rules: tuple[str, ...]) -> None:
         """Check that volumes read back equal, and that the node agrees."""
@@ -115,14 +115,14 @@ def sample_contents(context: ScenarioContext, count: int) -> list[bytes]:
 
     None is empty; they repeat when the files have fewer.
     """
-    found: list[bytes] = []
+    contents: list[bytes] = []
     for path in context.files:
         with path.open("rb") as file:
-            while len(found) < count and (piece := file.read(VOLUME_BYTES)):
-                found.append(piece)
-    if not found:
+            while len(contents) < count and (piece := file.read(VOLUME_BYTES)):
+                contents.append(piece)
+    if not contents:
         raise TaperigError("All files to write are empty; name others with --data.")
-    return [found[number % len(found)] for number in range(count)]
+    return [contents[number % len(contents)] for number in range(count)]
 
 
 def choose_two_keys(context: ScenarioContext) -> tuple[KeyLabel, KeyLabel]:

@@ -43,7 +43,7 @@ class Rates(Scenario):
         native, fastest = opened.unit.native_rate, context.session.lab.fastest_rate
         key = secrets.token_bytes(32)
         engine.load_sealed_key(_sealed(opened.element, key))
-        found: list[Measurement] = []
+        measurements: list[Measurement] = []
         sizes = [size for size in RECORD_SIZES if size <= engine.max_data_bytes]
         try:
             with context.report.task("measuring rates", sum(sizes)) as advance:
@@ -54,7 +54,7 @@ class Rates(Scenario):
                         engine, opened.traffic, key, native, fastest, advance
                     )
                 for item in items:
-                    found.append(item)
+                    measurements.append(item)
                     context.measure(item, show=False)
         finally:
             engine.zeroize()
@@ -62,7 +62,7 @@ class Rates(Scenario):
             f"clock {engine.clock_hz / 1e6:g} MHz, tape channel {native / 1e6:g} MB/s, "
             f"fastest drive {fastest / 1e6:g} MB/s"
         )
-        context.report.table(_table(found, sizes))
+        context.report.table(_table(measurements, sizes))
 
 
 def _sealed(element: SecureElement, key: bytes) -> bytes:

@@ -93,7 +93,7 @@ class RoundTrip(Scenario):
         # While the drive reads, which changes nothing on the cartridge.
         with ThreadPoolExecutor(max_workers=2) as beside:
             path = host.node.parts.cartridges.path(volser)
-            found = beside.submit(_count_samples, path, samples)
+            sample_count = beside.submit(_count_samples, path, samples)
             cached: Future[None] | None = None
             if later is not None:
                 next_written, _ = _split(context.files, later.number)
@@ -103,7 +103,7 @@ class RoundTrip(Scenario):
         events = session.events.events[events_before:]
         _check_volumes(context, pool, volser, everything, host.differing(everything))
         _check_steps(context, pool, events)
-        _check_medium(context, pool, found.result(), len(samples))
+        _check_medium(context, pool, sample_count.result(), len(samples))
         context.check(
             f"no key is left in the gates after {volser} was demounted",
             not session.drive.engine.key_valid,

@@ -227,12 +227,12 @@ class RunNodes:
 def _written_cartridges(folder: Path) -> list[tuple[str, bytes]]:
     """Return VOLSER and id of each cartridge that key managers may know."""
     cartridges = CartridgeStore(folder / CARTRIDGES)
-    found = []
+    written = []
     for volser in cartridges.volsers():
         with cartridges.mounted(volser, write=False) as cartridge:
             if cartridge.format is not TapeFormat.BLANK:
-                found.append((volser, cartridge.memory.cartridge_id))
-    return found
+                written.append((volser, cartridge.memory.cartridge_id))
+    return written
 
 
 def _forget(session: LabSession, cartridges: Sequence[tuple[str, bytes]]) -> Iterator[str]:

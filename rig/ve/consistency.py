@@ -71,10 +71,10 @@ def _cartridges(session: Session, cartridges: CartridgeStore) -> Iterator[str]:
         yield from (f"{row.volser}: {what}" for what in _sums(row, copies))
         try:
             with Cartridge.open(cartridges.path(row.volser)) as cartridge:
-                found = list(_tape(row, copies, cartridge))
+                findings = list(_tape(row, copies, cartridge))
         except TaperigError as error:
-            found = [str(error)]
-        yield from (f"{row.volser}: {what}" for what in found)
+            findings = [str(error)]
+        yield from (f"{row.volser}: {what}" for what in findings)
     for volser in cartridges.volsers():
         if volser not in known:
             yield f"{volser}: this cartridge is in the folder, but not in the catalogue"

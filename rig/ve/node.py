@@ -472,15 +472,15 @@ class Node:
     def _by_tape(self, names: Iterable[str]) -> Iterator[list[str]]:
         """Yield names by position on tape, in batches of half the cache."""
         with self.catalogue.reading() as session:
-            found = []
+            positions = []
             for name in names:
                 row = transactions.logical(session, name)
                 copies = transactions.active_copies_of(session, name)
                 place = (copies[0].volser, copies[0].first_block) if copies else ("", 0)
-                found.append((*place, name, row.size))
+                positions.append((*place, name, row.size))
         batch: list[str] = []
         size = 0
-        for _, _, name, its_size in sorted(found):
+        for _, _, name, its_size in sorted(positions):
             if batch and size + its_size > self.settings.cache_bytes // 2:
                 yield batch
                 batch, size = [], 0

@@ -78,7 +78,7 @@ def status(session: Session, now: float, cache_bytes: int) -> Row:
 
 def pools(session: Session) -> list[Row]:
     """Return every pool's settings, and what it holds."""
-    found = []
+    rows = []
     for row in session.scalars(select(PoolRow).order_by(PoolRow.number)):
         settings = row.record()
         held = select(
@@ -87,7 +87,7 @@ def pools(session: Session) -> list[Row]:
             func.coalesce(func.sum(PhysicalRow.active_volumes), 0),
         ).where(PhysicalRow.pool == row.number)
         cartridges, active, volumes = session.execute(held).one()
-        found.append(
+        rows.append(
             {
                 "pool": settings.number,
                 "encrypt": settings.encrypt,
@@ -101,7 +101,7 @@ def pools(session: Session) -> list[Row]:
                 "active_bytes": active,
             }
         )
-    return found
+    return rows
 
 
 def constructs(session: Session) -> Row:
@@ -287,10 +287,10 @@ def statistics(session: Session, hours: int) -> list[Row]:
 
     A row covers a period of `hours`.
     """
-    found: dict[tuple[int, int], Row] = {}
+    rows: dict[tuple[int, int], Row] = {}
     for row in session.scalars(select(TrafficRow).order_by(TrafficRow.hour, TrafficRow.pool)):
         begin = row.hour // hours * hours
-        entry = found.setdefault(
+        entry = rows.setdefault(
             (begin, row.pool),
             {
                 "from": utc_text(begin * 3600.0),
@@ -304,16 +304,20 @@ def statistics(session: Session, hours: int) -> list[Row]:
         kind = "encrypted" if row.encrypted else "clear"
         entry[f"{kind}_volumes"] += row.volumes
         entry[f"{kind}_bytes"] += row.bytes
-    return list(found.values())
+    return list(rows.values())
 
 
-def plan(found: ReclaimPlan) -> Row:
+def plan(reclaim_plan: ReclaimPlan) -> Row:
     """Return a reclaim plan's fields."""
     return {
-        "eligible": found.eligible,
+        "eligible": reclaim_plan.eligible,
         "inhibited_until": None
-        if found.inhibited_until is None
-        else (utc_text(found.inhibited_until) if found.inhibited_until != float("inf") else "ever"),
+        if reclaim_plan.inhibited_until is None
+        else (
+            utc_text(reclaim_plan.inhibited_until)
+            if reclaim_plan.inhibited_until != float("inf")
+            else "ever"
+        ),
         "candidates": [
             {
                 "volser": each.volume.volser,
@@ -323,7 +327,7 @@ def plan(found: ReclaimPlan) -> Row:
                 "active_bytes": each.volume.active_bytes,
                 "reasons": [reason.value for reason in each.reasons],
             }
-            for each in found.candidates
+            for each in reclaim_plan.candidates
         ],
     }
 

@@ -79,19 +79,19 @@ def plan_reclaim(
 
     `limit` keeps the first so many only. A pool that `pools` lacks has the default policies.
     """
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     for volume in volumes:
         if volume.state is not VolumeState.FULL:  # MIG-10
             continue
         settings = pools.get(volume.pool) or PoolSettings(volume.pool)
         if reasons := reasons_to_reclaim(volume, settings.reclaim, now):
-            found.append(Candidate(volume, reasons, settings.reclaim_target))
+            candidates.append(Candidate(volume, reasons, settings.reclaim_target))
     ordered = (
-        sorted(found, key=_urgency)
+        sorted(candidates, key=_urgency)
         if limit is None
-        else heapq.nsmallest(limit, found, key=_urgency)
+        else heapq.nsmallest(limit, candidates, key=_urgency)
     )
-    return ReclaimPlan(tuple(ordered), len(found), inhibited_until(now, inhibit))
+    return ReclaimPlan(tuple(ordered), len(candidates), inhibited_until(now, inhibit))
 
 
 def reasons_to_reclaim(

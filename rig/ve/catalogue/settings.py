@@ -95,8 +95,8 @@ def set_management_class(session: Session, construct: ManagementClass) -> None:
 
 def defaults(session: Session) -> tuple[int, int]:
     """Return both pools of a volume without constructs (POOL-5)."""
-    found = setting(session, DEFAULTS, _DEFAULTS)
-    return found["primary_pool"], found["secondary_pool"]
+    pools = setting(session, DEFAULTS, _DEFAULTS)
+    return pools["primary_pool"], pools["secondary_pool"]
 
 
 def set_defaults(session: Session, primary_pool: int, secondary_pool: int = NO_COPY) -> None:
@@ -124,10 +124,10 @@ def pools_of(session: Session, storage_group: str, management_class: str) -> dic
         if chosen is None:
             raise _no_construct("management class", management_class, session, ManagementClassRow)
         secondary = chosen.secondary_pool
-    found = {CopyRole.PRIMARY: primary}
+    pools = {CopyRole.PRIMARY: primary}
     if secondary != NO_COPY:
-        found[CopyRole.SECONDARY] = secondary
-    return found
+        pools[CopyRole.SECONDARY] = secondary
+    return pools
 
 
 def _no_construct(

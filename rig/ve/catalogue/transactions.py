@@ -83,11 +83,11 @@ def logicals(session: Session, names: Collection[str]) -> dict[str, LogicalRow]:
 
     Raises CatalogueError when there is none of a name.
     """
-    found = existing(session, names)
+    rows = existing(session, names)
     for name in names:
-        if name not in found:
+        if name not in rows:
             logical(session, name)  # raises
-    return found
+    return rows
 
 
 def name_batches(names: Collection[str]) -> Iterator[list[str]]:
@@ -102,11 +102,11 @@ def generations(session: Session, names: Collection[str]) -> dict[str, int]:
 
     A name that was never used is absent.
     """
-    found: dict[str, int] = {}
+    newest: dict[str, int] = {}
     for table in (RetiredNameRow, LogicalRow):
         query = select(table.name, table.generation).where(table.name.in_(names))
-        found.update(dict(session.execute(query).all()))
-    return found
+        newest.update(dict(session.execute(query).all()))
+    return newest
 
 
 def enter_written(session: Session, rows: Sequence[LogicalRow], now: float) -> None:
@@ -201,11 +201,11 @@ def active_copies_of(session: Session, name: str) -> list[CopyRow]:
 def active_copies(session: Session, names: Collection[str]) -> dict[str, list[CopyRow]]:
     """Return active copies by volume name, the primary one first."""
     query = select(CopyRow).where(CopyRow.active).order_by(CopyRow.role)
-    found: dict[str, list[CopyRow]] = {}
+    by_name: dict[str, list[CopyRow]] = {}
     for some in name_batches(names):
         for copy in session.scalars(query.where(CopyRow.name.in_(some))):
-            found.setdefault(copy.name, []).append(copy)
-    return found
+            by_name.setdefault(copy.name, []).append(copy)
+    return by_name
 
 
 def inactivate(session: Session, copy: CopyRow, now: float) -> None:
@@ -394,25 +394,25 @@ def reconcile(session: Session, row: PhysicalRow, facts: TapeFacts) -> str:
     and inactive, and its volumes are still in the cache or on the cartridge that they were moved
     from.
     """
-    found = "nothing had been written"
+    finding = "nothing had been written"
     if facts.first_epoch != row.first_epoch:
         if row.state != VolumeState.SCRATCH.value:
             raise CatalogueError(
                 f"Cartridge {row.volser} was written from BOT outside this node: its epoch is "
                 f"{facts.first_epoch}, the catalogue says {row.first_epoch}. Run `rig ve check`."
             )
-        found = "it had been begun from BOT; it is scratch again"
+        finding = "it had been begun from BOT; it is scratch again"
     elif facts.block_count < row.block_count:
         raise CatalogueError(
             f"Cartridge {row.volser} has lost data: it has {facts.block_count} blocks, the "
             f"catalogue says {row.block_count}. Run `rig ve check`."
         )
     elif facts.block_count > row.block_count:
-        found = f"{facts.block_count - row.block_count} blocks of a write that was cut off"
+        finding = f"{facts.block_count - row.block_count} blocks of a write that was cut off"
         row.written_bytes = facts.data_bytes
     enter_facts(row, facts)
     end_writing(session, row)
-    return found
+    return finding
 
 
 def copies_on(session: Session, volser: str, *, active: bool = True) -> list[CopyRow]:

@@ -178,18 +178,18 @@ class EkmConnections:
     def _check(
         self, chosen: Sequence[EkmConnection], wait: float
     ) -> Mapping[EkmConnection, float | EkmUnavailable]:
-        found: dict[EkmConnection, float | EkmUnavailable] = {}
+        outcomes: dict[EkmConnection, float | EkmUnavailable] = {}
         for each in chosen:
             try:
                 with each.exclusive(wait) as client:
-                    found[each] = self._ping(each, client)
+                    outcomes[each] = self._ping(each, client)
             except EkmUnavailable as failure:
                 if wait:
-                    found[each] = failure  # else an exchange uses it just now
+                    outcomes[each] = failure  # else an exchange uses it just now
         self.record_outcomes(
-            {e: f if isinstance(f, EkmUnavailable) else None for e, f in found.items()}
+            {e: f if isinstance(f, EkmUnavailable) else None for e, f in outcomes.items()}
         )
-        return found
+        return outcomes
 
     def _ping(self, each: EkmConnection, client: EkmClient) -> float | EkmUnavailable:
         try:

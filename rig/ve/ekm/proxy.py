@@ -74,14 +74,14 @@ class EkmProxy:
 
         Raises EkmUnavailable when none answers.
         """
-        found = self.connections.check()
+        outcomes = self.connections.check()
         answered = {
             each.client.endpoint: seconds
-            for each, seconds in found.items()
+            for each, seconds in outcomes.items()
             if isinstance(seconds, float)
         }
         if not answered:
-            raise _all_failed([f for f in found.values() if isinstance(f, EkmUnavailable)])
+            raise _all_failed([f for f in outcomes.values() if isinstance(f, EkmUnavailable)])
         return answered
 
     def exchange(self, session: RelayedSession) -> None:

@@ -70,26 +70,26 @@ class Resolver:
         if is_address(host):
             return (host,)
         try:
-            found = self._look_up(host)
+            addresses = self._look_up(host)
         except dns.resolver.NXDOMAIN:
             raise self._unknown(host, "there is no such name") from None
         except dns.exception.DNSException as error:
             if host in self._known:
                 return self._known[host]
             raise self._unknown(host, _reason(error)) from None
-        if not found:
+        if not addresses:
             raise self._unknown(host, "the name has no address")
-        self._known[host] = found
-        return found
+        self._known[host] = addresses
+        return addresses
 
     def _look_up(self, host: str) -> tuple[str, ...]:
-        found: list[str] = []
+        addresses: list[str] = []
         for kind in _RECORDS:
             answer = self._dns.resolve(host, kind, search=False, raise_on_no_answer=False)
-            found += [record.to_text() for record in answer.rrset or ()]
-            if found:
+            addresses += [record.to_text() for record in answer.rrset or ()]
+            if addresses:
                 break
-        return tuple(found)
+        return tuple(addresses)
 
     def _unknown(self, host: str, reason: str) -> EkmUnavailable:
         return EkmUnavailable(

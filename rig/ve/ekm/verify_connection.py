@@ -52,7 +52,7 @@ class Verification:
             for state in ekm.states:
                 if state.known:
                     hashes.setdefault(state.label, set()).add(state.kek_hash)
-        return tuple(label for label, found in hashes.items() if len(found) > 1)
+        return tuple(label for label, kek_hashes in hashes.items() if len(kek_hashes) > 1)
 
     @property
     def good(self) -> bool:
@@ -91,13 +91,13 @@ def _ask(
 
 def _states(client: EkmClient, labels: Sequence[str]) -> tuple[LabelState, ...]:
     client.ping()
-    found: list[LabelState] = []
+    found_states: list[LabelState] = []
     for first in range(0, len(labels), messages.LABELS_LIMIT):
         asked = tuple(labels[first : first + messages.LABELS_LIMIT])
         answer = _decoded(client.request(LabelQuery(asked).encode()))
         match answer:
             case LabelAnswer(states) if tuple(state.label for state in states) == asked:
-                found += states
+                found_states += states
             case Error(_, text):
                 raise EkmUnavailable(f"The key manager at {client.endpoint} refused: {text}")
             case _:
@@ -106,7 +106,7 @@ def _states(client: EkmClient, labels: Sequence[str]) -> tuple[LabelState, ...]:
                     f"The key manager at {client.endpoint} answered a query for labels with "
                     "something else; bring it to this version."
                 )
-    return tuple(found)
+    return tuple(found_states)
 
 
 def _decoded(answer: bytes) -> messages.AnyMessage | None:

@@ -167,15 +167,15 @@ class TapeJobs:
             .order_by(PremigrationRow.queued, PremigrationRow.name)
             .limit(BATCH_VOLUMES)
         )
-        found: dict[str, Outgoing] = {}
+        orders: dict[str, Outgoing] = {}
         with self.parts.catalogue.reading() as session:
             known = LogicalRow.name.in_(transactions.damaged(session))
             rows = session.execute(query.where(known if damaged else not_(known)))
             for name, generation, role, size, sha256, source in rows:
                 path = self.parts.cache.path(name, generation)
                 outgoing = Outgoing(name, generation, role, size, sha256, source, path)
-                found.setdefault(name, outgoing)  # two copies are never on one cartridge
-        return list(found.values())
+                orders.setdefault(name, outgoing)  # two copies are never on one cartridge
+        return list(orders.values())
 
     def _write(self, pool: int, volumes: Sequence[Outgoing], complete: CompleteWrite) -> int:
         """Write the first volumes that fit to one cartridge; return how many."""

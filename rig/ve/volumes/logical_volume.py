@@ -76,9 +76,9 @@ class VolumeFile:
     def verify(self) -> None:
         """Read the file; raise VolumeFileError unless it is what was stored."""
         with self.opened() as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != self.sha256:
-            raise _changed(self, f"its SHA-256 is {found} and was {self.sha256}")
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != self.sha256:
+            raise _changed(self, f"its SHA-256 is {digest} and was {self.sha256}")
 
     @contextmanager
     def opened(self) -> Iterator[BufferedReader]:
@@ -203,9 +203,9 @@ def blocks_of(
             sha256.update(data)
             count += 1
             yield Block(data)
-    found = sha256.hexdigest()
-    if found != header.sha256:
-        raise _changed(volume, f"its SHA-256 is {found} and was {header.sha256}")
+    digest = sha256.hexdigest()
+    if digest != header.sha256:
+        raise _changed(volume, f"its SHA-256 is {digest} and was {header.sha256}")
     yield VolumeTrailer(volume.name, count).encode()
 
 

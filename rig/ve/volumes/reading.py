@@ -204,12 +204,12 @@ class VolumeReader:
         header = self._header
         if header is None or trailer.name != header.name:
             raise VolumeError(f"There is a trailer of {trailer.name} on the tape without a header.")
-        found = (self._blocks, self._size, self._sha256.hexdigest())
-        if found != (trailer.blocks, header.size, header.sha256):
+        actual = (self._blocks, self._size, self._sha256.hexdigest())
+        if actual != (trailer.blocks, header.size, header.sha256):
             raise VolumeError(
                 f"The logical volume {header.name} did not come back as it was written: "
                 f"{self._size} of {header.size} bytes in {self._blocks} of {trailer.blocks} "
-                f"blocks, SHA-256 {found[2]} where the label says {header.sha256}."
+                f"blocks, SHA-256 {actual[2]} where the label says {header.sha256}."
             )
         if self._wanted(header):
             with self._sink_errors(header):
