@@ -12,8 +12,8 @@ def reserve_port() -> int:
 
     It stays reserved while this process lives.
 
-    A socket holds it without listening: the kernel then gives it to nobody who asks for any port,
-    and a server with SO_REUSEADDR may still listen on it.
+    A socket holds it without listening. The kernel does not give it to a server that asks for any
+    port, and a server with SO_REUSEADDR may still listen on it.
     """
     holder = socket.socket()
     holder.bind(("127.0.0.1", 0))

@@ -84,10 +84,10 @@ class VeFixture:
     folder: Path
     pool_of: dict[str, int] = field(default_factory=dict)
     scratch: set[str] = field(default_factory=set)
-    made: int = 0
+    file_count: int = 0
 
     def set_pool(self, pool: PoolSettings) -> None:
-        """Set a pool anew."""
+        """Replace the settings of a pool."""
         self.pools[pool.number] = pool
 
     def add(self, volser: str, pool: int) -> str:
@@ -116,10 +116,10 @@ class VeFixture:
         """Make files of these sizes with unique bytes; return their volumes."""
         volumes = []
         for size in sizes:
-            self.made += 1
-            path = self.folder / f"file{self.made}"
-            path.write_bytes(random.Random(self.made).randbytes(size))
-            volumes.append(VolumeFile.of(f"L{self.made:05}", path))
+            self.file_count += 1
+            path = self.folder / f"file{self.file_count}"
+            path.write_bytes(random.Random(self.file_count).randbytes(size))
+            volumes.append(VolumeFile.of(f"L{self.file_count:05}", path))
         return volumes
 
     def steps(self) -> list[str]:

@@ -25,19 +25,19 @@ from tests.support.ekm_lab import CARTRIDGE_ID, der
 
 def main(lab_path: str, state: str) -> None:
     lab = load_lab(Path(lab_path))
-    made = provision(lab, Path(state))
+    provisioned = provision(lab, Path(state))
     provision(lab, Path(state))  # and again: nothing changes
     serial = lab.drives[0].serial
     labels = tuple(KeyLabel(key.label, KeyMode(key.mode)) for key in lab.pools[2].keys)
-    trust = der(load_certificate(made.ca))
+    trust = der(load_certificate(provisioned.ca))
     blobs: dict[str, list[str]] = {}
     with ExitStack() as stack:
         element = stack.enter_context(
-            SecureElement.start(SecureElementConfig.of(made.drive(serial)))
+            SecureElement.start(SecureElementConfig.of(provisioned.drive(serial)))
         )
 
-        def exchange(proxy: EkmProxy, wish: DriveRequest) -> tuple[str, tuple[bytes, ...]]:
-            session = DriveSession(element, trust, serial, wish)
+        def exchange(proxy: EkmProxy, request: DriveRequest) -> tuple[str, tuple[bytes, ...]]:
+            session = DriveSession(element, trust, serial, request)
             proxy.exchange(session)
             return element.rewrap_for_engine(session.grant.sedk).hex(), session.grant.eedks
 
@@ -47,18 +47,18 @@ def main(lab_path: str, state: str) -> None:
             for which in (writer, reader):
                 unit = lab.ekms[which]
                 with (
-                    spawn_ekm(ekm_config(unit, made)) as process,
-                    EkmProxy([endpoint(unit, made, process.port)]) as proxy,
+                    spawn_ekm(ekm_config(unit, provisioned)) as process,
+                    EkmProxy([endpoint(unit, provisioned, process.port)]) as proxy,
                 ):
-                    wish: DriveRequest = (
+                    request: DriveRequest = (
                         Translate(volume, CARTRIDGE_ID, eedks)
                         if eedks
                         else Generate(volume, CARTRIDGE_ID, labels)
                     )
-                    blob, new = exchange(proxy, wish)
+                    blob, new = exchange(proxy, request)
                     eedks = eedks or new
                     blobs.setdefault(volume, []).append(blob)
-    print(json.dumps({"blobs": blobs, "others": list(made.tokens)[1:]}))
+    print(json.dumps({"blobs": blobs, "others": list(provisioned.tokens)[1:]}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The files that a run writes when nobody names any."""
+"""The files that a run writes when none are named."""
 
 import sysconfig
 from pathlib import Path

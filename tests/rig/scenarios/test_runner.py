@@ -175,8 +175,8 @@ def test_run_passes_with_the_primary_key_manager_down(
     tmp_path: Path, own_state: Path, data: Path
 ) -> None:
     """The secondary serves; console and results report the loss."""
-    nobody = f"- {{name: gone, port: {reserve_port()}, start: false, token: ekm}}"
-    lab = lab_file(tmp_path, ("ekms:\n", f"ekms:\n  {nobody}\n"))
+    absent = f"- {{name: gone, port: {reserve_port()}, start: false, token: ekm}}"
+    lab = lab_file(tmp_path, ("ekms:\n", f"ekms:\n  {absent}\n"))
     ended = run(tmp_path, data, *ROUND_TRIP, lab=lab)
     assert (ended.code, ended.err) == (0, "")
     found = results(tmp_path / "out")

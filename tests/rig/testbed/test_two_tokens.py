@@ -51,8 +51,8 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def judge(told: str) -> None:
-    answer: dict[str, Any] = json.loads(told.strip().splitlines()[-1])
+def assert_same_keys(output: str) -> None:
+    answer: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     assert answer["others"] == ["other"]
     blobs = answer["blobs"]
     assert sorted(blobs) == ["VOL000", "VOL001"]
@@ -71,7 +71,7 @@ def test_two_softhsm_tokens_read_each_others_cartridges(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    judge(done.stdout)
+    assert_same_keys(done.stdout)
 
 
 @pytest.mark.rule("EKM-4", "KEY-4")
@@ -89,7 +89,7 @@ def test_two_tokens_of_opencryptoki_and_nss_read_each_others_cartridges(tmp_path
     inner = ["bash", "-c", second.script, "bash", str(second.folder)]
     done = first.run(*inner, *WORKER, lab, tmp_path / "state", PYTHONPATH=f"{PROJECT}", timeout=200)
     assert done.returncode == 0, done.stderr
-    judge(done.stdout)
+    assert_same_keys(done.stdout)
     assert not (tmp_path / "state" / "pins" / "taperig-ekm").exists(), "no SoftHSM token for KEKs"
 
 

@@ -381,7 +381,7 @@ def test_notices_of_key_managers_are_kept_for_the_operator(node_factory: NodeFac
     node.events.notice(NoticeKind.CALL_HOME, "main", "A data key was needed")
     assert open_interventions(node) == ["key manager main"]
     node.close()
-    node.events.notice(NoticeKind.CLEARED, "main", "told to nobody: the node is closed")
+    node.events.notice(NoticeKind.CLEARED, "main", "not kept: the node is closed")
     node = node_factory.open()
     assert open_interventions(node) == ["key manager main"]
     node.events.notice(NoticeKind.CLEARED, "main", "Key manager main answers again")

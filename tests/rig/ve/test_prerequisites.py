@@ -117,7 +117,7 @@ def test_library_3494_needs_its_feature_on_each_drive(feature: int) -> None:
     found = only(replace(in_3494, drives=(bare,)))
     assert (found.rule, found.subject) == ("PRE-2", "D1")
     assert "9596 (plant) or 5596 (field)" in found.message
-    assert findings(replace(GOOD, drives=(bare,))) == []  # in a TS3500 nobody needs it
+    assert findings(replace(GOOD, drives=(bare,))) == []  # a TS3500 does not need it
 
 
 # PRE-3

@@ -217,7 +217,7 @@ def test_exchange_is_repeated_only_once(pair: Pair) -> None:
             assert all(str(end) in str(caught.value) for end in ends)
             assert pair.take_notices() == [
                 (RAISED, "main"),
-                (RAISED, "backup"),  # nobody had asked it before
+                (RAISED, "backup"),  # it had not been asked before
                 (HOSTS, "none"),
                 (CALL_HOME, "no key manager"),
             ]
@@ -326,7 +326,7 @@ def test_lost_key_manager_is_tried_with_exponential_backoff(
         assert tries == [], "the connection is still the same"
         relays[0].die()
         clock.now += 7
-        assert proxy.connections.tick() == pytest.approx(1), "the delay begins anew"
+        assert proxy.connections.tick() == pytest.approx(1), "the delay begins again"
 
 
 def test_connections_are_shared_by_many_exchanges_at_once(pair: Pair) -> None:

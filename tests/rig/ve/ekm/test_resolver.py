@@ -27,7 +27,9 @@ class NameServer:
     """A real DNS server on a UDP port of this machine."""
 
     def __init__(self, **zone: list[str]) -> None:
-        self.zone = {name.replace("_", "-") + ".lab.test.": found for name, found in zone.items()}
+        self.zone = {
+            name.replace("_", "-") + ".lab.test.": addresses for name, addresses in zone.items()
+        }
         self.asked: list[str] = []
         self.rcode: dns.rcode.Rcode | None = None
         self.mute = False
@@ -177,7 +179,7 @@ def test_key_manager_is_reached_and_verified_by_its_host_name(
 ) -> None:
     """The certificates name the hosts; a second address is tried, too."""
     servers[0].zone = {
-        "ekm-a.lab.test.": ["127.0.0.2", "127.0.0.1"],  # nobody listens at the first
+        "ekm-a.lab.test.": ["127.0.0.2", "127.0.0.1"],  # there is no listener at the first
         "ekm-b.lab.test.": ["127.0.0.1"],
         "impostor.lab.test.": ["127.0.0.1"],
     }

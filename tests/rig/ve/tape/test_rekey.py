@@ -218,8 +218,8 @@ def test_rekey_without_a_key_manager_changes_nothing(site: Site, tmp_path: Path)
     fixture = site.fixture(tmp_path, OLD)
     volser = fixture.write_from_bot(1, fixture.volumes(1000))
     before = fixture.tape(volser)
-    nobody = EkmProxy([EkmEndpoint("127.0.0.1", 1, site.lab.rig_tls)])
-    with nobody as fixture.ve.proxy, pytest.raises(EkmUnavailable):
+    unreachable = EkmProxy([EkmEndpoint("127.0.0.1", 1, site.lab.rig_tls)])
+    with unreachable as fixture.ve.proxy, pytest.raises(EkmUnavailable):
         rekeyed(fixture, volser, *NEW)
     assert fixture.tape(volser) == before
 

@@ -238,8 +238,8 @@ def test_relayed_messages_are_of_no_use_to_the_ve(site: Site, tmp_path: Path) ->
 
 @pytest.mark.rule("BOT-3a", "BOT-3b", "APP-3a", "APP-3b", "READ-3")
 def test_clear_cartridge_needs_no_key_exchange(site: Site, tmp_path: Path) -> None:
-    nobody = EkmProxy([site.endpoint(site.ekm)], observer=lambda way, data: pytest.fail(way))
-    fixture = site.fixture(tmp_path, CLEAR, proxy=nobody)
+    unused = EkmProxy([site.endpoint(site.ekm)], observer=lambda way, data: pytest.fail(way))
+    fixture = site.fixture(tmp_path, CLEAR, proxy=unused)
     first, second = fixture.volumes(0, 1, 262145), fixture.volumes(300_000)
     volser = fixture.write_from_bot(1, first)
     assert fixture.steps() == BOT_CLEAR
