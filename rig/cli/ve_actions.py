@@ -113,8 +113,9 @@ def pools(
         if encrypt:
             _license(lab_of(lab))
         with working(lab, node, drives=False) as (opened, _), opened.change() as session:
+            new = PoolSettings(number)
             row = session.get(PoolRow, number)
-            before = PoolSettings(number) if row is None else row.record()
+            before = new if row is None else row.record()
             keys = _keys(key or [], hash_key or []) or before.keys
             policy = replace(
                 before.reclaim,

@@ -88,6 +88,12 @@ class ReclaimPolicy:
                 )
 
 
+def require_pool_number(number: int) -> None:
+    """Raise SettingsError for a number that no pool can have."""
+    if number not in POOL_NUMBERS:
+        raise SettingsError(f"There is no pool {number}; pools have the numbers 1 to 32.")
+
+
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
     """The settings of a pool, as `rig ve pools` shows and sets them.
@@ -110,8 +116,7 @@ class PoolSettings:
 
     def __post_init__(self) -> None:
         """Check the numbers and the keys."""
-        if self.number not in POOL_NUMBERS:
-            raise SettingsError(f"There is no pool {self.number}; pools have the numbers 1 to 32.")
+        require_pool_number(self.number)
         if self.encrypt and not 1 <= len(self.keys) <= 2:
             raise SettingsError(
                 f"Pool {self.number} encrypts, but has {len(self.keys)} key labels; give it one or "

@@ -23,6 +23,7 @@ from rig.ve.catalogue.model import (
     PoolSettings,
     StorageGroup,
     VolumeState,
+    require_pool_number,
 )
 from rig.ve.catalogue.schema import (
     ManagementClassRow,
@@ -51,8 +52,9 @@ def set_setting(session: Session, name: str, value: dict[str, Any]) -> None:
 def pool(session: Session, number: int) -> PoolSettings:
     """Return a pool's settings.
 
-    Raises CatalogueError for a pool that is not configured.
+    Raises CatalogueError for a pool that is not configured, SettingsError for one that cannot be.
     """
+    require_pool_number(number)
     row = session.get(PoolRow, number)
     if row is None:
         known = ", ".join(map(str, session.scalars(select(PoolRow.number)))) or "none"

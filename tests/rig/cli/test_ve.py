@@ -175,6 +175,8 @@ def test_what_is_wrong_is_one_sentence(lab: Path, state: Path) -> None:
     assert "encrypts, but has 0 key labels" in refusal(lab, "pools", "--set", "4", "--encrypt")
     assert "from 5 to 95" in refusal(lab, "pools", "--set", "4", "--threshold", "4")
     assert "does not encrypt" in refusal(lab, "migrate", "2", "1")
+    for command in (("pools", "--set"), ("constructs", "--default-primary"), ("migrate", "1")):
+        assert "no pool 9999999999999999999999;" in refusal(lab, *command, "9" * 22)
     assert "mon/22:00+480" in refusal(lab, "reclaim", "inhibit", "sometimes")
     assert "cannot be read" in refusal(lab, "write", lab.parent / "absent")
     assert "is no name of a logical volume" in refusal(lab, "write", lab, "--name", "x")
