@@ -69,6 +69,7 @@ def start_simulation(
         "COCOTB_TEST_MODULES": "hdl.sim.serve",
         "COCOTB_RESULTS_FILE": str(log.with_suffix(".xml").absolute()),
         "COCOTB_ANSI_OUTPUT": "0",
+        "COCOTB_REWRITE_ASSERTION_FILES": "",  # by pytest, which takes a tenth of a second
         "COCOTB_TRUST_INERTIAL_WRITES": "1",
         "TOPLEVEL_LANG": "verilog",
         SOCKET_VARIABLE: str(descriptor),

@@ -24,7 +24,12 @@ class Part(BaseModel):
     """A map of a configuration file: strict, immutable, no unknown keys."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, ser_json_bytes="hex", val_json_bytes="hex"
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        ser_json_bytes="hex",
+        val_json_bytes="hex",
+        defer_build=True,
     )
 
     file_kind: ClassVar[str] = "the configuration file"

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hsm import provisioning
-from hsm.ekm.client import EkmEndpoint
+from hsm.ekm.client import EkmEndpoint, Resolve
 from hsm.ekm.config import EkmConfig, enrol_drives, lab_config
 from hsm.ekm.service.launch import spawn_ekm
 from hsm.keys.labels import label_key
@@ -20,7 +20,6 @@ from hsm.provisioning import KekPlan, ProvisionedLab, ProvisioningPlan
 from rig.lab.model import SOFTHSM, EkmUnit, Lab, LabError
 from rig.results.events import EventLog
 from rig.ve.ekm.proxy import EkmProxy
-from rig.ve.ekm.resolver import resolver
 
 
 def plan(lab: Lab, state: Path, drives: Sequence[str] | None = None) -> ProvisioningPlan:
@@ -124,7 +123,15 @@ def open_proxy(
     """
     with ExitStack() as stack:
         endpoints = [_endpoint(stack, ekm, provisioned) for ekm in ekms]
-        yield stack.enter_context(EkmProxy(endpoints, events=events, resolve=resolver(lab.dns)))
+        yield stack.enter_context(EkmProxy(endpoints, events=events, resolve=_resolve(lab)))
+
+
+def _resolve(lab: Lab) -> Resolve | None:
+    if not lab.dns:
+        return None
+    from rig.ve.ekm.resolver import resolver  # a tenth of a second for the library of DNS
+
+    return resolver(lab.dns)
 
 
 def _endpoint(stack: ExitStack, ekm: EkmUnit, provisioned: ProvisionedLab) -> EkmEndpoint:

@@ -70,6 +70,7 @@ def start_virtual_board(
         "COCOTB_TEST_MODULES": "hdl.boards.virtual.idle",
         "COCOTB_RESULTS_FILE": str(log.with_suffix(".xml").absolute()),
         "COCOTB_ANSI_OUTPUT": "0",
+        "COCOTB_REWRITE_ASSERTION_FILES": "",  # by pytest, which takes a tenth of a second
         "TOPLEVEL_LANG": "verilog",
     }
     with log.open("wb") as output:
