@@ -123,9 +123,9 @@ def _temporary_folder() -> Path:
 
 def _traceback(error: BaseException) -> str:
     """Return the traceback with its causes, without secrets."""
-    told = traceback.TracebackException.from_exception(error, limit=-50, capture_locals=False)
+    formatted = traceback.TracebackException.from_exception(error, limit=-50, capture_locals=False)
     lines: list[str] = []
-    for line in told.format():
+    for line in formatted.format():
         lines.append(line if line.lstrip().startswith("File ") else _without_secrets(line))
     return "".join(lines)
 

@@ -269,7 +269,7 @@ class DriveSession:
         return eedks
 
 
-def _check_eedk(data: bytes, asked: KeyLabel, volume: str) -> None:
+def _check_eedk(data: bytes, requested: KeyLabel, volume: str) -> None:
     try:
         eedk = Eedk.decode(data)
     except EedkMalformedError as error:
@@ -280,13 +280,13 @@ def _check_eedk(data: bytes, asked: KeyLabel, volume: str) -> None:
             ErrorCode.WRONG_VOLUME,
             f"The key reply has an EEDK of volume {eedk.volume}, not of {volume}.",
         )
-    same_label = asked.mode is KeyMode.HASH or (
-        eedk.label is not None and label_key(eedk.label) == label_key(asked.label)
+    same_label = requested.mode is KeyMode.HASH or (
+        eedk.label is not None and label_key(eedk.label) == label_key(requested.label)
     )
-    if eedk.mode is not asked.mode or not same_label:
+    if eedk.mode is not requested.mode or not same_label:
         raise ExchangeError(
             ErrorCode.BAD_REPLY,
-            f"The key reply has an EEDK for a key other than {asked.label!r} in {asked.mode} mode.",
+            f"The key reply has an EEDK for a key other than {requested.label!r} in {asked.mode} mode.",
         )
 
 
