@@ -286,7 +286,8 @@ def _check_eedk(data: bytes, requested: KeyLabel, volume: str) -> None:
     if eedk.mode is not requested.mode or not same_label:
         raise ExchangeError(
             ErrorCode.BAD_REPLY,
-            f"The key reply has an EEDK for a key other than {requested.label!r} in {asked.mode} mode.",
+            f"The key reply has an EEDK for a key other than {requested.label!r} in "
+            f"{requested.mode} mode.",
         )
 
 
