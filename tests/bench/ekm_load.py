@@ -47,8 +47,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.support.ekm_lab import CARTRIDGE_ID
-
 sys.path.insert(0, str(Path(__file__).parents[2]))  # for tests.support.ekm_lab
 
 from pkcs11 import KeyType, Mechanism, ObjectClass
@@ -66,7 +64,15 @@ from hsm.pkcs11.fast_path import FastPath, pack_aes_key_template
 from hsm.pkcs11.templates import DATA_KEY, OAEP
 from hsm.pkcs11.token import TokenConfig, open_token
 from hsm.provisioning import ProvisionedLab
-from tests.support.ekm_lab import DR_KEY, MAIN_KEY, SoftDrive, authority, der, make_lab
+from tests.support.ekm_lab import (
+    CARTRIDGE_ID,
+    DR_KEY,
+    MAIN_KEY,
+    SoftDrive,
+    authority,
+    der,
+    make_lab,
+)
 
 _LABELS = (KeyLabel(MAIN_KEY), KeyLabel(DR_KEY))
 _BARE_BATCH = 50
@@ -131,11 +137,11 @@ def drive_process(
             return DriveSession(drive, trust, drive.serial, request)
 
         names = [volume_name(number, each) for each in range(volumes)]
-        made = {
+        grants = {
             name: exchange(client, session(Generate(name, CARTRIDGE_ID, _LABELS))) for name in names
         }
         for name in names if operation == "translate" else ():
-            exchange(client, session(Translate(name, CARTRIDGE_ID, made[name].eedks)))
+            exchange(client, session(Translate(name, CARTRIDGE_ID, grants[name].eedks)))
         client.ping()
         link.send("ready")
         while (seconds := link.recv()) is not None:
@@ -146,7 +152,7 @@ def drive_process(
             while began < until:
                 name = names[len(latencies) % volumes]
                 asked: Generate | Translate = (
-                    Translate(name, CARTRIDGE_ID, made[name].eedks)
+                    Translate(name, CARTRIDGE_ID, grants[name].eedks)
                     if operation == "translate"
                     else Generate(name, CARTRIDGE_ID, _LABELS)
                 )
@@ -158,7 +164,7 @@ def drive_process(
             link.send(latencies)
             if operation == "translate":
                 for name, grant in last.items():
-                    assert drive.data_key(grant.sedk) == drive.data_key(made[name].sedk), name
+                    assert drive.data_key(grant.sedk) == drive.data_key(grants[name].sedk), name
             link.send("checked")
 
 
@@ -194,8 +200,8 @@ def bare_process(link: Connection, config: TokenConfig, cores: set[int]) -> None
             return lambda: calls.destroy(key)
 
         link.send("ready")
-        while (told := link.recv()) is not None:
-            seconds, directly = told
+        while (order := link.recv()) is not None:
+            seconds, directly = order
             until = time.monotonic() + seconds
             spent, count = 0.0, 0
             while time.monotonic() < until:
@@ -238,7 +244,7 @@ def family(pid: int) -> list[int]:
 
 
 class Crowd:
-    """Processes that do the same when told to."""
+    """Processes that run the same load on request."""
 
     def __init__(self, context: Any, target: Any, arguments: Sequence[tuple[Any, ...]]) -> None:
         self.links: list[Connection] = []
@@ -380,11 +386,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     with tempfile.TemporaryDirectory(prefix="ekm-load-") as folder:
-        found = figures(measure(Path(folder), options))
-    for name, value in found.items():
+        results = figures(measure(Path(folder), options))
+    for name, value in results.items():
         print(f"{name:<22} {value:10.3f}")
     if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
     return 0
 
 

@@ -97,11 +97,11 @@ def plan(path: Path) -> dict[str, float]:
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begun = time.process_time()
     with catalogue.reading() as session:
-        found = current_reclaim_plan(session, NOW)
+        plan = current_reclaim_plan(session, NOW)
     seconds = time.process_time() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     catalogue.close()
-    return {"seconds": seconds, "memory_mb": (peak - base) / 1000, "eligible": found.eligible}
+    return {"seconds": seconds, "memory_mb": (peak - base) / 1000, "eligible": plan.eligible}
 
 
 def main() -> None:

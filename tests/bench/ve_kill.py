@@ -42,15 +42,15 @@ def main() -> None:
                 break
             if number % 25 == 0:
                 print(f"{campaign.outcome.kills} kills, nothing wrong", flush=True)
-    found = {"engine": options.engine, "seed": options.seed, **report(campaign.outcome)}
+    counts = {"engine": options.engine, "seed": options.seed, **report(campaign.outcome)}
     if options.json:
-        options.json.write_text(json.dumps(found, indent=2))
+        options.json.write_text(json.dumps(counts, indent=2))
     seconds = time.monotonic() - began
     print(f"\n{'kills':28} {campaign.outcome.kills:6} in {seconds:.0f} s, engine {options.engine}")
     print(f"{'acknowledged meanwhile':28} {campaign.outcome.acknowledged:6}")
     for title in ("by_point", "operations", "recovered"):
         print(title.replace("_", " "))
-        for name, count in found[title].items():
+        for name, count in counts[title].items():
             print(f"  {name:42} {count:6}")
     for line in campaign.outcome.wrong:
         print(f"WRONG {line}")
