@@ -1,9 +1,9 @@
 """A cartridge: one file, whole after a power cut at any byte.
 
-The bytes are described in `media.py`. What makes the file safe is the order of things here:
+The bytes are described in `cartridge_format.py`. The order of the operations makes the file safe:
 
 - the memory is stored in the slot that does not hold the newest good page, never in both at once;
-- a new append epoch is stored, synced and read back before the first IV under it is given out;
+- a new append epoch is stored, synced and read back before the first IV under it is used;
 - records are synced before they count as written (`append` returns only then), and the memory's
   account of them follows, so at most one slot is ever unsynced;
 - what lies behind the last whole record is cut off when the cartridge is opened for writing, but
@@ -41,7 +41,7 @@ from rig.drive.cartridge_format import (
     TapeFormat,
     check_volser,
 )
-from rig.drive.cartridge_scan import Walk, read_last_page, read_page, walk_media
+from rig.drive.cartridge_scan import MediaScan, read_last_page, read_page, scan_media
 from rig.drive.tape_file import TapeFile
 
 
@@ -55,20 +55,20 @@ class StoredRecord:
 
     @property
     def crc_matches(self) -> bool:
-        """Whether the payload is what the writing drive put there, short of forgery."""
+        """Whether the payload has the CRC that the writing drive stored."""
         return zlib.crc32(self.tag, zlib.crc32(self.data)) == self.header.payload_crc
 
 
 class Cartridge:
-    """A cartridge, open: its memory, its records, and the writing of more."""
+    """An open cartridge: reads and writes its memory and its records."""
 
     def __init__(self, file: TapeFile) -> None:
-        """Read the memory (repairing it from the media where it must be) and find the records."""
+        """Read the memory, repaired from the media if needed; find the records."""
         self._file = file
         self.path = file.path
         self.notes: list[str] = []  # what was repaired or cut, for the log
         self.damage = ""  # a sentence, when acknowledged records cannot be reached
-        self._passing = False
+        self._in_pass = False
         self._failed = False
         self._slot_unsynced = False
         self._counter = 0
@@ -86,11 +86,11 @@ class Cartridge:
             file.close()
             raise
 
-    # Making, opening, closing
+    # Create, open, close
 
     @classmethod
     def create(cls, path: Path, volser: str) -> None:
-        """Make a blank cartridge; the file appears whole or not at all."""
+        """Create a blank cartridge; the file appears whole or not at all."""
         memory = CartridgeMemory(check_volser(volser), os.urandom(16), sequence=2)
         older = replace(memory, sequence=1)
         new = path.with_name(f".{path.name}.{os.getpid()}.new")
@@ -116,16 +116,19 @@ class Cartridge:
 
     @classmethod
     def open(cls, path: Path, *, write: bool = False) -> Cartridge:
-        """Open a cartridge file; `write` locks it for this process alone and mends what it may."""
+        """Open a cartridge file.
+
+        With `write` it is locked for this process alone, and repaired where that is safe.
+        """
         return cls(TapeFile(path, writable=write))
 
     def close(self) -> None:
         """End a writing pass with its end-of-data mark and unlock the file."""
         try:
-            if self._passing and not self._failed:
+            if self._in_pass and not self._failed:
                 self._write_end()
         finally:
-            self._passing = False
+            self._in_pass = False
             self._file.close()
 
     def __enter__(self) -> Cartridge:
@@ -141,7 +144,7 @@ class Cartridge:
         """Close it."""
         self.close()
 
-    # What it is
+    # Properties
 
     @property
     def volser(self) -> str:
@@ -168,7 +171,7 @@ class Cartridge:
         """Bytes of data in all records."""
         return sum(header.length for header in self.headers)
 
-    # Writing
+    # Write
 
     def begin_from_bot(
         self,
@@ -176,7 +179,7 @@ class Cartridge:
         eedks: tuple[bytes, ...] = (),
         key_check: bytes = bytes(KEY_CHECK_BYTES),
     ) -> None:
-        """Begin anew: what was on the cartridge is gone when this returns (BOT-5)."""
+        """Begin a writing pass from BOT, which replaces all records (BOT-5)."""
         epoch = self._next_epoch()
         self._store(
             replace(
@@ -196,7 +199,7 @@ class Cartridge:
         self._begin_media()
 
     def begin_append(self) -> None:
-        """Begin a writing pass behind the last record, under the format the cartridge has."""
+        """Begin a writing pass behind the last record, in the present format."""
         if self.format is TapeFormat.BLANK:
             raise CartridgeError(
                 f"cartridge {self.volser} is blank: there is nothing to append to; write it from "
@@ -208,36 +211,36 @@ class Cartridge:
         self._begin_media()
 
     def rekey(self, eedks: tuple[bytes, ...]) -> None:
-        """Replace both EEDKs, in the memory and in every copy on the media; no record is touched.
+        """Replace both EEDKs, in the memory and in every copy on the media.
 
-        The memory comes first: from the moment that one slot has them, the new EEDKs are the
-        cartridge's. A power cut before that leaves the old ones, one after it what the next opening
-        for writing finishes. When this returns, the old EEDKs are nowhere in the file.
+        No record is touched. The memory comes first: once one slot has the new EEDKs, they are the
+        cartridge's. A power cut before that leaves the old ones; after one later, the next opening
+        for writing finishes the rekey. When this returns, the old EEDKs are nowhere in the file.
         """
         if self.format is not TapeFormat.ENCRYPTED:
             raise CartridgeError(
                 f"cartridge {self.volser} is not encrypted, so it has no EEDKs to replace; write "
                 f"it from BOT in a pool that encrypts"
             )
-        if not self._file.writable or self._passing or self._failed:
+        if not self._file.writable or self._in_pass or self._failed:
             raise CartridgeError(
-                f"cartridge {self.volser} must be mounted for writing, and not be written, to get "
-                f"new EEDKs"
+                f"cartridge {self.volser} must be mounted for writing, with no writing pass begun, "
+                f"to get new EEDKs"
             )
         if self.damage:
-            raise DamagedCartridgeError(f"cannot give new EEDKs: {self.damage}")
+            raise DamagedCartridgeError(f"cannot store new EEDKs: {self.damage}")
         for _ in SLOT_OFFSETS:
             self._store(replace(self.memory, eedks=eedks), verify=True)
         self._renew_copies(
-            walk_media(self._file.read, self._file.size(), self.memory, self.memory.end_offset)
+            scan_media(self._file.read, self._file.size(), self.memory, self.memory.end_offset)
         )
 
     def next_headers(self, records: Sequence[tuple[int, Flags]]) -> list[RecordHeader]:
-        """Give out block numbers and IVs for records of these lengths (bytes) and flags.
+        """Return headers for records of these lengths (bytes) and flags.
 
-        An IV given out is spent, whether or not its record is ever written.
+        Each has a block number and an IV; an IV is used up, even if its record is never written.
         """
-        if not self._passing or self._failed:
+        if not self._in_pass or self._failed:
             raise CartridgeError(
                 f"cartridge {self.volser} is not being written; begin a writing pass first"
             )
@@ -260,14 +263,14 @@ class Cartridge:
         return headers
 
     def append(self, records: Sequence[tuple[RecordHeader, bytes, bytes]]) -> None:
-        """Write (header, data, tag) each; when it returns, they outlive a power cut."""
+        """Write records of (header, data, tag); they are synced on return."""
         parts: list[bytes] = []
         headers: list[RecordHeader] = []
         offsets: list[int] = []
         end = self._end
         for number, (header, data, tag) in enumerate(records, start=len(self.headers)):
             if (
-                not self._passing
+                not self._in_pass
                 or header.block != number
                 or header.epoch != self.memory.epoch
                 or header.length != len(data)
@@ -287,10 +290,10 @@ class Cartridge:
         self._end = end
         self._store(replace(self.memory, end_offset=end, block_count=len(self.headers)))
 
-    # Reading
+    # Read
 
     def read(self, first: int, count: int) -> list[StoredRecord]:
-        """Read `count` records from block `first` on, in one go."""
+        """Read `count` records from block `first` on, with one read."""
         headers = self.headers[first : first + count]
         if not headers:
             return []
@@ -314,16 +317,18 @@ class Cartridge:
         return records
 
     def offset(self, block: int) -> int:
-        """Where block `block` begins, in bytes from the start of the file."""
+        """Return the offset of block `block` in the file, in bytes."""
         return self._offsets[block]
 
-    # Inside
+    # Internal
 
     def _next_epoch(self) -> int:
         if not self._file.writable:
             raise CartridgeError(f"cartridge {self.volser} is mounted for reading only")
-        if self._passing or self._failed:
-            raise CartridgeError(f"cartridge {self.volser} must be mounted anew to write again")
+        if self._in_pass or self._failed:
+            raise CartridgeError(
+                f"cartridge {self.volser} must be demounted and mounted to be written again"
+            )
         if self._epoch_floor >= MAX_EPOCH:
             raise CartridgeError(
                 f"cartridge {self.volser} has been written {MAX_EPOCH} times and has no epoch left;"
@@ -332,23 +337,23 @@ class Cartridge:
         return self._epoch_floor + 1
 
     def _begin_media(self) -> None:
-        """Put a page copy where the pass begins; only now may IVs be given out."""
+        """Write the page copy that begins a pass; only now may IVs be used."""
         self._epoch_floor = self.memory.epoch
         self._counter = int.from_bytes(os.urandom(8), "big") >> 1
         with self._failing("write"):
             self._file.truncate(self._end)
             self._write_page()
-        self._passing = True
+        self._in_pass = True
 
-    def _renew_copies(self, walk: Walk) -> None:
-        """Put the memory's EEDKs into the copies on the media that have others or are damaged.
+    def _renew_copies(self, scan: MediaScan) -> None:
+        """Write the memory's EEDKs into copies that differ or are damaged.
 
         The copy behind the end-of-data mark, the newest, comes first. Each is safe before the next
         is touched: a torn one is stepped over, but two in a row would not be.
         """
-        copies = list(walk.copies)
-        if walk.marked:
-            last = walk.end + HEADER_BYTES
+        copies = list(scan.copies)
+        if scan.marked:
+            last = scan.end + HEADER_BYTES
             copies.insert(0, (last, read_page(self._file.read, last)))
         with self._failing("renew the EEDKs on the media of"):
             for at, page in copies:
@@ -372,7 +377,7 @@ class Cartridge:
             self._sync()
 
     def _store(self, memory: CartridgeMemory, *, verify: bool = False) -> None:
-        """Store the memory in the older slot; with `verify`, sync it and read it back."""
+        """Store the memory in the older slot; `verify` syncs and reads it back."""
         memory = replace(memory, sequence=self.memory.sequence + 1)
         page = memory.encode()
         slot = SLOT_OFFSETS[memory.sequence % 2]
@@ -397,14 +402,17 @@ class Cartridge:
 
     @contextlib.contextmanager
     def _failing(self, what: str) -> Iterator[None]:
-        """Turn an OSError into a sentence and close the pass: nobody knows what is on the disk."""
+        """Raise an OSError as CartridgeError and end the pass.
+
+        After such an error the content of the disk is unknown.
+        """
         try:
             yield
         except OSError as error:
             self._failed = True
             raise CartridgeError(
                 f"cannot {what} cartridge {self.path}: {error.strerror}; records acknowledged "
-                f"before are safe: mend the disk, then mount and append again"
+                f"before are safe: repair the disk, then mount and append again"
             ) from error
 
     def _load(self) -> None:
@@ -413,20 +421,20 @@ class Cartridge:
         copies = [read_page(file.read, MEDIA_OFFSET), read_last_page(file.read, size)]
         known = [page for page in slots + copies if page is not None]
         if not known:
-            known = walk_media(file.read, size).pages
+            known = scan_media(file.read, size).pages
         if not known:
             raise DamagedCartridgeError(self._nothing_readable(size))
         newest = max(known, key=lambda page: page.sequence)
         acknowledged = newest.end_offset if newest in slots else None
-        walk = walk_media(file.read, size, newest, acknowledged)
-        newest = max([newest, *walk.pages], key=lambda page: page.sequence)
+        scan = scan_media(file.read, size, newest, acknowledged)
+        newest = max([newest, *scan.pages], key=lambda page: page.sequence)
         self.memory = newest
-        self._take(walk, repaired=newest not in slots)
+        self._adopt(scan, repaired=newest not in slots)
         if newest not in slots:
             self.memory = replace(
                 newest,
                 epoch=self._epoch_floor,
-                end_offset=walk.end,
+                end_offset=scan.end,
                 block_count=len(self.headers),
             )
             self.notes.append("the cartridge memory was repaired from a copy on the media")
@@ -435,36 +443,36 @@ class Cartridge:
                 f"cartridge memory slot {slots.index(None)} was damaged; the other was used"
             )
         if self._file.writable:
-            self._mend(slots, walk, size)
+            self._repair(slots, scan, size)
 
-    def _take(self, walk: Walk, *, repaired: bool) -> None:
-        """Take over the records found, up to the first that a power cut tore."""
+    def _adopt(self, scan: MediaScan, *, repaired: bool) -> None:
+        """Adopt the records found, up to the first that a power cut tore."""
         memory = self.memory
-        self.headers, self._offsets, self._end = walk.headers, walk.offsets, walk.end
-        self.notes += walk.notes
-        self._epoch_floor = max(memory.epoch, walk.epoch)
-        for number in range(memory.block_count, len(walk.headers)):
+        self.headers, self._offsets, self._end = scan.headers, scan.offsets, scan.end
+        self.notes += scan.notes
+        self._epoch_floor = max(memory.epoch, scan.epoch)
+        for number in range(memory.block_count, len(scan.headers)):
             if not self.read(number, 1)[0].crc_matches:
-                walk.cut_back(number)
-                self._end = walk.end
+                scan.cut_back(number)
+                self._end = scan.end
                 break
         if len(self.headers) < memory.block_count:
             self.damage = (
-                f"cartridge {self.path} is damaged at byte {walk.end}, block {len(self.headers)} "
-                f"of {memory.block_count} ({walk.stopped}); read the blocks before it, then write "
+                f"cartridge {self.path} is damaged at byte {scan.end}, block {len(self.headers)} "
+                f"of {memory.block_count} ({scan.stopped}); read the blocks before it, then write "
                 f"the cartridge from BOT"
             )
-        elif repaired and not walk.marked and self.format is not TapeFormat.BLANK:
+        elif repaired and not scan.marked and self.format is not TapeFormat.BLANK:
             self.damage = (
                 f"cartridge {self.path} lost its memory and its end of data: behind block "
-                f"{len(self.headers) - 1} (byte {walk.end}: {walk.stopped}) there may be more; "
+                f"{len(self.headers) - 1} (byte {scan.end}: {scan.stopped}) there may be more; "
                 f"read the blocks found, then write the cartridge from BOT"
             )
         if self.damage:
             self.notes.append(self.damage)
 
-    def _mend(self, slots: list[CartridgeMemory | None], walk: Walk, size: int) -> None:
-        """Make both slots good again, and cut off what a power cut left behind the last record."""
+    def _repair(self, slots: list[CartridgeMemory | None], scan: MediaScan, size: int) -> None:
+        """Repair both slots; cut off what a power cut left behind the records."""
         if self.damage:
             return
         for _ in range(2):
@@ -474,14 +482,14 @@ class Cartridge:
                 self._store(self.memory, verify=True)
                 slots[self.memory.sequence % 2] = self.memory
         if self.format is TapeFormat.ENCRYPTED:
-            self._renew_copies(walk)
-        if not walk.marked and self.format is not TapeFormat.BLANK:
-            torn = size - walk.end
+            self._renew_copies(scan)
+        if not scan.marked and self.format is not TapeFormat.BLANK:
+            torn = size - scan.end
             if torn > 0:
                 self.notes.append(
                     f"{torn} bytes behind block {len(self.headers) - 1} were cut off: a torn write"
                 )
-            with self._failing("mend"):
+            with self._failing("repair"):
                 self._file.truncate(self._end)
                 self._file.sync()
             self._write_end()
@@ -494,6 +502,6 @@ class Cartridge:
             )
         return (
             f"cartridge {self.path} is damaged: neither slot of the cartridge memory (bytes 0 to "
-            f"{MEDIA_OFFSET - 1}) nor a copy on the media can be read; restore the file or make "
-            f"the cartridge anew"
+            f"{MEDIA_OFFSET - 1}) nor a copy on the media can be read; restore the file or "
+            f"replace the cartridge"
         )

@@ -1,4 +1,4 @@
-"""What lies on a cartridge, byte for byte: cartridge memory pages, records and marks.
+"""The format of a cartridge: cartridge memory pages, records and marks.
 
 Pure encoding and decoding; `rig/drive/cartridge.py` puts it into a file. The same text for readers
 without this project is docs/cartridge-format.md. All numbers are big endian.
@@ -60,7 +60,7 @@ from enum import IntEnum, IntFlag
 from hsm.errors import TaperigError
 
 SUFFIX = ".tape"
-"""The name of a cartridge file ends so."""
+"""How the name of a cartridge file ends."""
 PAGE_BYTES = 4096
 SLOT_OFFSETS = (0, PAGE_BYTES)
 MEDIA_OFFSET = 2 * PAGE_BYTES
@@ -85,7 +85,7 @@ _VOLSER = re.compile(r"[A-Z0-9]{6}")
 
 
 class CartridgeError(TaperigError):
-    """Something is wrong with a cartridge file, or it was asked for what it cannot do."""
+    """A cartridge file is wrong, or cannot do what was asked."""
 
 
 class DamagedCartridgeError(CartridgeError):
@@ -101,7 +101,7 @@ class TapeFormat(IntEnum):
 
 
 class Flags(IntFlag):
-    """What a record is; part of its AAD."""
+    """The kind of a record; part of its AAD."""
 
     ENCRYPTED = 0x01
     LABEL = 0x02  # a label of a logical volume, not data of the host
@@ -122,7 +122,7 @@ def check_volser(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CartridgeMemory:
-    """The cartridge memory: what a drive knows of a cartridge before the tape moves."""
+    """The cartridge memory, which a drive reads before the tape moves."""
 
     volser: str
     cartridge_id: bytes  # 16 random bytes, made with the cartridge
@@ -168,7 +168,7 @@ class CartridgeMemory:
 
     @classmethod
     def decode(cls, page: bytes) -> CartridgeMemory:
-        """Read a page; raises DamagedCartridgeError saying what is wrong with it."""
+        """Decode a page; raises DamagedCartridgeError with the reason."""
         if len(page) != PAGE_BYTES or page[:4] != PAGE_MAGIC:
             raise DamagedCartridgeError("not a cartridge memory page")
         if _CRC.unpack_from(page, PAGE_BYTES - 4)[0] != zlib.crc32(page[:-4]):
@@ -252,7 +252,7 @@ class RecordHeader:
         return struct.pack(">IQ", self.epoch, self.counter)
 
     def aad(self, volser: str) -> bytes:
-        """The 16 bytes of AAD of this record on the cartridge `volser`."""
+        """Return the 16 bytes of AAD of this record on the cartridge `volser`."""
         return record_aad(volser, self.flags, self.length, self.block)
 
     def encode(self) -> bytes:
@@ -271,7 +271,7 @@ class RecordHeader:
 
     @classmethod
     def decode(cls, head: bytes) -> RecordHeader:
-        """Read a record header; raises DamagedCartridgeError saying what is wrong with it."""
+        """Decode a record header; raises DamagedCartridgeError with the reason."""
         header = cls._decode(head, RECORD_MAGIC)
         if header.flags & ~_RECORD_FLAGS or not 0 < header.length <= MAX_BLOCK_BYTES:
             raise DamagedCartridgeError(
@@ -281,7 +281,7 @@ class RecordHeader:
 
     @classmethod
     def decode_end(cls, head: bytes) -> RecordHeader:
-        """Read an end-of-data mark; raises DamagedCartridgeError saying what is wrong with it."""
+        """Decode an end-of-data mark; raises DamagedCartridgeError."""
         header = cls._decode(head, END_MAGIC)
         if header.length or header.flags or header.payload_crc or header.counter:
             raise DamagedCartridgeError("end-of-data mark that contradicts itself")
@@ -301,7 +301,10 @@ class RecordHeader:
 
 
 def record_aad(volser: str, flags: int, length: int, block: int) -> bytes:
-    """VOLSER (6) || flags (1) || length (3) || block number (6): 16 bytes, one word of gates."""
+    """Return the AAD of a record, 16 bytes: one word of the gates.
+
+    VOLSER (6) || flags (1) || length (3) || block number (6).
+    """
     return (
         volser.encode("ascii")
         + bytes((flags,))
@@ -314,5 +317,5 @@ KEY_CHECK_IV = bytes(12)
 
 
 def key_check_aad(volser: str) -> bytes:
-    """AAD of the key check; no record can have it."""
+    """Return the AAD of the key check; no record can have it."""
     return record_aad(volser, Flags.KEY_CHECK, 0, MAX_BLOCKS)

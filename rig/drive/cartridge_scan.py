@@ -1,4 +1,4 @@
-"""Going over the media of a cartridge from its beginning, as far as it is whole."""
+"""The scan of a cartridge's media from its beginning to its end."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Read = Callable[[int, int], bytes]  # offset, count -> bytes; fewer at the end o
 
 
 @dataclass(slots=True)
-class Walk:
-    """What was found on the media."""
+class MediaScan:
+    """What is on the media: records, copies of the memory, the end."""
 
     epoch: int  # of the last record or mark
     headers: list[RecordHeader] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Walk:
         return [page for _, page in self.copies if page is not None]
 
     def cut_back(self, number: int) -> None:
-        """Drop block `number`, which is not whole, and everything behind the block before it."""
+        """Drop block `number`, which is not whole, and all that follows it."""
         self.marked, self.stopped = False, f"block {number} is not whole"
         del self.headers[number:], self.offsets[number:]
         self.end = (
@@ -58,7 +58,7 @@ def read_page(read: Read, offset: int) -> CartridgeMemory | None:
 
 
 def read_last_page(read: Read, size: int) -> CartridgeMemory | None:
-    """Return the copy behind the end-of-data mark, if the file of `size` bytes ends with both."""
+    """Return the copy behind the end-of-data mark, if the file ends so."""
     at = size - PAGE_BYTES - HEADER_BYTES
     if at < MEDIA_OFFSET:
         return None
@@ -70,49 +70,49 @@ def read_last_page(read: Read, size: int) -> CartridgeMemory | None:
     return page if page is not None and page.end_offset == at else None
 
 
-def walk_media(
+def scan_media(
     read: Read, size: int, memory: CartridgeMemory | None = None, acknowledged: int | None = None
-) -> Walk:
-    """Go over the media of a file of `size` bytes, as far as records follow each other.
+) -> MediaScan:
+    """Scan the media of a file of `size` bytes, as far as it is whole.
 
-    Without a memory, to find the page copies, whatever was written first counts. A copy that is
+    Without a memory, only to find page copies, the items written first count. A copy that is
     damaged is stepped over where what must come next does come, but not behind the last record
     `acknowledged` (an offset): what a power cut tore must not lead on into old data.
     """
-    walk = Walk(epoch=memory.first_epoch if memory else 0)
+    scan = MediaScan(epoch=memory.first_epoch if memory else 0)
     at = MEDIA_OFFSET
     while True:
-        found = _look(read, at, size, walk, memory)
+        item = _read_item(read, at, size, scan, memory)
         if (
-            isinstance(found, str)
+            isinstance(item, str)
             and (acknowledged is None or at < acknowledged)
-            and not isinstance(_look(read, at + PAGE_BYTES, size, walk, memory), str)
+            and not isinstance(_read_item(read, at + PAGE_BYTES, size, scan, memory), str)
         ):
-            walk.notes.append(f"the copy of the memory at byte {at} is damaged")
-            walk.copies.append((at, None))
+            scan.notes.append(f"the copy of the memory at byte {at} is damaged")
+            scan.copies.append((at, None))
             at += PAGE_BYTES
             continue
-        if isinstance(found, str):
-            walk.stopped = found
-            return walk
-        if isinstance(found, CartridgeMemory):
-            walk.copies.append((at, found))
+        if isinstance(item, str):
+            scan.stopped = item
+            return scan
+        if isinstance(item, CartridgeMemory):
+            scan.copies.append((at, item))
             at += PAGE_BYTES
-        elif found.length:
-            walk.headers.append(found)
-            walk.offsets.append(at)
-            at += HEADER_BYTES + found.payload_bytes
-            walk.epoch = found.epoch
+        elif item.length:
+            scan.headers.append(item)
+            scan.offsets.append(at)
+            at += HEADER_BYTES + item.payload_bytes
+            scan.epoch = item.epoch
         else:
-            walk.end, walk.marked, walk.epoch = at, True, found.epoch
-            return walk
-        walk.end = at
+            scan.end, scan.marked, scan.epoch = at, True, item.epoch
+            return scan
+        scan.end = at
 
 
-def _look(
-    read: Read, at: int, size: int, walk: Walk, memory: CartridgeMemory | None
+def _read_item(
+    read: Read, at: int, size: int, scan: MediaScan, memory: CartridgeMemory | None
 ) -> CartridgeMemory | RecordHeader | str:
-    """Return what stands at `at` if it may come next, or else the reason why it may not."""
+    """Return the item at `at` if it may come next, else why it may not."""
     head = read(at, HEADER_BYTES)
     if not head:
         return "the file ends before it"
@@ -132,9 +132,9 @@ def _look(
             return "no record header there"
     except DamagedCartridgeError as error:
         return str(error)
-    if header.epoch < walk.epoch:
-        return f"a record left from epoch {header.epoch}, not {walk.epoch}"
-    if header.block != len(walk.headers):
+    if header.epoch < scan.epoch:
+        return f"a record left from epoch {header.epoch}, not {scan.epoch}"
+    if header.block != len(scan.headers):
         return f"block {header.block} stands in its place"
     if at + HEADER_BYTES + header.payload_bytes > size:
         return "the file ends inside it"

@@ -1,13 +1,13 @@
-"""The tape drive: its firmware between the virtualization engine and the encryption hardware.
+"""The firmware of a tape drive, between VE and encryption hardware.
 
 A drive under system-managed encryption does what the medium and the position say. Writing from BOT
-begins anew in the mode set before (`set_encryption`); anything else keeps the cartridge's own
+begins in the mode set before (`set_encryption`); anything else keeps the cartridge's own
 format. Where a data key (DK) is needed and none is set, `read` and `write` raise KeyRequired; then
 
     session = drive.key_session()      # relay it to a key manager and back
     drive.accept_key(session.grant)    # sets the DK into the hardware
 
-and the command is given again. The DK passes through here only wrapped.
+and the command is repeated. The DK passes through the drive only wrapped.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ READ_AHEAD_BYTES = 4 * 1024 * 1024
 
 
 class Direction(Enum):
-    """Which way data went."""
+    """The direction of a transfer."""
 
     WRITE = "write"
     READ = "read"
 
 
 Figures = dict[tuple[Direction, Operation], Counters]
-"""What the engine counted in a mount: clocks, records and bytes, by direction and operation."""
+"""The engine's counters in a mount, by direction and operation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One block on tape: 1 byte to 256 KiB; `label` marks the labels of logical volumes."""
+    """A block of 1 byte to 256 KiB; `label` marks labels of logical volumes."""
 
     data: bytes
     label: bool = False
@@ -68,7 +68,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class _FromBot:
-    """How the next write from BOT is to be done; no labels means in the clear."""
+    """The mode of the next write from BOT; without labels it is clear."""
 
     labels: tuple[KeyLabel, ...] = ()
     allow_public_only: bool = False
@@ -86,7 +86,7 @@ class Drive:
         *,
         ekm_ca_der: bytes,
     ) -> None:
-        """Make a drive, empty; `ekm_ca_der` is the authority of the key managers it believes."""
+        """Take the parts of a drive; `ekm_ca_der` is the key managers' CA."""
         self.serial = serial
         self.model = model
         self.figures: Figures = {}
@@ -105,10 +105,10 @@ class Drive:
         self._granted: tuple[tuple[bytes, ...], bytes] = ((), bytes(KEY_CHECK_BYTES))
         self._wrong_keys = 0
 
-    # Mounting
+    # Mount
 
     def load(self, cartridge: Cartridge) -> TapeFormat:
-        """Thread a cartridge and recognize its format (APP-2a, READ-2a); no key is asked for."""
+        """Load a cartridge and recognize its format (APP-2a, READ-2a)."""
         if self._cartridge is not None:
             raise DriveError(
                 Sense.COMMAND_SEQUENCE,
@@ -122,7 +122,7 @@ class Drive:
         return cartridge.format
 
     def unload(self) -> Figures:
-        """Zeroize, prove it, then let the cartridge go (BOT-4); returns the mount's figures."""
+        """Zeroize, then unload the cartridge (BOT-4); return the mount's figures."""
         cartridge = self._loaded()
         try:
             self._forget_key()
@@ -144,7 +144,7 @@ class Drive:
 
     @property
     def key_set(self) -> bool:
-        """Whether a data key is set into the encryption hardware for this cartridge."""
+        """Whether the encryption hardware has a data key for this cartridge."""
         return self._key_set
 
     @property
@@ -161,7 +161,7 @@ class Drive:
 
     @property
     def max_block_bytes(self) -> int:
-        """The longest block that this drive's hardware takes; a longer one is refused."""
+        """The longest block that the hardware takes; longer ones are refused."""
         return min(MAX_BLOCK_BYTES, self._engine.max_data_bytes)
 
     @property
@@ -169,12 +169,12 @@ class Drive:
         """Blocks on the cartridge."""
         return self._loaded().block_count
 
-    # Positioning
+    # Position
 
     def set_encryption(
         self, labels: Sequence[KeyLabel] | None, *, allow_public_only: bool = False
     ) -> None:
-        """Rewind and set the mode in which the next write, from BOT, begins the cartridge anew.
+        """Rewind and set the mode of the next write, which is from BOT.
 
         With `labels` (one or two) it encrypts under a fresh data key; with None it does not.
         """
@@ -209,7 +209,7 @@ class Drive:
         return self._position
 
     def label_positions(self) -> list[int]:
-        """The numbers of all blocks that are labels; the tape's headers tell, no key is needed."""
+        """Return the numbers of all blocks that are labels; needs no key."""
         return [h.block for h in self._loaded().headers if Flags.LABEL in h.flags]
 
     # Keys
@@ -222,18 +222,20 @@ class Drive:
             )
         return self._session(self._wanted)
 
-    def _session(self, wish: DriveRequest) -> DriveSession:
-        return DriveSession(self._element, self._ekm_ca_der, self.serial, wish)
+    def _session(self, request: DriveRequest) -> DriveSession:
+        return DriveSession(self._element, self._ekm_ca_der, self.serial, request)
 
     def accept_key(self, grant: KeyGrant) -> None:
-        """Decrypt the granted key and set it into the hardware (BOT-2d, APP-2e, READ-2d).
+        """Decrypt the granted key and set it into the hardware.
 
-        A key that is not the cartridge's is refused before anything is read or written with it.
+        Rules BOT-2d, APP-2e, READ-2d. A key that is not the cartridge's is refused before anything
+        is read or written with it.
         """
         wanted, cartridge = self._wanted, self._loaded()
         if wanted is None:
             raise DriveError(
-                Sense.COMMAND_SEQUENCE, f"Drive {self.serial} was given a data key unasked"
+                Sense.COMMAND_SEQUENCE,
+                f"Drive {self.serial} was given a data key that it did not ask for",
             )
         if self._wrong_keys >= KEY_FAIL_LIMIT:
             raise DriveError(
@@ -258,7 +260,7 @@ class Drive:
     def rekey_session(
         self, labels: Sequence[KeyLabel], *, allow_public_only: bool = False
     ) -> DriveSession:
-        """Begin the exchange that brings new EEDKs, for one or two labels, of the same data key."""
+        """Begin the exchange for new EEDKs of the same data key."""
         cartridge = self._rekeyable()
         eedks = cartridge.memory.eedks
         return self._session(
@@ -272,13 +274,13 @@ class Drive:
         )
 
     def proof_session(self, eedk: bytes) -> DriveSession:
-        """Begin an exchange that shows, with `prove`, which data key is in an EEDK."""
+        """Begin the exchange that gives `prove` the data key in an EEDK."""
         return self._session(_translate(self._loaded(), (eedk,)))
 
     def prove(self, grant: KeyGrant) -> None:
-        """Raise DriveError (wrong key) unless the granted key is the cartridge's; forget it then.
+        """Check that the granted key is the cartridge's, then zeroize it.
 
-        The hardware decides, by the cartridge's key check.
+        Raises DriveError (wrong key) otherwise; the hardware decides, by the cartridge's key check.
         """
         self._rekeyable()
         self._wanted = _translate(self._loaded(), grant.eedks)
@@ -286,7 +288,7 @@ class Drive:
         self._forget_key()
 
     def store_eedks(self, eedks: tuple[bytes, ...]) -> None:
-        """Replace the cartridge's EEDKs, in its memory and on its media. Prove them first."""
+        """Replace the cartridge's EEDKs, which `prove` has checked before."""
         self._rekeyable().rekey(eedks)
 
     def _rekeyable(self) -> Cartridge:
@@ -355,10 +357,10 @@ class Drive:
         self._granted = ((), bytes(KEY_CHECK_BYTES))
         self._engine.zeroize()
 
-    # Writing
+    # Write
 
     def write(self, blocks: Sequence[Block]) -> None:
-        """Write blocks at the position; when it returns, they outlive a power cut.
+        """Write blocks at the position; they are synced on return.
 
         Raises KeyRequired, with nothing written, when a data key must be set first.
         """
@@ -386,7 +388,7 @@ class Drive:
         self._position = cartridge.block_count
 
     def _check_position(self, cartridge: Cartridge) -> None:
-        """Writing is done from BOT when asked for, else behind the last block and nowhere else."""
+        """Refuse to write elsewhere than at BOT, if asked for, or at the end."""
         if self._from_bot is not None and self._position == 0:
             return
         if self._from_bot is not None or self._position != cartridge.block_count:
@@ -398,7 +400,7 @@ class Drive:
         if cartridge.format is TapeFormat.BLANK:
             raise DriveError(
                 Sense.COMMAND_SEQUENCE,
-                f"Cartridge {cartridge.volser} is blank, and drive {self.serial} was not told how "
+                f"Cartridge {cartridge.volser} is blank, and drive {self.serial} has no mode set "
                 f"to write it from BOT",
             )
 
@@ -418,7 +420,7 @@ class Drive:
         self._need_key(request, Sense.KEY_TRANSLATE, text)
 
     def _begin(self, cartridge: Cartridge) -> None:
-        """Begin the writing pass: only now is the cartridge touched."""
+        """Begin the writing pass; only now is the cartridge changed."""
         if self._from_bot is None:
             cartridge.begin_append()
         elif self._from_bot.labels:
@@ -428,13 +430,14 @@ class Drive:
         self._writing = True
         self._from_bot = None
 
-    # Reading
+    # Read
 
     def read(self, most_bytes: int = READ_AHEAD_BYTES) -> list[Block]:
-        """Read on from the position: at least one block, at most `most_bytes`; none at the end.
+        """Read blocks from the position on; none at the end of data.
 
-        No data is returned before its tag has matched. A bad block is reported when it is the next;
-        the blocks before it are returned first. Raises KeyRequired when a data key must be set.
+        At least one block is read, and at most `most_bytes`. No data is returned before its tag has
+        matched. A bad block is reported when it is the next; the blocks before it are returned
+        first. Raises KeyRequired when a data key must be set.
         """
         cartridge = self._loaded()
         count = self._next_blocks(cartridge, most_bytes)
@@ -471,7 +474,10 @@ class Drive:
     def _take_readable(
         self, cartridge: Cartridge, stored: list[StoredRecord]
     ) -> list[StoredRecord]:
-        """Return the records up to the first that may not go into the engine; raise if it leads."""
+        """Return the records before the first that must not enter the engine.
+
+        Raises DriveError if that is the first of all.
+        """
         encrypted = cartridge.format is TapeFormat.ENCRYPTED
         for number, record in enumerate(stored):
             if record.header.encrypted is encrypted and (encrypted or record.crc_matches):
@@ -493,18 +499,18 @@ class Drive:
     # The encryption hardware
 
     def _process(self, direction: Direction, records: list[Record]) -> list[Result]:
-        """Pass records through the engine, and keep the figures of it."""
+        """Pass records through the engine; add up its counters."""
         if not records:
             return []
         before = self._engine.counters()
         results = self._engine.process(records)
         after = self._engine.counters()
         key = (direction, records[0].operation)
-        self.figures[key] = _counted(before, after, self.figures.get(key))
+        self.figures[key] = _add_counters(before, after, self.figures.get(key))
         return results
 
     def _failed(self, header: RecordHeader, status: RecordStatus) -> DriveError:
-        """What is wrong when the engine did not do a record, apart from its tag."""
+        """Return the error for a record that the engine did not process."""
         where = f"block {header.block} of {self._loaded().volser}"
         if status in (RecordStatus.NO_KEY, RecordStatus.ZEROIZED):
             self._key_set = False
@@ -538,7 +544,7 @@ class Drive:
             f"({status.name.lower().replace('_', ' ')})",
         )
 
-    # Small things
+    # Checks of the cartridge
 
     def _loaded(self) -> Cartridge:
         if self._cartridge is None:
@@ -568,7 +574,7 @@ def _to_engine(record: StoredRecord, volser: str) -> Record:
     )
 
 
-def _counted(before: Counters, after: Counters, sum_before: Counters | None) -> Counters:
+def _add_counters(before: Counters, after: Counters, sum_before: Counters | None) -> Counters:
     return Counters(
         **{
             field.name: getattr(after, field.name)
@@ -580,5 +586,5 @@ def _counted(before: Counters, after: Counters, sum_before: Counters | None) -> 
 
 
 def _clause(error: object) -> str:
-    """An error's sentence as a part of another."""
+    """Return an error's sentence as a part of another."""
     return str(error).removesuffix(".")

@@ -1,4 +1,4 @@
-"""The drive's secure element, as the drive sees it: a process that owns the drive's token.
+"""The drive's secure element: a process that owns the drive's token.
 
 It holds three keys that never leave: the drive's identity (P-256, signs the key exchange), the RSA
 key that data keys for this drive are wrapped to (SEDK), and the transport key that it shares with
@@ -56,7 +56,7 @@ class SedkError(SecureElementError):
 
 
 class SecureElementConfig(Part):
-    """A drive's serial, its token, and the file of its identity certificate."""
+    """A drive's serial number, its token and its identity certificate."""
 
     serial: str = Field(description="the serial number of the drive")
     token: TokenConfig = Field(description="the token of the secure element")
@@ -71,7 +71,7 @@ class SecureElementConfig(Part):
 
     @staticmethod
     def under(state_dir: Path, serial: str) -> "SecureElementConfig":
-        """Return the configuration of the drive `serial` provisioned under `state_dir`."""
+        """Return the configuration of a drive provisioned under `state_dir`."""
         check_serial(serial)
         return SecureElementConfig(
             serial=serial,
@@ -81,10 +81,10 @@ class SecureElementConfig(Part):
 
 
 class SecureElement:
-    """A running secure element. Use it from one thread; close it, or use it as a context."""
+    """A running secure element; one thread uses it, as a context."""
 
     def __init__(self, process: subprocess.Popen[bytes], link: socket.socket, serial: str) -> None:
-        """Take over a process that start() made."""
+        """Take a process that `spawn` started."""
         self._process = process
         self._link = link
         self.serial = serial
@@ -111,7 +111,7 @@ class SecureElement:
 
     @staticmethod
     def spawn(config: SecureElementConfig) -> "SecureElement":
-        """Start the process, which opens its token; ``await_open`` comes before any use."""
+        """Start the process; call ``await_open`` before any use."""
         ours, theirs = socket.socketpair()
         with theirs:
             ours.settimeout(ANSWER_TIMEOUT_S)
@@ -128,7 +128,7 @@ class SecureElement:
             )
         element = SecureElement(process, ours, config.serial)
         try:
-            element._tell(encode_config(config))
+            element._send(encode_config(config))
         except BaseException:
             element.close()
             raise
@@ -136,7 +136,7 @@ class SecureElement:
 
     def await_open(self) -> None:
         """Wait until the token is open; raises as ``start`` does."""
-        ready = self._answer()
+        ready = self._receive()
         self.certificate_der = ready["certificate"]
         self.wrap_public_der = ready["wrap_public"]
         self.oaep_hash = OaepHash(ready["oaep_hash"])
@@ -153,9 +153,10 @@ class SecureElement:
         return signature
 
     def rewrap_for_engine(self, sedk: bytes) -> bytes:
-        """Return the data key of an SEDK wrapped under the transport key, 40 bytes (RFC 3394).
+        """Rewrap the data key of an SEDK under the transport key.
 
-        Raises SedkError when the SEDK is damaged, not for this drive or no AES-256 key.
+        Returns 40 bytes (RFC 3394). Raises SedkError when the SEDK is damaged, not for this drive
+        or no AES-256 key.
         """
         answer = self._ask({"do": "rewrap", "sedk": sedk})
         sealed: bytes = answer["sealed"]
@@ -189,14 +190,14 @@ class SecureElement:
         self.close()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        self._tell(request)
-        return self._answer()
+        self._send(request)
+        return self._receive()
 
-    def _tell(self, request: dict[str, Any]) -> None:
+    def _send(self, request: dict[str, Any]) -> None:
         with self._ended_by_failure():
             send_message(self._link, request)
 
-    def _answer(self) -> dict[str, Any]:
+    def _receive(self) -> dict[str, Any]:
         with self._ended_by_failure():
             answer = receive_message(self._link)
         if answer is None:
@@ -210,7 +211,10 @@ class SecureElement:
 
     @contextlib.contextmanager
     def _ended_by_failure(self) -> Iterator[None]:
-        """End the process when the link fails: a late answer would be taken for the next one."""
+        """End the process when the link fails.
+
+        A late answer would be taken for the answer to the next request.
+        """
         try:
             yield
         except OSError as error:
@@ -225,7 +229,10 @@ class SecureElement:
 
 
 def send_message(link: socket.socket, message: dict[str, Any]) -> None:
-    """Send one framed CBOR message; raises OSError, SecureElementError when it is too long."""
+    """Send one framed CBOR message.
+
+    Raises OSError, or SecureElementError when it is too long.
+    """
     body = cbor2.dumps(message)
     try:
         framed = frame(body, MAX_MESSAGE_BYTES)
@@ -238,7 +245,7 @@ def send_message(link: socket.socket, message: dict[str, Any]) -> None:
 
 
 def receive_message(link: socket.socket) -> dict[str, Any] | None:
-    """Return the next message, or None when the other end closed; raises OSError."""
+    """Return the next message, None when the link closed; raises OSError."""
     try:
         body = read_frame(link.recv, MAX_MESSAGE_BYTES)
         message = None if body is None else cbor2.loads(body)
@@ -252,11 +259,11 @@ def receive_message(link: socket.socket) -> dict[str, Any] | None:
 
 
 def encode_config(config: SecureElementConfig) -> dict[str, Any]:
-    """Return the first message: where things are; the PIN itself is not in it."""
+    """Return the first message: the configuration, without any PIN."""
     token = config.token.replace(so_pin=None)  # a secure element enrols no keys
     return {"do": "start", "config": config.replace(token=token).model_dump_json()}
 
 
 def decode_config(message: dict[str, Any]) -> SecureElementConfig:
-    """Return the configuration that encode_config told."""
+    """Return the configuration in the first message."""
     return SecureElementConfig.model_validate_json(message["config"])

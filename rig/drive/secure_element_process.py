@@ -1,4 +1,6 @@
-"""The secure element's process: opens the drive's token and answers until the drive hangs up.
+"""The secure element's process: serves the drive's token over a socket.
+
+It ends when the drive closes the link.
 
 Started by `SecureElement.start` with the number of an inherited socket as its one argument.
 """
@@ -47,13 +49,13 @@ class Keys:
         return self._token.sign_p256(self._identity, data)
 
     def rewrap_for_engine(self, sedk: bytes) -> bytes:
-        """Unwrap the data key and wrap it under the transport key, all in the token."""
+        """Unwrap a data key and wrap it under the transport key, in the token."""
         with self._token.unwrap_data_key(sedk, self._unwrapping, self._token.oaep_hash) as data_key:
             return self._token.seal_data_key(data_key, self._transport)
 
 
 def serve(link: socket.socket) -> None:
-    """Open the token that the first message names, then answer requests until the link closes."""
+    """Open the token, then answer requests until the link closes."""
     first = receive_message(link)
     if first is None:
         return
@@ -96,14 +98,17 @@ def _answer(keys: Keys, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Serve on the inherited socket. Ctrl-C and SIGHUP are the drive's: it hangs up at its end."""
+    """Serve on the inherited socket until the drive closes it.
+
+    Ctrl-C and SIGHUP are the drive's to handle.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with socket.socket(fileno=int(sys.argv[1])) as link:
         try:
             serve(link)
         except OSError:
-            return 0  # the drive has gone, or talks nonsense, and will see that this end closed
+            return 0  # the drive is gone or sent a malformed frame; it sees that this end closed
     return 0
 
 

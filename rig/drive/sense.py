@@ -1,6 +1,6 @@
-"""Sense codes: what a drive reports, what it means, and what to do about it. Nowhere else.
+"""Sense codes of a drive, with their meanings and remedies.
 
-Key, ASC and ASCQ as IBM 3592 and LTO drives report them. The EF codes are no failures: with them
+Key, ASC and ASCQ as IBM 3592 and LTO drives report them. The EF codes are not failures: with them
 a drive under system-managed encryption asks the virtualization engine to begin a key exchange.
 """
 
@@ -12,13 +12,13 @@ from hsm.ekm.protocol.errors import EkmUnavailable, ErrorCode, ExchangeError
 from hsm.errors import TaperigError
 
 KEY_FAIL_LIMIT = 3
-"""Wrong keys in one mount after which no other is taken."""
+"""Number of wrong keys in one mount after which no other is accepted."""
 
 
 class Sense(Enum):
     """Every condition that the drive reports."""
 
-    # A key is needed (data protect): the exchange begins.
+    # A key is needed (data protect); the key exchange follows.
     KEY_REQUIRED = (7, 0xEF, 0x10, "key required", "begin a key exchange")
     KEY_GENERATE = (7, 0xEF, 0x11, "key required: generate", "begin a key exchange")
     KEY_TRANSLATE = (7, 0xEF, 0x13, "key required: translate", "begin a key exchange")
@@ -127,7 +127,7 @@ class Sense(Enum):
     KEY_SERVICE_TIMEOUT = (4, 0xEE, 0x0E, "key service timeout", "bring a key manager back")
     KEY_SERVICE_FAILURE = (4, 0xEE, 0x0F, "key service failure", "look into the key manager's log")
 
-    # The rest of what a drive may find.
+    # Other conditions.
     NO_CARTRIDGE = (2, 0x3A, 0x00, "medium not present", "load a cartridge")
     READ_ERROR = (
         3,
@@ -148,7 +148,7 @@ class Sense(Enum):
         0x44,
         0x00,
         "internal target failure",
-        "power the encryption hardware on anew",
+        "switch the encryption hardware off and on",
     )
     COMMAND_SEQUENCE = (5, 0x2C, 0x00, "command sequence error", "give the commands in their order")
     POSITION = (5, 0x3B, 0x00, "sequential positioning error", "locate the append point first")
@@ -168,7 +168,7 @@ class Sense(Enum):
 
 
 class DriveError(TaperigError):
-    """The drive ended a command with sense data."""
+    """A command of the drive ended with sense data."""
 
     def __init__(self, sense: Sense, detail: str) -> None:
         """Keep the sense; `detail` says what and where."""
@@ -177,7 +177,7 @@ class DriveError(TaperigError):
 
 
 class KeyRequired(DriveError):  # noqa: N818 - no failure: the drive asks for a key exchange
-    """The drive needs a data key before it can go on (BOT-2b, APP-2c, READ-2b)."""
+    """The drive needs a data key to go on (BOT-2b, APP-2c, READ-2b)."""
 
 
 _EXCHANGE = {
@@ -211,7 +211,7 @@ _EXCHANGE = {
 
 
 def sense_of(error: BaseException) -> Sense | None:
-    """Return what the drive reports for an error of a command or of a key exchange."""
+    """Return the sense of an error of a command or of a key exchange."""
     if isinstance(error, DriveError):
         return error.sense
     if isinstance(error, EkmUnavailable):

@@ -1,4 +1,4 @@
-"""The file that a cartridge is kept in: reads, writes, syncs and locks."""
+"""The file of a cartridge: reads, writes, syncs and locks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rig.drive.cartridge_format import SUFFIX, CartridgeError
 
 
 class TapeFile:
-    """The file of a cartridge, locked while open: every byte goes through here."""
+    """The file of a cartridge, locked while open."""
 
     def __init__(self, path: Path, *, writable: bool) -> None:
         """Open and lock `path`; several may read it, or one may write it."""
@@ -24,7 +24,7 @@ class TapeFile:
             raise CartridgeError(
                 f"cannot open cartridge file {path}: {error.strerror}; check its name and rights"
             ) from error
-        if not stat.S_ISREG(os.fstat(self._fd).st_mode):  # a pipe would have us wait for ever
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):  # opening a pipe would never return
             os.close(self._fd)
             raise CartridgeError(
                 f"{path} is not a cartridge: it is no regular file; name a {SUFFIX} file"
@@ -38,7 +38,7 @@ class TapeFile:
             ) from error
 
     def size(self) -> int:
-        """Bytes in the file."""
+        """Return the size of the file in bytes."""
         return os.fstat(self._fd).st_size
 
     def read(self, offset: int, count: int) -> bytes:

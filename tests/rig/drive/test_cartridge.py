@@ -1,4 +1,4 @@
-"""The cartridge file: what it keeps, whatever happens to it."""
+"""The cartridge file, also after power cuts and damage."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make(folder: Path, volser: str = "TAP001") -> Path:
 
 
 def put(cartridge: Cartridge, *blocks: bytes) -> list[RecordHeader]:
-    """Write blocks as a drive would, with a stand-in for the ciphertext and the tag."""
+    """Write blocks as a drive does, with fake ciphertext and tags."""
     headers = cartridge.next_headers([(len(block), Flags(0)) for block in blocks])
     cartridge.append(
         [
@@ -91,7 +91,7 @@ def page_offsets(path: Path) -> list[int]:
 # What it keeps
 
 
-def test_a_new_cartridge_is_blank_and_keeps_its_name(tmp_path: Path) -> None:
+def test_cartridge_is_created_blank_with_its_volser(tmp_path: Path) -> None:
     path = make(tmp_path)
     with Cartridge.open(path) as cartridge:
         assert (cartridge.volser, cartridge.format) == ("TAP001", TapeFormat.BLANK)
@@ -100,7 +100,7 @@ def test_a_new_cartridge_is_blank_and_keeps_its_name(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_cartridge_is_not_made_over_another(tmp_path: Path) -> None:
+def test_cartridge_is_not_created_over_another(tmp_path: Path) -> None:
     path = written(tmp_path, [b"data"])
     with pytest.raises(CartridgeError, match="exists already"):
         Cartridge.create(path, "TAP001")
@@ -110,7 +110,7 @@ def test_a_cartridge_is_not_made_over_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("KEY-2", "APP-2a", "READ-2a")
-def test_memory_and_blocks_come_back(tmp_path: Path) -> None:
+def test_cartridge_returns_memory_and_blocks_as_written(tmp_path: Path) -> None:
     path = written(tmp_path, [b"one", b"two" * 1000], [b"three"])
     assert contents(path) == [b"one", b"two" * 1000, b"three"]
     with Cartridge.open(path) as cartridge:
@@ -124,7 +124,7 @@ def test_memory_and_blocks_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("BOT-5")
-def test_writing_from_bot_replaces_everything(tmp_path: Path) -> None:
+def test_cartridge_written_from_bot_has_nothing_of_before(tmp_path: Path) -> None:
     path = written(tmp_path, [b"secret of before" * 100], [b"more"])
     with Cartridge.open(path, write=True) as cartridge:
         cartridge.begin_from_bot(TapeFormat.CLEAR)
@@ -139,7 +139,7 @@ def test_writing_from_bot_replaces_everything(tmp_path: Path) -> None:
         assert cartridge.memory.epoch == 3
 
 
-def test_block_lengths_have_limits(tmp_path: Path) -> None:
+def test_cartridge_limits_block_lengths(tmp_path: Path) -> None:
     path = make(tmp_path)
     with Cartridge.open(path, write=True) as cartridge:
         cartridge.begin_from_bot(TapeFormat.CLEAR)
@@ -150,7 +150,7 @@ def test_block_lengths_have_limits(tmp_path: Path) -> None:
     assert [len(block) for block in contents(path)] == [1, MAX_BLOCK_BYTES]
 
 
-def test_only_records_prepared_by_the_pass_are_taken(tmp_path: Path) -> None:
+def test_append_takes_only_records_that_its_pass_prepared(tmp_path: Path) -> None:
     path = written(tmp_path, [b"one"])
     with Cartridge.open(path, write=True) as cartridge:
         with pytest.raises(CartridgeError, match="begin a writing pass"):
@@ -168,7 +168,7 @@ def test_only_records_prepared_by_the_pass_are_taken(tmp_path: Path) -> None:
     assert contents(path) == [b"one", b"four"]
 
 
-def test_a_blank_cartridge_and_one_open_for_reading_are_not_appended_to(tmp_path: Path) -> None:
+def test_append_refuses_a_blank_and_a_read_only_cartridge(tmp_path: Path) -> None:
     path = make(tmp_path)
     with (
         Cartridge.open(path, write=True) as cartridge,
@@ -179,7 +179,7 @@ def test_a_blank_cartridge_and_one_open_for_reading_are_not_appended_to(tmp_path
         cartridge.begin_from_bot(TapeFormat.CLEAR)
 
 
-def test_a_cartridge_with_no_epoch_left_refuses_and_loses_nothing(tmp_path: Path) -> None:
+def test_cartridge_with_no_epoch_left_refuses_and_loses_nothing(tmp_path: Path) -> None:
     path = written(tmp_path, [b"kept"])
     with Cartridge.open(path, write=True) as cartridge:
         cartridge._epoch_floor = MAX_EPOCH
@@ -188,7 +188,7 @@ def test_a_cartridge_with_no_epoch_left_refuses_and_loses_nothing(tmp_path: Path
     assert contents(path) == [b"kept"]
 
 
-def test_a_mounted_cartridge_is_locked(tmp_path: Path) -> None:
+def test_cartridge_is_locked_while_mounted(tmp_path: Path) -> None:
     path = written(tmp_path, [b"data"])
     with Cartridge.open(path, write=True):
         for write in (False, True):
@@ -202,10 +202,10 @@ def test_a_mounted_cartridge_is_locked(tmp_path: Path) -> None:
         Cartridge.open(path, write=True)
 
 
-# What is no cartridge, or a damaged one
+# Files that are no cartridges, and damaged cartridges
 
 
-def test_no_file_no_cartridge(tmp_path: Path) -> None:
+def test_cartridge_names_a_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(CartridgeError, match="No such file"):
         Cartridge.open(tmp_path / "absent.tape")
     os.mkfifo(tmp_path / "pipe")
@@ -222,7 +222,7 @@ def test_no_file_no_cartridge(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("KEY-2")
-def test_the_eedks_lie_in_several_places_on_the_media(tmp_path: Path) -> None:
+def test_eedks_are_in_several_places_on_the_media(tmp_path: Path) -> None:
     path = written(tmp_path, [b"one"], [b"two"], [b"three"])
     on_media = [offset for offset in page_offsets(path) if offset >= MEDIA_OFFSET]
     assert len(on_media) == 4  # beginning of tape, two appends, end of data
@@ -233,7 +233,7 @@ def test_the_eedks_lie_in_several_places_on_the_media(tmp_path: Path) -> None:
 
 @pytest.mark.rule("KEY-2")
 @pytest.mark.parametrize("write", [False, True])
-def test_a_damaged_memory_is_repaired_from_each_copy_alone(tmp_path: Path, write: bool) -> None:
+def test_memory_is_repaired_from_each_copy_alone(tmp_path: Path, write: bool) -> None:
     original = written(tmp_path, [b"one"], [b"two"])
     pages = page_offsets(original)
     assert len(pages) == 5
@@ -263,7 +263,7 @@ def test_a_damaged_memory_is_repaired_from_each_copy_alone(tmp_path: Path, write
         assert contents(path) == [b"one", b"two", b"three"]
 
 
-def test_with_no_copy_left_the_error_says_so(tmp_path: Path) -> None:
+def test_memory_without_any_copy_is_an_error(tmp_path: Path) -> None:
     path = written(tmp_path, [b"one"], [b"two"])
     for offset in page_offsets(path):
         spoil(path, offset + 100)
@@ -271,7 +271,7 @@ def test_with_no_copy_left_the_error_says_so(tmp_path: Path) -> None:
         Cartridge.open(path, write=True)
 
 
-def test_a_page_inside_data_is_not_taken_for_a_copy(tmp_path: Path) -> None:
+def test_scan_takes_no_page_inside_data_for_a_copy(tmp_path: Path) -> None:
     inner = written(tmp_path, [b"one"], [b"two"]).read_bytes()
     path = make(tmp_path, "TAP002")
     with Cartridge.open(path, write=True) as cartridge:
@@ -284,7 +284,7 @@ def test_a_page_inside_data_is_not_taken_for_a_copy(tmp_path: Path) -> None:
     assert contents(path) == [inner, inner[:PAGE_BYTES]]
 
 
-def test_damage_inside_is_read_up_to_and_never_cut(tmp_path: Path) -> None:
+def test_cartridge_is_read_up_to_damage_and_never_cut_there(tmp_path: Path) -> None:
     path = written(tmp_path, [b"one", b"two", b"three"])
     with Cartridge.open(path) as cartridge:
         second = cartridge.offset(1)
@@ -303,7 +303,7 @@ def test_damage_inside_is_read_up_to_and_never_cut(tmp_path: Path) -> None:
     assert contents(path) == [b"well again"]
 
 
-def test_a_cartridge_cut_short_by_hand_says_what_is_missing(tmp_path: Path) -> None:
+def test_cartridge_cut_short_by_hand_names_what_is_missing(tmp_path: Path) -> None:
     path = written(tmp_path, [b"one", b"two" * 100])
     with Cartridge.open(path) as cartridge:
         os.truncate(path, cartridge.offset(1) + HEADER_BYTES + 5)
@@ -312,7 +312,7 @@ def test_a_cartridge_cut_short_by_hand_says_what_is_missing(tmp_path: Path) -> N
         assert "the file ends inside it" in cartridge.damage
 
 
-def test_memory_and_end_of_data_both_lost_nothing_is_cut(tmp_path: Path) -> None:
+def test_cartridge_without_memory_and_end_of_data_is_not_cut(tmp_path: Path) -> None:
     path = written(tmp_path, [b"one"], [b"two", b"three"])
     with Cartridge.open(path) as cartridge:
         third = cartridge.offset(2)
@@ -330,7 +330,7 @@ def test_memory_and_end_of_data_both_lost_nothing_is_cut(tmp_path: Path) -> None
         assert cartridge.block_count == 2
 
 
-def test_a_damaged_block_is_told_from_a_whole_one(tmp_path: Path) -> None:
+def test_record_crc_shows_a_damaged_block(tmp_path: Path) -> None:
     path = written(tmp_path, [b"one", b"two"])
     with Cartridge.open(path) as cartridge:
         spoil(path, cartridge.offset(1) + HEADER_BYTES, b"T")
@@ -340,7 +340,7 @@ def test_a_damaged_block_is_told_from_a_whole_one(tmp_path: Path) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
-def test_any_bytes_at_all_open_or_fail_with_a_sentence(data: st.DataObject) -> None:
+def test_cartridge_of_any_bytes_opens_or_fails_with_a_sentence(data: st.DataObject) -> None:
     with TemporaryDirectory(dir=MEMORY) as name:
         folder = Path(name)
         path = written(folder, [b"one", b"two" * 50], [b"three"])
@@ -364,7 +364,7 @@ def test_any_bytes_at_all_open_or_fail_with_a_sentence(data: st.DataObject) -> N
 
 
 class FailingFile(TapeFile):
-    """A disk that is full, or that breaks, after so many bytes or syncs."""
+    """A file on a disk that fails after so many bytes or syncs."""
 
     room = 1 << 40
     syncs = 1 << 40
@@ -383,7 +383,7 @@ class FailingFile(TapeFile):
 
 
 @pytest.mark.parametrize(("room", "syncs"), [(20_000, 1 << 40), (1 << 40, 2)])
-def test_a_full_or_broken_disk_is_a_sentence_and_loses_nothing(
+def test_cartridge_on_a_failing_disk_ends_the_pass_and_loses_nothing(
     tmp_path: Path, room: int, syncs: int
 ) -> None:
     path = written(tmp_path, [b"kept"])
@@ -403,18 +403,18 @@ def test_a_full_or_broken_disk_is_a_sentence_and_loses_nothing(
         assert cartridge.memory.epoch == 3
 
 
-def test_a_memory_that_does_not_read_back_stops_the_pass(tmp_path: Path) -> None:
-    class Forgetful(TapeFile):
+def test_memory_that_does_not_read_back_ends_the_pass(tmp_path: Path) -> None:
+    class ZeroReadingFile(TapeFile):
         def read(self, offset: int, count: int) -> bytes:
             data = super().read(offset, count)
-            return bytes(count) if self.forgets and offset < MEDIA_OFFSET else data
+            return bytes(count) if self.reads_zeros and offset < MEDIA_OFFSET else data
 
-        forgets = False
+        reads_zeros = False
 
     path = written(tmp_path, [b"kept"])
-    file = Forgetful(path, writable=True)
+    file = ZeroReadingFile(path, writable=True)
     cartridge = Cartridge(file)
-    file.forgets = True
+    file.reads_zeros = True
     with pytest.raises(DamagedCartridgeError, match="does not read back"):
         cartridge.begin_append()
     with pytest.raises(CartridgeError, match="begin a writing pass"):
@@ -428,7 +428,7 @@ def test_a_memory_that_does_not_read_back_stops_the_pass(tmp_path: Path) -> None
 
 @dataclass
 class History:
-    """What a drive saw before the power went, in the order of the file's operations."""
+    """The operations on a file up to a power cut, and what they meant."""
 
     operations: list[tuple[str, int, bytes]] = field(default_factory=list)
     acknowledged: list[tuple[int, list[bytes]]] = field(default_factory=list)
@@ -437,7 +437,7 @@ class History:
 
 
 class RecordedFile(TapeFile):
-    """A file that remembers what was done to it (and spares the disk the syncs)."""
+    """A file that records its operations (and does not sync)."""
 
     def __init__(self, path: Path, history: History) -> None:
         self.history = history
@@ -465,7 +465,7 @@ def apply(image: bytearray, operation: tuple[str, int, bytes]) -> None:
 
 
 def cut_in_order(image: bytes, history: History, operation: int, byte: int) -> bytes:
-    """The file when the power goes after `byte` bytes of that operation, all before it done."""
+    """Return the file after a power cut at `byte` bytes of an operation."""
     after = bytearray(image)
     for done in history.operations[:operation]:
         apply(after, done)
@@ -479,7 +479,7 @@ def cut_in_order(image: bytes, history: History, operation: int, byte: int) -> b
 def cut_out_of_order(
     image: bytes, history: History, operation: int, chance: random.Random
 ) -> bytes:
-    """The file when the disk had not yet done, or half done, what was not synced."""
+    """Return the file after a power cut with parts of unsynced writes lost."""
     done = history.operations[:operation]
     synced = max([n for n, (kind, _, _) in enumerate(done) if kind == "sync"], default=0)
     after = bytearray(image)
@@ -500,8 +500,8 @@ def cut_out_of_order(
     return bytes(after)
 
 
-class Watched:
-    """A cartridge and its history: what was acknowledged when, and which IVs were given out."""
+class RecordedCartridge:
+    """A cartridge with the history of its acknowledged blocks and its IVs."""
 
     def __init__(self, path: Path, history: History) -> None:
         self.history = history
@@ -525,32 +525,32 @@ class Watched:
         self.history.acknowledged.append((len(self.history.operations), list(self.blocks)))
 
 
-def append(tape: Watched, mark: bytes) -> None:
+def append(tape: RecordedCartridge, mark: bytes) -> None:
     tape.cartridge.begin_append()
     tape.write(mark * 700, mark + b"B" * 5)
     tape.write(mark + b"C" * 900)
     tape.cartridge.close()
 
 
-def rewrite(tape: Watched, mark: bytes) -> None:
+def rewrite(tape: RecordedCartridge, mark: bytes) -> None:
     tape.begin_from_bot()
     tape.write(mark * 600)
     tape.write(mark + b"O" * 5, mark + b"P" * 700)
     tape.cartridge.close()
 
 
-def rekey(tape: Watched, mark: bytes) -> None:
-    """New EEDKs of other lengths than the old ones, so that nothing of those may shine through."""
+def rekey(tape: RecordedCartridge, mark: bytes) -> None:
+    """Store EEDKs of other lengths than the old ones, which must vanish."""
     if tape.cartridge.format is TapeFormat.ENCRYPTED:
         tape.cartridge.rekey((b"EEDK " + mark * 40, b"other EEDK " + mark * 9))
     tape.cartridge.close()
 
 
-Plan = Callable[[Watched, bytes], None]
+Plan = Callable[[RecordedCartridge, bytes], None]
 
 
 def check_after_cut(path: Path, history: History, operation: int) -> None:
-    """Nothing acknowledged is lost, the cartridge takes more, and no IV or epoch comes twice."""
+    """Check that nothing acknowledged is lost and no IV or epoch repeats."""
     kept = [blocks for at, blocks in history.acknowledged if at <= operation][-1]
     written_at_last = history.acknowledged[-1][1]
     anew = any(at <= operation for at in history.begun)
@@ -572,7 +572,7 @@ def check_after_cut(path: Path, history: History, operation: int) -> None:
 
 @pytest.mark.rule("KEY-1", "BOT-5", "APP-2f")
 @pytest.mark.parametrize("plan", [append, rewrite, rekey])
-def test_power_cut_at_any_byte(plan: Plan) -> None:
+def test_cartridge_survives_a_power_cut_at_any_byte(plan: Plan) -> None:
     with TemporaryDirectory(dir=MEMORY) as name:
         cut_everywhere(written(Path(name), [b"first", b"F" * 300]), plan)
 
@@ -580,7 +580,7 @@ def test_power_cut_at_any_byte(plan: Plan) -> None:
 def cut_everywhere(path: Path, plan: Plan) -> None:
     image = path.read_bytes()
     history = History()
-    plan(Watched(path, history), b"1")
+    plan(RecordedCartridge(path, history), b"1")
     cuts = 0
     for operation, (kind, _, data) in enumerate([*history.operations, ("", 0, b"")]):
         # Every byte of what carries meaning; of the long runs of one byte, some.
@@ -598,7 +598,9 @@ def cut_everywhere(path: Path, plan: Plan) -> None:
     seed=st.integers(0, 2**32),
     plans=st.lists(st.sampled_from([append, rewrite, rekey]), min_size=1),
 )
-def test_power_cuts_again_and_again_with_writes_out_of_order(seed: int, plans: list[Plan]) -> None:
+def test_cartridge_survives_power_cuts_with_writes_out_of_order(
+    seed: int, plans: list[Plan]
+) -> None:
     chance = random.Random(seed)
     spent: set[bytes] = set()
     with TemporaryDirectory(dir=MEMORY) as name:
@@ -606,7 +608,7 @@ def test_power_cuts_again_and_again_with_writes_out_of_order(seed: int, plans: l
         for mark, plan in zip((b"1", b"2", b"3", b"4"), plans, strict=False):
             image = path.read_bytes()
             history = History()
-            plan(Watched(path, history), mark)
+            plan(RecordedCartridge(path, history), mark)
             syncs = [n for n, (kind, *_) in enumerate(history.operations) if kind == "sync"]
             anywhere = range(len(history.operations) + 1)
             operation = chance.choice([*anywhere, *syncs * 4])  # mostly where most is at stake
@@ -620,7 +622,7 @@ def test_power_cuts_again_and_again_with_writes_out_of_order(seed: int, plans: l
 
 
 def eedks_anywhere(path: Path) -> set[tuple[bytes, ...]]:
-    """The EEDKs of every page in the file, wherever it is and whatever else it says."""
+    """Return the EEDKs of every page in the file, wherever it is."""
     data = path.read_bytes()
     pages = (data[at : at + PAGE_BYTES] for at in page_offsets(path))
     return {CartridgeMemory.decode(page).eedks for page in pages}
@@ -667,8 +669,8 @@ def test_rekey_reaches_a_copy_that_is_damaged(tmp_path: Path) -> None:
     assert eedks_anywhere(path) == {NEW_EEDKS}
 
 
-def test_a_rekey_cut_at_any_byte_keeps_a_whole_pair_and_is_finished_later() -> None:
-    """Old or new, never a mixture; the next opening for writing leaves one pair in the file."""
+def test_rekey_cut_at_any_byte_keeps_a_pair_and_is_finished_later() -> None:
+    """The next opening for writing leaves one pair in the file."""
     with TemporaryDirectory(dir=MEMORY) as name:
         path = written(Path(name), [b"one", b"F" * 300], [b"two"], [])
         image, history = path.read_bytes(), History()
@@ -695,7 +697,7 @@ def test_a_rekey_cut_at_any_byte_keeps_a_whole_pair_and_is_finished_later() -> N
         assert (NEW_EEDKS, True) in outcomes
 
 
-def test_what_cannot_be_rekeyed_says_why_and_stays_as_it_was(tmp_path: Path) -> None:
+def test_rekey_refuses_with_a_reason_and_changes_nothing(tmp_path: Path) -> None:
     blank = make(tmp_path, "BLANK1")
     path = written(tmp_path, [b"one"], [b"two"])
     with (
@@ -722,13 +724,13 @@ def test_what_cannot_be_rekeyed_says_why_and_stays_as_it_was(tmp_path: Path) -> 
     assert path.read_bytes() == before
 
 
-def test_a_record_torn_inside_is_cut_off_though_the_file_goes_on_behind_it(tmp_path: Path) -> None:
+def test_scan_cuts_off_a_torn_record_with_data_behind_it(tmp_path: Path) -> None:
     path = written(tmp_path, [b"first", b"F" * 3000])
     image = path.read_bytes()
     with Cartridge.open(path) as cartridge:
         end = cartridge._end
     history = History()
-    append(Watched(path, history), b"1")
+    append(RecordedCartridge(path, history), b"1")
     operation = next(
         n for n, (kind, _, data) in enumerate(history.operations) if data.startswith(b"TREC")
     )
@@ -747,11 +749,11 @@ def test_a_record_torn_inside_is_cut_off_though_the_file_goes_on_behind_it(tmp_p
         assert cartridge.block_count == 2
 
 
-def test_records_of_before_do_not_come_back_when_the_truncation_was_lost(tmp_path: Path) -> None:
+def test_scan_ignores_old_records_after_a_lost_truncation(tmp_path: Path) -> None:
     path = written(tmp_path, [b"old first", b"old second"])
     image = path.read_bytes()
     history = History()
-    rewrite(Watched(path, history), b"1")
+    rewrite(RecordedCartridge(path, history), b"1")
     operation = next(n for n, (kind, *_) in enumerate(history.operations) if kind == "truncate")
     path.write_bytes(cut_in_order(image, history, operation, 0))
     for _ in range(2):
@@ -770,7 +772,7 @@ def test_records_of_before_do_not_come_back_when_the_truncation_was_lost(tmp_pat
         assert cartridge.block_count == 0
 
 
-def test_what_follows_a_torn_page_copy_is_not_believed(tmp_path: Path) -> None:
+def test_scan_ignores_what_follows_a_torn_page_copy(tmp_path: Path) -> None:
     path = written(tmp_path, [b"first"])
     with Cartridge.open(path) as cartridge:
         end = cartridge._end
@@ -781,7 +783,7 @@ def test_what_follows_a_torn_page_copy_is_not_believed(tmp_path: Path) -> None:
     assert contents(path) == [b"first"]
 
 
-def test_an_older_copy_put_back_does_not_repeat_an_iv(tmp_path: Path) -> None:
+def test_append_to_an_older_copy_of_the_file_repeats_no_iv(tmp_path: Path) -> None:
     path = written(tmp_path, [b"first"])
     image = path.read_bytes()
     ivs = set()

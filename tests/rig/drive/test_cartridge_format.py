@@ -1,4 +1,4 @@
-"""The bytes on a cartridge: encoding, decoding, and what a decoder makes of anything else."""
+"""The format of a cartridge: encoding, and decoding of any bytes."""
 
 import zlib
 from dataclasses import replace
@@ -57,14 +57,14 @@ headers = st.builds(
 
 
 @given(memories())
-def test_a_memory_page_comes_back_as_it_was(memory: CartridgeMemory) -> None:
+def test_memory_page_decodes_to_what_was_encoded(memory: CartridgeMemory) -> None:
     page = memory.encode()
     assert len(page) == PAGE_BYTES
     assert CartridgeMemory.decode(page) == memory
 
 
 @given(memories(), st.integers(0, PAGE_BYTES * 8 - 1))
-def test_any_flipped_bit_of_a_memory_page_is_noticed(memory: CartridgeMemory, bit: int) -> None:
+def test_memory_page_with_any_flipped_bit_is_refused(memory: CartridgeMemory, bit: int) -> None:
     page = bytearray(memory.encode())
     page[bit // 8] ^= 1 << bit % 8
     with pytest.raises(DamagedCartridgeError):
@@ -72,7 +72,7 @@ def test_any_flipped_bit_of_a_memory_page_is_noticed(memory: CartridgeMemory, bi
 
 
 @given(st.data())
-def test_a_memory_page_with_a_good_crc_may_hold_anything_else(data: st.DataObject) -> None:
+def test_memory_page_with_a_good_crc_may_hold_anything_else(data: st.DataObject) -> None:
     page = bytearray(data.draw(memories()).encode())
     for _ in range(data.draw(st.integers(1, 4))):
         page[data.draw(st.integers(0, 2200))] = data.draw(st.integers(0, 255))
@@ -85,13 +85,13 @@ def test_a_memory_page_with_a_good_crc_may_hold_anything_else(data: st.DataObjec
 
 
 @given(st.binary(max_size=PAGE_BYTES + 1))
-def test_a_memory_page_of_any_bytes_is_an_error_and_no_more(page: bytes) -> None:
+def test_memory_page_of_any_bytes_is_an_error_and_no_more(page: bytes) -> None:
     with pytest.raises(DamagedCartridgeError):
         CartridgeMemory.decode(page)
 
 
 @given(headers)
-def test_a_record_header_comes_back_as_it_was(header: RecordHeader) -> None:
+def test_record_header_decodes_to_what_was_encoded(header: RecordHeader) -> None:
     head = header.encode()
     assert len(head) == HEADER_BYTES
     assert RecordHeader.decode(head) == header
@@ -100,7 +100,7 @@ def test_a_record_header_comes_back_as_it_was(header: RecordHeader) -> None:
 
 
 @given(headers, st.integers(0, HEADER_BYTES * 8 - 1))
-def test_any_flipped_bit_of_a_header_is_noticed(header: RecordHeader, bit: int) -> None:
+def test_record_header_with_any_flipped_bit_is_refused(header: RecordHeader, bit: int) -> None:
     head = bytearray(header.encode())
     head[bit // 8] ^= 1 << bit % 8
     with pytest.raises(DamagedCartridgeError):
@@ -108,7 +108,7 @@ def test_any_flipped_bit_of_a_header_is_noticed(header: RecordHeader, bit: int) 
 
 
 @given(st.binary(min_size=HEADER_BYTES - 8, max_size=HEADER_BYTES - 8), st.booleans())
-def test_a_header_of_any_bytes_with_a_good_crc_is_capped(body: bytes, end: bool) -> None:
+def test_record_header_of_any_bytes_has_a_capped_length(body: bytes, end: bool) -> None:
     head = (b"TEOD" if end else b"TREC") + body
     head += zlib.crc32(head).to_bytes(4, "big")
     try:
@@ -118,7 +118,7 @@ def test_a_header_of_any_bytes_with_a_good_crc_is_capped(body: bytes, end: bool)
     assert end or 0 < header.length <= MAX_BLOCK_BYTES
 
 
-def test_header_with_a_length_over_the_block_limit_is_refused() -> None:
+def test_record_header_over_the_block_limit_is_refused() -> None:
     header = RecordHeader(0, MAX_BLOCK_BYTES, Flags.ENCRYPTED, 1, 0)
     assert RecordHeader.decode(header.encode()) == header
     for wrong in (
@@ -131,26 +131,26 @@ def test_header_with_a_length_over_the_block_limit_is_refused() -> None:
             RecordHeader.decode(wrong.encode())
 
 
-def test_iv_and_aad_are_what_the_format_says() -> None:
+def test_record_header_has_iv_and_aad_of_the_format() -> None:
     header = RecordHeader(0x0102030405, 0x1234, Flags.ENCRYPTED, 0xA0B0C0D0, 0x1122334455667788)
     assert header.iv == bytes.fromhex("a0b0c0d0 1122334455667788")
     assert header.aad("TAP001") == b"TAP001" + bytes.fromhex("01 001234 000102030405")
 
 
 @given(headers, volsers)
-def test_no_record_can_pass_for_the_key_check(header: RecordHeader, volser: str) -> None:
+def test_record_aad_is_never_that_of_the_key_check(header: RecordHeader, volser: str) -> None:
     assert header.iv != KEY_CHECK_IV
     assert header.aad(volser) != key_check_aad(volser)
     assert len(header.aad(volser)) == len(key_check_aad(volser)) == 16
 
 
 @pytest.mark.parametrize("text", ["", "tap001", "TAP01", "TAP0001", "TAP 01", "TÄP001", "../../"])
-def test_a_wrong_volser_is_one_sentence(text: str) -> None:
+def test_volser_that_is_wrong_is_refused_in_one_sentence(text: str) -> None:
     with pytest.raises(CartridgeError, match="six capital letters or digits"):
         check_volser(text)
 
 
-def test_an_eedk_too_long_is_refused() -> None:
+def test_memory_page_refuses_an_eedk_that_is_too_long() -> None:
     memory = CartridgeMemory("TAP001", bytes(16), eedks=(bytes(MAX_EEDK_BYTES + 1),))
     with pytest.raises(CartridgeError, match="at most two EEDKs"):
         memory.encode()

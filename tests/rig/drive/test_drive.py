@@ -1,4 +1,4 @@
-"""The drive's firmware on real gates: what it asks for, what it refuses, and with which sense."""
+"""The drive's firmware on real gates: its requests and refusals."""
 
 from __future__ import annotations
 
@@ -97,15 +97,15 @@ def sense(fixture: VeFixture, volser: str) -> tuple[Sense, int]:
 
 
 @pytest.mark.rule("BOT-2b", "APP-2b", "APP-2c", "READ-2b")
-def test_a_key_is_asked_for_when_data_needs_it_and_not_before(fixture: VeFixture) -> None:
+def test_drive_asks_for_a_key_when_data_needs_it_and_not_before(fixture: VeFixture) -> None:
     fixture.add("TAP001", 2)
     with mounted(fixture, "TAP001", write=True) as drive:
         with pytest.raises(DriveError, match="no need of a data key"):
             drive.key_session()
         drive.set_encryption(LABELS)
-        with pytest.raises(KeyRequired) as wish:
+        with pytest.raises(KeyRequired) as raised:
             drive.write([Block(b"data")])
-        assert wish.value.sense is Sense.KEY_GENERATE
+        assert raised.value.sense is Sense.KEY_GENERATE
         assert not drive.key_set
         drive.accept_key(exchange(fixture, drive))
         assert drive.key_set
@@ -118,14 +118,14 @@ def test_a_key_is_asked_for_when_data_needs_it_and_not_before(fixture: VeFixture
         assert drive.locate_append_point() == 2
         assert drive.label_positions() == [1]
         assert not drive.key_set
-        with pytest.raises(KeyRequired) as wish:
+        with pytest.raises(KeyRequired) as raised:
             drive.write([Block(b"more")])
-        assert wish.value.sense is Sense.KEY_TRANSLATE
+        assert raised.value.sense is Sense.KEY_TRANSLATE
         assert drive.block_count == 2
         drive.locate(1)
-        with pytest.raises(KeyRequired) as wish:
+        with pytest.raises(KeyRequired) as raised:
             drive.read()
-        assert wish.value.sense is Sense.KEY_TRANSLATE
+        assert raised.value.sense is Sense.KEY_TRANSLATE
         drive.accept_key(exchange(fixture, drive))
         assert drive.read() == [Block(b"label", label=True)]
         assert drive.read() == []
@@ -155,7 +155,7 @@ def test_drive_names_the_cartridge_by_the_id_in_its_memory(fixture: VeFixture) -
 
 
 @pytest.mark.rule("BOT-4")
-def test_no_key_outlives_a_mount_or_is_there_at_the_next(fixture: VeFixture) -> None:
+def test_drive_has_no_key_after_a_demount_or_at_the_next_mount(fixture: VeFixture) -> None:
     engine, element = fixture.site.engine, fixture.site.element
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     with mounted(fixture, volser) as drive:
@@ -178,15 +178,15 @@ def test_no_key_outlives_a_mount_or_is_there_at_the_next(fixture: VeFixture) -> 
             drive.read()
 
 
-def test_a_key_lost_on_the_way_is_asked_for_again(fixture: VeFixture) -> None:
+def test_drive_asks_again_for_a_key_that_was_lost(fixture: VeFixture) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     with mounted(fixture, volser, write=True) as drive:
         set_key(fixture, drive.read)
         before = drive.read(1)
         fixture.site.engine.zeroize()
-        with pytest.raises(KeyRequired, match="gone from its hardware") as wish:
+        with pytest.raises(KeyRequired, match="gone from its hardware") as raised:
             drive.read()
-        assert wish.value.sense is Sense.KEY_REQUIRED
+        assert raised.value.sense is Sense.KEY_REQUIRED
         assert not drive.key_set
         drive.accept_key(exchange(fixture, drive))
         after = drive.read()
@@ -204,20 +204,20 @@ def test_a_key_lost_on_the_way_is_asked_for_again(fixture: VeFixture) -> None:
 
 
 @pytest.mark.rule("KEY-1", "BOT-5")
-def test_a_key_that_was_set_for_reading_is_not_used_to_write_from_bot(fixture: VeFixture) -> None:
+def test_drive_writes_from_bot_under_no_key_set_for_reading(fixture: VeFixture) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     before = fixture.tape(volser)
     with mounted(fixture, volser, write=True) as drive:
         set_key(fixture, drive.read)
         drive.set_encryption(LABELS)
         assert not fixture.site.engine.key_valid
-        with pytest.raises(KeyRequired) as wish:
+        with pytest.raises(KeyRequired) as raised:
             drive.write([Block(b"new")])
-        assert wish.value.sense is Sense.KEY_GENERATE
+        assert raised.value.sense is Sense.KEY_GENERATE
     assert fixture.tape(volser) == before
 
 
-def test_a_key_lost_in_the_middle_of_writing_from_bot(fixture: VeFixture) -> None:
+def test_drive_appends_after_its_key_was_lost_in_a_write_from_bot(fixture: VeFixture) -> None:
     fixture.add("TAP001", 2)
     with mounted(fixture, "TAP001", write=True) as drive:
         drive.set_encryption(LABELS)
@@ -236,7 +236,7 @@ def test_a_key_lost_in_the_middle_of_writing_from_bot(fixture: VeFixture) -> Non
 
 
 @pytest.mark.rule("READ-2d", "APP-2e")
-def test_the_key_of_another_cartridge_is_refused_before_any_use(fixture: VeFixture) -> None:
+def test_drive_refuses_the_key_of_another_cartridge_before_use(fixture: VeFixture) -> None:
     first = fixture.write_from_bot(2, fixture.volumes(100))
     second = fixture.write_from_bot(2, fixture.volumes(100))
     before = fixture.tape(first)
@@ -265,7 +265,7 @@ def test_the_key_of_another_cartridge_is_refused_before_any_use(fixture: VeFixtu
 
 @pytest.mark.rule("KEY-12", "BOT-2d")
 @pytest.mark.parametrize("sedk", [b"", bytes(256), b"\xff" * 256, bytes(10_000)])
-def test_an_sedk_that_does_not_open_is_refused(fixture: VeFixture, sedk: bytes) -> None:
+def test_drive_refuses_an_sedk_that_does_not_unwrap(fixture: VeFixture, sedk: bytes) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     with mounted(fixture, volser) as drive:
         with pytest.raises(DriveError) as caught:
@@ -308,7 +308,7 @@ def put_record(path: Path, offset: int, header: RecordHeader, payload: bytes) ->
 
 @pytest.mark.rule("READ-2e")
 @pytest.mark.parametrize("where", ["first byte", "last byte", "tag", "iv", "flags"])
-def test_an_altered_record_does_not_decrypt(fixture: VeFixture, where: str) -> None:
+def test_drive_decrypts_no_altered_record(fixture: VeFixture, where: str) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(1000))
     path = fixture.cartridges.path(volser)
     offset, header, payload = stored(path, 1)
@@ -334,7 +334,7 @@ def test_an_altered_record_does_not_decrypt(fixture: VeFixture, where: str) -> N
         assert len(drive.read()) == 1
 
 
-def test_plain_damage_is_told_from_alteration(fixture: VeFixture) -> None:
+def test_drive_distinguishes_damage_from_alteration(fixture: VeFixture) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(1000))
     path = fixture.cartridges.path(volser)
     offset, _, _ = stored(path, 1)
@@ -350,7 +350,7 @@ def test_plain_damage_is_told_from_alteration(fixture: VeFixture) -> None:
 
 
 @pytest.mark.rule("READ-2e")
-def test_swapped_records_do_not_decrypt(fixture: VeFixture) -> None:
+def test_drive_decrypts_no_swapped_records(fixture: VeFixture) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(100, 100))
     path = fixture.cartridges.path(volser)
     first_offset, first, first_payload = stored(path, 1)
@@ -361,7 +361,7 @@ def test_swapped_records_do_not_decrypt(fixture: VeFixture) -> None:
 
 
 @pytest.mark.rule("READ-2e")
-def test_a_record_spliced_in_from_another_cartridge_does_not_decrypt(fixture: VeFixture) -> None:
+def test_drive_decrypts_no_record_of_another_cartridge(fixture: VeFixture) -> None:
     volumes = fixture.volumes(100)
     first, second = (fixture.write_from_bot(2, volumes) for _ in range(2))
     offset, _, _ = stored(fixture.cartridges.path(first), 1)
@@ -371,7 +371,7 @@ def test_a_record_spliced_in_from_another_cartridge_does_not_decrypt(fixture: Ve
 
 
 @pytest.mark.rule("READ-2e", "BOT-5")
-def test_a_record_of_before_the_last_write_from_bot_does_not_decrypt(fixture: VeFixture) -> None:
+def test_drive_decrypts_no_record_older_than_the_write_from_bot(fixture: VeFixture) -> None:
     volumes = fixture.volumes(100)
     volser = fixture.write_from_bot(2, volumes)
     path = fixture.cartridges.path(volser)
@@ -383,8 +383,8 @@ def test_a_record_of_before_the_last_write_from_bot_does_not_decrypt(fixture: Ve
 
 
 @pytest.mark.rule("READ-2d")
-def test_a_whole_cartridge_under_another_volser_gets_no_key(fixture: VeFixture) -> None:
-    """Everything of one cartridge copied to another, even with its memory made to fit."""
+def test_drive_gets_no_key_for_a_cartridge_under_another_volser(fixture: VeFixture) -> None:
+    """All of a cartridge is copied, and its memory adapted."""
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     fixture.add("OTHER1", 2)
     path = fixture.cartridges.path("OTHER1")
@@ -400,8 +400,8 @@ def test_a_whole_cartridge_under_another_volser_gets_no_key(fixture: VeFixture) 
 
 
 @pytest.mark.rule("READ-2d")
-def test_the_eedks_of_another_time_give_a_key_that_is_refused(fixture: VeFixture) -> None:
-    """The same VOLSER written from BOT twice: its older EEDKs open, but to another key."""
+def test_drive_refuses_the_key_of_older_eedks(fixture: VeFixture) -> None:
+    """The older EEDKs of a VOLSER unwrap, but to another key."""
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
         older = cartridge.memory.eedks
@@ -410,7 +410,7 @@ def test_the_eedks_of_another_time_give_a_key_that_is_refused(fixture: VeFixture
     assert sense(fixture, volser) == (Sense.WRONG_KEY, 0)
 
 
-def test_unencrypted_data_on_an_encrypted_cartridge_is_refused(fixture: VeFixture) -> None:
+def test_drive_refuses_clear_data_on_an_encrypted_cartridge(fixture: VeFixture) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     path = fixture.cartridges.path(volser)
     offset, header, payload = stored(path, 1)
@@ -419,7 +419,7 @@ def test_unencrypted_data_on_an_encrypted_cartridge_is_refused(fixture: VeFixtur
     assert sense(fixture, volser) == (Sense.UNENCRYPTED_DATA, 1)
 
 
-def test_encrypted_data_on_a_clear_cartridge_is_refused(fixture: VeFixture) -> None:
+def test_drive_refuses_encrypted_data_on_a_clear_cartridge(fixture: VeFixture) -> None:
     volser = fixture.write_from_bot(1, fixture.volumes(100))
     path = fixture.cartridges.path(volser)
     offset, header, payload = stored(path, 1)
@@ -428,7 +428,7 @@ def test_encrypted_data_on_a_clear_cartridge_is_refused(fixture: VeFixture) -> N
     assert sense(fixture, volser) == (Sense.UNABLE_TO_DECRYPT, 1)
 
 
-def test_a_damaged_block_of_a_clear_cartridge_is_a_read_error(fixture: VeFixture) -> None:
+def test_drive_reports_a_damaged_clear_block_as_read_error(fixture: VeFixture) -> None:
     volser = fixture.write_from_bot(1, fixture.volumes(100))
     path = fixture.cartridges.path(volser)
     offset, _, _ = stored(path, 1)
@@ -439,7 +439,7 @@ def test_a_damaged_block_of_a_clear_cartridge_is_a_read_error(fixture: VeFixture
 
 
 @pytest.mark.parametrize("pool", [1, 2])
-def test_a_damaged_header_is_read_up_to(fixture: VeFixture, pool: int) -> None:
+def test_drive_reads_up_to_a_damaged_header(fixture: VeFixture, pool: int) -> None:
     volser = fixture.write_from_bot(pool, fixture.volumes(100, 100))
     path = fixture.cartridges.path(volser)
     offset, _, _ = stored(path, 4)
@@ -456,7 +456,7 @@ def test_a_damaged_header_is_read_up_to(fixture: VeFixture, pool: int) -> None:
 
 
 @pytest.mark.rule("APP-2e")
-def test_a_changed_key_check_stops_an_append_before_it_mixes_keys(fixture: VeFixture) -> None:
+def test_drive_appends_nothing_with_a_changed_key_check(fixture: VeFixture) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     path = fixture.cartridges.path(volser)
     put_memory(path, lambda memory: replace(memory, key_check=bytes(16)))
@@ -477,7 +477,7 @@ def make_other(fixture: VeFixture) -> Cartridge:
     return Cartridge.open(fixture.cartridges.path("OTHER1"))
 
 
-def test_commands_out_of_order_are_refused(fixture: VeFixture) -> None:
+def test_drive_refuses_commands_out_of_order(fixture: VeFixture) -> None:
     drive = fixture.drive
     for command in (
         drive.unload,
@@ -528,7 +528,7 @@ def test_commands_out_of_order_are_refused(fixture: VeFixture) -> None:
     assert [block.data for block in read_all(fixture, volser)][3:] == [b"x", b"y"]
 
 
-def test_read_gives_whole_blocks_up_to_the_bytes_asked_for(fixture: VeFixture) -> None:
+def test_drive_reads_whole_blocks_up_to_the_bytes_asked_for(fixture: VeFixture) -> None:
     fixture.add("TAP001", 1)
     with mounted(fixture, "TAP001", write=True) as drive:
         drive.set_encryption(None)
@@ -540,7 +540,7 @@ def test_read_gives_whole_blocks_up_to_the_bytes_asked_for(fixture: VeFixture) -
         assert drive.read() == []
 
 
-def test_an_engine_that_will_not_zeroize_is_not_passed_over(
+def test_drive_reports_an_engine_that_does_not_zeroize(
     fixture: VeFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(100))
@@ -558,7 +558,7 @@ def test_an_engine_that_will_not_zeroize_is_not_passed_over(
 # Sense codes
 
 
-def test_sense_codes_are_each_their_own_and_say_what_to_do() -> None:
+def test_sense_codes_are_unique_and_have_remedies() -> None:
     codes = [item.code for item in Sense]
     assert len(set(codes)) == len(codes)
     assert Sense.KEY_GENERATE.code == "7/EF/11"
@@ -570,14 +570,14 @@ def test_sense_codes_are_each_their_own_and_say_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("code", ErrorCode)
-def test_every_failure_of_an_exchange_has_a_sense(code: ErrorCode) -> None:
+def test_sense_exists_for_every_failure_of_an_exchange(code: ErrorCode) -> None:
     found = sense_of(ExchangeError(code, "why"))
     assert found is not None
     assert found.asc == 0xEE
     assert found.key == 4 or 0x26 <= found.ascq <= 0x32
 
 
-def test_the_codes_are_those_that_real_drives_report() -> None:
+def test_sense_codes_are_those_of_real_drives() -> None:
     security = {s.code for s in Sense if s.asc == 0x74}
     assert security == {f"7/74/0{n}" for n in range(6)}
     assert {s.code for s in Sense if s.asc == 0xEF} == {"7/EF/10", "7/EF/11", "7/EF/13"}

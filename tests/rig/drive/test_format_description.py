@@ -1,4 +1,4 @@
-"""A cartridge is read without this project: by the program that its format description ends with.
+"""A cartridge is read by the program in its format description alone.
 
 The program has nothing but the standard library and `cryptography`, and a KEK private key that was
 made outside the token and imported there.
@@ -43,7 +43,7 @@ def read_by_hand(
 @pytest.mark.rule("KEY-2", "KEY-3", "KEY-6", "BOT-2e", "APP-2f")
 @pytest.mark.parametrize("mode", [KeyMode.CLEAR, KeyMode.HASH])
 @pytest.mark.parametrize("place", [0, 1])
-def test_an_encrypted_cartridge_is_read_with_a_kek_and_nothing_of_ours(
+def test_format_description_suffices_to_read_with_a_kek(
     site: Site, tmp_path: Path, mode: KeyMode, place: int
 ) -> None:
     keys = [KeyLabel("KEK 1"), KeyLabel("KEK 1")]
@@ -64,7 +64,7 @@ def test_an_encrypted_cartridge_is_read_with_a_kek_and_nothing_of_ours(
 
 
 @pytest.mark.rule("BOT-3b")
-def test_a_clear_cartridge_is_read_too(site: Site, tmp_path: Path) -> None:
+def test_format_description_suffices_to_read_a_clear_cartridge(site: Site, tmp_path: Path) -> None:
     fixture = site.fixture(tmp_path, PoolSettings(1))
     volumes = fixture.volumes(5, 300_000)
     volser = fixture.write_from_bot(1, volumes)
@@ -73,7 +73,7 @@ def test_a_clear_cartridge_is_read_too(site: Site, tmp_path: Path) -> None:
     assert [(tmp_path / "out" / v.name).read_bytes() for v in volumes] == sources(volumes)
 
 
-def test_the_text_has_the_numbers_of_the_code() -> None:
+def test_format_description_has_the_numbers_of_the_code() -> None:
     for number in (
         cartridge_format.MEDIA_OFFSET,
         cartridge_format.PAGE_BYTES,
@@ -94,7 +94,7 @@ def test_the_text_has_the_numbers_of_the_code() -> None:
 
 
 @pytest.mark.rule("KEY-6", "KEY-12")
-def test_show_tells_labels_or_hashes_and_never_a_key(site: Site, tmp_path: Path) -> None:
+def test_show_prints_labels_or_hashes_and_never_a_key(site: Site, tmp_path: Path) -> None:
     keys = (KeyLabel("KEK 1"), KeyLabel(site.outside.label, KeyMode.HASH))
     fixture = site.fixture(tmp_path, PoolSettings(4, True, keys))
     volser = fixture.write_from_bot(4, fixture.volumes(600_000, 10))
@@ -118,7 +118,7 @@ def test_show_tells_labels_or_hashes_and_never_a_key(site: Site, tmp_path: Path)
     assert site.outside.label not in text
 
 
-def test_show_tells_the_logical_volumes_of_a_clear_cartridge(site: Site, tmp_path: Path) -> None:
+def test_show_lists_the_logical_volumes_of_a_clear_cartridge(site: Site, tmp_path: Path) -> None:
     fixture = site.fixture(tmp_path, PoolSettings(1))
     (volume,) = fixture.volumes(10)
     odd = volume.source.rename(tmp_path / "odd\x1b[2Jname")
@@ -131,7 +131,7 @@ def test_show_tells_the_logical_volumes_of_a_clear_cartridge(site: Site, tmp_pat
     assert "\x1b" not in text
 
 
-def test_show_tells_of_damage_and_of_a_bad_eedk(site: Site, tmp_path: Path) -> None:
+def test_show_reports_damage_and_a_bad_eedk(site: Site, tmp_path: Path) -> None:
     fixture = site.fixture(tmp_path, PoolSettings(1))
     volser = fixture.write_from_bot(1, fixture.volumes(10, 10))
     path = fixture.cartridges.path(volser)

@@ -1,4 +1,4 @@
-"""The drive's secure element: an SEDK in, a sealed key out, and nothing of the key between."""
+"""The drive's secure element: it turns an SEDK into a sealed key."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def transport_key(lab: ProvisionedLab, serial: str = "SE-1") -> bytes:
 
 
 @pytest.mark.rule("BOT-2d", "KEY-12")
-def test_unseal_gives_what_the_gates_unwrap(lab: ProvisionedLab, element: SecureElement) -> None:
+def test_secure_element_rewraps_what_the_gates_unwrap(
+    lab: ProvisionedLab, element: SecureElement
+) -> None:
     for _ in range(8):
         data_key = os.urandom(32)
         sealed = element.rewrap_for_engine(wrapped_for(element, data_key))
@@ -68,12 +70,12 @@ def test_unseal_gives_what_the_gates_unwrap(lab: ProvisionedLab, element: Secure
 
 
 @pytest.mark.parametrize("length", [0, 16, 24, 25, 31, 33, 48])
-def test_only_aes_256_keys(element: SecureElement, length: int) -> None:
+def test_secure_element_takes_aes_256_keys_only(element: SecureElement, length: int) -> None:
     with pytest.raises(SedkError):
         element.rewrap_for_engine(wrapped_for(element, os.urandom(length)))
 
 
-def test_damaged_sedk(element: SecureElement) -> None:
+def test_secure_element_refuses_a_damaged_sedk(element: SecureElement) -> None:
     sedk = wrapped_for(element, os.urandom(32))
     for damaged in (b"", sedk[:-1], sedk + b"\0", sedk[:-1] + bytes([sedk[-1] ^ 1]), bytes(256)):
         with pytest.raises(SedkError, match="Secure element of drive SE-1"):
@@ -81,7 +83,9 @@ def test_damaged_sedk(element: SecureElement) -> None:
     assert len(element.rewrap_for_engine(sedk)) == 40
 
 
-def test_sedk_of_another_drive(lab: ProvisionedLab, element: SecureElement) -> None:
+def test_secure_element_refuses_the_sedk_of_another_drive(
+    lab: ProvisionedLab, element: SecureElement
+) -> None:
     with SecureElement.start(SecureElementConfig.of(lab.drive("SE-2"))) as other:
         assert other.wrap_public_der != element.wrap_public_der
         sedk = wrapped_for(other, os.urandom(32))
@@ -91,7 +95,9 @@ def test_sedk_of_another_drive(lab: ProvisionedLab, element: SecureElement) -> N
     assert transport_key(lab, "SE-1") != transport_key(lab, "SE-2")
 
 
-def test_identity(lab: ProvisionedLab, element: SecureElement) -> None:
+def test_secure_element_signs_with_its_identity(
+    lab: ProvisionedLab, element: SecureElement
+) -> None:
     certificate = load_der_x509_certificate(element.certificate_der)
     assert element.certificate_der == lab.drive("SE-1").certificate_der
     assert element.wrap_public_der == lab.drive("SE-1").wrap_public_der
@@ -102,24 +108,24 @@ def test_identity(lab: ProvisionedLab, element: SecureElement) -> None:
     public_key.verify(element.sign(b"transcript"), b"transcript", ec.ECDSA(hashes.SHA256()))
 
 
-def test_configuration_by_serial(lab: ProvisionedLab) -> None:
+def test_secure_element_configuration_is_found_by_serial(lab: ProvisionedLab) -> None:
     config = SecureElementConfig.under(lab.state_dir, "SE-1")
     assert config == SecureElementConfig.of(lab.drive("SE-1"))
     with pytest.raises(TaperigError, match="A drive serial has"):
         SecureElementConfig.under(lab.state_dir, "../SE-1")
 
 
-def test_too_long_a_message(element: SecureElement) -> None:
+def test_secure_element_refuses_a_message_that_is_too_long(element: SecureElement) -> None:
     with pytest.raises(SecureElementError, match="at most 65536 bytes"):
         element.sign(bytes(70_000))
     assert element.sign(bytes(60_000))
 
 
 @pytest.mark.rule("KEY-12")
-def test_data_key_is_not_left_in_either_process(
+def test_secure_element_leaves_no_data_key_in_either_process(
     lab: ProvisionedLab, element: SecureElement, tmp_path: Path
 ) -> None:
-    """The key is made in a third process, so that this one can be looked at too."""
+    """The key is made in a third process, so that this one is searched too."""
     maker = (
         "import os, sys\n"
         "from cryptography.hazmat.primitives import hashes\n"
@@ -151,7 +157,9 @@ def test_data_key_is_not_left_in_either_process(
 # Failures
 
 
-def test_wrong_pin(lab: ProvisionedLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secure_element_reports_a_wrong_pin(
+    lab: ProvisionedLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DRIVE_PIN", "1234567890")
     config = SecureElementConfig.of(lab.drive("SE-1"))
     config = config.replace(token=config.token.replace(pin=PinSource(env="DRIVE_PIN")))
@@ -166,7 +174,9 @@ def test_wrong_pin(lab: ProvisionedLab, monkeypatch: pytest.MonkeyPatch) -> None
         assert pin.encode() not in command
 
 
-def test_exposed_pin_file(lab: ProvisionedLab, tmp_path: Path) -> None:
+def test_secure_element_refuses_a_pin_file_others_may_read(
+    lab: ProvisionedLab, tmp_path: Path
+) -> None:
     (tmp_path / "pin").write_text("123456")
     (tmp_path / "pin").chmod(0o644)
     config = SecureElementConfig.of(lab.drive("SE-1"))
@@ -175,7 +185,7 @@ def test_exposed_pin_file(lab: ProvisionedLab, tmp_path: Path) -> None:
         SecureElement.start(config)
 
 
-def test_absent_token(lab: ProvisionedLab) -> None:
+def test_secure_element_reports_an_absent_token(lab: ProvisionedLab) -> None:
     config = SecureElementConfig.under(lab.state_dir, "SE-3")
     with pytest.raises(SecureElementError, match=r"drive-SE-3\.pem cannot be read"):
         SecureElement.start(config)
@@ -184,14 +194,14 @@ def test_absent_token(lab: ProvisionedLab) -> None:
         SecureElement.start(config)
 
 
-def test_certificate_of_another_drive(lab: ProvisionedLab) -> None:
+def test_secure_element_refuses_the_certificate_of_another_drive(lab: ProvisionedLab) -> None:
     config = SecureElementConfig.of(lab.drive("SE-1"))
     config = config.replace(certificate=lab.drive("SE-2").certificate)
     with pytest.raises(SecureElementError, match="not that of the drive's identity key"):
         SecureElement.start(config)
 
 
-def test_killed_process(lab: ProvisionedLab) -> None:
+def test_secure_element_reports_that_its_process_was_killed(lab: ProvisionedLab) -> None:
     with SecureElement.start(SecureElementConfig.of(lab.drive("SE-1"))) as element:
         os.kill(element.pid, signal.SIGKILL)
         with pytest.raises(SecureElementGoneError, match="SE-1 does not answer"):
@@ -200,7 +210,9 @@ def test_killed_process(lab: ProvisionedLab) -> None:
             element.sign(b"x")
 
 
-def test_silent_process(lab: ProvisionedLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secure_element_reports_that_its_process_is_silent(
+    lab: ProvisionedLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with SecureElement.start(SecureElementConfig.of(lab.drive("SE-1"))) as element:
         element._link.settimeout(0.2)
         os.kill(element.pid, signal.SIGSTOP)
@@ -212,7 +224,7 @@ def test_silent_process(lab: ProvisionedLab, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_interrupt_is_the_drives_to_handle(lab: ProvisionedLab) -> None:
+def test_secure_element_ignores_an_interrupt(lab: ProvisionedLab) -> None:
     with SecureElement.start(SecureElementConfig.of(lab.drive("SE-1"))) as element:
         os.kill(element.pid, signal.SIGINT)
         assert element.sign(b"x")
@@ -223,20 +235,22 @@ def test_interrupt_is_the_drives_to_handle(lab: ProvisionedLab) -> None:
     "request_",
     [{}, {"do": "export"}, {"do": "rewrap"}, {"do": "sign", "data": "text"}, {1: 2}],
 )
-def test_unknown_requests(element: SecureElement, request_: dict[object, object]) -> None:
+def test_secure_element_refuses_unknown_requests(
+    element: SecureElement, request_: dict[object, object]
+) -> None:
     with pytest.raises(SecureElementError, match="not one that a secure element knows"):
         element._ask(request_)  # type: ignore[arg-type] # what no drive would send
 
 
 @pytest.mark.parametrize("frame", [b"\xff\xff\xff\xff", b"\0\0\0\1\xff", b"\0\0\0\1\x01", b"\0\0"])
-def test_broken_frames_end_the_process(lab: ProvisionedLab, frame: bytes) -> None:
+def test_secure_element_process_ends_at_a_broken_frame(lab: ProvisionedLab, frame: bytes) -> None:
     with SecureElement.start(SecureElementConfig.of(lab.drive("SE-1"))) as element:
         element._link.sendall(frame)
         element._link.shutdown(socket.SHUT_WR)
         assert element._process.wait(timeout=10) == 0
 
 
-def test_dies_with_its_drive(lab: ProvisionedLab) -> None:
+def test_secure_element_process_ends_with_its_drive(lab: ProvisionedLab) -> None:
     script = (
         "import sys, time; from pathlib import Path\n"
         "from rig.drive.secure_element import SecureElement, SecureElementConfig\n"
@@ -253,7 +267,7 @@ def test_dies_with_its_drive(lab: ProvisionedLab) -> None:
     wait_until(lambda: has_ended(pid))
 
 
-def test_first_message_tells_no_pin(lab: ProvisionedLab) -> None:
+def test_secure_element_first_message_has_no_pin(lab: ProvisionedLab) -> None:
     from rig.drive.secure_element import decode_config, encode_config
 
     config = SecureElementConfig.of(lab.drive("SE-1"))
