@@ -1,6 +1,6 @@
-"""What the user sees while a run goes on: steps as they end, progress of what takes long.
+"""A run on the console: steps as they end, progress of long tasks.
 
-At a terminal the step or task in hand is shown live under the lines, with its time and, when its
+At a terminal the current step or task is shown live under the lines, with its time and, when its
 size is known, a bar. Elsewhere the same lines come plain, and a long task says when it begins and
 when it ends. All of it goes to standard output, or to standard error where standard output carries
 JSON; errors always go to standard error.
@@ -59,17 +59,17 @@ class ConsoleReport:
         self._progress: Progress | None = None
 
     def line(self, words: str = "", style: str = "") -> None:
-        """One line of text."""
+        """Print one line of text."""
         self._console.print(escape(text.printable(words)), style=style or None)
 
     def title(self, words: str) -> None:
-        """The heading of a part of the run."""
+        """Print the heading of a part of the run."""
         self.line()
         self.line(words, "bold")
 
     @contextmanager
     def task(self, words: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
-        """Show something that may take a while; the caller tells how much of ``total`` is done."""
+        """Show a task; the caller reports how much of ``total`` is done."""
         began = time.monotonic()
         if not self._live:
             yield lambda amount: None
@@ -84,13 +84,13 @@ class ConsoleReport:
                 progress.remove_task(task)
 
     def begin(self, words: str) -> None:
-        """Say, where nothing is shown live, that something long begins."""
+        """Say that a long task begins, where nothing is shown live."""
         if not self._live:
             self.line(words)
 
     @contextmanager
     def _shown(self) -> Iterator[Progress]:
-        """The live area, shared by tasks inside tasks."""
+        """Show the live area, which tasks inside tasks share."""
         if self._progress is not None:
             yield self._progress
             return
@@ -109,11 +109,11 @@ class ConsoleReport:
                 self._progress = None
 
     def step_heading(self) -> None:
-        """The heading of the table of steps."""
+        """Print the heading of the table of steps."""
         self.line(self._step_lines("step", "volume", "", "time", "outcome")[0], "dim")
 
     def step(self, event: Event) -> None:
-        """One step of a sequence that has ended."""
+        """Print a step that has ended."""
         style = _STYLE.get(event.outcome, "") if event.outcome != "ok" else ""
         took = text.seconds(event.duration_s)
         for line in self._step_lines(
@@ -122,7 +122,7 @@ class ConsoleReport:
             self.line(line, style)
 
     def _step_lines(self, step: str, volume: str, words: str, took: str, outcome: str) -> list[str]:
-        """Return the lines of a step: its text is wrapped, or below the rest where it is narrow."""
+        """Return the lines of a step; narrow ones have the text below the rest."""
         width = self._step_width()
         if width is None:
             first = f"{step:<8} {volume:<7} {took:>9}  {outcome}"
@@ -137,7 +137,7 @@ class ConsoleReport:
         return [first, *(f"{'':<17}{part}" for part in parts[1:])]
 
     def _step_width(self) -> int | None:
-        """Return the columns for a step's text; None where it needs lines of its own."""
+        """Return the columns for a step's text; None if it needs its own lines."""
         if not self._live and "COLUMNS" not in os.environ:
             return _STEP_TEXT
         if self._console.width < _NARROW:
@@ -145,20 +145,20 @@ class ConsoleReport:
         return min(_STEP_TEXT, self._console.width - _STEP_REST)
 
     def notice(self, notice: Notice) -> None:
-        """A word to operators, hosts or the service, with the time of day."""
+        """Print a notice with the time of day."""
         clock = time.strftime("%H:%M:%S", time.localtime(notice.time))
         self.line(
             f"{clock} {notice.kind.upper()}  {notice.text}", _NOTICE_STYLE.get(notice.kind, "")
         )
 
     def check(self, check: Check) -> None:
-        """One thing that was judged."""
+        """Print a check and its verdict."""
         verdict = "pass" if check.passed else "fail"
         detail = f": {check.detail}" if check.detail else ""
         self.line(f"{verdict}  {check.name}{detail}", _STYLE[verdict])
 
     def measurement(self, item: Measurement) -> None:
-        """One value against its limits."""
+        """Print a measurement, its limits and its verdict."""
         verdict = "pass" if item.passed else "fail"
         self.line(f"{verdict}  {text.measured(item)}", _STYLE[verdict])
 
@@ -168,18 +168,18 @@ class ConsoleReport:
             self.line(line, "dim" if index == 0 else "")
 
     def scenario_end(self, result: ScenarioResult) -> None:
-        """The verdict of a scenario."""
+        """Print the verdict of a scenario."""
         verdict = result.verdict
         self.line(f"{verdict}  {result.title}, {text.seconds(result.duration_s)}", _STYLE[verdict])
         if result.error is not None:
             self.error(result.error)
 
     def error(self, words: str) -> None:
-        """What the user has to mend, in one sentence on standard error."""
+        """Print an error, in one sentence on standard error."""
         print(f"rig: {text.printable(words)}", file=sys.stderr, flush=True)
 
     def verdict(self, run: RunResult) -> None:
-        """The last words of a run."""
+        """Print the verdict line of a run."""
         self.line()
         words = {"pass": "PASS", "fail": "FAIL", "error": "ERROR"}[run.verdict]
         summary = "; ".join(_figures(run)) or "nothing was measured"
@@ -189,7 +189,7 @@ class ConsoleReport:
 
 
 def _figures(run: RunResult) -> Iterator[str]:
-    """The throughput figures of the verdict line: the worst of each kind."""
+    """Yield the throughput figures of the verdict line, the worst of each."""
     for scenario in run.scenarios:
         for rule, words in (
             ("BOT-2e", "{value} to tape"),

@@ -1,4 +1,4 @@
-"""A validation of an HSM on the console: a line a finding as it is made, then the verdict."""
+"""A validation of a token on the console: its findings, then the verdict."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STATUS_WIDTH = max(len(status.value) for status in Status)
 
 
 class ValidationReport:
-    """Reports a validation while it goes on and when it is done."""
+    """Prints a validation while it runs and when it is done."""
 
     def __init__(self, *, error_stream: bool = False) -> None:
         """Write to standard output, or to standard error."""
@@ -49,7 +49,7 @@ class ValidationReport:
         )
 
     def verdict(self, validation: Validation) -> None:
-        """Print the verdict, what is lost and what is done about it."""
+        """Print the verdict, what is lost and what the rig does instead."""
         report, verdict = self._report, validation.verdict
         for title, consequences in (
             ("Why it is unfit", verdict.unfit),

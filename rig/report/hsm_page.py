@@ -1,4 +1,4 @@
-"""A validation of an HSM as a page: one HTML file that needs no other."""
+"""A validation of a token as one HTML file that needs no other."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hsm.validate.report import Validation
 
 
 class PageUnwritableError(TaperigError):
-    """The page cannot be written where it should be."""
+    """The page cannot be written."""
 
 
 def page(validation: Validation) -> str:
-    """Return the validation as HTML; what a token says of itself is escaped."""
+    """Return the validation as HTML; texts of the token are escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -38,4 +38,6 @@ def write_page(validation: Validation, path: Path) -> None:
     try:
         path.write_text(page(validation), encoding="utf-8")
     except OSError as error:
-        raise PageUnwritableError(f"The page {path} cannot be written: {error.strerror}.") from None
+        raise PageUnwritableError(
+            f"The page {path} cannot be written ({error.strerror}); name another."
+        ) from None

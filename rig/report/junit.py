@@ -1,4 +1,4 @@
-"""junit.xml: scenarios as test suites; their steps, checks and measurements as test cases."""
+"""junit.xml: scenarios are test suites; what they judge are test cases."""
 
 from __future__ import annotations
 
@@ -80,5 +80,5 @@ def _add(case: ElementTree.Element, kind: str, message: str) -> None:
 
 
 def _clean(text: str) -> str:
-    """Without the characters that XML 1.0 cannot carry."""
+    """Replace the characters that XML 1.0 cannot carry."""
     return _FORBIDDEN.sub("\ufffd", text)

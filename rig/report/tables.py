@@ -1,4 +1,4 @@
-"""Rows of values as a table of text: every table of the command line is drawn here."""
+"""Tables of text; every table of the command line is drawn here."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _UNLIMITED = 100_000
 
 
 def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Return the lines of a table, its heading first; columns of numbers go to the right.
+    """Return the lines of a table, its heading first.
 
-    Cells are folded where the table would be wider than ``width``.
+    Columns of numbers are aligned to the right. Cells are folded where the table would be wider
+    than ``width``.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, head in enumerate(heads):
@@ -31,7 +32,7 @@ def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int)
 
 
 def output_width() -> int:
-    """Return how wide a table on standard output may be."""
+    """Return the width of tables on standard output."""
     return Console().width if sys.stdout.isatty() else _UNLIMITED
 
 

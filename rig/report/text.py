@@ -1,4 +1,4 @@
-"""Figures in words, the same in every report."""
+"""Values as text, the same in every report."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from rig.results.measurement import Measurement
 
 
 def number(value: float, unit: str) -> str:
-    """A value with its unit, as precise as is useful: rates to 0.1, ratios to 0.0001."""
+    """Return a value with its unit: rates to 0.1, ratios to 0.0001."""
     if unit == "ratio":
         return f"{value:.4f}"
     return f"{value:,.1f} {unit}"
 
 
 def measured(item: Measurement) -> str:
-    """``name: value (limit, margin)``."""
+    """Return a measurement as ``name: value (limit, margin)``."""
     parts = []
     if item.minimum is not None:
         parts.append(f"at least {number(item.minimum, item.unit)}")
@@ -26,12 +26,12 @@ def measured(item: Measurement) -> str:
 
 
 def printable(words: str) -> str:
-    """Words with escapes for what a terminal would obey; file names may hold anything."""
+    """Escape control characters; file names may hold any."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in words)
 
 
 def plural(count: int, noun: str) -> str:
-    """``1 key manager``, ``2 key managers``, ``2 copies``."""
+    """Return a count with its noun: ``1 copy``, ``2 copies``."""
     if count == 1:
         return f"{count:,} {noun}"
     if noun.endswith("y") and noun[-2] not in "aeiou":
@@ -40,7 +40,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def seconds(duration: float) -> str:
-    """``12.3 s``, ``45 ms``, ``0.3 ms``."""
+    """Return a duration as ``12.3 s``, ``45 ms`` or ``0.3 ms``."""
     if duration >= 1:
         return f"{duration:.1f} s"
     milliseconds = duration * 1000
@@ -48,7 +48,7 @@ def seconds(duration: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as ``8.0 MB``, ``12.5 kB`` or ``7 B`` (decimal)."""
+    """Return bytes as ``8.0 MB``, ``12.5 kB`` or ``7 B`` (decimal)."""
     if count >= 1e6:
         return f"{count / 1e6:.1f} MB"
     return f"{count / 1e3:.1f} kB" if count >= 1e3 else f"{count:.0f} B"

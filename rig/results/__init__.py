@@ -1,1 +1,1 @@
-"""What a run found: events, measurements, results, rules."""
+"""The results of a run: events, measurements, checks, rules."""

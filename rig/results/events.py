@@ -1,7 +1,7 @@
-"""What happens: steps of the modelled sequences as they end, and notices to those who operate.
+"""Events of a run: steps of the modelled sequences, and notices.
 
-A step has a duration and an outcome. A notice is a moment: an intervention raised or cleared at the
-library manager, a word to the hosts, a call home.
+A step has a duration and an outcome. A notice has a time only: an intervention raised or cleared at
+the library manager, a notice to the hosts, a call home.
 """
 
 from __future__ import annotations
@@ -31,23 +31,24 @@ class Event:
 
 
 class NoticeKind(StrEnum):
-    """Who is told of a notice, and what of."""
+    """The kinds of notices, by whom they are for."""
 
     INTERVENTION = "intervention raised"
     """The operator at the library manager has something to do."""
     CLEARED = "intervention cleared"
-    """It has been done, or was settled by itself."""
+    """The cause of the intervention is gone."""
     HOSTS = "host notice"
-    """The attached hosts are told."""
+    """A message to the attached hosts."""
     CALL_HOME = "call home"
-    """The service is called."""
+    """A message to the service organization."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that operators, hosts or the service are told; ``time`` is seconds since 1970, UTC.
+    """A message to operators, hosts or the service.
 
     ``about`` names what it concerns: an intervention is cleared under the name it was raised under.
+    ``time`` is seconds since 1970, UTC.
     """
 
     kind: NoticeKind
@@ -62,19 +63,19 @@ NoticeListener = Callable[[Notice], None]
 
 
 class TaskDisplay(Protocol):
-    """Shows the user what takes long while a lab is opened."""
+    """Shows long tasks while a lab is opened."""
 
     def task(
         self, words: str, total: float | None = None
     ) -> AbstractContextManager[Callable[[float], None]]:
-        """Show a task while it runs; the caller reports how much of ``total`` is done."""
+        """Show a task; the caller reports how much of ``total`` is done."""
 
     def begin(self, words: str) -> None:
-        """Say that something long begins, where a task is not shown live."""
+        """Say that a long task begins, where nothing is shown live."""
 
 
 class EventLog:
-    """Events in the order in which they ended, told to whoever listens."""
+    """Events in the order in which they ended, and their listeners."""
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -85,7 +86,7 @@ class EventLog:
         self._failure: Outcome = "failed"
 
     def notice(self, kind: NoticeKind, about: str, text: str, **detail: Any) -> None:
-        """Record a notice of this moment and tell it; may come from any thread."""
+        """Record a notice and call the listeners; from any thread."""
         notice = Notice(kind, about, text, time.time(), detail)
         self.notices.append(notice)
         for listener in self.notice_listeners:
@@ -93,7 +94,7 @@ class EventLog:
 
     @contextmanager
     def expecting_failure(self) -> Iterator[None]:
-        """Steps that fail within are recorded as expected: that they fail is what is judged."""
+        """Record steps that fail in this context as expected."""
         self._failure = "expected"
         try:
             yield
@@ -102,7 +103,7 @@ class EventLog:
 
     @contextmanager
     def step(self, step: str, text: str, volume: str | None = None) -> Iterator[dict[str, Any]]:
-        """Time a step; what is put into the dictionary becomes the event's detail."""
+        """Time a step; the dictionary becomes the event's detail."""
         detail: dict[str, Any] = {}
         started, began = time.time(), time.monotonic()
         outcome = self._failure
@@ -114,9 +115,9 @@ class EventLog:
             raise
         finally:
             duration = time.monotonic() - began
-            self._tell(Event(step, text, volume, started, duration, outcome, detail))
+            self._record(Event(step, text, volume, started, duration, outcome, detail))
 
-    def _tell(self, event: Event) -> None:
+    def _record(self, event: Event) -> None:
         self.events.append(event)
         for listener in self.listeners:
             listener(event)

@@ -29,7 +29,7 @@ class Measurement:
 
     @property
     def margin(self) -> float | None:
-        """Distance to the nearer limit as a share of that limit; negative when failed."""
+        """Distance to the nearer limit as a share of it; negative when failed."""
         distances = []
         if self.minimum:
             distances.append((self.value - self.minimum) / abs(self.minimum))

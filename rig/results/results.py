@@ -1,7 +1,8 @@
-"""What a run found, and the results.json that keeps it (schema: results.schema.json beside this).
+"""The results of a run, and their file, results.json.
 
-The word of a verdict is ``pass``, ``fail`` (something was judged and is wrong) or ``error`` (the
-run could not judge). Times are seconds; ``started`` is seconds since 1970, UTC.
+Its schema is results.schema.json beside this file. A verdict is ``pass``, ``fail`` (something was
+judged and is wrong) or ``error`` (the run could not judge). Times are seconds; ``started`` is
+seconds since 1970, UTC.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class ResultsError(TaperigError):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Something that holds or does not, with a word on what was compared."""
+    """A judgement without a number; ``detail`` says what was compared."""
 
     name: str
     passed: bool
@@ -41,7 +42,7 @@ class Check:
 
 @dataclass
 class ScenarioResult:
-    """What one scenario did and found."""
+    """The steps, checks and measurements of one scenario."""
 
     name: str
     title: str
@@ -56,9 +57,10 @@ class ScenarioResult:
 
     @property
     def verdict(self) -> str:
-        """``error`` when it was cut short, ``fail`` when anything judged is wrong, else ``pass``.
+        """The verdict of the scenario.
 
-        A scenario that judged nothing has not passed.
+        ``error`` when it was cut short, ``fail`` when a check, a measurement or a step is wrong,
+        else ``pass``. A scenario that judged nothing has not passed.
         """
         if self.error is not None:
             return "error"
@@ -70,7 +72,7 @@ class ScenarioResult:
 
 @dataclass
 class RunResult:
-    """A whole run."""
+    """The results of a run: its set-up, scenarios and notices."""
 
     lab: str
     board: str
@@ -89,7 +91,7 @@ class RunResult:
 
     @property
     def verdict(self) -> str:
-        """The worst of the scenarios; a run without scenarios has not passed."""
+        """The worst verdict of the scenarios; ``fail`` without scenarios."""
         if self.error is not None:
             return "error"
         verdicts = [scenario.verdict for scenario in self.scenarios]
@@ -100,7 +102,7 @@ class RunResult:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the seconds of one part of the run."""
+        """Measure the seconds of one part of the run."""
         began = time.monotonic()
         try:
             yield
@@ -109,7 +111,7 @@ class RunResult:
 
 
 def as_json(run: RunResult) -> dict[str, Any]:
-    """The run as results.json has it."""
+    """Return the run as results.json has it."""
     return {
         "format": FORMAT,
         "verdict": run.verdict,
@@ -194,7 +196,7 @@ def write_results(run: RunResult, folder: Path) -> Path:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for every number that JSON cannot write."""
+    """Replace numbers that JSON cannot write by null."""
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -203,14 +205,15 @@ def _finite(value: Any) -> Any:
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """Write a text file so that a crash leaves the old one or the new one, never a part.
+    """Write a text file whole or not at all.
 
-    Raises ResultsError where the file cannot be written.
+    A crash leaves the old file or the new one. Raises ResultsError where the file cannot be
+    written.
     """
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            # File names may hold bytes that are no UTF-8; JSON knows their escapes.
+            # File names may hold bytes that are not UTF-8; JSON has escapes for them.
             with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
             Path(temporary).replace(path)

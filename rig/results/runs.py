@@ -1,4 +1,4 @@
-"""The runs that a folder keeps: one folder each, named by the time it began."""
+"""The runs in a folder: each has a folder named by the time it began."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ _MAX_RESULTS_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A run's folder; ``results`` is its results.json, None where there is none to be read."""
+    """A run's folder and its results.
+
+    ``results`` is the content of results.json, None where it cannot be read.
+    """
 
     folder: Path
     results: dict[str, Any] | None
@@ -41,7 +44,7 @@ class StoredRun:
 
     @property
     def verdict(self) -> str:
-        """``pass``, ``fail``, ``error``, ``under way`` or, of a run that died, ``unfinished``."""
+        """The verdict of results.json, ``under way`` or ``unfinished``."""
         if self.under_way:
             return "under way"
         return "unfinished" if self.results is None else str(self.results["verdict"])
@@ -63,7 +66,7 @@ class StoredRun:
         return total
 
     def files(self) -> list[Path]:
-        """Return the files in it, those in folders of its own left out."""
+        """Return the files in it; those in subfolders are left out."""
         return sorted(path for path in self.folder.iterdir() if path.is_file())
 
 
@@ -73,7 +76,10 @@ class StoredRunsError(TaperigError):
 
 @contextmanager
 def under_way(folder: Path) -> Iterator[None]:
-    """Mark a folder as that of a run under way, for as long as this process lives at most."""
+    """Mark a folder as that of a run under way.
+
+    The mark ends with this process at the latest.
+    """
     path = folder / _LOCK
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -84,7 +90,7 @@ def under_way(folder: Path) -> Iterator[None]:
 
 
 def stored_runs(folder: Path) -> list[StoredRun]:
-    """Return the runs in a folder, the oldest first; other things in it are left out.
+    """Return the runs in a folder, the oldest first.
 
     A folder that is not there holds none. Raises StoredRunsError when it cannot be read.
     """
@@ -111,20 +117,20 @@ def remove(run: StoredRun) -> None:
 
 
 def reasons(results: dict[str, Any]) -> list[str]:
-    """Return why the verdict is what it is: all that failed, scenario by scenario."""
-    found = [] if results["error"] is None else [str(results["error"])]
+    """Return the reasons of the verdict: all that failed, by scenario."""
+    lines = [] if results["error"] is None else [str(results["error"])]
     for scenario in results["scenarios"]:
         name = scenario["name"]
         if scenario["error"] is not None:
-            found.append(f"{name}: {scenario['error']}")
+            lines.append(f"{name}: {scenario['error']}")
         for step in scenario["steps"]:
             if step["outcome"] == "failed":
                 why = step["detail"].get("error", step["text"])
-                found.append(f"{name}: step {step['step']} {step['volume'] or ''}: {why}")
+                lines.append(f"{name}: step {step['step']} {step['volume'] or ''}: {why}")
         for check in scenario["checks"]:
             if check["verdict"] == "fail":
                 detail = f": {check['detail']}" if check["detail"] else ""
-                found.append(f"{name}: {check['name']}{detail}")
+                lines.append(f"{name}: {check['name']}{detail}")
         for item in scenario["measurements"]:
             if item["verdict"] == "fail":
                 limits = " ".join(
@@ -133,10 +139,10 @@ def reasons(results: dict[str, Any]) -> list[str]:
                     if item[limit] is not None
                 )
                 value = "no value" if item["value"] is None else f"{item['value']:g}"
-                found.append(f"{name}: {item['name']} is {value} {item['unit']}, not {limits}")
+                lines.append(f"{name}: {item['name']} is {value} {item['unit']}, not {limits}")
         if scenario["verdict"] == "fail" and not (scenario["checks"] or scenario["measurements"]):
-            found.append(f"{name}: it judged nothing")
-    return found
+            lines.append(f"{name}: it judged nothing")
+    return lines
 
 
 def _stored(folder: Path) -> StoredRun:

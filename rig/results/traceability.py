@@ -1,7 +1,7 @@
-"""The rules of the modelled system, the tests that check them, and what those tests last said.
+"""The rules of the modelled system, their tests and the last verdicts.
 
 The texts are in rules.yaml beside this file. Tests name rules with ``@pytest.mark.rule("BOT-2b")``;
-the tests' conftest.py writes which tests bear which rule, and their verdicts, for this module.
+the tests' conftest.py writes which tests name which rule, and their verdicts, for this module.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VERDICTS_KEY = "taperig/rules"
 
 
 class RulesError(TaperigError):
-    """The tests of the rules cannot be listed."""
+    """The tests of the rules cannot be collected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class RuleStatus:
 
     @property
     def verdict(self) -> str:
-        """``passed``, ``failed``, ``not run`` (some test has no verdict yet) or ``no test``."""
+        """The verdict: ``passed``, ``failed``, ``not run`` or ``no test``."""
         outcomes = {test.outcome for test in self.tests}
         if not outcomes:
             return "no test"
@@ -68,7 +68,7 @@ class RuleStatus:
 
 @cache
 def load_rules() -> tuple[Rule, ...]:
-    """Every rule, in the order of the source."""
+    """Return every rule, in the order of the source."""
     groups = yaml.safe_load((Path(__file__).parent / "rules.yaml").read_text(encoding="utf-8"))
     return tuple(
         Rule(rule_id, group, text)
@@ -78,7 +78,7 @@ def load_rules() -> tuple[Rule, ...]:
 
 
 def rule_status(project: Path = PROJECT) -> list[RuleStatus]:
-    """Every rule with the tests found now and the verdicts of the last test runs."""
+    """Return every rule with its tests and their last verdicts."""
     tests = _collect(project)
     verdicts = _last_verdicts(project)
     return [
@@ -91,7 +91,7 @@ def rule_status(project: Path = PROJECT) -> list[RuleStatus]:
 
 
 def _collect(project: Path) -> dict[str, list[str]]:
-    """Names of the tests of each rule, found by letting pytest collect them."""
+    """Return the names of the tests of each rule, as pytest collects them."""
     if not (project / "tests" / "conftest.py").exists():
         raise RulesError(
             f"The tests are not beside the rig (no {project / 'tests'}); "
@@ -108,7 +108,9 @@ def _collect(project: Path) -> dict[str, list[str]]:
             check=False,
         )
         if done.returncode != 0 or not target.exists():
-            last = (done.stdout + done.stderr).strip().splitlines()[-1:] or ["no word from pytest"]
+            last = (done.stdout + done.stderr).strip().splitlines()[-1:] or [
+                "no output from pytest"
+            ]
             raise RulesError(
                 f"pytest could not collect the tests of {project / 'tests'} "
                 f"({last[0].strip('= ')}); run `make test` to see why."

@@ -29,8 +29,8 @@ def test_step_is_whole_and_fits_the_width(
     assert lines[0].split()[:2] == ["BOT-2a", "TAP001"]
     assert lines[0].endswith("12 ms  ok")
     assert lines[0].index("12 ms") + 5 == head.index("time") + 4
-    said = " ".join(" ".join(lines).replace("BOT-2a", "").replace("TAP001", "").split())
-    assert said.replace("12 ms ok", "").replace("  ", " ").strip() == WORDS
+    printed = " ".join(" ".join(lines).replace("BOT-2a", "").replace("TAP001", "").split())
+    assert printed.replace("12 ms ok", "").replace("  ", " ").strip() == WORDS
 
 
 def test_table_puts_numbers_right_and_folds_no_cell_in_a_pipe(

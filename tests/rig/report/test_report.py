@@ -99,7 +99,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("change", "verdict", "bad_cases"), CASES)
-def test_verdict_in_every_report(
+def test_verdict_is_the_same_in_every_report(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     change: Callable[[RunResult], None],
@@ -129,7 +129,7 @@ def test_schema_is_a_schema_and_refuses_what_it_does_not_know(tmp_path: Path) ->
             jsonschema.validate({**written, **change}, SCHEMA)
 
 
-def test_words_that_xml_cannot_carry(tmp_path: Path) -> None:
+def test_junit_replaces_characters_that_xml_cannot_carry(tmp_path: Path) -> None:
     run = good_run()
     run.error = "odd \x00 name \x1b[31m <&> \ud800"
     root = ElementTree.parse(write_junit(run, tmp_path)).getroot()
@@ -138,13 +138,13 @@ def test_words_that_xml_cannot_carry(tmp_path: Path) -> None:
     assert error.get("message") == "odd \ufffd name \ufffd[31m <&> \ufffd"
 
 
-def test_results_appear_whole_and_nothing_else(tmp_path: Path) -> None:
+def test_results_leave_no_other_file(tmp_path: Path) -> None:
     write_results(good_run(), tmp_path)
     write_results(good_run(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_plain_output_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_is_plain_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     report = ConsoleReport()
     report.step(Event("BOT-1", "mount [bold]X", "A00001", 0.0, 0.0123, "ok"))
     with report.task("quick", 10) as advance:
@@ -156,7 +156,7 @@ def test_plain_output_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> 
     assert "quick" not in printed
 
 
-def test_figures_in_words() -> None:
+def test_text_of_values_is_rounded_and_has_units() -> None:
     item = Measurement("to tape", 1234.56, "MB/s", minimum=104.0)
     assert text.measured(item) == ("to tape: 1,234.6 MB/s (at least 104.0 MB/s, margin +1087.1%)")
     assert text.number(0.99987, "ratio") == "0.9999"

@@ -1,4 +1,4 @@
-"""Steps as events: time, duration, outcome, and an error that goes on."""
+"""Steps as events: their time, duration, outcome and errors."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rig.results.traceability import load_rules
 from rig.ve.tape.sequences import STEPS
 
 
-def test_a_step_is_timed_and_told() -> None:
+def test_step_is_timed_and_passed_to_the_listeners() -> None:
     log = EventLog()
-    heard: list[Event] = []
-    log.listeners.append(heard.append)
+    received: list[Event] = []
+    log.listeners.append(received.append)
     before = time.time()
     with log.step("BOT-1", "mount", "TAP001") as detail:
         detail["blocks"] = 3
         time.sleep(0.01)
-    assert heard == log.events
-    (event,) = heard
+    assert received == log.events
+    (event,) = received
     assert (event.step, event.text, event.volume) == ("BOT-1", "mount", "TAP001")
     assert event.outcome == "ok"
     assert event.detail == {"blocks": 3}
@@ -30,7 +30,7 @@ def test_a_step_is_timed_and_told() -> None:
 
 
 @pytest.mark.parametrize("error", [TaperigError("why"), KeyboardInterrupt()])
-def test_a_failing_step_is_recorded_and_its_error_goes_on(error: BaseException) -> None:
+def test_step_that_fails_is_recorded_and_its_error_raised(error: BaseException) -> None:
     log = EventLog()
     with pytest.raises(type(error)), log.step("BOT-1", "mount"):
         raise error

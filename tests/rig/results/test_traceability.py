@@ -1,4 +1,4 @@
-"""The list of rules, its tests and their verdicts, on a small project of its own."""
+"""The rules, their tests and verdicts, on a small project."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def by_id(folder: Path) -> dict[str, RuleStatus]:
     return {status.rule.id: status for status in rule_status(folder)}
 
 
-def test_every_rule_of_the_source_once() -> None:
+def test_rules_are_those_of_the_source_once_each() -> None:
     ids = [rule.id for rule in load_rules()]
     assert len(ids) == len(set(ids)) == 81
     assert {"KEY-12", "EKM-11", "BOT-2e", "APP-3b", "READ-4", "POOL-7", "RATE-2"} <= set(ids)
@@ -61,7 +61,9 @@ def test_every_rule_of_the_source_once() -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("-n", "2")])
-def test_verdicts_of_the_last_run(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_rule_status_has_the_verdicts_of_the_last_run(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
     project = project_with(tmp_path, TESTS.replace("{bad}", "0"))
     assert by_id(project)["KEY-1"].verdict == "not run"
     run_tests(project, *options)
@@ -80,12 +82,12 @@ def test_verdicts_of_the_last_run(tmp_path: Path, options: tuple[str, ...]) -> N
     assert status["KEY-1"].verdict == status["KEY-2"].verdict == "failed"
 
 
-def test_unknown_rule_is_refused(tmp_path: Path) -> None:
+def test_rule_status_refuses_an_unknown_rule(tmp_path: Path) -> None:
     project = project_with(tmp_path, TESTS.replace("KEY-3", "KEY-99"))
     with pytest.raises(RulesError, match="could not collect"):
         rule_status(project)
 
 
-def test_without_the_sources(tmp_path: Path) -> None:
+def test_rule_status_needs_the_tests_beside_the_rig(tmp_path: Path) -> None:
     with pytest.raises(RulesError, match="from a clone of the project"):
         rule_status(tmp_path)
