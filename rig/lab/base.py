@@ -1,4 +1,4 @@
-"""Words and errors that all parts of a lab file share."""
+"""Rules and errors that all parts of a lab file share."""
 
 from hsm.errors import TaperigError
 
@@ -6,4 +6,4 @@ RESOURCE_RULE = "a VISA resource, 'ASRL/dev/ttyUSB0::INSTR' or 'TCPIP::HOST::POR
 
 
 class LabError(TaperigError):
-    """lab.yaml cannot be read, or says something that cannot be."""
+    """A lab file cannot be read, or has a mistake."""

@@ -1,4 +1,4 @@
-"""What no part of a lab file can know alone: names that must exist elsewhere, or only once."""
+"""Checks across a lab file: names that must exist elsewhere, or only once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _fpga_mistakes(name: str, board: BoardUnit, fpga: str) -> Iterator[tuple[Location, str]]:
-    """What the gates in an FPGA cannot be: simulated, or clocked faster than they were routed."""
+    """Yield what is wrong with the FPGA of a board or with its clock."""
     try:
         build = last_build(find_target(fpga))
     except HdlError as error:
@@ -34,8 +34,8 @@ def _fpga_mistakes(name: str, board: BoardUnit, fpga: str) -> Iterator[tuple[Loc
     elif build is None:
         yield (
             ("boards", name, "fpga"),
-            f"boards.{name}.fpga: no build of {fpga} has met its clock yet, so nobody knows how "
-            f"fast it may run; make one with: rig board build {fpga} --record",
+            f"boards.{name}.fpga: no build of {fpga} has met its clock yet, so its "
+            f"fastest clock is unknown; make one with: rig board build {fpga} --record",
         )
     elif board.clock_mhz > build.fmax_mhz:
         yield (
@@ -47,7 +47,7 @@ def _fpga_mistakes(name: str, board: BoardUnit, fpga: str) -> Iterator[tuple[Loc
 
 
 def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
-    """Names that must exist elsewhere in the file, and must not exist twice."""
+    """Yield the mistakes between the parts of a lab file, with their places."""
     for name, board in lab.boards.items():
         if board.kind == "visa" and board.resource is None:
             yield (
@@ -139,7 +139,7 @@ def _one_address(ekm: EkmUnit, other: EkmUnit) -> bool:
 
 
 def _node_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
-    """A drive belongs to one node; drives and key managers exist; constructs name pools."""
+    """Yield the mistakes in nodes: drives, key managers, constructs, pools."""
     owner: dict[str, str] = {}
     serials = [drive.serial for drive in lab.drives]
     names = [ekm.name for ekm in lab.ekms]
@@ -180,7 +180,7 @@ def _node_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
 
 
 def _token_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
-    """Key managers on different tokens each need a key of a pool in theirs."""
+    """Yield the pools without a key in the token of each key manager."""
     names = [name for name in lab.token_names if name in lab.tokens]
     if len(names) < 2:
         return
@@ -207,7 +207,7 @@ def _token_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
 def _pool_mistakes(
     lab: Lab, where: Location, number: int, pool: PoolUnit
 ) -> Iterator[tuple[Location, str]]:
-    """The keys of a pool exist; one that encrypts has some, and the installation allows it."""
+    """Yield the mistakes in a pool: its keys, its encryption."""
     known = {label_key(kek.label): kek.label for kek in lab.keks}
     for index, key in enumerate(pool.keys):
         if label_key(key.label) not in known:

@@ -1,4 +1,4 @@
-"""The part of a lab file that says what is installed: it decides whether the VE may encrypt."""
+"""The installation in a lab file, which decides if the VE may encrypt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rig.ve.prerequisites import (
 
 
 def _as_text(value: object) -> object:
-    """YAML reads 534.31 and 3494 as numbers."""
+    """Return a number as text, since YAML reads 534.31 and 3494 as numbers."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -51,7 +51,7 @@ class InstalledDriveUnit(Part):
 
 
 class InstallationPart(Part):
-    """What stands on the floor: library, levels, features, drives."""
+    """The installation: library, microcode levels, features, drives."""
 
     library: Annotated[Literal["TS3500", "3494"], BeforeValidator(_as_text)] = Field(
         default="TS3500", description="TS3500 or 3494"
@@ -69,7 +69,7 @@ class InstallationPart(Part):
     )
 
     def record(self, ekms: int, *, connection_verified: bool = True) -> Installation:
-        """Return it as the prerequisites judge it; the rest is known elsewhere."""
+        """Return the record that the checks of the prerequisites take."""
         return Installation(
             drives=tuple(
                 InstalledDrive(

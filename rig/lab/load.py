@@ -12,12 +12,12 @@ from rig.lab.model import Lab
 
 
 def load_lab(path: Path) -> Lab:
-    """Return the lab in a file, checked; relative paths in it are taken from its own folder."""
+    """Return the lab in a file, checked; paths are relative to its folder."""
     return load(Lab, path, LabError, cross_check)
 
 
 def default_lab_path() -> Path:
-    """Return ``lab.yaml`` of the current folder, else the one that comes with the rig."""
+    """Return ``lab.yaml`` in the current folder, else that of the rig."""
     here = Path("lab.yaml")
     if here.exists():
         return here

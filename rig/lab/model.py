@@ -1,4 +1,4 @@
-"""lab.yaml: what stands in the lab and what the default scenario runs, parsed and checked.
+"""The model of lab.yaml: the equipment of a lab and the default scenario.
 
 A mistake is reported with file, line, what is wrong and what would be right; every mistake of
 the file at once, a line each. Values that could be secrets are never repeated.
@@ -147,7 +147,7 @@ class KekUnit(Part):
 
 
 class PoolKey(Part):
-    """One of a pool's two keys: its label, and what the EEDK says of it."""
+    """One of a pool's two keys: its label and its mode in the EEDK."""
 
     label: Label = Field(description=LABEL_RULE)
     mode: Literal["clear", "hash"] = Field(default="clear", description="'clear' or 'hash'")
@@ -167,7 +167,7 @@ class PoolUnit(Part):
 
 
 class NodeUnit(Part):
-    """A node: a virtualization engine with drives, key managers and pools of its own (EKM-10)."""
+    """A node: its drives, key managers and pools (EKM-10)."""
 
     drives: tuple[str, ...] | None = Field(
         default=None, strict=False, min_length=1, description="a list of serial numbers of drives"
@@ -198,7 +198,7 @@ class NodeUnit(Part):
 
 
 class ScenarioPart(Part):
-    """What ``rig run`` writes and reads."""
+    """The data that ``rig run`` writes and reads."""
 
     data: tuple[LocalPath, ...] | None = Field(
         default=None, strict=False, min_length=1, description="a list of files and folders"
@@ -250,7 +250,7 @@ class Lab(Part):
     )
 
     def ekms_of(self, node: str) -> tuple[EkmUnit, ...]:
-        """The key managers of a node, the primary first (EKM-10)."""
+        """Return the key managers of a node, the primary first (EKM-10)."""
         names = self.nodes[node].ekms
         if names is None:
             return self.ekms
@@ -258,36 +258,36 @@ class Lab(Part):
         return tuple(known[name] for name in names)
 
     def pools_of(self, node: str) -> dict[int, PoolUnit]:
-        """The pools of a node by number (EKM-10)."""
+        """Return the pools of a node by number (EKM-10)."""
         pools = self.nodes[node].pools
         return self.pools if pools is None else pools
 
     def drives_of(self, node: str) -> tuple[DriveUnit, ...]:
-        """The drives of a node (EKM-10)."""
+        """Return the drives of a node (EKM-10)."""
         serials = self.nodes[node].drives
         return tuple(each for each in self.drives if serials is None or each.serial in serials)
 
     @property
     def token_names(self) -> tuple[str, ...]:
-        """Tokens that are prepared: the first key manager's, and those of all that are started."""
+        """The tokens to prepare: of the first key manager, and of all started."""
         names = [self.ekms[0].token, *(ekm.token for ekm in self.ekms if ekm.start)]
         return tuple(dict.fromkeys(names))
 
     def home_of(self, kek: KekUnit) -> str | None:
-        """The name of a KEK's home token; None when any token may have it already."""
+        """Return a KEK's home token; None when any token may have it already."""
         return kek.token or (self.ekms[0].token if kek.make else None)
 
     @property
     def run_node(self) -> str:
-        """The node whose drives, key managers and pools ``rig run`` takes: the first."""
+        """The node of ``rig run``: the first."""
         return next(iter(self.nodes))
 
     def labels_of(self, node: str) -> tuple[str, ...]:
-        """Every key label configured on a node, once, in the order of its pools (EKM-11)."""
+        """Return the key labels of a node, in the order of its pools (EKM-11)."""
         pools = sorted(self.pools_of(node).items())
         return tuple(dict.fromkeys(key.label for _, pool in pools for key in pool.keys))
 
     @property
     def fastest_rate(self) -> float:
-        """Native rate of the fastest drive configured, in bytes a second."""
+        """Native rate of the fastest drive, in bytes a second."""
         return max(drive.native_rate for drive in self.drives)

@@ -1,4 +1,4 @@
-"""What a lab file says of the installation."""
+"""The installation in a lab file."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def lab(tmp_path: Path, installation: str) -> Path:
     return path
 
 
-def test_an_installation_is_read(tmp_path: Path) -> None:
+def test_installation_is_read(tmp_path: Path) -> None:
     text = """\
   library: 3494
   microcode: 8.2.0.27
@@ -46,7 +46,9 @@ def test_an_installation_is_read(tmp_path: Path) -> None:
         ("forces_j1a: true", r"pool 2 cannot encrypt: .* J1A mode"),
     ],
 )
-def test_a_pool_may_not_encrypt_without_the_license(tmp_path: Path, line: str, what: str) -> None:
+def test_installation_without_a_license_forbids_encrypted_pools(
+    tmp_path: Path, line: str, what: str
+) -> None:
     path = lab(tmp_path, f"  {line}\n  drives: [{{serial: TR0000000001, features: [9592]}}]\n")
     with pytest.raises(LabError, match=what):
         load_lab(path)
@@ -60,14 +62,14 @@ def test_a_pool_may_not_encrypt_without_the_license(tmp_path: Path, line: str, w
         ("featurs: [9900]", "did you mean 'features'"),
     ],
 )
-def test_a_mistake_is_named(tmp_path: Path, line: str, what: str) -> None:
+def test_installation_mistake_is_named(tmp_path: Path, line: str, what: str) -> None:
     path = lab(tmp_path, f"  {line}\n  drives: [{{serial: TR0000000001}}]\n")
     with pytest.raises(LabError, match=what):
         load_lab(path)
 
 
 @pytest.mark.rule("PRE-6")
-def test_verify_connection_is_refused_before_its_time(tmp_path: Path) -> None:
+def test_ekm_verify_is_refused_before_the_steps_before_it(tmp_path: Path) -> None:
     drive = "{serial: TR0000000001, features: [9592], verified: false}"
     path = lab(tmp_path, f"  drives: [{drive}]\n")
     said = rig("ekm", "verify", "--lab", path, TAPERIG_STATE=str(tmp_path / "state")).sentence()

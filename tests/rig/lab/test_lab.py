@@ -1,4 +1,4 @@
-"""lab.yaml: what it says is what the rig gets, and each mistake is named with its line."""
+"""lab.yaml: it loads as written, and each mistake is named with its line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refusal(folder: Path, text: str) -> str:
 
 
 @pytest.mark.rule("POOL-1", "EKM-1")
-def test_default_lab() -> None:
+def test_lab_default_is_as_documented() -> None:
     lab = load_lab(PROJECT / "lab.yaml")
     assert lab.boards["sim"].clock_hz == 62.5e6
     assert lab.drives[0].native_rate == 104e6
@@ -49,7 +49,7 @@ def test_default_lab() -> None:
 
 
 @pytest.mark.rule("EKM-1")
-def test_port_is_3801_unless_configured(tmp_path: Path) -> None:
+def test_lab_has_port_3801_unless_configured(tmp_path: Path) -> None:
     assert load(tmp_path, DEFAULT.replace("    port: 3801\n", "")).ekms[0].port == 3801
     assert load(tmp_path, DEFAULT.replace("port: 3801", "port: 4000")).ekms[0].port == 4000
 
@@ -163,7 +163,9 @@ def test_port_is_3801_unless_configured(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mistake_is_named(tmp_path: Path, before: str, after: str, sentence: str) -> None:
+def test_lab_mistake_is_named_with_its_line(
+    tmp_path: Path, before: str, after: str, sentence: str
+) -> None:
     rules = "\n".join(each for each in DEFAULT.splitlines() if not each.lstrip().startswith("# "))
     assert f"{rules}\n".count(before) == 1
     assert refusal(tmp_path, DEFAULT.replace(before, after, 1)) == sentence
@@ -172,14 +174,14 @@ def test_mistake_is_named(tmp_path: Path, before: str, after: str, sentence: str
 @pytest.mark.parametrize(
     "written", ["pin: 12345678", "pin: '12345678'", "pin: {value: 12345678}", "pin: [12345678]"]
 )
-def test_pin_in_lab_file_is_refused_and_not_repeated(tmp_path: Path, written: str) -> None:
+def test_lab_with_a_pin_is_refused_and_the_pin_not_repeated(tmp_path: Path, written: str) -> None:
     text = refusal(tmp_path, DEFAULT.replace("# pin: {env: NAME} ", f"{written} #"))
     assert text.startswith("lab.yaml:24: ")
     assert "12345678" not in text
     assert "{env: NAME}" in text or "env, file" in text
 
 
-def test_pin_places(tmp_path: Path) -> None:
+def test_lab_takes_pins_from_variables_and_files(tmp_path: Path) -> None:
     text = DEFAULT.replace("# pin: {env: NAME} ", "pin: {file: secret/pin} #")
     pin = load(tmp_path, text).tokens["ekm"].pin
     assert pin is not None
@@ -188,7 +190,7 @@ def test_pin_places(tmp_path: Path) -> None:
     assert "never written" in refusal(tmp_path, both)
 
 
-def test_every_mistake_at_once_in_order_of_lines(tmp_path: Path) -> None:
+def test_lab_mistakes_are_all_named_in_order_of_lines(tmp_path: Path) -> None:
     text = DEFAULT.replace("port: 3801", "port: x").replace("kind: sim ", "kind: no ")
     first, second = refusal(tmp_path, text).splitlines()
     assert first.startswith("lab.yaml:8: ")
@@ -196,12 +198,12 @@ def test_every_mistake_at_once_in_order_of_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("POOL-1")
-def test_encrypting_pool_needs_keys(tmp_path: Path) -> None:
+def test_lab_pool_that_encrypts_needs_keys(tmp_path: Path) -> None:
     text = DEFAULT.replace("    encrypt: false", "    encrypt: true")
     assert refusal(tmp_path, text).startswith("lab.yaml:41: pool 1 encrypts but has no keys; ")
 
 
-def test_files_that_are_no_lab(tmp_path: Path) -> None:
+def test_lab_refuses_files_that_are_no_lab(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"nowhere\.yaml cannot be read"):
         load_lab(tmp_path / "nowhere.yaml")
     assert "is empty" in refusal(tmp_path, "")
@@ -213,7 +215,7 @@ def test_files_that_are_no_lab(tmp_path: Path) -> None:
         load_lab(tmp_path / "lab.yaml")
 
 
-def test_default_lab_is_found_from_anywhere(
+def test_lab_default_is_found_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -226,7 +228,7 @@ DNS = "dns:\n  - {address: 10.0.0.53}\n  - {address: '::1', port: 5353}\n"
 
 
 @pytest.mark.rule("EKM-4")
-def test_one_or_two_key_managers_and_dns_servers(tmp_path: Path) -> None:
+def test_lab_takes_one_or_two_key_managers_and_dns_servers(tmp_path: Path) -> None:
     pair = DEFAULT.replace(
         "ekms:\n", "ekms:\n  - {name: backup, host: ekm-b.example.com, port: 3802, token: ekm}\n"
     )
@@ -274,7 +276,7 @@ def test_one_or_two_key_managers_and_dns_servers(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_about_key_managers_and_names(
+def test_lab_mistake_about_key_managers_and_names_is_named(
     tmp_path: Path, before: str, after: str, sentence: str
 ) -> None:
     text = DNS + DEFAULT
@@ -283,13 +285,13 @@ def test_a_mistake_about_key_managers_and_names(
 
 
 def uncommented(text: str) -> str:
-    """The lab with its examples: comments that hold keys or list items, not sentences."""
+    """The lab with the examples in its comments made part of it."""
     example = re.compile(r"^(\s*)# ((?:- \{| +|[a-z_0-9]+:(?: |$)).*)$", re.MULTILINE)
     return example.sub(r"\1\2", text)
 
 
 @pytest.mark.rule("EKM-4", "EKM-10")
-def test_the_examples_of_the_default_lab_are_right(tmp_path: Path) -> None:
+def test_lab_examples_in_comments_are_right(tmp_path: Path) -> None:
     lab = load(tmp_path, uncommented(DEFAULT))
     assert [(ekm.name, ekm.host) for ekm in lab.ekms_of("main")] == [
         ("main", "127.0.0.1"),
@@ -303,7 +305,7 @@ def test_the_examples_of_the_default_lab_are_right(tmp_path: Path) -> None:
     assert lab.scenario.data == (tmp_path / "PATH", tmp_path / "..."), "from the file's folder"
 
 
-def test_data_to_write_is_named_in_the_lab_file(tmp_path: Path) -> None:
+def test_lab_names_the_data_to_write(tmp_path: Path) -> None:
     data = DEFAULT.replace("# data: [PATH, ...]", "data: [files/a, /b] #")
     assert load(tmp_path, data).scenario.data == (tmp_path / "files/a", Path("/b"))
     wrong = DEFAULT.replace("# data: [PATH, ...]", "data: [5] #")
@@ -324,8 +326,8 @@ nodes:
 
 
 @pytest.mark.rule("EKM-10")
-def test_a_run_takes_drives_key_managers_and_pools_of_one_node(tmp_path: Path) -> None:
-    """Not the first node's key managers with the pools and drives of the whole lab."""
+def test_lab_run_takes_drives_key_managers_and_pools_of_one_node(tmp_path: Path) -> None:
+    """The pools and drives are not those of the whole lab."""
     text = DEFAULT.replace(
         "drives:\n", "drives:\n  - {serial: TR0000000002, model: TS1140, board: virtual}\n", 1
     ).replace("ekms:\n", "ekms:\n  - {name: second, port: 3802, token: ekm}\n", 1)
@@ -344,7 +346,7 @@ def test_a_run_takes_drives_key_managers_and_pools_of_one_node(tmp_path: Path) -
 
 
 @pytest.mark.rule("POOL-1", "PRE-4")
-def test_a_nodes_own_pools_are_checked_as_the_labs(tmp_path: Path) -> None:
+def test_lab_checks_the_pools_of_a_node_as_its_own(tmp_path: Path) -> None:
     text = DEFAULT + "\nnodes:\n  main:\n    pools:\n      4: {encrypt: true}\n"
     assert "pool 4 encrypts but has no keys" in refusal(tmp_path, text)
 
@@ -418,7 +420,7 @@ def test_lab_gives_each_key_manager_an_address(
     assert len(load(tmp_path, any_port).ekms) == 2, "any free port is never the same"
 
 
-def test_lab_with_wrong_names_of_key_managers_is_told_once(tmp_path: Path) -> None:
+def test_lab_mistake_in_a_key_managers_name_is_named_once(tmp_path: Path) -> None:
     text = DEFAULT.replace("ekms:\n", "ekms:\n  - {name: two, port: 0, token: own}\n").replace(
         "tokens:\n", "tokens:\n  own: {module: softhsm, label: own}\n"
     )
@@ -462,6 +464,6 @@ def test_lab_fields_are_all_described() -> None:
             assert field.description, f"{model.__name__}.{name}"
 
 
-def test_lab_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_lab_loads_as_it_was_dumped(tmp_path: Path) -> None:
     lab = load(tmp_path, uncommented(DEFAULT))
     assert load(tmp_path / "..", dump(lab)) == lab
