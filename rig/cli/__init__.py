@@ -1,1 +1,1 @@
-"""The commands of ``rig``, a file each; each imports what it needs when it runs."""
+"""The commands of ``rig``, a group a file; main.py has the rest."""

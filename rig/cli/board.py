@@ -1,4 +1,4 @@
-"""``rig board build`` and ``rig board program``: a bitstream made, and put into a board."""
+"""``rig board``: build bitstreams, load them, serve a virtual board."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from rig.cli.options import DriveOption, JsonOption, LabOption, drive_of, lab_of
 
 board_app = CommandLine(help="FPGA boards: bitstreams, programming, the virtual board.")
 
-TargetArgument = Annotated[str, typer.Argument(metavar="BOARD", help="ulx3s or ecp5_evn.")]
+TargetArgument = Annotated[str, typer.Argument(metavar="BOARD", help="Board: ulx3s or ecp5_evn.")]
 
 
 class BoardBuildError(TaperigError):
-    """A bitstream was not made, or did not get into a board."""
+    """A bitstream cannot be built, or not be loaded into a board."""
 
 
 @contextmanager
-def _as_sentence() -> Iterator[None]:
+def _hdl_errors() -> Iterator[None]:
+    """Raise errors of the HDL tools as BoardBuildError."""
     try:
         yield
     except HdlError as error:
@@ -36,7 +37,7 @@ def _as_sentence() -> Iterator[None]:
 
 
 def build_folder(target: str) -> Path:
-    """Where a board's bitstream and report are, unless another folder is named."""
+    """Return the default folder of a board's bitstream and report."""
     from rig.testbed.state import private_folder, state_dir
 
     return private_folder(state_dir() / "bitstreams" / target)
@@ -58,13 +59,13 @@ def board_build(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help="Folder for the results; by default in the state."
+            "--out", metavar="DIR", help="Folder for the results; by default in the state folder."
         ),
     ] = None,
     record: Annotated[
         bool,
         typer.Option(
-            "--record", help="Make this the checked-in last good build; only if it meets its clock."
+            "--record", help="Record this as the last good build; only if it meets its clock."
         ),
     ] = False,
     as_json: JsonOption = False,
@@ -78,7 +79,7 @@ def board_build(
     from rig.report.console import ConsoleReport
 
     report = ConsoleReport(error_stream=as_json)
-    with _as_sentence():
+    with _hdl_errors():
         target = find_target(board)
         folder = out if out is not None else build_folder(target.name)
         built = build(
@@ -105,18 +106,22 @@ def board_program(
     board: TargetArgument,
     serial: Annotated[
         str | None,
-        typer.Option("--serial", metavar="S", help="USB serial number, when several are there."),
+        typer.Option(
+            "--serial", metavar="S", help="USB serial number, when several boards are there."
+        ),
     ] = None,
     bitstream: Annotated[
         Path | None,
-        typer.Option("--bitstream", metavar="FILE", help="By default that of the last build."),
+        typer.Option(
+            "--bitstream", metavar="FILE", help="Bitstream; by default that of the last build."
+        ),
     ] = None,
 ) -> None:
-    """Load a bitstream into a board on USB, until its power goes."""
+    """Load a bitstream over USB; it stays until the board loses power."""
     from hdl.fpga.programming import program
     from hdl.fpga.targets import find_target
 
-    with _as_sentence():
+    with _hdl_errors():
         target = find_target(board)
         file = bitstream if bitstream is not None else build_folder(board) / f"{board}.bit"
         program(target, file, serial)
@@ -139,7 +144,7 @@ def board_provision(
     from rig.testbed.key_managers import provision
     from rig.testbed.state import state_dir
 
-    with _as_sentence():
+    with _hdl_errors():
         target = find_target(board)
     checked = lab_of(lab)
     serial = drive_of(checked, drive)
@@ -151,12 +156,16 @@ def board_provision(
             f"There is no build of {board} in {folder}; make it with: rig board build {board}"
         ) from None
     with ConsoleReport(error_stream=True).task("preparing tokens, keys and certificates"):
-        made = provision(checked, state_dir(), [serial])
+        provisioned = provision(checked, state_dir(), [serial])
     out = folder / f"{target.name}-{serial}.bit"
     ended = subprocess.run(
         [
             *(sys.executable, "-m", "hdl.fpga.transport_key"),
-            *(str(made.drive(serial).transport_key), str(folder / f"seed{seed}.config"), str(out)),
+            *(
+                str(provisioned.drive(serial).transport_key),
+                str(folder / f"seed{seed}.config"),
+                str(out),
+            ),
         ],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -175,7 +184,7 @@ def board_list() -> None:
     from hdl.fpga.synthesis import source_hash
     from hdl.fpga.targets import TARGETS, last_build
 
-    with _as_sentence():
+    with _hdl_errors():
         for target in TARGETS.values():
             last = last_build(target)
             speed = f"last good build {last.fmax_mhz:g} MHz" if last else "no good build yet"
@@ -202,7 +211,7 @@ def _print_summary(report: dict[str, object]) -> None:
 
 
 def board_serve(
-    board: Annotated[str, typer.Argument(metavar="BOARD", help="virtual.")] = "virtual",
+    board: Annotated[str, typer.Argument(metavar="BOARD", help="Board: virtual.")] = "virtual",
     port: Annotated[
         int,
         typer.Option(
@@ -218,7 +227,7 @@ def board_serve(
 ) -> None:
     """Serve a whole board, simulated at its pins, until interrupted.
 
-    Prints the two VISA resources at which its serial line is: a TCP socket and a terminal (pty).
+    Prints the two VISA resources of its serial line: a TCP socket and a terminal (pty).
     """
     from rig.board.virtual import VirtualBoard
     from rig.lab.model import LabError
@@ -232,8 +241,8 @@ def board_serve(
     serial = drive_of(checked, drive)
     report = ConsoleReport(error_stream=True)
     with report.task("preparing tokens, keys and certificates"):
-        made = provision(checked, state_dir(), [serial])
-    key = made.drive(serial).transport_key
+        provisioned = provision(checked, state_dir(), [serial])
+    key = provisioned.drive(serial).transport_key
     with VirtualBoard(port=port, transport_key=key, on_build=report.begin) as served:
         print(f"serving {served.socket_resource}")
         print(f"serving {served.serial_resource}")

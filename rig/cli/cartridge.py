@@ -11,13 +11,15 @@ from hsm.errors import EedkMalformedError
 from hsm.keys.eedk import Eedk
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import Flags, RecordHeader, TapeFormat
+from rig.report.text import printable
 from rig.ve.volumes.logical_volume import VolumeError, VolumeHeader, decode_label
 
 
 def show(path: Path) -> dict[str, Any]:
-    """Return what is on a cartridge file, ready for JSON; raises CartridgeError.
+    """Return what is on a cartridge file, ready for JSON.
 
-    A clear cartridge also tells its logical volumes; an encrypted one does not, without its key.
+    Raises CartridgeError. The logical volumes are listed for a clear cartridge only; those of an
+    encrypted one cannot be read without its key.
     """
     with Cartridge.open(path) as cartridge:
         memory = cartridge.memory
@@ -95,7 +97,10 @@ def _volumes(cartridge: Cartridge) -> Iterator[dict[str, Any]]:
 
 
 def render(shown: dict[str, Any]) -> str:
-    """Return what `show` told, as text; records alike that follow each other are one line."""
+    """Return what `show` returned, as text.
+
+    Records of one kind that follow each other are one line.
+    """
     memory = shown["memory"]
     lines = [
         f"cartridge {shown['volser']}, {shown['format']}: {shown['blocks']} blocks, "
@@ -104,7 +109,7 @@ def render(shown: dict[str, Any]) -> str:
         f"{memory['epoch']} (the first since BOT is {memory['first_epoch']})",
     ]
     lines += [
-        f"EEDK {number}    {_eedk_words(eedk)}" for number, eedk in enumerate(shown["eedks"], 1)
+        f"EEDK {number}    {_eedk_text(eedk)}" for number, eedk in enumerate(shown["eedks"], 1)
     ]
     for volume in shown["logical_volumes"] or ():
         if "error" in volume:
@@ -112,14 +117,14 @@ def render(shown: dict[str, Any]) -> str:
         else:
             lines.append(
                 f"volume    {volume['name']}  {volume['size']:>12,} bytes  "
-                f"{_printable(volume['path'])}"
+                f"{printable(volume['path'])}"
             )
-    lines += [f"records   {words}" for words in _runs(shown["records"])]
+    lines += [f"records   {line}" for line in _record_lines(shown["records"])]
     lines += [f"note      {note}" for note in shown["notes"]]
     return "\n".join(lines)
 
 
-def _eedk_words(eedk: dict[str, Any]) -> str:
+def _eedk_text(eedk: dict[str, Any]) -> str:
     if "error" in eedk:
         return str(eedk["error"])
     key = f"label {eedk['label']!r}" if eedk["label"] else f"KEK SHA-256 {eedk['kek_sha256']}"
@@ -129,19 +134,14 @@ def _eedk_words(eedk: dict[str, Any]) -> str:
     )
 
 
-def _runs(records: list[dict[str, Any]]) -> Iterator[str]:
-    def alike(record: dict[str, Any]) -> tuple[Any, ...]:
+def _record_lines(records: list[dict[str, Any]]) -> Iterator[str]:
+    def kind_of(record: dict[str, Any]) -> tuple[Any, ...]:
         return (record["kind"], record["length"], record["encrypted"], record["epoch"])
 
-    for (kind, length, encrypted, epoch), group in groupby(records, alike):
+    for (kind, length, encrypted, epoch), group in groupby(records, kind_of):
         run = list(group)
         first, last = run[0]["block"], run[-1]["block"]
         blocks = f"block {first}" if len(run) == 1 else f"blocks {first} to {last}"
         each = f"{length:,} bytes" + (" each" if len(run) > 1 else "")
         how = "encrypted" if encrypted else "clear"
         yield f"{blocks}: {kind}, {how}, {each}, epoch {epoch}, from byte {run[0]['offset']}"
-
-
-def _printable(text: str) -> str:
-    """A path name may hold anything; a terminal shall not."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

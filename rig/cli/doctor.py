@@ -1,4 +1,4 @@
-"""``rig doctor``: everything that a run needs, each there or with what to do. Changes nothing."""
+"""``rig doctor``: check everything that a run needs; change nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ _DEBIAN = "apt-get install {}"
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """One thing that a run needs: ``ok``, ``missing`` or, where only a part needs it, ``lacks``."""
+    """One thing that a run needs, and whether it is there.
+
+    ``status`` is ``ok``, ``missing`` or, where only a part of the rig needs it, ``lacks``.
+    """
 
     name: str
     status: str
@@ -38,21 +41,21 @@ class Requirement:
 
 
 def doctor(lab: LabOption = None, as_json: JsonOption = False) -> None:
-    """Check that all that a run needs is there; say what to do where not.
+    """Check everything that a run needs; say what to do where it is missing.
 
     Makes, starts and opens nothing. Exits 0 when all that a run needs is there, else 1.
     """
-    found = [*_python(), *_tools(), *_token_tools(), *_folders(), *_lab(lab), *_optional()]
-    good = all(each.status != "missing" for each in found)
+    requirements = [*_python(), *_tools(), *_token_tools(), *_folders(), *_lab(lab), *_optional()]
+    good = all(each.status != "missing" for each in requirements)
     if as_json:
-        print_json({"ok": good, "requirements": [asdict(each) for each in found]})
+        print_json({"ok": good, "requirements": [asdict(each) for each in requirements]})
     else:
-        width = max(len(each.name) for each in found)
-        for each in found:
+        width = max(len(each.name) for each in requirements)
+        for each in requirements:
             print(f"{each.status:<7}  {each.name:<{width}}  {each.text}")
             if each.cure:
                 print(f"{'':<7}  {'':<{width}}  {each.cure}")
-        missing = sum(each.status == "missing" for each in found)
+        missing = sum(each.status == "missing" for each in requirements)
         print("\nall that a run needs is there" if good else f"\n{missing} missing")
     raise typer.Exit(0 if good else 1)
 
@@ -65,29 +68,32 @@ def _missing(name: str, text: str, cure: str, *, needed: bool = True) -> Require
     return Requirement(name, "missing" if needed else "lacks", text, cure)
 
 
-def _tried(name: str, check: Callable[[], object], *, needed: bool = True) -> Requirement:
-    """Try a check that raises an error whose sentence says what is missing and what to do."""
+def _checked(name: str, check: Callable[[], object], *, needed: bool = True) -> Requirement:
+    """Return the outcome of a check as a requirement.
+
+    An error of the check says what is missing and, after a semicolon, what to do.
+    """
     from hdl.errors import HdlError
 
     try:
-        found = check()
+        answer = check()
     except (HdlError, TaperigError) as error:
         text, _, cure = str(error).rpartition("; ")
         return _missing(name, text or cure, cure if text else "", needed=needed)
-    return _ok(name, "found" if found is None else str(found))
+    return _ok(name, "found" if answer is None else str(answer))
 
 
 def _python() -> Iterator[Requirement]:
     from hdl.verilator.toolchain import require_libpython
 
     yield _ok("Python", sys.version.split()[0] + f", {sys.executable}")
-    yield _tried("shared libpython", require_libpython)
+    yield _checked("shared libpython", require_libpython)
     try:
-        wanted = [each for each in metadata.requires("taperig") or () if "extra ==" not in each]
+        required = [each for each in metadata.requires("taperig") or () if "extra ==" not in each]
     except metadata.PackageNotFoundError:
         yield _missing("Python packages", "this package is not installed", "make setup")
         return
-    names = [re.split(r"[^\w.-]", each)[0] for each in wanted]
+    names = [re.split(r"[^\w.-]", each)[0] for each in required]
     absent = [name for name in names if not _installed(name)]
     if absent:
         yield _missing("Python packages", f"not installed: {', '.join(absent)}", "make setup")
@@ -116,10 +122,10 @@ def _tools() -> Iterator[Requirement]:
         else:
             yield _ok(name, path)
     if absent:
-        yield _missing("Verilator", "not tried without the programs above", "install them first")
+        yield _missing("Verilator", "not checked without the programs above", "install them first")
         return
-    yield _tried("Verilator", simulator)
-    yield _tried("zlib and lz4 headers", require_fst, needed=False)
+    yield _checked("Verilator", simulator)
+    yield _checked("zlib and lz4 headers", require_fst, needed=False)
     if (gates := describe())["gates"] is not None:
         built = "built" if gates["built"] else "not built yet; the first run builds it"
         yield _ok("simulation", f"{gates['gates']}, {built}")
@@ -128,7 +134,7 @@ def _tools() -> Iterator[Requirement]:
 def _token_tools() -> Iterator[Requirement]:
     from hsm.pkcs11.softhsm import find_module
 
-    yield _tried("SoftHSM library", find_module)
+    yield _checked("SoftHSM library", find_module)
     if path := shutil.which("softhsm2-util"):
         yield _ok("softhsm2-util", path)
     else:
@@ -155,22 +161,22 @@ def _folder(name: str, path_of: Callable[[], Path], wanted_mb: int, cure: str) -
     from hdl.errors import HdlError
 
     try:
-        there = path = path_of()
+        nearest = path = path_of()
     except (HdlError, TaperigError, OSError) as error:
         return _missing(name, str(error).partition("; ")[0], cure)
     try:
-        while not there.exists() and there != there.parent:
-            there = there.parent
-        free_mb = shutil.disk_usage(there).free / 1e6
+        while not nearest.exists() and nearest != nearest.parent:
+            nearest = nearest.parent
+        free_mb = shutil.disk_usage(nearest).free / 1e6
     except OSError as error:
         return _missing(name, f"{path} cannot be used ({error.strerror})", cure)
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         return _missing(name, f"{path} cannot be written", cure)
     if free_mb < wanted_mb:
         text = f"{path} has {free_mb:.0f} MB free, less than {wanted_mb} MB"
         return _missing(name, text, f"free some space, or {cure}")
-    made = "" if path.exists() else ", made when needed"
-    return _ok(name, f"{path}, {free_mb / 1e3:,.1f} GB free{made}")
+    when = "" if path.exists() else ", made when needed"
+    return _ok(name, f"{path}, {free_mb / 1e3:,.1f} GB free{when}")
 
 
 def _lab(path: Path | None) -> Iterator[Requirement]:
@@ -189,7 +195,7 @@ def _lab(path: Path | None) -> Iterator[Requirement]:
 
 
 def _key_manager(name: str, host: str, port: int, *, starts: bool) -> Requirement:
-    """Check that a key manager can listen where the lab says, or that its host has an address."""
+    """Check that a key manager can listen, or that its host has an address."""
     title = f"key manager {name}"
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -208,20 +214,23 @@ def _key_manager(name: str, host: str, port: int, *, starts: bool) -> Requiremen
 
 
 def _board(title: str, resource: str) -> Requirement:
-    """Check what can be without opening a board, since some take one connection only."""
-    if found := re.fullmatch(r"TCPIP\d*::([^:]+)::(\d+)::SOCKET", resource, re.I):
+    """Check a board's resource without opening it.
+
+    Some boards take one connection only.
+    """
+    if match := re.fullmatch(r"TCPIP\d*::([^:]+)::(\d+)::SOCKET", resource, re.I):
         try:
-            socket.getaddrinfo(found[1], int(found[2]), type=socket.SOCK_STREAM)
+            socket.getaddrinfo(match[1], int(match[2]), type=socket.SOCK_STREAM)
         except OSError as error:
-            text = f"{found[1]} has no address ({error.strerror})"
+            text = f"{match[1]} has no address ({error.strerror})"
             return _missing(title, text, "correct its resource in the lab file")
-    if found := re.fullmatch(r"ASRL(/.+)::INSTR", resource, re.I):
-        if not Path(found[1]).exists():
+    if match := re.fullmatch(r"ASRL(/.+)::INSTR", resource, re.I):
+        if not Path(match[1]).exists():
             cure = "connect it, or correct its resource"
-            return _missing(title, f"{found[1]} does not exist", cure)
-        if not os.access(found[1], os.R_OK | os.W_OK):
+            return _missing(title, f"{match[1]} does not exist", cure)
+        if not os.access(match[1], os.R_OK | os.W_OK):
             cure = "add yourself to the group of the device (dialout)"
-            return _missing(title, f"{found[1]} may not be opened by you", cure)
+            return _missing(title, f"you may not open {match[1]}", cure)
     return _ok(title, f"{resource}, not opened")
 
 
@@ -232,14 +241,14 @@ def _tokens(lab: Lab) -> Iterator[Requirement]:
             cure = "correct its module in the lab file"
             yield _missing(title, f"{token.module} does not exist", cure)
             continue
-        wrong = [words for pin in (token.pin, token.so_pin) if pin for words in _pin(pin)]
+        wrong = [fault for pin in (token.pin, token.so_pin) if pin for fault in _pin_faults(pin)]
         if wrong:
             yield _missing(title, " and ".join(wrong), "provide it, or correct the lab file")
         else:
             yield _ok(title, f"{token.label}, {token.module}")
 
 
-def _pin(pin: object) -> Iterator[str]:
+def _pin_faults(pin: object) -> Iterator[str]:
     env, file = getattr(pin, "env", None), getattr(pin, "file", None)
     if env is not None and not os.environ.get(env):
         yield f"the PIN's variable {env} is not set"
@@ -253,7 +262,7 @@ def _optional() -> Iterator[Requirement]:
     from hdl.fpga import tools
 
     for program in (tools.SYNTHESIS, tools.PLACER, tools.PACKER, tools.LOADER):
-        yield _tried(program, partial(tools.find_tool, program), needed=False)
+        yield _checked(program, partial(tools.find_tool, program), needed=False)
     if _installed("cryptography-vectors"):
         yield _ok("NIST's vectors", "`rig kat --list` names them")
     else:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from rig.cli.ekm_admin import audit_app, cartridge_app, drive_app, key_app
 from rig.cli.help import CommandLine
-from rig.cli.options import LabOption, lab_of, refuse_lab_options
+from rig.cli.options import (
+    ConfigOption,
+    EkmOption,
+    LabOption,
+    ekm_of,
+    lab_of,
+    refuse_lab_options,
+)
 
 ekm_app = CommandLine(help="The key manager (EKM).")
 ekm_app.add_typer(drive_app, name="drive")
@@ -21,18 +23,8 @@ ekm_app.add_typer(audit_app, name="audit")
 @ekm_app.command("serve")
 def ekm_serve(
     lab: LabOption = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--name", metavar="NAME", help="Key manager of the lab file; by default the first."
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", metavar="FILE", help="A key manager's own file, instead of a lab."
-        ),
-    ] = None,
+    name: EkmOption = None,
+    config: ConfigOption = None,
 ) -> None:
     """Serve data keys until interrupted (TLS 1.3, client certificates)."""
     import os
@@ -40,7 +32,6 @@ def ekm_serve(
     from hsm.ekm.config import load_config
     from hsm.ekm.logs import LOG
     from hsm.ekm.service.front import serve
-    from rig.lab.model import LabError
     from rig.testbed.key_managers import ekm_config, provision
     from rig.testbed.state import state_dir
 
@@ -49,10 +40,7 @@ def ekm_serve(
         serving = load_config(config)
     else:
         checked = lab_of(lab)
-        chosen = [ekm for ekm in checked.ekms if name is None or ekm.name == name]
-        if not chosen:
-            known = ", ".join(ekm.name for ekm in checked.ekms)
-            raise LabError(f"There is no key manager '{name}' in the lab file; known: {known}.")
-        serving = ekm_config(chosen[0], provision(checked, state_dir()))
+        chosen = ekm_of(checked, name)
+        serving = ekm_config(chosen, provision(checked, state_dir()))
     LOG.configure(serving.log_format, serving.log_level, f"front {os.getpid()}")
     serve(serving)

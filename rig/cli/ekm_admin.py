@@ -1,18 +1,21 @@
-"""``rig ekm drive | key | cartridge | audit``: administration, with the admin secret."""
+"""``rig ekm``: administration of a key manager, with the admin secret."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rig.cli.help import CommandLine
 from rig.cli.options import (
+    ConfigOption,
+    EkmOption,
     JsonOption,
     LabOption,
     OptionError,
+    ekm_of,
     lab_of,
     print_json,
     refuse_lab_options,
@@ -27,20 +30,12 @@ key_app = CommandLine(help="Key-encryption keys: add, retire, who needs one.")
 cartridge_app = CommandLine(help="Cartridges that the key manager knows.")
 audit_app = CommandLine(help="The audit log: verify, show, rotate, archive.")
 
-NameOption = Annotated[
-    str | None,
-    typer.Option("--name", metavar="NAME", help="Key manager of the lab; by default the first."),
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="A key manager's own file, instead of a lab."),
-]
 SecretOption = Annotated[
     Path | None,
     typer.Option(
         "--secret-file",
         metavar="FILE",
-        help="File (0600) with the admin secret; by default $TAPERIG_EKM_ADMIN, then the lab's.",
+        help="File (0600) with the admin secret; else $TAPERIG_EKM_ADMIN or the lab's.",
     ),
 ]
 OfficerOption = Annotated[
@@ -51,6 +46,9 @@ OfficerOption = Annotated[
         help="File (0600) with the security officer's PIN; else $TAPERIG_SO_PIN or the lab's.",
     ),
 ]
+_NEW_KEY_BITS = 2048
+_APART_FROM_DETAILS = {"number", "time", "event", "previous", "hash"}
+
 LabelArgument = Annotated[str, typer.Argument(metavar="LABEL", help="Key label, in any case.")]
 SerialArgument = Annotated[str, typer.Argument(metavar="SERIAL", help="Serial number.")]
 
@@ -73,30 +71,17 @@ def _administrator(
 
     refuse_lab_options(config, lab, name)
     if config is not None:
-        configs, usual, authority = [load_config(config)], None, None
+        configs, default_secret, authority = [load_config(config)], None, None
     else:
         checked = lab_of(lab)
-        chosen = _unit(checked, name)
-        made = provision(checked, state_dir())
+        chosen = ekm_of(checked, name)
+        provisioned = provision(checked, state_dir())
         units = [chosen, *(u for u in checked.ekms if u is not chosen and u.token == chosen.token)]
-        configs = [ekm_config(unit, made) for unit in units]
-        usual, authority = made.admin_secret, made.ca.parent
+        configs = [ekm_config(unit, provisioned) for unit in units]
+        default_secret, authority = provisioned.admin_secret, provisioned.ca.parent
     if officer is not None:
         configs[0] = with_so_pin(configs[0], officer[0])
-    return Administrator(configs, read_admin_secret(secret_file, usual), authority)
-
-
-def _unit(lab: Any, name: str | None) -> Any:
-    from rig.lab.model import LabError
-
-    for unit in lab.ekms:
-        if name is None or unit.name == name:
-            return unit
-    known = ", ".join(unit.name for unit in lab.ekms)
-    raise LabError(f"There is no key manager '{name}' in the lab file; known: {known}.")
-
-
-_NEW_KEY_BITS = 2048
+    return Administrator(configs, read_admin_secret(secret_file, default_secret), authority)
 
 
 def _time(seconds: float) -> str:
@@ -117,7 +102,7 @@ def drive_add(
         ),
     ] = None,
     lab: LabOption = None,
-    name: NameOption = None,
+    name: EkmOption = None,
     config: ConfigOption = None,
     secret_file: SecretOption = None,
     so_pin_file: OfficerOption = None,
@@ -136,8 +121,8 @@ def drive_add(
         der = load_certificate(certificate).public_bytes(Encoding.DER)
         answer = admin.add_drive(serial, der, read_wrap_key(wrap_key), OaepHash.SHA1)
     elif certificate is None and wrap_key is None and config is None:
-        made = provision_drive(state_dir(), serial)
-        answer = admin.add_drive(serial, made.certificate_der, made.wrap_public_der, made.oaep_hash)
+        own = provision_drive(state_dir(), serial)
+        answer = admin.add_drive(serial, own.certificate_der, own.wrap_public_der, own.oaep_hash)
     else:
         raise AdministrationError("A drive comes with both --certificate and --wrap-key.")
     revoked = ", still revoked: `rig ekm drive revoke --undo`" if answer["revoked"] else ""
@@ -147,7 +132,7 @@ def drive_add(
 @drive_app.command("list")
 def drive_list(
     lab: LabOption = None,
-    name: NameOption = None,
+    name: EkmOption = None,
     config: ConfigOption = None,
     secret_file: SecretOption = None,
     as_json: JsonOption = False,
@@ -167,11 +152,11 @@ def drive_revoke(
     serial: SerialArgument,
     undo: Annotated[bool, typer.Option("--undo", help="Admit it again.")] = False,
     lab: LabOption = None,
-    name: NameOption = None,
+    name: EkmOption = None,
     config: ConfigOption = None,
     secret_file: SecretOption = None,
 ) -> None:
-    """Bar a drive from keys, from its next request on."""
+    """Revoke a drive: it gets no keys from its next request on."""
     admin = _administrator(lab, name, config, secret_file)
     admin.ask("drive revoke", serial=serial, revoked=not undo)
     print(f"drive   {serial} {'admitted again' if undo else 'revoked'}")
@@ -191,7 +176,7 @@ def key_add(
         typer.Option(
             "--certificate",
             metavar="FILE",
-            help="Bring in this certificate; without a private key: public-only.",
+            help="Import this certificate; without a private key it is public-only.",
         ),
     ] = None,
     private_key: Annotated[
@@ -199,25 +184,25 @@ def key_add(
         typer.Option("--private-key", metavar="FILE", help="Private key of that certificate, PEM."),
     ] = None,
     lab: LabOption = None,
-    name: NameOption = None,
+    name: EkmOption = None,
     config: ConfigOption = None,
     secret_file: SecretOption = None,
     so_pin_file: OfficerOption = None,
 ) -> None:
-    """Make a key-encryption key in the token, or bring one in."""
+    """Make a key-encryption key in the token, or import one."""
     if bits is not None and certificate is not None:
         raise OptionError("--bits is for a new key; leave it out with --certificate.")
     admin = _administrator(lab, name, config, secret_file, (so_pin_file,))
-    made = admin.add_key(label, bits or _NEW_KEY_BITS, certificate, private_key)
-    half = "private and public" if made.has_private else "public only"
-    print(f"KEK     {made.label}, RSA {made.bits}, {half}, {made.spki_hash.hex()}")
+    kek = admin.add_key(label, bits or _NEW_KEY_BITS, certificate, private_key)
+    half = "private and public" if kek.has_private else "public only"
+    print(f"KEK     {kek.label}, RSA {kek.bits}, {half}, {kek.spki_hash.hex()}")
 
 
 @key_app.command("users")
 def key_users(
     label: LabelArgument,
     lab: LabOption = None,
-    name: NameOption = None,
+    name: EkmOption = None,
     config: ConfigOption = None,
     secret_file: SecretOption = None,
     as_json: JsonOption = False,
@@ -237,7 +222,7 @@ def key_users(
 def key_retire(
     label: LabelArgument,
     lab: LabOption = None,
-    name: NameOption = None,
+    name: EkmOption = None,
     config: ConfigOption = None,
     secret_file: SecretOption = None,
 ) -> None:
@@ -248,7 +233,7 @@ def key_retire(
 
 @cartridge_app.command("forget")
 def cartridge_forget(
-    volume: Annotated[str, typer.Argument(metavar="VOLSER", help="Six characters.")],
+    volume: Annotated[str, typer.Argument(metavar="VOLSER", help="VOLSER of the cartridge.")],
     cartridge_id: Annotated[
         str,
         typer.Option(
@@ -258,7 +243,7 @@ def cartridge_forget(
         ),
     ] = "",
     lab: LabOption = None,
-    name: NameOption = None,
+    name: EkmOption = None,
     config: ConfigOption = None,
     secret_file: SecretOption = None,
 ) -> None:
@@ -277,29 +262,29 @@ def audit_verify(
         ),
     ] = None,
     lab: LabOption = None,
-    name: NameOption = None,
+    name: EkmOption = None,
     config: ConfigOption = None,
     secret_file: SecretOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify the audit log's hash chain; print its head, to keep elsewhere."""
     where = {} if archive is None else {"archive": str(archive.absolute())}
-    found = _administrator(lab, name, config, secret_file).ask("audit verify", **where)
+    log = _administrator(lab, name, config, secret_file).ask("audit verify", **where)
     if as_json:
-        print_json(found)
+        print_json(log)
         return
-    files = f" in {found['files']} files" if found["files"] > 1 else ""
-    print(f"log     {found['path']}\nrecords {found['records']}{files}\nhead    {found['head']}")
-    if found["first"] > 1:
-        print(f"from    record {found['first']} on; the one before had the hash {found['anchor']}")
-        if not found["archived"]:
-            print("missing what was before, and the log does not say that it was archived")
+    files = f" in {log['files']} files" if log["files"] > 1 else ""
+    print(f"log     {log['path']}\nrecords {log['records']}{files}\nhead    {log['head']}")
+    if log["first"] > 1:
+        print(f"from    record {log['first']} on; the one before had the hash {log['anchor']}")
+        if not log["archived"]:
+            print("missing the records before; the log does not say that they were archived")
 
 
 @audit_app.command("rotate")
 def audit_rotate(
     lab: LabOption = None,
-    name: NameOption = None,
+    name: EkmOption = None,
     config: ConfigOption = None,
     secret_file: SecretOption = None,
 ) -> None:
@@ -314,7 +299,7 @@ def audit_archive(
         Path, typer.Argument(metavar="DIR", help="Folder that the segments are moved to.")
     ],
     lab: LabOption = None,
-    name: NameOption = None,
+    name: EkmOption = None,
     config: ConfigOption = None,
     secret_file: SecretOption = None,
 ) -> None:
@@ -334,17 +319,17 @@ def audit_show(
     event: Annotated[
         str,
         typer.Option(
-            "--event", metavar="EVENT", help="Only of this event, such as key-reply or refusal."
+            "--event", metavar="EVENT", help="Only this event, such as key-reply or refusal."
         ),
     ] = "",
     serial: Annotated[
-        str, typer.Option("--drive", metavar="SERIAL", help="Only of this drive.")
+        str, typer.Option("--drive", metavar="SERIAL", help="Only records of this drive.")
     ] = "",
     volume: Annotated[
-        str, typer.Option("--volume", metavar="VOLSER", help="Only of this cartridge.")
+        str, typer.Option("--volume", metavar="VOLSER", help="Only records of this cartridge.")
     ] = "",
     lab: LabOption = None,
-    name: NameOption = None,
+    name: EkmOption = None,
     config: ConfigOption = None,
     secret_file: SecretOption = None,
     as_json: JsonOption = False,
@@ -359,11 +344,8 @@ def audit_show(
         {
             **record,
             "time": _time(record["time"]),
-            "details": {k: v for k, v in record.items() if k not in _SHOWN_APART and v},
+            "details": {k: v for k, v in record.items() if k not in _APART_FROM_DETAILS and v},
         }
         for record in records
     ]
     print_table(rows, ("number", "time", "event", "details"), "no record")
-
-
-_SHOWN_APART = {"number", "time", "event", "previous", "hash"}

@@ -1,12 +1,12 @@
-"""``rig ekm verify``: does every key manager answer, and know every label of the node (EKM-11)."""
+"""``rig ekm verify``: verify the connections to the key managers (EKM-11)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from rig.cli.options import JsonOption, LabOption, lab_of, print_json
+from rig.cli.options import JsonOption, LabOption, NodeOption, lab_of, print_json
 
 if TYPE_CHECKING:
     from rig.ve.ekm.verify_connection import EkmVerification, Verification
@@ -14,23 +14,21 @@ if TYPE_CHECKING:
 
 def ekm_verify(
     lab: LabOption = None,
-    node: Annotated[
-        str | None,
-        typer.Option("--node", metavar="NAME", help="Node of the lab file; by default the first."),
-    ] = None,
+    node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check that every key manager answers and knows the pools' labels.
 
-    One that the rig starts itself is started for this when nothing listens at its address. Exits 0
-    only if all is well, 1 if not. The last step of an installation: refused before the others.
+    A key manager that the rig starts is started for this when nothing listens at its address. Exits
+    0 only if all is well, 1 if not. It is the last step of an installation, refused before the
+    others are done.
     """
     from contextlib import ExitStack
 
     from hsm.ekm.service.launch import spawn_ekm
-    from rig.lab.model import LabError
     from rig.report.console import ConsoleReport
     from rig.testbed import key_managers
+    from rig.testbed.node import choose_node
     from rig.testbed.state import state_dir
     from rig.ve.ekm.proxy import EkmProxy
     from rig.ve.ekm.resolver import resolver
@@ -38,10 +36,7 @@ def ekm_verify(
     from rig.ve.prerequisites import Step, require_step
 
     checked = lab_of(lab)
-    name = next(iter(checked.nodes)) if node is None else node
-    if name not in checked.nodes:
-        known = ", ".join(checked.nodes)
-        raise LabError(f"There is no node '{name}' in the lab file; known: {known}.")
+    name = choose_node(checked, node)
     labels = checked.labels_of(name)
     if checked.installation is not None:
         installed = checked.installation.record(ekms=len(checked.ekms_of(name)))
@@ -88,7 +83,7 @@ def _lines(node: str, labels: tuple[str, ...], found: Verification) -> list[str]
     for ekm in found.ekms:
         who = f"{ekm.name} ({ekm.where})".ljust(width)
         verdict = "pass" if ekm.good else "fail"
-        lines.append(f"{verdict}  {who}  {_words(ekm, len(labels))}")
+        lines.append(f"{verdict}  {who}  {_result(ekm, len(labels))}")
     lines += [
         f"fail  the key managers have different keys under {label!r}; give both the same"
         for label in found.differing
@@ -96,15 +91,15 @@ def _lines(node: str, labels: tuple[str, ...], found: Verification) -> list[str]
     return lines
 
 
-def _words(ekm: EkmVerification, count: int) -> str:
+def _result(ekm: EkmVerification, count: int) -> str:
     if ekm.failure is not None:
         return ekm.failure
-    words = f"answers in {1e3 * (ekm.seconds or 0):.1f} ms, knows "
-    words += "every label" if not ekm.unknown else f"{count - len(ekm.unknown)} of {count} labels"
+    text = f"answers in {1e3 * (ekm.seconds or 0):.1f} ms, knows "
+    text += "every label" if not ekm.unknown else f"{count - len(ekm.unknown)} of {count} labels"
     if ekm.unknown:
-        words += ", not " + " and ".join(map(repr, ekm.unknown))
+        text += ", not " + " and ".join(map(repr, ekm.unknown))
     public = [state.label for state in ekm.states if state.known and not state.has_private]
-    return words + (f"; public half only: {', '.join(public)}" if public else "")
+    return text + (f"; public half only: {', '.join(public)}" if public else "")
 
 
 def _as_json(node: str, labels: tuple[str, ...], found: Verification) -> dict[str, object]:

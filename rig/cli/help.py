@@ -1,4 +1,4 @@
-"""Help texts: commands in groups, whole sentences, real metavars, plain text at any width."""
+"""Help texts: commands in groups, real metavars, plain text at any width."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def _usage(command: Any, ctx: Any) -> list[str]:
 
 
 def parameter_rows(command: Any, ctx: Any) -> dict[str, list[Row]]:
-    """Return the arguments and the options of a command, each with its text."""
+    """Return the arguments and options of a command with their texts."""
     rows: dict[str, list[Row]] = {"Arguments": [], "Options": []}
     for parameter in command.get_params(ctx):
         record = parameter.get_help_record(ctx)
         if record is None:
             continue
-        name, text = record[0], _in_words(record[1])
+        name, text = record[0], _with_range_in_words(record[1])
         if isinstance(parameter, TyperArgument):
             rows["Arguments"].append((_argument_name(parameter), text))
         else:
@@ -46,8 +46,8 @@ def _write_parameters(command: Any, ctx: Any, formatter: Any) -> None:
         _write_section(formatter, title, rows)
 
 
-def _in_words(text: str) -> str:
-    """Return a help text with its range of numbers in words: ``1<=x<=5`` is ``1 to 5``."""
+def _with_range_in_words(text: str) -> str:
+    """Return a help text with its range as ``1 to 5``, not ``1<=x<=5``."""
     text = re.sub(r"([-\d.]+)<=x<=([-\d.]+)", r"\1 to \2", text)
     text = re.sub(r"x>=([-\d.]+)", r"at least \1", text)
     return re.sub(r"x<=([-\d.]+)", r"at most \1", text)
@@ -84,20 +84,23 @@ class Group(TyperGroup):
         self.format_commands(ctx, formatter)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the commands under the headings of their panels, each with its first sentence."""
-        panels: dict[str, list[Row]] = {}
+        """Write the commands under their headings, with their first sentences."""
+        groups: dict[str, list[Row]] = {}
         for name in self.list_commands(ctx):
             command: Any = self.get_command(ctx, name)
             if command is None or command.hidden:
                 continue
-            panel = getattr(command, "rich_help_panel", None) or "Commands"
-            panels.setdefault(panel, []).append((name, first_sentence(command)))
-        for panel, rows in panels.items():
-            _write_section(formatter, panel, rows)
+            heading = getattr(command, "rich_help_panel", None) or "Commands"
+            groups.setdefault(heading, []).append((name, first_sentence(command)))
+        for heading, rows in groups.items():
+            _write_section(formatter, heading, rows)
 
 
 class ExampleGroup(Group):
-    """A group whose epilog is examples, ``command  what it does`` a line, then paragraphs."""
+    """A group whose epilog is a list of examples, then paragraphs.
+
+    Each line of the list is ``command  what it does``.
+    """
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples as a list, so that they wrap as the rest does."""
@@ -133,6 +136,6 @@ class CommandLine(typer.Typer):
 
 
 def first_sentence(command: Any) -> str:
-    """Return the short help of a command, else the first sentence of its help, whole."""
+    """Return the short help of a command, else its first paragraph."""
     text = command.short_help or (command.help or "").strip().split("\n\n")[0]
     return " ".join(str(text).split())

@@ -27,22 +27,23 @@ def hsm_init(lab: LabOption = None, as_json: JsonOption = False) -> None:
     checked = lab_of(lab)
     report = ConsoleReport(error_stream=as_json)
     with report.task("preparing tokens, keys and certificates"):
-        made = provision(checked, state_dir())
+        provisioned = provision(checked, state_dir())
     if as_json:
         print_json(
             {
-                "state": str(made.state_dir),
-                "token": made.ekm_token.label,
+                "state": str(provisioned.state_dir),
+                "token": provisioned.ekm_token.label,
                 "keks": [kek.label for kek in checked.keks],
-                "drives": [drive.serial for drive in made.drives],
+                "drives": [drive.serial for drive in provisioned.drives],
             }
         )
         return
-    print(f"state   {made.state_dir}")
-    print(f"token   {made.ekm_token.label}, its PIN in {made.state_dir / 'pins'}")
+    print(f"state   {provisioned.state_dir}")
+    pins = provisioned.state_dir / "pins"
+    print(f"token   {provisioned.ekm_token.label}, its PIN in {pins}")
     for kek in checked.keks:
         print(f"KEK     {kek.label}")
-    for drive in made.drives:
+    for drive in provisioned.drives:
         print(f"drive   {drive.serial}")
 
 

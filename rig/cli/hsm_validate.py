@@ -1,4 +1,4 @@
-"""``rig hsm validate``: what a PKCS#11 token can and cannot do for the rig."""
+"""``rig hsm validate``: test, attack and grade a PKCS#11 token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ValidateOptionError(OptionError):
-    """Options of ``rig hsm validate`` that do not go together or are not there."""
+    """Options of ``rig hsm validate`` conflict or are missing."""
 
 
 def hsm_validate(
@@ -57,16 +57,19 @@ def hsm_validate(
     ] = None,
     back_with: Annotated[
         str | None,
-        typer.Option("--back-with", metavar="COMMAND", help="Shell command that brings it back."),
+        typer.Option(
+            "--back-with", metavar="COMMAND", help="Shell command that brings the token back."
+        ),
     ] = None,
     area: Annotated[
         list[str] | None,
         typer.Option(
-            "--area", metavar="AREA", help="Only this part of the probes; may be repeated."
+            "--area", metavar="AREA", help="Try only the probes of this area; may be repeated."
         ),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page too.")
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Also write the report as an HTML page."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,7 +85,10 @@ def hsm_validate(
     from rig.report.hsm_page import write_page
     from rig.testbed.state import state_dir
 
-    pin, so_pin = _source(pin_env, pin_file, "pin"), _source(so_pin_env, so_pin_file, "so-pin")
+    pin, so_pin = (
+        _pin_source(pin_env, pin_file, "pin"),
+        _pin_source(so_pin_env, so_pin_file, "so-pin"),
+    )
     path, softhsm_conf = Path(module), None
     if module == "softhsm":
         own = token_config(state_dir(), token)
@@ -92,7 +98,7 @@ def hsm_validate(
     validation = validate(
         path,
         token,
-        _read(pin, so_pin, token),
+        _read_pins(pin, so_pin, token),
         softhsm_conf=softhsm_conf,
         removal=_removal(away_with, back_with),
         probes=_probes(area or []),
@@ -106,7 +112,7 @@ def hsm_validate(
     raise typer.Exit(1 if validation.verdict.fitness is Fitness.UNFIT else 0)
 
 
-def _source(env: str | None, file: Path | None, option: str) -> PinSource | None:
+def _pin_source(env: str | None, file: Path | None, option: str) -> PinSource | None:
     from hsm.pkcs11.pins import PinSource
 
     if env is not None and file is not None:
@@ -122,13 +128,13 @@ def _removal(away: str | None, back: str | None) -> tuple[str, str] | None:
     return None if away is None or back is None else (away, back)
 
 
-def _read(pin: PinSource | None, so_pin: PinSource | None, token: str) -> Pins:
+def _read_pins(pin: PinSource | None, so_pin: PinSource | None, token: str) -> Pins:
     from hsm.validate.session import Pins
 
     if pin is not None:
         user = pin.read()
     elif sys.stdin.isatty():
-        user = _asked(token)
+        user = _ask_pin(token)
     else:
         raise ValidateOptionError(
             "The token's PIN is needed; name a variable with --pin-env or a file with --pin-file."
@@ -136,8 +142,8 @@ def _read(pin: PinSource | None, so_pin: PinSource | None, token: str) -> Pins:
     return Pins(user, None if so_pin is None else so_pin.read())
 
 
-def _asked(token: str) -> str:
-    """Ask for a PIN on the terminal, where it is not shown; Ctrl-C interrupts as ever."""
+def _ask_pin(token: str) -> str:
+    """Ask for a PIN on the terminal, where it is not shown."""
     from getpass import getpass
 
     try:

@@ -23,7 +23,7 @@ def kat(
         ),
     ] = None,
     listing: Annotated[
-        bool, typer.Option("--list", help="List NIST's files that can be named.")
+        bool, typer.Option("--list", help="List the names of NIST's files.")
     ] = False,
     lab: LabOption = None,
     board: BoardOption = None,
@@ -52,12 +52,12 @@ def kat(
         open_engine(lab_of(lab), board, report) as engine,
         report.task(f"{path.name}: {plural(len(vectors), 'vector')}", len(vectors)) as advance,
     ):
-        found = run_kat(vectors, engine, advance)
+        result = run_kat(vectors, engine, advance)
     if as_json:
-        print_json(_as_json(path, found))
+        print_json(_as_json(path, result))
     else:
-        _print(path, found)
-    raise typer.Exit(0 if found.good else 1)
+        _print(path, result)
+    raise typer.Exit(0 if result.good else 1)
 
 
 def _list(as_json: bool) -> None:
@@ -71,27 +71,27 @@ def _list(as_json: bool) -> None:
         print(name)
 
 
-def _print(path: Path, found: KatReport) -> None:
-    print(f"{path}: {found.run} run, {found.passed} passed, {found.failed} failed")
-    for reason, count in sorted(found.skipped.items()):
+def _print(path: Path, result: KatReport) -> None:
+    print(f"{path}: {result.run} run, {result.passed} passed, {result.failed} failed")
+    for reason, count in sorted(result.skipped.items()):
         print(f"  {count} skipped: {reason}")
-    for failure in found.failures[:_SHOWN_FAILURES]:
+    for failure in result.failures[:_SHOWN_FAILURES]:
         print(f"  line {failure.line}, Count = {failure.count}: {failure.reason}")
-    if len(found.failures) > _SHOWN_FAILURES:
-        print(f"  and {len(found.failures) - _SHOWN_FAILURES} more")
-    if not found.run:
+    if len(result.failures) > _SHOWN_FAILURES:
+        print(f"  and {len(result.failures) - _SHOWN_FAILURES} more")
+    if not result.run:
         print("  no vector fits the engine (256-bit key, 96-bit IV, 128-bit tag)")
 
 
-def _as_json(path: Path, found: KatReport) -> dict[str, object]:
+def _as_json(path: Path, result: KatReport) -> dict[str, object]:
     return {
         "file": str(path),
-        "run": found.run,
-        "passed": found.passed,
-        "failed": found.failed,
-        "skipped": found.skipped,
+        "run": result.run,
+        "passed": result.passed,
+        "failed": result.failed,
+        "skipped": result.skipped,
         "failures": [
             {"line": failure.line, "count": failure.count, "reason": failure.reason}
-            for failure in found.failures
+            for failure in result.failures
         ],
     }

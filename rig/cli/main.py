@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -83,8 +84,8 @@ def root(
         raise typer.BadParameter("--version goes without a command.")
     from rig.cli.version import describe, print_version
 
-    found = describe()
-    print_json(found) if as_json else print_version(found)
+    versions = describe()
+    print_json(versions) if as_json else print_version(versions)
 
 
 @app.command(rich_help_panel=_JUDGE)
@@ -102,7 +103,7 @@ def run(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help="Folder for the results; by default in the state."
+            "--out", metavar="DIR", help="Folder for the results; by default in the state folder."
         ),
     ] = None,
     waves: Annotated[
@@ -159,6 +160,7 @@ def cartridge_show(
 @app.command(rich_help_panel=_JUDGE)
 def rules(as_json: JsonOption = False) -> None:
     """List every rule with its tests and their last verdict."""
+    from rig.cli.tables import print_table
     from rig.report.console import ConsoleReport
     from rig.report.text import plural
     from rig.results.traceability import rule_status
@@ -180,22 +182,22 @@ def rules(as_json: JsonOption = False) -> None:
             ]
         )
         return
-    group = ""
-    for each in status:
-        if each.rule.group != group:
-            group = each.rule.group
-            print(f"\n{group}")
-        print(f"{each.rule.id:<8} {each.verdict:<8} {each.rule.text}")
-        for test in each.tests:
-            print(f"{'':<17} {test.outcome:<8} {test.name}")
+    for group, members in groupby(status, key=lambda each: each.rule.group):
+        print(group)
+        rows = []
+        for each in members:
+            rows.append({"rule": each.rule.id, "verdict": each.verdict, "text": each.rule.text})
+            rows += [{"verdict": test.outcome, "text": test.name} for test in each.tests]
+        print_table(rows, ("rule", "verdict", "text"), "no rules")
+        print()
     covered = sum(1 for each in status if each.tests)
-    print(f"\n{covered} of {plural(len(status), 'rule')} with tests")
+    print(f"{covered} of {plural(len(status), 'rule')} with tests")
 
 
 def run_command_line(arguments: list[str]) -> int:
     """Run the command that the arguments name; return its exit code.
 
-    Whatever ends a command but a mistake in its arguments comes to the caller as it is.
+    Only mistakes in the arguments are reported here; every other error is raised to the caller.
     """
     if "_RIG_COMPLETE" in os.environ:
         app(prog_name="rig")  # the shell asks for completions; this exits

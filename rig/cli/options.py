@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they are read with."""
+"""Options that several commands share, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from hsm.errors import TaperigError
 
 if TYPE_CHECKING:
-    from rig.lab.model import Lab
+    from rig.lab.model import EkmUnit, Lab
 
 LabOption = Annotated[
     Path | None,
@@ -26,34 +26,55 @@ BoardOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-
-
 DriveOption = Annotated[
     str | None,
+    typer.Option("--drive", metavar="SERIAL", help="Drive of the lab file; by default the first."),
+]
+NodeOption = Annotated[
+    str | None,
+    typer.Option("--node", metavar="NAME", help="Node of the lab file; by default the first."),
+]
+EkmOption = Annotated[
+    str | None,
     typer.Option(
-        "--drive", metavar="SERIAL", help="Drive whose gates these are; by default the first."
+        "--name", metavar="NAME", help="Key manager of the lab file; by default the first."
     ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="A key manager's own file, instead of a lab."),
 ]
 
 
 class OptionError(TaperigError):
-    """Options that do not go together, or one without effect."""
+    """Options conflict, or one has no effect."""
 
 
 def refuse_lab_options(config: Path | None, lab: Path | None, name: str | None) -> None:
-    """Refuse --lab and --name beside --config: a key manager's own file names no lab."""
+    """Refuse --lab and --name beside --config, whose file names no lab."""
     if config is not None and (lab is not None or name is not None):
         raise OptionError("--config goes without --lab and --name; leave them out, or --config.")
 
 
 def drive_of(lab: Lab, serial: str | None) -> str:
-    """Return the serial number of the drive asked for, else of the lab's first."""
+    """Return the serial of the drive asked for, else of the lab's first."""
     from rig.lab.model import LabError
 
     known = [unit.serial for unit in lab.drives]
     if serial is not None and serial not in known:
         raise LabError(f"There is no drive '{serial}' in the lab file; known: {', '.join(known)}.")
     return known[0] if serial is None else serial
+
+
+def ekm_of(lab: Lab, name: str | None) -> EkmUnit:
+    """Return the key manager asked for, else the lab's first."""
+    from rig.lab.model import LabError
+
+    for unit in lab.ekms:
+        if name is None or unit.name == name:
+            return unit
+    known = ", ".join(unit.name for unit in lab.ekms)
+    raise LabError(f"There is no key manager '{name}' in the lab file; known: {known}.")
 
 
 def lab_of(path: Path | None) -> Lab:

@@ -1,4 +1,4 @@
-"""``rig runs``: the runs that the state folder keeps: list them, show one, remove old ones."""
+"""``rig runs``: list, show and remove the runs in the state folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ runs_app = CommandLine(help="The runs in the state folder: list, show, clean.")
 
 
 class RunChoiceError(TaperigError):
-    """A run was asked for that is not there, or no choice was made."""
+    """A run does not exist, or no runs were chosen."""
 
 
 def _folder() -> Path:
@@ -96,9 +96,9 @@ def runs_show(
 
 
 def _encrypted_cartridges(folder: Path) -> list[dict[str, str]]:
-    """Return the cartridges of a run that key managers count, until they are told to forget them.
+    """Return the encrypted cartridges of a run.
 
-    Only a run that did not pass still has some.
+    Key managers count them until they forget them. Only a run that did not pass still has some.
     """
     paths = sorted(folder.rglob("*.tape"))
     if not paths:
@@ -106,13 +106,13 @@ def _encrypted_cartridges(folder: Path) -> list[dict[str, str]]:
     from rig.drive.cartridge import Cartridge
     from rig.drive.cartridge_format import TapeFormat
 
-    found = []
+    cartridges = []
     for path in paths:
         with suppress(TaperigError, OSError), Cartridge.open(path) as cartridge:
             if cartridge.format is TapeFormat.ENCRYPTED:
                 identity = cartridge.memory.cartridge_id.hex()
-                found.append({"volser": cartridge.volser, "id": identity})
-    return found
+                cartridges.append({"volser": cartridge.volser, "id": identity})
+    return cartridges
 
 
 @runs_app.command("clean")

@@ -1,4 +1,4 @@
-"""Records as a table on standard output."""
+"""Print records as a table on standard output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rig.report.text import printable
 
 
 def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], empty: str) -> None:
-    """Print these columns of the rows, headed by their names; `empty` when there are no rows."""
+    """Print columns of rows, headed by their names; `empty` without rows."""
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     if not cells:
         print(empty)

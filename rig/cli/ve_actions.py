@@ -1,4 +1,4 @@
-"""What ``rig ve`` makes a node do: settings, volumes in and out, moves. Added to `ve_app`."""
+"""``rig ve``: the commands that change a node."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rig.cli.options import JsonOption, LabOption, OptionError, lab_of, print_json
+from rig.cli.options import (
+    JsonOption,
+    LabOption,
+    NodeOption,
+    OptionError,
+    lab_of,
+    print_json,
+)
 from rig.cli.ve_common import (
     SETTINGS,
     VOLUMES,
     ManagementClassOption,
-    NodeOption,
     ReplaceOption,
     StorageGroupOption,
     in_cache,
-    looking,
+    open_catalogue_of,
+    open_node_of,
     reclaim_app,
     refuse_existing,
     ve_app,
-    working,
 )
 from rig.report.text import plural
 
@@ -32,10 +38,10 @@ if TYPE_CHECKING:
     from rig.ve.node import Node
 
 
-def _work(
+def _run_jobs(
     node: Node, report: ConsoleReport, *, reclaim: bool = False, as_json: bool = False
 ) -> None:
-    """Run the queued tape jobs; name what is left undone, and exit with 1 then."""
+    """Run the queued tape jobs; name what is left undone and exit with 1."""
     done = node.work(reclaim=reclaim)
     if as_json:
         print_json({"done": done.done, "waiting": [str(each) for each in done.failures]})
@@ -50,42 +56,59 @@ def _work(
 def pools(
     number: Annotated[
         int | None,
-        typer.Option("--set", metavar="POOL", help="Set this pool's panel, 1 to 32."),
+        typer.Option("--set", metavar="POOL", help="Change the settings of this pool, 1 to 32."),
     ] = None,
     encrypt: Annotated[
-        bool | None, typer.Option("--encrypt/--no-encrypt", help="At the next write from BOT.")
+        bool | None,
+        typer.Option("--encrypt/--no-encrypt", help="Encrypt at the next write from BOT."),
     ] = None,
     key: Annotated[
         list[str] | None,
-        typer.Option("--key", metavar="LABEL", help="Key by its label (clear mode)."),
+        typer.Option("--key", metavar="LABEL", help="Key label, in clear mode; two keys at most."),
     ] = None,
     hash_key: Annotated[
         list[str] | None,
-        typer.Option("--hash-key", metavar="LABEL", help="Key by its hash (hash mode)."),
+        typer.Option(
+            "--hash-key", metavar="LABEL", help="Key label, in hash mode; two keys at most."
+        ),
     ] = None,
     borrow: Annotated[
-        bool | None, typer.Option("--borrow/--no-borrow", help="From the common scratch pool.")
+        bool | None,
+        typer.Option("--borrow/--no-borrow", help="Borrow from the common scratch pool."),
     ] = None,
     return_borrowed: Annotated[
         bool | None, typer.Option("--return/--keep", help="Return borrowed volumes once empty.")
     ] = None,
     reclaim_pool: Annotated[
-        int | None, typer.Option(metavar="POOL", help="Where reclaim moves its data.")
+        int | None,
+        typer.Option(metavar="POOL", help="Pool to which reclaim moves the data."),
     ] = None,
     threshold: Annotated[
-        int | None, typer.Option(metavar="PERCENT", help="Reclaim below, 5 to 95.")
+        int | None,
+        typer.Option(
+            metavar="PERCENT", help="Reclaim when active data falls below PERCENT (5 to 95)."
+        ),
     ] = None,
     days_access: Annotated[
-        int | None, typer.Option(metavar="DAYS", help="Without access, 1 to 365; 0 off.")
+        int | None,
+        typer.Option(metavar="DAYS", help="Reclaim DAYS after the last access (1 to 365; 0: off)."),
     ] = None,
     days_write: Annotated[
-        int | None, typer.Option(metavar="DAYS", help="Since last written, 1 to 365; 0 off.")
+        int | None,
+        typer.Option(metavar="DAYS", help="Reclaim DAYS after the last write (1 to 365; 0: off)."),
     ] = None,
     days_inactivation: Annotated[
-        int | None, typer.Option(metavar="DAYS", help="Since last inactivation; 0 off.")
+        int | None,
+        typer.Option(
+            metavar="DAYS", help="Reclaim DAYS after data became inactive (1 to 365; 0: off)."
+        ),
     ] = None,
     max_active: Annotated[
-        int | None, typer.Option(metavar="PERCENT", help="With the former, 5 to 95.")
+        int | None,
+        typer.Option(
+            metavar="PERCENT",
+            help="With --days-inactivation: only below PERCENT of active data (5 to 95).",
+        ),
     ] = None,
     lab: LabOption = None,
     node: NodeOption = None,
@@ -111,8 +134,8 @@ def pools(
         raise OptionError("No pool was named to be changed; add --set POOL.")
     if number is not None:
         if encrypt:
-            _license(lab_of(lab))
-        with working(lab, node, drives=False) as (opened, _), opened.change() as session:
+            _require_license(lab_of(lab))
+        with open_node_of(lab, node, drives=False) as (opened, _), opened.change() as session:
             new = PoolSettings(number)
             row = session.get(PoolRow, number)
             before = new if row is None else row.record()
@@ -139,13 +162,13 @@ def pools(
                 ),
             )
             settings.set_pool(session, changed)
-    with looking(lab_of(lab), node) as (session, _, _):
+    with open_catalogue_of(lab_of(lab), node) as (session, _, _):
         rows = operator_views.pools(session)
     if as_json:
         print_json(rows)
         return
     for shown in rows:
-        shown["reclaim"] = _policy(shown["reclaim"])
+        shown["reclaim"] = _policy_text(shown["reclaim"])
     columns = ("pool", "encrypt", "keys", "borrow", "return_borrowed", "reclaim_pool", "reclaim")
     print_table(rows, (*columns, "cartridges", "logical_volumes", "active_bytes"), "no pools")
 
@@ -160,10 +183,15 @@ def constructs(
         typer.Option(metavar="NAME=POOL", help="Make or change a management class; 0: no copy."),
     ] = None,
     default_primary: Annotated[
-        int | None, typer.Option(metavar="POOL", help="Primary pool without constructs.")
+        int | None,
+        typer.Option(metavar="POOL", help="Primary pool of volumes without constructs."),
     ] = None,
     default_secondary: Annotated[
-        int | None, typer.Option(metavar="POOL", help="Secondary pool without constructs.")
+        int | None,
+        typer.Option(
+            metavar="POOL",
+            help="Secondary pool of volumes without constructs; 0: no copy.",
+        ),
     ] = None,
     lab: LabOption = None,
     node: NodeOption = None,
@@ -175,7 +203,7 @@ def constructs(
     from rig.ve.catalogue.model import ManagementClass, StorageGroup
 
     if storage_group or management_class or (default_primary, default_secondary) != (None, None):
-        with working(lab, node, drives=False) as (opened, _), opened.change() as session:
+        with open_node_of(lab, node, drives=False) as (opened, _), opened.change() as session:
             for word in storage_group or ():
                 settings.set_storage_group(session, StorageGroup(*_mapping(word)))
             for word in management_class or ():
@@ -186,7 +214,7 @@ def constructs(
                 primary if default_primary is None else default_primary,
                 secondary if default_secondary is None else default_secondary,
             )
-    with looking(lab_of(lab), node) as (session, _, _):
+    with open_catalogue_of(lab_of(lab), node) as (session, _, _):
         shown = operator_views.constructs(session)
     if as_json:
         print_json(shown)
@@ -214,7 +242,7 @@ def migrate(
     """
     from rig.ve.catalogue import settings
 
-    with working(lab, node, drives=False) as (opened, _), opened.change() as session:
+    with open_node_of(lab, node, drives=False) as (opened, _), opened.change() as session:
         changes = settings.begin_migration(session, old, new)
     if as_json:
         print_json(changes)
@@ -228,7 +256,10 @@ def insert(
         list[str] | None, typer.Argument(metavar="VOLSER", help="VOLSERs of new cartridges.")
     ] = None,
     count: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Or how many, with VOLSERs that follow.")
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Insert N more, at most 10000, with the next free VOLSERs."
+        ),
     ] = 0,
     lab: LabOption = None,
     node: NodeOption = None,
@@ -239,7 +270,7 @@ def insert(
 
     if not volsers and not count:
         raise OptionError("No cartridge was named; give VOLSERs, or --count N.")
-    with working(lab, node, drives=False) as (opened, _):
+    with open_node_of(lab, node, drives=False) as (opened, _):
         chosen = [*(volsers or ()), *next_volsers(opened, count)]
         opened.insert(chosen)
     print_json(chosen) if as_json else print(" ".join(chosen))
@@ -270,9 +301,9 @@ def clock(
     if reset:
         reset_clock(node_folder(state_dir(), choose_node(checked, node)))
     if advance:
-        with working(lab, node, drives=False) as (opened, _):
+        with open_node_of(lab, node, drives=False) as (opened, _):
             opened.advance(advance)
-    with looking(checked, node) as (_, now, _):
+    with open_catalogue_of(checked, node) as (_, now, _):
         print_json({"time": utc_text(now)}) if as_json else print(f"{utc_text(now)} UTC")
 
 
@@ -283,7 +314,9 @@ def write(
     ],
     name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Name of the volume; by default the next free L00001."),
+        typer.Option(
+            metavar="NAME", help="Name of the volume; by default the next free one, as L00001."
+        ),
     ] = None,
     replace: ReplaceOption = False,
     storage_group: StorageGroupOption = None,
@@ -302,9 +335,9 @@ def write(
     if name is not None and len(files) > 1:
         raise TaperigError("A name is for one file; leave --name out to write several.")
     if replace and name is None:
-        raise OptionError("--replace is for the volume of a --name; without, names are new.")
+        raise OptionError("--replace is for the volume that --name names; give both, or neither.")
     written = []
-    with working(lab, node, drives=False) as (opened, _):
+    with open_node_of(lab, node, drives=False) as (opened, _):
         if name is not None and not replace:
             refuse_existing(opened, [name])
         names = [name] if name is not None else opened.free_names(len(files))
@@ -334,9 +367,9 @@ def read(
 
     from hsm.errors import TaperigError
 
-    found = []
+    rows = []
     cached = in_cache(lab_of(lab), node, names)
-    with working(lab, node, drives=not cached, quiet=as_json) as (opened, _):
+    with open_node_of(lab, node, drives=not cached, quiet=as_json) as (opened, _):
         for name in names:
             source, target = opened.read(name), out / name
             try:
@@ -348,11 +381,11 @@ def read(
                 ) from None
             finally:
                 opened.release(name)
-            found.append({"volume": name, "file": str(target)})
+            rows.append({"volume": name, "file": str(target)})
             if not as_json:
                 print(f"{name}  {target}")
     if as_json:
-        print_json(found)
+        print_json(rows)
 
 
 @ve_app.command("expire", rich_help_panel=VOLUMES)
@@ -362,8 +395,8 @@ def expire(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Expire logical volumes: their data is inactive, their names free."""
-    with working(lab, node, drives=False) as (opened, _):
+    """Expire logical volumes: their data becomes inactive, their names free."""
+    with open_node_of(lab, node, drives=False) as (opened, _):
         for name in names:
             opened.expire(name)
     print_json(names) if as_json else print(f"{plural(len(names), 'volume')} expired")
@@ -371,14 +404,14 @@ def expire(
 
 @ve_app.command("work", rich_help_panel=VOLUMES)
 def work(
-    reclaim: Annotated[bool, typer.Option("--reclaim", help="Reclaim too.")] = False,
+    reclaim: Annotated[bool, typer.Option("--reclaim", help="Also reclaim.")] = False,
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the queued tape jobs: copies, database backups, moves."""
-    with working(lab, node, drives=True, quiet=as_json) as (opened, report):
-        _work(opened, report, reclaim=reclaim, as_json=as_json)
+    with open_node_of(lab, node, drives=True, quiet=as_json) as (opened, report):
+        _run_jobs(opened, report, reclaim=reclaim, as_json=as_json)
 
 
 @ve_app.command("serve", rich_help_panel=VOLUMES)
@@ -389,7 +422,7 @@ def serve(lab: LabOption = None, node: NodeOption = None) -> None:
     """
     import threading
 
-    with working(lab, node, drives=True) as (opened, report):
+    with open_node_of(lab, node, drives=True) as (opened, report):
         report.line("serving; interrupt to end")
         try:
             opened.serve(threading.Event())
@@ -419,7 +452,7 @@ def recall(
     if not names and not volser:
         raise OptionError("No volume was named; give logical volumes, or --volser VOLSER.")
 
-    with working(lab, node, drives=True, quiet=as_json) as (opened, _):
+    with open_node_of(lab, node, drives=True, quiet=as_json) as (opened, _):
         wanted = list(names or ())
         with opened.catalogue.reading() as session:
             for each in volser or ():
@@ -437,17 +470,17 @@ def move(
     ],
     to: Annotated[int, typer.Option("--to", metavar="POOL", help="Target pool.")],
     when_eligible: Annotated[
-        bool, typer.Option("--when-eligible", help="Each once it is eligible for reclaim.")
+        bool, typer.Option("--when-eligible", help="Move each when it is eligible for reclaim.")
     ] = False,
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Move the volumes stacked on physical volumes to a pool, tape to tape."""
-    with working(lab, node, drives=not when_eligible, quiet=as_json) as (opened, report):
-        opened.move_stacked(_range(opened, volsers), to, when_eligible=when_eligible)
+    with open_node_of(lab, node, drives=not when_eligible, quiet=as_json) as (opened, report):
+        opened.move_stacked(_expand_ranges(opened, volsers), to, when_eligible=when_eligible)
         if not when_eligible:
-            _work(opened, report, as_json=as_json)
+            _run_jobs(opened, report, as_json=as_json)
         elif as_json:
             print_json({"done": 0, "waiting": []})
         else:
@@ -459,15 +492,17 @@ def reclaim_run(
     lab: LabOption = None, node: NodeOption = None, as_json: JsonOption = False
 ) -> None:
     """Reclaim what is eligible, and run the other queued jobs."""
-    with working(lab, node, drives=True, quiet=as_json) as (opened, report):
-        _work(opened, report, reclaim=True, as_json=as_json)
+    with open_node_of(lab, node, drives=True, quiet=as_json) as (opened, report):
+        _run_jobs(opened, report, reclaim=True, as_json=as_json)
 
 
 @reclaim_app.command("inhibit")
 def reclaim_inhibit(
     periods: Annotated[
         list[str] | None,
-        typer.Argument(metavar="DAY/HH:MM+MINUTES", help="As mon/22:00+480, UTC; none: no period."),
+        typer.Argument(
+            metavar="DAY/HH:MM+MINUTES", help="Period in UTC, as mon/22:00+480; none to clear."
+        ),
     ] = None,
     lab: LabOption = None,
     node: NodeOption = None,
@@ -477,16 +512,18 @@ def reclaim_inhibit(
     from rig.ve.catalogue import settings
 
     chosen = [_period(word) for word in periods or ()]
-    with working(lab, node, drives=False) as (opened, _), opened.change() as session:
+    with open_node_of(lab, node, drives=False) as (opened, _), opened.change() as session:
         settings.set_inhibit_periods(session, chosen)
     print_json(periods or []) if as_json else print(plural(len(chosen), "period"))
 
 
 @ve_app.command("check", rich_help_panel=VOLUMES)
 def check(
-    deep: Annotated[bool, typer.Option("--deep", help="Hash what is in the cache.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also hash the volumes in the cache.")
+    ] = False,
     tapes: Annotated[
-        bool, typer.Option("--tapes", help="Read all that is on tape, through the drives.")
+        bool, typer.Option("--tapes", help="Also read everything on tape, through the drives.")
     ] = False,
     lab: LabOption = None,
     node: NodeOption = None,
@@ -498,26 +535,26 @@ def check(
     """
     from dataclasses import asdict
 
-    with working(lab, node, drives=tapes, quiet=as_json) as (opened, _):
-        found = asdict(opened.check(deep=deep))
+    with open_node_of(lab, node, drives=tapes, quiet=as_json) as (opened, _):
+        result = asdict(opened.check(deep=deep))
         if tapes:
-            found["findings"] = [*found["findings"], *opened.verify_tapes()]
+            result["findings"] = [*result["findings"], *opened.verify_tapes()]
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        for line in found["findings"]:
+        for line in result["findings"]:
             print(f"wrong  {line}")
         print(
-            f"{plural(found['logical_volumes'], 'logical volume')}, "
-            f"{found['in_cache']} in the cache, {plural(found['copies'], 'copy')} on "
-            f"{plural(found['physical_volumes'], 'cartridge')}: "
-            f"{len(found['findings']) or 'nothing'} wrong"
+            f"{plural(result['logical_volumes'], 'logical volume')}, "
+            f"{result['in_cache']} in the cache, {plural(result['copies'], 'copy')} on "
+            f"{plural(result['physical_volumes'], 'cartridge')}: "
+            f"{len(result['findings']) or 'nothing'} wrong"
         )
-    raise typer.Exit(1 if found["findings"] else 0)
+    raise typer.Exit(1 if result["findings"] else 0)
 
 
-def _license(lab: Lab) -> None:
-    """Refuse encryption settings where the installation has no license for them (PRE-4)."""
+def _require_license(lab: Lab) -> None:
+    """Refuse encryption settings without a license for them (PRE-4)."""
     from rig.ve.prerequisites import require_encryption_settings
 
     if lab.installation is not None:
@@ -536,7 +573,7 @@ def _keys(clear: list[str], hashed: list[str]) -> tuple[KeyLabel, ...]:
     )
 
 
-def _policy(policy: dict[str, int]) -> str:
+def _policy_text(policy: dict[str, int]) -> str:
     words = [f"below {policy['threshold_percent']} %"]
     for name in ("access", "write", "inactivation"):
         if days := policy[f"days_since_{name}"]:
@@ -550,24 +587,27 @@ def _mapping(word: str) -> tuple[str, int]:
     from hsm.errors import TaperigError
 
     name, sign, number = word.partition("=")
-    if not (name and sign and number.isdecimal()):
-        raise TaperigError(f"'{word[:40]}' is no mapping; write NAME=POOL, such as PAYROLL=2.")
+    if not (name and sign and number.isdecimal() and len(number) <= 2):
+        raise TaperigError(
+            f"'{word[:40]}' maps no construct to a pool of 1 to 32; write NAME=POOL, such as "
+            f"PAYROLL=2."
+        )
     return name, int(number)
 
 
-def _range(node: Node, words: list[str]) -> list[str]:
-    """VOLSERs; a range stands for all of the node's cartridges between, ends included."""
-    found = []
+def _expand_ranges(node: Node, words: list[str]) -> list[str]:
+    """Return the VOLSERs; FIRST-LAST stands for the node's cartridges in it."""
+    volsers: list[str] = []
     for word in words:
         first, sign, last = word.partition("-")
         if sign:
             inside = [each for each in node.parts.cartridges.volsers() if first <= each <= last]
             if not inside:
                 raise OptionError(f"The node has no cartridge in the range {word[:40]}.")
-            found += inside
+            volsers += inside
         else:
-            found.append(first)
-    return found
+            volsers.append(first)
+    return volsers
 
 
 def _period(word: str) -> InhibitPeriod:
@@ -577,8 +617,10 @@ def _period(word: str) -> InhibitPeriod:
     from rig.ve.catalogue.model import InhibitPeriod
 
     days = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-    found = re.fullmatch(r"([a-z]{3})/(\d\d):(\d\d)\+(\d+)", word)
-    if found is None or found[1] not in days:
-        raise TaperigError(f"'{word[:40]}' is no period; write DAY/HH:MM+MINUTES: mon/22:00+480.")
-    start = int(found[2]) * 60 + int(found[3])
-    return InhibitPeriod(days.index(found[1]), start, int(found[4]))
+    match = re.fullmatch(r"([a-z]{3})/([01]\d|2[0-3]):([0-5]\d)\+(\d{1,5})", word)
+    if match is None or match[1] not in days:
+        raise TaperigError(
+            f"'{word[:40]}' is no period; write DAY/HH:MM+MINUTES, as mon/22:00+480."
+        )
+    start = int(match[2]) * 60 + int(match[3])
+    return InhibitPeriod(days.index(match[1]), start, int(match[4]))

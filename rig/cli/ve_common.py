@@ -1,4 +1,4 @@
-"""What all commands of ``rig ve`` share."""
+"""Options and context managers that the commands of ``rig ve`` share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rig.cli.help import CommandLine
-from rig.cli.options import lab_of
+from rig.cli.options import OptionError, lab_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -29,26 +29,29 @@ ve_app.add_typer(reclaim_app, name="reclaim", rich_help_panel=VOLUMES)
 
 StorageGroupOption = Annotated[
     str | None,
-    typer.Option("--storage-group", metavar="NAME", help="Names the volume's primary pool."),
+    typer.Option(
+        "--storage-group", metavar="NAME", help="Storage group: chooses the primary pool."
+    ),
 ]
 ManagementClassOption = Annotated[
     str | None,
-    typer.Option("--management-class", metavar="NAME", help="Names its secondary pool, if any."),
+    typer.Option(
+        "--management-class",
+        metavar="NAME",
+        help="Management class: chooses the secondary pool, if any.",
+    ),
 ]
-NodeOption = Annotated[
-    str | None,
-    typer.Option("--node", metavar="NAME", help="Node of the lab file; by default the first."),
-]
-
-
 ReplaceOption = Annotated[
-    bool, typer.Option("--replace", help="Write a volume that exists anew; its content is lost.")
+    bool, typer.Option("--replace", help="Replace a volume that exists; its content is lost.")
 ]
 
 
 @contextmanager
-def looking(lab: Lab, node: str | None) -> Iterator[tuple[Session, float, str]]:
-    """The catalogue of a node at one moment, the node's time, and its name."""
+def open_catalogue_of(lab: Lab, node: str | None) -> Iterator[tuple[Session, float, str]]:
+    """Read the catalogue of a node at one moment.
+
+    Yields a session, the node's time and its name.
+    """
     from rig.report.console import ConsoleReport
     from rig.testbed.node import choose_node, open_catalogue
     from rig.testbed.state import state_dir
@@ -63,10 +66,13 @@ def looking(lab: Lab, node: str | None) -> Iterator[tuple[Session, float, str]]:
 
 
 @contextmanager
-def working(
+def open_node_of(
     lab: Path | None, node: str | None, *, drives: bool, quiet: bool = False
 ) -> Iterator[tuple[Node, ConsoleReport]]:
-    """A node, opened to change it; with `drives`, its gates and key managers are started."""
+    """Open a node to change it.
+
+    With `drives`, its gates and key managers are started.
+    """
     from rig.report.console import ConsoleReport
     from rig.results.events import EventLog
     from rig.testbed.node import choose_node, open_node
@@ -90,20 +96,18 @@ def working(
 
 
 def in_cache(lab: Lab, node: str | None, names: list[str]) -> bool:
-    """Whether all these volumes are in the cache, so that no drive is needed to read them."""
+    """Return whether all these volumes are in the cache, so need no drive."""
     from rig.ve import operator_views
 
-    with looking(lab, node) as (session, _, _):
+    with open_catalogue_of(lab, node) as (session, _, _):
         return all(row["in_cache"] for row in operator_views.volumes(session, names))
 
 
 def refuse_existing(node: Node, names: list[str]) -> None:
     """Refuse names that logical volumes have already."""
-    from rig.cli.options import OptionError
-
     taken = node.existing(names)
     if taken:
         raise OptionError(
             f"There is a logical volume {', '.join(taken)} already; nothing was written. Choose "
-            f"another name, or write it anew with --replace."
+            f"another name, or replace the volume with --replace."
         )

@@ -1,4 +1,4 @@
-"""``rig ve import`` and ``export``: logical volumes as AWSTAPE images. Added to `ve_app`."""
+"""``rig ve import`` and ``export``: logical volumes as AWSTAPE images."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Annotated
 
 import typer
 
-from rig.cli.options import JsonOption, LabOption, lab_of, print_json
+from rig.cli.options import JsonOption, LabOption, NodeOption, lab_of, print_json
 from rig.cli.ve_common import (
     VOLUMES,
     ManagementClassOption,
-    NodeOption,
     ReplaceOption,
     StorageGroupOption,
     in_cache,
+    open_node_of,
     refuse_existing,
     ve_app,
-    working,
 )
 
 
@@ -45,7 +44,7 @@ def import_images(
     if name is not None and len(images) > 1:
         raise TaperigError("A name is for one image; leave --name out to import several.")
     volumes = [volume_of_image(path, name) for path in images]
-    with working(lab, node, drives=False) as (opened, _):
+    with open_node_of(lab, node, drives=False) as (opened, _):
         if not replace:
             refuse_existing(opened, [volume.name for volume in volumes])
         for batch in opened.write_files(
@@ -71,9 +70,9 @@ def export_images(
     from hsm.errors import TaperigError
     from rig.ve.volumes.image_transfer import export_image
 
-    found = []
+    rows = []
     cached = in_cache(lab_of(lab), node, names)
-    with working(lab, node, drives=not cached, quiet=as_json) as (opened, _):
+    with open_node_of(lab, node, drives=not cached, quiet=as_json) as (opened, _):
         today = datetime.datetime.fromtimestamp(opened.clock.now(), datetime.UTC).date()
         for name in names:
             target = out / f"{name}.aws"
@@ -86,8 +85,8 @@ def export_images(
                 ) from None
             finally:
                 opened.release(name)
-            found.append({"volume": name, "file": str(target)})
+            rows.append({"volume": name, "file": str(target)})
             if not as_json:
                 print(f"{name}  {target}")
     if as_json:
-        print_json(found)
+        print_json(rows)

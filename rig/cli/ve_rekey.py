@@ -1,4 +1,4 @@
-"""``rig ve rekey``: the pool's current keys for cartridges, without rewriting data."""
+"""``rig ve rekey``: rewrap cartridges with their pools' current keys."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rig.cli.options import JsonOption, LabOption, lab_of, print_json
-from rig.cli.ve_common import NodeOption, looking, ve_app, working
+from rig.cli.options import JsonOption, LabOption, NodeOption, lab_of, print_json
+from rig.cli.ve_common import VOLUMES, open_catalogue_of, open_node_of, ve_app
 
 if TYPE_CHECKING:
     from rig.ve.tape.rekey import RekeyReport
 
 
-@ve_app.command("rekey")
+@ve_app.command("rekey", rich_help_panel=VOLUMES)
 def rekey(
     volsers: Annotated[
         list[str], typer.Argument(metavar="VOLSER", help="Encrypted physical volumes.")
@@ -22,7 +22,7 @@ def rekey(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Rewrap cartridges with their pools' current keys; data stays.
+    """Rewrap cartridges with their pools' current keys; data is not rewritten.
 
     Each gets new EEDKs for its data key; the old ones are gone from cartridge memory and media.
     """
@@ -32,10 +32,10 @@ def rekey(
     chosen = list(dict.fromkeys(volsers))
     done: list[RekeyReport] = []
     failures: list[TaperigError] = []
-    with looking(lab_of(lab), node) as (session, _, _):
+    with open_catalogue_of(lab_of(lab), node) as (session, _, _):
         for volser in chosen:
             rekeyable(session, volser)
-    with working(lab, node, drives=True, quiet=as_json) as (opened, report):
+    with open_node_of(lab, node, drives=True, quiet=as_json) as (opened, report):
         for volser in chosen:
             try:
                 done.append(opened.scheduler.rekey(volser))

@@ -1,4 +1,4 @@
-"""``rig ve``, what it shows of a node. Added to `ve_app`."""
+"""``rig ve``: the commands that show a node."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rig.cli.options import JsonOption, LabOption, lab_of, print_json
-from rig.cli.ve_common import VIEWS, NodeOption, looking, reclaim_app, ve_app
+from rig.cli.options import JsonOption, LabOption, NodeOption, lab_of, print_json
+from rig.cli.ve_common import VIEWS, open_catalogue_of, reclaim_app, ve_app
 
 
 @ve_app.command("status", rich_help_panel=VIEWS)
@@ -19,7 +19,7 @@ def status(lab: LabOption = None, node: NodeOption = None, as_json: JsonOption =
     from rig.ve import operator_views
 
     checked = lab_of(lab)
-    with looking(checked, node) as (session, now, name):
+    with open_catalogue_of(checked, node) as (session, now, name):
         shown = {
             "node": name,
             **operator_views.status(session, now, node_settings(checked, name).cache_bytes),
@@ -42,7 +42,9 @@ def status(lab: LabOption = None, node: NodeOption = None, as_json: JsonOption =
 
 @ve_app.command("volumes", rich_help_panel=VIEWS)
 def volumes(
-    names: Annotated[list[str] | None, typer.Argument(metavar="VOLUME", help="Only these.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="VOLUME", help="Logical volumes; by default all.")
+    ] = None,
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
@@ -50,7 +52,7 @@ def volumes(
     """List logical volumes: where each is, and what it waits for."""
     from rig.ve import operator_views
 
-    with looking(lab_of(lab), node) as (session, _, _):
+    with open_catalogue_of(lab_of(lab), node) as (session, _, _):
         rows = list(operator_views.volumes(session, names))
     for row in rows if not as_json else ():
         row["copies"] = [
@@ -59,6 +61,14 @@ def volumes(
         ]
     columns = ("volume", "size", "storage_group", "in_cache", "mounted", "copies")
     _show(rows, (*columns, "waiting_for_pools", "accessed"), "no logical volumes", as_json)
+
+
+def _percent(text: str) -> Any:
+    return typer.Option(metavar="PERCENT", min=0, max=100, help=text)
+
+
+def _days(text: str) -> Any:
+    return typer.Option(metavar="DAYS", min=0, max=36_525, help=text)
 
 
 @ve_app.command("search", rich_help_panel=VIEWS)
@@ -75,26 +85,20 @@ def search(
     ] = None,
     key: Annotated[str | None, typer.Option(metavar="LABEL", help="Key label.")] = None,
     fill_above: Annotated[
-        float | None, typer.Option(metavar="PERCENT", help="Percent of capacity.")
+        float | None, _percent("More than PERCENT of the capacity is written.")
     ] = None,
     fill_below: Annotated[
-        float | None, typer.Option(metavar="PERCENT", help="Percent of capacity.")
+        float | None, _percent("Less than PERCENT of the capacity is written.")
     ] = None,
     active_below: Annotated[
-        float | None, typer.Option(metavar="PERCENT", help="Percent of what is written.")
+        float | None, _percent("Less than PERCENT of what is written is active.")
     ] = None,
-    written_before: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Last written so long ago, or longer.")
-    ] = None,
-    written_within: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Last written within so many days.")
-    ] = None,
+    written_before: Annotated[float | None, _days("Last written DAYS ago or longer.")] = None,
+    written_within: Annotated[float | None, _days("Last written within DAYS.")] = None,
     accessed_before: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Not recalled from for so long.")
+        float | None, _days("Last recalled from DAYS ago or longer.")
     ] = None,
-    accessed_within: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Recalled from within so many days.")
-    ] = None,
+    accessed_within: Annotated[float | None, _days("Last recalled from within DAYS.")] = None,
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
@@ -116,7 +120,7 @@ def search(
         accessed_before_days=accessed_before,
         accessed_within_days=accessed_within,
     )
-    with looking(lab_of(lab), node) as (session, now, _):
+    with open_catalogue_of(lab_of(lab), node) as (session, now, _):
         rows = list(operator_views.search(session, filters, now))
     columns = ("volser", "pool", "state", "encryption", "keys", "fill_percent", "active_percent")
     more = ("active_volumes", "borrowed", "last_written", "last_accessed")
@@ -133,7 +137,7 @@ def tape_map(
     """Show a physical volume's logical volumes in tape order (BVIR map)."""
     from rig.ve import operator_views
 
-    with looking(lab_of(lab), node) as (session, _, _):
+    with open_catalogue_of(lab_of(lab), node) as (session, _, _):
         rows = operator_views.tape_map(session, volser)
     columns = ("block", "blocks", "volume", "generation", "size", "role", "active")
     _show(rows, columns, f"nothing is on {volser}", as_json)
@@ -150,31 +154,34 @@ def needs_key(
 
     Exits 1 while there are any.
     """
+    from rig.report.text import plural
     from rig.ve import operator_views
 
-    with looking(lab_of(lab), node) as (session, _, _):
-        found = operator_views.key_users(session, label)
+    with open_catalogue_of(lab_of(lab), node) as (session, _, _):
+        volsers = operator_views.key_users(session, label)
     if as_json:
-        print_json({"label": label, "volumes": found})
-    elif found:
-        print(f"{len(found)} physical volumes need the key {label!r}: {', '.join(found)}")
+        print_json({"label": label, "volumes": volsers})
+    elif volsers:
+        verb = "needs" if len(volsers) == 1 else "need"
+        count = plural(len(volsers), "physical volume")
+        print(f"{count} {verb} the key {label!r}: {', '.join(volsers)}")
     else:
         print(f"no physical volume needs the key {label!r}")
-    raise typer.Exit(1 if found else 0)
+    raise typer.Exit(1 if volsers else 0)
 
 
 @ve_app.command("interventions", rich_help_panel=VIEWS)
 def interventions(
-    every: Annotated[bool, typer.Option("--all", help="Those cleared too.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also show those that are cleared.")] = False,
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what the operator has to see to."""
+    """List the interventions that an operator must act on."""
     from rig.ve import operator_views
     from rig.ve.catalogue import operator_messages
 
-    with looking(lab_of(lab), node) as (session, _, _):
+    with open_catalogue_of(lab_of(lab), node) as (session, _, _):
         rows = operator_views.events(session, operator_messages.INTERVENTION, only_open=not every)
     columns = ("time", "subject", "text", "cleared") if every else ("time", "subject", "text")
     _show(rows, columns, "no intervention is open", as_json)
@@ -182,11 +189,11 @@ def interventions(
 
 @ve_app.command("messages", rich_help_panel=VIEWS)
 def messages(lab: LabOption = None, node: NodeOption = None, as_json: JsonOption = False) -> None:
-    """List the messages to the hosts' consoles, and calls home."""
+    """List the host notices and the calls home."""
     from rig.ve import operator_views
     from rig.ve.catalogue import operator_messages
 
-    with looking(lab_of(lab), node) as (session, _, _):
+    with open_catalogue_of(lab_of(lab), node) as (session, _, _):
         rows = operator_views.events(
             session, operator_messages.MESSAGE, operator_messages.CALL_HOME
         )
@@ -205,7 +212,7 @@ def stats(
     """Show what was written over time, pool by pool, encrypted and clear."""
     from rig.ve import operator_views
 
-    with looking(lab_of(lab), node) as (session, _, _):
+    with open_catalogue_of(lab_of(lab), node) as (session, _, _):
         rows = operator_views.statistics(session, hours)
     columns = ("from", "pool", "encrypted_volumes", "encrypted_bytes", "clear_volumes")
     _show(rows, (*columns, "clear_bytes"), "nothing was written yet", as_json)
@@ -248,7 +255,9 @@ def prerequisites(lab: LabOption = None, as_json: JsonOption = False) -> None:
 
 @reclaim_app.command("plan")
 def reclaim_plan(
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most so many.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=10_000, help="Show at most N volumes.")
+    ] = None,
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
@@ -258,7 +267,7 @@ def reclaim_plan(
     from rig.ve import operator_views
     from rig.ve.scheduler import current_reclaim_plan
 
-    with looking(lab_of(lab), node) as (session, now, _):
+    with open_catalogue_of(lab_of(lab), node) as (session, now, _):
         shown = operator_views.plan(current_reclaim_plan(session, now, limit))
     if as_json:
         print_json(shown)

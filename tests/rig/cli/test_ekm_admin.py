@@ -1,4 +1,4 @@
-"""``rig ekm``'s administration from the command line, on a key manager that does not run."""
+"""Administration under ``rig ekm`` of a key manager that does not run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECRET = "as the administrator has it"
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A key manager's file; what these commands do needs neither token nor certificates."""
+    """A key manager's file; its token and certificates are not needed."""
     with DriveTable(tmp_path / "drives") as table:
         table.enrol("DRIVE00001", b"certificate", b"spki", OaepHash.SHA1)
     with AuditLog(tmp_path / "audit") as log:
@@ -44,7 +44,7 @@ def rig(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_drives_are_listed_and_revoked(config: Path) -> None:
+def test_ekm_drive_lists_and_revokes_drives(config: Path) -> None:
     assert "DRIVE00001  admitted" in rig("ekm", "drive", "list", "--config", config)
     assert "revoked" in rig("ekm", "drive", "revoke", "DRIVE00001", "--config", config)
     (drive,) = json.loads(rig("ekm", "drive", "list", "--json", "--config", config))
@@ -53,7 +53,7 @@ def test_drives_are_listed_and_revoked(config: Path) -> None:
     assert "admitted" in rig("ekm", "drive", "list", "--config", config)
 
 
-def test_the_audit_log_is_verified_and_shown(config: Path) -> None:
+def test_ekm_audit_verifies_and_shows_the_log(config: Path) -> None:
     assert "records 1\n" in rig("ekm", "audit", "verify", "--config", config)
     shown = rig("ekm", "audit", "show", "--volume", "VOL001", "--config", config)
     assert "key-reply" in shown
@@ -64,7 +64,7 @@ def test_the_audit_log_is_verified_and_shown(config: Path) -> None:
     assert verified["command"] == "audit show"
 
 
-def test_the_audit_log_is_rotated_archived_and_verified(config: Path, tmp_path: Path) -> None:
+def test_ekm_audit_rotates_archives_and_verifies_the_log(config: Path, tmp_path: Path) -> None:
     assert f"closed  {tmp_path}/audit.000000000001" in rig(
         "ekm", "audit", "rotate", "--config", config
     )
@@ -78,12 +78,12 @@ def test_the_audit_log_is_rotated_archived_and_verified(config: Path, tmp_path: 
     assert "from" not in whole
     rig("ekm", "audit", "rotate", "--config", config)
     (tmp_path / "audit.000000000003").unlink()
-    assert "missing what was before, and the log does not say that it was archived" in rig(
+    assert "missing the records before; the log does not say that they were archived" in rig(
         "ekm", "audit", "verify", "--config", config
     )
 
 
-def test_a_cartridge_is_forgotten(config: Path) -> None:
+def test_ekm_cartridge_forget_is_in_the_audit_log(config: Path) -> None:
     assert "VOL001 id none forgotten" in rig(
         "ekm", "cartridge", "forget", "VOL001", "--config", config
     )
@@ -91,7 +91,7 @@ def test_a_cartridge_is_forgotten(config: Path) -> None:
     assert "cartridge-forgotten" in [record["event"] for record in records]
 
 
-def test_another_secret_does_not_do(config: Path, tmp_path: Path) -> None:
+def test_ekm_refuses_a_wrong_admin_secret(config: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_text("a guess\n")
     other.chmod(0o600)
@@ -99,7 +99,9 @@ def test_another_secret_does_not_do(config: Path, tmp_path: Path) -> None:
         rig("ekm", "drive", "list", "--secret-file", other, "--config", config)
 
 
-def test_no_secret_is_one_sentence(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ekm_names_the_admin_secret_that_is_missing(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("TAPERIG_EKM_ADMIN")
     with pytest.raises(TaperigError, match="TAPERIG_EKM_ADMIN"):
         rig("ekm", "drive", "list", "--config", config)

@@ -1,4 +1,4 @@
-"""``rig ekm verify``: every key manager of a node answers and knows every label of its pools."""
+"""``rig ekm verify``: key managers of a node and the labels they know."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def verify(state: str, lab: Path, *options: str) -> Ended:
     return rig("ekm", "verify", "--lab", lab, *options, TAPERIG_STATE=state)
 
 
-def told(ended: Ended) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(ended.out)
-    return found
+def printed(ended: Ended) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(ended.out)
+    return result
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def mute_port() -> Iterator[int]:
 
 
 @pytest.mark.rule("EKM-10", "EKM-11")
-def test_each_node_has_key_managers_and_labels_of_its_own(state: str, tmp_path: Path) -> None:
+def test_ekm_verify_checks_key_managers_and_labels_of_each_node(state: str, tmp_path: Path) -> None:
     second = "drives:\n  - {serial: TR0000000002, model: TS1120, board: sim}\n"
     lab = lab_file(tmp_path, BACKUP, LABELS, ("drives:\n", second))
     lab.write_text(lab.read_text() + NODES)
@@ -75,7 +75,7 @@ def test_each_node_has_key_managers_and_labels_of_its_own(state: str, tmp_path: 
 
     bad = verify(state, lab, "--node", "two", "--json")
     assert bad.code == 1
-    found = told(bad)
+    found = printed(bad)
     assert (found["node"], found["good"]) == ("two", False)
     (backup,) = found["ekms"]
     assert backup["name"] == "backup"
@@ -87,7 +87,7 @@ def test_each_node_has_key_managers_and_labels_of_its_own(state: str, tmp_path: 
 
 
 @pytest.mark.rule("EKM-11")
-def test_one_that_does_not_answer_is_told_beside_one_that_does(state: str, tmp_path: Path) -> None:
+def test_ekm_verify_reports_a_key_manager_that_does_not_answer(state: str, tmp_path: Path) -> None:
     with mute_port() as port:
         dead = f"ekms:\n  - {{name: backup, port: {port}, start: false, token: ekm}}\n"
         ended = verify(state, lab_file(tmp_path, ("ekms:\n", dead)))
@@ -97,7 +97,7 @@ def test_one_that_does_not_answer_is_told_beside_one_that_does(state: str, tmp_p
     assert "pass  main (127.0.0.1:" in ended.out
 
 
-def test_a_node_has_at_most_two_key_managers(tmp_path: Path) -> None:
+def test_ekm_verify_refuses_a_node_with_four_key_managers(tmp_path: Path) -> None:
     more = "ekms:\n" + "".join(f"  - {{name: e{n}, port: 0, token: ekm}}\n" for n in range(3))
     lab = lab_file(tmp_path, ("ekms:\n", more))
     sentence = rig("ekm", "verify", "--lab", lab).sentence()

@@ -1,4 +1,4 @@
-"""The help of every command, as a reader at a terminal of 80 or 60 columns meets it."""
+"""The help of every command, at terminals of 80 and 60 columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rig hsm validate``: console, JSON, page and exit codes; the PIN never on the command line."""
+"""``rig hsm validate``: console, JSON, page, exit codes, PIN sources."""
 
 from __future__ import annotations
 
@@ -38,25 +38,27 @@ def _validate(state: Path, *options: str | Path, module: str = "softhsm") -> End
     )
 
 
-def test_console_json_and_page(state: Path, tmp_path: Path) -> None:
+def test_hsm_validate_writes_console_json_and_page(state: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     ended = _validate(state, "--json", "--html", page)
     assert ended.code == 0, ended.err
-    told = json.loads(ended.out)
-    assert told["verdict"]["fitness"] == "fit with limits"
-    assert not told["verdict"]["complete"]
+    printed = json.loads(ended.out)
+    assert printed["verdict"]["fitness"] == "fit with limits"
+    assert not printed["verdict"]["complete"]
     assert "Wrap, SHA-256: refused  [C_WrapKey: CKR_ARGUMENTS_BAD]" in ended.err
     assert ended.err.strip().endswith(
         f"{EKM_TOKEN_LABEL}: as far as was tried, fit with limits: SHA-1"
     )
     html = page.read_text()
-    for finding in told["findings"]:
+    for finding in printed["findings"]:
         assert f'id="{finding["probe"]}"' in html
     assert "CKR_ARGUMENTS_BAD" in html
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!#)|@import|url\(", html), "not self-contained"
 
 
-def test_a_path_and_a_pin_in_the_environment(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hsm_validate_takes_a_library_path_and_a_pin_variable(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from hsm.pkcs11.softhsm import find_module, token_config
 
     monkeypatch.setenv("SOFTHSM2_CONF", str(state / "softhsm2.conf"))
@@ -66,21 +68,21 @@ def test_a_path_and_a_pin_in_the_environment(state: Path, monkeypatch: pytest.Mo
     assert ended.out.strip().endswith("fit with limits: SHA-1")
 
 
-def test_without_a_pin_or_a_terminal(state: Path) -> None:
+def test_hsm_validate_needs_a_pin_without_a_terminal(state: Path) -> None:
     sentence = _validate(state, module="/usr/lib/softhsm/libsofthsm2.so").sentence()
     assert "--pin-env" in sentence
 
 
-def test_two_places_for_a_pin(state: Path) -> None:
+def test_hsm_validate_refuses_two_places_for_a_pin(state: Path) -> None:
     sentence = _validate(state, "--pin-env", "A", "--pin-file", "b").sentence()
     assert "not both" in sentence
 
 
-def test_an_unknown_area(state: Path) -> None:
+def test_hsm_validate_refuses_an_unknown_area(state: Path) -> None:
     assert "no area 'colours'" in _validate(state, "--area", "colours").sentence()
 
 
-def test_a_page_that_cannot_be_written(state: Path, tmp_path: Path) -> None:
+def test_hsm_validate_names_a_page_that_cannot_be_written(state: Path, tmp_path: Path) -> None:
     ended = _validate(state, "--html", tmp_path / "no" / "report.html")
     assert ended.code == 2
     assert "cannot be written" in ended.err

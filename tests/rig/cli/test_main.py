@@ -1,4 +1,4 @@
-"""The command line as its users meet it: real processes, and one sentence for what is wrong."""
+"""The command line: real processes, and one sentence for each error."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Tag = bdc1ac884d332457a1d2664f168c76f0
 
 @pytest.fixture(scope="module")
 def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state folder with the default lab's tokens and keys; tests copy what they change."""
+    """A state folder with the default lab's tokens and keys."""
     state = tmp_path_factory.mktemp("state")
     assert rig("hsm", "init", TAPERIG_STATE=str(state)).code == 0
     return state
@@ -49,7 +49,7 @@ def with_pin(folder: Path, pin: str) -> Path:
 # What works -----------------------------------------------------------------------------------
 
 
-def test_help_explains_itself() -> None:
+def test_help_names_groups_examples_and_state() -> None:
     ended = rig("--help")
     assert ended.code == 0
     for word in ("run", "kat", "hsm", "ekm", "cartridge", "rules", "Examples", "TAPERIG_STATE"):
@@ -58,12 +58,12 @@ def test_help_explains_itself() -> None:
         assert rig(*command, "--help").code == 0
 
 
-def test_shell_completion() -> None:
+def test_completion_offers_commands() -> None:
     ended = rig(_RIG_COMPLETE="complete_bash", COMP_WORDS="rig h", COMP_CWORD="1")
     assert "hsm" in ended.out
 
 
-def test_kat_counts_and_json(tmp_path: Path) -> None:
+def test_kat_counts_vectors_in_text_and_json(tmp_path: Path) -> None:
     file = tmp_path / "one.rsp"
     file.write_text(KAT + KAT.replace("[IVlen = 96]", "").replace("516c33929d", ""))
     ended = rig("kat", file, "--board", "sim")
@@ -110,7 +110,7 @@ def test_kat_takes_nists_files_by_name_and_lists_them() -> None:
         assert "--list" in rig("kat", *words).sentence()
 
 
-def test_hsm_list(provisioned: Path) -> None:
+def test_hsm_list_shows_the_keks_of_the_token(provisioned: Path) -> None:
     ended = rig("hsm", "list", "--json", TAPERIG_STATE=str(provisioned))
     assert ended.code == 0
     listed = json.loads(ended.out)
@@ -119,7 +119,7 @@ def test_hsm_list(provisioned: Path) -> None:
     assert all(kek["private"] and kek["bits"] == 2048 for kek in listed["keks"])
 
 
-def test_hsm_init_again_changes_nothing(provisioned: Path) -> None:
+def test_hsm_init_repeated_changes_nothing(provisioned: Path) -> None:
     before = rig("hsm", "list", "--json", TAPERIG_STATE=str(provisioned)).out
     assert rig("hsm", "init", TAPERIG_STATE=str(provisioned)).code == 0
     assert rig("hsm", "list", "--json", TAPERIG_STATE=str(provisioned)).out == before
@@ -137,9 +137,9 @@ def serving(lab: Path, state: Path) -> Iterator[tuple[subprocess.Popen[str], int
     )
     try:
         assert process.stdout is not None
-        heard = re.fullmatch(r"listening 127\.0\.0\.1:(\d+)\n", process.stdout.readline())
-        assert heard, process.communicate()
-        yield process, int(heard[1])
+        match = re.fullmatch(r"listening 127\.0\.0\.1:(\d+)\n", process.stdout.readline())
+        assert match, process.communicate()
+        yield process, int(match[1])
     finally:
         process.kill()
         process.communicate()
@@ -147,7 +147,7 @@ def serving(lab: Path, state: Path) -> Iterator[tuple[subprocess.Popen[str], int
 
 @pytest.mark.rule("EKM-1")
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_ekm_serves_until_told_to_stop(
+def test_ekm_serve_ends_in_order_on_a_signal(
     tmp_path: Path, provisioned: Path, ending: signal.Signals
 ) -> None:
     with serving(lab_file(tmp_path), provisioned) as (process, port):
@@ -162,7 +162,7 @@ def test_ekm_serves_until_told_to_stop(
 # What is wrong --------------------------------------------------------------------------------
 
 
-def test_broken_lab_file(tmp_path: Path) -> None:
+def test_lab_file_with_a_mistake_is_refused_with_its_line(tmp_path: Path) -> None:
     lab = lab_file(tmp_path, ("clock_mhz: 62.5 ", "clok_mhz: 62.5 "))
     for command in (["run"], ["hsm", "list"], ["ekm", "serve"]):
         assert rig(*command, "--lab", lab).sentence() == (
@@ -170,17 +170,19 @@ def test_broken_lab_file(tmp_path: Path) -> None:
         )
 
 
-def test_absent_lab_file(tmp_path: Path) -> None:
+def test_lab_file_that_is_absent_is_refused(tmp_path: Path) -> None:
     assert (
         "nowhere.yaml cannot be read" in rig("run", "--lab", tmp_path / "nowhere.yaml").sentence()
     )
 
 
-def test_unknown_board(tmp_path: Path) -> None:
+def test_run_refuses_an_unknown_board(tmp_path: Path) -> None:
     assert "did you mean 'sim'?" in rig("run", "--board", "simm").sentence()
 
 
-def test_wrong_pin(tmp_path: Path, provisioned: Path) -> None:
+def test_hsm_list_refuses_a_wrong_pin_and_does_not_print_it(
+    tmp_path: Path, provisioned: Path
+) -> None:
     pin = tmp_path / "pin"
     pin.write_text("0000000000000000\n")
     pin.chmod(0o600)
@@ -191,7 +193,7 @@ def test_wrong_pin(tmp_path: Path, provisioned: Path) -> None:
     assert "0000000000000000" not in sentence
 
 
-def test_pin_that_is_not_there(tmp_path: Path, provisioned: Path) -> None:
+def test_hsm_list_names_an_absent_pin_source(tmp_path: Path, provisioned: Path) -> None:
     state = str(provisioned)
     lab = with_pin(tmp_path, "{env: NO_SUCH_VARIABLE}")
     assert "NO_SUCH_VARIABLE" in rig("hsm", "list", "--lab", lab, TAPERIG_STATE=state).sentence()
@@ -199,13 +201,13 @@ def test_pin_that_is_not_there(tmp_path: Path, provisioned: Path) -> None:
     assert "no/such" in rig("hsm", "list", "--lab", lab, TAPERIG_STATE=state).sentence()
 
 
-def test_absent_token(tmp_path: Path, provisioned: Path) -> None:
+def test_hsm_list_names_an_absent_token(tmp_path: Path, provisioned: Path) -> None:
     lab = lab_file(tmp_path, ("label: taperig-ekm", "label: somebody-elses"))
     sentence = rig("hsm", "list", "--lab", lab, TAPERIG_STATE=str(provisioned)).sentence()
     assert "somebody-elses" in sentence
 
 
-def test_absent_module(tmp_path: Path, provisioned: Path) -> None:
+def test_hsm_list_names_an_absent_module(tmp_path: Path, provisioned: Path) -> None:
     lab = lab_file(
         tmp_path,
         ("module: softhsm ", "module: /no/such/module.so "),
@@ -215,7 +217,7 @@ def test_absent_module(tmp_path: Path, provisioned: Path) -> None:
     assert "/no/such/module.so" in sentence
 
 
-def test_port_in_use(tmp_path: Path, provisioned: Path) -> None:
+def test_ekm_serve_names_a_port_in_use(tmp_path: Path, provisioned: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         (tmp_path / "lab.yaml").write_text(DEFAULT_LAB.replace("port: 3801", f"port: {port}"))
@@ -223,18 +225,18 @@ def test_port_in_use(tmp_path: Path, provisioned: Path) -> None:
     assert f"127.0.0.1:{port}" in ended.sentence()
 
 
-def test_state_that_cannot_be_written() -> None:
+def test_hsm_init_names_a_state_folder_that_it_cannot_write() -> None:
     for folder in ("/proc/no", "/dev/null"):
         assert folder in rig("hsm", "init", TAPERIG_STATE=folder).sentence()
 
 
-def test_unreadable_vectors(tmp_path: Path) -> None:
+def test_kat_names_a_file_that_it_cannot_read(tmp_path: Path) -> None:
     assert "nowhere.rsp" in rig("kat", tmp_path / "nowhere.rsp").sentence()
     (tmp_path / "binary.rsp").write_bytes(b"Count = 0\nKey = \xff\n")
     assert "not ASCII" in rig("kat", tmp_path / "binary.rsp").sentence()
 
 
-def test_no_compiler(tmp_path: Path) -> None:
+def test_kat_names_a_missing_compiler(tmp_path: Path) -> None:
     """Nothing is built yet, and the compiler is not on PATH."""
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -251,7 +253,7 @@ def test_no_compiler(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").rglob("*.log"))
 
 
-def test_arguments_that_are_none() -> None:
+def test_run_refuses_an_unknown_option() -> None:
     ended = rig("run", "--no-such-option")
     assert ended.code == 2
     assert "No such option" in ended.err
@@ -270,6 +272,12 @@ def test_arguments_that_are_none() -> None:
         ("board serve --port 65536", "less than or equal to 65535"),
         ("board build ulx3s --seed 0", "greater than or equal to 1"),
         ("run --scenario rates --data .", "rates writes no files"),
+        ("runs clean --older-than nan", "less than or equal to 36500"),
+        ("ve search --fill-above nan", "less than or equal to 100"),
+        ("ve search --active-below 101", "less than or equal to 100"),
+        ("ve search --written-before -1", "greater than or equal to 0"),
+        ("ve search --accessed-within 1e99", "less than or equal to 36525"),
+        ("ve reclaim plan --limit 99999999999999999999", "less than or equal to 10000"),
     ],
 )
 def test_option_out_of_bounds_or_without_effect_is_refused(command: str, words: str) -> None:

@@ -1,4 +1,4 @@
-"""The PIN that is asked for: on a terminal alone, and seen nowhere; through a real pty."""
+"""The prompt for a PIN: only on a terminal, and the PIN is seen nowhere."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ WRONG = "314159265358"
 
 
 class Terminal:
-    """A command with a terminal of its own, and the person before it."""
+    """A command on a terminal of its own, and what is typed there."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str], out: Path) -> None:
         self.pid, self.master = pty.fork()
         if self.pid == 0:
             try:
-                # A shell without a terminal starts what runs in the background deaf to it.
+                # A shell without a terminal starts background processes with SIGINT ignored.
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
                 stdout = os.open(out, os.O_WRONLY | os.O_CREAT, 0o600)
                 os.dup2(stdout, 1)
@@ -100,12 +100,12 @@ def environment(state: Path) -> dict[str, str]:
 
 @pytest.fixture
 def terminal(state: Path, tmp_path: Path) -> Iterator[Terminal]:
-    made = Terminal(command("--json"), environment(state), tmp_path / "out")
-    yield made
-    made.close()
+    started = Terminal(command("--json"), environment(state), tmp_path / "out")
+    yield started
+    started.close()
 
 
-def test_the_pin_is_asked_for_and_not_shown(terminal: Terminal, pin: str, tmp_path: Path) -> None:
+def test_pin_prompt_does_not_show_the_pin(terminal: Terminal, pin: str, tmp_path: Path) -> None:
     terminal.until(PROMPT)
     assert not terminal.echoes
     terminal.types(f"{pin}\n")
@@ -119,7 +119,7 @@ def test_the_pin_is_asked_for_and_not_shown(terminal: Terminal, pin: str, tmp_pa
     assert pin not in out
 
 
-def test_a_wrong_pin_is_one_sentence(terminal: Terminal, tmp_path: Path) -> None:
+def test_pin_prompt_refuses_a_wrong_pin_in_one_sentence(terminal: Terminal, tmp_path: Path) -> None:
     terminal.until(PROMPT)
     terminal.types(f"{WRONG}\n")
     assert terminal.code() == 2
@@ -132,7 +132,7 @@ def test_a_wrong_pin_is_one_sentence(terminal: Terminal, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("key", "code"), [("\x03", 130), ("\x04", 2), ("\n", 2)], ids=["interrupt", "end", "nothing"]
 )
-def test_a_prompt_that_is_left_is_no_verdict_and_leaves_the_terminal_as_it_was(
+def test_pin_prompt_left_without_a_pin_gives_no_verdict(
     terminal: Terminal, key: str, code: int, tmp_path: Path
 ) -> None:
     terminal.until(PROMPT)
@@ -143,8 +143,8 @@ def test_a_prompt_that_is_left_is_no_verdict_and_leaves_the_terminal_as_it_was(
     assert (tmp_path / "out").read_text() == ""
 
 
-def test_without_a_terminal_nothing_is_asked_or_read(state: Path, pin: str) -> None:
-    """Not even when the PIN is piped in: it would be in a shell's history."""
+def test_pin_prompt_needs_a_terminal_and_reads_no_pipe(state: Path, pin: str) -> None:
+    """A PIN that is piped in would be in a shell's history."""
     for given in (None, f"{pin}\n"):
         done = subprocess.run(
             command(),

@@ -1,4 +1,4 @@
-"""How the process of ``rig`` ends: an exit code, one sentence, a traceback in a file."""
+"""The end of ``rig``: an exit code, one sentence, a traceback in a file."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def raising(folder: Path, module: str, statement: str) -> dict[str, str]:
 
 
 def log_named_in(sentence: str) -> Path:
-    found = re.search(r"the traceback is in (\S+\.log)\.$", sentence)
-    assert found, sentence
-    return Path(found[1])
+    match = re.search(r"the traceback is in (\S+\.log)\.$", sentence)
+    assert match, sentence
+    return Path(match[1])
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def log_named_in(sentence: str) -> Path:
         ("raise ModuleNotFoundError('', name='yaml')", "needs the Python package yaml"),
     ],
 )
-def test_rig_tells_an_uncaught_error_in_a_sentence_and_a_log(
+def test_rig_reports_an_uncaught_error_in_a_sentence_and_a_log(
     tmp_path: Path, statement: str, words: str
 ) -> None:
     ended = rig("hsm", "list", env=raising(tmp_path, "yaml", statement))
@@ -133,7 +133,7 @@ def test_rig_fails_on_an_uncaught_error_of_a_thread(tmp_path: Path) -> None:
         ("hsm.ekm.service.worker", ["run", "--scenario", "round_trip"]),
     ],
 )
-def test_rig_tells_an_uncaught_error_of_a_child_in_a_sentence(
+def test_rig_reports_an_uncaught_error_of_a_child_in_a_sentence(
     tmp_path: Path, child: str, command: list[str]
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
@@ -155,7 +155,7 @@ def test_rig_tells_an_uncaught_error_of_a_child_in_a_sentence(
     assert "ZeroDivisionError" in log_named_in(sentence).read_text()
 
 
-def test_rig_tells_a_closed_standard_output_in_a_sentence() -> None:
+def test_rig_reports_a_closed_standard_output_in_a_sentence() -> None:
     process = subprocess.Popen(
         [RIG, "rules", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -168,7 +168,7 @@ def test_rig_tells_a_closed_standard_output_in_a_sentence() -> None:
     assert process.returncode == 2
 
 
-def test_rig_tells_a_full_standard_output_in_a_sentence() -> None:
+def test_rig_reports_a_full_standard_output_in_a_sentence() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [RIG, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
@@ -184,7 +184,7 @@ def test_rig_escapes_what_the_terminal_cannot_show(tmp_path: Path, encoding: str
     assert "\\u20ac.rsp" in ended.sentence()
 
 
-def test_run_tells_results_that_find_no_room_in_a_sentence(tmp_path: Path) -> None:
+def test_run_reports_results_that_find_no_room_in_a_sentence(tmp_path: Path) -> None:
     data = tmp_path / "a.txt"
     data.write_bytes(b"x" * 100)
     done = subprocess.run(
@@ -204,7 +204,7 @@ def test_run_tells_results_that_find_no_room_in_a_sentence(tmp_path: Path) -> No
 
 
 def small_files(folder: Path) -> dict[str, str]:
-    """An environment in which ``rig`` may write no large file once its results are written."""
+    """An environment in which ``rig`` cannot write its results."""
     (folder / "sitecustomize.py").write_text(
         "import sys\n"
         f"if {str(RIG)!r} in sys.orig_argv:\n"

@@ -1,4 +1,4 @@
-"""``rig runs`` as a process, on run folders that the results' own writer makes."""
+"""``rig runs`` as a process, on run folders with real results files."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_runs_show_names_reasons_and_files(tmp_path: Path) -> None:
         (["--older-than", "2", "--keep", "4"], [2, 3, 4, 5]),
     ],
 )
-def test_runs_clean_removes_what_was_asked_and_tells_it(
+def test_runs_clean_removes_and_names_the_chosen_runs(
     tmp_path: Path, options: list[str], left: list[int]
 ) -> None:
     for number in range(1, 6):
@@ -98,7 +98,7 @@ def test_runs_clean_removes_what_was_asked_and_tells_it(
     assert ended.out.splitlines()[-1].startswith(f"{len(gone)} {noun} removed, ")
 
 
-def test_runs_clean_leaves_what_is_no_run_and_what_is_under_way(tmp_path: Path) -> None:
+def test_runs_clean_leaves_other_folders_and_runs_under_way(tmp_path: Path) -> None:
     elsewhere = stored(tmp_path / "elsewhere", "20260101-000000", days=9)
     working = stored(tmp_path, "20260102-000000", days=9)
     died = stored(tmp_path, "20260103-000000", days=9)
@@ -153,7 +153,12 @@ def test_runs_clean_names_the_cartridges_to_forget(tmp_path: Path) -> None:
 def test_runs_clean_needs_a_choice_within_bounds(tmp_path: Path) -> None:
     stored(tmp_path, "20260101-000000", days=9)
     assert "--keep N" in runs(tmp_path, "clean").sentence()
-    for options in (["--keep", "-1"], ["--older-than", "-1"], ["--older-than", "1e99"]):
+    for options in (
+        ["--keep", "-1"],
+        ["--older-than", "-1"],
+        ["--older-than", "1e99"],
+        ["--older-than", "nan"],
+    ):
         assert runs(tmp_path, "clean", *options).code == 2
     assert list(listed(tmp_path)) == ["20260101-000000"]
 

@@ -1,4 +1,4 @@
-"""``rig ve`` as an operator uses it: commands, one after the other, on one node.
+"""``rig ve``: commands, one after the other, on one node.
 
 They run in this process, which saves starting Python thirty times; the last test starts it.
 """
@@ -53,7 +53,7 @@ def lab(tmp_path: Path) -> Path:
 
 
 def ve(lab: Path, *arguments: str | Path, code: int = 0) -> str:
-    """What a command prints on standard output."""
+    """Run a command; return its standard output."""
     done = CliRunner().invoke(app, ["ve", *map(str, arguments), "--lab", str(lab)])
     assert done.exit_code == code, (done.stdout, done.stderr, done.exception)
     return done.stdout
@@ -64,14 +64,16 @@ def ve_json(lab: Path, *arguments: str | Path, code: int = 0) -> Any:
 
 
 def refusal(lab: Path, *arguments: str | Path) -> str:
-    """The sentence that a command refuses with."""
+    """Run a command that is refused; return its sentence."""
     done = CliRunner().invoke(app, ["ve", *map(str, arguments), "--lab", str(lab)])
     assert isinstance(done.exception, TaperigError), (done.stdout, done.exception)
     return str(done.exception)
 
 
 @pytest.mark.rule("POOL-7", "EKM-10")
-def test_a_day_of_an_operator(tmp_path: Path, state: Path, lab: Path) -> None:
+def test_ve_commands_work_one_after_the_other_on_a_node(
+    tmp_path: Path, state: Path, lab: Path
+) -> None:
     files = []
     for number in (1, 2, 3):
         files.append(tmp_path / f"file{number}")
@@ -98,7 +100,7 @@ def test_a_day_of_an_operator(tmp_path: Path, state: Path, lab: Path) -> None:
     assert (pools[3]["borrow"], pools[3]["reclaim"]["days_since_write"]) == (False, 10)
     assert [row["pool"] for row in ve_json(lab, "pools", "--node", "second")] == [7]
     assert ve_json(lab, "constructs")["defaults"] == {"primary_pool": 3, "secondary_pool": 0}
-    # Two of the three methods; the third is a story of its own.
+    # Two of the three methods of migration; the scenario migration has the third.
     ve(lab, "expire", "L00002")
     assert "L00001" in ve(lab, "map", "TAP001")
     assert ve_json(lab, "reclaim", "plan")["candidates"][0]["volser"] == "TAP001"
@@ -121,9 +123,7 @@ def test_a_day_of_an_operator(tmp_path: Path, state: Path, lab: Path) -> None:
     assert "no intervention" in ve(lab, "interventions")
 
 
-def test_tape_images_come_under_their_names_and_go_as_they_came(
-    tmp_path: Path, state: Path, lab: Path
-) -> None:
+def test_ve_import_and_export_keep_names_and_bytes(tmp_path: Path, state: Path, lab: Path) -> None:
     image = write_tape(tmp_path / "any.aws", *labelled("PAY001", "PAY.ROLL", b"payroll" * 100))
     assert ve(lab, "import", image, "--storage-group", "PLAIN").startswith("PAY001  ")
     assert ve_json(lab, "volumes", "PAY001")[0]["waiting_for_pools"] == [1]
@@ -145,7 +145,7 @@ installation:
 
 
 @pytest.mark.rule("PRE-4", "PRE-5", "PRE-6")
-def test_prerequisites_are_listed_and_hold_for_the_panel(
+def test_ve_prerequisites_are_listed_and_hold_for_pool_settings(
     tmp_path: Path, state: Path, lab: Path
 ) -> None:
     assert "does not say what is installed" in refusal(lab, "prerequisites")
@@ -156,7 +156,7 @@ def test_prerequisites_are_listed_and_hold_for_the_panel(
     assert "set them to system-managed" in ve(lab, "prerequisites", code=1)
     key = ("--key", "June 2007 Key")
     ve(lab, "pools", "--set", "4", "--encrypt", *key)
-    # Without the license, the lab file's own encrypted pool is refused, and so is the panel's.
+    # Without the license, the lab file's own encrypted pool is refused, and so is a setting.
     lab.write_text(
         lab.read_text()
         .replace("installation:\n", "installation:\n  features: [1000]\n")
@@ -165,13 +165,17 @@ def test_prerequisites_are_listed_and_hold_for_the_panel(
     assert "9900" in refusal(lab, "pools", "--set", "5", "--encrypt", *key)
 
 
-def test_what_is_wrong_is_one_sentence(lab: Path, state: Path) -> None:
+def test_ve_refuses_in_one_sentence(lab: Path, state: Path) -> None:
     assert "no node 'third'" in refusal(lab, "status", "--node", "third")
     assert "none of: blank, clear, encrypted" in refusal(lab, "search", "--encryption", "maybe")
     assert "no logical volume 'L00001'" in refusal(lab, "volumes", "L00001")
     assert "no physical volume 'TAP099'" in refusal(lab, "map", "TAP099")
     assert "Pool 9 is not configured" in refusal(lab, "constructs", "--storage-group", "X=9")
     assert "NAME=POOL" in refusal(lab, "constructs", "--storage-group", "X")
+    digits = "9" * 5000  # more than Python converts to an integer
+    assert "NAME=POOL" in refusal(lab, "constructs", "--management-class", f"X={digits}")
+    assert "mon/22:00+480" in refusal(lab, "reclaim", "inhibit", f"mon/00:00+{digits}")
+    assert "mon/22:00+480" in refusal(lab, "reclaim", "inhibit", "mon/00:99+480")
     assert "encrypts, but has 0 key labels" in refusal(lab, "pools", "--set", "4", "--encrypt")
     assert "from 5 to 95" in refusal(lab, "pools", "--set", "4", "--threshold", "4")
     assert "does not encrypt" in refusal(lab, "migrate", "2", "1")
@@ -261,7 +265,7 @@ def test_ve_clock_mends_a_node_that_was_set_too_far_ahead(
     assert "nothing wrong" in ve(lab, "check", "--deep")
 
 
-def test_a_node_in_the_lab_file_is_checked(tmp_path: Path, state: Path) -> None:
+def test_ve_checks_the_nodes_of_the_lab_file(tmp_path: Path, state: Path) -> None:
     path = tmp_path / "lab.yaml"
     wrong = """
 nodes:
@@ -280,5 +284,5 @@ nodes:
         assert words in said
 
 
-def test_the_command_itself_ends_with_one_sentence(lab: Path, state: Path) -> None:
+def test_ve_process_ends_with_one_sentence(lab: Path, state: Path) -> None:
     assert "no physical volume 'TAP099'" in rig("ve", "map", "TAP099", "--lab", lab).sentence()

@@ -1,4 +1,4 @@
-"""``rig ve work``, interrupted in the middle of an encrypted write from BOT."""
+"""``rig ve work``, interrupted during an encrypted write from BOT."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ DATA_BYTES = 40_000_000
 
 
 def interrupt(lab: Path, how: signal.Signals) -> tuple[int, str, str]:
-    """Start the work, send the signal once the data key is set; return code, output, errors."""
+    """Run `rig ve work` and send a signal once the data key is set.
+
+    Returns the exit code, the output and the errors.
+    """
     process = subprocess.Popen(
         [RIG, "ve", "work", "--lab", lab],
         stdout=subprocess.PIPE,

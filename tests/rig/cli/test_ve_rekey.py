@@ -1,4 +1,4 @@
-"""``rig ve rekey`` on the command line: real drive, gates, token and key manager."""
+"""``rig ve rekey``: real drive, gates, token and key manager."""
 
 from __future__ import annotations
 
