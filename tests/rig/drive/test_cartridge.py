@@ -163,7 +163,7 @@ def test_append_takes_only_records_that_its_pass_prepared(tmp_path: Path) -> Non
         cartridge.append([(header, b"four", bytes(16))])
         with pytest.raises(CartridgeError, match="not prepared"):
             cartridge.append([(header, b"four", bytes(16))])
-        with pytest.raises(CartridgeError, match="mounted anew"):
+        with pytest.raises(CartridgeError, match="demounted and mounted to be written again"):
             cartridge.begin_append()
     assert contents(path) == [b"one", b"four"]
 
@@ -718,7 +718,7 @@ def test_rekey_refuses_with_a_reason_and_changes_nothing(tmp_path: Path) -> None
     before = path.read_bytes()
     with (
         Cartridge.open(path, write=True) as cartridge,
-        pytest.raises(DamagedCartridgeError, match="cannot give new EEDKs"),
+        pytest.raises(DamagedCartridgeError, match="cannot store new EEDKs"),
     ):
         cartridge.rekey(NEW_EEDKS)
     assert path.read_bytes() == before
