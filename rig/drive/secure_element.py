@@ -123,6 +123,7 @@ class SecureElement:
                     str(theirs.fileno()),
                 ],
                 pass_fds=(theirs.fileno(),),
+                process_group=0,  # Ctrl-C comes to the parent, which stops this one
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )

@@ -112,7 +112,10 @@ def records(path: Path, archive: Path | None = None) -> Iterator[dict[str, Any]]
                         yield from chain.verified(segment, closed, closed=True)
             yield from chain.verified(path, log, closed=False)
     except OSError as error:
-        raise AuditError(f"Cannot read the audit log {path}: {error}.") from error
+        raise AuditError(
+            f"Cannot read the audit log {path}: {error.strerror}; see to its folder and its access "
+            "rights."
+        ) from error
 
 
 class _ChainVerifier:

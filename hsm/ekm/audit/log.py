@@ -119,7 +119,10 @@ class AuditLog:
         try:
             return os.open(path or self.path, flags, 0o600)
         except OSError as error:
-            raise AuditError(f"Cannot open the audit log {self.path}: {error}.") from error
+            raise AuditError(
+                f"Cannot open the audit log {self.path}: {error.strerror}; see to its folder and "
+                "its access rights."
+            ) from error
 
     def _lock_log(self, on_record: Callable[[dict[str, Any]], None]) -> None:
         """Take the log for this process, with a lock file that rotation keeps."""

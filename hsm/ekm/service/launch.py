@@ -84,6 +84,7 @@ def spawn_ekm(config: EkmConfig, ready_seconds: float = READY_SECONDS) -> EkmPro
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
+        process_group=0,  # Ctrl-C comes to the parent, which stops this one
     )
     try:
         _send_config(process, config)

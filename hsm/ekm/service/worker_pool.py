@@ -152,6 +152,7 @@ class WorkerPool:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[far.fileno()],
+                process_group=0,  # Ctrl-C comes to the parent, which stops this one
                 env={**os.environ, metrics.FOLDER_VARIABLE: str(self._folder)},
             )
         assert process.stdin is not None

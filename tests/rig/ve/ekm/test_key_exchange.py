@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -662,3 +663,16 @@ def test_provisioning_issues_what_the_exchange_checks(lab: ProvisionedLab) -> No
     roles = x509.load_der_x509_certificate(drive.certificate_der).extensions
     assert list(roles.get_extension_for_class(x509.ExtendedKeyUsage).value) == [Role.DRIVE.value]
     assert authority(lab).certificate == load_certificate(lab.ca)
+
+
+def test_children_of_the_rig_are_in_process_groups_of_their_own(
+    ekm: EkmProcess, element: SecureElement
+) -> None:
+    """Ctrl-C at a terminal would end them while they start, each with a traceback."""
+    children = {ekm.pid, element.pid}
+    workers = {
+        int(each) for each in Path(f"/proc/{ekm.pid}/task/{ekm.pid}/children").read_text().split()
+    }
+    assert workers
+    for pid in children | workers:
+        assert os.getpgid(pid) == pid
