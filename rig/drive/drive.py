@@ -75,7 +75,7 @@ class _FromBot:
 
 
 class Drive:
-    """One drive with its encryption hardware (`engine`) and its secure element."""
+    """A drive with its encryption hardware (`engine`) and secure element."""
 
     def __init__(
         self,
