@@ -80,7 +80,10 @@ notes/virtualization-engine
 
 
 def setup(app: Sphinx) -> None:
-    """Add the table of contents, which a code host would show as text, to the first page."""
+    """Add the table of contents to the first page.
+
+    It is not in the page itself, where a code host would show it as text.
+    """
     app.connect("source-read", _add_contents)
 
 

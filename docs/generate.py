@@ -1,4 +1,4 @@
-"""Write the reference pages, docs/reference/*.md, from the code that they describe.
+"""Write the reference pages, docs/reference/*.md, from the code.
 
 Run as `python -m docs.generate`, which `make docs` does. The pages are checked in, and a test
 compares them with the code.
@@ -107,7 +107,7 @@ def _command_sections(command: Any, path: str, level: int) -> Iterator[str]:
 
 
 def _paragraphs(text: str) -> str:
-    """A help text with each paragraph on one line."""
+    """Join the lines of each paragraph of a help text."""
     return "\n\n".join(_escape(" ".join(part.split())) for part in text.split("\n\n"))
 
 
@@ -143,7 +143,7 @@ def _first_line(model: type[BaseModel]) -> str:
 
 
 def _inner_model(annotation: Any) -> tuple[type[BaseModel] | None, str]:
-    """The model inside an annotation, and how the way to it is spelled."""
+    """Return the model inside an annotation, and how its path is spelled."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, ""
     origin, arguments = get_origin(annotation), get_args(annotation)
@@ -173,7 +173,7 @@ def _default(field: Any) -> str:
 
 
 def _words(annotation: Any) -> str:
-    """What an annotation says, for a field without a description."""
+    """Describe an annotation, for a field without a description."""
     if annotation is bool:
         return "true or false"
     names = re.findall(r"\b(?:int|float|str|Path)\b|'[^']+'", str(annotation))
@@ -333,7 +333,7 @@ def _cell(text: str, *, keep_links: bool = False) -> str:
 
 
 def _escape(text: str) -> str:
-    """A text in which nothing but code spans is markup."""
+    """Escape all markup of a text but its code spans."""
     parts = re.split(r"(`[^`]*`)", text)
     return "".join(
         each if each.startswith("`") else re.sub(r"([<>*\[\]\\]|\b_|_\b)", r"\\\1", each)

@@ -19,7 +19,10 @@ from typing import NoReturn
 
 
 class _Signalled(SystemExit):
-    """A signal that ends the process as an exception does: children stop, files are closed."""
+    """A signal that ends the process in good order.
+
+    It goes up as an exception does: children stop, files are closed.
+    """
 
 
 def main() -> NoReturn:
@@ -55,7 +58,10 @@ def _run() -> int:
 
 
 def _obey_signals() -> None:
-    """Have SIGTERM and SIGHUP end the process in good order, unless they are ignored (nohup)."""
+    """Let SIGTERM and SIGHUP end the process in good order.
+
+    One that is ignored (nohup) stays so.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _end)
@@ -108,7 +114,7 @@ def _failed(error: BaseException) -> int:
 
 
 def _command() -> str:
-    """Return the words of the command line that name the command, without its arguments."""
+    """Return the words of the command line that name the command."""
     words = []
     for word in sys.argv[1:4]:
         if not word.isascii() or not word.replace("-", "").isalpha() or word.startswith("-"):
@@ -132,7 +138,7 @@ def _say(words: str) -> None:
 
 
 def _let_go_of_output() -> None:
-    """Keep Python from failing again at its last flush of what cannot be written."""
+    """Keep Python from failing again when it flushes at its end."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What all tests share: rule ids are checked, and verdicts are kept for ``rig rules``."""
+"""Check the rule ids of tests and keep verdicts for ``rig rules``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _rules_of(item: pytest.Item) -> set[str]:
 
 
 class RuleVerdicts:
-    """Keeps, for each test that names rules, the worst outcome of its parameters."""
+    """The worst outcome of the parameters of each test that names rules."""
 
     def __init__(self) -> None:
         self.outcomes: dict[str, str] = {}
@@ -80,7 +80,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state folder of this test's own, known to every process that the test starts."""
+    """A state folder of this test's own, also for its child processes."""
     path = tmp_path / "state"
     monkeypatch.setenv("TAPERIG_STATE", str(path))
     return path
@@ -88,7 +88,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Children start with SIGINT as on a terminal, also when this run is in the background."""
+    """Children that take SIGINT, also when this run is in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""One meaning a name: no two top-level classes of rig, hsm and hdl are called the same."""
+"""No two top-level classes of rig, hsm and hdl have one name."""
 
 from __future__ import annotations
 

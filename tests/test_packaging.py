@@ -1,4 +1,4 @@
-"""The package as pip installs it: away from a checkout, it has all that it needs."""
+"""The installed package has all that it needs without a checkout."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def rig(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
 
 
 def test_package_has_the_default_lab_and_the_gates(installed: Path, tmp_path: Path) -> None:
-    """What is simulated is what a checkout simulates: the same build serves both."""
+    """The same build of the simulation serves package and checkout."""
     build_simulation()
     (tmp_path / "one.rsp").write_text(KNOWN_ANSWER)
     ended = rig(installed, tmp_path, "kat", "one.rsp")

@@ -1,4 +1,4 @@
-"""``.ci/setup``: what is missing is named in one sentence, and nothing is done twice."""
+"""``.ci/setup`` names what is missing, and does nothing twice."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_machine_that_is_ready_waits_for_nothing(place: Path) -> None:
 
 
 def test_setup_names_the_libpython_of_the_python_that_is_there(place: Path) -> None:
-    """Debian 12 has Python 3.11, Debian 13 has 3.13: the package's name is not fixed."""
+    """Debian 12 has Python 3.11, Debian 13 has 3.13."""
     asked = (
         "import sysconfig as s; print(*map(s.get_config_var, ('LIBDIR', 'INSTSONAME', 'VERSION')))"
     )
@@ -147,7 +147,7 @@ def test_setup_names_a_checkout_that_cannot_be_written(place: Path) -> None:
 
 
 def test_setup_makes_venv_anew_where_the_checkout_was_moved(place: Path) -> None:
-    """The programs of a .venv name its folder; here one with a blank and an accent."""
+    """The programs of a .venv name its folder; here with a blank in it."""
     (place / "requirements.lock").write_text("")  # needs no network, and not a minute
     backend = place / "backend"
     backend.mkdir()

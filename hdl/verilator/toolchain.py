@@ -77,7 +77,10 @@ def require_fst() -> None:
 
 
 def require_libpython() -> str:
-    """Return the shared library of this Python, which cocotb loads; raise ToolchainError."""
+    """Return the shared library of this Python, which cocotb loads.
+
+    Raises ToolchainError when there is none.
+    """
     library = find_libpython()
     if library is None:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -60,7 +60,7 @@ class BuiltSim:
 
 
 def cache_path() -> Path:
-    """Return the path of the user's cache folder for simulations; raises BuildError."""
+    """Return the user's cache folder for simulations; raise BuildError."""
     try:
         return user_cache_path("taperig") / "sim"
     except RuntimeError:

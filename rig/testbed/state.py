@@ -27,7 +27,7 @@ class StateError(TaperigError):
 
 
 def state_path() -> Path:
-    """Return the path of the state folder, which need not exist; raises StateError."""
+    """Return the state folder, which need not exist; raise StateError."""
     chosen = os.environ.get(ENVIRONMENT)
     cure = f"set {ENVIRONMENT} to a folder that you can write"
     if chosen:
@@ -41,7 +41,7 @@ def state_path() -> Path:
 
 
 def _without_tilde(path: Path, cure: str) -> Path:
-    """Return a whole path, with the home folder that a tilde names; raises StateError."""
+    """Return a path with its tilde replaced; raise StateError."""
     try:
         return path.expanduser().absolute()
     except RuntimeError:

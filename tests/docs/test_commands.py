@@ -26,7 +26,7 @@ ROOT = typer.main.get_command(app)
 
 
 def mistake_of_rig(arguments: list[str]) -> str | None:
-    """What is wrong with the arguments of a `rig` command line, by the parser of the command."""
+    """What the command's own parser says is wrong with a `rig` line."""
     command: Any = ROOT
     path = "rig"
     arguments = list(arguments)

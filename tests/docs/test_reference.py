@@ -1,4 +1,4 @@
-"""The reference pages are those that the code gives now, and the pages build."""
+"""The reference pages are those of the code, and the site builds."""
 
 from __future__ import annotations
 

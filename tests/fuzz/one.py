@@ -1,4 +1,7 @@
-"""Fuzz one target by coverage: ``python tests/fuzz/one.py TARGET [libFuzzer's options]``."""
+"""Fuzz one target: ``python tests/fuzz/one.py TARGET [OPTION...]``.
+
+The options are those of libFuzzer.
+"""
 
 from __future__ import annotations
 

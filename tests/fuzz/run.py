@@ -1,4 +1,4 @@
-"""Fuzz what parses bytes from the network, guided by coverage (atheris), for a bounded time.
+"""Fuzz the parsers of network data, guided by coverage, for a time.
 
 Each target runs in a process of its own, from the corpus in tests/fuzz/corpus; what it finds new is
 kept in a scratch folder (`--keep FOLDER`: there), an input that broke it in `fuzz-findings`. Prints

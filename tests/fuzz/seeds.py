@@ -1,4 +1,4 @@
-"""Write the corpus that fuzzing begins with: ``python tests/fuzz/seeds.py``.
+"""Write the corpus of the fuzzers: ``python tests/fuzz/seeds.py``.
 
 Real messages of whole exchanges, of a site whose keys are public; what needs no signature differs
 from run to run only where it is random.

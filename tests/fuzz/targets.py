@@ -1,4 +1,4 @@
-"""What parses bytes from outside on the key side, as functions that fuzzing calls.
+"""The parsers of the key side, as functions that a fuzzer calls.
 
 Each takes any bytes and returns; it raises only when something is wrong: an exception that nobody
 catches in service, an answer that is none, a value that was accepted and does not come back as the
@@ -63,12 +63,12 @@ def eedk(data: bytes) -> None:
 
 
 def stream(data: bytes) -> None:
-    """What a relay sends over a connection: frames, to an exchange without a token."""
+    """Feed an exchange without a token with the frames of a relay."""
     _site().serve(data)
 
 
 def reply(data: bytes) -> None:
-    """Two answers of a key manager, as a drive has them; the first byte says where to part them."""
+    """Feed a drive with two answers; the first byte says where to split."""
     site = _site()
     session = DriveSession(
         site.drive,
@@ -149,7 +149,7 @@ class _Drive:
 
 
 class Site:
-    """A key manager's front half: drive table and audit log are real, the token is not there.
+    """A key manager without its token; drive table and log are real.
 
     Keys and certificates are the same in every run (the keys are small numbers), so that a corpus
     stays useful.
@@ -181,7 +181,7 @@ class Site:
         )
 
     def serve(self, data: bytes) -> list[Answer]:
-        """Feed a connection with bytes, in two parts, and answer all whole messages."""
+        """Feed a connection in two parts, and answer all whole messages."""
         self.manager.audit.write()  # what the last run left, so that it does not pile up
         answers: list[Answer] = []
         queue: list[Connection] = []

@@ -1,4 +1,4 @@
-"""The fuzz targets on their corpus, on damaged copies of it and on anything else (hypothesis)."""
+"""The fuzz targets on their corpus, on damaged copies, on any bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_corpus_is_survived(target: str) -> None:
 
 
 def test_the_corpus_gets_past_the_certificates() -> None:
-    """A begun exchange is challenged, so what lies behind the drive table is fuzzed too."""
+    """An exchange is challenged: what is behind the drive table is fuzzed."""
     answers = [messages.decode(a.frame) for a in site().serve(corpus("stream")[0]) if a.frame]
     assert [type(answer) for answer in answers] == [messages.Challenge]
 

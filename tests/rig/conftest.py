@@ -1,4 +1,4 @@
-"""The simulated board and the engine on it, shared by everything that drives gates."""
+"""The simulated board and the engine on it, shared by the tests."""
 
 import secrets
 from collections.abc import Iterator
@@ -35,13 +35,13 @@ def sim_board(transport_key_file: Path) -> Iterator[SimBoard]:
 
 @pytest.fixture(scope="session")
 def engine(sim_board: SimBoard) -> Engine:
-    """The engine on `sim_board`; its plain key port is open, so nobody may lock it."""
+    """The engine on `sim_board`; its plain key port must stay open."""
     return Engine(sim_board)
 
 
 @pytest.fixture
 def start_board() -> Iterator[StartBoard]:
-    """Start boards of a test's own (arguments as SimBoard's); they close when it ends."""
+    """Start boards with SimBoard's arguments; close them at the end."""
     boards: list[SimBoard] = []
 
     def start(**options: object) -> SimBoard:
@@ -55,7 +55,7 @@ def start_board() -> Iterator[StartBoard]:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Gates, secure element, key manager and token together, for tests of the sequences."""
+    """Gates, secure element, key manager and token together."""
     with open_site(tmp_path_factory.mktemp("site")) as opened:
         yield opened
 

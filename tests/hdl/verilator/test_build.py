@@ -263,7 +263,7 @@ class TestSimulationEnvironment:
         assert ours["PYTHONPATH"].split(os.pathsep)[1:] == theirs
 
     def test_simulation_environment_does_not_import_cocotb(self) -> None:
-        """Importing it takes a fifth of a second, and every simulation does it itself."""
+        """The import takes 0.2 s, and every simulation does it itself."""
         code = (
             "import sys; from hdl.verilator.verilate import simulation_environment; "
             "simulation_environment(); sys.exit('cocotb' in sys.modules)"

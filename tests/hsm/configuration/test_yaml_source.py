@@ -1,4 +1,4 @@
-"""YAML text: small files that would take long, or break the parser, are refused at once."""
+"""YAML text that would take long or break the parser is refused."""
 
 from __future__ import annotations
 

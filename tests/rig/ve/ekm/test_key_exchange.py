@@ -668,7 +668,7 @@ def test_provisioning_issues_what_the_exchange_checks(lab: ProvisionedLab) -> No
 def test_children_of_the_rig_are_in_process_groups_of_their_own(
     ekm: EkmProcess, element: SecureElement
 ) -> None:
-    """Ctrl-C at a terminal would end them while they start, each with a traceback."""
+    """Ctrl-C would end them while they start, each with a traceback."""
     children = {ekm.pid, element.pid}
     workers = {
         int(each) for each in Path(f"/proc/{ekm.pid}/task/{ekm.pid}/children").read_text().split()
