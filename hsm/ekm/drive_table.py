@@ -137,6 +137,20 @@ class _Group:
             raise self._failure
 
 
+def _refusal(path: Path, error: sqlite3.Error) -> str:
+    """Say why a table cannot be opened; only a damaged one is to be replaced."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # without its extension
+    if code in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return (
+            f"{path} is not a drive table, or is damaged ({error}); restore it from a copy, "
+            "or move it away and enrol the drives again."
+        )
+    return (
+        f"Cannot use the drive table {path}: {error}; check the free space and the access rights "
+        "of its folder."
+    )
+
+
 class DriveTable:
     """The drive table's file, which several processes may have open."""
 
@@ -158,10 +172,7 @@ class DriveTable:
             self._prepare()
         except sqlite3.Error as error:
             self._database.close()
-            raise DriveTableError(
-                f"{path} is not a drive table, or is damaged ({error}); restore it from a copy, "
-                "or move it away and enrol the drives again."
-            ) from error
+            raise DriveTableError(_refusal(path, error)) from error
 
     def _prepare(self) -> None:
         run = self._database.execute

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -280,3 +281,16 @@ def test_drive_table_keeps_consumed_sequences_when_the_process_is_killed(path: P
             assert drive is not None
             assert drive.sequence >= last
             assert was_used(table, drive.sequence.to_bytes(32, "big"))
+
+
+def test_drive_table_that_a_full_disk_keeps_shut_is_not_called_damaged(tmp_path: Path) -> None:
+    DriveTable(tmp_path / "drives.sqlite").close()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file can grow, as on a full disk
+    try:
+        with pytest.raises(DriveTableError, match="check the free space") as caught:
+            DriveTable(tmp_path / "drives.sqlite")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "damaged" not in str(caught.value)
+    DriveTable(tmp_path / "drives.sqlite").close()
