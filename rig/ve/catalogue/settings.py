@@ -6,6 +6,7 @@ as it is until they are written from BOT (POOL-2).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from rig.ve.catalogue.model import (
     InhibitPeriod,
     ManagementClass,
     PoolSettings,
+    SettingsError,
     StorageGroup,
     VolumeState,
     require_pool_number,
@@ -82,14 +84,25 @@ def set_pool(session: Session, settings: PoolSettings) -> None:
         return_borrowed(row, settings)
 
 
+def _require_name(name: str) -> None:
+    """Raise SettingsError unless a construct's name is one that lab.yaml takes too."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+        raise SettingsError(
+            f"{name[:40]!r} is no name of a storage group or management class; give 1 to 64 "
+            "letters, digits, '.', '_' and '-'."
+        )
+
+
 def set_storage_group(session: Session, construct: StorageGroup) -> None:
     """Map a storage group to a primary pool (POOL-4)."""
+    _require_name(construct.name)
     pool(session, construct.pool)
     session.merge(StorageGroupRow(name=construct.name, pool=construct.pool))
 
 
 def set_management_class(session: Session, construct: ManagementClass) -> None:
     """Map a management class to a secondary pool, or to none (POOL-4)."""
+    _require_name(construct.name)
     if construct.secondary_pool != NO_COPY:
         pool(session, construct.secondary_pool)
     session.merge(ManagementClassRow(name=construct.name, secondary_pool=construct.secondary_pool))

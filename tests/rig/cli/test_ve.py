@@ -172,6 +172,9 @@ def test_ve_refuses_in_one_sentence(lab: Path, state: Path) -> None:
     assert "no physical volume 'TAP099'" in refusal(lab, "map", "TAP099")
     assert "Pool 9 is not configured" in refusal(lab, "constructs", "--storage-group", "X=9")
     assert "NAME=POOL" in refusal(lab, "constructs", "--storage-group", "X")
+    for construct in ("--storage-group", "--management-class"):
+        said = refusal(lab, "constructs", construct, "A\x1b[31mB=1")
+        assert r"'A\x1b[31mB' is no name of a storage group" in said
     digits = "9" * 5000  # more than Python converts to an integer
     assert "NAME=POOL" in refusal(lab, "constructs", "--management-class", f"X={digits}")
     assert "mon/22:00+480" in refusal(lab, "reclaim", "inhibit", f"mon/00:00+{digits}")
