@@ -62,10 +62,11 @@ def token_config(state_dir: Path, label: str) -> TokenConfig:
 
     Raises ModuleAbsentError, ProvisioningError (no label for a token).
     """
-    if not 0 < len(label.encode()) <= _MAX_TOKEN_LABEL_BYTES or not label.isprintable():
+    size_fits = 0 < len(label.encode()) <= _MAX_TOKEN_LABEL_BYTES
+    if not size_fits or not label.isprintable() or "/" in label or label in (".", ".."):
         raise ProvisioningError(
-            f"The token label {label!r} cannot be used: it must have 1 to {_MAX_TOKEN_LABEL_BYTES} "
-            "printable bytes; choose another."
+            f"The token label {label!r} cannot be used: it names the PIN file and must have 1 to "
+            f"{_MAX_TOKEN_LABEL_BYTES} printable bytes without '/'; choose another."
         )
     return TokenConfig(
         module=find_module(),

@@ -78,6 +78,7 @@ def hsm_validate(
     Makes objects of its own, tagged, and removes them; touches no other. Asks for the PIN when
     no option says where it is. Exits 0 when the token is fit, also with limits, and 1 when not.
     """
+    from hsm.errors import TokenAbsentError
     from hsm.pkcs11.softhsm import find_module, token_config
     from hsm.validate.run import validate
     from hsm.validate.verdict import Fitness
@@ -92,6 +93,11 @@ def hsm_validate(
     path, softhsm_conf = Path(module), None
     if module == "softhsm":
         own = token_config(state_dir(), token)
+        if pin is None and own.pin is not None and own.pin.file and not own.pin.file.exists():
+            raise TokenAbsentError(
+                f"The rig made no token '{token}' in {state_dir()}; make the lab's tokens with: "
+                "rig hsm init"
+            )
         path, softhsm_conf = find_module(), own.softhsm_conf
         pin, so_pin = pin or own.pin, so_pin or own.so_pin
     report = ValidationReport(error_stream=as_json)

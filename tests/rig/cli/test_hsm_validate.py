@@ -86,3 +86,12 @@ def test_hsm_validate_names_a_page_that_cannot_be_written(state: Path, tmp_path:
     ended = _validate(state, "--html", tmp_path / "no" / "report.html")
     assert ended.code == 2
     assert "cannot be written" in ended.err
+
+
+def test_hsm_validate_names_a_token_that_the_rig_did_not_make(tmp_path: Path) -> None:
+    for label, sentence in (("nosuch", "made no token 'nosuch'"), ("../x", "without '/'")):
+        ended = rig(
+            *("hsm", "validate", "--module", "softhsm", "--token", label),
+            TAPERIG_STATE=str(tmp_path),
+        )
+        assert sentence in ended.sentence()
