@@ -85,7 +85,7 @@ def set_pool(session: Session, settings: PoolSettings) -> None:
 
 
 def _require_name(name: str) -> None:
-    """Raise SettingsError unless a construct's name is one that lab.yaml takes too."""
+    """Raise SettingsError for a construct's name that lab.yaml refuses."""
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
         raise SettingsError(
             f"{name[:40]!r} is no name of a storage group or management class; give 1 to 64 "
