@@ -8,6 +8,7 @@ manager does not have.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -44,6 +45,7 @@ SHOWN_RECORDS = 10_000
 SETTLING_SECONDS = 1.0
 """After this time no exchange is under way that began before a key was set to retire."""
 _LISTED_CARTRIDGES = 10
+_CARTRIDGE_ID = re.compile(rf"[0-9a-fA-F]{{{2 * CARTRIDGE_ID_BYTES}}}")
 _LOGGED_CHARACTERS = 100
 """Longest argument that is logged, in characters: no certificates, no keys."""
 
@@ -294,7 +296,7 @@ def _select_cartridge(volume: str, cartridge_id: str, known: KnownCartridges) ->
     if cartridge_id == UNKNOWN_ID:
         return volume, ""
     if cartridge_id:
-        if not isinstance(cartridge_id, str) or len(_from_hex(cartridge_id)) != CARTRIDGE_ID_BYTES:
+        if not _CARTRIDGE_ID.fullmatch(str(cartridge_id)):
             raise EkmError(
                 f"A cartridge id is {2 * CARTRIDGE_ID_BYTES} hexadecimal digits or "
                 f"'{UNKNOWN_ID}'; `rig ekm key users` shows it."

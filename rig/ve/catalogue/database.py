@@ -165,6 +165,6 @@ def _engine(path: Path) -> Engine:
 def _unusable(path: Path, error: Exception) -> CatalogueError:
     reason = str(getattr(error, "orig", None) or error).splitlines()[0]
     return CatalogueError(
-        f"The catalogue {path} cannot be used ({reason}); check its rights and the disk, or "
-        f"restore it from a database backup on tape."
+        f"The catalogue {path} cannot be used ({reason}); check its rights and the free "
+        "space of its disk. If it is damaged, restore it from a database backup on tape."
     )

@@ -392,6 +392,7 @@ def test_forget_cartridges_works_while_no_key_manager_runs(
     ("cartridges", "text"),
     [
         ([("TAP001", "12")], "32 hexadecimal digits"),
+        ([("TAP001", "z" * 32)], "32 hexadecimal digits"),
         ([("TAP001", "x" * 32)], "hexadecimal"),
         ([("TAP001", 5)], "32 hexadecimal digits"),
         ([("tap001", "")], "six characters"),
