@@ -109,7 +109,7 @@ def test_pin_prompt_does_not_show_the_pin(terminal: Terminal, pin: str, tmp_path
     terminal.until(PROMPT)
     assert not terminal.echoes
     terminal.types(f"{pin}\n")
-    terminal.until("What the module declares")
+    terminal.until("Declarations of the module")
     assert terminal.echoes, "what is typed afterwards is seen again"
     assert terminal.code() == 0
     assert pin not in terminal.seen
