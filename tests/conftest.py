@@ -88,7 +88,12 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Children that take SIGINT, also when this run is in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Children that take SIGINT and SIGHUP, also in the background and under nohup.
+
+    Both would be ignored there, and a child inherits what is ignored, but no handler.
+    """
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hang_up = signal.signal(signal.SIGHUP, lambda *_: None)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGHUP, hang_up)

@@ -88,6 +88,7 @@ def test_rig_says_that_it_was_interrupted_at_an_import(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.usefixtures("interruptible")
 def test_rig_ends_in_good_order_on_a_signal_and_says_so(
     tmp_path: Path, number: signal.Signals
 ) -> None:
