@@ -90,7 +90,8 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def interruptible() -> Iterator[None]:
     """Children that take SIGINT and SIGHUP, whatever this run ignores.
 
-    Both are ignored in the background or under nohup, and a child inherits what is ignored, but no handler.
+    Both are ignored in the background or under nohup, and a child inherits what is ignored,
+    but no handler.
     """
     interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     hang_up = signal.signal(signal.SIGHUP, lambda *_: None)
