@@ -33,11 +33,11 @@ from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.sequences import VirtualizationEngine
 from rig.ve.volumes.logical_volume import VolumeFile, VolumeHeader
-from rig.ve.volumes.reading import CompareSink
 from tests.support.boards import BoardWrapper
 from tests.support.key_rows import from_rows
 from tests.support.provisioned import provision_lab
 from tests.support.tape_site import ekm_settings
+from tests.support.volume_sinks import CompareSink
 
 SERIAL = "TAPE000001"
 PROBES = Path(__file__).with_name("probes")

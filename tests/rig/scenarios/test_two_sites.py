@@ -24,10 +24,10 @@ from hsm.pkcs11.token import open_token
 from rig.drive.drive import Drive
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy
-from rig.ve.volumes.reading import CompareSink
 from tests.support.ekm_lab import SoftKek
 from tests.support.provisioned import provision_lab
 from tests.support.tape_site import SERIAL, Site, VeFixture, ekm_settings
+from tests.support.volume_sinks import CompareSink
 
 MAIN_KEY = "June 2007 Key"
 DR_KEY_AT_MAIN = "June 2007 DR Site Key"

@@ -31,7 +31,6 @@ from rig.ve.catalogue.schema import CopyRow, DriveRow, EventRow, PhysicalRow, Pr
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.node import Node, NodeError, NodeSettings
 from rig.ve.scheduler import NO_KEY_MANAGER
-from rig.ve.volumes.reading import FolderSink
 from rig.ve.volumes.tape_volume_cache import CacheFullError
 from tests.support.boards import StartBoard
 from tests.support.nodes import (
@@ -50,6 +49,7 @@ from tests.support.nodes import (
     work,
 )
 from tests.support.tape_site import Site, ekm_settings
+from tests.support.volume_sinks import FolderSink
 from tests.support.waiting import wait_until
 
 

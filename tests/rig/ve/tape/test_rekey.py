@@ -23,7 +23,6 @@ from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.ekm.relay import RelayedSession
 from rig.ve.node import Node
 from rig.ve.tape.rekey import REKEY_STEPS, RekeyError, RekeyReport, rekey
-from rig.ve.volumes.reading import CompareSink
 from tests.support.ekm_lab import SoftKek, der
 from tests.support.nodes import (
     KEK_2,
@@ -37,6 +36,7 @@ from tests.support.nodes import (
 )
 from tests.support.provisioned import provision_lab
 from tests.support.tape_site import Site, VeFixture
+from tests.support.volume_sinks import CompareSink
 
 OLD = PoolSettings(1, True, (KeyLabel("KEK 1"), KeyLabel("KEK 1", KeyMode.HASH)))
 NEW = (KeyLabel("KEK 2", KeyMode.HASH), KeyLabel("Made Outside"))

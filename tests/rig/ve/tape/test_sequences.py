@@ -17,8 +17,8 @@ from rig.engine.driver import Operation, Record, RecordStatus
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.volumes.logical_volume import VolumeError, VolumeFile
-from rig.ve.volumes.reading import CompareSink
 from tests.support.tape_site import Site, VeFixture, ekm_settings, sources
+from tests.support.volume_sinks import CompareSink
 
 KEK_1 = KeyLabel("KEK 1")
 KEK_2 = KeyLabel("KEK 2")

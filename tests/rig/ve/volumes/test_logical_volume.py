@@ -20,7 +20,8 @@ from rig.ve.volumes.logical_volume import (
     in_batches,
     prepare,
 )
-from rig.ve.volumes.reading import CompareSink, FolderSink, NullSink, VolumeReader
+from rig.ve.volumes.reading import NullSink, VolumeReader
+from tests.support.volume_sinks import CompareSink, FolderSink
 
 names = st.from_regex(r"[A-Z0-9]{6}", fullmatch=True)
 hashes = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
