@@ -68,7 +68,7 @@ class AdminServer:
 
     @property
     def _administration(self) -> Administration:
-        """The commands, created when first needed, because the import is slow."""
+        """The commands, created when first needed, in a thread: the import is slow."""
         if self._commands is None:
             from hsm.ekm.admin.commands import Administration
 
@@ -139,7 +139,9 @@ class AdminServer:
             secret, command, arguments = _parse_request(data)
             async with self._lock:
                 await self._check_secret(secret, who)
-                result = await asyncio.to_thread(self._administration.run, command, arguments, who)
+                result = await asyncio.to_thread(
+                    lambda: self._administration.run(command, arguments, who)
+                )
             LOG.info("administration", command=command, who=who)
             return {"result": result}
         except TaperigError as error:
@@ -155,7 +157,7 @@ class AdminServer:
     async def _check_secret(self, secret: str, who: str) -> None:
         assert self._config.admin_secret is not None
         if not await asyncio.to_thread(secret_matches, self._config.admin_secret, secret):
-            self._administration.refused(who)
+            await asyncio.to_thread(lambda: self._administration.refused(who))
             await asyncio.sleep(WRONG_SECRET_SECONDS)
             raise _wrong_secret()
 
