@@ -68,7 +68,7 @@ class AdminServer:
 
     @property
     def _administration(self) -> Administration:
-        """The commands, created when first needed, in a thread: the import is slow."""
+        """The commands, created at first need in a thread, for the slow import."""
         if self._commands is None:
             from hsm.ekm.admin.commands import Administration
 
