@@ -316,14 +316,14 @@ def measure_paths(folder: Path, turns: int, figures: dict[str, float]) -> None:
                     figures[f"{over}_over_{under}{kind}{suffix}"] = median(a / b for a, b in pairs)
 
 
-def measure_run(folder: Path, megabytes: float, figures: dict[str, float]) -> None:
-    """Time a whole `rig run` on so much random data."""
+def measure_run(folder: Path, megabytes: float, turns: int, figures: dict[str, float]) -> None:
+    """Time whole `rig run`s on so much random data."""
     (folder / "lab.yaml").write_text(RUN_LAB)
     rig_run(folder, "first", 1 << 20)
     size = int(megabytes * 1e6) // RUN_FILES
-    took = rig_run(folder, "measured", size)
+    took = [rig_run(folder, f"measured{turn}", size) for turn in range(turns)]
     for kind, of in KINDS.items():
-        figures[f"run{kind}_mb_s"] = 2 * size * RUN_FILES / 1e6 / of(took)
+        figures[f"run{kind}_mb_s"] = median(2 * size * RUN_FILES / 1e6 / of(each) for each in took)
         figures[f"run_over_rig{kind}"] = figures[f"run{kind}_mb_s"] / figures[f"rig{kind}_mb_s"]
 
 
@@ -369,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(scratch)
         measure_paths(folder, options.turns, figures)
         if options.run_mb > 0:
-            measure_run(folder, options.run_mb, figures)
+            measure_run(folder, options.run_mb, options.turns, figures)
     for name, value in figures.items():
         print(f"{name:20} {value:8.3f}")
     if options.json is not None:
