@@ -35,7 +35,14 @@ from rig.results.results import Check, RunResult, ScenarioResult
 PLAIN_NOTICE_S = 2.0
 """Without a terminal, a task that took longer than this is reported when it ends."""
 
-_STYLE = {"ok": "green", "pass": "green", "failed": "red", "fail": "red", "error": "red"}
+_STYLE = {
+    "ok": "green",
+    "pass": "green",
+    "failed": "red",
+    "fail": "red",
+    "error": "red",
+    "interrupted": "yellow",
+}
 _NOTICE_STYLE = {
     NoticeKind.INTERVENTION: "yellow",
     NoticeKind.CLEARED: "green",
@@ -181,10 +188,10 @@ class ConsoleReport:
     def verdict(self, run: RunResult) -> None:
         """Print the verdict line of a run."""
         self.line()
-        words = {"pass": "PASS", "fail": "FAIL", "error": "ERROR"}[run.verdict]
         summary = "; ".join(_figures(run)) or "nothing was measured"
         self.line(
-            f"{words}  {summary}; {text.seconds(run.duration_s)}", f"bold {_STYLE[run.verdict]}"
+            f"{run.verdict.upper()}  {summary}; {text.seconds(run.duration_s)}",
+            f"bold {_STYLE[run.verdict]}",
         )
 
 

@@ -20,8 +20,8 @@ def write_junit(run: RunResult, folder: Path) -> Path:
     for scenario in run.scenarios:
         root.append(_suite(run, scenario))
     if run.error is not None:
-        suite = ElementTree.SubElement(root, "testsuite", name="set-up", tests="1", errors="1")
-        case = ElementTree.SubElement(suite, "testcase", name="set-up", classname="taperig")
+        suite = ElementTree.SubElement(root, "testsuite", name="run", tests="1", errors="1")
+        case = ElementTree.SubElement(suite, "testcase", name="run", classname="taperig")
         _add(case, "error", run.error)
     text = ElementTree.tostring(root, encoding="unicode")
     return write_whole(folder / "junit.xml", f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n')
@@ -45,9 +45,10 @@ def _suite(run: RunResult, scenario: ScenarioResult) -> ElementTree.Element:
         if not item.passed:
             _add(case, "failure", measured(item))
         ElementTree.SubElement(case, "system-out").text = _clean(measured(item))
-    if scenario.error is not None:
+    error = "interrupted" if scenario.interrupted else scenario.error
+    if error is not None:
         case = ElementTree.SubElement(suite, "testcase", name=scenario.name, classname=name)
-        _add(case, "error", scenario.error)
+        _add(case, "error", error)
     suite.set("tests", str(len(suite.findall("testcase"))))
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
     suite.set("errors", str(len(suite.findall("testcase/error"))))
@@ -65,6 +66,8 @@ def _step(suite: ElementTree.Element, classname: str, step: Event) -> None:
     )
     if step.outcome == "failed":
         _add(case, "failure", str(step.detail.get("error", step.text)))
+    elif step.outcome == "interrupted":
+        _add(case, "error", "interrupted")
     elif step.outcome == "skipped":
         ElementTree.SubElement(case, "skipped")
 

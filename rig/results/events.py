@@ -13,8 +13,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
-Outcome = Literal["ok", "failed", "expected", "skipped"]
-"""``expected``: it failed, as it had to for what is judged."""
+from hsm.errors import TaperigError
+
+Outcome = Literal["ok", "failed", "expected", "skipped", "interrupted"]
+"""``expected``: it failed, as it had to for what is judged. ``interrupted``: by a signal."""
+
+
+class WorkInterruptedError(TaperigError):
+    """A drive's work was interrupted by a signal to the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,9 @@ class EventLog:
         try:
             yield detail
             outcome = "ok"
+        except (KeyboardInterrupt, SystemExit, WorkInterruptedError):
+            outcome = "interrupted"
+            raise
         except Exception as error:
             detail["error"] = str(error)
             raise

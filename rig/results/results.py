@@ -1,8 +1,8 @@
 """The results of a run, and their file, results.json.
 
 Its schema is results.schema.json beside this file. A verdict is ``pass``, ``fail`` (something was
-judged and is wrong) or ``error`` (the run could not judge). Times are seconds; ``started`` is
-seconds since 1970, UTC.
+judged and is wrong), ``error`` (the run could not judge) or ``interrupted`` (by a signal). Times
+are seconds; ``started`` is seconds since 1970, UTC.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class ScenarioResult:
     checks: list[Check] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
     error: str | None = None
+    interrupted: bool = False
     failure: TaperigError | None = None
     """What cut it short; not in results.json, which has its words in ``error``."""
 
@@ -59,9 +60,12 @@ class ScenarioResult:
     def verdict(self) -> str:
         """The verdict of the scenario.
 
-        ``error`` when it was cut short, ``fail`` when a check, a measurement or a step is wrong,
-        else ``pass``. A scenario that judged nothing has not passed.
+        ``interrupted`` by a signal, ``error`` when it was cut short by another cause, ``fail`` when
+        a check, a measurement or a step is wrong, else ``pass``. A scenario that judged nothing has
+        not passed.
         """
+        if self.interrupted:
+            return "interrupted"
         if self.error is not None:
             return "error"
         judged: list[Check | Measurement] = [*self.checks, *self.measurements]
@@ -88,10 +92,16 @@ class RunResult:
     cartridges: Path | None = None
     """Where the nodes of a run that did not pass are kept, with their cartridges."""
     error: str | None = None
+    interrupted: bool = False
 
     @property
     def verdict(self) -> str:
-        """The worst verdict of the scenarios; ``fail`` without scenarios."""
+        """The worst verdict of the scenarios; ``fail`` without scenarios.
+
+        ``interrupted`` when a signal ended the run.
+        """
+        if self.interrupted:
+            return "interrupted"
         if self.error is not None:
             return "error"
         verdicts = [scenario.verdict for scenario in self.scenarios]

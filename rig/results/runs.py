@@ -127,6 +127,8 @@ def reasons(results: dict[str, Any]) -> list[str]:
             if step["outcome"] == "failed":
                 why = step["detail"].get("error", step["text"])
                 lines.append(f"{name}: step {step['step']} {step['volume'] or ''}: {why}")
+            elif step["outcome"] == "interrupted":
+                lines.append(f"{name}: step {step['step']} {step['volume'] or ''}: interrupted")
         for check in scenario["checks"]:
             if check["verdict"] == "fail":
                 detail = f": {check['detail']}" if check["detail"] else ""

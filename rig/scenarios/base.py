@@ -58,9 +58,15 @@ class Scenario(ABC):
         nodes: RunNodes,
         files: Sequence[Path],
         report: ConsoleReport,
+        results: list[ScenarioResult],
     ) -> ScenarioResult:
-        """Run and return the result; an error ends this scenario only."""
+        """Run, add the result to the results and return it.
+
+        A TaperigError ends this scenario only; the result of a scenario that anything else ends is
+        among the results too.
+        """
         result = ScenarioResult(self.name, self.title)
+        results.append(result)
         report.title(self.title)
         began = time.monotonic()
         first_event = len(session.events.events)
@@ -68,6 +74,12 @@ class Scenario(ABC):
             self.run(ScenarioContext(session, nodes, files, report, result))
         except TaperigError as error:
             result.error, result.failure = str(error), error
+        except (KeyboardInterrupt, SystemExit):
+            result.interrupted = True
+            raise
+        except BaseException as error:
+            result.error = f"It was cut short by an internal error ({type(error).__name__})."
+            raise
         finally:
             result.duration_s = time.monotonic() - began
             result.steps = list(session.events.events[first_event:])

@@ -115,24 +115,31 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
             run.error, failure = str(error), error
             report.error(str(error))
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt | SystemExit):
+            run.interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+            if run.interrupted:
                 run.error = "The run was interrupted."
             else:
                 run.error = f"The run was cut short by an internal error ({type(error).__name__})."
-            with suppress(ResultsError):  # the user gets the first error
-                _write(run, folder, began)
+            with suppress(ResultsError, OSError):  # the user gets the first error
+                results = _write(run, folder, began)
+                if run.interrupted:
+                    _report_end(report, run, results)
             raise
         results = _write(run, folder, began)
-    report.verdict(run)
-    report.line(f"results  {results}")
-    if run.cartridges is not None:
-        report.line(f"kept     {run.cartridges}, with the run's cartridges")
+    _report_end(report, run, results)
     if options.waves:
         report.line(f"waves    {folder / 'waves.fst'}")
     elif lab.boards[board].resource is None and gates_at_fault(run, failure):
         command = shlex.join(["rig", *sys.argv[1:], "--waves"])
         report.line(f"for a waveform of this run: {command}")
     return run
+
+
+def _report_end(report: ConsoleReport, run: RunResult, results: Path) -> None:
+    report.verdict(run)
+    report.line(f"results  {results}")
+    if run.cartridges is not None:
+        report.line(f"kept     {run.cartridges}, with the run's cartridges")
 
 
 def _write(run: RunResult, folder: Path, began: float) -> Path:
@@ -183,8 +190,7 @@ def _run_all(
             try:
                 for scenario in scenarios:
                     with run.phase(scenario.name):
-                        result = scenario.execute(session, nodes, files, report)
-                    run.scenarios.append(result)
+                        scenario.execute(session, nodes, files, report, run.scenarios)
                 if run.verdict == "pass":
                     for sentence in nodes.discard():
                         report.line(sentence)

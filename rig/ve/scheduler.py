@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from hsm.ekm.protocol.errors import EkmUnavailable
 from hsm.errors import TaperigError
 from rig.drive.drive import Drive
-from rig.results.events import EventLog
+from rig.results.events import EventLog, WorkInterruptedError
 from rig.ve.catalogue import operator_messages, settings
 from rig.ve.catalogue.model import VolumeState
 from rig.ve.catalogue.schema import CopyRow, DriveRow, PhysicalRow, PoolRow, PremigrationRow
@@ -30,10 +30,6 @@ NO_KEY_MANAGER = "no key manager"
 
 class NoDriveError(TaperigError):
     """The node was opened without drives."""
-
-
-class WorkInterruptedError(TaperigError):
-    """The process ends; a drive stops at its next batch of blocks."""
 
 
 @dataclass(frozen=True, slots=True)

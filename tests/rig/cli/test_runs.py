@@ -187,7 +187,8 @@ def test_runs_clean_leaves_a_real_run_that_is_under_way(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "rig: interrupted\n")
     shown = json.loads(runs(state, "show", "--json").out)
-    assert (shown["verdict"], shown["reasons"]) == ("error", ["The run was interrupted."])
+    assert (shown["verdict"], shown["reasons"]) == ("interrupted", ["The run was interrupted."])
+    assert listed(state)[run.name]["verdict"] == "interrupted"
 
 
 def test_runs_list_of_a_state_that_is_no_folder_is_refused(tmp_path: Path) -> None:

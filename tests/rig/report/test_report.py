@@ -66,6 +66,12 @@ def run_error(run: RunResult) -> None:
     run.error = "No compiler."
 
 
+def interrupt(run: RunResult) -> None:
+    run.scenarios[0].steps.append(Event("BOT-2e", "write", None, 1.0, 0.1, "interrupted", {}))
+    run.scenarios[0].interrupted = run.interrupted = True
+    run.error = "The run was interrupted."
+
+
 def nothing_judged(run: RunResult) -> None:
     run.scenarios[0].checks.clear()
     run.scenarios[0].measurements.clear()
@@ -93,6 +99,7 @@ CASES = [
     (fail_step, "fail", 1),
     (scenario_error, "error", 1),
     (run_error, "error", 1),
+    (interrupt, "interrupted", 3),
     (nothing_judged, "fail", 0),
     (nothing_run, "fail", 0),
 ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 import pytest
 
 from hsm.errors import TaperigError
-from rig.results.events import Event, EventLog
+from rig.results.events import Event, EventLog, WorkInterruptedError
 from rig.results.traceability import load_rules
 from rig.ve.tape.sequences import STEPS
 
@@ -29,12 +30,24 @@ def test_step_is_timed_and_passed_to_the_listeners() -> None:
     assert 0.01 <= event.duration_s < 10
 
 
-@pytest.mark.parametrize("error", [TaperigError("why"), KeyboardInterrupt()])
-def test_step_that_fails_is_recorded_and_its_error_raised(error: BaseException) -> None:
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (TaperigError("why"), "failed"),
+        (KeyboardInterrupt(), "interrupted"),
+        (SystemExit(143), "interrupted"),
+        (WorkInterruptedError("why"), "interrupted"),
+    ],
+)
+def test_step_that_ends_early_is_recorded_and_its_error_raised(
+    error: BaseException, outcome: str
+) -> None:
     log = EventLog()
-    with pytest.raises(type(error)), log.step("BOT-1", "mount"):
-        raise error
-    assert log.events[0].outcome == "failed"
+    for place in (nullcontext(), log.expecting_failure()):
+        with pytest.raises(type(error)), place, log.step("BOT-1", "mount"):
+            raise error
+    assert log.events[0].outcome == outcome
+    assert log.events[1].outcome == ("expected" if outcome == "failed" else outcome)
 
 
 def test_steps_have_the_ids_of_the_rules() -> None:

@@ -56,7 +56,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(scenario: Scenario, session: LabSession, folder: Path) -> ScenarioResult:
     source = folder / "file"
     source.write_bytes(b"".join(bytes([number]) * 1999 + b"!" for number in range(40)))
-    result = scenario.execute(session, RunNodes(folder), [source], ConsoleReport())
+    result = scenario.execute(session, RunNodes(folder), [source], ConsoleReport(), [])
     assert result.error is None
     assert [check.name for check in result.checks if not check.passed] == []
     return result

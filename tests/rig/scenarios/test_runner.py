@@ -368,18 +368,26 @@ def alive_in_session(session: int) -> list[str]:
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_run_that_is_interrupted_leaves_no_process(
     tmp_path: Path, own_state: Path, data: Path, how: signal.Signals
 ) -> None:
     """No traceback and no process is left, and the next run passes."""
     process = started(tmp_path, data)
     process.send_signal(how)
-    _, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == (-how if how is signal.SIGKILL else 128 + how)
     assert "Traceback" not in err
     wait_until(lambda: not alive_in_session(process.pid))
     if how is not signal.SIGKILL:
-        assert results(tmp_path / "cut")["verdict"] == "error"
+        assert "failed" not in out
+        assert "\nINTERRUPTED  " in out
+        cut = results(tmp_path / "cut")
+        assert cut["verdict"] == "interrupted"
+        (scenario,) = cut["scenarios"]
+        assert scenario["verdict"] == "interrupted"
+        outcomes = {step["outcome"] for step in scenario["steps"]}
+        assert outcomes <= {"ok", "interrupted"}
+        assert ("  interrupted\n" in out) == ("interrupted" in outcomes)
     (data / "much").unlink()
     assert run(tmp_path, data, *ROUND_TRIP).code == 0
