@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 import yaml
+from yaml.composer import ComposerError
 
 from hsm.configuration.part import Location, shown, spell
 
@@ -20,6 +21,8 @@ MAX_NUMBER: Final = 40
 MAX_SENTENCES: Final = 100
 _COLLECTIONS: Final = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _NUMBERS: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_SIGNS: Final = {"tag:yaml.org,2002:merge": "<<", "tag:yaml.org,2002:value": "="}
+"""Words that YAML 1.1 takes for something else than text, by their tags."""
 
 
 class YamlMistakeError(Exception):
@@ -75,6 +78,8 @@ def read_yaml(text: str) -> tuple[object, dict[Location, int]]:
         if root is None:
             raise YamlMistakeError(1, "the file is empty; start from an example of the project.")
         return reader.plain(root, (), frozenset()), reader.lines
+    except ComposerError as error:
+        raise _feature_mistake(error) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = error.problem or "it does not parse"
@@ -87,6 +92,25 @@ def read_yaml(text: str) -> tuple[object, dict[Location, int]]:
         ) from None
     finally:
         loader.dispose()
+
+
+def _feature_mistake(error: ComposerError) -> YamlMistakeError:
+    """Return the mistake of a valid YAML text with documents or aliases."""
+    mark = error.problem_mark or error.context_mark
+    line = mark.line + 1 if mark else 1
+    words = f"{error.context or ''} {error.problem or ''}"
+    name = words.partition("'")[2].partition("'")[0]
+    if "another document" in words:
+        return YamlMistakeError(
+            line, "a second YAML document begins here; a file holds one: remove the '---'."
+        )
+    if "undefined alias" in words:
+        return YamlMistakeError(
+            line, f"the alias *{name} has no anchor &{name} before it; write the value out instead."
+        )
+    return YamlMistakeError(
+        line, f"the anchor &{name} was given before; give each anchor a name of its own."
+    )
 
 
 class _Reader:
@@ -113,9 +137,7 @@ class _Reader:
             )
         inside = parents | {id(node)}
         if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:
-            raise YamlMistakeError(
-                line, f"{shown(node.tag)} is no tag of a map or list; remove it."
-            )
+            raise _tag_mistake(node)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, where, inside)
         if isinstance(node, yaml.SequenceNode):
@@ -130,6 +152,12 @@ class _Reader:
         mapping: dict[str | int, object] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                raise YamlMistakeError(
+                    line,
+                    "merge keys (<<) are not taken; write the keys of the other map out here, or "
+                    "quote the word.",
+                )
             key = self._scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str | int):
                 raise YamlMistakeError(line, "a key must be a word or a number; quote it.")
@@ -152,12 +180,25 @@ class _Reader:
                 f"a number has {len(node.value)} characters; write one of at most {MAX_NUMBER}, "
                 "or quote it when it is text.",
             )
+        if node.tag in _SIGNS:
+            raise YamlMistakeError(
+                line, f"'{_SIGNS[node.tag]}' has a meaning of its own in YAML; quote it."
+            )
+        if node.tag not in self._loader.yaml_constructors:
+            raise _tag_mistake(node)
         try:
             return self._loader.construct_object(node)
-        except (ValueError, OverflowError):
+        except (ValueError, OverflowError, KeyError, AttributeError):  # as PyYAML raises them
             raise YamlMistakeError(
                 line, f"{shown(node.value)} is not valid for the type that YAML infers; quote it."
             ) from None
+
+
+def _tag_mistake(node: yaml.Node) -> YamlMistakeError:
+    return YamlMistakeError(
+        node.start_mark.line + 1,
+        f"the tag {shown(node.tag.replace('tag:yaml.org,2002:', '!!'))} is not taken; remove it.",
+    )
 
 
 def sentences(name: str, lines: dict[Location, int], mistakes: list[tuple[Location, str]]) -> str:
