@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -38,6 +38,8 @@ class EkmEndpoint:
     port: int
     tls: TlsFiles
     name: str = ""
+    how_it_ended: Callable[[], str | None] = field(default=lambda: None, compare=False, repr=False)
+    """Says how its process ended; None while it runs, and for one that others started."""
 
     def __str__(self) -> str:
         """Return ``host:port``, for messages."""
@@ -221,6 +223,8 @@ class EkmClient:
                     "it ended the connection at once, as it does when it does not trust the "
                     f"certificate {self.endpoint.tls.certificate}; its audit log says why"
                 )
+            if isinstance(error, ConnectionError | ssl.SSLEOFError | FrameError):
+                reason = self.endpoint.how_it_ended() or reason
             raise EkmUnavailable(f"{what} the key manager at {self.endpoint}: {reason}.") from error
 
 

@@ -47,11 +47,11 @@ def ekm_verify(
             provisioned = key_managers.provision(checked, state_dir(), [])
         endpoints = []
         for ekm in checked.ekms_of(name):
-            port = None
+            process = None
             if ekm.start and not _listens(ekm.host, ekm.port):
                 config = key_managers.ekm_config(ekm, provisioned)
-                port = stack.enter_context(spawn_ekm(config)).port
-            endpoints.append(key_managers.endpoint(ekm, provisioned, port))
+                process = stack.enter_context(spawn_ekm(config))
+            endpoints.append(key_managers.endpoint(ekm, provisioned, process))
         proxy = stack.enter_context(EkmProxy(endpoints, resolve=resolver(checked.dns)))
         found = verify_connection(proxy.connections, labels)
     if as_json:

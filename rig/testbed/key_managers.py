@@ -12,7 +12,7 @@ from pathlib import Path
 from hsm import provisioning
 from hsm.ekm.client import EkmEndpoint, Resolve
 from hsm.ekm.config import EkmConfig, enrol_drives, lab_config
-from hsm.ekm.service.launch import spawn_ekm
+from hsm.ekm.service.launch import EkmProcess, spawn_ekm
 from hsm.keys.labels import label_key
 from hsm.pkcs11 import softhsm
 from hsm.pkcs11.config import TokenConfig
@@ -103,12 +103,16 @@ def ekm_config(ekm: EkmUnit, provisioned: ProvisionedLab) -> EkmConfig:
     return config
 
 
-def endpoint(ekm: EkmUnit, provisioned: ProvisionedLab, port: int | None = None) -> EkmEndpoint:
+def endpoint(
+    ekm: EkmUnit, provisioned: ProvisionedLab, process: EkmProcess | None = None
+) -> EkmEndpoint:
     """Return the address of a key manager, and the rig's certificate for it.
 
-    ``port`` is the actual port when the lab file says any (0).
+    ``process`` is that of one that the rig started; its port may be any.
     """
-    return EkmEndpoint(ekm.host, port or ekm.port, provisioned.rig_tls, ekm.name)
+    if process is None:
+        return EkmEndpoint(ekm.host, ekm.port, provisioned.rig_tls, ekm.name)
+    return EkmEndpoint(ekm.host, process.port, provisioned.rig_tls, ekm.name, process.how_it_ended)
 
 
 @contextmanager
@@ -138,4 +142,4 @@ def _endpoint(stack: ExitStack, ekm: EkmUnit, provisioned: ProvisionedLab) -> Ek
     if not ekm.start:
         return endpoint(ekm, provisioned)
     process = stack.enter_context(spawn_ekm(ekm_config(ekm, provisioned)))
-    return endpoint(ekm, provisioned, process.port)
+    return endpoint(ekm, provisioned, process)

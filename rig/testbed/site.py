@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -102,11 +103,18 @@ class KeySite:
         for process in self.running.values():
             process.stop()
 
+    def _how_it_ended(self, which: str) -> str | None:
+        return self.running[which].how_it_ended()
+
     def endpoints(self) -> Sequence[EkmEndpoint]:
         """Return the addresses of the running key managers, primary first."""
         return [
             EkmEndpoint(
-                process.host, process.port, self.provisioned.rig_tls, f"{self.name}-{which}"
+                process.host,
+                process.port,
+                self.provisioned.rig_tls,
+                f"{self.name}-{which}",
+                partial(self._how_it_ended, which),
             )
             for which, process in self.running.items()
         ]

@@ -48,7 +48,7 @@ def main(lab_path: str, state: str) -> None:
                 unit = lab.ekms[which]
                 with (
                     spawn_ekm(ekm_config(unit, provisioned)) as process,
-                    EkmProxy([endpoint(unit, provisioned, process.port)]) as proxy,
+                    EkmProxy([endpoint(unit, provisioned, process)]) as proxy,
                 ):
                     request: DriveRequest = (
                         Translate(volume, CARTRIDGE_ID, eedks)

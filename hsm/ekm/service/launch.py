@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import re
 import selectors
+import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from hsm.ekm.config import EkmConfig, dump_config
 from hsm.ekm.protocol.errors import EkmError
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 10.0
+_DYING_SECONDS = 0.2
+"""Between the end of a process's connections and its own end."""
+_LOG_BYTES = 1 << 20
+"""A log longer than this is begun anew with the next start."""
 _READY = re.compile(rb"listening (\S+):(\d+)\n")
 
 
@@ -28,7 +33,8 @@ class EkmProcess:
     host: str
     port: int
     _process: subprocess.Popen[bytes]
-    _errors: IO[bytes]
+    _log: _ChildLog
+    _stopped: bool = False
 
     @property
     def pid(self) -> int:
@@ -42,10 +48,26 @@ class EkmProcess:
 
     def error_output(self) -> str:
         """Return the end of the child's standard error, at most 4 KiB."""
-        return _error_output(self._errors)
+        return self._log.end()
+
+    def how_it_ended(self) -> str | None:
+        """Say how the child ended by itself; None if it runs or was stopped.
+
+        It is called when contact is lost, so one that is about to end gets a moment to do so.
+        """
+        if self._stopped:
+            return None
+        try:
+            status = self._process.wait(_DYING_SECONDS)
+        except subprocess.TimeoutExpired:
+            return None
+        return (
+            f"{_ending(status)}; {self._log.where()}; run the command again, which starts it anew"
+        )
 
     def stop(self) -> int:
         """Stop the child with SIGTERM, then SIGKILL; return its exit status."""
+        self._stopped = True
         if self.alive:
             self._process.terminate()
         try:
@@ -76,26 +98,67 @@ def spawn_ekm(config: EkmConfig, ready_seconds: float = READY_SECONDS) -> EkmPro
 
     The kernel kills it when the calling thread ends, so call it from the main thread. Raises
     EkmError, with the child's own message, when it ends early, and when it is not ready within
-    ``ready_seconds``.
+    ``ready_seconds``. The child's log is beside its audit log.
     """
-    errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+    log = _ChildLog(config.audit.with_name(f"{config.audit.name}.messages"))
     process = subprocess.Popen(
         [sys.executable, "-m", "hsm.ekm.service.front", "-", "--die-with", str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=errors,
+        stderr=log.file,
         process_group=0,  # Ctrl-C comes to the parent, which stops this one
     )
     try:
         _send_config(process, config)
-        host, port = _await_ready(process, errors, ready_seconds)
+        host, port = _await_ready(process, log, ready_seconds)
     except BaseException:
         process.kill()
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
         raise
-    return EkmProcess(host, port, process, errors)
+    return EkmProcess(host, port, process, log)
+
+
+class _ChildLog:
+    """The file of a child's standard error, which later children continue."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file; empty a long one."""
+        self.path = path
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self.file = os.fdopen(os.open(path, flags, 0o600), "ab+")
+            if self.file.tell() > _LOG_BYTES:
+                self.file.truncate(0)
+        except OSError as error:
+            raise EkmError(
+                f"The key manager did not start: its log {path} cannot be written "
+                f"({error.strerror}); make its folder one that you may write."
+            ) from error
+        self._start = self.file.tell()
+
+    def end(self) -> str:
+        """Return the end of what this child has written, at most 4 KiB."""
+        size = self.file.seek(0, os.SEEK_END)
+        self.file.seek(max(self._start, size - 4096))
+        return self.file.read().decode(errors="replace").strip()
+
+    def where(self) -> str:
+        """Say where the child's messages are, if there are any."""
+        return (
+            f"its log is {self.path}" if self.end() else f"it wrote nothing to its log {self.path}"
+        )
+
+
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"its process ended by itself with exit code {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:  # a real-time signal
+        name = f"signal {-status}"
+    return f"its process was ended by {name}"
 
 
 def _send_config(process: subprocess.Popen[bytes], config: EkmConfig) -> None:
@@ -109,7 +172,7 @@ def _send_config(process: subprocess.Popen[bytes], config: EkmConfig) -> None:
 
 
 def _await_ready(
-    process: subprocess.Popen[bytes], errors: IO[bytes], ready_seconds: float
+    process: subprocess.Popen[bytes], log: _ChildLog, ready_seconds: float
 ) -> tuple[str, int]:
     assert process.stdout is not None
     deadline = time.monotonic() + ready_seconds
@@ -118,17 +181,13 @@ def _await_ready(
         selector.register(process.stdout, selectors.EVENT_READ)
         while not (found := _READY.match(output)):
             if not selector.select(max(0.0, deadline - time.monotonic())):
-                raise EkmError(f"The key manager is not ready after {ready_seconds:g} s.")
+                raise EkmError(
+                    f"The key manager is not ready after {ready_seconds:g} s; {log.where()}."
+                )
             part = os.read(process.stdout.fileno(), 4096)
             output += part
             if not part:
                 status = process.wait()
-                words = _error_output(errors) or f"it ended with status {status} without a message"
+                words = log.end() or f"{_ending(status)}; {log.where()}."
                 raise EkmError(f"The key manager did not start: {words}")
     return found[1].decode(), int(found[2])
-
-
-def _error_output(errors: IO[bytes]) -> str:
-    size = errors.seek(0, os.SEEK_END)
-    errors.seek(max(0, size - 4096))
-    return errors.read().decode(errors="replace").strip()

@@ -170,6 +170,23 @@ def test_run_names_a_key_manager_that_is_down(tmp_path: Path, own_state: Path, d
     assert results(tmp_path / "out")["cartridges"] is None
 
 
+def test_run_says_how_its_key_manager_ended(tmp_path: Path, own_state: Path, data: Path) -> None:
+    with started(tmp_path, data) as process:
+        os.kill(key_manager_of(process.pid), signal.SIGKILL)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    log = own_state / "ekm" / "main" / "audit.jsonl.messages"
+    assert f"its process was ended by SIGKILL; it wrote nothing to its log {log}; run" in err
+    assert "rig ekm serve" not in err
+
+
+def key_manager_of(parent: int) -> int:
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        if b"hsm.ekm.service.front" in Path(f"/proc/{child}/cmdline").read_bytes():
+            return int(child)
+    raise AssertionError("the run has no key manager")
+
+
 @pytest.mark.rule("EKM-6", "EKM-7")
 def test_run_passes_with_the_primary_key_manager_down(
     tmp_path: Path, own_state: Path, data: Path

@@ -594,6 +594,49 @@ def test_spawn_ekm_reports_why_the_child_did_not_start(config: EkmConfig) -> Non
     assert "\n" not in text
 
 
+def test_spawn_ekm_says_how_a_silent_child_ended(
+    config: EkmConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif 'hsm.ekm.service.front' in sys.orig_argv:\n    os.kill(os.getpid(), 9)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(EkmError) as failure:
+        spawn_ekm(config)
+    assert str(failure.value) == (
+        "The key manager did not start: its process was ended by SIGKILL; it wrote nothing to its "
+        f"log {config.audit}.messages."
+    )
+
+
+def test_process_says_how_a_killed_key_manager_ended(
+    lab: ProvisionedLab, config: EkmConfig, outsiders: Outsiders
+) -> None:
+    with spawn_ekm(config.replace(log_level="info")) as process:
+        assert process.how_it_ended() is None
+        endpoint = EkmEndpoint(
+            process.host, process.port, lab.rig_tls, how_it_ended=process.how_it_ended
+        )
+        with ExchangeClient(endpoint) as client:
+            client.exchange(session_of(outsiders.drive, lab))
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(process.pid, signal.SIGKILL)
+            wait_until(lambda: all(has_ended(int(child)) for child in children))
+            for _ in ("its connection is lost", "nothing listens"):
+                with pytest.raises(EkmUnavailable) as failure:
+                    client.exchange(session_of(outsiders.drive, lab))
+                assert "its process was ended by SIGKILL" in str(failure.value)
+                assert f"its log is {config.audit}.messages; run" in str(failure.value)
+        assert "listening" in process.error_output()
+    assert "listening" in config.audit.with_name(f"{config.audit.name}.messages").read_text()
+
+
+def test_process_that_is_stopped_has_not_ended_by_itself(config: EkmConfig) -> None:
+    with spawn_ekm(config) as process:
+        process.stop()
+        assert process.how_it_ended() is None
+
+
 def test_key_manager_reports_a_port_in_use_in_one_sentence(
     serving: Serving, config: EkmConfig
 ) -> None:
