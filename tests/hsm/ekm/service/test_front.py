@@ -598,7 +598,9 @@ def test_spawn_ekm_says_how_a_silent_child_ended(
     config: EkmConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\nif 'hsm.ekm.service.front' in sys.orig_argv:\n    os.kill(os.getpid(), 9)\n"
+        "import os, sys\n"
+        "if 'hsm.ekm.service.front' in sys.orig_argv:\n"
+        "    os.kill(os.getpid(), 9)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(EkmError) as failure:
