@@ -8,7 +8,6 @@ PIN.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
@@ -21,22 +20,12 @@ from pathlib import Path
 from typing import Final
 
 from hsm.errors import TaperigError
+from hsm.files import cure
 
 USER_ERROR: Final = 2
 STATE_VARIABLE: Final = "TAPERIG_STATE"
 
 _PACKAGES: Final = Path(__file__).parents[1]
-_CURES: Final = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
-    errno.EACCES: "change its access rights",
-    errno.EPERM: "change its access rights",
-    errno.EROFS: "choose a folder that can be written",
-    errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    errno.ENFILE: "close other programs",
-    errno.ENOMEM: "close other programs",
-}
 _SECRETS: Final = (
     (re.compile(r"\bb(['\"]).*?\1", re.S), "b'...'"),
     (re.compile(r"input_value=.*?(?=, input_type=|\]|$)", re.S), "input_value=..."),
@@ -77,8 +66,9 @@ def _reason(error: BaseException, command: str) -> str:
         return f"{command} ran out of memory; close other programs or give it less data"
     if isinstance(error, OSError) and error.strerror:
         file = f" ({error.filename})" if isinstance(error.filename, str) else ""
-        cure = _CURES.get(error.errno or 0)
-        return f"{command} failed: {error.strerror}{file}" + (f"; {cure}" if cure else "")
+        what_to_do = cure(error)
+        words = f"{command} failed: {error.strerror}{file}"
+        return f"{words}; {what_to_do}" if what_to_do else words
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename.startswith(f"{_PACKAGES}{os.sep}")]
     place = ""

@@ -6,11 +6,36 @@ import select
 import stat
 from io import BufferedReader, FileIO
 from pathlib import Path
+from typing import Final
 
 from hsm.errors import ProvisioningError
 
 PIPE_SECONDS = 5.0
 """How long a pipe or device that is read may give nothing."""
+
+
+_CURES: Final = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EACCES: "change its access rights",
+    errno.EPERM: "change its access rights",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+    errno.ENOMEM: "close other programs",
+}
+
+
+def cure(error: OSError) -> str | None:
+    """Return what to do about an error of the system, as a phrase."""
+    return _CURES.get(error.errno or 0)
+
+
+def reason_and_cure(error: OSError) -> str:
+    """Return what the system said and, where known, what to do."""
+    what = cure(error)
+    return f"{error.strerror}; {what}" if what else str(error.strerror)
 
 
 def open_to_read(path: Path) -> FileIO:
@@ -80,8 +105,9 @@ def private_directory(path: Path) -> None:
             path.chmod(0o700)
     except OSError as error:
         raise ProvisioningError(
-            f"The directory {path} cannot be made ready: {error.strerror}; make it one that you "
-            "may write, or choose another state directory with TAPERIG_STATE."
+            f"The directory {path} cannot be made ready: {error.strerror}; "
+            f"{cure(error) or 'make it one that you may write'}, or choose another state directory "
+            "with TAPERIG_STATE."
         ) from None
 
 
@@ -97,4 +123,6 @@ def write_private(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise ProvisioningError(f"The file {path} cannot be written: {error.strerror}.") from None
+        raise ProvisioningError(
+            f"The file {path} cannot be written: {reason_and_cure(error)}."
+        ) from None

@@ -44,7 +44,7 @@ from hsm.errors import (
     RiskNotAcceptedError,
     TaperigError,
 )
-from hsm.files import private_directory, read_limited, write_private
+from hsm.files import private_directory, read_limited, reason_and_cure, write_private
 from hsm.keys.data_keys import EKM_SIGNING_LABEL
 from hsm.keys.key_generation import (
     ensure_p256,
@@ -63,6 +63,7 @@ from hsm.pkcs11.config import TokenConfig
 from hsm.pkcs11.encoding import spki_der
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.softhsm import (
+    ADMIN_SECRET,
     CONFIGURATION_FILE,
     EKM_TOKEN_LABEL,
     drive_token_label,
@@ -72,7 +73,6 @@ from hsm.pkcs11.softhsm import (
 )
 from hsm.pkcs11.token import Token, open_token
 
-ADMIN_SECRET: Final = "ekm-admin"
 SIGNING: Final = "ekm-signing"
 DRIVE_IDENTITY_LABEL: Final = "taperig drive identity"
 DRIVE_WRAP_LABEL: Final = "taperig drive wrap"
@@ -331,7 +331,13 @@ def main() -> int:
 
 @contextmanager
 def _locked(state_dir: Path) -> Iterator[None]:
-    descriptor = os.open(state_dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path = state_dir / ".lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ProvisioningError(
+            f"The file {path} cannot be made: {reason_and_cure(error)}."
+        ) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

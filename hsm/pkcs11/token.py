@@ -56,6 +56,7 @@ from hsm.pkcs11.length_check import REFUSES_32_BYTES, TAKES_32_BYTES, has_32_byt
 from hsm.pkcs11.module import Module, TemplateMapper, login_error, refusal_name
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.templates import BARE_DATA_KEY, DATA_KEY, OAEP
+from hsm.pkcs11.token_storage import storage_failure
 
 __all__ = ["DataKey", "Token", "TokenConfig", "open_token"]
 
@@ -591,6 +592,10 @@ class Token:
         try:
             yield
         except refusals.PKCS11Error as error:
+            if failure := storage_failure(self._config.softhsm_conf, error):
+                raise TokenRefusedError(
+                    f"The token {self.label} failed to {what}: {failure}."
+                ) from None
             raise TokenRefusedError(
                 f"The token {self.label} refused to {what} ({refusal_name(error)})."
             ) from None

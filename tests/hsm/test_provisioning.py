@@ -27,8 +27,9 @@ from hsm.keys.eedk import KeyLabel
 from hsm.keys.keystore import Keystore
 from hsm.keys.pki import CertificateAuthority, load_certificate
 from hsm.pkcs11.module import Module
-from hsm.pkcs11.pins import ensure_pin_file
+from hsm.pkcs11.pins import PinSource, ensure_pin_file
 from hsm.pkcs11.softhsm import (
+    CONFIGURATION_FILE,
     _init_token,
     ensure_token,
     find_module,
@@ -285,12 +286,110 @@ def test_softhsm_token_without_a_user_pin_is_completed(tmp_path: Path) -> None:
     write_configuration(tmp_path / "lab")
     ensure_pin_file(tmp_path / "lab" / "pins" / "taperig-ekm")
     so_pin = ensure_pin_file(tmp_path / "lab" / "pins" / "taperig-ekm.so").read()
-    with Module(token_config(tmp_path / "lab", "taperig-ekm")) as module:
-        _init_token(module, "taperig-ekm", so_pin)
+    config = token_config(tmp_path / "lab", "taperig-ekm")
+    with Module(config) as module:
+        _init_token(module, "taperig-ekm", so_pin, tmp_path / "lab" / CONFIGURATION_FILE)
     with pytest.raises(TokenRefusedError, match="has no user PIN yet; run `rig hsm init`"):
         open_token(token_config(tmp_path / "lab", "taperig-ekm"))
     open_token(softhsm_token(tmp_path / "lab")).close()
     assert len(list((tmp_path / "lab" / "tokens").iterdir())) == 1
+
+
+_LIMITED = """
+import resource, sys
+from pathlib import Path
+from hsm.errors import ProvisioningError
+from hsm.pkcs11.softhsm import ensure_token
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
+try:
+    ensure_token(Path(sys.argv[1]), "taperig-ekm")
+except ProvisioningError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "what"),
+    [
+        (10, "The file {lab}/pins/taperig-ekm cannot be written: File too large"),
+        (100, "The file {lab}/softhsm2.new.conf cannot be written: File too large"),
+        (250, "could not make the token taperig-ekm: its folder {lab}/tokens.new cannot be writ"),
+        (300, "could not make the token taperig-ekm: its folder {lab}/tokens.new cannot be writ"),
+    ],
+)
+def test_softhsm_token_that_finds_no_room_is_reported_and_made_later(
+    tmp_path: Path, limit: int, what: str
+) -> None:
+    """At 250 bytes SoftHSM reports no error, and no token can be used after it."""
+    lab = tmp_path / "lab"
+    write_configuration(lab)
+    ended = subprocess.run(
+        [sys.executable, "-c", _LIMITED, str(lab), str(limit)], stdout=subprocess.PIPE, text=True
+    )
+    assert what.format(lab=lab) in ended.stdout
+    assert "ulimit -f" in ended.stdout
+    open_token(softhsm_token(lab)).close()
+
+
+_SMALL_DISK = """
+mount -t tmpfs -o size=$2k tmpfs $1
+$3 -m tests.support.provision_worker $1/lab; echo "ended $?"
+mount -o remount,size=4m $1
+$3 -m tests.support.provision_worker $1/lab; echo "ended $?"
+"""
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+    reason="no file system can be mounted here",
+)
+@pytest.mark.parametrize("size", [32, 48, 64, 80])
+def test_provisioning_on_a_full_disk_names_it_and_completes_later(
+    tmp_path: Path, size: int
+) -> None:
+    ended = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", _SMALL_DISK, "sh", tmp_path, str(size), sys.executable],
+        capture_output=True,
+        text=True,
+    )
+    words, first, second = ended.stdout.splitlines()
+    assert (first, second) == ("ended 2", "ended 0"), ended
+    assert str(tmp_path) in words
+    assert "cannot be written" in words
+    assert "No space left on device; free some space" in words
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "a.so"), ("a", "a.partial"), ("%a", "%a.so")])
+def test_softhsm_tokens_of_similar_labels_have_their_own_pins(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    write_configuration(tmp_path)
+    configs = [ensure_token(tmp_path, label) for label in (other, one, "ekm-admin", "%ekm-admin")]
+    files = [source.file for config in configs for source in (config.pin, config.so_pin) if source]
+    assert len(set(files)) == 8
+    assert tmp_path / "pins" / "ekm-admin" not in files, "that is the admin secret"
+    assert len({file.read_bytes() for file in files if file}) == 8
+    for config in configs:
+        open_token(config).close()
+
+
+@pytest.mark.parametrize("label", ["a.so", "100%"])
+def test_softhsm_token_of_an_earlier_version_keeps_its_pin_files(
+    tmp_path: Path, label: str
+) -> None:
+    """Their names were the label itself, and the label with .so."""
+    write_configuration(tmp_path)
+    new = ensure_token(tmp_path, label)
+    for source, name in ((new.pin, label), (new.so_pin, f"{label}.so")):
+        assert source is not None
+        assert source.file is not None
+        source.file.rename(tmp_path / "pins" / name)
+    old = ensure_token(tmp_path, label)
+    assert old.pin == PinSource(file=tmp_path / "pins" / label)
+    open_token(old).close()
+    other = ensure_token(tmp_path, "a")
+    open_token(other).close()
+    open_token(token_config(tmp_path, label)).close()
 
 
 def test_softhsm_token_is_alone_in_its_process(tmp_path: Path) -> None:
