@@ -320,7 +320,7 @@ except ProvisioningError as error:
 def test_softhsm_token_that_finds_no_room_is_reported_and_made_later(
     tmp_path: Path, limit: int, what: str
 ) -> None:
-    """At 250 bytes SoftHSM reports no error, and no token can be used after it."""
+    """At 250 bytes SoftHSM reports no error, and then opens no token."""
     lab = tmp_path / "lab"
     write_configuration(lab)
     ended = subprocess.run(
