@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from rig.engine.traffic_generator import TrafficGenerator
 from rig.lab.model import DriveUnit, Lab
 from rig.results.events import TaskDisplay
 from rig.testbed.boards import open_board
+from rig.testbed.side_by_side import SideBySide
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class StartedDrive:
 
     def __init__(
         self,
-        stack: ExitStack,
+        parts: SideBySide,
         lab: Lab,
         unit: DriveUnit,
         provisioned: ProvisionedLab,
@@ -50,14 +50,14 @@ class StartedDrive:
         waves: Path | None = None,
         log: Path | None = None,
     ) -> None:
-        """Start both; `stack` closes them.
+        """Start both; `parts` closes them.
 
         `board` replaces the drive's own.
         """
         provisioned_drive = provisioned.drive(unit.serial)
         self._unit = unit
         self._authority = load_certificate(provisioned.ca).public_bytes(Encoding.DER)
-        self._board: Board = stack.enter_context(
+        self._board: Board = parts.enter_context(
             open_board(
                 lab,
                 board or unit.board,
@@ -67,7 +67,7 @@ class StartedDrive:
                 log=log,
             )
         )
-        self._element = stack.enter_context(
+        self._element = parts.enter_context(
             SecureElement.spawn(SecureElementConfig.of(provisioned_drive))
         )
 

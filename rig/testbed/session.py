@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from rig.results.events import EventLog, TaskDisplay
 from rig.testbed import key_managers
 from rig.testbed.drives import OpenDrive, StartedDrive
 from rig.testbed.key_managers import open_proxy
+from rig.testbed.side_by_side import SideBySide
 from rig.ve.ekm.proxy import EkmProxy
 
 Phase = Callable[[str], AbstractContextManager[object]]
@@ -71,7 +71,7 @@ def open_session(
     `board` takes the place of the drives' own; `waves` and `log` are files for its simulation.
     Raises EkmUnavailable, with `reach_key_manager`, when no key manager answers.
     """
-    with _closed_side_by_side() as (hardware, managers):
+    with SideBySide() as parts:
         with phase("keys"), report.task("preparing tokens, keys and certificates"):
             provisioned = key_managers.provision(lab, state, [unit.serial for unit in units])
             if reach_key_manager:
@@ -80,12 +80,12 @@ def open_session(
         with phase("board"):
             started = [
                 StartedDrive(
-                    hardware, lab, unit, provisioned, report, board=board, waves=waves, log=log
+                    parts, lab, unit, provisioned, report, board=board, waves=waves, log=log
                 )
                 for unit in units
             ]
         with phase("key managers"), report.task("starting the key managers"):
-            proxy = managers.enter_context(open_proxy(lab, lab.ekms_of(node), provisioned, events))
+            proxy = parts.enter_context(open_proxy(lab, lab.ekms_of(node), provisioned, events))
             if reach_key_manager:
                 proxy.connect()
             proxy.watch()
@@ -103,19 +103,3 @@ def open_session(
         yield LabSession(
             lab, node, provisioned, tuple(opened), proxy, events, administered, external
         )
-
-
-@contextmanager
-def _closed_side_by_side() -> Iterator[tuple[ExitStack, ExitStack]]:
-    """Yield two stacks that are closed at the same time.
-
-    Processes take a while to end.
-    """
-    one, other = ExitStack(), ExitStack()
-    with ThreadPoolExecutor(1, thread_name_prefix="close") as beside:
-        try:
-            yield one, other
-        finally:
-            closing = beside.submit(other.close)
-            one.close()
-            closing.result()
