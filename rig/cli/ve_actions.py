@@ -21,9 +21,9 @@ from rig.cli.ve_common import (
     ManagementClassOption,
     ReplaceOption,
     StorageGroupOption,
-    in_cache,
     open_catalogue_of,
     open_node_of,
+    read_into_folder,
     reclaim_app,
     refuse_existing,
     ve_app,
@@ -365,27 +365,10 @@ def read(
     """Read logical volumes into files, recalled from tape where needed."""
     import shutil
 
-    from hsm.errors import TaperigError
+    def copy(_name: str, source: Path, target: Path, _now: float) -> None:
+        shutil.copyfile(source, target)
 
-    rows = []
-    cached = in_cache(lab_of(lab), node, names)
-    with open_node_of(lab, node, drives=not cached, quiet=as_json) as (opened, _):
-        for name in names:
-            source, target = opened.read(name), out / name
-            try:
-                out.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
-            except OSError as error:
-                raise TaperigError(
-                    f"{name} cannot be put at {target} ({error.strerror}); choose another --out."
-                ) from None
-            finally:
-                opened.release(name)
-            rows.append({"volume": name, "file": str(target)})
-            if not as_json:
-                print(f"{name}  {target}")
-    if as_json:
-        print_json(rows)
+    read_into_folder(out, names, copy, lab=lab, node=node, as_json=as_json)
 
 
 @ve_app.command("expire", rich_help_panel=VOLUMES)

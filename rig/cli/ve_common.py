@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rig.cli.help import CommandLine
-from rig.cli.options import OptionError, lab_of
+from rig.cli.options import OptionError, lab_of, print_json
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -95,12 +95,44 @@ def open_node_of(
         yield opened, report
 
 
-def in_cache(lab: Lab, node: str | None, names: list[str]) -> bool:
-    """Return whether all these volumes are in the cache, so need no drive."""
+def read_into_folder(
+    out: Path,
+    names: list[str],
+    copy: Callable[[str, Path, Path, float], None],
+    *,
+    suffix: str = "",
+    lab: Path | None,
+    node: str | None,
+    as_json: bool,
+) -> None:
+    """Read logical volumes into files of a folder; print their names.
+
+    `copy` is called with a volume's name, its file in the cache, the file to write and the node's
+    time. Drives are started only when a volume is not in the cache.
+    """
+    from hsm.errors import TaperigError
     from rig.ve import operator_views
 
-    with open_catalogue_of(lab, node) as (session, _, _):
-        return all(row["in_cache"] for row in operator_views.volumes(session, names))
+    with open_catalogue_of(lab_of(lab), node) as (session, _, _):
+        cached = all(row["in_cache"] for row in operator_views.volumes(session, names))
+    rows = []
+    with open_node_of(lab, node, drives=not cached, quiet=as_json) as (opened, _):
+        for name in names:
+            source, target = opened.read(name), out / f"{name}{suffix}"
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                copy(name, source, target, opened.clock.now())
+            except OSError as error:
+                raise TaperigError(
+                    f"{name} cannot be put at {target} ({error.strerror}); choose another --out."
+                ) from None
+            finally:
+                opened.release(name)
+            rows.append({"volume": name, "file": str(target)})
+            if not as_json:
+                print(f"{name}  {target}")
+    if as_json:
+        print_json(rows)
 
 
 def refuse_existing(node: Node, names: list[str]) -> None:

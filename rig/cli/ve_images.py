@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from rig.cli.options import JsonOption, LabOption, NodeOption, lab_of, print_json
+from rig.cli.options import JsonOption, LabOption, NodeOption, print_json
 from rig.cli.ve_common import (
     VOLUMES,
     ManagementClassOption,
     ReplaceOption,
     StorageGroupOption,
-    in_cache,
     open_node_of,
+    read_into_folder,
     refuse_existing,
     ve_app,
 )
@@ -67,26 +67,10 @@ def export_images(
     """Export logical volumes as AWSTAPE images with standard labels."""
     import datetime
 
-    from hsm.errors import TaperigError
     from rig.ve.volumes.image_transfer import export_image
 
-    rows = []
-    cached = in_cache(lab_of(lab), node, names)
-    with open_node_of(lab, node, drives=not cached, quiet=as_json) as (opened, _):
-        today = datetime.datetime.fromtimestamp(opened.clock.now(), datetime.UTC).date()
-        for name in names:
-            target = out / f"{name}.aws"
-            try:
-                out.mkdir(parents=True, exist_ok=True)
-                export_image(name, opened.read(name), target, today)
-            except OSError as error:
-                raise TaperigError(
-                    f"{name} cannot be put at {target} ({error.strerror}); choose another --out."
-                ) from None
-            finally:
-                opened.release(name)
-            rows.append({"volume": name, "file": str(target)})
-            if not as_json:
-                print(f"{name}  {target}")
-    if as_json:
-        print_json(rows)
+    def copy(name: str, source: Path, target: Path, now: float) -> None:
+        today = datetime.datetime.fromtimestamp(now, datetime.UTC).date()
+        export_image(name, source, target, today)
+
+    read_into_folder(out, names, copy, suffix=".aws", lab=lab, node=node, as_json=as_json)
