@@ -23,7 +23,7 @@ from rig.ve.ekm.relay import NoKeyManager, OneAtATime, Relay
 from rig.ve.reclaim_planner import ReclaimPlan, plan_reclaim
 from rig.ve.tape.jobs import NodeParts, TapeJobs
 from rig.ve.tape.rekey import RekeyReport, rekey_to_pool
-from rig.ve.tape.sequences import ReportProgress, VirtualizationEngine
+from rig.ve.tape.sequences import DriveSequences, ReportProgress
 
 NO_KEY_MANAGER = "no key manager"
 
@@ -82,10 +82,10 @@ class Scheduler:
         if proxy is not None:
             relay = OneAtATime(proxy, self._clear_no_key_manager)
         for drive in reversed(drives):
-            engine = VirtualizationEngine(
+            sequences = DriveSequences(
                 drive, relay, parts.cartridges, events, self._report_progress
             )
-            self._idle.put(TapeJobs(parts, engine))
+            self._idle.put(TapeJobs(parts, sequences))
         self.progress: ReportProgress = lambda done, total: None
         self._stopping = threading.Event()
         self._enter_drives(drives)
@@ -120,7 +120,7 @@ class Scheduler:
     def rekey(self, volser: str) -> RekeyReport:
         """Rekey a cartridge, with a drive, to its pool's current keys."""
         with self._drive() as work, self._reporting_no_key_manager():
-            return rekey_to_pool(work.parts, work.engine, volser)
+            return rekey_to_pool(work.parts, work.sequences, volser)
 
     def work(self, *, reclaim: bool = False) -> WorkReport:
         """Run the queued tape jobs on all drives, until none is left to run.

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from hdl.sim.wire import Kind
 from rig.board.sim import SimBoard
 
 StartBoard = Callable[..., SimBoard]
@@ -16,6 +17,15 @@ def write_transport_key(path: Path, key: bytes) -> Path:
     path.touch(mode=0o600)
     path.write_text(key.hex() + "\n")
     return path
+
+
+def peek(board: SimBoard, path: str) -> bytes:
+    """Return the value of a signal in the gates, big endian.
+
+    Below the top this works only in a build with probes.
+    """
+    name = path.encode()
+    return bytes(board._request(Kind.PEEK, 1, 0, len(name), name))
 
 
 class BoardWrapper:

@@ -31,9 +31,9 @@ from rig.results.events import EventLog
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.tape.cartridge_store import CartridgeStore
-from rig.ve.tape.sequences import VirtualizationEngine
+from rig.ve.tape.sequences import DriveSequences
 from rig.ve.volumes.logical_volume import VolumeFile, VolumeHeader
-from tests.support.boards import BoardWrapper
+from tests.support.boards import BoardWrapper, peek
 from tests.support.key_rows import from_rows
 from tests.support.provisioned import provision_lab
 from tests.support.tape_site import ekm_settings
@@ -77,7 +77,7 @@ class StopAtFirst(CompareSink):
             return
         print(json.dumps(self._pids), flush=True)
         sys.stdin.readline()
-        words = self._board.peek(KEY_SCHEDULE)
+        words = peek(self._board, KEY_SCHEDULE)
         # The first round key is the lowest 128 bits.
         self.planted = b"".join(from_rows(words[i - 16 : i]) for i in range(len(words), 0, -16))
         print(self.planted.hex(), flush=True)
@@ -122,9 +122,9 @@ def main() -> None:
         volser = "TAP001"
         Cartridge.create(cartridges.path(volser), volser)
         drive = Drive(engine, element, SERIAL, "TS1120", ekm_ca_der=ca)
-        ve = VirtualizationEngine(drive, proxy, cartridges, EventLog())
-        ve.write_from_bot(pool, volumes[:-1], volser)
-        ve.append(volser, volumes[-1:])
+        sequences = DriveSequences(drive, proxy, cartridges, EventLog())
+        sequences.write_from_bot(pool, volumes[:-1], volser)
+        sequences.append(volser, volumes[-1:])
         pids = {
             "rig": os.getpid(),
             "key manager": ekm.pid,
@@ -132,7 +132,7 @@ def main() -> None:
             "secure element": element.pid,
         }
         sink = StopAtFirst(volumes, pids, board)
-        ve.read(volser, sink)
+        sequences.read(volser, sink)
         assert sink.all_equal
         assert not engine.key_valid
     print("done", flush=True)

@@ -29,7 +29,7 @@ from rig.results.events import EventLog
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.tape.cartridge_store import CartridgeStore
-from rig.ve.tape.sequences import VirtualizationEngine
+from rig.ve.tape.sequences import DriveSequences
 from rig.ve.volumes.logical_volume import VolumeFile
 from tests.support.ekm_lab import SoftKek
 from tests.support.provisioned import provision_lab
@@ -56,15 +56,15 @@ class Site:
 
     def fixture(
         self, folder: Path, *pools: PoolSettings, proxy: EkmProxy | None = None
-    ) -> VeFixture:
-        """Return a VE with cartridges and pools of a test's own."""
+    ) -> DriveFixture:
+        """Return a drive with cartridges and pools of a test's own."""
         self.relayed.clear()
         events = EventLog()
         cartridges = CartridgeStore(folder / "cartridges")
         drive = self.drive()
-        ve = VirtualizationEngine(drive, proxy or self.proxy, cartridges, events)
+        sequences = DriveSequences(drive, proxy or self.proxy, cartridges, events)
         settings = {pool.number: pool for pool in pools}
-        return VeFixture(self, ve, drive, cartridges, settings, events, folder)
+        return DriveFixture(self, sequences, drive, cartridges, settings, events, folder)
 
     def endpoint(self, ekm: EkmProcess) -> EkmEndpoint:
         """Where the VE finds a key manager."""
@@ -72,11 +72,11 @@ class Site:
 
 
 @dataclass
-class VeFixture:
-    """A VE with a drive, pools and cartridges, without a catalogue."""
+class DriveFixture:
+    """A drive's sequences, pools and cartridges, without a catalogue."""
 
     site: Site
-    ve: VirtualizationEngine
+    sequences: DriveSequences
     drive: Drive
     cartridges: CartridgeStore
     pools: dict[int, PoolSettings]
@@ -108,7 +108,7 @@ class VeFixture:
         chosen = volser or next(iter(scratch), None)
         if chosen is None:
             chosen = self.add(f"TAP{len(self.pool_of) + 1:03}", pool)
-        self.ve.write_from_bot(self.pools[pool], volumes, chosen)
+        self.sequences.write_from_bot(self.pools[pool], volumes, chosen)
         self.scratch.discard(chosen)
         return chosen
 

@@ -27,7 +27,7 @@ from rig.ve.catalogue.schema import CopyRow, DriveRow, LogicalRow, PhysicalRow, 
 from rig.ve.catalogue.transactions import Reservation
 from rig.ve.tape.cartridge_locks import CartridgeLocks
 from rig.ve.tape.cartridge_store import CartridgeStore
-from rig.ve.tape.sequences import VirtualizationEngine
+from rig.ve.tape.sequences import DriveSequences
 from rig.ve.volumes.logical_volume import VolumeError, VolumeFile, VolumeFileError
 from rig.ve.volumes.tape_volume_cache import Cache, RecallSink
 
@@ -88,10 +88,10 @@ CompleteWrite = Callable[[Session, Written], None]
 class TapeJobs:
     """The tape jobs of one drive."""
 
-    def __init__(self, parts: NodeParts, engine: VirtualizationEngine) -> None:
-        """Work with a drive's virtualization engine."""
+    def __init__(self, parts: NodeParts, sequences: DriveSequences) -> None:
+        """Work with a drive's sequences."""
         self.parts = parts
-        self.engine = engine
+        self.sequences = sequences
 
     # Cache to tape
 
@@ -196,9 +196,9 @@ class TapeJobs:
                 chosen = settings.pool(session, pool)
             files = [each.file() for each in fitting]
             if target.from_bot:
-                self.engine.write_from_bot(chosen, files, target.volser)
+                self.sequences.write_from_bot(chosen, files, target.volser)
             else:
-                self.engine.append(target.volser, files)
+                self.sequences.append(target.volser, files)
             facts = parts.cartridges.facts(target.volser)
             now = parts.clock.now()
             with parts.catalogue.transaction() as session:
@@ -247,7 +247,7 @@ class TapeJobs:
         try:
             parts.catalogue.backup(backup)
             volume = VolumeFile.of(BACKUP_NAME, backup)
-            self.engine.append(volser, [volume])
+            self.sequences.append(volser, [volume])
         finally:
             backup.unlink(missing_ok=True)
         facts = parts.cartridges.facts(volser)
@@ -303,7 +303,7 @@ class TapeJobs:
         runs = [range(copy.first_block, copy.first_block + copy.blocks) for copy in copies]
         with into.incoming() as incoming:
             sink = RecallSink(incoming, expected)
-            self.engine.read(volser, sink, expected.keys(), runs)
+            self.sequences.read(volser, sink, expected.keys(), runs)
             incoming.commit()
         if missing := sorted(expected.keys() - set(sink.stored)):
             raise TaperigError(
@@ -340,7 +340,7 @@ class TapeJobs:
         They are to hold volumes of these names and SHA-256s.
         """
         try:
-            report = self.engine.read(volser, at=runs)
+            report = self.sequences.read(volser, at=runs)
         except TaperigError as error:
             return str(error)
         there = [(header.name, header.sha256) for header in report.volumes]
@@ -436,7 +436,7 @@ class TapeJobs:
             raise
 
     def _enter_mount(self, session: Session, volser: str) -> None:
-        row = session.get_one(DriveRow, self.engine.drive.serial)
+        row = session.get_one(DriveRow, self.sequences.drive.serial)
         row.mounts += 1
         row.volser = volser
 

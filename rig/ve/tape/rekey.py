@@ -28,7 +28,7 @@ from rig.ve.catalogue.schema import keys_json
 from rig.ve.ekm.relay import Relay
 from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.jobs import NodeParts
-from rig.ve.tape.sequences import VirtualizationEngine
+from rig.ve.tape.sequences import DriveSequences
 
 REKEY_STEPS = {
     "REKEY-1": "mount the physical volume",
@@ -134,7 +134,7 @@ def rekeyable(session: Session, volser: str) -> PoolSettings:
     return pool
 
 
-def rekey_to_pool(parts: NodeParts, engine: VirtualizationEngine, volser: str) -> RekeyReport:
+def rekey_to_pool(parts: NodeParts, sequences: DriveSequences, volser: str) -> RekeyReport:
     """Rekey a node's cartridge to its pool's current keys.
 
     Until the cartridge surely has the new EEDKs only, the catalogue names old and new keys: a key
@@ -151,10 +151,10 @@ def rekey_to_pool(parts: NodeParts, engine: VirtualizationEngine, volser: str) -
             row.keys = before + [key for key in new if key not in before]
         try:
             report = rekey(
-                engine.drive,
-                engine.proxy,
+                sequences.drive,
+                sequences.proxy,
                 parts.cartridges,
-                engine.events,
+                sequences.events,
                 volser,
                 pool.keys,
                 allow_public_only=pool.allow_public_only,

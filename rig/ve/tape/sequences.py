@@ -1,6 +1,6 @@
 """The sequences of the VE: write from BOT, append, read.
 
-A virtualization engine mounts cartridges, configures its drive, relays the key exchange and moves
+The virtualization engine mounts cartridges, configures a drive, relays the key exchange and moves
 data. Each numbered step (`STEPS`) is recorded as an event with its time, duration and outcome. The
 error of a failed step is raised after the demount.
 """
@@ -47,8 +47,8 @@ class ReadReport:
     bytes: int  # of the whole volumes
 
 
-class VirtualizationEngine:
-    """One VE with one drive."""
+class DriveSequences:
+    """The sequences of one drive: mount, key exchange, data, demount."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ from rig.drive.drive import Block, Drive
 from rig.drive.sense import KEY_FAIL_LIMIT, DriveError, KeyRequired, Sense, sense_of
 from rig.engine.driver import Operation, Record, RecordStatus
 from rig.ve.catalogue.model import PoolSettings
-from tests.support.tape_site import Site, VeFixture
+from tests.support.tape_site import DriveFixture, Site
 
 LABELS = (KeyLabel("KEK 1"),)
 ENCRYPTED = PoolSettings(2, True, LABELS)
@@ -35,12 +35,12 @@ CLEAR = PoolSettings(1)
 
 
 @pytest.fixture
-def fixture(site: Site, tmp_path: Path) -> VeFixture:
+def fixture(site: Site, tmp_path: Path) -> DriveFixture:
     return site.fixture(tmp_path, CLEAR, ENCRYPTED)
 
 
 @contextmanager
-def mounted(fixture: VeFixture, volser: str, *, write: bool = False) -> Iterator[Drive]:
+def mounted(fixture: DriveFixture, volser: str, *, write: bool = False) -> Iterator[Drive]:
     """Mount as the VE does, but leave the commands to the test."""
     with fixture.cartridges.mounted(volser, write=write) as cartridge:
         fixture.drive.load(cartridge)
@@ -51,20 +51,20 @@ def mounted(fixture: VeFixture, volser: str, *, write: bool = False) -> Iterator
                 fixture.drive.unload()
 
 
-def exchange(fixture: VeFixture, drive: Drive) -> KeyGrant:
+def exchange(fixture: DriveFixture, drive: Drive) -> KeyGrant:
     session = drive.key_session()
-    fixture.ve.proxy.exchange(session)
+    fixture.sequences.proxy.exchange(session)
     return session.grant
 
 
-def set_key(fixture: VeFixture, command: Callable[[], object]) -> None:
+def set_key(fixture: DriveFixture, command: Callable[[], object]) -> None:
     """Give a command that needs a key, and have the key set."""
     with pytest.raises(KeyRequired):
         command()
     fixture.drive.accept_key(exchange(fixture, fixture.drive))
 
 
-def read_all(fixture: VeFixture, volser: str) -> list[Block]:
+def read_all(fixture: DriveFixture, volser: str) -> list[Block]:
     """Read a cartridge to its end, block by block."""
     blocks: list[Block] = []
     with mounted(fixture, volser) as drive:
@@ -76,7 +76,7 @@ def read_all(fixture: VeFixture, volser: str) -> list[Block]:
     return blocks
 
 
-def sense(fixture: VeFixture, volser: str) -> tuple[Sense, int]:
+def sense(fixture: DriveFixture, volser: str) -> tuple[Sense, int]:
     """Read until it fails; return the sense and how many blocks came before."""
     count = 0
     with mounted(fixture, volser) as drive:
@@ -97,7 +97,7 @@ def sense(fixture: VeFixture, volser: str) -> tuple[Sense, int]:
 
 
 @pytest.mark.rule("BOT-2b", "APP-2b", "APP-2c", "READ-2b")
-def test_drive_asks_for_a_key_when_data_needs_it_and_not_before(fixture: VeFixture) -> None:
+def test_drive_asks_for_a_key_when_data_needs_it_and_not_before(fixture: DriveFixture) -> None:
     fixture.add("TAP001", 2)
     with mounted(fixture, "TAP001", write=True) as drive:
         with pytest.raises(DriveError, match="no need of a data key"):
@@ -106,18 +106,18 @@ def test_drive_asks_for_a_key_when_data_needs_it_and_not_before(fixture: VeFixtu
         with pytest.raises(KeyRequired) as raised:
             drive.write([Block(b"data")])
         assert raised.value.sense is Sense.KEY_GENERATE
-        assert not drive.key_set
+        assert not fixture.site.engine.key_valid
         drive.accept_key(exchange(fixture, drive))
-        assert drive.key_set
         assert fixture.site.engine.key_valid
         drive.write([Block(b"data"), Block(b"label", label=True)])
         assert drive.position == 2
     assert not fixture.site.engine.key_valid
+    with Cartridge.open(fixture.cartridges.path("TAP001")) as cartridge:
+        assert [h.block for h in cartridge.headers if Flags.LABEL in h.flags] == [1]
     with mounted(fixture, "TAP001", write=True) as drive:
         assert drive.encrypting
         assert drive.locate_append_point() == 2
-        assert drive.label_positions() == [1]
-        assert not drive.key_set
+        assert not fixture.site.engine.key_valid
         with pytest.raises(KeyRequired) as raised:
             drive.write([Block(b"more")])
         assert raised.value.sense is Sense.KEY_TRANSLATE
@@ -132,7 +132,7 @@ def test_drive_asks_for_a_key_when_data_needs_it_and_not_before(fixture: VeFixtu
 
 
 @pytest.mark.rule("CART-4", "BOT-5")
-def test_drive_names_the_cartridge_by_the_id_in_its_memory(fixture: VeFixture) -> None:
+def test_drive_names_the_cartridge_by_the_id_in_its_memory(fixture: DriveFixture) -> None:
     """The id stays when the cartridge is written from BOT again."""
     fixture.add("TAP001", 2)
     asked = []
@@ -155,7 +155,7 @@ def test_drive_names_the_cartridge_by_the_id_in_its_memory(fixture: VeFixture) -
 
 
 @pytest.mark.rule("BOT-4")
-def test_drive_has_no_key_after_a_demount_or_at_the_next_mount(fixture: VeFixture) -> None:
+def test_drive_has_no_key_after_a_demount_or_at_the_next_mount(fixture: DriveFixture) -> None:
     engine, element = fixture.site.engine, fixture.site.element
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     with mounted(fixture, volser) as drive:
@@ -178,7 +178,7 @@ def test_drive_has_no_key_after_a_demount_or_at_the_next_mount(fixture: VeFixtur
             drive.read()
 
 
-def test_drive_asks_again_for_a_key_that_was_lost(fixture: VeFixture) -> None:
+def test_drive_asks_again_for_a_key_that_was_lost(fixture: DriveFixture) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     with mounted(fixture, volser, write=True) as drive:
         set_key(fixture, drive.read)
@@ -187,7 +187,7 @@ def test_drive_asks_again_for_a_key_that_was_lost(fixture: VeFixture) -> None:
         with pytest.raises(KeyRequired, match="gone from its hardware") as raised:
             drive.read()
         assert raised.value.sense is Sense.KEY_REQUIRED
-        assert not drive.key_set
+        assert not fixture.site.engine.key_valid
         drive.accept_key(exchange(fixture, drive))
         after = drive.read()
         drive.write([Block(b"one")])
@@ -204,7 +204,7 @@ def test_drive_asks_again_for_a_key_that_was_lost(fixture: VeFixture) -> None:
 
 
 @pytest.mark.rule("KEY-1", "BOT-5")
-def test_drive_writes_from_bot_under_no_key_set_for_reading(fixture: VeFixture) -> None:
+def test_drive_writes_from_bot_under_no_key_set_for_reading(fixture: DriveFixture) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     before = fixture.tape(volser)
     with mounted(fixture, volser, write=True) as drive:
@@ -217,7 +217,7 @@ def test_drive_writes_from_bot_under_no_key_set_for_reading(fixture: VeFixture) 
     assert fixture.tape(volser) == before
 
 
-def test_drive_appends_after_its_key_was_lost_in_a_write_from_bot(fixture: VeFixture) -> None:
+def test_drive_appends_after_its_key_was_lost_in_a_write_from_bot(fixture: DriveFixture) -> None:
     fixture.add("TAP001", 2)
     with mounted(fixture, "TAP001", write=True) as drive:
         drive.set_encryption(LABELS)
@@ -236,7 +236,7 @@ def test_drive_appends_after_its_key_was_lost_in_a_write_from_bot(fixture: VeFix
 
 
 @pytest.mark.rule("READ-2d", "APP-2e")
-def test_drive_refuses_the_key_of_another_cartridge_before_use(fixture: VeFixture) -> None:
+def test_drive_refuses_the_key_of_another_cartridge_before_use(fixture: DriveFixture) -> None:
     first = fixture.write_from_bot(2, fixture.volumes(100))
     second = fixture.write_from_bot(2, fixture.volumes(100))
     before = fixture.tape(first)
@@ -265,7 +265,7 @@ def test_drive_refuses_the_key_of_another_cartridge_before_use(fixture: VeFixtur
 
 @pytest.mark.rule("KEY-12", "BOT-2d")
 @pytest.mark.parametrize("sedk", [b"", bytes(256), b"\xff" * 256, bytes(10_000)])
-def test_drive_refuses_an_sedk_that_does_not_unwrap(fixture: VeFixture, sedk: bytes) -> None:
+def test_drive_refuses_an_sedk_that_does_not_unwrap(fixture: DriveFixture, sedk: bytes) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     with mounted(fixture, volser) as drive:
         with pytest.raises(DriveError) as caught:
@@ -308,7 +308,7 @@ def put_record(path: Path, offset: int, header: RecordHeader, payload: bytes) ->
 
 @pytest.mark.rule("READ-2e")
 @pytest.mark.parametrize("where", ["first byte", "last byte", "tag", "iv", "flags"])
-def test_drive_decrypts_no_altered_record(fixture: VeFixture, where: str) -> None:
+def test_drive_decrypts_no_altered_record(fixture: DriveFixture, where: str) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(1000))
     path = fixture.cartridges.path(volser)
     offset, header, payload = stored(path, 1)
@@ -334,7 +334,7 @@ def test_drive_decrypts_no_altered_record(fixture: VeFixture, where: str) -> Non
         assert len(drive.read()) == 1
 
 
-def test_drive_distinguishes_damage_from_alteration(fixture: VeFixture) -> None:
+def test_drive_distinguishes_damage_from_alteration(fixture: DriveFixture) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(1000))
     path = fixture.cartridges.path(volser)
     offset, _, _ = stored(path, 1)
@@ -350,7 +350,7 @@ def test_drive_distinguishes_damage_from_alteration(fixture: VeFixture) -> None:
 
 
 @pytest.mark.rule("READ-2e")
-def test_drive_decrypts_no_swapped_records(fixture: VeFixture) -> None:
+def test_drive_decrypts_no_swapped_records(fixture: DriveFixture) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(100, 100))
     path = fixture.cartridges.path(volser)
     first_offset, first, first_payload = stored(path, 1)
@@ -361,7 +361,7 @@ def test_drive_decrypts_no_swapped_records(fixture: VeFixture) -> None:
 
 
 @pytest.mark.rule("READ-2e")
-def test_drive_decrypts_no_record_of_another_cartridge(fixture: VeFixture) -> None:
+def test_drive_decrypts_no_record_of_another_cartridge(fixture: DriveFixture) -> None:
     volumes = fixture.volumes(100)
     first, second = (fixture.write_from_bot(2, volumes) for _ in range(2))
     offset, _, _ = stored(fixture.cartridges.path(first), 1)
@@ -371,7 +371,7 @@ def test_drive_decrypts_no_record_of_another_cartridge(fixture: VeFixture) -> No
 
 
 @pytest.mark.rule("READ-2e", "BOT-5")
-def test_drive_decrypts_no_record_older_than_the_write_from_bot(fixture: VeFixture) -> None:
+def test_drive_decrypts_no_record_older_than_the_write_from_bot(fixture: DriveFixture) -> None:
     volumes = fixture.volumes(100)
     volser = fixture.write_from_bot(2, volumes)
     path = fixture.cartridges.path(volser)
@@ -383,7 +383,7 @@ def test_drive_decrypts_no_record_older_than_the_write_from_bot(fixture: VeFixtu
 
 
 @pytest.mark.rule("READ-2d")
-def test_drive_gets_no_key_for_a_cartridge_under_another_volser(fixture: VeFixture) -> None:
+def test_drive_gets_no_key_for_a_cartridge_under_another_volser(fixture: DriveFixture) -> None:
     """All of a cartridge is copied, and its memory adapted."""
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     fixture.add("OTHER1", 2)
@@ -400,7 +400,7 @@ def test_drive_gets_no_key_for_a_cartridge_under_another_volser(fixture: VeFixtu
 
 
 @pytest.mark.rule("READ-2d")
-def test_drive_refuses_the_key_of_older_eedks(fixture: VeFixture) -> None:
+def test_drive_refuses_the_key_of_older_eedks(fixture: DriveFixture) -> None:
     """The older EEDKs of a VOLSER unwrap, but to another key."""
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
@@ -410,7 +410,7 @@ def test_drive_refuses_the_key_of_older_eedks(fixture: VeFixture) -> None:
     assert sense(fixture, volser) == (Sense.WRONG_KEY, 0)
 
 
-def test_drive_refuses_clear_data_on_an_encrypted_cartridge(fixture: VeFixture) -> None:
+def test_drive_refuses_clear_data_on_an_encrypted_cartridge(fixture: DriveFixture) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     path = fixture.cartridges.path(volser)
     offset, header, payload = stored(path, 1)
@@ -419,7 +419,7 @@ def test_drive_refuses_clear_data_on_an_encrypted_cartridge(fixture: VeFixture) 
     assert sense(fixture, volser) == (Sense.UNENCRYPTED_DATA, 1)
 
 
-def test_drive_refuses_encrypted_data_on_a_clear_cartridge(fixture: VeFixture) -> None:
+def test_drive_refuses_encrypted_data_on_a_clear_cartridge(fixture: DriveFixture) -> None:
     volser = fixture.write_from_bot(1, fixture.volumes(100))
     path = fixture.cartridges.path(volser)
     offset, header, payload = stored(path, 1)
@@ -428,7 +428,7 @@ def test_drive_refuses_encrypted_data_on_a_clear_cartridge(fixture: VeFixture) -
     assert sense(fixture, volser) == (Sense.UNABLE_TO_DECRYPT, 1)
 
 
-def test_drive_reports_a_damaged_clear_block_as_read_error(fixture: VeFixture) -> None:
+def test_drive_reports_a_damaged_clear_block_as_read_error(fixture: DriveFixture) -> None:
     volser = fixture.write_from_bot(1, fixture.volumes(100))
     path = fixture.cartridges.path(volser)
     offset, _, _ = stored(path, 1)
@@ -439,7 +439,7 @@ def test_drive_reports_a_damaged_clear_block_as_read_error(fixture: VeFixture) -
 
 
 @pytest.mark.parametrize("pool", [1, 2])
-def test_drive_reads_up_to_a_damaged_header(fixture: VeFixture, pool: int) -> None:
+def test_drive_reads_up_to_a_damaged_header(fixture: DriveFixture, pool: int) -> None:
     volser = fixture.write_from_bot(pool, fixture.volumes(100, 100))
     path = fixture.cartridges.path(volser)
     offset, _, _ = stored(path, 4)
@@ -456,7 +456,7 @@ def test_drive_reads_up_to_a_damaged_header(fixture: VeFixture, pool: int) -> No
 
 
 @pytest.mark.rule("APP-2e")
-def test_drive_appends_nothing_with_a_changed_key_check(fixture: VeFixture) -> None:
+def test_drive_appends_nothing_with_a_changed_key_check(fixture: DriveFixture) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     path = fixture.cartridges.path(volser)
     put_memory(path, lambda memory: replace(memory, key_check=bytes(16)))
@@ -472,12 +472,12 @@ def test_drive_appends_nothing_with_a_changed_key_check(fixture: VeFixture) -> N
 # The order of commands
 
 
-def make_other(fixture: VeFixture) -> Cartridge:
+def make_other(fixture: DriveFixture) -> Cartridge:
     fixture.add("OTHER1", 1)
     return Cartridge.open(fixture.cartridges.path("OTHER1"))
 
 
-def test_drive_refuses_commands_out_of_order(fixture: VeFixture) -> None:
+def test_drive_refuses_commands_out_of_order(fixture: DriveFixture) -> None:
     drive = fixture.drive
     for command in (
         drive.unload,
@@ -528,7 +528,7 @@ def test_drive_refuses_commands_out_of_order(fixture: VeFixture) -> None:
     assert [block.data for block in read_all(fixture, volser)][3:] == [b"x", b"y"]
 
 
-def test_drive_reads_whole_blocks_up_to_the_bytes_asked_for(fixture: VeFixture) -> None:
+def test_drive_reads_whole_blocks_up_to_the_bytes_asked_for(fixture: DriveFixture) -> None:
     fixture.add("TAP001", 1)
     with mounted(fixture, "TAP001", write=True) as drive:
         drive.set_encryption(None)
@@ -541,7 +541,7 @@ def test_drive_reads_whole_blocks_up_to_the_bytes_asked_for(fixture: VeFixture) 
 
 
 def test_drive_reports_an_engine_that_does_not_zeroize(
-    fixture: VeFixture, monkeypatch: pytest.MonkeyPatch
+    fixture: DriveFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volser = fixture.write_from_bot(2, fixture.volumes(100))
     with mounted(fixture, volser) as drive:

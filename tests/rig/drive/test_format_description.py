@@ -52,7 +52,7 @@ def test_format_description_suffices_to_read_with_a_kek(
     volumes = fixture.volumes(0, 1, 262144, 300_001)
     volser = fixture.write_from_bot(4, volumes)
     more = fixture.volumes(70_000, 16)
-    fixture.ve.append(volser, more)
+    fixture.sequences.append(volser, more)
     kek = tmp_path / "kek.pem"
     kek.write_bytes(site.outside.pem)
     done = read_by_hand(tmp_path, fixture.cartridges.path(volser), kek)
@@ -98,7 +98,7 @@ def test_show_prints_labels_or_hashes_and_never_a_key(site: Site, tmp_path: Path
     keys = (KeyLabel("KEK 1"), KeyLabel(site.outside.label, KeyMode.HASH))
     fixture = site.fixture(tmp_path, PoolSettings(4, True, keys))
     volser = fixture.write_from_bot(4, fixture.volumes(600_000, 10))
-    fixture.ve.append(volser, fixture.volumes(20))
+    fixture.sequences.append(volser, fixture.volumes(20))
     shown = show(fixture.cartridges.path(volser))
     assert (shown["volser"], shown["format"]) == (volser, "encrypted")
     first, second = shown["eedks"]

@@ -26,7 +26,7 @@ from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy
 from tests.support.ekm_lab import SoftKek
 from tests.support.provisioned import provision_lab
-from tests.support.tape_site import SERIAL, Site, VeFixture, ekm_settings
+from tests.support.tape_site import SERIAL, DriveFixture, Site, ekm_settings
 from tests.support.volume_sinks import CompareSink
 
 MAIN_KEY = "June 2007 Key"
@@ -80,13 +80,13 @@ def dr_site(
         yield DrSite(proxy, load_certificate(lab.ca).public_bytes(Encoding.DER))
 
 
-def take_to(dr_site: DrSite, fixture: VeFixture) -> None:
+def take_to(dr_site: DrSite, fixture: DriveFixture) -> None:
     """Move the fixture to the DR site."""
     drive = Drive(
         fixture.site.engine, fixture.site.element, SERIAL, "TS1120", ekm_ca_der=dr_site.ca_der
     )
-    fixture.drive = fixture.ve.drive = drive
-    fixture.ve.proxy = dr_site.proxy
+    fixture.drive = fixture.sequences.drive = drive
+    fixture.sequences.proxy = dr_site.proxy
 
 
 def pool(mode: KeyMode) -> PoolSettings:
@@ -102,12 +102,12 @@ def test_hash_mode_cartridge_is_read_and_appended_at_the_other_site(
     volser = fixture.write_from_bot(1, first)
     take_to(dr_site, fixture)
     sink = CompareSink(first)
-    fixture.ve.read(volser, sink)
+    fixture.sequences.read(volser, sink)
     assert sink.all_equal
-    fixture.ve.append(volser, second)
+    fixture.sequences.append(volser, second)
     back = site.fixture(tmp_path, pool(KeyMode.HASH))
     sink = CompareSink([*first, *second])
-    back.ve.read(volser, sink)
+    back.sequences.read(volser, sink)
     assert sink.all_equal
 
 
@@ -121,12 +121,12 @@ def test_clear_mode_cartridge_is_refused_where_labels_differ(
     take_to(dr_site, fixture)
     fixture.steps()
     with pytest.raises(ExchangeError) as caught:
-        fixture.ve.read(volser)
+        fixture.sequences.read(volser)
     assert caught.value.code in (ErrorCode.KEK_ABSENT, ErrorCode.WRONG_KEK)
     assert fixture.steps() == ["READ-1", "READ-2a", "READ-2b", "READ-2c!", "READ-4"]
     back = site.fixture(tmp_path, pool(KeyMode.CLEAR))
     sink = CompareSink(volumes)
-    back.ve.read(volser, sink)
+    back.sequences.read(volser, sink)
     assert sink.all_equal
 
 
@@ -141,7 +141,7 @@ def test_error_names_a_missing_kek_in_clear_mode_only(
     volser = fixture.write_from_bot(1, fixture.volumes(100))
     take_to(dr_site, fixture)
     with pytest.raises(ExchangeError) as caught:
-        fixture.ve.read(volser)
+        fixture.sequences.read(volser)
     assert caught.value.code is ErrorCode.KEK_ABSENT
     named = "KEK 1" in str(caught.value) or "KEK 2" in str(caught.value)
     assert named is (mode is KeyMode.CLEAR)
@@ -161,9 +161,9 @@ def test_public_only_pair_is_refused_unless_the_pool_allows_it(
     assert caught.value.code is ErrorCode.PUBLIC_ONLY_PAIR
     volser = fixture.write_from_bot(2, volumes)
     with pytest.raises(ExchangeError) as caught:
-        fixture.ve.read(volser)
+        fixture.sequences.read(volser)
     assert caught.value.code is ErrorCode.KEK_PUBLIC_ONLY
     take_to(dr_site, fixture)
     sink = CompareSink(volumes)
-    fixture.ve.read(volser, sink)
+    fixture.sequences.read(volser, sink)
     assert sink.all_equal

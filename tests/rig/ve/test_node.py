@@ -231,7 +231,7 @@ def test_full_cartridge_gets_a_database_backup_and_hosts_a_notice(
     assert_agrees(node)
     # The backup is on the tape, and is the catalogue as it was then.
     sink = FolderSink(node_factory.folder / "back")
-    node.scheduler._idle.queue[0].engine.read("TAP001", sink, ["DBBKUP"])
+    node.scheduler._idle.queue[0].sequences.read("TAP001", sink, ["DBBKUP"])
     backup = (node_factory.folder / "back" / "DBBKUP").read_bytes()
     assert backup.startswith(b"SQLite format 3")
     assert b"L00001" in backup
@@ -367,7 +367,6 @@ def test_work_waits_without_a_key_manager_and_resumes_by_itself(
             assert node.read("L00001").read_bytes() == content(1)
     finally:
         stop.set()
-        node.wake()
         serving.join()
         proxy.close()
     assert_agrees(node)
@@ -495,7 +494,7 @@ def test_drives_work_in_parallel(site: Site, tmp_path: Path, start_board: StartB
             both.wait()
 
         for each in node.scheduler._idle.queue:
-            each.engine.progress = meet
+            each.sequences.progress = meet
         work(node)
         assert both.n_waiting == 0
         assert not both.broken

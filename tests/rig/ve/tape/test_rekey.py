@@ -35,7 +35,7 @@ from tests.support.nodes import (
     work,
 )
 from tests.support.provisioned import provision_lab
-from tests.support.tape_site import Site, VeFixture
+from tests.support.tape_site import DriveFixture, Site
 from tests.support.volume_sinks import CompareSink
 
 OLD = PoolSettings(1, True, (KeyLabel("KEK 1"), KeyLabel("KEK 1", KeyMode.HASH)))
@@ -51,21 +51,23 @@ def partner(site: Site) -> SoftKek:
     return kek
 
 
-def rekeyed(fixture: VeFixture, volser: str, *keys: KeyLabel, allow: bool = False) -> RekeyReport:
-    ve = fixture.ve
+def rekeyed(
+    fixture: DriveFixture, volser: str, *keys: KeyLabel, allow: bool = False
+) -> RekeyReport:
+    each = fixture.sequences
     return rekey(
-        ve.drive, ve.proxy, ve.cartridges, ve.events, volser, keys, allow_public_only=allow
+        each.drive, each.proxy, each.cartridges, each.events, volser, keys, allow_public_only=allow
     )
 
 
-def memory_eedks(fixture: VeFixture, volser: str) -> tuple[bytes, ...]:
+def memory_eedks(fixture: DriveFixture, volser: str) -> tuple[bytes, ...]:
     with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
         return cartridge.memory.eedks
 
 
-def assert_reads(fixture: VeFixture, volser: str, volumes: list[object]) -> None:
+def assert_reads(fixture: DriveFixture, volser: str, volumes: list[object]) -> None:
     sink = CompareSink(volumes)  # type: ignore[arg-type]
-    fixture.ve.read(volser, sink)
+    fixture.sequences.read(volser, sink)
     assert sink.all_equal, vars(sink)
 
 
@@ -88,7 +90,7 @@ def test_rekey_lets_other_keys_open_the_cartridge_and_keeps_its_data(
     fixture = site.fixture(tmp_path, OLD)
     first, second, third = fixture.volumes(300_000, 5), fixture.volumes(70_000), fixture.volumes(9)
     volser = fixture.write_from_bot(1, first)
-    fixture.ve.append(volser, second)
+    fixture.sequences.append(volser, second)
     before, old = fixture.tape(volser), memory_eedks(fixture, volser)
     fixture.steps()
 
@@ -114,7 +116,7 @@ def test_rekey_lets_other_keys_open_the_cartridge_and_keeps_its_data(
     assert len(data_key) == 32
     assert data_key not in after
     assert_reads(fixture, volser, [*first, *second])
-    fixture.ve.append(volser, third)
+    fixture.sequences.append(volser, third)
     assert_reads(fixture, volser, [*first, *second, *third])
     assert not any(eedk in fixture.tape(volser) for eedk in old)
 
@@ -135,7 +137,7 @@ def test_rekey_to_two_public_only_keys_needs_permission(
     assert fixture.tape(volser) == before
     assert rekeyed(fixture, volser, KeyLabel(ELSEWHERE), allow=True).opened == (False, False)
     with pytest.raises(ExchangeError) as caught:
-        fixture.ve.read(volser)
+        fixture.sequences.read(volser)
     assert caught.value.code is ErrorCode.KEK_PUBLIC_ONLY
     wrapped = Eedk.decode(memory_eedks(fixture, volser)[1]).wrapped
     assert len(partner.open(wrapped)) == 32
@@ -178,11 +180,11 @@ class SwappingProxy(EkmProxy):
 
 
 @contextmanager
-def swapping(site: Site, fixture: VeFixture, which: int, other: KeyGrant) -> Iterator[None]:
-    usual = fixture.ve.proxy
-    with SwappingProxy([site.endpoint(site.ekm)], which, other) as fixture.ve.proxy:
+def swapping(site: Site, fixture: DriveFixture, which: int, other: KeyGrant) -> Iterator[None]:
+    usual = fixture.sequences.proxy
+    with SwappingProxy([site.endpoint(site.ekm)], which, other) as fixture.sequences.proxy:
         yield
-    fixture.ve.proxy = usual
+    fixture.sequences.proxy = usual
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_rekey_without_a_key_manager_changes_nothing(site: Site, tmp_path: Path)
     volser = fixture.write_from_bot(1, fixture.volumes(1000))
     before = fixture.tape(volser)
     unreachable = EkmProxy([EkmEndpoint("127.0.0.1", 1, site.lab.rig_tls)])
-    with unreachable as fixture.ve.proxy, pytest.raises(EkmUnavailable):
+    with unreachable as fixture.sequences.proxy, pytest.raises(EkmUnavailable):
         rekeyed(fixture, volser, *NEW)
     assert fixture.tape(volser) == before
 

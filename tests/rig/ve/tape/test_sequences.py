@@ -17,7 +17,7 @@ from rig.engine.driver import Operation, Record, RecordStatus
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.volumes.logical_volume import VolumeError, VolumeFile
-from tests.support.tape_site import Site, VeFixture, ekm_settings, sources
+from tests.support.tape_site import DriveFixture, Site, ekm_settings, sources
 from tests.support.volume_sinks import CompareSink
 
 KEK_1 = KeyLabel("KEK 1")
@@ -33,17 +33,17 @@ READ_ENCRYPTED = ["READ-1", "READ-2a", "READ-2b", "READ-2c", "READ-2d", "READ-2e
 READ_CLEAR = ["READ-1", "READ-3", "READ-4"]
 
 
-def assert_reads(fixture: VeFixture, volser: str, *volumes: VolumeFile) -> None:
+def assert_reads(fixture: DriveFixture, volser: str, *volumes: VolumeFile) -> None:
     """Read a cartridge and compare all volumes with their files."""
     sink = CompareSink(volumes)
-    report = fixture.ve.read(volser, sink)
+    report = fixture.sequences.read(volser, sink)
     assert sink.all_equal, vars(sink)
     assert [header.name for header in report.volumes] == [volume.name for volume in volumes]
     assert report.bytes == sum(volume.size for volume in volumes)
     assert not report.incomplete
 
 
-def assert_idle(site: Site, fixture: VeFixture) -> None:
+def assert_idle(site: Site, fixture: DriveFixture) -> None:
     """Check that the drive is empty and its hardware has no key (BOT-4)."""
     assert not fixture.drive.loaded
     assert not site.engine.key_valid
@@ -51,7 +51,7 @@ def assert_idle(site: Site, fixture: VeFixture) -> None:
     assert result.status is RecordStatus.NO_KEY
 
 
-def eedks(fixture: VeFixture, volser: str) -> list[Eedk]:
+def eedks(fixture: DriveFixture, volser: str) -> list[Eedk]:
     with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
         return [Eedk.decode(data) for data in cartridge.memory.eedks]
 
@@ -108,7 +108,7 @@ def test_write_from_bot_encrypted_is_read_back(site: Site, tmp_path: Path) -> No
 def test_write_of_several_batches_counts_its_figures(site: Site, tmp_path: Path) -> None:
     fixture = site.fixture(tmp_path, ENCRYPTED)
     moved: list[tuple[int, int]] = []
-    fixture.ve.progress = lambda done, total: moved.append((done, total))
+    fixture.sequences.progress = lambda done, total: moved.append((done, total))
     volumes = fixture.volumes(5_000_000, 100, 1_000_000)
     volser = fixture.write_from_bot(2, volumes)
     written = dict(fixture.drive.figures)
@@ -142,13 +142,13 @@ def test_append_is_encrypted_under_the_same_key(site: Site, tmp_path: Path) -> N
         memory = cartridge.memory
         blocks = cartridge.block_count
     fixture.steps()
-    fixture.ve.append(volser, second)
+    fixture.sequences.append(volser, second)
     by_step = {event.step: event for event in fixture.events.events}
     assert fixture.steps() == APP_ENCRYPTED
     assert by_step["APP-2b"].detail["block"] == blocks
     assert by_step["APP-2c"].detail["sense"] == "7/EF/13"
     assert_idle(site, fixture)
-    fixture.ve.append(volser, third)
+    fixture.sequences.append(volser, third)
     with Cartridge.open(fixture.cartridges.path(volser)) as cartridge:
         assert cartridge.memory.eedks == memory.eedks
         assert cartridge.memory.key_check == memory.key_check
@@ -244,7 +244,7 @@ def test_clear_cartridge_needs_no_key_exchange(site: Site, tmp_path: Path) -> No
     volser = fixture.write_from_bot(1, first)
     assert fixture.steps() == BOT_CLEAR
     assert list(fixture.drive.figures) == [(Direction.WRITE, Operation.BYPASS)]
-    fixture.ve.append(volser, second)
+    fixture.sequences.append(volser, second)
     assert fixture.steps() == APP_CLEAR
     assert_reads(fixture, volser, *first, *second)
     assert fixture.steps() == READ_CLEAR
@@ -262,7 +262,7 @@ def test_append_to_a_clear_cartridge_is_clear_whatever_the_pool_says(
     volser = fixture.write_from_bot(1, first)
     fixture.set_pool(PoolSettings(1, True, (KEK_1,)))
     fixture.steps()
-    fixture.ve.append(volser, second)
+    fixture.sequences.append(volser, second)
     assert fixture.steps() == APP_CLEAR
     assert sources(second)[0] in fixture.tape(volser)
     assert not site.relayed
@@ -278,7 +278,7 @@ def test_append_to_an_encrypted_cartridge_ignores_that_the_pool_is_clear(
     volser = fixture.write_from_bot(2, first)
     fixture.set_pool(PoolSettings(2))
     fixture.steps()
-    fixture.ve.append(volser, second)
+    fixture.sequences.append(volser, second)
     assert fixture.steps() == APP_ENCRYPTED
     assert sources(second)[0] not in fixture.tape(volser)
     assert_reads(fixture, volser, *first, *second)
@@ -356,8 +356,8 @@ def test_clear_cartridges_work_while_the_key_manager_is_down(site: Site, tmp_pat
     before = fixture.tape(volser)
     for command, failing, steps in (
         (lambda: fixture.write_from_bot(2, fixture.volumes(10)), "BOT-2c", BOT_ENCRYPTED),
-        (lambda: fixture.ve.append(volser, fixture.volumes(10)), "APP-2d", APP_ENCRYPTED),
-        (lambda: fixture.ve.read(volser), "READ-2c", READ_ENCRYPTED),
+        (lambda: fixture.sequences.append(volser, fixture.volumes(10)), "APP-2d", APP_ENCRYPTED),
+        (lambda: fixture.sequences.read(volser), "READ-2c", READ_ENCRYPTED),
     ):
         with pytest.raises(EkmUnavailable, match="key manager at"):
             command()
@@ -368,9 +368,9 @@ def test_clear_cartridges_work_while_the_key_manager_is_down(site: Site, tmp_pat
         assert_idle(site, fixture)
     assert fixture.tape(volser) == before
     assert_reads(fixture, fixture.write_from_bot(1, clear), *clear)
-    fixture.ve.proxy = site.proxy
+    fixture.sequences.proxy = site.proxy
     more = fixture.volumes(10)
-    fixture.ve.append(volser, more)
+    fixture.sequences.append(volser, more)
     assert_reads(fixture, volser, *kept, *more)
 
 
@@ -385,18 +385,18 @@ def test_command_that_fails_zeroizes_and_demounts(site: Site, tmp_path: Path) ->
         assert site.engine.key_valid
         changing[1].source.write_bytes(b"0123456789")
 
-    fixture.ve.progress = change
+    fixture.sequences.progress = change
     with pytest.raises(VolumeError, match="changed while it was written"):
-        fixture.ve.append(volser, changing)
+        fixture.sequences.append(volser, changing)
     assert fixture.steps() == [*APP_ENCRYPTED[:-2], "APP-2f!", "APP-4"]
     assert_idle(site, fixture)
-    fixture.ve.progress = lambda done, total: None
-    report = fixture.ve.read(volser)
+    fixture.sequences.progress = lambda done, total: None
+    report = fixture.sequences.read(volser)
     assert [header.name for header in report.volumes] == ["L00001"]
     assert report.incomplete == ["L00002"]
     again = fixture.volumes(99)
-    fixture.ve.append(volser, again)
-    report = fixture.ve.read(volser)
+    fixture.sequences.append(volser, again)
+    report = fixture.sequences.read(volser)
     assert [header.name for header in report.volumes] == ["L00001", "L00004"]
 
 
@@ -408,10 +408,10 @@ def test_sequence_refuses_what_cannot_be_done_and_moves_nothing(site: Site, tmp_
     with pytest.raises(VolumeError, match="cannot be read"):
         fixture.write_from_bot(1, [volume])
     with pytest.raises(VolumeError, match="no logical volume to write"):
-        fixture.ve.append("TAP001", [])
+        fixture.sequences.append("TAP001", [])
     assert not fixture.steps()
     with pytest.raises(TaperigError, match="TAP001 is blank"):
-        fixture.ve.append("TAP001", fixture.volumes(10))
+        fixture.sequences.append("TAP001", fixture.volumes(10))
     assert fixture.steps() == ["APP-1", "APP-3a", "APP-3b!", "APP-4"]
     with (
         Cartridge.open(fixture.cartridges.path("TAP001")),
@@ -419,5 +419,5 @@ def test_sequence_refuses_what_cannot_be_done_and_moves_nothing(site: Site, tmp_
     ):
         fixture.write_from_bot(1, fixture.volumes(10), "TAP001")
     assert fixture.steps() == ["BOT-1!"]
-    assert not fixture.ve.read("TAP001").volumes
+    assert not fixture.sequences.read("TAP001").volumes
     assert_idle(site, fixture)
