@@ -20,9 +20,11 @@ from systemrdl.node import RegNode
 
 from hdl.registers.generate import BOARD, ENGINE, Description, elaborate
 from hsm.ekm.config import EkmConfig
+from hsm.validate import report
 from rig.cli.help import parameter_rows
 from rig.cli.main import app
 from rig.lab.model import Lab
+from rig.results import results
 from rig.results.traceability import load_rules
 
 PROJECT = Path(__file__).parents[1]
@@ -49,13 +51,13 @@ def pages() -> dict[Path, str]:
             "[Run the key manager as a service](../key-manager.md#write-its-configuration).",
         ),
         "results.md": schema(
-            PROJECT / "rig" / "results" / "results.schema.json",
+            results.SCHEMA_PATH,
             "results.json",
             "What `rig run` writes. How to read it is in the "
             "[guide for the lab engineer](../lab.md#read-the-results).",
         ),
         "validation.md": schema(
-            PROJECT / "hsm" / "validate" / "validation.schema.json",
+            report.SCHEMA_PATH,
             "The report of rig hsm validate",
             "What `rig hsm validate --json` prints. What it means is in "
             "[PKCS#11 tokens](../tokens.md).",

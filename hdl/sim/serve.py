@@ -18,7 +18,6 @@ from hdl.registers.engine_map import RECORD_IN, RECORD_OUT
 from hdl.sim.wire import HELLO, REQUEST, SOCKET_VARIABLE, AnswerOutcome, Kind, receive, send_answer
 
 REGISTER_BYTES = 4
-WORD_BYTES = 16
 CLOCK_NS = 16
 
 # An APB access that has no answer after this many clocks never gets one.

@@ -308,24 +308,16 @@ class DriveTable:
 
     def consume(
         self, serial: str, fingerprint_: bytes, sequence: int, nonce: bytes
-    ) -> EnrolledDrive:
-        """Consume a request's sequence number and nonce; return the drive.
+    ) -> tuple[EnrolledDrive, Callable[[], None]]:
+        """Consume a request's sequence number and nonce; return its drive.
 
         ``fingerprint_`` is that of the certificate in the request. Raises ExchangeError with
         UNKNOWN_DRIVE, REVOKED_DRIVE, CERTIFICATE_MISMATCH, STALE_SEQUENCE or REPLAYED_NONCE,
         changing nothing.
-        """
-        drive, settle = self.consume_in_group(serial, fingerprint_, sequence, nonce)
-        settle()
-        return drive
 
-    def consume_in_group(
-        self, serial: str, fingerprint_: bytes, sequence: int, nonce: bytes
-    ) -> tuple[EnrolledDrive, Callable[[], None]]:
-        """Consume as ``consume`` does, for several requests in one transaction.
-
-        Returns the drive and a function. Call the function soon and once for each request: only
-        then are sequence number and nonce consumed permanently. Both raise DriveTableError.
+        Several requests share one transaction. Returns also a function. Call it soon and once for
+        each request: only then are sequence number and nonce consumed permanently. Both raise
+        DriveTableError.
         """
         group, began = self._group, False
         try:

@@ -52,16 +52,6 @@ Steps = Generator[None, None, _Result]
 """Work that is done in steps and returns a result."""
 
 
-def run_steps(steps: Steps[_Result]) -> _Result:
-    """Run all steps and return the result."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: _Result = end.value
-            return result
-
-
 class KeyService(Protocol):
     """What an exchange needs of a keystore; a refusal is an ExchangeError."""
 
@@ -146,18 +136,13 @@ class Exchange:
         self._details: _Details = {}
         """Details of the request, for the audit log."""
 
-    def on_frame(self, data: bytes) -> Answer:
-        """Process one message and return the answer.
+    def steps(self, data: bytes) -> Steps[Answer]:
+        """Process one message in steps and return the answer.
 
         Hello, KeyRequest, LabelQuery and Ping get one answer each; Ack and Error none. A malformed
         message or a bad Ack gets an Error and the connection ends, because the peer would take
         that Error for the answer to its next message. The connection ends without an answer when
         the drive table cannot be written. Raises TokenGoneError.
-        """
-        return run_steps(self.steps(data))
-
-    def steps(self, data: bytes) -> Steps[Answer]:
-        """Process one message as ``on_frame`` does, in steps.
 
         Each step is one kind of work, the same for all messages: decoding, verifying, the drive
         table, unwrapping in the token, signing in the token. Running one step of several
@@ -263,7 +248,7 @@ class Exchange:
         )
         yield
         # Only now, so that a drive that was revoked after its Hello gets no key (EKM-2).
-        drive, settle = self._manager.drives.consume_in_group(
+        drive, settle = self._manager.drives.consume(
             exchange.serial, exchange.drive.fingerprint, request.sequence, exchange.drive_nonce
         )
         yield

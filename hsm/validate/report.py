@@ -9,7 +9,7 @@ from typing import Any, Final
 from hsm.validate.findings import Finding
 from hsm.validate.verdict import Consequence, Verdict
 
-SCHEMA: Final = Path(__file__).with_name("validation.schema.json")
+SCHEMA_PATH: Final = Path(__file__).with_name("validation.schema.json")
 VERSION: Final = 1
 
 

@@ -127,14 +127,6 @@ class SimBoard:
         if (address, size) != wire.UNANSWERED_WRITE:
             self._answer()
 
-    def peek(self, path: str) -> bytes:
-        """Return the value of an internal signal, big endian.
-
-        Works only in a build with probes, for tests.
-        """
-        name = path.encode()
-        return bytes(self._request(Kind.PEEK, 1, 0, len(name), name))
-
     def close(self) -> None:
         """End the simulation, so that waves are complete; kill it if it hangs."""
         if self._connection is None:

@@ -136,8 +136,6 @@ class UartBone:
 
     def __init__(self, line: Line, *, quiet_s: float = 0.3) -> None:
         """Synchronize with the board; raise BoardError when it does not answer."""
-        self.faults = 0
-        """How many exchanges were damaged since opening."""
         self._line = line
         self._quiet_s = quiet_s
         self._rx_crc = 0
@@ -146,7 +144,6 @@ class UartBone:
         try:
             self.state = self._synchronize()
         except LinkFault as fault:
-            self.faults += 1
             self.recover(fault)
 
     @property
@@ -159,11 +156,20 @@ class UartBone:
 
         The board accepts at most one command while it answers another.
         """
-        try:
-            return self._exchange(commands, answer_bytes)
-        except LinkFault:
-            self.faults += 1
-            raise
+        sent = commands + READ_STATE
+        self._line.send(sent)
+        received = self._line.receive(answer_bytes + _STATE.size)
+        state = LinkState.from_bytes(received[-_STATE.size :])
+        rx_crc = zlib.crc32(sent, self._rx_crc)
+        if state.rx_crc != rx_crc:
+            raise LinkFault("bytes to the board were damaged on the link")
+        tx_crc = zlib.crc32(received[:-_OWN_CRC_BYTES], self._tx_crc)
+        if state.tx_crc != tx_crc:
+            raise LinkFault("bytes from the board were damaged on the link")
+        self._rx_crc = rx_crc
+        self._tx_crc = zlib.crc32(received[-_OWN_CRC_BYTES:], tx_crc)
+        self.state = state
+        return received[:answer_bytes]
 
     def recover(self, fault: LinkFault) -> None:
         """Synchronize again after `fault`; raise BoardError when that fails."""
@@ -183,22 +189,6 @@ class UartBone:
             f"The board at {self._line.name} does not answer any more ({fault}); check its power "
             "and cable; for a virtual board, check that `rig board serve` still runs"
         ) from fault
-
-    def _exchange(self, commands: bytes, answer_bytes: int) -> bytes:
-        sent = commands + READ_STATE
-        self._line.send(sent)
-        received = self._line.receive(answer_bytes + _STATE.size)
-        state = LinkState.from_bytes(received[-_STATE.size :])
-        rx_crc = zlib.crc32(sent, self._rx_crc)
-        if state.rx_crc != rx_crc:
-            raise LinkFault("bytes to the board were damaged on the link")
-        tx_crc = zlib.crc32(received[:-_OWN_CRC_BYTES], self._tx_crc)
-        if state.tx_crc != tx_crc:
-            raise LinkFault("bytes from the board were damaged on the link")
-        self._rx_crc = rx_crc
-        self._tx_crc = zlib.crc32(received[-_OWN_CRC_BYTES:], tx_crc)
-        self.state = state
-        return received[:answer_bytes]
 
     def _synchronize(self) -> LinkState:
         """Check the board's identity and start from the CRCs that it has."""
@@ -221,5 +211,5 @@ class UartBone:
         state = LinkState.from_bytes(received)
         self._rx_crc = state.rx_crc
         self._tx_crc = zlib.crc32(received[-_OWN_CRC_BYTES:], state.tx_crc)
-        self._exchange(b"", 0)
+        self.exchange(b"", 0)
         return self.state

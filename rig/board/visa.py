@@ -164,11 +164,6 @@ class VisaBoard:
         """Close."""
         self.close()
 
-    @property
-    def link_faults(self) -> int:
-        """Return how many exchanges were damaged on the link since opening."""
-        return self._uartbone.faults
-
     def read(self, address: int, size: int, count: int) -> bytes:
         """See Board.read."""
         self._require_open()

@@ -143,11 +143,6 @@ class Drive:
         return self._cartridge is not None
 
     @property
-    def key_set(self) -> bool:
-        """Whether the encryption hardware has a data key for this cartridge."""
-        return self._key_set
-
-    @property
     def encrypting(self) -> bool:
         """Whether what is written or read next passes through encryption."""
         if self._from_bot is not None:
@@ -207,10 +202,6 @@ class Drive:
         """Position behind the last block (APP-2b), before any key is asked for."""
         self.locate(self._loaded().block_count)
         return self._position
-
-    def label_positions(self) -> list[int]:
-        """Return the numbers of all blocks that are labels; needs no key."""
-        return [h.block for h in self._loaded().headers if Flags.LABEL in h.flags]
 
     # Keys
 

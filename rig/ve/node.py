@@ -538,10 +538,6 @@ class Node:
                 return
             self._wake.wait(retry_s)
 
-    def wake(self) -> None:
-        """Make `serve` look for work, or for its stop, at once."""
-        self._wake.set()
-
     def move_stacked(
         self, volsers: Iterable[str], pool: int, *, when_eligible: bool = False
     ) -> None:

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hsm.ekm.admin import channel
 from hsm.ekm.audit.log import AuditLog
 from hsm.ekm.drive_table import DriveTable
-from hsm.ekm.exchange import Answer, Exchange, KeyManager, Steps, run_steps
+from hsm.ekm.exchange import Answer, Exchange, KeyManager, Steps
 from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.drive_side import DriveSession, Generate
 from hsm.ekm.protocol.errors import EkmError, ErrorCode, ExchangeError, MessageError
@@ -40,6 +40,7 @@ from hsm.keys.eedk import Eedk, KeyLabel
 from hsm.keys.pki import Role
 from hsm.pkcs11.oaep import OaepHash
 from tests.support.ekm_lab import CARTRIDGE_ID
+from tests.support.exchange_fixture import run_steps
 
 SERIAL = "FUZZ000001"
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hsm.ekm.audit import log as audit_log
 from hsm.ekm.drive_table import DriveTable
-from hsm.ekm.exchange import Answer, Exchange, KeyManager
+from hsm.ekm.exchange import Answer, Exchange, KeyManager, Steps
 from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.drive_side import DriveRequest, DriveSession
 from hsm.ekm.protocol.errors import ErrorCode
@@ -22,6 +22,25 @@ from hsm.provisioning import ProvisionedLab
 from tests.support.ekm_lab import SoftDrive, SoftKek, TokenWatch, der
 
 PUBLIC_ONLY = ("Elsewhere One", "Elsewhere Two")
+
+_Result = TypeVar("_Result")
+
+
+def run_steps(steps: Steps[_Result]) -> _Result:
+    """Run all steps and return the result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
+
+
+class UnbatchedExchange(Exchange):
+    """An exchange whose messages are processed one at a time."""
+
+    def on_frame(self, data: bytes) -> Answer:
+        return run_steps(self.steps(data))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +80,14 @@ class ExchangeFixture:
     def trust(self) -> bytes:
         return der(load_certificate(self.site.lab.ca))
 
-    def connect(self) -> Exchange:
-        return Exchange(self.manager)
+    def connect(self) -> UnbatchedExchange:
+        return UnbatchedExchange(self.manager)
 
     def session(self, request: DriveRequest, drive: SoftDrive | None = None) -> DriveSession:
         drive = drive or self.drive
         return DriveSession(drive, self.trust, drive.serial, request)
 
-    def run(self, session: DriveSession, exchange: Exchange | None = None) -> DriveSession:
+    def run(self, session: DriveSession, exchange: UnbatchedExchange | None = None) -> DriveSession:
         """Run an exchange to its end, with its Ack or Error."""
         exchange = exchange or self.connect()
         outgoing: bytes | None = session.hello()
@@ -108,7 +127,7 @@ class ExchangeFixture:
 class Challenged:
     """An exchange after the challenge, which signs any request correctly."""
 
-    exchange: Exchange
+    exchange: UnbatchedExchange
     transcript: Transcript
     session: bytes
     drive: SoftDrive

@@ -11,6 +11,7 @@ from hsm.ekm.config import EkmConfig, enrol_drives, lab_config
 from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.protocol.drive_side import DriveSession, Generate
 from hsm.ekm.protocol.errors import EkmUnavailable
+from hsm.ekm.service.launch import EkmProcess
 from hsm.keys.eedk import KeyLabel
 from hsm.keys.keystore import Keystore
 from hsm.pkcs11.token import open_token
@@ -39,6 +40,11 @@ def make_config(
     with DriveTable(config.drive_table) as table:
         table.enrol(drive.serial, drive.certificate_der, drive.wrap_spki, drive.oaep_hash)
     return config
+
+
+def error_output(ekm: EkmProcess) -> str:
+    """Return the end of what a key manager wrote to its standard error."""
+    return ekm._log.end()
 
 
 def http_get(config: EkmConfig, path: str, method: str = "GET") -> tuple[int, str]:

@@ -46,10 +46,6 @@ class EkmProcess:
         """Whether the child still runs."""
         return self._process.poll() is None
 
-    def error_output(self) -> str:
-        """Return the end of the child's standard error, at most 4 KiB."""
-        return self._log.end()
-
     def how_it_ended(self) -> str | None:
         """Say how the child ended by itself; None if it runs or was stopped.
 

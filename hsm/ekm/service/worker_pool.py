@@ -72,10 +72,6 @@ class WorkerPool:
         """How many connections the workers have reported."""
         return sum(worker.connections for worker in self._workers)
 
-    def pids(self) -> list[int]:
-        """Return the process ids of the workers that serve."""
-        return [worker.process.pid for worker in self._workers if worker.ready]
-
     async def start(self, stop: asyncio.Event) -> None:
         """Start all workers and return when they serve, or when ``stop`` is set.
 

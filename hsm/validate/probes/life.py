@@ -18,7 +18,6 @@ from hsm.validate.session import AES_256, TokenUnderTest, outside_decrypt
 SESSIONS: Final = 64
 THREADS: Final = 4
 ROUNDS: Final = 150
-PROCESSES: Final = 2
 
 
 def _sessions(token: TokenUnderTest) -> ProbeAnswer:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,13 @@ def code_of(refusal: pytest.ExceptionInfo[ExchangeError]) -> ErrorCode:
     return refusal.value.code
 
 
+def consume(table: DriveTable, *request: Any) -> EnrolledDrive:
+    """Consume one request's sequence number and nonce for good."""
+    drive, settle = table.consume(*request)
+    settle()
+    return drive
+
+
 def was_used(table: DriveTable, nonce: bytes) -> bool:
     """Return whether an earlier request of drive D1 had this nonce."""
     return nonce in table._look_up("D1")[1]
@@ -64,7 +72,7 @@ def test_drive_table_file_is_readable_by_its_owner_only(table: DriveTable, path:
 def test_drive_table_keeps_everything_when_reopened(path: Path) -> None:
     with DriveTable(path) as table:
         table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
-        table.consume("D1", FINGERPRINT, 5, b"n" * 32)
+        consume(table, "D1", FINGERPRINT, 5, b"n" * 32)
         table.set_revoked("D1", True)
     with DriveTable(path) as table:
         assert table.find("D1") == EnrolledDrive(
@@ -77,7 +85,7 @@ def test_drive_table_enrolment_renews_keys_and_keeps_revocation_and_sequence(
     table: DriveTable,
 ) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
-    table.consume("D1", FINGERPRINT, 5, b"n" * 32)
+    consume(table, "D1", FINGERPRINT, 5, b"n" * 32)
     table.set_revoked("D1", True)
     table.enrol("D1", b"new certificate", b"new spki", OaepHash.SHA256)
     assert table.find("D1") == EnrolledDrive(
@@ -94,11 +102,11 @@ def test_drive_table_raises_sequences_to_those_of_the_audit_log(table: DriveTabl
     """A power cut may leave an old number in a table opened with ``logged``."""
     for serial in ("D1", "D2"):
         table.enrol(serial, b"certificate", b"spki", OaepHash.SHA1)
-        table.consume(serial, FINGERPRINT, 5, b"n" * 32)
+        consume(table, serial, FINGERPRINT, 5, b"n" * 32)
     table.raise_sequences({"D1": 9, "D2": 3, "D3": 7})
     assert [drive.sequence for drive in table.drives()] == [9, 5]
     with pytest.raises(ExchangeError):
-        table.consume("D1", FINGERPRINT, 9, b"m" * 32)
+        consume(table, "D1", FINGERPRINT, 9, b"m" * 32)
 
 
 def test_drive_table_admits_a_revoked_drive_again(table: DriveTable) -> None:
@@ -120,44 +128,42 @@ def test_drive_table_refuses_a_sequence_number_that_does_not_grow(
     table: DriveTable, sequence: int
 ) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
-    table.consume("D1", FINGERPRINT, 5, b"a" * 32)
+    consume(table, "D1", FINGERPRINT, 5, b"a" * 32)
     with pytest.raises(ExchangeError) as refusal:
-        table.consume("D1", FINGERPRINT, sequence, b"b" * 32)
+        consume(table, "D1", FINGERPRINT, sequence, b"b" * 32)
     assert code_of(refusal) is ErrorCode.STALE_SEQUENCE
     assert not was_used(table, b"b" * 32)
-    table.consume("D1", FINGERPRINT, 6, b"b" * 32)
+    consume(table, "D1", FINGERPRINT, 6, b"b" * 32)
 
 
 def test_drive_table_accepts_a_nonce_once(table: DriveTable) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     table.enrol("D2", b"certificate", b"spki", OaepHash.SHA1)
-    table.consume("D1", FINGERPRINT, 1, b"a" * 32)
+    consume(table, "D1", FINGERPRINT, 1, b"a" * 32)
     with pytest.raises(ExchangeError) as refusal:
-        table.consume("D1", FINGERPRINT, 2, b"a" * 32)
+        consume(table, "D1", FINGERPRINT, 2, b"a" * 32)
     assert code_of(refusal) is ErrorCode.REPLAYED_NONCE
     drive = table.find("D1")
     assert drive is not None
     assert drive.sequence == 1, "a refused request uses up no sequence number"
-    table.consume("D2", FINGERPRINT, 1, b"a" * 32)  # nonces are counted for each drive
+    consume(table, "D2", FINGERPRINT, 1, b"a" * 32)  # nonces are counted for each drive
 
 
 def test_drive_table_stores_a_group_of_requests_when_settled(table: DriveTable, path: Path) -> None:
     for serial in ("D1", "D2"):
         table.enrol(serial, b"certificate", b"spki", OaepHash.SHA1)
     with DriveTable(path) as other:
-        _, settle_first = table.consume_in_group("D1", FINGERPRINT, 1, b"a" * 32)
+        _, settle_first = table.consume("D1", FINGERPRINT, 1, b"a" * 32)
         with pytest.raises(ExchangeError) as refusal:
-            table.consume_in_group(
-                "D1", FINGERPRINT, 1, b"b" * 32
-            )  # what is not settled yet counts
+            table.consume("D1", FINGERPRINT, 1, b"b" * 32)  # what is not settled yet counts
         assert code_of(refusal) is ErrorCode.STALE_SEQUENCE
-        _, settle_second = table.consume_in_group("D2", FINGERPRINT, 1, b"a" * 32)
+        _, settle_second = table.consume("D2", FINGERPRINT, 1, b"a" * 32)
         assert [drive.sequence for drive in other.drives()] == [0, 0]
         settle_first()
         assert [drive.sequence for drive in other.drives()] == [1, 1]
         settle_second()
-        other.consume("D1", FINGERPRINT, 2, b"c" * 32)  # nothing is locked
-    table.consume("D1", FINGERPRINT, 3, b"d" * 32)
+        consume(other, "D1", FINGERPRINT, 2, b"c" * 32)  # nothing is locked
+    consume(table, "D1", FINGERPRINT, 3, b"d" * 32)
 
 
 def test_drive_table_is_not_locked_after_a_refusal(table: DriveTable, path: Path) -> None:
@@ -165,7 +171,7 @@ def test_drive_table_is_not_locked_after_a_refusal(table: DriveTable, path: Path
     table.set_revoked("D1", True)
     for serial, code in (("D1", ErrorCode.REVOKED_DRIVE), ("D2", ErrorCode.UNKNOWN_DRIVE)):
         with pytest.raises(ExchangeError) as refusal:
-            table.consume_in_group(serial, FINGERPRINT, 1, b"a" * 32)
+            table.consume(serial, FINGERPRINT, 1, b"a" * 32)
         assert code_of(refusal) is code
         with DriveTable(path) as other:
             other.set_revoked("D1", True)
@@ -176,22 +182,20 @@ def test_drive_table_commit_failure_is_reported_to_every_request(
 ) -> None:
     for serial in ("D1", "D2"):
         table.enrol(serial, b"certificate", b"spki", OaepHash.SHA1)
-    settles = [
-        table.consume_in_group(serial, FINGERPRINT, 1, b"a" * 32)[1] for serial in ("D1", "D2")
-    ]
+    settles = [table.consume(serial, FINGERPRINT, 1, b"a" * 32)[1] for serial in ("D1", "D2")]
     table._database.execute("ROLLBACK")  # as SQLite does of itself when the disk is full
     for settle in settles:
         with pytest.raises(DriveTableError, match="failed"):
             settle()
     assert [drive.sequence for drive in table.drives()] == [0, 0]
-    table.consume("D1", FINGERPRINT, 1, b"a" * 32)
+    consume(table, "D1", FINGERPRINT, 1, b"a" * 32)
 
 
 def test_drive_table_stores_the_last_nonces(table: DriveTable) -> None:
     table.enrol("D1", b"certificate", b"spki", OaepHash.SHA1)
     numbers = range(1, NONCES_KEPT + 4)
     for number in numbers:
-        table.consume("D1", FINGERPRINT, number, bytes([number]) * 32)
+        consume(table, "D1", FINGERPRINT, number, bytes([number]) * 32)
     used = [number for number in numbers if was_used(table, bytes([number]) * 32)]
     assert used == [*numbers][-NONCES_KEPT:]
 
@@ -227,9 +231,9 @@ def test_drive_table_upgrades_an_older_layout(path: Path, version: int) -> None:
     old.close()
     with DriveTable(path) as table:
         with pytest.raises(ExchangeError) as refusal:
-            table.consume("D1", FINGERPRINT, 5, b"n" * 32)
+            consume(table, "D1", FINGERPRINT, 5, b"n" * 32)
         assert code_of(refusal) is ErrorCode.STALE_SEQUENCE  # though the nonce is forgotten
-        assert table.consume("D1", FINGERPRINT, 6, b"m" * 32).sequence == 5
+        assert consume(table, "D1", FINGERPRINT, 6, b"m" * 32).sequence == 5
         assert not table.is_retiring(b"h" * 32)
     with sqlite3.connect(path) as new:
         assert new.execute("PRAGMA user_version").fetchone() == (4,)
@@ -260,7 +264,8 @@ drive = table.find("D1")
 number = drive.sequence
 while True:
     number += 1
-    table.consume("D1", drive.fingerprint, number, number.to_bytes(32, "big"))
+    _, settle = table.consume("D1", drive.fingerprint, number, number.to_bytes(32, "big"))
+    settle()
     print(number, flush=True)
 """
 

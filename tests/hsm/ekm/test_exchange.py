@@ -15,7 +15,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from hsm.ekm.audit import log as audit_log
 from hsm.ekm.drive_table import DriveTable
-from hsm.ekm.exchange import Answer, Exchange, KeyService, Steps
+from hsm.ekm.exchange import Answer, KeyService, Steps
 from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.drive_side import DriveRequest, DriveSession, Generate, Rekey, Translate
 from hsm.ekm.protocol.errors import ErrorCode
@@ -38,7 +38,14 @@ from hsm.keys.pki import CertificateAuthority, Role
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.token import Token
 from tests.support.ekm_lab import CARTRIDGE_ID, DR_KEY, MAIN_KEY, SoftDrive, SoftKek, authority, der
-from tests.support.exchange_fixture import PUBLIC_ONLY, ExchangeFixture, decoded, error_of, reply_of
+from tests.support.exchange_fixture import (
+    PUBLIC_ONLY,
+    ExchangeFixture,
+    UnbatchedExchange,
+    decoded,
+    error_of,
+    reply_of,
+)
 
 VOLUME = "VOL001"
 TWO_LABELS = (KeyLabel(MAIN_KEY), KeyLabel(DR_KEY, KeyMode.HASH))
@@ -48,7 +55,7 @@ OUTSIDE = Generate(VOLUME, CARTRIDGE_ID, (KeyLabel("Made Outside"), KeyLabel(MAI
 
 def start_exchange(
     exchanges: ExchangeFixture, request: DriveRequest = REQUEST
-) -> tuple[Exchange, DriveSession, bytes]:
+) -> tuple[UnbatchedExchange, DriveSession, bytes]:
     """Return an exchange after the challenge, with the drive's key request."""
     exchange, session = exchanges.connect(), exchanges.session(request)
     challenge = exchange.on_frame(session.hello()).frame

@@ -9,7 +9,6 @@ import pytest
 from pkcs11 import Attribute, ObjectClass
 
 from hsm.ekm.drive_table import EnrolledDrive
-from hsm.ekm.exchange import run_steps
 from hsm.ekm.key_service import TokenKeyService
 from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
 from hsm.errors import LabelUnknownError, NotADataKeyError
@@ -22,6 +21,7 @@ from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.token import Token
 from hsm.provisioning import ProvisionedLab
 from tests.support.ekm_lab import SoftKek, TokenWatch
+from tests.support.exchange_fixture import run_steps
 
 _REMOVE = """
 import sys

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from hsm.validate.probes import AREAS, PROBES
-from hsm.validate.report import SCHEMA
+from hsm.validate.report import SCHEMA_PATH
 from tests.support.foreign_tokens import MAKERS, PIN_VARIABLE, SO_PIN_VARIABLE, ForeignToken
 
 VALIDATE = Path(__file__).parents[2] / "support" / "validate_worker.py"
@@ -108,4 +108,4 @@ def test_validate_runs_every_probe_and_leaves_no_object(report: dict[str, Any]) 
     assert [each["probe"] for each in report["findings"]] == probes
     assert not [each for each in report["findings"] if "itself failed" in each["does"]]
     assert report["left_behind"] == 0
-    jsonschema.validate(report, json.loads(SCHEMA.read_text()))
+    jsonschema.validate(report, json.loads(SCHEMA_PATH.read_text()))

@@ -12,7 +12,7 @@ from pkcs11 import exceptions as refusals
 from hsm.pkcs11.token import open_token
 from hsm.provisioning import ProvisionedLab
 from hsm.validate.findings import Status
-from hsm.validate.report import SCHEMA, Validation
+from hsm.validate.report import SCHEMA_PATH, Validation
 from hsm.validate.run import validate
 from hsm.validate.session import Pins
 from hsm.validate.verdict import Fitness
@@ -80,7 +80,7 @@ def test_validate_survives_threads_without_locking(softhsm: Validation) -> None:
 
 
 def test_report_json_conforms_to_its_schema(softhsm: Validation) -> None:
-    jsonschema.validate(json.loads(softhsm.to_json()), json.loads(SCHEMA.read_text()))
+    jsonschema.validate(json.loads(softhsm.to_json()), json.loads(SCHEMA_PATH.read_text()))
 
 
 def _objects(lab: ProvisionedLab) -> list[dict[str, str]]:

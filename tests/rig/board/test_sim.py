@@ -15,7 +15,7 @@ import hdl.registers.engine_map as regs
 from hdl.sim import wire
 from rig.board.protocol import BoardError
 from rig.board.sim import SimBoard
-from tests.support.boards import StartBoard
+from tests.support.boards import StartBoard, peek
 
 WORD = 16
 
@@ -102,8 +102,8 @@ def test_sim_board_refuses_an_unmapped_access(sim_board: SimBoard, address: int,
 def test_sim_board_shows_no_key_without_a_probe(sim_board: SimBoard) -> None:
     for path in ("u_drive_crypto", "u_drive_crypto.u_aes_key_expand.rows_q", "transport_key"):
         with pytest.raises(BoardError, match="cannot be seen"):
-            sim_board.peek(path)
-    assert len(sim_board.peek("prdata_o")) == 4
+            peek(sim_board, path)
+    assert len(peek(sim_board, "prdata_o")) == 4
 
 
 def test_sim_board_close_ends_the_process(start_board: StartBoard) -> None:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 import hdl.registers.board_map as board_regs
 import hdl.registers.engine_map as regs
 from rig.board.protocol import BoardError
+from rig.board.uartbone import LinkFault, UartBone
 from rig.board.virtual import VirtualBoard
 from rig.board.visa import VisaBoard
 from rig.engine import traffic_generator
@@ -248,20 +249,38 @@ class TestTraffic:
 
 
 class TestLinkFaults:
+    @pytest.fixture
+    def recoveries(self, monkeypatch: pytest.MonkeyPatch) -> list[LinkFault]:
+        """Return the faults after which a board was synchronized again."""
+        faults: list[LinkFault] = []
+        recover = UartBone.recover
+
+        def recorded(uartbone: UartBone, fault: LinkFault) -> None:
+            faults.append(fault)
+            recover(uartbone, fault)
+
+        monkeypatch.setattr(UartBone, "recover", recorded)
+        return faults
+
     @pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.name.lower())
     @pytest.mark.parametrize("direction", Direction, ids=lambda direction: direction.name.lower())
     @pytest.mark.parametrize("after", [3, 700])
     def test_visa_board_returns_correct_results_after_a_link_fault(
-        self, link: FaultyLink, direction: Direction, fault: Fault, after: int
+        self,
+        link: FaultyLink,
+        recoveries: list[LinkFault],
+        direction: Direction,
+        fault: Fault,
+        after: int,
     ) -> None:
         with VisaBoard("virtual", link.resource, clock_hz=CLOCK_HZ, limit_s=LIMIT_S) as board:
             engine = Engine(board)
             records = [Record(Operation.BYPASS, os.urandom(900)) for _ in range(2)]
-            before = board.link_faults
+            assert recoveries == []
             link.arm(direction, fault, after, stall_s=LIMIT_S + 0.5)
             results = engine.process(records)
             assert link.faults_done == 1
-            assert board.link_faults > before
+            assert recoveries
         assert [result.data for result in results] == [record.data for record in records]
 
     @pytest.mark.parametrize("fault", [Fault.LOST, Fault.GARBLED], ids=lambda fault: fault.name)
@@ -275,11 +294,13 @@ class TestLinkFaults:
             board.write(regs.SCRATCH.address, 4, b"\x05\x06\x07\x08")
             assert board.read(regs.SCRATCH.address, 4, 1) == b"\x05\x06\x07\x08"
 
-    def test_visa_board_repeats_a_damaged_register_read(self, link: FaultyLink) -> None:
+    def test_visa_board_repeats_a_damaged_register_read(
+        self, link: FaultyLink, recoveries: list[LinkFault]
+    ) -> None:
         with VisaBoard("virtual", link.resource, clock_hz=CLOCK_HZ, limit_s=LIMIT_S) as board:
             link.arm(Direction.FROM_BOARD, Fault.GARBLED, 2)
             assert board.read(regs.ID.address, 4, 1) == b"TAPE"
-            assert board.link_faults == 1
+            assert len(recoveries) == 1
 
     def test_visa_board_reports_a_link_that_stays_down(self, link: FaultyLink) -> None:
         with VisaBoard("virtual", link.resource, clock_hz=CLOCK_HZ, limit_s=0.3) as board:

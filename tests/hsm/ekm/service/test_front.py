@@ -38,7 +38,7 @@ from tests.support.ekm_client import ExchangeClient
 from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY, SoftDrive, der
 from tests.support.exchange_fixture import Outsiders
 from tests.support.ports import reserve_port
-from tests.support.running_ekm import make_config
+from tests.support.running_ekm import error_output, make_config
 from tests.support.waiting import has_ended, wait_until
 
 PING = Ping().encode()
@@ -66,7 +66,7 @@ def serving(
     with spawn_ekm(config) as process:
         yield Serving(config, process)
         assert process.stop() == 0
-        assert process.error_output() == ""
+        assert error_output(process) == ""
 
 
 @pytest.fixture
@@ -487,7 +487,7 @@ def test_relay_and_wire_carry_neither_data_key_nor_pin(
 def test_key_manager_stops_in_order_on_sigterm(ekm: EkmProcess, config: EkmConfig) -> None:
     assert ekm.stop() == 0
     assert [r["event"] for r in records(config)] == ["start", "stop"]
-    assert ekm.error_output() == ""
+    assert error_output(ekm) == ""
 
 
 def test_key_manager_stops_in_order_with_connections_open(
@@ -503,7 +503,7 @@ def test_key_manager_stops_in_order_with_connections_open(
         assert time.monotonic() - started < 4, "not only after the time allowed"
         assert read_to_end(idle) == b""
     assert records(config)[-1]["event"] == "stop"
-    assert ekm.error_output() == ""
+    assert error_output(ekm) == ""
 
 
 def test_client_reconnects_after_a_restart(
@@ -629,7 +629,7 @@ def test_process_says_how_a_killed_key_manager_ended(
                     client.exchange(session_of(outsiders.drive, lab))
                 assert "its process was ended by SIGKILL" in str(failure.value)
                 assert f"its log is {config.audit}.messages; run" in str(failure.value)
-        assert "listening" in process.error_output()
+        assert "listening" in error_output(process)
     assert "listening" in config.audit.with_name(f"{config.audit.name}.messages").read_text()
 
 

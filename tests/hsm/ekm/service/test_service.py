@@ -33,6 +33,7 @@ from tests.support.ekm_lab import der
 from tests.support.exchange_fixture import Outsiders
 from tests.support.running_ekm import (
     REQUEST,
+    error_output,
     exchange_until_served,
     http_get,
     wait_for_workers,
@@ -112,7 +113,7 @@ def test_logs_are_json_and_hold_no_secret(
             stranger.sendall(b"GET / HTTP/1.0\r\n\r\n")
             stranger.recv(100)
         ekm.stop()
-        words = ekm.error_output()
+        words = error_output(ekm)
     events = [json.loads(line) for line in words.splitlines()]
     assert {"listening", "connection refused", "stopping"} <= {event["event"] for event in events}
     assert all({"timestamp", "level", "process"} <= event.keys() for event in events)
