@@ -113,10 +113,6 @@ class ProvisioningPlan(Part):
     hosts: tuple[str, ...] = Field(
         default=EKM_HOSTS, description="addresses and names that the key managers answer to"
     )
-    partner_keks: dict[str, bytes] = Field(
-        default={},
-        description="KEKs of other sites: certificates (DER) by the label that they get here",
-    )
     partner_drives: dict[str, bytes] = Field(
         default={},
         description="drives made elsewhere that get data keys too: RSA keys (SPKI, DER) by serial",
@@ -205,7 +201,6 @@ def one_token_plan(
     *,
     hosts: Sequence[str] = EKM_HOSTS,
     kek_bits: int = MIN_KEK_BITS,
-    partner_keks: Mapping[str, bytes] | None = None,
     partner_drives: Mapping[str, bytes] | None = None,
 ) -> ProvisioningPlan:
     """Return a plan with one SoftHSM token that holds all KEKs."""
@@ -216,7 +211,6 @@ def one_token_plan(
         keks=tuple(KekPlan(label=label, bits=kek_bits, token=ONE_TOKEN) for label in kek_labels),
         drives=tuple(drives),
         hosts=tuple(hosts),
-        partner_keks=dict(partner_keks or {}),
         partner_drives=dict(partner_drives or {}),
     )
 
@@ -241,12 +235,22 @@ def provision_drive(
     return provision(one_token_plan(state_dir, (), (serial,)), progress).drive(serial)
 
 
-class _Removal(Part):
-    """KEKs to remove from a token."""
+class _KekChange(Part):
+    """KEKs to import into a token as certificates, and KEKs to remove."""
 
     state_dir: LocalPath
     token: TokenConfig
-    labels: tuple[str, ...]
+    imported: dict[str, bytes] = Field(default={})
+    removed: tuple[str, ...] = ()
+
+
+def import_certificates(lab: ProvisionedLab, certificates: Mapping[str, bytes]) -> None:
+    """Import KEKs of another site into the first token, public-only.
+
+    `certificates` (DER) are by the label that they get here. Repeating changes nothing.
+    """
+    change = _KekChange(state_dir=lab.state_dir, token=lab.ekm_token, imported=dict(certificates))
+    _in_child("change", change, lambda step: None)
 
 
 def remove_keks(lab: ProvisionedLab, labels: Sequence[str]) -> dict[str, str]:
@@ -254,8 +258,8 @@ def remove_keks(lab: ProvisionedLab, labels: Sequence[str]) -> dict[str, str]:
 
     Returns SHA-256 of each KEK's SubjectPublicKeyInfo, hexadecimal, by label.
     """
-    removal = _Removal(state_dir=lab.state_dir, token=lab.ekm_token, labels=tuple(labels))
-    removed: dict[str, str] = json.loads(_in_child("remove", removal, lambda step: None))
+    change = _KekChange(state_dir=lab.state_dir, token=lab.ekm_token, removed=tuple(labels))
+    removed: dict[str, str] = json.loads(_in_child("change", change, lambda step: None))
     return removed
 
 
@@ -309,10 +313,10 @@ def main() -> int:
     """Carry out the request on standard input; answer on standard output."""
     try:
         text = sys.stdin.read()
-        if sys.argv[1:] == ["remove"]:
-            removal = _Removal.model_validate_json(text)
-            with _locked(removal.state_dir):
-                _send(result=json.dumps(_remove_keks(removal)))
+        if sys.argv[1:] == ["change"]:
+            change = _KekChange.model_validate_json(text)
+            with _locked(change.state_dir):
+                _send(result=json.dumps(_change_keks(change)))
         else:
             plan = ProvisioningPlan.model_validate_json(text)
             private_directory(plan.state_dir)
@@ -417,8 +421,6 @@ class _TokenProvisioner:
             self._certificates[name] = {
                 kek.label: kek.certificate.public_bytes(Encoding.DER) for kek in keks if kek
             }
-            for label, der in plan.partner_keks.items():
-                keystore.import_certificate(label, x509.load_der_x509_certificate(der))
             self._import_missing(name, keystore)
             if self._wrapping:
                 _send(step="drive enrolment")
@@ -492,10 +494,12 @@ def _reports_key_length(keystore: Keystore) -> bool:
     return True  # nothing is unwrapped here
 
 
-def _remove_keks(removal: _Removal) -> dict[str, str]:
-    with open_token(removal.token) as token:
+def _change_keks(change: _KekChange) -> dict[str, str]:
+    with open_token(change.token) as token:
         keystore = Keystore(token)
-        keks = {label: keystore.find(label) for label in removal.labels}
+        for label, der in change.imported.items():
+            keystore.import_certificate(label, x509.load_der_x509_certificate(der))
+        keks = {label: keystore.find(label) for label in change.removed}
         for kek in keks.values():
             keystore.remove_kek(kek)
         return {label: kek.spki_hash.hex() for label, kek in keks.items()}

@@ -22,7 +22,13 @@ from hsm.ekm.drive_table import DriveTable
 from hsm.ekm.service.launch import EkmProcess, spawn_ekm
 from hsm.files import private_directory
 from hsm.keys.pki import load_certificate
-from hsm.provisioning import ProvisionedDrive, ProvisionedLab, one_token_plan, provision
+from hsm.provisioning import (
+    ProvisionedDrive,
+    ProvisionedLab,
+    import_certificates,
+    one_token_plan,
+    provision,
+)
 from rig.results.events import EventLog
 from rig.ve.ekm.proxy import EkmProxy, Observer
 
@@ -38,23 +44,16 @@ class KeySite:
     labels: tuple[str, ...]
     drive: ProvisionedDrive
     drive_ca: Path
-    foreign: dict[str, bytes] = field(default_factory=dict)
     partners: list[Path] = field(default_factory=list)
     running: dict[str, EkmProcess] = field(default_factory=dict)
     provisioned: ProvisionedLab = field(init=False)
 
     def __post_init__(self) -> None:
         """Provision what the site lacks."""
-        self._provision()
-
-    def _provision(self) -> None:
-        plan = one_token_plan(
-            self.folder,
-            self.labels,
-            partner_keks=self.foreign,
-            partner_drives={self.drive.serial: self.drive.wrap_public_der},
+        drives = {self.drive.serial: self.drive.wrap_public_der}
+        self.provisioned = provision(
+            one_token_plan(self.folder, self.labels, partner_drives=drives)
         )
-        self.provisioned = provision(plan)
 
     @property
     def ca_der(self) -> bytes:
@@ -70,12 +69,13 @@ class KeySite:
 
         ``labels`` gives the other site's label by the one that the key gets here.
         """
-        self.foreign |= {here: other.certificate(there) for here, there in labels.items()}
+        import_certificates(
+            self.provisioned, {here: other.certificate(there) for here, there in labels.items()}
+        )
         partner = self.folder / "partners" / f"{other.name}-ekm.pem"
         private_directory(partner.parent)
         shutil.copyfile(other.provisioned.ekm_certificate, partner)
         self.partners.append(partner)
-        self._provision()
 
     def ekm_config(self, which: str) -> EkmConfig:
         """Return the configuration of one key manager, on any free port.

@@ -37,7 +37,13 @@ from hsm.pkcs11.softhsm import (
     write_configuration,
 )
 from hsm.pkcs11.token import open_token
-from hsm.provisioning import ProvisionedLab, one_token_plan, provision_drive
+from hsm.provisioning import (
+    ProvisionedLab,
+    import_certificates,
+    one_token_plan,
+    provision_drive,
+)
+from tests.support.ekm_lab import SoftKek, der
 from tests.support.provisioned import provision_lab, softhsm_token
 
 SERIAL = "DRIVE-7"
@@ -64,6 +70,19 @@ def works(lab: ProvisionedLab) -> bool:
             for drive in lab.drives:
                 data_keys.wrap_for_drive(data_key, drive.wrap_public_der)
     return True
+
+
+def test_import_certificates_brings_public_only_keks_and_may_be_repeated(tmp_path: Path) -> None:
+    lab = provision_lab(tmp_path, ["KEK A"], [])
+    kek = SoftKek.make("KEK OF A PARTNER")
+    for _ in range(2):
+        import_certificates(lab, {"KEK B": der(kek.certificate)})
+    with open_token(lab.ekm_token) as token:
+        found = {each.label: (each.has_private, each.bits) for each in Keystore(token).list()}
+        assert Keystore(token).find("KEK B").certificate == kek.certificate
+    assert found == {"KEK A": (True, 2048), "KEK B": (False, 2048)}
+    with pytest.raises(ProvisioningError, match="has this public key already"):
+        import_certificates(lab, {"KEK C": der(kek.certificate)})
 
 
 def test_provisioning_creates_keys_tokens_and_certificates(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hsm.ekm.protocol.errors import EkmUnavailable, ErrorCode, ExchangeError
 from hsm.ekm.protocol.messages import KeyGrant
 from hsm.errors import TaperigError
 from hsm.keys.eedk import Eedk, KeyLabel, KeyMode
+from hsm.provisioning import import_certificates
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import PAGE_BYTES, CartridgeError
 from rig.drive.sense import DriveError, Sense
@@ -34,7 +35,6 @@ from tests.support.nodes import (
     tape,
     work,
 )
-from tests.support.provisioned import provision_lab
 from tests.support.tape_site import DriveFixture, Site
 from tests.support.volume_sinks import CompareSink
 
@@ -47,7 +47,7 @@ ELSEWHERE = "Key Of A Partner"
 def partner(site: Site) -> SoftKek:
     """Return a KEK of which the site has only the certificate."""
     kek = SoftKek.make(ELSEWHERE)
-    provision_lab(site.lab.state_dir, [], [], partner_keks={ELSEWHERE: der(kek.certificate)})
+    import_certificates(site.lab, {ELSEWHERE: der(kek.certificate)})
     return kek
 
 
