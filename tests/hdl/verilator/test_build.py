@@ -262,6 +262,15 @@ class TestSimulationEnvironment:
         theirs = [path for path in runner.env["PYTHONPATH"].split(os.pathsep) if path]
         assert ours["PYTHONPATH"].split(os.pathsep)[1:] == theirs
 
+    def test_simulation_environment_adds_cocotbs_libraries_to_those_given(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        libraries = str(cocotb_tools.config.libs_dir)
+        monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+        assert simulation_environment()["LD_LIBRARY_PATH"] == libraries
+        monkeypatch.setenv("LD_LIBRARY_PATH", "/own")
+        assert simulation_environment()["LD_LIBRARY_PATH"] == f"{libraries}{os.pathsep}/own"
+
     def test_simulation_environment_does_not_import_cocotb(self) -> None:
         """The import takes 0.2 s, and every simulation does it itself."""
         code = (

@@ -7,11 +7,13 @@ import shutil
 import socket
 import stat
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rig.cli.doctor import _folder, _key_manager, _python
 from tests.support.rig_command import DEFAULT_LAB, PROJECT, lab_file, rig
 
 
@@ -129,7 +131,16 @@ def test_version_names_commit_gates_and_simulator(tmp_path: Path) -> None:
     assert found["gates"].startswith("sim_top-plain-")
     assert found["built"] is False
     assert "5.48" in found["verilator"]
+    assert found["version"] == version("taperig")
     assert found["version"] in rig("--version", env=environment).out.splitlines()[0]
+
+
+def test_version_names_a_chosen_verilator_alone(tmp_path: Path) -> None:
+    chosen = tmp_path / "verilator"
+    chosen.write_text("#!/bin/sh\necho Verilator 9.999\n")
+    chosen.chmod(0o755)
+    found = json.loads(rig("--version", "--json", TAPERIG_VERILATOR=str(chosen)).out)
+    assert found["verilator"] == "Verilator 9.999"
 
 
 def test_version_marks_a_dirty_checkout_and_works_without_git(tmp_path: Path) -> None:
@@ -154,12 +165,41 @@ def test_version_is_refused_beside_a_command() -> None:
         assert "--version" in ended.err
 
 
-def test_doctor_reports_a_pin_file_that_others_may_read(tmp_path: Path) -> None:
-    pin = tmp_path / "pin"
-    pin.write_text("1234\n")
-    pin.chmod(stat.S_IRUSR | stat.S_IROTH)
-    lab = lab_file(tmp_path, ("# pin: {env: NAME} ", f"pin: {{file: {pin}}} #"))
-    assert "chmod 600" in run_doctor(tmp_path, "--lab", lab, code=1)["token ekm"]["text"]
+@pytest.mark.parametrize(
+    ("pin", "words"),
+    [
+        ("{env: NO_SUCH_VARIABLE}", "variable NO_SUCH_VARIABLE is not set"),
+        ("{file: none}", "none cannot be read"),
+        ("{file: open}", "open may be read by others (chmod 600)"),
+    ],
+)
+def test_doctor_reports_a_pin_that_cannot_be_used(tmp_path: Path, pin: str, words: str) -> None:
+    (tmp_path / "open").write_text("1234\n")
+    (tmp_path / "open").chmod(stat.S_IRUSR | stat.S_IROTH)
+    lab = lab_file(tmp_path, ("# pin: {env: NAME} ", f"pin: {pin} #"))
+    assert words in run_doctor(tmp_path, "--lab", lab, code=1)["token ekm"]["text"]
+
+
+def test_doctor_reports_a_folder_with_too_little_space(tmp_path: Path) -> None:
+    found = _folder("state folder", lambda: tmp_path / "new", 10**12, "choose another")
+    assert (found.status, found.cure) == ("missing", "free some space, or choose another")
+    assert f"{tmp_path}/new has " in found.text
+    assert _folder("state folder", lambda: tmp_path / "new", 0, "choose another").status == "ok"
+
+
+def test_doctor_names_python_packages_that_are_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = ["pytest>=1", "no-such-package>=1", "no-such-extra; extra == 'fpga'"]
+    monkeypatch.setattr("rig.cli.doctor.metadata.requires", lambda name: wanted)
+    found = {each.name: each for each in _python()}["Python packages"]
+    assert (found.status, found.text) == ("missing", "not installed: no-such-package")
+
+
+def test_doctor_reports_a_key_manager_host_without_address() -> None:
+    found = _key_manager("main", "host.invalid", 3801, starts=False)
+    assert found.status == "missing"
+    assert "host.invalid has no address" in found.text
 
 
 def test_doctor_names_a_state_folder_of_an_unknown_user(tmp_path: Path) -> None:

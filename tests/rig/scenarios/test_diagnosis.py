@@ -9,6 +9,7 @@ from hsm.errors import LabelUnknownError, TaperigError
 from rig.board.protocol import BoardError
 from rig.drive.sense import DriveError
 from rig.engine.driver import RecordError
+from rig.engine.throughput import MeasureError
 from rig.results.measurement import Measurement
 from rig.results.results import Check, RunResult, ScenarioResult
 from rig.scenarios.diagnosis import gates_at_fault
@@ -45,10 +46,15 @@ def test_gates_are_not_at_fault_in_a_run_that_passed() -> None:
         run_with(failure=RecordError("tag mismatch")),
         run_with(failure=caused(TaperigError("drive"), RecordError("tag mismatch"))),
         run_with(failure=BoardError("The simulation stopped by itself")),
+        run_with(failure=MeasureError("its counters do not work")),
     ],
 )
 def test_gates_are_at_fault_where_data_or_rates_are_wrong(run: RunResult) -> None:
     assert gates_at_fault(run, None)
+
+
+def test_gates_are_at_fault_where_they_ended_the_whole_run() -> None:
+    assert gates_at_fault(run_with(), BoardError("The simulation did not start"))
 
 
 @pytest.mark.parametrize(
