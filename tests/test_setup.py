@@ -105,8 +105,8 @@ def test_setup_names_the_libpython_of_the_python_that_is_there(place: Path) -> N
         "import sysconfig as s; print(*map(s.get_config_var, ('LIBDIR', 'INSTSONAME', 'VERSION')))"
     )
     python = ["/usr/bin/python3", "-c", asked]
-    told = subprocess.run(python, capture_output=True, text=True, check=True)
-    folder, name, version = told.stdout.split()
+    answer = subprocess.run(python, capture_output=True, text=True, check=True)
+    folder, name, version = answer.stdout.split()
     library = (Path(folder) / name).resolve()
     path = tools(place, "sh", "mount")
     command = 'mount --bind /dev/null "$0" && exec "$1"'
@@ -169,5 +169,5 @@ def test_setup_makes_venv_anew_where_the_checkout_was_moved(place: Path) -> None
     ended = set_up(moved, os.environ["PATH"], PYTHONPATH=str(backend))
     assert ended.returncode == 0, ended.stderr
     assert "making .venv" in ended.stderr
-    told = subprocess.run([pip, "--version"], capture_output=True, text=True, check=True)
-    assert str(moved) in told.stdout
+    answer = subprocess.run([pip, "--version"], capture_output=True, text=True, check=True)
+    assert str(moved) in answer.stdout

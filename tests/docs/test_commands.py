@@ -156,7 +156,7 @@ def test_indented_code_is_fenced(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "words"),
     [
         ("rig run --wave", "rig run"),
         ("rig ve nothing", "no command nothing"),
@@ -168,6 +168,6 @@ def test_indented_code_is_fenced(page: Path) -> None:
         ("true && rig nothing", "no command nothing"),
     ],
 )
-def test_a_command_that_does_not_exist_is_found(command: str, said: str) -> None:
+def test_a_command_that_does_not_exist_is_found(command: str, words: str) -> None:
     (mistake,) = mistakes(command)
-    assert said in mistake
+    assert words in mistake

@@ -54,11 +54,11 @@ def fuzz(target: str, seconds: int, found: Path) -> tuple[bool, dict[str, int]]:
         errors="replace",
         timeout=seconds + _GRACE_SECONDS,
     )
-    said = ended.stdout
+    output = ended.stdout
     if ended.returncode:
-        print(said[-4000:])
-    runs = re.search(r"number_of_executed_units:\s*(\d+)", said)
-    covered = re.findall(r"cov: (\d+)", said)
+        print(output[-4000:])
+    runs = re.search(r"number_of_executed_units:\s*(\d+)", output)
+    covered = re.findall(r"cov: (\d+)", output)
     return not ended.returncode, {
         "executions": int(runs[1]) if runs else 0,
         "coverage": int(covered[-1]) if covered else 0,

@@ -210,8 +210,8 @@ class Site:
                 assert answer is not None
                 answers.append(answer)
                 if answer.frame is not None:
-                    told = messages.decode(answer.frame)
-                    assert getattr(told, "code", 0) != ErrorCode.INTERNAL_FAILURE, told
+                    message = messages.decode(answer.frame)
+                    assert getattr(message, "code", 0) != ErrorCode.INTERNAL_FAILURE, message
                 if answer.close:
                     return answers
                 connection.look()

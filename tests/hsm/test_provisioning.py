@@ -430,10 +430,10 @@ def test_provisioning_ends_its_child_on_ctrl_c(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
         "from tests.support.provisioned import provision_lab\n"
-        "def told(step):\n"
+        "def show(step):\n"
         "    if step == 'key A': print(step, flush=True)\n"
         "try:\n"
-        "    provision_lab(Path(sys.argv[1]), list('ABCDEFGH'), [], kek_bits=4096, progress=told)\n"
+        "    provision_lab(Path(sys.argv[1]), list('ABCDEFGH'), [], kek_bits=4096, progress=show)\n"
         "except KeyboardInterrupt:\n"
         "    sys.exit(77)\n"
     )

@@ -21,7 +21,7 @@ class KillPoints:
     """
 
     def __init__(self, at: int, *, after: bool, note: Callable[[str], None]) -> None:
-        """Kill at call number `at`; `note` is told which it is, before."""
+        """Kill at call number `at`; `note` gets its name before."""
         self._left = at
         self._lock = threading.Lock()
         self._after = after

@@ -2,7 +2,7 @@
 
 Reads a folder on standard input. Writes, appends and reads a cartridge there with gates, secure
 element, token and key manager of its own, and keeps all traffic in files. In the middle of the read
-it prints the process ids (JSON) and waits; told to go on, it prints the round keys that are in the
+it prints the process ids (JSON) and waits for a line. Then it prints the round keys that are in the
 gates' registers, keeps them (the planted copy), waits again, and ends the session.
 """
 

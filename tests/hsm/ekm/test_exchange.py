@@ -416,11 +416,11 @@ def test_exchange_that_is_replayed_is_refused(exchanges: ExchangeFixture) -> Non
     assert isinstance(decoded(again.on_frame(hello)), Challenge)
     assert_refused(exchanges, error_of(again.on_frame(key_request)), ErrorCode.WRONG_SESSION)
     # The drive itself may not use its nonce again either.
-    said, request = messages.decode(hello), messages.decode(key_request)
-    assert isinstance(said, Hello)
+    first, request = messages.decode(hello), messages.decode(key_request)
+    assert isinstance(first, Hello)
     assert isinstance(request, KeyRequest)
     later = dataclasses.replace(request, sequence=request.sequence + 1)
-    refusal = error_of(exchanges.challenged(said.nonce).ask(later))
+    refusal = error_of(exchanges.challenged(first.nonce).ask(later))
     assert_refused(exchanges, refusal, ErrorCode.REPLAYED_NONCE)
     assert exchanges.watch.count == asked
 
@@ -812,11 +812,11 @@ def test_translate_refuses_an_eedk_with_any_field_changed(exchanges: ExchangeFix
 def test_translate_refuses_an_eedk_of_another_volume_beside_any_other(
     exchanges: ExchangeFixture, place: int
 ) -> None:
-    mine = exchanges.run(exchanges.session(REQUEST)).grant.eedks
+    eedks_of_volume = exchanges.run(exchanges.session(REQUEST)).grant.eedks
     other = exchanges.run(
         exchanges.session(Generate("VOL002", CARTRIDGE_ID, TWO_LABELS))
     ).grant.eedks
-    eedks = (other[0], mine[1]) if place == 0 else (b"\x00", other[1])
+    eedks = (other[0], eedks_of_volume[1]) if place == 0 else (b"\x00", other[1])
     error = exchanges.refused(Translate(VOLUME, CARTRIDGE_ID, eedks))
     assert_refused(exchanges, error, ErrorCode.WRONG_VOLUME, VOLUME, "VOL002")
 
@@ -865,8 +865,8 @@ def test_unexpected_error_is_reported_by_type_only(
     exchanges.manager = dataclasses.replace(exchanges.manager, keys=FailingKeyService())
     error = exchanges.refused(REQUEST)
     assert_refused(exchanges, error, ErrorCode.INTERNAL_FAILURE, "RuntimeError")
-    told = error.text + caplog.text + json.dumps(exchanges.records())
-    assert "SECRET" not in told
+    output = error.text + caplog.text + json.dumps(exchanges.records())
+    assert "SECRET" not in output
     assert "test_exchange.py" in caplog.text, "the place of the error is logged"
 
 

@@ -305,9 +305,9 @@ def test_data_key_is_in_no_output(
     with data_keys.generate() as data_key:
         pair = data_keys.make_pair(data_key, [KeyLabel("known"), KeyLabel("KEK 1")], VOLUME)
         sedk = data_keys.wrap_for_drive(data_key, lab_state.drives[0].wrap_public_der)
-        told = repr(data_key)
+        shown = repr(data_key)
     plain = known.unwrap(pair[0].wrapped)
-    everything = b"".join([*(eedk.encode() for eedk in pair), sedk, told.encode()])
+    everything = b"".join([*(eedk.encode() for eedk in pair), sedk, shown.encode()])
     assert plain not in everything
     assert all(plain[at : at + 8] not in everything for at in range(25))
     stored = [path for path in lab_state.state_dir.rglob("*") if path.is_file()]

@@ -69,10 +69,10 @@ def test_crash_log_holds_no_key_material(tmp_path: Path) -> None:
     )
     ended = rig("hsm", "list", env=raising(tmp_path, "yaml", statement))
     text = log_named_in(ended.sentence()).read_text()
-    said = [line for line in text.splitlines() if line.startswith("ValueError")]
-    assert len(said) == 2
+    lines = [line for line in text.splitlines() if line.startswith("ValueError")]
+    assert len(lines) == 2
     for secret in (SECRET, "83920174", "x7!key", "s3cr3t-pin"):
-        assert all(secret not in line for line in said)
+        assert all(secret not in line for line in lines)
         assert secret not in ended.err
 
 

@@ -173,8 +173,8 @@ def test_ve_refuses_in_one_sentence(lab: Path, state: Path) -> None:
     assert "Pool 9 is not configured" in refusal(lab, "constructs", "--storage-group", "X=9")
     assert "NAME=POOL" in refusal(lab, "constructs", "--storage-group", "X")
     for construct in ("--storage-group", "--management-class"):
-        said = refusal(lab, "constructs", construct, "A\x1b[31mB=1")
-        assert r"'A\x1b[31mB' is no name of a storage group" in said
+        sentence = refusal(lab, "constructs", construct, "A\x1b[31mB=1")
+        assert r"'A\x1b[31mB' is no name of a storage group" in sentence
     digits = "9" * 5000  # more than Python converts to an integer
     assert "NAME=POOL" in refusal(lab, "constructs", "--management-class", f"X={digits}")
     assert "mon/22:00+480" in refusal(lab, "reclaim", "inhibit", f"mon/00:00+{digits}")
@@ -278,13 +278,13 @@ nodes:
     path.write_text(DEFAULT_LAB + wrong)
     assert "cartridges is 'many'; it must be a number of cartridges" in refusal(path, "status")
     path.write_text(DEFAULT_LAB + wrong.replace(", cartridges: many", ""))
-    said = refusal(path, "status")
+    sentence = refusal(path, "status")
     for words in (
         "there is no drive 'TR0000000009'",
         "there is no key manager 'nobody'",
         "pool 9 of 'A' is not among the pools of node two",
     ):
-        assert words in said
+        assert words in sentence
 
 
 def test_ve_process_ends_with_one_sentence(lab: Path, state: Path) -> None:

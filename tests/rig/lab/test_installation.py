@@ -72,7 +72,7 @@ def test_installation_mistake_is_named(tmp_path: Path, line: str, what: str) -> 
 def test_ekm_verify_is_refused_before_the_steps_before_it(tmp_path: Path) -> None:
     drive = "{serial: TR0000000001, features: [9592], verified: false}"
     path = lab(tmp_path, f"  drives: [{drive}]\n")
-    said = rig("ekm", "verify", "--lab", path, TAPERIG_STATE=str(tmp_path / "state")).sentence()
-    assert said.startswith("It is too early to verify the connection to the key managers: first")
-    assert "verify them at the drives" in said
+    error = rig("ekm", "verify", "--lab", path, TAPERIG_STATE=str(tmp_path / "state")).sentence()
+    assert error.startswith("It is too early to verify the connection to the key managers: first")
+    assert "verify them at the drives" in error
     assert not (tmp_path / "state").exists()

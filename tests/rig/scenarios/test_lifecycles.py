@@ -68,9 +68,9 @@ def test_pool_over_time_is_clear_then_under_kek_1_then_under_kek_2(
 ) -> None:
     result = run(PoolOverTime(), session, tmp_path)
     assert len(result.checks) == 7
-    said = capsys.readouterr().out
-    assert "KEK 1" in said
-    assert "KEK 2" in said
+    output = capsys.readouterr().out
+    assert "KEK 1" in output
+    assert "KEK 2" in output
 
 
 @pytest.mark.rule("MIG-1", "MIG-2", "MIG-3", "MIG-4", "MIG-7", "MIG-10", "MIG-12")

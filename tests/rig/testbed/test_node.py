@@ -28,7 +28,7 @@ def session(site: Site, folder: Path, external: tuple[str, ...]) -> LabSession:
 
 
 @pytest.mark.rule("CART-4")
-def test_run_nodes_name_the_key_managers_that_cannot_be_told(site: Site, tmp_path: Path) -> None:
+def test_run_nodes_name_key_managers_that_the_rig_did_not_start(site: Site, tmp_path: Path) -> None:
     nodes = RunNodes(tmp_path)
     pools = [PoolSettings(2, True, (KeyLabel("KEK 1"),))]
     sizes = {"cache_bytes": 10_000, "cartridge_bytes": 10_000}

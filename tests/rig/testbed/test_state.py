@@ -25,10 +25,10 @@ def older_state(state: Path) -> None:
 
 
 def take_over(state: Path) -> list[str]:
-    said: list[str] = []
-    with locked_state(state, said.append):
+    sentences: list[str] = []
+    with locked_state(state, sentences.append):
         pass
-    return said
+    return sentences
 
 
 def test_state_moves_the_cartridges_of_an_earlier_version_into_a_run(tmp_path: Path) -> None:

@@ -123,11 +123,11 @@ def test_two_tokens_interrupted_at_any_step_are_whole_when_repeated(
     tmp_path: Path, steps: int
 ) -> None:
     lab = load_lab(written(tmp_path, lab_text(SOFT)))
-    told: list[str] = []
+    reported: list[str] = []
 
     def interrupt(step: str) -> None:
-        told.append(step)
-        if len(told) == steps:
+        reported.append(step)
+        if len(reported) == steps:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

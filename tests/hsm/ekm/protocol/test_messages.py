@@ -260,9 +260,9 @@ def test_frame_has_its_length_in_front_and_a_limit() -> None:
 
 
 def test_transcript_digest_depends_on_every_byte_and_on_the_message() -> None:
-    def to_sign(*said: bytes, message: KeyRequest | Ack = REQUEST) -> bytes:
+    def to_sign(*sent: bytes, message: KeyRequest | Ack = REQUEST) -> bytes:
         transcript = Transcript()
-        for data in said:
+        for data in sent:
             transcript.add(data)
         return transcript.draft(message).digest
 
@@ -292,7 +292,7 @@ def test_transcript_digest_depends_on_every_byte_and_on_the_message() -> None:
 def test_transcript_inserts_and_cuts_out_the_signature_at_its_place(
     message: SignedMessage, signature: bytes
 ) -> None:
-    mine, yours = Transcript(), Transcript()
+    drive, key_manager = Transcript(), Transcript()
     digests = []
 
     def sign(digest: bytes) -> bytes:
@@ -300,12 +300,12 @@ def test_transcript_inserts_and_cuts_out_the_signature_at_its_place(
         return signature
 
     unsigned = dataclasses.replace(message, signature=b"")
-    data = mine.signed(unsigned, sign)
+    data = drive.signed(unsigned, sign)
     signed = dataclasses.replace(message, signature=signature)
     assert data == signed.encode()
-    assert digests == [yours.draft(message).digest] == [yours.to_verify(signed, data)]
-    yours.add(data)
-    assert mine.draft(message).digest == yours.draft(message).digest
+    assert digests == [key_manager.draft(message).digest] == [key_manager.to_verify(signed, data)]
+    key_manager.add(data)
+    assert drive.draft(message).digest == key_manager.draft(message).digest
 
 
 def test_transcript_does_not_sign_a_message_that_a_peer_would_refuse() -> None:

@@ -36,7 +36,7 @@ class Listener:
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(address)
-        self.told: list[str] = []
+        self.messages: list[str] = []
 
     def until(self, wanted: str, seconds: float = PATIENCE_SECONDS) -> list[str]:
         """Return the lines up to the wanted one, which is among them."""

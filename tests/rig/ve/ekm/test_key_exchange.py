@@ -138,8 +138,8 @@ class DriveFixture:
             _ = session.grant
         assert failure.value is session.failure
         assert self.last_message is not None
-        told = messages.decode(self.last_message)
-        assert told == Error(session.failure.code, str(session.failure))
+        message = messages.decode(self.last_message)
+        assert message == Error(session.failure.code, str(session.failure))
         return session.failure.code
 
 

@@ -187,12 +187,12 @@ def test_export_is_read_by_hercules(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.write_bytes(bytes(range(250)) * 400)
     export_image("L00001", data, tmp_path / "out.aws", DAY)
-    said = subprocess.run(
+    output = subprocess.run(
         ["hetmap", "-a", tmp_path / "out.aws"], check=True, capture_output=True, text=True
     ).stdout
-    assert "'TAPERIG.L00001   '" in said
-    assert "'L00001'" in said
-    assert "'000004'" in said  # blocks, in EOF1
+    assert "'TAPERIG.L00001   '" in output
+    assert "'L00001'" in output
+    assert "'000004'" in output  # blocks, in EOF1
     extracted = tmp_path / "extracted"
     subprocess.run(
         ["hetget", tmp_path / "out.aws", extracted, "1", "U", "0", "32760"],
