@@ -85,6 +85,15 @@ def test_read_report_takes_the_slowest_clock() -> None:
     assert read_report(json.dumps(report), {}).fmax_mhz == 371.2
 
 
+def test_read_report_ignores_paths_between_clocks() -> None:
+    report = json.loads(SMALL_REPORT)
+    between = json.loads(json.dumps(report["critical_paths"][0]))
+    between["from"] = "posedge other"
+    between["path"][0]["from"]["cell"] = "u_synchronizer.q"
+    report["critical_paths"].insert(0, between)
+    assert read_report(json.dumps(report), {}) == read_report(SMALL_REPORT, {})
+
+
 @pytest.mark.parametrize("spoiled", ["", "{}", '{"fmax": {}, "utilization": {}}', "[1]"])
 def test_read_report_refuses_another_format(spoiled: str) -> None:
     with pytest.raises(BuildError, match=r"not what nextpnr-ecp5 0\.11 writes"):

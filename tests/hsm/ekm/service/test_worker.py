@@ -19,6 +19,7 @@ from hsm.ekm.service.worker import (
     LAZY_WRITE_SECONDS,
     Worker,
 )
+from hsm.errors import TokenGoneError
 
 REPLY, NONE = Answer(b"reply"), Answer(None)
 
@@ -149,6 +150,18 @@ def test_worker_sends_a_challenge_before_an_earlier_record_is_flushed(log: Recor
 def test_worker_flushes_records_that_no_answer_waits_for(log: RecordingLog) -> None:
     run_worker(log, FakeConnection("ack", log, NONE, records=True))
     assert sent(log) == ["ack", "flush"]
+
+
+def test_worker_ends_when_the_token_is_gone(log: RecordingLog) -> None:
+    class GoneConnection(FakeConnection):
+        def answer(self) -> Steps[Answer | None]:
+            yield
+            raise TokenGoneError("The token is gone.")
+
+    worker: Any = run_worker(log, GoneConnection("key", log, None, records=False))
+    assert sent(log) == []
+    assert worker._stop
+    assert isinstance(worker._failure, TokenGoneError)
 
 
 def test_worker_sends_no_answer_when_the_log_fails(log: RecordingLog) -> None:

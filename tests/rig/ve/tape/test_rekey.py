@@ -18,7 +18,7 @@ from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import PAGE_BYTES, CartridgeError
 from rig.drive.sense import DriveError, Sense
 from rig.ve import operator_views
-from rig.ve.catalogue import settings
+from rig.ve.catalogue import settings, transactions
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.ekm.relay import RelayedSession
@@ -141,6 +141,21 @@ def test_rekey_to_two_public_only_keys_needs_permission(
     assert caught.value.code is ErrorCode.KEK_PUBLIC_ONLY
     wrapped = Eedk.decode(memory_eedks(fixture, volser)[1]).wrapped
     assert len(partner.open(wrapped)) == 32
+
+
+def test_rekey_refuses_eedks_that_no_key_manager_here_opens(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the new keys lose their private halves in the meantime."""
+    fixture = site.fixture(tmp_path, OLD)
+    volser = fixture.write_from_bot(1, fixture.volumes(1000))
+    before = fixture.tape(volser)
+    fixture.steps()
+    monkeypatch.setattr("rig.ve.tape.rekey._opens", lambda *arguments: False)
+    with pytest.raises(RekeyError, match=f"No key manager here opens either new EEDK of {volser}"):
+        rekeyed(fixture, volser, *NEW)
+    assert fixture.steps() == ["REKEY-1", "REKEY-2", "REKEY-3", "REKEY-4!", "REKEY-6"]
+    assert fixture.tape(volser) == before
 
 
 @pytest.mark.rule("KEY-9")
@@ -290,6 +305,12 @@ def test_node_refuses_to_rekey_what_has_no_keys_or_gets_none(node_factory: NodeF
         pytest.raises(CartridgeError, match="mounted by another drive"),
     ):
         node.scheduler.rekey("TAP001")
+    with node.change() as session:
+        transactions.physical(session, "TAP001").writing_pool = 2
+    with pytest.raises(RekeyError, match="A write to cartridge TAP001 was cut off"):
+        node.scheduler.rekey("TAP001")
+    with node.change() as session:
+        transactions.physical(session, "TAP001").writing_pool = None
     set_keys(node)
     with pytest.raises(RekeyError, match="Pool 2 of cartridge TAP001 does not encrypt now"):
         node.scheduler.rekey("TAP001")
