@@ -116,13 +116,17 @@ def open_token(config: TokenConfig) -> "Token":
         return Token(config, module, module.find_token(config.label))
     except refusals.GeneralError:
         module.close()
-        raise TokenError(
-            f"The token {config.label} cannot be opened (CKR_GENERAL_ERROR); check its files or "
-            "device, and that this user may read them."
-        ) from None
+        raise _unreadable(config.label) from None
     except BaseException:
         module.close()
         raise
+
+
+def _unreadable(label: str) -> TokenError:
+    return TokenError(
+        f"The token {label} cannot be opened (CKR_GENERAL_ERROR); check its files or device, and "
+        "that this user may read them."
+    )
 
 
 class Token:
@@ -255,10 +259,24 @@ class Token:
             if officer:
                 return self._token.open(rw=True, so_pin=pin, attribute_mapper=TemplateMapper())
             return self._token.open(rw=True, user_pin=pin, attribute_mapper=TemplateMapper())
+        except refusals.GeneralError:
+            raise  # to try again: another process may be writing the token
         except refusals.PKCS11Error as error:
             raise login_error(error, self.label, who, self._token.slot.get_token().flags) from None
         finally:
             del pin
+
+    def _log_in_again(self, *, officer: bool = False) -> pkcs11.Session:
+        """Log in after a logout, in several attempts as open_token does."""
+        for _ in range(_OPEN_ATTEMPTS - 1):
+            try:
+                return self._log_in(officer=officer)
+            except refusals.GeneralError:
+                time.sleep(_OPEN_PAUSE_SECONDS)
+        try:
+            return self._log_in(officer=officer)
+        except refusals.GeneralError:
+            raise _unreadable(self.label) from None
 
     @contextmanager
     def officer(self) -> Iterator[pkcs11.Session]:
@@ -275,13 +293,13 @@ class Token:
         self.session.close()
         self._session = self._fast_path = None
         try:
-            session = self._log_in(officer=True)
+            session = self._log_in_again(officer=True)
             try:
                 yield session
             finally:
                 session.close()
         finally:
-            self._session = self._log_in()
+            self._session = self._log_in_again()
             self._fast_path = FastPath.bind(self._module.path, self._session)
 
     # Data keys

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pkcs11
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, TokenFlag
@@ -31,7 +33,7 @@ from hsm.errors import (
 from hsm.keys.keystore import Keystore
 from hsm.keys.signature import signature_is_valid
 from hsm.pkcs11.length_check import REFERENCE_MODULI
-from hsm.pkcs11.module import login_error
+from hsm.pkcs11.module import Module, login_error
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.pins import PinSource
 from hsm.pkcs11.token import Token, open_token
@@ -98,6 +100,46 @@ def test_open_token_succeeds_while_other_processes_log_in(lab_state: Provisioned
         process.stdin.flush()
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], errors
+
+
+class TokenBeingWritten:
+    """A token whose file is empty at one login, as while another process writes it."""
+
+    logins = 0
+
+    def __init__(self, token: pkcs11.Token, file: Path, disturbed: int) -> None:
+        self._token, self._file, self._disturbed = token, file, disturbed
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._token, name)
+
+    def open(self, **arguments: Any) -> pkcs11.Session:
+        TokenBeingWritten.logins += 1
+        whole = self._file.read_bytes()
+        if TokenBeingWritten.logins == self._disturbed:
+            self._file.write_bytes(b"")
+        try:
+            return self._token.open(**arguments)
+        finally:
+            self._file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("disturbed", [1, 2, 3], ids=["user", "officer", "user again"])
+def test_token_logs_in_again_when_its_file_was_being_written(
+    lab_state: ProvisionedLab, monkeypatch: pytest.MonkeyPatch, disturbed: int
+) -> None:
+    files = (lab_state.state_dir / "tokens").glob("*/token.object")
+    (file,) = [path for path in files if b"taperig-ekm " in path.read_bytes()]
+    find = Module.find_token
+
+    def find_being_written(module: Module, label: str) -> TokenBeingWritten:
+        return TokenBeingWritten(find(module, label), file, disturbed)
+
+    monkeypatch.setattr(TokenBeingWritten, "logins", 0)
+    monkeypatch.setattr(Module, "find_token", find_being_written)
+    with open_token(lab_state.ekm_token) as token, token.officer():
+        pass
+    assert TokenBeingWritten.logins == 4, "three logins, one of them twice"
 
 
 def test_open_token_names_an_absent_token_and_those_present(lab_state: ProvisionedLab) -> None:
