@@ -103,7 +103,7 @@ def test_open_token_succeeds_while_other_processes_log_in(lab_state: Provisioned
 
 
 class TokenBeingWritten:
-    """A token whose file is empty at one login, as while another process writes it."""
+    """A token whose file is empty at one login, as if just being written."""
 
     logins = 0
 
