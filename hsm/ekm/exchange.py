@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 
 from cryptography import x509
 
+from hsm.ekm.audit.hash_chain import AuditEvent
 from hsm.ekm.audit.log import AuditLog
 from hsm.ekm.drive_table import (
     DriveTable,
@@ -345,7 +346,7 @@ class Exchange:
         self._details = {}
 
     def _record(
-        self, event: str, outcome: str, serial: str, code: int = 0, **more: str | int
+        self, event: AuditEvent, outcome: str, serial: str, code: int = 0, **more: str | int
     ) -> None:
         cause = _cause(code) if code else ""
         details = self._details

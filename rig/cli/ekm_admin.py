@@ -348,4 +348,7 @@ def audit_show(
         }
         for record in records
     ]
-    print_table(rows, ("number", "time", "event", "details"), "no record")
+    filters = {"event": event, "drive": serial, "volume": volume}
+    given = ", ".join(f"{name} {value!r}" for name, value in filters.items() if value)
+    empty = f"no record has {given}" if given else "the audit log has no record"
+    print_table(rows, ("number", "time", "event", "details"), empty)

@@ -105,6 +105,7 @@ def search(
 ) -> None:
     """Search the database of physical volumes; all filters must hold."""
     from rig.ve import operator_views
+    from rig.ve.catalogue import settings
     from rig.ve.catalogue.model import TapeEncryption, VolumeState
 
     filters = operator_views.Search(
@@ -121,10 +122,12 @@ def search(
         accessed_within_days=accessed_within,
     )
     with open_catalogue_of(lab_of(lab), node) as (session, now, _):
+        if pool:
+            settings.pool(session, pool)  # raises for one that is not configured
         rows = list(operator_views.search(session, filters, now))
     columns = ("volser", "pool", "state", "encryption", "keys", "fill_percent", "active_percent")
     more = ("active_volumes", "borrowed", "last_written", "last_accessed")
-    _show(rows, (*columns, *more), "no physical volume", as_json)
+    _show(rows, (*columns, *more), "no physical volume passes all filters", as_json)
 
 
 @ve_app.command("map", rich_help_panel=VIEWS)

@@ -13,10 +13,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hsm.ekm.audit import log as audit_log
 from hsm.ekm.audit.archive import archive
+from hsm.ekm.audit.hash_chain import AuditEvent
 from hsm.ekm.audit.key_usage import (
     FORGOTTEN,
     UNKNOWN_ID,
@@ -31,6 +32,7 @@ from hsm.ekm.config import EkmConfig
 from hsm.ekm.drive_table import DriveTable, note_sequence
 from hsm.ekm.protocol import identities
 from hsm.ekm.protocol.errors import EkmError
+from hsm.ekm.protocol.fields import printable
 from hsm.ekm.protocol.messages import CARTRIDGE_ID_BYTES
 from hsm.errors import TaperigError
 from hsm.keys.eedk import check_volume
@@ -193,7 +195,16 @@ class Administration:
     def audit_show(
         self, last: int = 50, event: str = "", serial: str = "", volume: str = ""
     ) -> list[dict[str, Any]]:
-        """Verify the log; return the last records that match what is given."""
+        """Verify the log; return the last records that match what is given.
+
+        Raises EkmError for an event that no record can be about.
+        """
+        events = get_args(AuditEvent)
+        if event and event not in events:
+            raise EkmError(
+                f"There is no event '{printable(event[:40])}' in an audit log; the events are "
+                f"{', '.join(sorted(events))}."
+            )
         wanted = {"event": event, "serial": serial, "volume": volume}
         shown: deque[dict[str, Any]] = deque(maxlen=max(1, min(last, SHOWN_RECORDS)))
         for record in audit_log.records(self._log.path):

@@ -19,10 +19,30 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Literal
 
 from hsm.ekm.protocol.errors import EkmError
 
+AuditEvent = Literal[
+    "start",
+    "stop",
+    "recovery",
+    "worker-lost",
+    "connection",
+    "label-query",
+    "key-reply",
+    "ack",
+    "no-ack",
+    "refusal",
+    "drive-error",
+    "admin",
+    "cartridge-known",
+    "cartridge-forgotten",
+    "archived",
+    "rotated",
+    "continued",
+]
+"""The events that records are about."""
 GENESIS: Final = "0" * 64
 """The value of ``previous`` in the first record of a log."""
 CONTINUED: Final = "continued"

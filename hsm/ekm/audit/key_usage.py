@@ -24,16 +24,16 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hsm.ekm.audit import hash_chain
 from hsm.ekm.protocol.errors import EkmError
 from hsm.errors import LabelInvalidError
 from hsm.keys.labels import label_key
 
-FORGOTTEN = "cartridge-forgotten"
+FORGOTTEN: Final = "cartridge-forgotten"
 """The event by which an administrator declares that a cartridge needs no key."""
-KNOWN = "cartridge-known"
+KNOWN: Final = "cartridge-known"
 """The event that summarizes a cartridge's keys as of the archived record ``through``."""
 UNKNOWN_ID = "none"
 """Shown for the id of a cartridge that is known from records without an id."""

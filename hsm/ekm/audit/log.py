@@ -34,6 +34,7 @@ from hsm.ekm.audit.hash_chain import (
     GENESIS,
     STEP,
     AuditError,
+    AuditEvent,
     AuditSummary,
     encode_record,
     parse_record,
@@ -154,12 +155,12 @@ class AuditLog:
         """The hash of the last record (hexadecimal), which commits to all records."""
         return self._head
 
-    def append(self, event: str, **details: str | int | list[str]) -> None:
+    def append(self, event: AuditEvent, **details: str | int | list[str]) -> None:
         """Write a record and wait until it is on the disk."""
         self.note(event, **details)
         self.sync()
 
-    def note(self, event: str, **details: str | int | list[str]) -> None:
+    def note(self, event: AuditEvent, **details: str | int | list[str]) -> None:
         """Buffer a record; ``write`` puts it in the file, ``sync`` on the disk.
 
         Details are serial numbers, volumes, labels, key hashes, outcomes; never a key.
@@ -167,7 +168,7 @@ class AuditLog:
         self._noted.append(self._stamp(event, details))
         self.noted += 1
 
-    def _stamp(self, event: str, record: dict[str, Any]) -> dict[str, Any]:
+    def _stamp(self, event: AuditEvent, record: dict[str, Any]) -> dict[str, Any]:
         """Add time and event to a record; return it."""
         record["time"] = round(self._clock(), 6)
         record["event"] = event

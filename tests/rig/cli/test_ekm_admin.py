@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
 
 from hsm.admin_secret import write_hash
+from hsm.ekm.audit.hash_chain import AuditEvent
 from hsm.ekm.audit.log import AuditLog
 from hsm.ekm.drive_table import DriveTable
 from hsm.errors import TaperigError
@@ -51,6 +53,23 @@ def test_ekm_drive_lists_and_revokes_drives(config: Path) -> None:
     assert drive["revoked"] is True
     rig("ekm", "drive", "revoke", "DRIVE00001", "--undo", "--config", config)
     assert "admitted" in rig("ekm", "drive", "list", "--config", config)
+
+
+def test_ekm_audit_show_names_the_events_when_one_is_unknown(config: Path) -> None:
+    with pytest.raises(TaperigError) as refusal:
+        rig("ekm", "audit", "show", "--event", "nosuch", "--config", config)
+    assert "There is no event 'nosuch' in an audit log; the events are ack, admin, " in str(
+        refusal.value
+    )
+    for event in get_args(AuditEvent):
+        rig("ekm", "audit", "show", "--event", event, "--config", config)
+
+
+def test_ekm_audit_show_says_what_no_record_has(config: Path) -> None:
+    found = rig("ekm", "audit", "show", "--event", "ack", "--drive", "D9", "--config", config)
+    assert found == "no record has event 'ack', drive 'D9'\n"
+    options = ("--volume", "VOL009", "--json", "--config", config)
+    assert json.loads(rig("ekm", "audit", "show", *options)) == []
 
 
 def test_ekm_audit_verifies_and_shows_the_log(config: Path) -> None:

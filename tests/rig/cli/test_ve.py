@@ -170,6 +170,8 @@ def test_ve_refuses_in_one_sentence(lab: Path, state: Path) -> None:
     assert "none of: blank, clear, encrypted" in refusal(lab, "search", "--encryption", "maybe")
     assert "no logical volume 'L00001'" in refusal(lab, "volumes", "L00001")
     assert "no physical volume 'TAP099'" in refusal(lab, "map", "TAP099")
+    assert "Pool 9 is not configured; configured: 1, 2" in refusal(lab, "search", "--pool", "9")
+    assert ve(lab, "search", "--pool", "2") == "no physical volume passes all filters\n"
     assert "Pool 9 is not configured" in refusal(lab, "constructs", "--storage-group", "X=9")
     assert "NAME=POOL" in refusal(lab, "constructs", "--storage-group", "X")
     for construct in ("--storage-group", "--management-class"):
