@@ -22,6 +22,7 @@ from typing import Self, TextIO
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
+from hsm.ekm.protocol.errors import EkmUnavailable
 from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import check_volser
@@ -557,11 +558,25 @@ class Node:
         return check(self.catalogue, self.parts.cache, self.parts.cartridges, deep=deep)
 
     def verify_tapes(self) -> list[str]:
-        """Read every active copy; return what is not as it was written."""
+        """Read every active copy; return what is not as it was written.
+
+        A cartridge with such copies gets an intervention, which is cleared when all of it is read
+        again or nothing on it is active any more.
+        """
         with self.catalogue.reading() as session:
             query = select(PhysicalRow.volser).where(PhysicalRow.active_volumes > 0)
             volsers = list(session.scalars(query.order_by(PhysicalRow.volser)))
-        return [finding for volser in volsers for finding in self.scheduler.verify(volser)]
+        findings: list[str] = []
+        for volser in volsers:
+            try:
+                wrong = self.scheduler.verify(volser)
+            except EkmUnavailable as error:
+                findings.append(f"{volser}: {error}")
+                continue
+            findings += wrong
+            with self.change() as session:
+                transactions.enter_verified(session, volser, wrong, self.clock.now())
+        return findings
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,9 +112,9 @@ class Scheduler:
     def verify(self, volser: str) -> list[str]:
         """Read all active copies on a cartridge with a drive.
 
-        Returns what is not as it was written.
+        Returns what is not as it was written. Raises EkmUnavailable.
         """
-        with self._drive() as work:
+        with self._drive() as work, self._reporting_no_key_manager():
             return work.verify(volser)
 
     def rekey(self, volser: str) -> RekeyReport:

@@ -168,6 +168,7 @@ def unload(session: Session, names: Collection[str], now: float) -> None:
 # Damaged files in the cache: not what was stored
 
 _DAMAGED = "cache file of "
+_COPIES = "copies on "
 
 
 def enter_damaged(session: Session, name: str, text: str, now: float) -> None:
@@ -188,6 +189,25 @@ def clear_damaged(session: Session, names: Collection[str], now: float) -> None:
     """Clear the interventions for these volumes' cache files."""
     for name in damaged(session).intersection(names):
         operator_messages.clear_intervention(session, f"{_DAMAGED}{name}", now)
+
+
+# Cartridges whose active copies are not what was written
+
+
+def enter_verified(session: Session, volser: str, wrong: Sequence[str], now: float) -> None:
+    """Enter what is wrong with the copies on a cartridge that was read.
+
+    Raises an intervention; when nothing is wrong, clears it.
+    """
+    if not wrong:
+        operator_messages.clear_intervention(session, f"{_COPIES}{volser}", now)
+        return
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    text = (
+        f"What is on cartridge {volser} could not be read as it was written: "
+        f"{wrong[0].removesuffix('.')}{more}. Run `rig ve check --tapes` once it is repaired."
+    )
+    operator_messages.raise_intervention(session, f"{_COPIES}{volser}", text, now)
 
 
 # Copies
@@ -220,6 +240,8 @@ def inactivate(session: Session, copy: CopyRow, now: float) -> None:
     row.last_inactivated = now
     session.flush()
     release_if_empty(session, row)
+    if row.state == VolumeState.SCRATCH.value:
+        operator_messages.clear_intervention(session, f"{_COPIES}{row.volser}", now)
 
 
 def release_if_empty(session: Session, row: PhysicalRow) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from sqlalchemy import not_, select
 from sqlalchemy.orm import Session
 
+from hsm.ekm.protocol.errors import EkmUnavailable
 from hsm.errors import TaperigError
 from rig.ve.catalogue import operator_messages, settings, transactions
 from rig.ve.catalogue.clock import Clock
@@ -313,7 +314,10 @@ class TapeJobs:
         return sink.stored
 
     def verify(self, volser: str) -> list[str]:
-        """Read every active copy on a cartridge; return what is wrong."""
+        """Read every active copy on a cartridge; return what is wrong.
+
+        Raises EkmUnavailable.
+        """
         with self.parts.locks.locked(volser):
             with self.parts.catalogue.reading() as session:
                 copies = transactions.copies_on(session, volser)
@@ -341,6 +345,8 @@ class TapeJobs:
         """
         try:
             report = self.sequences.read(volser, at=runs)
+        except EkmUnavailable:
+            raise  # says nothing about the cartridge
         except TaperigError as error:
             return str(error)
         there = [(header.name, header.sha256) for header in report.volumes]

@@ -372,6 +372,44 @@ def test_work_waits_without_a_key_manager_and_resumes_by_itself(
     assert_agrees(node)
 
 
+def test_verification_raises_an_intervention_until_the_cartridge_is_well(
+    node_factory: NodeFactory,
+) -> None:
+    node = node_factory.node()
+    for number in (1, 2):
+        put(node, f"L0000{number}", content(number), "SG2")
+    put(node, "L00003", content(3), "SG1")
+    work(node)
+    volser = copies(node, "L00002")[0].volser
+    path = node.parts.cartridges.path(volser)
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    for at in range(len(whole) // 2, len(whole), 97):
+        changed[at] ^= 1
+    for damaged in (whole[: len(whole) // 2], changed, b""):
+        path.write_bytes(damaged)
+        assert any(volser in finding for finding in node.verify_tapes())
+        assert open_interventions(node) == [f"copies on {volser}"]
+    path.write_bytes(whole)
+    assert node.verify_tapes() == []
+    assert open_interventions(node) == []
+
+
+def test_verification_intervention_ends_when_the_cartridge_is_scratch(
+    node_factory: NodeFactory,
+) -> None:
+    node = node_factory.node()
+    put(node, "L00001", content(1), "SG2")
+    work(node)
+    volser = copies(node, "L00001")[0].volser
+    path = node.parts.cartridges.path(volser)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert node.verify_tapes()
+    assert open_interventions(node) == [f"copies on {volser}"]
+    node.expire("L00001")
+    assert open_interventions(node) == []
+
+
 @pytest.mark.rule("EKM-7", "EKM-8")
 def test_notices_of_key_managers_are_kept_for_the_operator(node_factory: NodeFactory) -> None:
     node = node_factory.node()
