@@ -3,8 +3,8 @@
 Run as `python tests/bench/sim_start.py [STARTS]`; prints minimum, median and maximum.
 """
 
+import argparse
 import statistics
-import sys
 import time
 
 import hdl.registers.engine_map as regs
@@ -21,10 +21,13 @@ def line(what: str, seconds: list[float]) -> str:
 
 def main() -> None:
     """Start and stop the board so many times, and read in each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("starts", type=int, nargs="?", default=5, help="how often (default 5)")
+    count: int = parser.parse_args().starts
     with SimBoard():
         pass  # built now
     starts, reads = [], []
-    for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 5):
+    for _ in range(count):
         begun = time.perf_counter()
         with SimBoard() as board:
             starts.append(time.perf_counter() - begun)
