@@ -34,6 +34,15 @@ NO_SUCH_ATTRIBUTE: Final = (
     refusals.TemplateInconsistent,
 )
 """Return codes for an attribute that the token does not support."""
+_REFUSES_TO_WRAP: Final = (
+    refusals.KeyUnextractable,
+    refusals.KeyNotWrappable,
+    refusals.WrappingKeyHandleInvalid,
+    refusals.FunctionRejected,
+)
+"""Return codes by which a token refuses to wrap a key; any other one is a fault."""
+_UNNAMED_REFUSALS: Final = ("0x1b", "0x68")
+"""CKR_ACTION_PROHIBITED, CKR_KEY_FUNCTION_NOT_PERMITTED: python-pkcs11 has no class for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +112,22 @@ def _refuses(
     oaep_hash: OaepHash,
     template: dict[Attribute, Any],
 ) -> bool:
-    """Return whether a public key that is not TRUSTED cannot wrap such a key."""
+    """Return whether a public key that is not TRUSTED cannot wrap such a key.
+
+    Raises PKCS11Error for a failure that says nothing about it.
+    """
     try:
         key = session.generate_key(KeyType.AES, 256, template=template)
     except NO_SUCH_ATTRIBUTE:
         return False
     try:
         _wrap(public_key, key, oaep_hash)
-    except refusals.PKCS11Error:
+    except _REFUSES_TO_WRAP:
         return True
+    except refusals.PKCS11Error as error:
+        if str(error).lower().endswith(_UNNAMED_REFUSALS):
+            return True
+        raise
     finally:
         key.destroy()
     return False

@@ -59,6 +59,16 @@ Raises PKCS11Error.
 """
 
 
+_DOES_NOT_WORK: Final = (
+    refusals.DeviceError,
+    refusals.DeviceMemory,
+    refusals.DeviceRemoved,
+    refusals.HostMemory,
+    refusals.TokenNotPresent,
+)
+"""Return codes of a token that fails whatever it is asked for."""
+
+
 def restriction_template(restrictions: frozenset[KeyRestriction], data_key: Template) -> Template:
     """Return the attributes of these restrictions.
 
@@ -144,8 +154,11 @@ def _let_decrypt(private: Any) -> None:
 
 
 def _refuses(act: Callable[[], Any]) -> bool:
+    """Return whether the token refuses; raise PKCS11Error when it does not work."""
     try:
         result = act()
+    except _DOES_NOT_WORK:
+        raise
     except refusals.PKCS11Error:
         return True
     if result is not None:

@@ -5,10 +5,42 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hsm.validate.raw_pkcs11 import RefusedCallError
+from hsm.validate.return_codes import ReturnCode
 
 
 class ProbeSkippedError(Exception):
     """A probe cannot be run, because something that it needs is missing."""
+
+
+class NotDeterminedError(Exception):
+    """A call failed for a reason that does not answer the probe's question."""
+
+
+_DOES_NOT_WORK: Final = (
+    ReturnCode.HOST_MEMORY,
+    ReturnCode.DEVICE_ERROR,
+    ReturnCode.DEVICE_MEMORY,
+    ReturnCode.DEVICE_REMOVED,
+    ReturnCode.TOKEN_NOT_PRESENT,
+)
+"""Return codes of a token that fails whatever it is asked for."""
+_DENIALS: Final = {
+    "C_WrapKey": (
+        ReturnCode.ACTION_PROHIBITED,
+        ReturnCode.KEY_FUNCTION_NOT_PERMITTED,
+        ReturnCode.KEY_NOT_WRAPPABLE,
+        ReturnCode.KEY_UNEXTRACTABLE,
+        ReturnCode.WRAPPING_KEY_HANDLE_INVALID,
+        ReturnCode.FUNCTION_REJECTED,
+    ),
+    "C_GetAttributeValue": (
+        ReturnCode.ATTRIBUTE_SENSITIVE,
+        ReturnCode.ATTRIBUTE_TYPE_INVALID,
+        ReturnCode.ACTION_PROHIBITED,
+        ReturnCode.FUNCTION_REJECTED,
+    ),
+}
+"""Return codes by which a token refuses to hand out a key, by function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +51,16 @@ class Attempt:
     code: str
     refused: bool
     reason: int = 0
+
+    @property
+    def denied(self) -> bool:
+        """Whether the token refused to hand out a key.
+
+        Raises NotDeterminedError when it failed for another reason.
+        """
+        if self.refused and self.reason not in _DENIALS[self.code.partition(":")[0]]:
+            raise NotDeterminedError(self.code)
+        return self.refused
 
 
 _FUNCTION_OF: Final = {
@@ -55,8 +97,17 @@ _FUNCTION_OF: Final = {
 def attempt(call: Callable[..., Any], *arguments: Any, **options: Any) -> Attempt:
     """Make a call of Session or RawModule; return its outcome.
 
-    A refusal is an outcome, not an exception.
+    A refusal is an outcome, not an exception. Raises NotDeterminedError when the token does not
+    work.
     """
+    outcome = attempt_any(call, *arguments, **options)
+    if outcome.refused and outcome.reason in _DOES_NOT_WORK:
+        raise NotDeterminedError(outcome.code)
+    return outcome
+
+
+def attempt_any(call: Callable[..., Any], *arguments: Any, **options: Any) -> Attempt:
+    """Make a call; return its outcome also when the token does not work."""
     try:
         value = call(*arguments, **options)
     except RefusedCallError as refusal:

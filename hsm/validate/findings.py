@@ -9,7 +9,7 @@ from hsm.validate.raw_pkcs11 import RefusedCallError
 
 if TYPE_CHECKING:
     from hsm.validate.session import TokenUnderTest
-from hsm.validate.attempt import ProbeSkippedError
+from hsm.validate.attempt import NotDeterminedError, ProbeSkippedError
 
 PROBE_SECONDS: Final = 60.0
 
@@ -31,6 +31,8 @@ class Status(StrEnum):
     """The module did not answer in time."""
     NOT_TRIED = "not tried"
     """Something that the probe needs is missing; `does` says what."""
+    NOT_DETERMINED = "undetermined"
+    """The token failed in another way than the probe asks about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ def run_probe(probe: Probe, token: "TokenUnderTest") -> ProbeAnswer:
         return probe.run(token)
     except ProbeSkippedError as reason:
         return ProbeAnswer(Status.NOT_TRIED, str(reason))
+    except NotDeterminedError as failure:
+        return ProbeAnswer(Status.NOT_DETERMINED, f"it failed otherwise ({failure})")
     except RefusedCallError as refusal:
         return ProbeAnswer(Status.LACKS, "refused", f"{refusal.function}: {refusal.name}")
     except Exception as error:  # a token may answer anything; the other probes must still run

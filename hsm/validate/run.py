@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -39,7 +40,11 @@ OnFinding = Callable[[Finding], None]
 
 
 class ModuleCrashedError(TokenError):
-    """The module crashed or hung before the first probe."""
+    """The module crashed or hung outside a probe."""
+
+
+class ModuleHungError(ModuleCrashedError):
+    """The module did not answer while the token was opened or closed."""
 
 
 @dataclass(slots=True)
@@ -85,9 +90,13 @@ def validate(
     results = _Results({})
     # The first worker runs no probe: it checks that the token opens, and removes leftovers.
     _run_worker(request, [], environment, results, progress)
-    for group in _groups([PROBES[name] for name in probes]):
-        _run_group(request, group, environment, results, progress)
-    _run_worker(request, [], environment, results, progress)
+    chosen = [PROBES[name] for name in probes]
+    try:
+        for group in _groups(chosen):
+            _run_group(request, group, environment, results, progress)
+        _run_worker(request, [], environment, results, progress)
+    except TokenError as error:
+        _give_up(error, chosen, results, progress)
     findings = tuple(results.findings[name] for name in probes)
     return Validation(
         module=str(module),
@@ -99,6 +108,32 @@ def validate(
         leftovers_removed=results.leftovers,
         left_behind=results.left or 0,
     )
+
+
+def _give_up(
+    error: TokenError, probes: Sequence[Probe], results: _Results, progress: OnFinding
+) -> None:
+    """Record why the token cannot be used any more; keep the findings so far.
+
+    It is the finding of the next probe, or of the last one when all were run.
+    """
+    if not probes:
+        raise error
+    hung = isinstance(error, ModuleHungError)
+    status = Status.HUNG if hung else Status.CRASHED
+    rest = [probe for probe in probes if probe.name not in results.findings]
+    if not rest:
+        _record(probes[-1], ProbeAnswer(status, f"afterwards: {error}"), results, progress)
+        return
+    _record(rest[0], ProbeAnswer(status, f"before it: {error}"), results, progress)
+    for probe in rest[1:]:
+        _record(probe, ProbeAnswer(Status.NOT_DETERMINED, str(error)), results, progress)
+
+
+def _record(probe: Probe, answer: ProbeAnswer, results: _Results, progress: OnFinding) -> None:
+    finding = Finding(probe.name, probe.asks, answer)
+    results.findings[probe.name] = finding
+    progress(finding)
 
 
 def _groups(probes: Sequence[Probe]) -> Iterator[list[Probe]]:
@@ -176,12 +211,7 @@ def _collect(
 ) -> None:
     """Collect the answers of a worker until it finishes, ends or hangs."""
     current: Probe | None = None
-
-    def record(probe: Probe, answer: ProbeAnswer) -> None:
-        finding = Finding(probe.name, probe.asks, answer)
-        results.findings[probe.name] = finding
-        progress(finding)
-
+    record = partial(_record, results=results, progress=progress)
     lines = _JsonLines(answers)
     while True:
         timeout = current.seconds if current else START_SECONDS
@@ -189,7 +219,7 @@ def _collect(
             message = lines.read(timeout)
         except TimeoutError:
             if current is None:
-                raise ModuleCrashedError(
+                raise ModuleHungError(
                     f"The module did not answer in {timeout:g} s while the token was opened or "
                     "closed; check that its device or service runs."
                 ) from None

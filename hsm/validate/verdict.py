@@ -49,7 +49,7 @@ class Verdict:
     secure_element: tuple[Consequence, ...]
     """Why the token cannot be a drive's secure element; empty when it can."""
     complete: bool = True
-    """Whether every probe that the verdict depends on was run."""
+    """Whether every probe that the verdict depends on was run and determined."""
 
     @property
     def accept(self) -> tuple[TokenRisk, ...]:
@@ -90,7 +90,12 @@ def _risk(finding: Finding) -> bool:
 
 
 def _not_good(finding: Finding) -> bool:
-    return finding.status not in (Status.GOOD, Status.NOTE, Status.NOT_TRIED)
+    return finding.status not in (
+        Status.GOOD,
+        Status.NOTE,
+        Status.NOT_TRIED,
+        Status.NOT_DETERMINED,
+    )
 
 
 UNFIT: Final = (
@@ -299,7 +304,9 @@ def grade(findings: Sequence[Finding]) -> Verdict:
     element = [consequence for rule in _SECURE_ELEMENT if (consequence := rule.apply(by_probe))]
     fitness = Fitness.UNFIT if unfit else Fitness.LIMITED if limits else Fitness.FIT
     complete = all(
-        name in by_probe for rule in (*UNFIT, *LIMITS, *_SECURE_ELEMENT) for name in rule.probes
+        name in by_probe and by_probe[name].status is not Status.NOT_DETERMINED
+        for rule in (*UNFIT, *LIMITS, *_SECURE_ELEMENT)
+        for name in rule.probes
     )
     return Verdict(fitness, tuple(unfit), tuple(limits), tuple(element), complete)
 

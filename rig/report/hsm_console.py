@@ -17,6 +17,7 @@ _STYLES = {
     Status.CRASHED: "red",
     Status.HUNG: "red",
     Status.NOT_TRIED: "dim",
+    Status.NOT_DETERMINED: "yellow",
 }
 _VERDICT_STYLES = {
     Fitness.FIT: "bold green",

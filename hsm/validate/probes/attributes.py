@@ -26,7 +26,7 @@ _PKCS1: Final = MechanismCall(Mechanism.RSA_PKCS)
 def _sensitive(token: TokenUnderTest) -> ProbeAnswer:
     key = token.import_aes_key(os.urandom(32), SENSITIVE=True, EXTRACTABLE=True)
     read = attempt(token.session.get, key, Attribute.VALUE)
-    return good_if(read.refused, "enforced", "only stored", read.code, bad=Status.RISK)
+    return good_if(read.denied, "enforced", "only stored", read.code, bad=Status.RISK)
 
 
 def _extractable_secret(token: TokenUnderTest) -> ProbeAnswer:
@@ -34,7 +34,7 @@ def _extractable_secret(token: TokenUnderTest) -> ProbeAnswer:
     key = token.session.generate_key(AES_256, template)
     wrapped = attempt(token.session.wrap, token.oaep, token.outside_public, key)
     return good_if(
-        wrapped.refused,
+        wrapped.denied,
         "enforced",
         "only stored: the key is wrapped",
         wrapped.code,
@@ -55,7 +55,7 @@ def _wrap_with_trusted(token: TokenUnderTest) -> ProbeAnswer:
         return ProbeAnswer(Status.LACKS, "accepted, but not stored", kept.code)
     wrapped = attempt(token.session.wrap, token.oaep, token.outside_public, creation.value)
     return good_if(
-        wrapped.refused,
+        wrapped.denied,
         "enforced",
         "only stored: any public key wraps it",
         wrapped.code,

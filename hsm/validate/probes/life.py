@@ -10,7 +10,7 @@ from typing import Final
 
 from pkcs11 import Attribute
 
-from hsm.validate.attempt import ProbeSkippedError, attempt
+from hsm.validate.attempt import ProbeSkippedError, attempt_any
 from hsm.validate.findings import Probe, ProbeAnswer, Status, good_if
 from hsm.validate.raw_pkcs11 import RefusedCallError, Session
 from hsm.validate.session import AES_256, TokenUnderTest, outside_decrypt
@@ -25,7 +25,7 @@ def _sessions(token: TokenUnderTest) -> ProbeAnswer:
     code = "C_OpenSession: CKR_OK"
     try:
         for _ in range(SESSIONS):
-            one = attempt(token.library.open_session, token.slot)
+            one = attempt_any(token.library.open_session, token.slot)
             if one.refused:
                 code = one.code
                 break
@@ -41,7 +41,7 @@ def _shared_login(token: TokenUnderTest) -> ProbeAnswer:
     other = token.library.open_session(token.slot)
     try:
         template = {**token.aes_template(EXTRACTABLE=True), Attribute.VALUE_LEN: 32}
-        creation = attempt(other.generate_key, AES_256, template)
+        creation = attempt_any(other.generate_key, AES_256, template)
     finally:
         other.close()
     return good_if(
@@ -50,7 +50,7 @@ def _shared_login(token: TokenUnderTest) -> ProbeAnswer:
 
 
 def _second_login(token: TokenUnderTest) -> ProbeAnswer:
-    again = attempt(token.session.login, token.pins.user)
+    again = attempt_any(token.session.login, token.pins.user)
     if again.refused:
         return ProbeAnswer(Status.NOTE, "refused; later sessions need no PIN", again.code)
     return ProbeAnswer(Status.NOTE, "accepted", again.code)
@@ -60,15 +60,15 @@ def _relogin(token: TokenUnderTest) -> ProbeAnswer:
     """Log out and in again; check the data keys and the token."""
     key, _ = token.known_data_key()
     token.session.logout()
-    locked = attempt(
+    locked = attempt_any(
         token.session.generate_key, AES_256, token.aes_template() | {Attribute.VALUE_LEN: 32}
     )
     token.session.login(token.pins.user)
     token.discard_cached_keys()
-    stale = attempt(token.session.wrap, token.oaep, token.outside_public, key)
+    stale = attempt_any(token.session.wrap, token.oaep, token.outside_public, key)
     if not locked.refused:
         return ProbeAnswer(Status.RISK, "private keys are made without a login", locked.code)
-    working = attempt(token.known_data_key)
+    working = attempt_any(token.known_data_key)
     if working.refused:
         return ProbeAnswer(Status.LACKS, "no unwrap after logging in again", working.code)
     gone = "data keys are gone" if stale.refused else "data keys are still there"
@@ -79,7 +79,7 @@ def _close_all(token: TokenUnderTest) -> ProbeAnswer:
     """Close all sessions, as the removal of a token does; log in again."""
     (key, _), mechanism = token.known_data_key(), token.oaep
     token.library.close_all_sessions(token.slot)
-    stale = attempt(token.session.wrap, mechanism, key, key)
+    stale = attempt_any(token.session.wrap, mechanism, key, key)
     return _reopened(token, stale.code, stale.refused)
 
 
@@ -87,7 +87,7 @@ def _restart(token: TokenUnderTest) -> ProbeAnswer:
     """Call C_Finalize and C_Initialize, as after the loss of a network HSM."""
     key, _ = token.known_data_key()
     token.library.finalize()
-    stale = attempt(token.session.is_set, key, Attribute.SENSITIVE)
+    stale = attempt_any(token.session.is_set, key, Attribute.SENSITIVE)
     token.library.initialize()
     return _reopened(token, stale.code, stale.refused)
 
@@ -100,21 +100,21 @@ def _removal(token: TokenUnderTest) -> ProbeAnswer:
     key, _ = token.known_data_key()
     _run_command(remove)
     try:
-        away = attempt(token.known_data_key)
+        away = attempt_any(token.known_data_key)
     finally:
         _run_command(bring_back)
-    stale = attempt(token.session.is_set, key, Attribute.SENSITIVE)
+    stale = attempt_any(token.session.is_set, key, Attribute.SENSITIVE)
     how = "its sessions remain valid"
-    if stale.refused or attempt(token.known_data_key).refused:
+    if stale.refused or attempt_any(token.known_data_key).refused:
         how = "works after a new login"
-        if attempt(token.reopen).refused:
+        if attempt_any(token.reopen).refused:
             how = "works after C_Initialize and a login"
             with suppress(RefusedCallError):
                 token.library.finalize()
             token.library.initialize()
             token.slot = token.library.slot_of(token.label)
             token.reopen()
-    back = attempt(token.known_data_key)
+    back = attempt_any(token.known_data_key)
     if back.refused:
         return ProbeAnswer(Status.LACKS, "no unwrap when the token is back", back.code)
     gone = "refused while it is away" if away.refused else "still unwraps while it is away"
@@ -134,7 +134,7 @@ def _reopened(token: TokenUnderTest, code: str, refused: bool) -> ProbeAnswer:
         return ProbeAnswer(
             Status.RISK, "no login afterwards", f"{refusal.function}: {refusal.name}"
         )
-    working = attempt(token.known_data_key)
+    working = attempt_any(token.known_data_key)
     if working.refused:
         return ProbeAnswer(Status.LACKS, "no unwrap afterwards", working.code)
     if not refused:

@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from hsm.errors import ModuleAbsentError, TokenAbsentError, TokenError, WrongPinError
+from hsm.errors import (
+    ModuleAbsentError,
+    TokenAbsentError,
+    TokenError,
+    TokenRefusedError,
+    WrongPinError,
+)
+from hsm.pkcs11.token import open_token
 from hsm.provisioning import ProvisionedLab
+from hsm.validate import run
 from hsm.validate.findings import Status
 from hsm.validate.probes import PROBES
 from hsm.validate.report import Validation
@@ -18,6 +26,7 @@ from hsm.validate.run import ModuleCrashedError, validate
 from hsm.validate.session import Pins
 from hsm.validate.verdict import Fitness
 from tests.support import broken_module
+from tests.support.broken_module import CALL_REPLACED
 
 PINS = Pins("1234", None)
 
@@ -40,7 +49,12 @@ def build_module(
     return build
 
 
-def _validate(lab: ProvisionedLab, module: Path, *probes: str) -> Validation:
+def _validate(
+    lab: ProvisionedLab,
+    module: Path,
+    *probes: str,
+    progress: run.OnFinding = lambda finding: None,
+) -> Validation:
     config = lab.ekm_token
     return validate(
         module,
@@ -48,6 +62,7 @@ def _validate(lab: ProvisionedLab, module: Path, *probes: str) -> Validation:
         Pins(config.pin.read(), None),
         softhsm_conf=config.softhsm_conf,
         probes=probes,
+        progress=progress,
     )
 
 
@@ -82,6 +97,64 @@ def test_validate_reports_a_probe_that_hangs(
     first, second = _validate(lab_state, module, *names).findings
     assert (first.status, first.answer.does) == (Status.HUNG, "no answer in 1 s")
     assert second.status is Status.GOOD
+
+
+_ALONE = next(name for name, probe in PROBES.items() if probe.alone)
+
+
+@pytest.mark.parametrize(
+    ("function", "statuses"),
+    [
+        ("C_Login", [Status.GOOD, Status.HUNG, Status.NOT_DETERMINED]),
+        ("C_Logout", [Status.GOOD, Status.HUNG, Status.NOT_DETERMINED]),
+        ("C_Logout", [Status.HUNG]),
+    ],
+)
+def test_validate_keeps_its_findings_when_the_module_hangs_between_probes(
+    lab_state: ProvisionedLab,
+    build_module: BuildModule,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    statuses: list[Status],
+) -> None:
+    monkeypatch.setattr(run, "START_SECONDS", 5.0)
+    flag = tmp_path / "flag"
+    module = build_module(f'if (!access("{flag}", 0)) sleep(60); {CALL_REPLACED}', function)
+    names = ("data_keys.aes_256", _ALONE, "data_keys.value_hidden")[: len(statuses)]
+    validation = _validate(lab_state, module, *names, progress=lambda finding: flag.touch())
+    assert [finding.status for finding in validation.findings] == statuses
+    assert any("did not answer in 5 s" in each.answer.does for each in validation.findings)
+    assert not validation.verdict.complete
+    assert validation.verdict.fitness is not Fitness.FIT
+
+
+@pytest.mark.parametrize("code", [0x6, 0x30])
+def test_validate_takes_no_failure_for_a_refusal(
+    lab_state: ProvisionedLab, build_module: BuildModule, tmp_path: Path, code: int
+) -> None:
+    flag = tmp_path / "flag"
+    module = build_module(
+        f'if (!access("{flag}", 0)) return {code}; {CALL_REPLACED}', "C_GetAttributeValue"
+    )
+    names = ("data_keys.aes_256", _ALONE, "attributes.sensitive")
+    *_, finding = _validate(
+        lab_state, module, *names, progress=lambda finding: flag.touch()
+    ).findings
+    assert finding.status is Status.NOT_DETERMINED
+    assert finding.answer.code == ""
+    assert "C_GetAttributeValue: CKR_" in finding.answer.does
+
+
+@pytest.mark.parametrize("code", [0x6, 0x30])
+def test_token_with_a_failing_wrap_is_not_taken_for_one_that_refuses(
+    lab_state: ProvisionedLab, build_module: BuildModule, code: int
+) -> None:
+    """The first two calls look for the OAEP hash."""
+    module = build_module(f"static int n; if (++n > 2) return {code}; {CALL_REPLACED}", "C_WrapKey")
+    config = lab_state.ekm_token.replace(module=module)
+    with pytest.raises(TokenRefusedError, match="to show what it can do"):
+        open_token(config)
 
 
 def test_validate_reports_a_return_code_of_the_vendor(
