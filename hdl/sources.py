@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+from hdl.errors import BuildError
+from hdl.files import read_text
+
 HDL_DIRECTORY = Path(__file__).parent
 RTL_DIRECTORY = HDL_DIRECTORY / "rtl"
 GENERATED_DIRECTORY = RTL_DIRECTORY / "generated"
@@ -37,4 +40,8 @@ def board_sources() -> list[Path]:
 
 
 def _packages_used(path: Path) -> set[str]:
-    return set(re.findall(r"\b(\w+_pkg)::", path.read_text()))
+    try:
+        text = read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BuildError(f"The source file {path} cannot be read ({error}); restore it.") from None
+    return set(re.findall(r"\b(\w+_pkg)::", text))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hdl.errors import BuildError
+from hdl.files import file_hash
 from hdl.fpga import floorplan
 from hdl.fpga.report import Routed, read_instances, read_report
 from hdl.fpga.targets import Target
@@ -123,7 +124,7 @@ def build(
         "seeds": [{"seed": seed, "fmax_mhz": found.fmax_mhz} for seed, found in tried.items()],
         "parameters": dict(target.parameters),
         "source_hash": whole_hash,
-        "bitstream_sha256": hashlib.sha256(bitstream.read_bytes()).hexdigest(),
+        "bitstream_sha256": file_hash(bitstream),
         "tools": {SYNTHESIS: version(SYNTHESIS), PLACER: version(PLACER)},
     }
     report_file = folder / REPORT

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from hdl.errors import BuildError
+from hdl.files import read_text
 from hdl.sources import HDL_DIRECTORY, rtl_sources
 
 BOARDS_DIRECTORY = HDL_DIRECTORY / "boards"
@@ -129,9 +130,14 @@ class LastBuild:
 def last_build(target: Target) -> LastBuild | None:
     """Return the last good build that is checked in, if any."""
     try:
-        text = target.last_build_file.read_text(encoding="utf-8")
+        text = read_text(target.last_build_file)
     except FileNotFoundError:
         return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BuildError(
+            f"{target.last_build_file} cannot be read ({error}); "
+            f"write it again with: rig board build {target.name} --record"
+        ) from None
     try:
         found = json.loads(text)
         return LastBuild(
@@ -140,7 +146,7 @@ def last_build(target: Target) -> LastBuild | None:
             clock_mhz=float(found["clock_mhz"]),
             source_hash=str(found["source_hash"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BuildError(
             f"{target.last_build_file} is not a summary of a build ({error}); "
             f"write it again with: rig board build {target.name} --record"

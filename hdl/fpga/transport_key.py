@@ -19,10 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hdl.errors import HdlError
+from hdl.files import read_text
 from hdl.fpga.tools import PACKER, require
 
 KEY_BYTES = 32
 _ROM_BYTES = 2048
+_MAX_KEY_FILE = 4096
 _SEED = 0x54415045
 # The content of a block RAM in the output of place and route: nine-bit words, eight on a line.
 _CONTENT = re.compile(r"(?<=^\.bram_init )(\d+)\n((?:[0-9a-f]{3}[ \n])+)", re.MULTILINE)
@@ -50,7 +52,7 @@ def pattern() -> bytes:
 def read_key(file: Path) -> bytes:
     """Return the key that a file holds in hexadecimal digits."""
     try:
-        text = file.read_text("ascii").strip()
+        text = read_text(file, _MAX_KEY_FILE, "ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise TransportKeyError(f"The transport key file {file} cannot be read: {error}") from None
     if not re.fullmatch(r"[0-9a-fA-F]{64}", text):

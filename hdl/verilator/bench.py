@@ -20,6 +20,7 @@ from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import Verilator
 
 from hdl.errors import BenchError
+from hdl.files import read_end
 from hdl.sources import RTL_DIRECTORY
 from hdl.verilator.recipe import Variant
 from hdl.verilator.verilate import library_path, verilate
@@ -132,6 +133,6 @@ def environment_flag(name: str) -> bool:
 
 
 def _failure(toplevel: str, module: str, what: str, log: Path) -> str:
-    text = log.read_text(errors="replace") if log.is_file() else "(no log)"
+    text = read_end(log) if log.is_file() else "(no log)"
     tail = "\n".join(text.splitlines()[-_LOG_TAIL_LINES:])
     return f"{module} on {toplevel} {what}; {log} ends:\n{tail}"

@@ -10,6 +10,7 @@ from typing import Literal
 
 import cocotb_tools.config
 
+from hdl.files import file_hash
 from hdl.verilator.toolchain import Toolchain
 
 Variant = Literal["plain", "waves", "coverage"]
@@ -44,7 +45,7 @@ class Recipe:
         return _hash(
             {
                 "toplevel": self.toplevel,
-                "sources": [(s.name, _file_hash(s)) for s in self._files()],
+                "sources": [(s.name, file_hash(s)) for s in self._files()],
                 "parameters": self.parameters,
                 "defines": self.defines,
                 "tools": self._tools(toolchain),
@@ -71,7 +72,3 @@ class Recipe:
 
 def _hash(description: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

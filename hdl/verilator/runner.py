@@ -14,6 +14,7 @@ from pathlib import Path
 import cocotb_tools.config
 
 from hdl.errors import BuildError
+from hdl.files import MAX_BYTES, read_end
 from hdl.sources import HDL_DIRECTORY
 from hdl.verilator.recipe import MAKE_FLAGS, Recipe
 from hdl.verilator.toolchain import Toolchain
@@ -62,8 +63,8 @@ class BuildFolder:
             )
 
     def readable_log(self) -> str:
-        """Return the log with the paths of the real sources."""
-        text = self.log.read_text(errors="replace").replace(f"{self.path}/", "")
+        """Return the end of the log with the paths of the real sources."""
+        text = read_end(self.log, MAX_BYTES).replace(f"{self.path}/", "")
         for real, name in self._links.items():
             text = re.sub(rf"(?<![\w/.]){name}/", f"{real}/".replace("\\", r"\\"), text)
         return text

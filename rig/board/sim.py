@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from hdl.errors import HdlError
+from hdl.files import read_end
 from hdl.registers.engine_map import RECORD_OUT
 from hdl.sim import wire
 from hdl.sim.launch import build_simulation, start_simulation
@@ -228,7 +229,7 @@ class SimBoard:
 
     def _log_lines(self) -> list[str]:
         try:
-            return self.log.read_text(errors="replace").splitlines()
+            return read_end(self.log).splitlines()
         except OSError:
             return ["(no log)"]
 

@@ -15,6 +15,7 @@ from typing import Self
 
 from hdl.boards.virtual.launch import build_virtual_board, start_virtual_board
 from hdl.errors import HdlError
+from hdl.files import read_end
 from hsm.listener import open_listener
 from rig.board.protocol import BoardError
 from rig.board.sim import announce
@@ -95,7 +96,7 @@ class VirtualBoard:
         """Wait until the board stops by itself, then raise BoardError."""
         assert self._process is not None
         code = self._process.wait()
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.is_file() else []
+        lines = read_end(self.log).splitlines() if self.log.is_file() else []
         messages = [line for line in lines if line.startswith("taperig: ")]
         if messages:
             sentence = messages[-1].removeprefix("taperig: ")

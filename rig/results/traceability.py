@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import yaml
-
+from hsm.configuration.yaml_source import MAX_BYTES, YamlMistakeError, read_yaml
 from hsm.errors import TaperigError
+from hsm.files import read_limited
 
 PROJECT = Path(__file__).parents[2]
 COLLECT_TO = "TAPERIG_RULES_COLLECT"
@@ -25,6 +25,10 @@ COLLECT_TO = "TAPERIG_RULES_COLLECT"
 
 VERDICTS_KEY = "taperig/rules"
 """Name under which conftest.py keeps verdicts in pytest's cache."""
+
+
+_RULES = Path(__file__).parent / "rules.yaml"
+_MAX_REPORT = 64 << 20
 
 
 class RulesError(TaperigError):
@@ -69,7 +73,14 @@ class RuleStatus:
 @cache
 def load_rules() -> tuple[Rule, ...]:
     """Return every rule, in the order of the source."""
-    groups = yaml.safe_load((Path(__file__).parent / "rules.yaml").read_text(encoding="utf-8"))
+    try:
+        groups, _ = read_yaml(read_limited(_RULES, MAX_BYTES).decode())
+    except YamlMistakeError as mistake:
+        raise RulesError(f"{_RULES}:{mistake.line}: {mistake.text}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RulesError(f"The rules in {_RULES} cannot be read ({error}).") from None
+    if not isinstance(groups, dict):
+        raise RulesError(f"The rules in {_RULES} are no map of groups.")
     return tuple(
         Rule(rule_id, group, text)
         for group, rules in groups.items()
@@ -115,14 +126,24 @@ def _collect(project: Path) -> dict[str, list[str]]:
                 f"pytest could not collect the tests of {project / 'tests'} "
                 f"({last[0].strip('= ')}); run `make test` to see why."
             )
-        collected: dict[str, list[str]] = json.loads(target.read_text(encoding="utf-8"))
+        try:
+            collected: dict[str, list[str]] = json.loads(read_limited(target, _MAX_REPORT))
+        except (OSError, ValueError, RecursionError) as error:
+            raise RulesError(
+                f"The list of tests that pytest made cannot be read ({error}); run `make test` to "
+                "see why."
+            ) from None
     return collected
 
 
 def _last_verdicts(project: Path) -> dict[str, str]:
     path = project / ".pytest_cache" / "v" / VERDICTS_KEY
     try:
-        verdicts: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        verdicts = json.loads(read_limited(path, _MAX_REPORT))
+    except FileNotFoundError:
         return {}
-    return verdicts
+    except (OSError, ValueError, RecursionError) as error:
+        raise RulesError(
+            f"The last verdicts of the tests in {path} cannot be read ({error}); remove the file."
+        ) from None
+    return dict(verdicts)

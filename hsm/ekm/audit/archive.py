@@ -10,13 +10,15 @@ the segments or a valid summary of them, and repeating the command completes it.
 from __future__ import annotations
 
 import os
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hsm.ekm.audit.hash_chain import ARCHIVED, AuditError, records, segments
+from hsm.ekm.audit.hash_chain import ARCHIVED, STEP, AuditError, records, segments
 from hsm.ekm.audit.key_usage import KNOWN, read_known_cartridges
 from hsm.ekm.audit.log import AuditLog
-from hsm.files import sync_directory
+from hsm.files import open_regular, sync_directory
 
 
 def archive(log: AuditLog, directory: Path) -> dict[str, Any]:
@@ -69,7 +71,8 @@ def archive(log: AuditLog, directory: Path) -> dict[str, Any]:
 
 def _last_record(path: Path, segment: Path) -> tuple[int, str]:
     """Verify the log; return number and hash of a segment's last record."""
-    lines = segment.read_bytes().count(b"\n")
+    with segment.open("rb") as file:
+        lines = sum(piece.count(b"\n") for piece in iter(partial(file.read, STEP), b""))
     first = int(segment.suffix[1:])
     through, head = first + lines - 1, ""
     for record in records(path):
@@ -78,19 +81,25 @@ def _last_record(path: Path, segment: Path) -> tuple[int, str]:
     return through, head
 
 
+def _same_content(one: Path, other: Path) -> bool:
+    with one.open("rb") as first, open_regular(other) as second:
+        if os.fstat(first.fileno()).st_size != os.fstat(second.fileno()).st_size:
+            return False
+        return all(piece == second.read(STEP) for piece in iter(partial(first.read, STEP), b""))
+
+
 def _move(segment: Path, directory: Path) -> None:
-    target, partial = directory / segment.name, directory / f"{segment.name}.part"
-    content = segment.read_bytes()
+    target, part = directory / segment.name, directory / f"{segment.name}.part"
     if not target.exists():
-        partial.unlink(missing_ok=True)
-        with partial.open("xb") as copy:
+        part.unlink(missing_ok=True)
+        with segment.open("rb") as original, part.open("xb") as copy:
             os.fchmod(copy.fileno(), 0o600)
-            copy.write(content)
+            shutil.copyfileobj(original, copy)
             copy.flush()
             os.fsync(copy.fileno())
-        partial.rename(target)
+        part.rename(target)
         sync_directory(directory)
-    if target.read_bytes() != content:
+    if not _same_content(segment, target):
         raise AuditError(
             f"{target} is there already and is another file; choose another directory."
         )
