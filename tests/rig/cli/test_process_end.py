@@ -219,3 +219,40 @@ def small_files(folder: Path) -> dict[str, str]:
         "    results.write_whole = limited\n"
     )
     return {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--scenario", "round_trip"),
+        ("runs", "list"),
+        ("ve", "status"),
+        ("ekm", "drive", "list"),
+        ("hsm", "list"),
+    ],
+    ids=" ".join,
+)
+def test_rig_blames_the_state_folder_when_home_is_no_folder(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    home = tmp_path / "home"
+    home.touch()
+    unset = {f"XDG_{name}_HOME": "" for name in ("CACHE", "STATE", "CONFIG", "DATA")}
+    sentence = rig(*arguments, HOME=str(home), TAPERIG_STATE="", **unset).sentence()
+    assert f"{home}/.local/state/taperig" in sentence
+    assert "set TAPERIG_STATE to a folder that you can" in sentence
+
+
+def test_rig_run_blames_the_cache_when_home_is_no_folder(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.touch()
+    data = tmp_path / "data"
+    data.write_bytes(b"x")
+    ended = rig(
+        *("run", "--scenario", "round_trip", "--data", data, "--lab", lab_file(tmp_path)),
+        HOME=str(home),
+        TAPERIG_STATE=str(tmp_path / "state"),
+        XDG_CACHE_HOME="",
+    )
+    assert f"cannot be stored in {home}/.cache/taperig/sim" in ended.sentence()
+    assert "set XDG_CACHE_HOME to a folder that you can write" in ended.err
