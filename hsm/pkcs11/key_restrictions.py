@@ -154,7 +154,7 @@ def _let_decrypt(private: Any) -> None:
 
 
 def _refuses(act: Callable[[], Any]) -> bool:
-    """Return whether the token refuses; raise PKCS11Error when it does not work."""
+    """Return whether the token refuses; raise PKCS11Error if it fails."""
     try:
         result = act()
     except _DOES_NOT_WORK:

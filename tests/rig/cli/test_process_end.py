@@ -238,7 +238,7 @@ def test_rig_blames_the_state_folder_when_home_is_no_folder(
     home = tmp_path / "home"
     home.touch()
     unset = {f"XDG_{name}_HOME": "" for name in ("CACHE", "STATE", "CONFIG", "DATA")}
-    sentence = rig(*arguments, HOME=str(home), TAPERIG_STATE="", **unset).sentence()
+    sentence = rig(*arguments, HOME=str(home), TAPERIG_STATE="", env=unset).sentence()
     assert f"{home}/.local/state/taperig" in sentence
     assert "set TAPERIG_STATE to a folder that you can" in sentence
 
