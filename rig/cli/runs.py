@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,26 +94,6 @@ def runs_show(
         print(f"file     {file}")
 
 
-def _encrypted_cartridges(folder: Path) -> list[dict[str, str]]:
-    """Return the encrypted cartridges of a run.
-
-    Key managers count them until they forget them. Only a run that did not pass still has some.
-    """
-    paths = sorted(folder.rglob("*.tape"))
-    if not paths:
-        return []
-    from rig.drive.cartridge import Cartridge
-    from rig.drive.cartridge_format import TapeFormat
-
-    cartridges = []
-    for path in paths:
-        with suppress(TaperigError, OSError), Cartridge.open(path) as cartridge:
-            if cartridge.format is TapeFormat.ENCRYPTED:
-                identity = cartridge.memory.cartridge_id.hex()
-                cartridges.append({"volser": cartridge.volser, "id": identity})
-    return cartridges
-
-
 @runs_app.command("clean")
 def runs_clean(
     keep: Annotated[
@@ -135,12 +114,13 @@ def runs_clean(
 ) -> None:
     """Remove old runs with all their files, without asking.
 
-    A run under way stays. With both options a run goes only if both say so. Names the commands by
-    which key managers forget the encrypted cartridges that went with it. Exits 1 if a run cannot be
-    removed.
+    A run under way stays. With both options a run goes only if both say so. The key managers
+    forget the encrypted cartridges that go with it; where one cannot be told, the command that
+    does it is named. Exits 1 if a run cannot be removed.
     """
     from rig.report import text
     from rig.results.runs import remove
+    from rig.testbed.run_cartridges import forget, kept_cartridges
 
     if keep is None and older_than is None:
         raise RunChoiceError("Say which runs to remove: with --keep N, --older-than DAYS or both.")
@@ -153,21 +133,37 @@ def runs_clean(
     for run in runs:
         if run.under_way or run in newest or (older_than is not None and run.began >= latest):
             continue
-        size, cartridges = run.size(), _encrypted_cartridges(run.folder)
+        size, cartridges = run.size(), kept_cartridges(run.folder)
+        untold = dict(forget(cartridges))
         try:
             remove(run)
         except OSError as error:
             failed.append(f"{run.folder} cannot be removed ({error.strerror})")
-            continue
-        removed.append({"run": run.name, "bytes": size, "encrypted_cartridges": cartridges})
-        freed += size
+        else:
+            rows = [
+                {
+                    "volser": each.volser,
+                    "id": each.cartridge_id.hex(),
+                    "forgotten": each not in untold,
+                    "why_not": untold.get(each),
+                }
+                for each in cartridges
+            ]
+            removed.append({"run": run.name, "bytes": size, "encrypted_cartridges": rows})
+            freed += size
     if as_json:
         print_json({"removed": removed, "bytes": freed, "failed": failed})
     else:
         for row in removed:
             print(f"removed  {row['run']}, {text.size(row['bytes'])}")
-        for each in [each for row in removed for each in row["encrypted_cartridges"]]:
-            print(f"forget   rig ekm cartridge forget {each['volser']} --id {each['id']}")
+        gone = [each for row in removed for each in row["encrypted_cartridges"]]
+        if told := sum(each["forgotten"] for each in gone):
+            print(f"forgot   {text.plural(told, 'cartridge')}, at all their key managers")
+        for why in dict.fromkeys(each["why_not"] for each in gone if each["why_not"]):
+            print(f"not told {text.printable(why)}; have the administrator run:")
+            for each in gone:
+                if each["why_not"] == why:
+                    print(f"forget   rig ekm cartridge forget {each['volser']} --id {each['id']}")
         for line in failed:
             print(f"left     {line}")
         kept = text.plural(len(runs) - len(removed), "run")

@@ -153,12 +153,13 @@ def _stored(folder: Path) -> StoredRun:
     try:
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return StoredRun(folder, results, under_way=False)  # its process is gone
     except BlockingIOError:
         return StoredRun(folder, results, under_way=True)
     except OSError:
-        begins = results is None and time.time() - folder.stat().st_mtime < _BEGINNING_S
-        return StoredRun(folder, results, under_way=begins)
+        pass
+    # Its process is gone, or is about to lock the folder.
+    begins = results is None and time.time() - folder.stat().st_mtime < _BEGINNING_S
+    return StoredRun(folder, results, under_way=begins)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -195,7 +195,9 @@ def _run_all(
                     for sentence in nodes.discard():
                         report.line(sentence)
             finally:
-                run.cartridges = nodes.folder if nodes.folder.exists() else None
+                if nodes.folder.exists():
+                    run.cartridges = nodes.folder
+                    nodes.keep()
 
 
 def _files(lab: Lab, options: RunOptions) -> list[Path]:

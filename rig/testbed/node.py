@@ -10,16 +10,18 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import select
 
+from hsm.errors import TaperigError
 from hsm.keys.eedk import KeyLabel, KeyMode
 from rig.drive.cartridge_format import TapeFormat
 from rig.drive.drive import Drive
 from rig.lab.model import Lab, LabError, NodeUnit, PoolUnit
 from rig.results.events import EventLog, TaskDisplay
+from rig.testbed.run_cartridges import note_key_managers
 from rig.testbed.session import LabSession, open_session
 from rig.ve.catalogue import operator_messages, settings
 from rig.ve.catalogue.database import FILE, Catalogue
@@ -209,6 +211,15 @@ class RunNodes:
                         settings.set_storage_group(change, group)
                 node.insert(next_volsers(node, cartridges))
             yield node
+
+    def keep(self) -> None:
+        """Note the key managers of the nodes, for when the run is removed.
+
+        Best effort: without the note, the operator is told what to do then.
+        """
+        for folder, sessions in self._sessions.items():
+            with suppress(OSError, TaperigError):
+                note_key_managers(folder, sessions)
 
     def discard(self) -> list[str]:
         """Remove the nodes and report their cartridges to the key managers.
