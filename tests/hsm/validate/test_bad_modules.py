@@ -150,8 +150,8 @@ def test_validate_takes_no_failure_for_a_refusal(
 def test_token_with_a_failing_wrap_is_not_taken_for_one_that_refuses(
     lab_state: ProvisionedLab, build_module: BuildModule, code: int
 ) -> None:
-    """The first two calls look for the OAEP hash."""
-    module = build_module(f"static int n; if (++n > 2) return {code}; {CALL_REPLACED}", "C_WrapKey")
+    """The first three calls look for the OAEP hash."""
+    module = build_module(f"static int n; if (++n > 3) return {code}; {CALL_REPLACED}", "C_WrapKey")
     config = lab_state.ekm_token.replace(module=module)
     with pytest.raises(TokenRefusedError, match="to show what it can do"):
         open_token(config)
