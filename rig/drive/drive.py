@@ -43,7 +43,7 @@ from rig.engine.driver import (
     UnwrapFailed,
 )
 
-READ_AHEAD_BYTES = 8 * 1024 * 1024
+READ_AHEAD_BYTES = 4 * 1024 * 1024
 """Data that one `read` returns at most, in bytes, and so what passes through the gates at once."""
 
 

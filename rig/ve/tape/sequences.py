@@ -31,7 +31,7 @@ from rig.ve.volumes.logical_volume import (
 )
 from rig.ve.volumes.reading import NullSink, VolumeReader, VolumeSink
 
-BATCH_BYTES = 8 * 1024 * 1024
+BATCH_BYTES = 4 * 1024 * 1024
 """Data handed to the drive at once, in bytes."""
 
 ReportProgress = Callable[[int, int], None]
