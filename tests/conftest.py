@@ -48,7 +48,13 @@ class RuleVerdicts:
         cache.set(VERDICTS_KEY, {**cache.get(VERDICTS_KEY, {}), **self.outcomes})
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", metavar="N", help="seed of the random numbers of all benches")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if (seed := config.getoption("--seed")) is not None:
+        os.environ["TAPERIG_SEED"] = seed
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(RuleVerdicts(), "taperig-rules")
 

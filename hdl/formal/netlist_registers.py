@@ -13,12 +13,12 @@ Registers that match REGEX are listed in comments.
 
 import json
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hdl.errors import HdlError
+from hdl.tool_process import run_with_children
 
 _DIRECTIVE = re.compile(r"#registers (\S+) (\w+)(?:\(([\w=,]+)\))? (\w+)(?: (\w+))? but (\S+)")
 
@@ -73,16 +73,11 @@ def netlists(
             f"write_json {listings[1].name}",
         ]
     )
-    answer = subprocess.run(
-        ["yosys", "-q", "-p", script],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+    code, words = run_with_children(
+        ["yosys", "-q", "-p", script], folder=folder, environment=environment
     )
-    if answer.returncode != 0:
-        raise RegisterListError(f"Yosys cannot read the netlist of {top}: {answer.stderr}")
+    if code != 0:
+        raise RegisterListError(f"Yosys cannot read the netlist of {top}: {words}")
     whole, clean = (json.loads(each.read_text())["modules"][top] for each in listings)
     return whole, clean
 

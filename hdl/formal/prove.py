@@ -20,7 +20,7 @@ import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,10 @@ from hdl.errors import HdlError, ToolchainError
 from hdl.formal.key_flow import key_paths
 from hdl.formal.netlist_registers import netlists, write_register_lists
 from hdl.sources import HDL_DIRECTORY, rtl_sources
+from hdl.tool_process import ends_by_signal, run_with_children
 
 FORMAL_DIRECTORY = HDL_DIRECTORY / "formal"
+OUTPUT = HDL_DIRECTORY.parent / "build" / "formal"
 
 # SymbiYosys looks for these on PATH; the wheel has them with the prefix "yowasp-".
 _SHIMS = ("yosys", "yosys-smtbmc", "yosys-witness")
@@ -123,8 +125,9 @@ def _key_path_check(entry: dict[str, Any]) -> KeyPathCheck:
 def prove(name: str, broken: Broken | None = None, keep: Path | None = None) -> Proof:
     """Run the set `name` on the design or a broken copy of it.
 
-    `keep` is a folder that receives the working directory with the log and a trace, if any.
-    Raises ProofError when there is no verdict, ToolchainError when a tool is missing.
+    `keep` is a folder that receives the log and the trace of a set that is not proved; the log
+    names the trace there. Raises ProofError when there is no verdict, ToolchainError when a tool is
+    missing.
     """
     sets = property_sets()
     _require_known(name, sets)
@@ -139,10 +142,23 @@ def prove(name: str, broken: Broken | None = None, keep: Path | None = None) -> 
         netlist = sets[name].netlist
         if netlist is not None:
             return _search(root, netlist, begin)
-        proof = _run(root, name, begin)
-        if keep is not None:
-            shutil.copytree(root / "work", keep, dirs_exist_ok=True)
-        return proof
+        try:
+            proof = _run(root, name, begin)
+        except ProofError as error:
+            raise ProofError(_kept(root / "work", keep, str(error))) from error
+        if proof.verdict is ProofVerdict.PROVED:
+            return proof
+        return replace(proof, log=_kept(root / "work", keep, proof.log))
+
+
+def _kept(work: Path, keep: Path | None, log: str) -> str:
+    """Move a set's working directory to `keep`; return the log with the new paths."""
+    if keep is None or not work.is_dir():
+        return log
+    shutil.rmtree(keep, ignore_errors=True)
+    keep.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(work, keep)
+    return log.replace(str(work), str(keep))
 
 
 def _run(root: Path, name: str, begin: float) -> Proof:
@@ -150,18 +166,11 @@ def _run(root: Path, name: str, begin: float) -> Proof:
         write_register_lists(root / "formal", root / "formal" / f"{name}.sby", environment)
         command = [_tool("yowasp-sby"), "-f", "-d", str(root / "work"), f"{name}.sby"]
         try:
-            answer = subprocess.run(
-                command,
-                cwd=root / "formal",
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_TIMEOUT_S,
+            _, log = run_with_children(
+                command, folder=root / "formal", environment=environment, timeout=_TIMEOUT_S
             )
         except subprocess.TimeoutExpired as error:
             raise ProofError(f"{name} has no verdict after {_TIMEOUT_S} s.") from error
-    log = answer.stdout + answer.stderr
     found = re.search(r"DONE \((\w+), rc=\d+\)", log)
     verdicts = {
         "PASS": ProofVerdict.PROVED,
@@ -250,7 +259,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hdl.formal.prove", description=__doc__)
     parser.add_argument("sets", nargs="*", help="property sets of hdl/formal (default: all)")
     parser.add_argument("--skip-broken", action="store_true", help="skip the broken copies")
-    parser.add_argument("--keep", type=Path, help="folder for logs and counterexamples")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        default=OUTPUT,
+        metavar="FOLDER",
+        help="where the log and trace of a set that is not proved go (default: build/formal)",
+    )
     options = parser.parse_args(arguments)
     known = property_sets()
     for name in options.sets:
@@ -258,8 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{'property set':22} {'design':12} {'verdict':12} {'s':>7}", flush=True)
     passed = True
     for name in options.sets or known:
-        keep = options.keep / name if options.keep else None
-        proof = prove(name, keep=keep)
+        proof = prove(name, keep=options.keep / name)
         passed &= proof.verdict is ProofVerdict.PROVED
         print(
             f"{name:22} {'original':12} {proof.verdict.value:12} {proof.seconds:7.1f}  "
@@ -268,6 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if proof.verdict is not ProofVerdict.PROVED:
             print("\n".join(proof.log.splitlines()[-_LOG_TAIL_LINES:]))
+            traces = sorted((options.keep / name).rglob("*.vcd"))
+            print(f"kept: {', '.join(map(str, traces)) or options.keep / name}")
         for broken in () if options.skip_broken else known[name].broken:
             proof = prove(name, broken)
             passed &= proof.verdict is not ProofVerdict.PROVED
@@ -286,7 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        with ends_by_signal():
+            sys.exit(main())
     except HdlError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

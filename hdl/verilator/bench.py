@@ -4,22 +4,27 @@
         run_bench("ghash", rtl("drive_crypto_pkg.sv", "gf128_mul.sv", "ghash.sv"), "bench_ghash")
 
 The module named last is in the folder of the calling test; its `@cocotb.test()` coroutines are the
-bench. If one fails, or the module has none, the pytest test fails and shows the end of the log.
+bench. If one fails, or the module has none, the pytest test fails. The report begins with the seed
+of the random numbers and the failed test's own words; then the bench is run again for a waveform.
+
+`pytest --seed N` repeats a run: it sets TAPERIG_SEED.
 """
 
 import inspect
 import os
+import random
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
-from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import Verilator
 
-from hdl.errors import BenchError
+from hdl.errors import BenchError, BuildError
 from hdl.files import read_end
 from hdl.sources import RTL_DIRECTORY
 from hdl.verilator.recipe import Variant
@@ -27,8 +32,25 @@ from hdl.verilator.verilate import library_path, verilate
 
 # A folder for one coverage.dat of every bench; when it is set, all benches count coverage.
 COVERAGE_VARIABLE = "TAPERIG_COVERAGE"
+SEED_VARIABLE = "TAPERIG_SEED"
 
 _LOG_TAIL_LINES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOutcome:
+    """What one cocotb test of a bench came to."""
+
+    test: str
+    seconds: float
+    """Wall time."""
+    failure: str = ""
+    """The failed test's own words; empty when it passed."""
+
+
+OutcomeListener = Callable[[Sequence[BenchOutcome]], None]
+outcome_listeners: list[OutcomeListener] = []
+"""Called with the outcomes of each bench, also of one that failed."""
 
 
 def rtl(*names: str) -> list[Path]:
@@ -51,66 +73,44 @@ def run_bench(
     module_directory: Path | None = None,
     output_directory: Path | None = None,
     flags: Sequence[str] = (),
+    waves_of_failure: bool = True,
 ) -> None:
     """Build `toplevel` and run the cocotb tests of `test_module` on it.
 
     `vlt` are Verilator control files, for example to make an internal signal accessible.
     `output_directory` receives bench.log, results.xml, and dump.fst or coverage.dat according to
     `variant` (WAVES=1 in the environment selects waves). The default is a temporary folder, which
-    is kept, and named, only after a failure or with waves.
-    Raises BenchError when a test failed or none ran.
+    is kept, and named, only after a failure or with waves. The seed is that of TAPERIG_SEED, else a
+    new one. With `waves_of_failure` a failed bench runs once more, with the same seed, for a
+    waveform. Raises BenchError when a test failed or none ran.
     """
     if environment_flag("WAVES"):
         variant = "waves"
     if coverage := os.environ.get(COVERAGE_VARIABLE):
         variant = "coverage"
-    if module_directory is None:
-        module_directory = Path(inspect.stack()[1].filename).parent
-    built = verilate(
-        toplevel, [*vlt, *sources], variant=variant, parameters=parameters, flags=flags
+    bench = _Bench(
+        toplevel,
+        [*vlt, *sources],
+        test_module,
+        seed=_seed() if seed is None else seed,
+        parameters=dict(parameters or {}),
+        environment=dict(extra_env or {}),
+        plusargs=list(plusargs),
+        flags=tuple(flags),
+        modules=module_directory or Path(inspect.stack()[1].filename).parent,
     )
+    print(f"{bench.name}: seed {bench.seed}")
     output = output_directory or Path(tempfile.mkdtemp(prefix=f"taperig-bench-{toplevel}-"))
-    output.mkdir(parents=True, exist_ok=True)
-    log = output / "bench.log"
-    results = output / "results.xml"
-    runner = Verilator()
-    runner.log.setLevel("CRITICAL")
-    sys.path.insert(0, str(module_directory))
-    try:
-        runner.test(
-            test_module=test_module,
-            hdl_toplevel=toplevel,
-            hdl_toplevel_lang="verilog",
-            build_dir=built.directory,
-            test_dir=output,
-            testcase=testcase,
-            seed=seed,
-            plusargs=list(plusargs),
-            parameters=dict(parameters or {}),
-            extra_env={
-                "COCOTB_ANSI_OUTPUT": "0",
-                "LD_LIBRARY_PATH": library_path(),
-                **(extra_env or {}),
-            },
-            waves=variant == "waves",
-            results_xml=str(results),
-            log_file=log,
-        )
-    except RuntimeError as error:  # the simulator itself crashed
-        raise BenchError(_failure(toplevel, test_module, f"stopped ({error})", log)) from error
-    except SystemExit:
-        pass  # the runner exits after a failing test; results.xml has the details
-    finally:
-        sys.path.remove(str(module_directory))
-    try:
-        ran, failed = get_results(results)
-    except RuntimeError as error:
-        what = f"left no results ({error})"
-        raise BenchError(_failure(toplevel, test_module, what, log)) from error
-    if failed:
-        raise BenchError(_failure(toplevel, test_module, f"failed {failed} of {ran}", log))
-    if ran == 0:
-        raise BenchError(_failure(toplevel, test_module, "ran no test", log))
+    outcomes = bench.run(output, variant, testcase)
+    for listener in outcome_listeners:
+        listener(outcomes)
+    if failed := [outcome for outcome in outcomes if outcome.failure]:
+        waves = ""
+        if variant == "plain" and waves_of_failure:
+            waves = bench.waveform(output, [outcome.test for outcome in failed])
+        raise BenchError(bench.report(output, failed, len(outcomes), waves))
+    if not outcomes:
+        raise BenchError(bench.failure("ran no test", output))
     if coverage:
         name = f"{toplevel}-{test_module}-{os.getpid()}-{time.monotonic_ns()}.dat"
         shutil.copy(output / "coverage.dat", Path(coverage) / name)
@@ -118,6 +118,125 @@ def run_bench(
         print(f"waves: {output / 'dump.fst'}")
     elif output_directory is None:
         shutil.rmtree(output, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A top level and the cocotb tests for it."""
+
+    toplevel: str
+    sources: list[Path]
+    module: str
+    seed: int
+    parameters: dict[str, int | str]
+    environment: dict[str, str]
+    plusargs: list[str]
+    flags: tuple[str, ...]
+    modules: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.module} on {self.toplevel}"
+
+    def run(
+        self, output: Path, variant: Variant, testcase: str | Sequence[str] | None
+    ) -> list[BenchOutcome]:
+        """Build and run; raise BenchError when the simulator left no results."""
+        built = verilate(
+            self.toplevel,
+            self.sources,
+            variant=variant,
+            parameters=self.parameters,
+            flags=self.flags,
+        )
+        output.mkdir(parents=True, exist_ok=True)
+        results = output / "results.xml"
+        results.unlink(missing_ok=True)
+        runner = Verilator()
+        runner.log.setLevel("CRITICAL")
+        sys.path.insert(0, str(self.modules))
+        try:
+            runner.test(
+                test_module=self.module,
+                hdl_toplevel=self.toplevel,
+                hdl_toplevel_lang="verilog",
+                build_dir=built.directory,
+                test_dir=output,
+                testcase=testcase,
+                seed=self.seed,
+                plusargs=self.plusargs,
+                parameters=self.parameters,
+                extra_env={
+                    "COCOTB_ANSI_OUTPUT": "0",
+                    "LD_LIBRARY_PATH": library_path(),
+                    **self.environment,
+                },
+                waves=variant == "waves",
+                results_xml=str(results),
+                log_file=output / "bench.log",
+            )
+        except RuntimeError as error:  # the simulator itself crashed
+            raise BenchError(self.failure(f"stopped ({error})", output)) from error
+        except SystemExit:
+            pass  # the runner exits after a failing test; results.xml has the details
+        finally:
+            sys.path.remove(str(self.modules))
+        try:
+            return [_outcome(case) for case in ElementTree.parse(results).iter("testcase")]
+        except (OSError, ElementTree.ParseError) as error:
+            raise BenchError(self.failure(f"left no results ({error})", output)) from error
+
+    def waveform(self, output: Path, tests: Sequence[str]) -> str:
+        """Run failed tests again with waves; return a sentence that names them."""
+        try:
+            again = self.run(output / "waves", "waves", tests)
+        except (BenchError, BuildError) as error:
+            return f"No waveform could be made: {str(error).splitlines()[0]}"
+        waves = output / "waves" / "dump.fst"
+        if any(outcome.failure for outcome in again):
+            return f"The waveform is in {waves}."
+        return f"It did not fail again with the waveform on, which is in {waves}."
+
+    def report(self, output: Path, failed: Sequence[BenchOutcome], ran: int, waves: str) -> str:
+        """Return the text of a failure, the first failed test's words first."""
+        words = "".join(f"{outcome.test}: {outcome.failure}\n" for outcome in failed)
+        return self.failure(f"failed {len(failed)} of {ran}", output, f"{words}{waves}\n")
+
+    def failure(self, what: str, output: Path, words: str = "") -> str:
+        """Return a text that begins with the seed and ends with the log."""
+        log = output / "bench.log"
+        text = read_end(log) if log.is_file() else "(no log)"
+        tail = "\n".join(text.splitlines()[-_LOG_TAIL_LINES:])
+        return (
+            f"{self.name} {what} with seed {self.seed} (`pytest --seed {self.seed}` repeats it).\n"
+            f"{words}{log} ends:\n{tail}"
+        )
+
+
+def _outcome(case: ElementTree.Element) -> BenchOutcome:
+    wrong = case.find("failure")
+    if wrong is None:
+        wrong = case.find("error")
+    words = ""
+    if wrong is not None:
+        words = wrong.get("message") or wrong.text or wrong.get("type") or "failed"
+    return BenchOutcome(
+        test=case.get("name", "?"),
+        seconds=float(case.get("time", 0)),
+        failure=words,
+    )
+
+
+def _seed() -> int:
+    text = os.environ.get(SEED_VARIABLE)
+    if not text:
+        return random.SystemRandom().randrange(1 << 31)
+    if not text.isascii() or not text.isdigit() or int(text) >= 1 << 31:
+        raise BenchError(
+            f"The environment variable {SEED_VARIABLE} is '{text}'; set it to a number from 0 to "
+            f"{(1 << 31) - 1}, or unset it."
+        )
+    return int(text)
 
 
 def environment_flag(name: str) -> bool:
@@ -130,9 +249,3 @@ def environment_flag(name: str) -> bool:
     raise BenchError(
         f"The environment variable {name} is '{value}'; set it to 1 or 0, or unset it."
     )
-
-
-def _failure(toplevel: str, module: str, what: str, log: Path) -> str:
-    text = read_end(log) if log.is_file() else "(no log)"
-    tail = "\n".join(text.splitlines()[-_LOG_TAIL_LINES:])
-    return f"{module} on {toplevel} {what}; {log} ends:\n{tail}"

@@ -5,7 +5,6 @@ prints the names of the links: they are the same in every checkout, as the cache
 """
 
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import cocotb_tools.config
 from hdl.errors import BuildError
 from hdl.files import MAX_BYTES, read_end
 from hdl.sources import HDL_DIRECTORY
+from hdl.tool_process import run_with_children
 from hdl.verilator.recipe import MAKE_FLAGS, Recipe
 from hdl.verilator.toolchain import Toolchain
 
@@ -53,13 +53,13 @@ class BuildFolder:
     def run(self, command: Sequence[str], environment: dict[str, str], toplevel: str) -> None:
         """Run a command here; on failure raise BuildError with the log's end."""
         with self.log.open("a") as log:
-            ended = subprocess.run(
-                command, cwd=self.path, env=environment, stdout=log, stderr=log, check=False
+            code, _ = run_with_children(
+                command, folder=self.path, environment=environment, output=log
             )
-        if ended.returncode != 0:
+        if code != 0:
             raise BuildError(
                 f"{toplevel} does not build ({Path(command[0]).name} ended with exit code "
-                f"{ended.returncode}); the log ends:\n{_tail(self.readable_log())}"
+                f"{code}); the log ends:\n{_tail(self.readable_log())}"
             )
 
     def readable_log(self) -> str:

@@ -3,6 +3,9 @@
 `make formal` runs all sets on all broken copies.
 """
 
+import re
+from pathlib import Path
+
 import pytest
 
 from hdl.formal.prove import Broken, ProofError, ProofVerdict, property_sets, prove
@@ -24,6 +27,15 @@ def test_property_set_is_proved(name: str) -> None:
 )
 def test_property_set_refuses_a_broken_copy(name: str, broken: Broken) -> None:
     assert prove(name, broken).verdict is not ProofVerdict.PROVED
+
+
+def test_prove_keeps_the_trace_that_its_log_names(tmp_path: Path) -> None:
+    name = "key_lock"
+    proof = prove(name, SETS[name].broken[0], keep=tmp_path / name)
+    assert proof.verdict is ProofVerdict.REFUTED
+    named = re.findall(rf"{re.escape(str(tmp_path))}\S+\.vcd", proof.log)
+    assert named
+    assert all(Path(path).stat().st_size for path in named)
 
 
 def test_every_property_set_has_a_broken_copy() -> None:
