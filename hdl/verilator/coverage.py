@@ -3,7 +3,11 @@
 Also `python -m hdl.verilator.coverage [pytest args]`.
 
 Runs the benches of tests/hdl in builds that count lines, branches and toggles, sums the counts over
-all benches and all instances of a module, and writes build/coverage/index.html and summary.json.
+all benches and all instances of a module, and writes to build/coverage:
+
+    index.html, summary.json   everything
+    lcov.info, cobertura.xml   lines and branches, for other tools (geninfo(1), Cobertura)
+
 Points that cannot be covered are listed in coverage_exclusions.toml with their reasons; `--again`
 instead of pytest's arguments applies that file to the counts of the last run.
 """
@@ -20,6 +24,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from lcov_cobertura import LcovCobertura
 
 from hdl.sources import HDL_DIRECTORY, RTL_DIRECTORY
 from hdl.verilator.bench import COVERAGE_VARIABLE
@@ -149,6 +155,32 @@ def write_html(summary: Mapping[str, Mapping[str, float]], kept: Mapping[Point, 
     )
 
 
+def write_lcov(kept: Mapping[Point, int]) -> str:
+    """Return the counts of lines and branches as geninfo(1) has them."""
+    by_file: dict[str, list[Point]] = defaultdict(list)
+    for point in sorted(kept):
+        by_file[point.file].append(point)
+    records = []
+    for file, points in by_file.items():
+        branches = [point for point in points if point.kind == "branch"]
+        lines = Counter[int]()  # a line with branches ran as often as all of them
+        for point in branches:
+            lines[point.line] += kept[point]
+        for point in points:
+            if point.kind == "line":
+                lines[point.line] = max(lines[point.line], kept[point])
+        taken = sum(kept[point] > 0 for point in branches)
+        records += [
+            f"SF:{COVERED / file}",
+            *(f"BRDA:{p.line},{p.column},{n},{kept[p]}" for n, p in enumerate(branches)),
+            *(f"BRF:{len(branches)}", f"BRH:{taken}"),
+            *(f"DA:{line},{count}" for line, count in sorted(lines.items())),
+            *(f"LF:{len(lines)}", f"LH:{sum(count > 0 for count in lines.values())}"),
+            "end_of_record",
+        ]
+    return "\n".join(records) + "\n"
+
+
 def bench_tests() -> list[str]:
     """Return the test files that simulate modules of hdl/rtl."""
     return [
@@ -192,6 +224,8 @@ def main() -> int:
     summary, kept, unused = summarize(counts, read_exclusions())
     (OUTPUT / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     (OUTPUT / "index.html").write_text(write_html(summary, kept))
+    (OUTPUT / "lcov.info").write_text(lcov := write_lcov(kept))
+    (OUTPUT / "cobertura.xml").write_text(LcovCobertura(lcov).convert())
     for exclusion in unused:
         print(f"exclusion that excludes nothing: {exclusion.file} {exclusion.what}")
     for kind, figures in summary.items():

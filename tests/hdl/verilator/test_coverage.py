@@ -10,6 +10,7 @@ from hdl.verilator.coverage import (
     read_counts,
     read_exclusions,
     summarize,
+    write_lcov,
 )
 
 ROOT = Path("/rtl")
@@ -72,3 +73,21 @@ def test_coverage_runs_the_benches_of_the_rtl() -> None:
     names = [Path(file).name for file in bench_tests()]
     assert {"test_engine.py", "test_ghash.py"} <= set(names)
     assert "test_build.py" not in names
+
+
+def test_write_lcov_gives_lines_and_branches_by_file() -> None:
+    kept = {
+        Point("a.sv", 3, 4, "line", "block"): 2,
+        Point("a.sv", 5, 4, "branch", "if"): 7,
+        Point("a.sv", 5, 4, "branch", "else"): 0,
+        Point("a.sv", 9, 1, "toggle", "x:0->1"): 1,
+        Point("b.sv", 1, 1, "line", "block"): 0,
+    }
+    first, second, rest = write_lcov(kept).split("end_of_record\n")
+    assert first.splitlines() == [
+        "SF:hdl/rtl/a.sv",
+        *("BRDA:5,4,0,0", "BRDA:5,4,1,7", "BRF:2", "BRH:1"),
+        *("DA:3,2", "DA:5,7", "LF:2", "LH:2"),
+    ]
+    assert second.splitlines() == ["SF:hdl/rtl/b.sv", "BRF:0", "BRH:0", "DA:1,0", "LF:1", "LH:0"]
+    assert rest == ""
