@@ -73,7 +73,6 @@ def run_bench(
     module_directory: Path | None = None,
     output_directory: Path | None = None,
     flags: Sequence[str] = (),
-    waves_of_failure: bool = True,
 ) -> None:
     """Build `toplevel` and run the cocotb tests of `test_module` on it.
 
@@ -81,8 +80,8 @@ def run_bench(
     `output_directory` receives bench.log, results.xml, and dump.fst or coverage.dat according to
     `variant` (WAVES=1 in the environment selects waves). The default is a temporary folder, which
     is kept, and named, only after a failure or with waves. The seed is that of TAPERIG_SEED, else a
-    new one. With `waves_of_failure` a failed bench runs once more, with the same seed, for a
-    waveform. Raises BenchError when a test failed or none ran.
+    new one. A failed bench runs once more, with the same seed, for a waveform, unless WAVES is 0.
+    Raises BenchError when a test failed or none ran.
     """
     if environment_flag("WAVES"):
         variant = "waves"
@@ -106,7 +105,7 @@ def run_bench(
         listener(outcomes)
     if failed := [outcome for outcome in outcomes if outcome.failure]:
         waves = ""
-        if variant == "plain" and waves_of_failure:
+        if variant == "plain" and os.environ.get("WAVES") != "0":
             waves = bench.waveform(output, [outcome.test for outcome in failed])
         raise BenchError(bench.report(output, failed, len(outcomes), waves))
     if not outcomes:

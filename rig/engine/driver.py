@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 import hdl.registers.engine_map as regs
+from hdl.registers.describe import describe
 from hdl.registers.types import Register, RegisterField
 from hsm.errors import TaperigError
 from rig.board.protocol import Board
@@ -317,7 +318,8 @@ class Engine:
         status = self._wait(lambda status: bool(status & done), "complete its self test")
         if not regs.STATUS_SELF_TEST_OK.get(status) or regs.STATUS_FAULT.get(status):
             raise SelfTestError(
-                f"The engine of board {self._board.name} failed its power-on self test"
+                f"The engine of board {self._board.name} failed its power-on self test "
+                f"({describe(regs.STATUS, status)})"
             )
 
     def _wait(self, is_done: Callable[[int], bool], what: str) -> int:
@@ -326,15 +328,15 @@ class Engine:
             if time.monotonic() > deadline:
                 raise EngineError(
                     f"The engine of board {self._board.name} did not {what} within "
-                    f"{_STATUS_LIMIT_S:.0f} s (STATUS {status:#010x}); reset the board"
+                    f"{_STATUS_LIMIT_S:.0f} s ({describe(regs.STATUS, status)}); reset the board"
                 )
         return status
 
     def _require_key(self, status: int) -> None:
         if not regs.STATUS_KEY_VALID.get(status):
             raise EngineError(
-                f"The engine of board {self._board.name} loaded no key (STATUS {status:#010x}); "
-                "reset the board"
+                f"The engine of board {self._board.name} loaded no key "
+                f"({describe(regs.STATUS, status)}); reset the board"
             )
 
     # ---- frames ----

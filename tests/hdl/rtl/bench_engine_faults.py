@@ -28,7 +28,7 @@ from clocked import find
 from cocotb.triggers import ClockCycles, FallingEdge, Timer
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from engine import EngineDriver, Op, Record, Result, Status, parse_results
+from engine import EngineDriver, Op, Record, Result, Status, engine_test, parse_results
 
 from hdl.registers import engine_map as regs
 
@@ -189,7 +189,7 @@ async def trial(dut: Any, op: Op, path: str) -> str:
     return outcome
 
 
-@cocotb.test()
+@engine_test
 async def every_register_of_control_is_watched(dut: Any) -> None:
     """Flip each control register once: STATUS.fault must report it."""
     random.seed(int(os.environ.get("FAULT_SEED", "1")))
@@ -198,7 +198,7 @@ async def every_register_of_control_is_watched(dut: Any) -> None:
         assert outcome in ("self check", "late"), f"{path}: {outcome}"
 
 
-@cocotb.test()
+@engine_test
 async def single_bit_flips(dut: Any) -> None:
     trials = int(os.environ.get("FAULT_TRIALS", "3"))
     random.seed(int(os.environ.get("FAULT_SEED", "1")))

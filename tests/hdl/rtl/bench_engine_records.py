@@ -8,7 +8,17 @@ import cocotb
 from cocotb.triggers import ClockCycles
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
-from engine import TRANSPORT_KEY, EngineDriver, Op, Record, Result, Status, header, parse_results
+from engine import (
+    TRANSPORT_KEY,
+    EngineDriver,
+    Op,
+    Record,
+    Result,
+    Status,
+    engine_test,
+    header,
+    parse_results,
+)
 
 from hdl.registers import engine_map as regs
 
@@ -53,7 +63,7 @@ def check(key: bytes, records: Sequence[Record], results: Sequence[Result]) -> N
             assert result.data == clear, len(record.data)
 
 
-@cocotb.test()
+@engine_test
 async def identity(dut: Any) -> None:
     engine = await start_engine(dut)
     assert await engine.read(regs.ID) == 0x54415045
@@ -74,7 +84,7 @@ async def identity(dut: Any) -> None:
     assert status == sum(field.put(1) for field in wanted)
 
 
-@cocotb.test()
+@engine_test
 async def every_boundary_without_stalls(dut: Any) -> None:
     engine = await start_engine(dut)
     key = random.randbytes(32)
@@ -86,7 +96,7 @@ async def every_boundary_without_stalls(dut: Any) -> None:
     check(key, records, await engine.process(records, pad=0xFF))
 
 
-@cocotb.test()
+@engine_test
 async def random_records_with_stalls(dut: Any) -> None:
     engine = await start_engine(dut)
     for source, sink in ((128, 256), (256, 128), (40, 200), (200, 40), (100, 100), (250, 250)):
@@ -100,7 +110,7 @@ async def random_records_with_stalls(dut: Any) -> None:
     check(key, records, await engine.process(records))
 
 
-@cocotb.test()
+@engine_test
 async def keys_change_between_records(dut: Any) -> None:
     engine = await start_engine(dut)
     for _ in range(6):
@@ -114,7 +124,7 @@ async def keys_change_between_records(dut: Any) -> None:
         check(key, records, await engine.process(records))
 
 
-@cocotb.test()
+@engine_test
 async def records_wait_for_the_key_being_loaded(dut: Any) -> None:
     engine = await start_engine(dut)
     await engine.load_plain(random.randbytes(32))
@@ -125,7 +135,7 @@ async def records_wait_for_the_key_being_loaded(dut: Any) -> None:
     check(key, records, await engine.process(records))
 
 
-@cocotb.test()
+@engine_test
 async def failed_unwrap(dut: Any) -> None:
     engine = await start_engine(dut)
     old, key = random.randbytes(32), random.randbytes(32)
@@ -147,7 +157,7 @@ async def failed_unwrap(dut: Any) -> None:
     assert await engine.status(regs.STATUS_UNWRAP_FAILED)
 
 
-@cocotb.test()
+@engine_test
 async def load_clears_the_entry_registers(dut: Any) -> None:
     engine = await start_engine(dut)
     key = random.randbytes(32)
@@ -161,7 +171,7 @@ async def load_clears_the_entry_registers(dut: Any) -> None:
             assert await engine.read(register, i) == 0, "a key register reads back"
 
 
-@cocotb.test()
+@engine_test
 async def plain_key_port_locks_until_reset(dut: Any) -> None:
     engine = await start_engine(dut)
     old, new = random.randbytes(32), random.randbytes(32)
@@ -184,7 +194,7 @@ async def plain_key_port_locks_until_reset(dut: Any) -> None:
     check(new, records, await engine.process(records))
 
 
-@cocotb.test()
+@engine_test
 async def lock_and_load_in_one_write_locks(dut: Any) -> None:
     engine = await start_engine(dut)
     await engine.write_key(regs.PLAIN_KEY, random.randbytes(32))
@@ -198,7 +208,7 @@ def flip_bit(data: bytes, bit: int | None = None) -> bytes:
     return (int.from_bytes(data, "big") ^ 1 << bit).to_bytes(len(data), "big")
 
 
-@cocotb.test()
+@engine_test
 async def tampered_records(dut: Any) -> None:
     """Flip one bit anywhere: only a refusal comes out; the next is good."""
     engine = await start_engine(dut)
@@ -238,7 +248,7 @@ async def tampered_records(dut: Any) -> None:
     assert await engine.counter(regs.RECORDS) == 2 * (len(tampered) - sum(tampered))
 
 
-@cocotb.test()
+@engine_test
 async def nothing_leaves_before_the_tag(dut: Any) -> None:
     engine = await start_engine(dut)
     key = random.randbytes(32)
@@ -256,7 +266,7 @@ async def nothing_leaves_before_the_tag(dut: Any) -> None:
     check(key, [record], await engine.process([record]))
 
 
-@cocotb.test()
+@engine_test
 async def bad_frames_are_refused_whole(dut: Any) -> None:
     """Refuse bad frames and take them in whole: the next record is good."""
     engine = await start_engine(dut)
@@ -286,7 +296,7 @@ async def bad_frames_are_refused_whole(dut: Any) -> None:
             assert {r.status for r in results[1::2]} == {Status.NO_KEY}
 
 
-@cocotb.test()
+@engine_test
 async def bypass_needs_no_key(dut: Any) -> None:
     engine = await start_engine(dut)
     records = [random_record(b"", n, Op.BYPASS) for n in (1, 16, 17, 4000)]
@@ -295,7 +305,7 @@ async def bypass_needs_no_key(dut: Any) -> None:
     assert result.status == Status.NO_KEY
 
 
-@cocotb.test()
+@engine_test
 async def throughput(dut: Any) -> None:
     """Measure bytes a clock by the engine's counters and an outside counter."""
     engine = await start_engine(dut)
@@ -331,7 +341,7 @@ async def throughput(dut: Any) -> None:
             assert steady >= least
 
 
-@cocotb.test()
+@engine_test
 async def throughput_of_a_mix(dut: Any) -> None:
     """Repeat the records of a volume: header label, block, trailer label."""
     engine = await start_engine(dut)
@@ -355,7 +365,7 @@ async def throughput_of_a_mix(dut: Any) -> None:
         assert steady >= 0.97
 
 
-@cocotb.test()
+@engine_test
 async def pace_limits_the_data_words(dut: Any) -> None:
     engine = await start_engine(dut)
     key = random.randbytes(32)
@@ -372,7 +382,7 @@ async def pace_limits_the_data_words(dut: Any) -> None:
     await engine.write(regs.PACE, 0)
 
 
-@cocotb.test()
+@engine_test
 async def stalls_are_counted(dut: Any) -> None:
     engine = await start_engine(dut)
     key = random.randbytes(32)
@@ -401,7 +411,7 @@ async def stalls_are_counted(dut: Any) -> None:
         assert await engine.counter(counter) == 0
 
 
-@cocotb.test()
+@engine_test
 async def time_does_not_depend_on_key_and_data(dut: Any) -> None:
     """Measure the same clocks for any key and data, from load to last result."""
     engine = await start_engine(dut)

@@ -6,11 +6,10 @@ The build lets the bench set the counters (engine_visible.vlt): no run is so lon
 import random
 from typing import Any
 
-import cocotb
 from bench_engine_records import check, flip_bit, random_record, start_engine
 from cocotb.triggers import ClockCycles
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
-from engine import Op
+from engine import Op, engine_test
 
 from hdl.registers import engine_map as regs
 
@@ -29,7 +28,7 @@ def live(dut: Any, place: int) -> Any:
     return dut.u_engine.u_counters.gen_counter[place].live_q
 
 
-@cocotb.test()
+@engine_test
 async def scratch_keeps_every_bit(dut: Any) -> None:
     engine = await start_engine(dut)
     for value in (0, 0xFFFF_FFFF, 0x5555_5555, 0xAAAA_AAAA, *(1 << i for i in range(32))):
@@ -37,7 +36,7 @@ async def scratch_keeps_every_bit(dut: Any) -> None:
         assert await engine.read(regs.SCRATCH) == value
 
 
-@cocotb.test()
+@engine_test
 async def counters_are_read_whole_and_from_one_clock(dut: Any) -> None:
     """Read each counter whole; none changes between two snapshots."""
     engine = await start_engine(dut)
@@ -55,7 +54,7 @@ async def counters_are_read_whole_and_from_one_clock(dut: Any) -> None:
     assert [await engine.counter(each) for each in COUNTERS] == [0] * len(COUNTERS)
 
 
-@cocotb.test()
+@engine_test
 async def counters_carry_into_every_bit(dut: Any) -> None:
     engine = await start_engine(dut)
     key = random.randbytes(32)
@@ -76,7 +75,7 @@ async def counters_carry_into_every_bit(dut: Any) -> None:
         assert counted[3:] == [1, 200, 1], (before, counted)
 
 
-@cocotb.test()
+@engine_test
 async def the_transport_key_is_what_is_at_the_port(dut: Any) -> None:
     engine = await start_engine(dut)
     keys = [random.randbytes(32) for _ in range(10)]
@@ -92,7 +91,7 @@ async def the_transport_key_is_what_is_at_the_port(dut: Any) -> None:
         check(key, [record], await engine.process([record]))
 
 
-@cocotb.test()
+@engine_test
 async def every_bit_of_the_pace_counts(dut: Any) -> None:
     """Compute the pace: words beyond the initial burst each wait their time."""
     engine = await start_engine(dut)

@@ -18,7 +18,7 @@ from bench_engine_zeroize import (
 )
 from cocotb.triggers import ClockCycles, FallingEdge
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from engine import EngineDriver, Op, Record, Status, parse_results
+from engine import EngineDriver, Op, Record, Status, engine_test, parse_results
 
 from hdl.registers import engine_map as regs
 
@@ -69,7 +69,7 @@ async def load_fresh_key(engine: EngineDriver, key: bytes) -> None:
     assert oldest_place(engine.dut) == used_places(engine.dut) == 0
 
 
-@cocotb.test()
+@engine_test
 async def records_at_every_alignment(dut: Any) -> None:
     """Begin and end records at every place, with and without stalls."""
     engine = await start_engine(dut)
@@ -91,7 +91,7 @@ async def records_at_every_alignment(dut: Any) -> None:
         await engine.until(regs.STATUS_IDLE)
 
 
-@cocotb.test()
+@engine_test
 async def mixed_sizes_with_a_slow_sink(dut: Any) -> None:
     engine = await start_engine(dut)
     key = random.randbytes(32)
@@ -104,7 +104,7 @@ async def mixed_sizes_with_a_slow_sink(dut: Any) -> None:
     assert not await engine.status(regs.STATUS_FAULT)
 
 
-@cocotb.test()
+@engine_test
 async def full_ring_takes_no_word(dut: Any) -> None:
     """Fill every place with a stopped sink: input waits, nothing is lost."""
     engine = await start_engine(dut)
@@ -130,7 +130,7 @@ async def full_ring_takes_no_word(dut: Any) -> None:
         check(key, records, parse_results(stream))
 
 
-@cocotb.test()
+@engine_test
 async def full_ledger_takes_no_record(dut: Any) -> None:
     engine = await start_engine(dut)
     key = random.randbytes(32)
@@ -173,7 +173,7 @@ async def check_wipes(dut: Any, failed: set[int], total: int) -> int:
     return seen
 
 
-@cocotb.test()
+@engine_test
 async def failed_records_between_good_ones(dut: Any) -> None:
     """Zero failed records before their places are reused; others are good."""
     engine = await start_engine(dut)
@@ -211,7 +211,7 @@ async def failed_records_between_good_ones(dut: Any) -> None:
             assert not held & set(text_words(key, untouched)), "text of a failed record stays"
 
 
-@cocotb.test()
+@engine_test
 async def failed_record_is_zeroed(dut: Any) -> None:
     """Find a failed record's text before its result, and only zeros after it."""
     engine = await start_engine(dut)
@@ -241,7 +241,7 @@ async def failed_record_is_zeroed(dut: Any) -> None:
     assert [held(i) for i in (0, 2, 3)] == [texts[i] for i in (0, 2, 3)]
 
 
-@cocotb.test()
+@engine_test
 async def zeroize_among_failed_records(dut: Any) -> None:
     """Zeroize at any clock, also in a wipe: nothing stays, the next are good."""
     engine = await start_engine(dut)
@@ -295,7 +295,7 @@ async def ends_in_last_clock_of(dut: Any, state: int) -> bool:
     return at_end
 
 
-@cocotb.test()
+@engine_test
 async def cut_frame_ends_with_a_key_change(dut: Any) -> None:
     """End a frame with the end of zeroize or with the hash key's slot."""
     engine = await start_engine(dut)

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import cocotb
 from cocotb.handle import Force, Release
-from engine import POLL_LIMIT, EngineDriver, Op, Record, Status
+from engine import POLL_LIMIT, EngineDriver, Op, Record, Status, engine_test
 
 from hdl.registers import engine_map as regs
 
@@ -24,7 +23,7 @@ def stuck_signals(dut: Any) -> dict[str, tuple[Any, int]]:
     }
 
 
-@cocotb.test()
+@engine_test
 async def broken_engines_refuse_work(dut: Any) -> None:
     engine = EngineDriver(dut)
     await engine.power_on()  # a force before the first clock is lost
@@ -46,7 +45,7 @@ async def broken_engines_refuse_work(dut: Any) -> None:
         assert await engine.status(regs.STATUS_READY), name
 
 
-@cocotb.test()
+@engine_test
 async def no_record_is_taken_before_the_verdict(dut: Any) -> None:
     engine = EngineDriver(dut)
     await engine.power_on(wait=False)

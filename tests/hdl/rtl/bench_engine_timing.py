@@ -3,10 +3,9 @@
 import random
 from typing import Any
 
-import cocotb
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
-from engine import TRANSPORT_KEY, EngineDriver, Op, Record, Status, parse_results
+from engine import TRANSPORT_KEY, EngineDriver, Op, Record, Status, engine_test, parse_results
 
 from hdl.registers import engine_map as regs
 
@@ -59,7 +58,7 @@ async def measure_records(
     return [(words, clock - begin) for words, clock in ends], await engine.counter(regs.CYCLES_BUSY)
 
 
-@cocotb.test()
+@engine_test
 async def time_does_not_depend_on_keys_and_texts(dut: Any) -> None:
     engine = EngineDriver(dut)
     for sealed in (False, True):
@@ -70,7 +69,7 @@ async def time_does_not_depend_on_keys_and_texts(dut: Any) -> None:
             assert took == first, f"key {key.hex()}"
 
 
-@cocotb.test()
+@engine_test
 async def time_does_not_depend_on_a_refused_key(dut: Any) -> None:
     """Refuse a bad sealed key after the same clocks, wherever it is wrong."""
     engine = EngineDriver(dut)

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import cocotb
-from engine import EngineDriver, Op, Record, Result, Status
+from engine import EngineDriver, Op, Record, Result, Status, engine_test
 from nist_vectors import read_cavp
 
 # 15 vectors for each of 5 text lengths and 5 AAD lengths.
@@ -27,7 +26,7 @@ async def _run(engine: EngineDriver, key: bytes, record: Record) -> Result:
     return result
 
 
-@cocotb.test()
+@engine_test
 async def encrypt(dut: Any) -> None:
     engine = EngineDriver(dut)
     await engine.power_on()
@@ -39,7 +38,7 @@ async def encrypt(dut: Any) -> None:
         assert (result.data, result.tag) == (v["CT"], v["Tag"]), v
 
 
-@cocotb.test()
+@engine_test
 async def decrypt(dut: Any) -> None:
     engine = EngineDriver(dut)
     await engine.power_on()

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
-from engine import TRANSPORT_KEY, EngineDriver, Op, Record, Status, header
+from engine import TRANSPORT_KEY, EngineDriver, Op, Record, Status, engine_test, header
 
 from hdl.registers import engine_map as regs
 from tests.support.key_rows import in_rows
@@ -185,7 +185,7 @@ def judge_cut(
     return counts
 
 
-@cocotb.test()
+@engine_test
 async def search_finds_key_and_text_before_zeroize(dut: Any) -> None:
     """Find key and text before zeroize; otherwise the search proves nothing."""
     engine = await start_engine(dut)
@@ -203,7 +203,7 @@ async def search_finds_key_and_text_before_zeroize(dut: Any) -> None:
     assert remaining_state(dut) == {}
 
 
-@cocotb.test()
+@engine_test
 async def zeroize_at_random_clocks(dut: Any) -> None:
     """Zeroize by command at random clocks: bounded, complete, streams in step."""
     engine = await start_engine(dut)
@@ -237,7 +237,7 @@ async def zeroize_at_random_clocks(dut: Any) -> None:
     assert min(totals[kind] for kind in ("whole", "zeroized", "no key")) > 0
 
 
-@cocotb.test()
+@engine_test
 async def zeroize_at_every_clock_of_a_short_frame(dut: Any) -> None:
     """Zeroize while a frame leaves: no cut frame looks whole."""
     engine = await start_engine(dut)
@@ -261,7 +261,7 @@ async def zeroize_at_every_clock_of_a_short_frame(dut: Any) -> None:
     assert met["cut"] > 0
 
 
-@cocotb.test()
+@engine_test
 async def zeroize_while_a_key_is_loading(dut: Any) -> None:
     engine = await start_engine(dut)
     for trial in range(25):
@@ -280,7 +280,7 @@ async def zeroize_while_a_key_is_loading(dut: Any) -> None:
         await load(engine, key, sealed=bool(trial % 2))
 
 
-@cocotb.test()
+@engine_test
 async def new_key_zeroizes_the_old_one(dut: Any) -> None:
     engine = await start_engine(dut)
     old, new = random.randbytes(32), random.randbytes(32)
@@ -301,7 +301,7 @@ async def new_key_zeroizes_the_old_one(dut: Any) -> None:
     check(new, records, await engine.process(records))
 
 
-@cocotb.test()
+@engine_test
 async def failed_unwrap_zeroizes(dut: Any) -> None:
     engine = await start_engine(dut)
     old, new = random.randbytes(32), random.randbytes(32)
@@ -313,7 +313,7 @@ async def failed_unwrap_zeroizes(dut: Any) -> None:
     assert remaining_state(dut) == {}
 
 
-@cocotb.test()
+@engine_test
 async def sealed_key_leaves_only_round_keys(dut: Any) -> None:
     engine = await start_engine(dut)
     key = random.randbytes(32)
@@ -323,7 +323,7 @@ async def sealed_key_leaves_only_round_keys(dut: Any) -> None:
     assert [name for name in held if not name.startswith(expected)] == []
 
 
-@cocotb.test()
+@engine_test
 async def failed_record_is_zeroized(dut: Any) -> None:
     """Leave nothing of a failed record's text, with any stalls."""
     engine = await start_engine(dut)
@@ -347,7 +347,7 @@ async def failed_record_is_zeroized(dut: Any) -> None:
         assert not found, "text of a failed record is still there"
 
 
-@cocotb.test()
+@engine_test
 async def fault_zeroizes(dut: Any) -> None:
     """Fail an internal check: all is zeroized and refused until reset."""
     engine = dut.u_engine
@@ -379,7 +379,7 @@ async def fault_zeroizes(dut: Any) -> None:
     assert await engine.status(regs.STATUS_READY)
 
 
-@cocotb.test()
+@engine_test
 async def reset_zeroizes(dut: Any) -> None:
     """Reset: registers are zero at once, memories before the self test begins."""
     engine = await start_engine(dut)

@@ -1,19 +1,41 @@
 """The engine's driver for benches: registers by APB, records by queues."""
 
 import ctypes
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
+import cocotb
+from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge, SimTimeoutError, with_timeout
 
 from hdl.registers import engine_map as regs
+from hdl.registers.describe import describe
 from hdl.registers.types import Counter, Register, RegisterField
 
 WORD = 16
 TRANSPORT_KEY = bytes.fromhex("a5" * 16 + "3c" * 16)
 POLL_LIMIT = 20_000
+STATE_LIMIT_NS = 10_000
+
+
+def engine_test(bench: Callable[[Any], Coroutine[Any, Any, None]]) -> Any:
+    """Make a cocotb test of a bench of the engine; its failure says what STATUS was."""
+
+    @cocotb.test()
+    @functools.wraps(bench)
+    async def test(dut: Any) -> None:
+        try:
+            await bench(dut)
+        except Exception as error:
+            try:
+                state = await with_timeout(EngineDriver(dut).state(), STATE_LIMIT_NS, "ns")
+            except SimTimeoutError:
+                state = "STATUS cannot be read"
+            raise AssertionError(f"{error or type(error).__name__}\n{state}") from error
+
+    return test
 
 
 class Op(IntEnum):
@@ -171,6 +193,10 @@ class EngineDriver:
             if field.get(await self.read(regs.STATUS)) == value:
                 return
         raise AssertionError(f"{field.name} does not become {value}")
+
+    async def state(self) -> str:
+        """Return STATUS in words."""
+        return describe(regs.STATUS, await self.read(regs.STATUS))
 
     async def write_key(self, register: Register, key: bytes) -> None:
         assert len(key) == 4 * register.count

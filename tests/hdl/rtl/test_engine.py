@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from hdl.errors import BenchError
 from hdl.sources import SIM_DIRECTORY, rtl_sources
 from hdl.verilator.bench import run_bench
 
@@ -15,6 +18,19 @@ SOURCES = [
 ]
 SMALL_BANKS = {"BankBytes": 4096}
 FLAGS = ("-LDFLAGS", "-rdynamic")
+
+
+def test_engine_bench_that_fails_says_what_status_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bench_broken.py").write_text(
+        "from engine import EngineDriver, engine_test\n"
+        "@engine_test\nasync def breaks(dut):\n"
+        "    await EngineDriver(dut).power_on()\n    assert False, 'on purpose'\n"
+    )
+    monkeypatch.setenv("WAVES", "0")
+    with pytest.raises(BenchError, match=r"breaks: on purpose(.*\n)*STATUS 0x\w+ \(READY, SELF"):
+        run_bench("engine_top", SOURCES, "bench_broken", flags=FLAGS, module_directory=tmp_path)
 
 
 def test_engine_matches_nist_vectors() -> None:

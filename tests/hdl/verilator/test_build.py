@@ -4,8 +4,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cocotb_tools.config
 import pytest
@@ -17,6 +19,8 @@ from hdl.verilator import lint
 from hdl.verilator.bench import environment_flag, run_bench
 from hdl.verilator.recipe import Variant
 from hdl.verilator.verilate import cache_directory, simulation_environment, verilate
+
+ROOT = HDL_DIRECTORY.parent
 
 ADDER = """
 module adder #(
@@ -87,9 +91,82 @@ class TestBench:
         self.run(adder, "bench_adder", {"STEP": "1"}, "coverage", tmp_path)
         assert "adder.sv" in (tmp_path / "coverage.dat").read_text()
 
-    def test_run_bench_fails_with_the_end_of_the_log(self, adder: Path) -> None:
+    def test_run_bench_fails_with_the_end_of_the_log(
+        self, adder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WAVES", "0")
         with pytest.raises(BenchError, match=r"failed 1 of 1.*\n(.*\n)*.*AssertionError"):
             self.run(adder, "bench_adder", {"STEP": "2"})
+
+    def test_run_bench_says_seed_and_first_failure_first(
+        self, adder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TAPERIG_SEED", "4711")
+        monkeypatch.setenv("WAVES", "0")
+        with pytest.raises(BenchError) as raised:
+            self.run(adder, "bench_adder", {"STEP": "2"})
+        first, second, *_ = str(raised.value).splitlines()
+        assert first.startswith("bench_adder on adder failed 1 of 1 with seed 4711 (")
+        assert second.startswith("adds: assert ")
+        assert "Seeding Python random module with 4711" in str(raised.value)
+
+    def test_run_bench_refuses_a_seed_that_is_none(
+        self, adder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TAPERIG_SEED", "-1")
+        with pytest.raises(BenchError, match="TAPERIG_SEED is '-1'; set it to a number from 0"):
+            self.run(adder, "bench_adder", {"STEP": "1"})
+
+    def test_run_bench_makes_the_waveform_of_a_failure(self, adder: Path, tmp_path: Path) -> None:
+        with pytest.raises(BenchError, match=r"The waveform is in (\S+)\.\n") as raised:
+            self.run(adder, "bench_adder", {"STEP": "2"}, output=tmp_path)
+        waves = tmp_path / "waves" / "dump.fst"
+        assert f"The waveform is in {waves}." in str(raised.value)
+        assert waves.stat().st_size > 0
+
+    def test_run_bench_says_when_a_failure_does_not_come_back(
+        self, adder: Path, tmp_path: Path
+    ) -> None:
+        (adder.parent / "bench_once.py").write_text(
+            "import cocotb\nfrom pathlib import Path\n"
+            "@cocotb.test()\nasync def once(dut):\n"
+            f"    seen = Path({str(tmp_path / 'seen')!r})\n"
+            "    was = seen.exists()\n    seen.touch()\n    assert was\n"
+        )
+        with pytest.raises(BenchError, match="It did not fail again with the waveform on"):
+            self.run(adder, "bench_once", {}, output=tmp_path / "out")
+
+    def test_each_cocotb_test_is_a_case_of_junit(self, adder: Path, tmp_path: Path) -> None:
+        folder = ROOT / "tests" / "hdl" / "verilator"
+        (adder.parent / "bench_two.py").write_text(
+            "import cocotb\n"
+            "@cocotb.test()\nasync def good(dut):\n    pass\n"
+            "@cocotb.test()\nasync def bad(dut):\n    assert False, 'as it has to'\n"
+        )
+        text = (
+            "from pathlib import Path\nfrom hdl.verilator.bench import run_bench\n"
+            "def test_two():\n"
+            f"    here = Path({str(adder.parent)!r})\n"
+            "    run_bench('adder', [here / 'adder.sv'], 'bench_two', module_directory=here)\n"
+        )
+        results = tmp_path / "junit.xml"
+        with tempfile.NamedTemporaryFile("w", prefix="test_", suffix=".py", dir=folder) as file:
+            file.write(text)
+            file.flush()
+            command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "-p", "no:cacheprovider"]
+            subprocess.run(
+                [*command, f"--junitxml={results}", file.name],
+                cwd=ROOT,
+                env={**os.environ, "WAVES": "0"},
+                capture_output=True,
+                check=False,
+            )
+        cases = {
+            case.get("name"): [each.get("message") for each in case.iter("failure")]
+            for case in ElementTree.parse(results).iter("testcase")
+        }
+        assert cases.pop("test_two") != []
+        assert cases == {"test_two[good]": [], "test_two[bad]": ["as it has to\nassert False"]}
 
     def test_run_bench_fails_when_the_simulator_dies(self, adder: Path) -> None:
         with pytest.raises(BenchError, match="stopped"):
