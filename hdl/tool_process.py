@@ -1,4 +1,4 @@
-"""Run a tool that starts processes of its own, and end all of them with it."""
+"""Run a tool that starts processes of its own, and end them all with it."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def ends_by_signal() -> Iterator[None]:
-    """Raise SystemExit at SIGTERM and SIGHUP, so that tools end with this program."""
+    """Raise SystemExit at SIGTERM and SIGHUP, so that tools end as well."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)

@@ -152,7 +152,7 @@ def prove(name: str, broken: Broken | None = None, keep: Path | None = None) -> 
 
 
 def _kept(work: Path, keep: Path | None, log: str) -> str:
-    """Move a set's working directory to `keep`; return the log with the new paths."""
+    """Move a working directory to `keep`; return the log with new paths."""
     if keep is None or not work.is_dir():
         return log
     shutil.rmtree(keep, ignore_errors=True)

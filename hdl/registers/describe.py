@@ -5,7 +5,7 @@ from hdl.registers.types import Register, RegisterField
 
 
 def describe(register: Register, value: int) -> str:
-    """Return a register's value and its fields: `STATUS 0x00000082 (SELF_TEST_DONE, FAULT)`."""
+    """Return a register in words: `STATUS 0x00000082 (SELF_TEST_DONE, FAULT)`."""
     prefix = f"{register.name}_"
     words = []
     for field in vars(engine_map).values():

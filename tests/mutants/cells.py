@@ -25,7 +25,7 @@ HANGS_AFTER_SECONDS = 900
 
 
 class MutantError(Exception):
-    """A mutant that cannot be made or run; the sentence says how to mend mutants.toml."""
+    """A mutant that cannot be made or run; mutants.toml has to be mended."""
 
 
 class MutantVerdict(Enum):

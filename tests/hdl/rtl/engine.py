@@ -21,7 +21,7 @@ STATE_LIMIT_NS = 10_000
 
 
 def engine_test(bench: Callable[[Any], Coroutine[Any, Any, None]]) -> Any:
-    """Make a cocotb test of a bench of the engine; its failure says what STATUS was."""
+    """Make a cocotb test of a bench; its failure says what STATUS was."""
 
     @cocotb.test()
     @functools.wraps(bench)

@@ -110,6 +110,19 @@ class TestBench:
         assert second.startswith("adds: assert ")
         assert "Seeding Python random module with 4711" in str(raised.value)
 
+    def test_run_bench_reads_only_the_end_of_an_endless_log(
+        self, adder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (adder.parent / "bench_endless.py").write_text(
+            "import cocotb\nimport os\n"
+            "@cocotb.test()\nasync def fills_its_log(dut):\n"
+            f"    os.truncate('bench.log', {1 << 40})\n    assert False\n"
+        )
+        monkeypatch.setenv("WAVES", "0")
+        with pytest.raises(BenchError) as raised:
+            self.run(adder, "bench_endless", {}, output=tmp_path)
+        assert len(str(raised.value)) < 1 << 20
+
     def test_run_bench_refuses_a_seed_that_is_none(
         self, adder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
