@@ -103,11 +103,12 @@ _ALONE = next(name for name, probe in PROBES.items() if probe.alone)
 
 
 @pytest.mark.parametrize(
-    ("function", "statuses"),
+    ("function", "hangs_at", "statuses"),
     [
-        ("C_Login", [Status.GOOD, Status.HUNG, Status.NOT_DETERMINED]),
-        ("C_Logout", [Status.GOOD, Status.HUNG, Status.NOT_DETERMINED]),
-        ("C_Logout", [Status.HUNG]),
+        # The first worker opens and closes the token without a probe.
+        ("C_Login", 3, [Status.GOOD, Status.HUNG, Status.NOT_DETERMINED]),
+        ("C_Logout", 2, [Status.GOOD, Status.HUNG, Status.NOT_DETERMINED]),
+        ("C_Logout", 2, [Status.HUNG]),
     ],
 )
 def test_validate_keeps_its_findings_when_the_module_hangs_between_probes(
@@ -116,13 +117,17 @@ def test_validate_keeps_its_findings_when_the_module_hangs_between_probes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     function: str,
+    hangs_at: int,
     statuses: list[Status],
 ) -> None:
     monkeypatch.setattr(run, "START_SECONDS", 5.0)
-    flag = tmp_path / "flag"
-    module = build_module(f'if (!access("{flag}", 0)) sleep(60); {CALL_REPLACED}', function)
+    count = f'FILE *calls = fopen("{tmp_path / "calls"}", "a"); fputc(1, calls); fflush(calls)'
+    module = build_module(
+        f"{count}; if (ftell(calls) >= {hangs_at}) sleep(60); fclose(calls); {CALL_REPLACED}",
+        function,
+    )
     names = ("data_keys.aes_256", _ALONE, "data_keys.value_hidden")[: len(statuses)]
-    validation = _validate(lab_state, module, *names, progress=lambda finding: flag.touch())
+    validation = _validate(lab_state, module, *names)
     assert [finding.status for finding in validation.findings] == statuses
     assert any("did not answer in 5 s" in each.answer.does for each in validation.findings)
     assert not validation.verdict.complete
