@@ -4,6 +4,7 @@
 # make lock    resolve requirements.lock anew from pyproject.toml
 # make formal  prove all that hdl/formal claims, and refuse its broken copies (ARGS=key_lock: one set)
 # make coverage  run the benches of the gates with coverage (ARGS=tests/hdl/rtl/test_ghash.py: some)
+# make mutants  break the gates in many small ways, and see that a bench notices each
 # make fuzz    feed what parses bytes from the network, guided by coverage (ARGS="--seconds 600")
 # make docs    write the reference pages from the code, and build the site: build/site/docs/index.html
 # make format  let ruff rewrite the Python sources
@@ -11,7 +12,7 @@
 BIN := .venv/bin
 PYTHON_SOURCES := rig hsm hdl tests docs
 
-.PHONY: run test setup formal coverage fuzz docs lint lock format
+.PHONY: run test setup formal coverage mutants fuzz docs lint lock format
 
 run: setup
 	@$(BIN)/rig run $(ARGS)
@@ -25,6 +26,9 @@ formal: setup
 
 coverage: setup
 	@$(BIN)/python -m hdl.verilator.coverage $(ARGS)
+
+mutants: setup
+	@$(BIN)/python tests/mutants/run.py $(ARGS)
 
 fuzz: setup
 	@$(BIN)/python tests/fuzz/run.py $(ARGS)
