@@ -5,6 +5,7 @@
 # make formal  prove all that hdl/formal claims, and refuse its broken copies (ARGS=key_lock: one set)
 # make coverage  run the benches of the gates with coverage (ARGS=tests/hdl/rtl/test_ghash.py: some)
 # make mutants  break the gates in many small ways, and see that a bench notices each
+# make powerup  run benches and rig with random initial values (ARGS="--seeds 3")
 # make fuzz    feed what parses bytes from the network, guided by coverage (ARGS="--seconds 600")
 # make docs    write the reference pages from the code, and build the site: build/site/docs/index.html
 # make format  let ruff rewrite the Python sources
@@ -12,7 +13,7 @@
 BIN := .venv/bin
 PYTHON_SOURCES := rig hsm hdl tests docs
 
-.PHONY: run test setup formal coverage mutants fuzz docs lint lock format
+.PHONY: run test setup formal coverage mutants powerup fuzz docs lint lock format
 
 run: setup
 	@$(BIN)/rig run $(ARGS)
@@ -29,6 +30,9 @@ coverage: setup
 
 mutants: setup
 	@$(BIN)/python tests/mutants/run.py $(ARGS)
+
+powerup: setup
+	@$(BIN)/python -m hdl.verilator.power_up $(ARGS)
 
 fuzz: setup
 	@$(BIN)/python tests/fuzz/run.py $(ARGS)

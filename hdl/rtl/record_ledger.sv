@@ -67,7 +67,7 @@ module record_ledger #(
   localparam int unsigned PlaceBits = $clog2(Entries);
   localparam int unsigned Latency = drive_crypto_pkg::GhashLatency;
 
-  // ---- Places: one bit more than an index, which tells a full ring from an empty one ---------
+  // ---- Places: one bit more than an index, to distinguish a full ring from an empty one -------
 
   logic [PlaceBits:0] tail_q, exit_q, judged_q, head_q, tail_d, exit_d, judged_d, head_d, cut_place;
   logic [PlaceBits-1:0] tail, at_exit, at_judge, head;
@@ -174,8 +174,13 @@ module record_ledger #(
   end
 
   // Registered: records are two clocks apart at the exit stage, for their headers make no slots.
-  always_ff @(posedge clk_i) begin
-    {exit_parity_q, exit_record_q} <= exits[at_exit];
+  // Zero without a record: a place that was not written since reset may hold anything.
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      {exit_parity_q, exit_record_q} <= '0;
+    end else begin
+      {exit_parity_q, exit_record_q} <= exit_q == tail_q ? '0 : exits[at_exit];
+    end
   end
 
   assign {result_parity, result} = results[head];
@@ -185,7 +190,7 @@ module record_ledger #(
   logic [Latency-1:0] ends_q, gcm_q, decrypt_q;  // [0] is the youngest
   logic [Latency-1:0][127:0] seeds_q;
   logic sum_valid_q, sum_decrypt_q, mismatch, due, judge_q, fault_q;
-  logic [127:0] sum_q;  // not zero after decrypt it would tell a forger the right tag
+  logic [127:0] sum_q;  // after decrypt it must be zeroed: it would give a forger the right tag
   logic [7:0] some_q;  // one bit for each 16 of that
   logic [127:0] sealed_q;  // the tag, on encrypt
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hdl.sim.wire import SOCKET_VARIABLE
 from hdl.sources import GENERATED_DIRECTORY, RTL_DIRECTORY, SIM_DIRECTORY, rtl_packages
+from hdl.verilator.power_up import power_up_plusargs
 from hdl.verilator.recipe import Recipe, Variant
 from hdl.verilator.verilate import BuiltSim, build, recipe_of, simulation_environment
 
@@ -57,7 +58,7 @@ def start_simulation(
 
     Its output goes to `log`. It ends when the socket closes or this process ends.
     """
-    command = [str(built.executable), f"+parent={os.getpid()}"]
+    command = [str(built.executable), f"+parent={os.getpid()}", *power_up_plusargs()]
     if transport_key is not None:
         command.append(f"+transport_key={transport_key.absolute()}")
     if waves is not None:

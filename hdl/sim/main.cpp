@@ -41,6 +41,11 @@ uint64_t now = 0;
 class Board {
   public:
     explicit Board(const char* trace_file) : top_(new Vtop("")) {
+        // Python sets the other inputs. With random initial values these would be anything.
+        top_->clk_i = 0;
+        top_->rst_ni = 0;
+        top_->record_watch_i = 0;
+        top_->record_call_i = 0;
 #if VM_TRACE
         if (trace_file) {
             Verilated::traceEverOn(true);

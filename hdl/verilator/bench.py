@@ -27,6 +27,7 @@ from cocotb_tools.runner import Verilator
 from hdl.errors import BenchError, BuildError
 from hdl.files import read_end
 from hdl.sources import RTL_DIRECTORY
+from hdl.verilator.power_up import power_up_plusargs
 from hdl.verilator.recipe import Variant
 from hdl.verilator.verilate import library_path, verilate
 
@@ -70,6 +71,7 @@ def run_bench(
     variant: Variant = "plain",
     plusargs: Sequence[str] = (),
     seed: int | None = None,
+    power_up_seed: int | None = None,
     module_directory: Path | None = None,
     output_directory: Path | None = None,
     flags: Sequence[str] = (),
@@ -77,6 +79,7 @@ def run_bench(
     """Build `toplevel` and run the cocotb tests of `test_module` on it.
 
     `vlt` are Verilator control files, for example to make an internal signal accessible.
+    `power_up_seed` is the seed of random initial values; see power_up.py.
     `output_directory` receives bench.log, results.xml, and dump.fst or coverage.dat according to
     `variant` (WAVES=1 in the environment selects waves). The default is a temporary folder, which
     is kept, and named, only after a failure or with waves. The seed is that of TAPERIG_SEED, else a
@@ -94,7 +97,7 @@ def run_bench(
         seed=_seed() if seed is None else seed,
         parameters=dict(parameters or {}),
         environment=dict(extra_env or {}),
-        plusargs=list(plusargs),
+        plusargs=[*plusargs, *power_up_plusargs(power_up_seed)],
         flags=tuple(flags),
         modules=module_directory or Path(inspect.stack()[1].filename).parent,
     )

@@ -14,6 +14,7 @@ from hdl.sources import (
     board_sources,
     rtl_packages,
 )
+from hdl.verilator.power_up import power_up_plusargs
 from hdl.verilator.verilate import BuiltSim, simulation_environment, verilate
 
 TOP = "virtual_top"
@@ -60,6 +61,7 @@ def start_virtual_board(
         f"+parent={os.getpid()}",
         f"+serial_socket={listener}",
         f"+serial_pty={terminal}",
+        *power_up_plusargs(),
     ]
     if transport_key is not None:
         command.append(f"+transport_key={transport_key.absolute()}")

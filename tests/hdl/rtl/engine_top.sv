@@ -49,6 +49,7 @@ module engine_top #(
       .clk_i      (clk),
       .rst_ni     (rst_ni),
       .watch_i    (record_watch_i),
+      .call_i     (1'b0),
       .wake_o     (record_wake_o),
       .in_valid_o (port_in_valid),
       .in_ready_i (port_in_ready),
