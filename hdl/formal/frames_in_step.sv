@@ -21,7 +21,7 @@ module frames_in_step (
     input logic         pace_i
 );
 
-  logic flushing, valid, ready;
+  logic flushing, valid, ready, last;
   logic [127:0] data;
 
   frame_tracker u_tracker (
@@ -34,6 +34,7 @@ module frames_in_step (
       .engine_in_valid_o (valid),
       .engine_in_ready_i (ready),
       .engine_in_data_o  (data),
+      .engine_in_last_o  (last),
       .engine_out_valid_i,
       .engine_out_last_i,
       .out_ready_i
@@ -52,23 +53,26 @@ module frames_in_step (
       .in_valid_i(valid),
       .in_ready_o(ready),
       .in_data_i (data),
+      .in_last_i (last),
       .free_i,
       .room_i,
       .pace_i
   );
 
   (* hierconn *) wire [15:0] \u_tracker.left_q ;
-  (* hierconn *) wire [1:0] \u_issue.state_q ;
+  (* hierconn *) wire [2:0] \u_issue.state_q ;
+  (* hierconn *) wire \u_issue.torn_q ;
   (* hierconn *) wire [4:0] \u_issue.aad_words_q ;
   (* hierconn *) wire [15:0] \u_issue.data_words_q ;
   (* hierconn *) wire \u_issue.is_decrypt_q ;
   (* hierconn *) wire \u_issue.has_data_q ;
   (* hierconn *) wire \u_issue.last_aad_q ;
   (* hierconn *) wire \u_issue.last_data_q ;
-  localparam logic [1:0] StHeader = 2'd0;
-  localparam logic [1:0] StAad = 2'd1;
-  localparam logic [1:0] StData = 2'd2;
-  wire [1:0] state = \u_issue.state_q ;
+  localparam logic [2:0] StHeader = 3'd0;
+  localparam logic [2:0] StAad = 3'd1;
+  localparam logic [2:0] StData = 3'd2;
+  localparam logic [2:0] StEnd = 3'd3;
+  wire [2:0] state = \u_issue.state_q ;
   wire [15:0] left = \u_tracker.left_q ;
   wire [4:0] aad_words = \u_issue.aad_words_q ;
   wire [15:0] data_words = \u_issue.data_words_q ;
@@ -84,6 +88,8 @@ module frames_in_step (
     if (rst_ni && started_q) begin
       a_left: assert (left == (state == StHeader ? 16'd0 : 16'(aad_words) + data_words +
                                16'(\u_issue.is_decrypt_q )));
+      // And on its last word: no frame is torn.
+      a_whole: assert (!\u_issue.torn_q && state <= StEnd);
       // So no header is ever made of a flush, nor a record begun in the middle of one.
       a_no_header: assert (!flushing || state != StHeader || !valid || !ready);
       i_aad: assert (state == StAad ? aad_words != '0 : state == StHeader || aad_words == '0);

@@ -20,6 +20,7 @@ module key_lock (
     input logic         test_load_i,
     input logic [319:0] test_sealed_key_i,
     input logic [255:0] test_transport_key_i,
+    input logic [7:0]   plain_written_i,
     input logic         wiping_i,
     input logic         hash_ready_i
 );
@@ -63,6 +64,7 @@ module key_lock (
       .lock_plain_i        (lock_plain),
       .sealed_key_i        ('0),
       .plain_key_i         (plain_key),
+      .plain_written_i,
       .entry_clear_o       (entry_clear),
       .transport_key_i,
       .usable_i,

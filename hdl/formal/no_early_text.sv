@@ -15,6 +15,8 @@ module no_early_text (
     input logic [7:0]   open_aad_len_i,
     input logic [18:0]  open_data_len_i,
     input logic [14:0]  open_words_i,
+    input logic         torn_i,
+    input logic [14:0]  torn_words_i,
     input logic         inside_i,
     input logic         exit_last_i,
     input logic         end_valid_i,
@@ -52,6 +54,8 @@ module no_early_text (
       .open_aad_len_i,
       .open_data_len_i,
       .open_words_i,
+      .torn_i,
+      .torn_words_i,
       .inside_i,
       .exit_last_i,
       .end_valid_i,
@@ -139,6 +143,7 @@ module no_early_text (
   // What the ledger may count on: places are opened when free, records end once and in order.
   always_comb begin
     assume (!open_i || (free && !inside_i));
+    assume (!torn_i || (!open_i && unended != '0));
     assume (!end_valid_i || unended != '0);
     assume (!inside_i || unended != '0);
     assume (rst_ni || clear_i);  // reset comes with it

@@ -19,6 +19,7 @@ module records_in_step (
     input logic [255:0] transport_key_i,
     input logic         in_valid_i,
     input logic [127:0] in_data_i,
+    input logic         in_last_i,
     input logic         out_ready_i
 );
 
@@ -45,10 +46,11 @@ module records_in_step (
       .transport_key_i,
       .in_valid_i,
       .in_data_i,
+      .in_last_i,
       .out_ready_i
   );
 
-  (* hierconn *) wire [1:0] \u_dut.u_issue.state_q ;
+  (* hierconn *) wire [2:0] \u_dut.u_issue.state_q ;
   (* hierconn *) wire \u_dut.u_issue.refused_q ;
   (* hierconn *) wire \u_dut.u_issue.fresh_q ;
   (* hierconn *) wire [2:0] \u_dut.u_issue.kind_q ;
@@ -76,7 +78,7 @@ module records_in_step (
   (* hierconn *) wire \u_dut.u_key_control.key_loading_q ;
   (* hierconn *) wire \u_dut.u_key_control.hash_key_q ;
 
-  wire [1:0] state = \u_dut.u_issue.state_q ;
+  wire [2:0] state = \u_dut.u_issue.state_q ;
   wire [4:0] tail = \u_dut.u_ledger.tail_q ;
   wire [4:0] exits = \u_dut.u_ledger.exit_q ;
   wire [4:0] judged = \u_dut.u_ledger.judged_q ;
@@ -84,8 +86,8 @@ module records_in_step (
   wire [4:0] known = tail - head;
   wire [4:0] unjudged = tail - judged;
   wire [2:0] key_state = \u_dut.u_key_control.state_q ;
-  localparam logic [1:0] StHeader = 2'd0;
-  localparam logic [1:0] StData = 2'd2;
+  localparam logic [2:0] StHeader = 3'd0;
+  localparam logic [2:0] StData = 3'd2;
   localparam logic [2:0] StClear = 3'd0;
   localparam logic [2:0] StEmpty = 3'd1;
   localparam logic [2:0] StHash = 3'd5;

@@ -20,6 +20,7 @@ module zeroize_keys (
     input logic         test_load_i,
     input logic [319:0] test_sealed_key_i,
     input logic [255:0] test_transport_key_i,
+    input logic [7:0]   plain_written_i,
     input logic         wiping_i,
     input logic         hash_ready_i
 );
@@ -79,6 +80,7 @@ module zeroize_keys (
       .lock_plain_i        (lock_plain),
       .sealed_key_i        (sealed_key),
       .plain_key_i         (plain_key),
+      .plain_written_i,
       .entry_clear_o       (entry_clear),
       .transport_key_i,
       .usable_i,
@@ -100,6 +102,7 @@ module zeroize_keys (
   (* hierconn *) wire [1:0] \u_dut.load_q ;
   (* hierconn *) wire [5:0] \u_dut.clear_count_q ;
   (* hierconn *) wire \u_dut.fault_q ;
+  (* hierconn *) wire [7:0] \u_dut.plain_written_q ;
   (* hierconn *) wire \u_dut.expand_clear_q ;
   (* hierconn *) wire \u_dut.clear_starts_q ;
   (* hierconn *) wire \u_dut.unwrap_clear_q ;
@@ -121,7 +124,8 @@ module zeroize_keys (
   wire refused = state == StUnwrap && \u_dut.u_key_unwrap.done_q && !\u_dut.u_key_unwrap.ok_q ;
   wire forgets = zeroize || test_zeroize_i || refused || (fault_i && !\u_dut.fault_q );
   wire loads = test_load_i || (load_sealed && usable_i) ||
-               (load_plain && usable_i && !plain_locked && !lock_plain);
+               (load_plain && usable_i && !plain_locked && !lock_plain &&
+                \u_dut.plain_written_q == '1);
   // A key word written at the very clock of the wipe is a new one and stays.
   wire entry_written = \u_regs.cpuif_req && \u_regs.cpuif_req_is_wr && \u_regs.cpuif_addr [7];
 

@@ -6,7 +6,7 @@ Generated from engine.rdl by `python -m hdl.registers.generate`; do not edit.
 from hdl.registers.types import Counter, Register, RegisterField
 
 # CRC-32 of engine.rdl; the engine's hash register must read the same.
-MAP_HASH_EXPECTED = 0x72683805
+MAP_HASH_EXPECTED = 0xBAB45ECB
 
 # Windows on the record streams: 16-byte words, first in, first out.
 RECORD_IN = 0x1000_0000
@@ -26,6 +26,7 @@ FEATURES = Register("FEATURES", 0x10)
 FEATURES_BANK_LOG2 = RegisterField("FEATURES_BANK_LOG2", 0, 5)
 FEATURES_AAD_MAX = RegisterField("FEATURES_AAD_MAX", 8, 8)
 FEATURES_PLAIN_PORT = RegisterField("FEATURES_PLAIN_PORT", 16, 1)
+FEATURES_SIMULATED = RegisterField("FEATURES_SIMULATED", 17, 1)
 
 SCRATCH = Register("SCRATCH", 0x14, writable=True)
 
@@ -48,9 +49,20 @@ STATUS_ZEROIZING = RegisterField("STATUS_ZEROIZING", 6, 1)
 STATUS_FAULT = RegisterField("STATUS_FAULT", 7, 1)
 STATUS_UNWRAP_FAILED = RegisterField("STATUS_UNWRAP_FAILED", 8, 1)
 STATUS_IDLE = RegisterField("STATUS_IDLE", 9, 1)
+STATUS_LOAD_REFUSED = RegisterField("STATUS_LOAD_REFUSED", 10, 1)
 
 PACE = Register("PACE", 0x20, writable=True)
 PACE_RATE = RegisterField("PACE_RATE", 0, 16)
+
+PROMISE = Register("PROMISE", 0x24)
+PROMISE_OVERHEAD = RegisterField("PROMISE_OVERHEAD", 0, 8)
+PROMISE_WORD_BYTES = RegisterField("PROMISE_WORD_BYTES", 8, 8)
+
+INTERRUPT = Register("INTERRUPT", 0x28, writable=True)
+INTERRUPT_FAULT_ENABLE = RegisterField("INTERRUPT_FAULT_ENABLE", 0, 1)
+INTERRUPT_DONE_ENABLE = RegisterField("INTERRUPT_DONE_ENABLE", 1, 1)
+INTERRUPT_FAULT = RegisterField("INTERRUPT_FAULT", 8, 1)
+INTERRUPT_DONE = RegisterField("INTERRUPT_DONE", 9, 1)
 
 CYCLES_BUSY_LO = Register("CYCLES_BUSY_LO", 0x40)
 
@@ -76,6 +88,10 @@ TAG_FAILURES_LO = Register("TAG_FAILURES_LO", 0x68)
 
 TAG_FAILURES_HI = Register("TAG_FAILURES_HI", 0x6C)
 
+LONGEST_GAP = Register("LONGEST_GAP", 0x70)
+
+LONGEST_LATENCY = Register("LONGEST_LATENCY", 0x74)
+
 SEALED_KEY = Register("SEALED_KEY", 0x80, count=10, readable=False, writable=True)
 
 PLAIN_KEY = Register("PLAIN_KEY", 0xC0, count=8, readable=False, writable=True)
@@ -97,6 +113,8 @@ REGISTERS = (
     CTRL,
     STATUS,
     PACE,
+    PROMISE,
+    INTERRUPT,
     CYCLES_BUSY_LO,
     CYCLES_BUSY_HI,
     CYCLES_STALL_SOURCE_LO,
@@ -109,6 +127,8 @@ REGISTERS = (
     BYTES_HI,
     TAG_FAILURES_LO,
     TAG_FAILURES_HI,
+    LONGEST_GAP,
+    LONGEST_LATENCY,
     SEALED_KEY,
     PLAIN_KEY,
 )

@@ -89,6 +89,7 @@ def register_block(description: Description, top: AddrmapNode) -> str:
             cpuif_cls=APB4_Cpuif_flattened,
             default_reset_activelow=True,
             default_reset_async=True,
+            err_if_bad_addr=True,
         )
         text = (Path(directory) / description.block.name).read_text()
     # No other module has a timescale, and the lint refuses blanks at line ends.

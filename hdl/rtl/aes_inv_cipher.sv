@@ -9,6 +9,7 @@
 //   key_done_o     one clock: blocks may come
 //   start_i        takes block_i; not while busy
 //   done_o         one clock: block_o is the block deciphered, and stays until the next start
+//   wrong_o        a register of control of the key expansion is not what it was set to
 //
 // Latency 42 clocks from start_i to done_o, 105 from key_start_i to key_done_o. Throughput one
 // block in 42 clocks.
@@ -23,7 +24,8 @@ module aes_inv_cipher (
     input  logic         start_i,
     input  logic [127:0] block_i,
     output logic         done_o,
-    output logic [127:0] block_o
+    output logic [127:0] block_o,
+    output logic         wrong_o
 );
 
   localparam logic [3:0] LastRoundKey = 4'(drive_crypto_pkg::AesRounds);
@@ -41,7 +43,8 @@ module aes_inv_cipher (
       .busy_o (unused_busy),
       .done_o (key_done_o),
       .rk_o   (rk),
-      .rk_parity_o(unused_parity)
+      .rk_parity_o(unused_parity),
+      .wrong_o
   );
 
   logic busy_q, add_q, mix_q, done_q, wipe_q, wipe;

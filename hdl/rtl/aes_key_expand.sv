@@ -2,7 +2,7 @@
 //
 // FIPS 197 section 5.2, Nk = 8. The schedule is a shift register of 60 words: each new word enters
 // at the top, so after 52 of them word i stands at place i. Every word takes the same two clocks
-// whether or not it needs the S-box: the time tells nothing. It is held as the rounds want it, row
+// whether or not it needs the S-box: the time reveals nothing. It is held as the rounds want it, row
 // by row, which is nothing to gates and saves the simulation turning 15 keys at every clock.
 //
 // Ports
@@ -12,7 +12,8 @@
 //   done_o     one clock: rk_o is complete, and stays
 //   rk_o       round keys, [0] is used first, each as aes_pkg::to_rows has it
 //   rk_parity_o   aes_pkg::block_parity of each, carried on from that of key_i beside the words: a
-//                 bit that turned over in a word since is not in it
+//                 bit that flipped in a word since is not in it
+//   wrong_o    a register of control is not what it was set to
 //
 // Latency 105 clocks from start_i to done_o, throughput one key at a time.
 
@@ -25,7 +26,8 @@ module aes_key_expand (
     output logic                                        busy_o,
     output logic                                        done_o,
     output logic [drive_crypto_pkg::AesRounds:0][127:0] rk_o,
-    output logic [drive_crypto_pkg::AesRounds:0][  1:0] rk_parity_o
+    output logic [drive_crypto_pkg::AesRounds:0][  1:0] rk_parity_o,
+    output logic                                        wrong_o
 );
 
   localparam int unsigned Words = 60;
@@ -38,9 +40,9 @@ module aes_key_expand (
   logic [KeyWords-1:0][1:0] parity_q;  // of each of the last words, even rows and odd
   logic [Last:0][1:0] sums_q;  // of these, over the four words of a round key
   logic [1:0] part_q;  // over the words of the round key being made
-  logic [5:0] index_q;  // of the word being made
-  logic [7:0] rcon_q;
-  logic busy_q, combine_q, done_q, wipe_q, wipe;
+  logic [5:0] index_q, index_d;  // of the word being made
+  logic [7:0] rcon_q, rcon_d;
+  logic busy_q, combine_q, done_q, busy_d, combine_d, done_d, wipe_q, wipe;
 
   assign wipe = clear_i | wipe_q;
 
@@ -110,70 +112,94 @@ module aes_key_expand (
     end
   end
 
-  always_ff @(posedge clk_i) begin
+  always_comb begin
+    index_d   = index_q;
+    rcon_d    = rcon_q;
+    busy_d    = busy_q;
+    combine_d = combine_q;
+    done_d    = 1'b0;
     if (wipe) begin
-      rows_q    <= '0;
-      parity_q  <= '0;
-      sums_q    <= '0;
-      part_q    <= '0;
-      index_q   <= '0;
-      rcon_q    <= '0;
-      busy_q    <= 1'b0;
-      combine_q <= 1'b0;
-      done_q    <= 1'b0;
-    end else begin
-      done_q <= 1'b0;
-      if (start_i) begin
-        rows_q    <= {
-          aes_pkg::to_rows(key_i[127:0]),
-          aes_pkg::to_rows(key_i[255:128]),
-          {(128 * (Last - 1)) {1'b0}}
-        };
-        // Here, so that the simulation makes them only then.
-        parity_q  <= {
-          {aes_pkg::row_parity(key_i[31:0]), aes_pkg::row_parity(key_i[63:32])},
-          {aes_pkg::row_parity(key_i[95:64]), aes_pkg::row_parity(key_i[127:96])},
-          {aes_pkg::row_parity(key_i[159:128]), aes_pkg::row_parity(key_i[191:160])},
-          {aes_pkg::row_parity(key_i[223:192]), aes_pkg::row_parity(key_i[255:224])}
-        };
-        sums_q    <= {
-          aes_pkg::block_parity(key_i[127:0]),
-          aes_pkg::block_parity(key_i[255:128]),
-          {(2 * (Last - 1)) {1'b0}}
-        };
-        part_q    <= '0;
-        index_q   <= 6'(KeyWords);
-        rcon_q    <= 8'h01;
-        busy_q    <= 1'b1;
-        combine_q <= 1'b0;
-      end else if (busy_q) begin
-        combine_q <= ~combine_q;
-        if (combine_q) begin
-          for (int r = 0; r < Last; r++) begin
-            rows_q[r] <= {
-              {rows_q[r][111:64], rows_q[r+1][127:112]}, {rows_q[r][47:0], rows_q[r+1][63:48]}
-            };
-          end
-          rows_q[Last] <= {
-            {rows_q[Last][111:64], word_d[31:16]}, {rows_q[Last][47:0], word_d[15:0]}
-          };
-          parity_q     <= {parity_d, parity_q[KeyWords-1:1]};
-          part_q       <= part_d;
-          if (index_q[1:0] == 2'd3) begin
-            sums_q <= {part_d, sums_q[Last:1]};
-          end
-          index_q <= index_q + 6'd1;
-          if (is_key_multiple) begin
-            rcon_q <= aes_pkg::xtime(rcon_q);
-          end
-          if (index_q == LastWord) begin
-            busy_q <= 1'b0;
-            done_q <= 1'b1;
-          end
+      index_d   = '0;
+      rcon_d    = '0;
+      busy_d    = 1'b0;
+      combine_d = 1'b0;
+    end else if (start_i) begin
+      index_d   = 6'(KeyWords);
+      rcon_d    = 8'h01;
+      busy_d    = 1'b1;
+      combine_d = 1'b0;
+    end else if (busy_q) begin
+      combine_d = ~combine_q;
+      if (combine_q) begin
+        index_d = index_q + 6'd1;
+        if (is_key_multiple) begin
+          rcon_d = aes_pkg::xtime(rcon_q);
+        end
+        if (index_q == LastWord) begin
+          busy_d = 1'b0;
+          done_d = 1'b1;
         end
       end
     end
   end
+
+  always_ff @(posedge clk_i) begin
+    index_q   <= index_d;
+    rcon_q    <= rcon_d;
+    busy_q    <= busy_d;
+    combine_q <= combine_d;
+    done_q    <= done_d;
+    if (wipe) begin
+      rows_q   <= '0;
+      parity_q <= '0;
+      sums_q   <= '0;
+      part_q   <= '0;
+    end else if (start_i) begin
+      rows_q   <= {
+        aes_pkg::to_rows(key_i[127:0]),
+        aes_pkg::to_rows(key_i[255:128]),
+        {(128 * (Last - 1)) {1'b0}}
+      };
+      // Here, so that the simulation makes them only then.
+      parity_q <= {
+        {aes_pkg::row_parity(key_i[31:0]), aes_pkg::row_parity(key_i[63:32])},
+        {aes_pkg::row_parity(key_i[95:64]), aes_pkg::row_parity(key_i[127:96])},
+        {aes_pkg::row_parity(key_i[159:128]), aes_pkg::row_parity(key_i[191:160])},
+        {aes_pkg::row_parity(key_i[223:192]), aes_pkg::row_parity(key_i[255:224])}
+      };
+      sums_q   <= {
+        aes_pkg::block_parity(key_i[127:0]),
+        aes_pkg::block_parity(key_i[255:128]),
+        {(2 * (Last - 1)) {1'b0}}
+      };
+      part_q   <= '0;
+    end else if (busy_q && combine_q) begin
+      for (int r = 0; r < Last; r++) begin
+        rows_q[r] <= {
+          {rows_q[r][111:64], rows_q[r+1][127:112]}, {rows_q[r][47:0], rows_q[r+1][63:48]}
+        };
+      end
+      rows_q[Last] <= {
+        {rows_q[Last][111:64], word_d[31:16]}, {rows_q[Last][47:0], word_d[15:0]}
+      };
+      parity_q     <= {parity_d, parity_q[KeyWords-1:1]};
+      part_q       <= part_d;
+      if (index_q[1:0] == 2'd3) begin
+        sums_q <= {part_d, sums_q[Last:1]};
+      end
+    end
+  end
+
+  // The parities do not see these: a wrong constant or order is in words and parities alike.
+  control_twin #(
+      .Width($bits({index_q, rcon_q, busy_q, combine_q, done_q}))
+  ) u_twin (
+      .clk_i,
+      .rst_ni,
+      .next_i ({index_d, rcon_d, busy_d, combine_d, done_d}),
+      .held_i ({index_q, rcon_q, busy_q, combine_q, done_q}),
+      .wrong_o
+  );
 
   assign rk_o        = rows_q;
   assign rk_parity_o = sums_q;

@@ -2,8 +2,8 @@
 //
 // Control is everything that decides what happens and is not text: states, counts, places, flags. No
 // tag or parity sees it, so each such register has a twin, which takes the complement of what the
-// register takes at the same edge (equal ones would be made one by synthesis). A bit that turns over
-// in either is told in the clock in which it did, for as many clocks as it stays.
+// register takes at the same edge (equal ones would be made one by synthesis). A bit that flips
+// in either is reported in the clock after, for as many clocks as it stays.
 //
 // Ports
 //   next_i    what the registers take at this edge, every clock;  held_i  what they hold
@@ -21,6 +21,8 @@ module control_twin #(
     output logic             wrong_o
 );
 
+  // Never merged with what it watches, nor made from it.
+  (* keep *)
   logic [Width-1:0] twin_q;
   logic armed_q, wrong_q;
 

@@ -5,15 +5,17 @@
 // Ports
 //   s_apb_*          APB4 slave, registers of engine.rdl
 //   transport_key_i  key that sealed data keys are wrapped under (RFC 3394); static
-//   in_*             record frames in, one 16-byte word a clock
+//   in_*             record frames in, one 16-byte word a clock; last marks their end
 //   out_*            result frames, one for each frame in, in order; last marks their end
+//   irq_o            interrupt, as register INTERRUPT says: a fault, or all that was under way is done
 //
 // Latency 44 clocks from the last of a frame to the header of its result. Throughput one
 // data word a clock; a record takes two clocks in beside its data and AAD, at most five out.
 
 module drive_crypto #(
     parameter int unsigned BankBytes = 262144,  // longest record; a power of two, 256 or more
-    parameter logic [31:0] BuildHash = 0        // shown by register BUILD_HASH
+    parameter logic [31:0] BuildHash = 0,       // shown by register BUILD_HASH
+    parameter bit Simulated = 1'b0              // shown by register FEATURES
 ) (
     input  logic         clk_i,
     input  logic         rst_ni,
@@ -31,10 +33,12 @@ module drive_crypto #(
     input  logic         in_valid_i,
     output logic         in_ready_o,
     input  logic [127:0] in_data_i,
+    input  logic         in_last_i,
     output logic         out_valid_o,
     input  logic         out_ready_i,
     output logic [127:0] out_data_o,
-    output logic         out_last_o
+    output logic         out_last_o,
+    output logic         irq_o
 );
 
   localparam int unsigned BankWords = BankBytes / 16;
@@ -62,6 +66,10 @@ module drive_crypto #(
   logic fault_q, unwrap_failed, idle, entry_clear;
   logic [63:0] cycles_busy, cycles_stall_source, cycles_stall_sink;
   logic [63:0] records, bytes, tag_failures;
+  logic [31:0] longest_gap, longest_latency;
+  logic [7:0] plain_written, plain_strobes;
+  logic load_refused, idle_q;
+  logic irq_fault, irq_done, irq_fault_enable, irq_done_enable, irq_q;
 
   drive_crypto_regs u_regs (
       .clk                                (clk_i),
@@ -80,6 +88,15 @@ module drive_crypto #(
       .hwif_in_plain_locked               (plain_locked),
       .hwif_in_build_hash_value           (BuildHash),
       .hwif_in_features_bank_log2         (5'($clog2(BankBytes))),
+      .hwif_in_features_simulated         (Simulated),
+      .hwif_in_promise_word_bytes         (8'(drive_crypto_pkg::WordBytes)),
+      .hwif_in_promise_overhead           (8'(drive_crypto_pkg::RecordOverhead)),
+      .hwif_out_interrupt_fault_enable    (irq_fault_enable),
+      .hwif_out_interrupt_done_enable     (irq_done_enable),
+      .hwif_out_interrupt_fault           (irq_fault),
+      .hwif_in_interrupt_fault_hwset      (fault_q),
+      .hwif_out_interrupt_done            (irq_done),
+      .hwif_in_interrupt_done_hwset       (idle & ~idle_q),
       .hwif_out_ctrl_zeroize              (command_zeroize),
       .hwif_out_ctrl_load_sealed          (command_load_sealed),
       .hwif_out_ctrl_load_plain           (command_load_plain),
@@ -96,6 +113,7 @@ module drive_crypto #(
       .hwif_in_status_fault               (fault_q),
       .hwif_in_status_unwrap_failed       (unwrap_failed),
       .hwif_in_status_idle                (idle),
+      .hwif_in_status_load_refused        (load_refused),
       .hwif_out_pace_rate                 (pace_rate),
       .hwif_in_cycles_busy_lo_value       (cycles_busy[31:0]),
       .hwif_in_cycles_busy_hi_value       (cycles_busy[63:32]),
@@ -109,6 +127,8 @@ module drive_crypto #(
       .hwif_in_bytes_hi_value             (bytes[63:32]),
       .hwif_in_tag_failures_lo_value      (tag_failures[31:0]),
       .hwif_in_tag_failures_hi_value      (tag_failures[63:32]),
+      .hwif_in_longest_gap_value          (longest_gap),
+      .hwif_in_longest_latency_value      (longest_latency),
       .hwif_out_sealed_key_0_value        (sealed_key[319:288]),
       .hwif_out_sealed_key_1_value        (sealed_key[287:256]),
       .hwif_out_sealed_key_2_value        (sealed_key[255:224]),
@@ -120,23 +140,46 @@ module drive_crypto #(
       .hwif_out_sealed_key_8_value        (sealed_key[63:32]),
       .hwif_out_sealed_key_9_value        (sealed_key[31:0]),
       .hwif_out_plain_key_0_value         (plain_key[255:224]),
+      .hwif_out_plain_key_0_value_swmod   (plain_strobes[0]),
       .hwif_out_plain_key_1_value         (plain_key[223:192]),
+      .hwif_out_plain_key_1_value_swmod   (plain_strobes[1]),
       .hwif_out_plain_key_2_value         (plain_key[191:160]),
+      .hwif_out_plain_key_2_value_swmod   (plain_strobes[2]),
       .hwif_out_plain_key_3_value         (plain_key[159:128]),
+      .hwif_out_plain_key_3_value_swmod   (plain_strobes[3]),
       .hwif_out_plain_key_4_value         (plain_key[127:96]),
+      .hwif_out_plain_key_4_value_swmod   (plain_strobes[4]),
       .hwif_out_plain_key_5_value         (plain_key[95:64]),
+      .hwif_out_plain_key_5_value_swmod   (plain_strobes[5]),
       .hwif_out_plain_key_6_value         (plain_key[63:32]),
-      .hwif_out_plain_key_7_value         (plain_key[31:0])
+      .hwif_out_plain_key_6_value_swmod   (plain_strobes[6]),
+      .hwif_out_plain_key_7_value         (plain_key[31:0]),
+      .hwif_out_plain_key_7_value_swmod   (plain_strobes[7])
   );
+
+  // The bus holds its strobes for as long as a write takes: a word counts when it is written whole.
+  assign plain_written = plain_strobes & {8{s_apb_pstrb == '1}};
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      idle_q <= 1'b0;
+      irq_q  <= 1'b0;
+    end else begin
+      idle_q <= idle;
+      irq_q  <= (irq_fault & irq_fault_enable) | (irq_done & irq_done_enable);
+    end
+  end
+
+  assign irq_o = irq_q;
 
   // ---- Self test: has the streams and the key commands until it ended --------------------------
 
   logic usable, test_load, test_zeroize;
   logic [319:0] test_sealed_key;
   logic [255:0] test_transport_key;
-  logic test_in_valid, test_out_ready;
+  logic test_in_valid, test_in_last, test_out_ready, test_wrong;
   logic [127:0] test_in_data;
-  logic in_valid, in_ready, out_valid, out_ready, out_last;
+  logic in_valid, in_ready, in_last, out_valid, out_ready, out_last;
   logic [127:0] in_data, out_data;
 
   self_test u_self_test (
@@ -156,14 +199,17 @@ module drive_crypto #(
       .in_valid_o     (test_in_valid),
       .in_ready_i     (in_ready),
       .in_data_o      (test_in_data),
+      .in_last_o      (test_in_last),
       .out_valid_i    (out_valid),
       .out_ready_o    (test_out_ready),
       .out_data_i     (out_data),
-      .out_last_i     (out_last)
+      .out_last_i     (out_last),
+      .wrong_o        (test_wrong)
   );
 
   assign in_valid   = test_active ? test_in_valid : in_valid_i;
   assign in_data    = test_active ? test_in_data : in_data_i;
+  assign in_last    = test_active ? test_in_last : in_last_i;
   assign out_ready  = test_active ? test_out_ready : out_ready_i;
   assign in_ready_o  = in_ready & ~test_active;
   assign out_valid_o = out_valid & ~test_active;
@@ -201,6 +247,7 @@ module drive_crypto #(
       .lock_plain_i        (command_lock_plain),
       .sealed_key_i        (sealed_key),
       .plain_key_i         (plain_key),
+      .plain_written_i     (plain_written),
       .entry_clear_o       (entry_clear),
       .transport_key_i,
       .usable_i            (usable),
@@ -220,14 +267,16 @@ module drive_crypto #(
       .key_loading_o       (key_loading),
       .plain_locked_o      (plain_locked),
       .unwrap_failed_o     (unwrap_failed),
+      .load_refused_o      (load_refused),
       .wrong_o             (keys_wrong)
   );
 
   // ---- Records in ------------------------------------------------------------------------------
 
   logic issue_active, issue_inside, issue_waiting, ledger_free, room, pace_open, data_taken;
-  logic starved, blocked;
-  logic opens;
+  logic starved, blocked, paced;
+  logic opens, torn, ended;
+  logic [14:0] torn_words;
   logic [7:0] header_status, header_aad_len;
   logic [3:0] header_op;
   logic [18:0] header_data_len;
@@ -251,6 +300,7 @@ module drive_crypto #(
       .in_valid_i       (in_valid),
       .in_ready_o       (in_ready),
       .in_data_i        (in_data),
+      .in_last_i        (in_last),
       .free_i           (ledger_free),
       .room_i           (room),
       .pace_i           (pace_open),
@@ -260,12 +310,16 @@ module drive_crypto #(
       .header_aad_len_o (header_aad_len),
       .header_data_len_o(header_data_len),
       .header_words_o   (header_words),
+      .torn_o           (torn),
+      .torn_words_o     (torn_words),
+      .ended_o          (ended),
       .active_o         (issue_active),
       .inside_o         (issue_inside),
       .waiting_o        (issue_waiting),
       .data_taken_o     (data_taken),
       .starved_o        (starved),
       .blocked_o        (blocked),
+      .paced_o          (paced),
       .slot_kind_o      (issued_kind),
       .slot_o           (issued_slot),
       .aes_valid_o      (aes_in_valid),
@@ -385,6 +439,8 @@ module drive_crypto #(
       .open_aad_len_i   (header_aad_len),
       .open_data_len_i  (header_data_len),
       .open_words_i     (header_words),
+      .torn_i           (torn),
+      .torn_words_i     (torn_words),
       .inside_i         (issue_inside),
       .exit_last_i      (exit_last),
       .exit_gcm_o       (exit_gcm),
@@ -478,8 +534,8 @@ module drive_crypto #(
       fault_q     <= 1'b0;
     end else begin
       lost_step_q <= lost_step;
-      if (test_broken || ledger_fault || buffer_fault || lost_step_q || aes_wrong || keys_wrong ||
-          issue_wrong || delay_wrong || exit_wrong || output_wrong) begin
+      if (test_broken || test_wrong || ledger_fault || buffer_fault || lost_step_q || aes_wrong ||
+          keys_wrong || issue_wrong || delay_wrong || exit_wrong || output_wrong) begin
         fault_q <= 1'b1;
       end
     end
@@ -502,6 +558,24 @@ module drive_crypto #(
       .records_o            (records),
       .bytes_o              (bytes),
       .tag_failures_o       (tag_failures)
+  );
+
+  // A stream that is ready and finds nothing waits for its other side: no gap of the engine's.
+  logic gap;
+  assign gap = (issue_active | ~ledger_empty | output_busy) & ~in_ready & ~out_valid & ~paced;
+
+  gap_counters u_gap_counters (
+      .clk_i,
+      .rst_ni,
+      .clear_i          (command_counters_clear | test_active),
+      .snapshot_i       (command_counters_snapshot),
+      .gap_i            (gap),
+      .ended_i          (ended),
+      .out_valid_i      (out_valid),
+      .out_ready_i      (out_ready),
+      .out_last_i       (out_last),
+      .longest_gap_o    (longest_gap),
+      .longest_latency_o(longest_latency)
   );
 
   assign ready = usable & ~clear[ClearControl] & ~key_loading;

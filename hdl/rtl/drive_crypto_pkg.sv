@@ -46,6 +46,12 @@ package drive_crypto_pkg;
     logic [95:0] zero;      // [95:0]
   } record_result_t;
 
+  // ---- What the build promises (register PROMISE) ---------------------------------------------
+
+  parameter int unsigned WordBytes = 16;  // data path, bytes a clock
+  // Clocks of a record beside its data and AAD words: header, tag and three gaps on their way out.
+  parameter int unsigned RecordOverhead = 5;
+
   // ---- Fixed latencies, in clocks from the edge that takes the input to valid output ---------
 
   // AES-256: one stage of whitening, then two a round (S-box read; MixColumns and round key).

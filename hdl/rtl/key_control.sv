@@ -1,8 +1,9 @@
-// Keys: how they come in, and how everything made with them is forgotten.
+// Keys: how they come in, and how everything made with them is zeroized.
 //
 // A load (sealed, plain or of the self test) zeroizes first, then unwraps (RFC 3394, sealed only),
 // expands, and has the hash key and its powers made. A sealed key that fails its integrity check
-// zeroizes again. No key leaves this module but as round keys for the cipher.
+// zeroizes again. A plain key is loaded only when all its words were written since the entry registers
+// were wiped last. No key leaves this module but as round keys for the cipher.
 //
 // Zeroize holds clear_o until the delay line was overwritten and both halves of the buffer were
 // wiped: at most BankWords + 4 clocks and no less than AesLatency + 3, plus one from the command.
@@ -10,6 +11,7 @@
 // Ports
 //   zeroize_i, load_*_i, lock_plain_i   commands, one clock each
 //   sealed_key_i, plain_key_i   what the entry registers hold;  entry_clear_o  wipe them
+//   plain_written_i   a word of the plain key is being written, whole
 //   transport_key_i   the key that sealed keys are wrapped under
 //   usable_i          self test passed and no fault: loads are taken
 //   fault_i           its rise zeroizes
@@ -18,6 +20,7 @@
 //                     the engine, so that no wire has thousands of loads
 //   wipe_o            the buffer starts to wipe
 //   wiping_i          it is not wiped yet
+//   load_refused_o    the last load_*_i had no effect
 //   wrong_o           a register of control is not what it was set to
 //   hash_key_o        one clock: encrypt the zero block;  hash_ready_i  its powers are there
 //
@@ -35,6 +38,7 @@ module key_control #(
     input  logic                                  lock_plain_i,
     input  logic                          [319:0] sealed_key_i,
     input  logic                          [255:0] plain_key_i,
+    input  logic                          [  7:0] plain_written_i,
     output logic                                  entry_clear_o,
     input  logic                          [255:0] transport_key_i,
     input  logic                                  usable_i,
@@ -54,6 +58,7 @@ module key_control #(
     output logic                                  key_loading_o,
     output logic                                  plain_locked_o,
     output logic                                  unwrap_failed_o,
+    output logic                                  load_refused_o,
     output logic                                  wrong_o
 );
 
@@ -82,8 +87,10 @@ module key_control #(
   load_e load_q, load_d;
   logic [5:0] clear_count_q, clear_count_d;
   logic clears, clear_ends;
-  logic fault_q, plain_locked_q, unwrap_failed_q, take_q, taken_q;
-  logic forget, replace, unwrap_start, unwrap_done, unwrap_ok, expand_done, refused;
+  logic fault_q, plain_locked_q, unwrap_failed_q, load_refused_q, take_q, taken_q;
+  logic [7:0] plain_written_q;
+  logic zeroizes, replace, refused;
+  logic unwrap_start, unwrap_done, unwrap_ok, unwrap_wrong, expand_done, expand_wrong;
   logic [255:0] unwrapped;
 
   assign refused = state_q == StUnwrap && unwrap_done && !unwrap_ok;
@@ -99,17 +106,23 @@ module key_control #(
     end else if (load_sealed_i && usable_i) begin
       replace = 1'b1;
       load_d  = LoadSealed;
-    end else if (load_plain_i && usable_i && !plain_locked_q && !lock_plain_i) begin
+    end else if (load_plain_i && usable_i && !plain_locked_q && !lock_plain_i &&
+                 plain_written_q == '1) begin
       replace = 1'b1;
       load_d  = LoadPlain;
     end
-    forget = zeroize_i || test_zeroize_i || (fault_i && !fault_q) || refused;
-    if (forget) begin
+    zeroizes = zeroize_i || test_zeroize_i || (fault_i && !fault_q) || refused;
+    if (zeroizes) begin
       load_d = LoadNothing;
     end
   end
 
-  logic plain_locked_d, unwrap_failed_d;
+  logic plain_locked_d, unwrap_failed_d, load_refused_d;
+  logic [7:0] plain_written_d;
+
+  assign load_refused_d = load_sealed_i || load_plain_i ? !replace || test_load_i || zeroizes
+                                                        : load_refused_q;
+  assign plain_written_d = (entry_clear_o ? '0 : plain_written_q) | plain_written_i;
 
   assign unwrap_failed_d = refused | (unwrap_failed_q & ~replace);
 
@@ -126,12 +139,16 @@ module key_control #(
       fault_q         <= 1'b0;
       plain_locked_q  <= 1'b0;
       unwrap_failed_q <= 1'b0;
+      load_refused_q  <= 1'b0;
+      plain_written_q <= '0;
       taken_q         <= 1'b0;
     end else begin
       load_q          <= load_d;
       fault_q         <= fault_i;
       plain_locked_q  <= plain_locked_d;
       unwrap_failed_q <= unwrap_failed_d;
+      load_refused_q  <= load_refused_d;
+      plain_written_q <= plain_written_d;
       taken_q         <= take_q;
     end
   end
@@ -176,7 +193,7 @@ module key_control #(
       end
       default:  state_d = state_q;
     endcase
-    if (forget || replace) begin
+    if (zeroizes || replace) begin
       state_d = StClear;
     end
   end
@@ -193,7 +210,7 @@ module key_control #(
 
   always_comb begin
     clear_count_d = clear_count_q;
-    if (forget || replace) begin
+    if (zeroizes || replace) begin
       clear_count_d = '0;
     end else if (clears && clear_count_q != ClearClocks) begin
       clear_count_d = clear_count_q + 6'd1;
@@ -239,8 +256,8 @@ module key_control #(
       key_valid_q    <= 1'b0;
       key_loading_q  <= 1'b0;
     end else begin
-      clear_starts_q <= forget || replace;
-      unwrap_clear_q <= forget || replace ||
+      clear_starts_q <= zeroizes || replace;
+      unwrap_clear_q <= zeroizes || replace ||
                         !(state_d == StClear || state_d == StUnwrap || state_d == StTake);
       unwrap_start_q <= unwrap_start;
       take_q         <= state_d == StTake;
@@ -268,6 +285,7 @@ module key_control #(
       .busy_o (unwrap_busy),
       .done_o (unwrap_done),
       .ok_o   (unwrap_ok),
+      .wrong_o(unwrap_wrong),
       .key_o  (unwrapped)
   );
 
@@ -279,6 +297,7 @@ module key_control #(
       .key_i  (plain_q ? plain_key_i : unwrapped),
       .busy_o (expand_busy),
       .done_o (expand_done),
+      .wrong_o(expand_wrong),
       .rk_o   (round_keys_o),
       .rk_parity_o(key_parities_o)
   );
@@ -288,12 +307,26 @@ module key_control #(
   logic wrong_state, wrong_follows_q;
 
   control_twin #(
-      .Width(15)
+      .Width($bits(
+          {
+            state_q,
+            load_q,
+            clear_count_q,
+            fault_q,
+            plain_locked_q,
+            unwrap_failed_q,
+            load_refused_q,
+            plain_written_q,
+            taken_q
+          }
+      ))
   ) u_twin (
       .clk_i,
       .rst_ni,
-      .next_i ({state_d, load_d, clear_count_d, fault_i, plain_locked_d, unwrap_failed_d, take_q}),
-      .held_i ({state_q, load_q, clear_count_q, fault_q, plain_locked_q, unwrap_failed_q, taken_q}),
+      .next_i ({state_d, load_d, clear_count_d, fault_i, plain_locked_d, unwrap_failed_d,
+                load_refused_d, plain_written_d, take_q}),
+      .held_i ({state_q, load_q, clear_count_q, fault_q, plain_locked_q, unwrap_failed_q,
+                load_refused_q, plain_written_q, taken_q}),
       .wrong_o(wrong_state)
   );
 
@@ -319,6 +352,16 @@ module key_control #(
   assign key_loading_o   = key_loading_q;
   assign plain_locked_o  = plain_locked_q;
   assign unwrap_failed_o = unwrap_failed_q;
-  assign wrong_o         = wrong_state | wrong_follows_q;
+  assign load_refused_o  = load_refused_q;
+  assign wrong_o         = wrong_state | wrong_follows_q | unwrap_wrong | expand_wrong;
+
+  // ---- Assertions: Yosys reads none with a clock; ../formal proves more ------------------------
+
+`ifndef YOSYS
+  a_no_key :
+  assert property (@(posedge clk_i) disable iff (!rst_ni) clears |-> !key_valid_q);
+  a_locked :
+  assert property (@(posedge clk_i) disable iff (!rst_ni) plain_locked_q |=> plain_locked_q);
+`endif
 
 endmodule

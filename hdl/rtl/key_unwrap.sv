@@ -11,6 +11,7 @@
 //   done_o      one clock: ok_o and key_o hold the outcome, until the next start or clear
 //   ok_o        the integrity check passed
 //   key_o       the key if it did, else zero
+//   wrong_o     a register of control, the verdict among them, is not what it was set to
 //
 // Latency 1,139 clocks from start_i to done_o, throughput one blob at a time.
 
@@ -24,7 +25,8 @@ module key_unwrap (
     output logic         busy_o,
     output logic         done_o,
     output logic         ok_o,
-    output logic [255:0] key_o
+    output logic [255:0] key_o,
+    output logic         wrong_o
 );
 
   localparam logic [63:0] InitialValue = 64'ha6a6a6a6a6a6a6a6;
@@ -38,14 +40,14 @@ module key_unwrap (
     StJudge
   } state_e;
 
-  state_e               state_q;
-  logic   [  4:0]       step_q;  // t of the RFC, 24 down to 1
-  logic   [ 63:0]       a_q;  // A of the RFC
-  logic   [  3:0][63:0] pieces_q;  // R[1..4], rotated so that the next to be done is [0]
-  logic   [255:0]       key_q;
-  logic ok_q, done_q;
+  state_e state_q, state_d;
+  logic [4:0] step_q, step_d;  // t of the RFC, 24 down to 1
+  logic [63:0] a_q;  // A of the RFC
+  logic [3:0][63:0] pieces_q;  // R[1..4], rotated so that the next to be done is [0]
+  logic [255:0] key_q;
+  logic ok_q, ok_d, done_q, done_d;
 
-  logic key_done, cipher_done;
+  logic key_done, key_wrong, cipher_done, wrong_control;
   logic [127:0] cipher_block;
   logic judge;
 
@@ -71,67 +73,93 @@ module key_unwrap (
       .key_start_i(start_i),
       .key_i      (kek_i),
       .key_done_o (key_done),
+      .wrong_o    (key_wrong),
       .start_i    (state_q == StStep),
       .block_i    ({a_q ^ {59'h0, step_q}, pieces_q[0]}),
       .done_o     (cipher_done),
       .block_o    (cipher_block)
   );
 
-  always_ff @(posedge clk_i) begin
+  always_comb begin
+    state_d = state_q;
+    step_d  = step_q;
+    ok_d    = ok_q;
+    done_d  = 1'b0;
+    unique case (state_q)
+      StIdle: begin
+        if (start_i) begin
+          state_d = StExpand;
+          step_d  = Steps;
+          ok_d    = 1'b0;
+        end
+      end
+      StExpand: begin
+        if (key_done) begin
+          state_d = StStep;
+        end
+      end
+      StStep: state_d = StDecipher;
+      StDecipher: begin
+        if (cipher_done) begin
+          step_d  = step_q - 5'd1;
+          state_d = step_q == 5'd1 ? StJudge : StStep;
+        end
+      end
+      StJudge: begin
+        state_d = StIdle;
+        ok_d    = a_q == InitialValue;
+        done_d  = 1'b1;
+      end
+      default: state_d = StIdle;
+    endcase
     if (wipe) begin
-      state_q  <= StIdle;
-      step_q   <= '0;
-      a_q      <= '0;
-      pieces_q <= '0;
-      key_q    <= '0;
-      ok_q     <= 1'b0;
-      done_q   <= 1'b0;
-    end else begin
-      done_q <= 1'b0;
-      unique case (state_q)
-        StIdle: begin
-          if (start_i) begin
-            state_q     <= StExpand;
-            step_q      <= Steps;
-            a_q         <= blob_i[319:256];
-            // R[4] is done first, R[1] last: R[4] at [0].
-            pieces_q[3] <= blob_i[255:192];
-            pieces_q[2] <= blob_i[191:128];
-            pieces_q[1] <= blob_i[127:64];
-            pieces_q[0] <= blob_i[63:0];
-            key_q       <= '0;
-            ok_q        <= 1'b0;
-          end
-        end
-        StExpand: begin
-          if (key_done) begin
-            state_q <= StStep;
-          end
-        end
-        StStep: begin
-          state_q <= StDecipher;
-        end
-        StDecipher: begin
-          if (cipher_done) begin
-            a_q      <= cipher_block[127:64];
-            pieces_q <= {cipher_block[63:0], pieces_q[3:1]};
-            step_q   <= step_q - 5'd1;
-            state_q  <= step_q == 5'd1 ? StJudge : StStep;
-          end
-        end
-        default: begin  // StJudge
-          // Twenty-four rotations by one of four: R[4] is at [0] again.
-          key_q    <= a_q == InitialValue ? pieces_q : '0;
-          ok_q     <= a_q == InitialValue;
-          done_q   <= 1'b1;
-          a_q      <= '0;
-          pieces_q <= '0;
-          state_q  <= StIdle;
-        end
-      endcase
+      state_d = StIdle;
+      step_d  = '0;
+      ok_d    = 1'b0;
+      done_d  = 1'b0;
     end
   end
 
+  always_ff @(posedge clk_i) begin
+    state_q <= state_d;
+    step_q  <= step_d;
+    ok_q    <= ok_d;
+    done_q  <= done_d;
+    if (wipe) begin
+      a_q      <= '0;
+      pieces_q <= '0;
+      key_q    <= '0;
+    end else if (state_q == StIdle && start_i) begin
+      a_q         <= blob_i[319:256];
+      // R[4] is done first, R[1] last: R[4] at [0].
+      pieces_q[3] <= blob_i[255:192];
+      pieces_q[2] <= blob_i[191:128];
+      pieces_q[1] <= blob_i[127:64];
+      pieces_q[0] <= blob_i[63:0];
+      key_q       <= '0;
+    end else if (state_q == StDecipher && cipher_done) begin
+      a_q      <= cipher_block[127:64];
+      pieces_q <= {cipher_block[63:0], pieces_q[3:1]};
+    end else if (judge) begin
+      // Twenty-four rotations by one of four: R[4] is at [0] again.
+      key_q    <= a_q == InitialValue ? pieces_q : '0;
+      a_q      <= '0;
+      pieces_q <= '0;
+    end
+  end
+
+  // Where a flipped bit would accept a key that was refused.
+  control_twin #(
+      .Width($bits({state_q, step_q, ok_q, done_q}))
+  ) u_twin (
+      .clk_i,
+      .rst_ni,
+      .next_i ({state_d, step_d, ok_d, done_d}),
+      .held_i ({state_q, step_q, ok_q, done_q}),
+      .wrong_o(wrong_control)
+  );
+
+  assign wrong_o = wrong_control | key_wrong;
   assign busy_o = state_q != StIdle;
   assign done_o = done_q;
   assign ok_o   = ok_q;

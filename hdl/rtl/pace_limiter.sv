@@ -1,7 +1,7 @@
 // Lets data words in at no more than a given rate: stands for the tape channel behind the engine.
 //
 // A bucket of 16 words fills at rate_i / 65536 words a clock. Nothing depends on anything at once:
-// what was taken is told a clock later, and the gate opens two clocks after that, so it stays shut
+// what was taken is known a clock later, and the gate opens two clocks after that, so it stays shut
 // until there are four words in the bucket, and none is ever taken that was not there.
 //
 // Ports

@@ -109,7 +109,7 @@ module record_bank #(
   end
 
   control_twin #(
-      .Width(2 * IndexBits + 4)
+      .Width($bits({write_q, write_index_q, wiping_q, wiped_q, mark_q}))
   ) u_twin (
       .clk_i,
       .rst_ni,

@@ -39,7 +39,7 @@ module record_buffer #(
   localparam int unsigned IndexBits = $clog2(BankWords);
   localparam logic [IndexBits+1:0] LastPlace = (IndexBits + 2)'(2 * BankWords - 1);
 
-  // Places: {round, half, index}. Round tells a full ring from an empty one.
+  // Places: {round, half, index}. Round distinguishes a full ring from an empty one.
   logic [IndexBits+1:0] write_place_q, read_place_q, write_place_d, read_place_d;
   // Words let in that have not left: its top bit says full.
   logic [IndexBits+1:0] promised_q, promised_d, step;
@@ -101,7 +101,7 @@ module record_buffer #(
   end
 
   control_twin #(
-      .Width(3 * (IndexBits + 2) + 2)
+      .Width($bits({write_place_q, read_place_q, promised_q, last_q, read_half_q}))
   ) u_twin (
       .clk_i,
       .rst_ni,
@@ -149,5 +149,15 @@ module record_buffer #(
   assign discarded_o = discard_i & ~(write_i & (write_half == read_half));
   assign {read_parity_o, read_data_o} = read_data[read_half_q];
   assign fault_o     = fault_q | wrong_places | (|wrong_bank);
+
+  // ---- Assertions: Yosys reads none with a clock; ../formal proves more ------------------------
+
+`ifndef YOSYS
+  a_room :
+  assert property (@(posedge clk_i) disable iff (!rst_ni) promise_i |-> promised_q <= LastPlace);
+  a_there :
+  assert property (@(posedge clk_i) disable iff (!rst_ni)
+                   leaves && !clear_i |-> !(same_place && same_round));
+`endif
 
 endmodule

@@ -141,7 +141,7 @@ module record_exit (
   end
 
   control_twin #(
-      .Width(25)
+      .Width($bits({flags_q, hash_first_q, decrypt_q, count_q}))
   ) u_twin (
       .clk_i,
       .rst_ni,

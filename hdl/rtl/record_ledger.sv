@@ -12,6 +12,8 @@
 //              failed before. Hold it Entries clocks: it wipes one tag a clock
 //   open_*     a record begins; with a status other than OK it is refused. Words are of its data.
 //              Only when it was free a clock ago
+//   torn_i     the last one opened ends, and its frame was not as long as its header said: it is
+//              refused with StatusBadFrame. torn_words_i of its words are in the buffer
 //   inside_i   the last one opened is still being taken in
 //   exit_last_i        the last slot of a record is at the exit stage
 //   exit_*_o   the record that is there, from two clocks after the last slot of the one before
@@ -37,6 +39,8 @@ module record_ledger #(
     input  logic [  7:0] open_aad_len_i,
     input  logic [ 18:0] open_data_len_i,
     input  logic [ 14:0] open_words_i,
+    input  logic         torn_i,
+    input  logic [ 14:0] torn_words_i,
     input  logic         inside_i,
     input  logic         exit_last_i,
     output logic         exit_gcm_o,
@@ -131,39 +135,52 @@ module record_ledger #(
     logic [14:0] words;
   } result_t;
 
-  localparam int unsigned ExitBits = 30;
-  localparam int unsigned ResultBits = 47;
+  exit_t opened_exit, exit_record_q;
+  result_t opened_result, result;
+
+  localparam int unsigned ExitBits = $bits(exit_record_q) + 1;
+  localparam int unsigned ResultBits = $bits(result) + 1;
 
   logic [ExitBits-1:0] exits[Entries];
   logic [ResultBits-1:0] results[Entries];
-  exit_t opened_exit, exit_record_q;
-  result_t opened_result, result;
   logic exit_parity_q, result_parity, wrong_exit_q, wrong_next_q;
 
   assign opened_exit.gcm = open_op_i != drive_crypto_pkg::OpBypass;
   assign opened_exit.decrypt = open_op_i == drive_crypto_pkg::OpDecrypt;
   assign opened_exit.aad_len = open_aad_len_i;
   assign opened_exit.data_len = open_data_len_i;
-  assign opened_result.status = open_status_i;
+  // Again when it ends torn: op and length are steady for as long as it is taken in.
   assign opened_result.op = open_op_i;
   assign opened_result.data_len = open_data_len_i;
-  assign opened_result.words = open_status_i == Ok ? open_words_i : '0;
+
+  always_comb begin
+    if (torn_i) begin
+      opened_result.status = drive_crypto_pkg::StatusBadFrame;
+      opened_result.words  = torn_words_i;
+    end else begin
+      opened_result.status = open_status_i;
+      opened_result.words  = open_status_i == Ok ? open_words_i : '0;
+    end
+  end
 
   // The result is written a clock later, long before it is due: its status comes late.
-  logic opened_q;
-  logic [PlaceBits-1:0] opened_place_q;
+  logic opened_q, opened_d;
+  logic [PlaceBits-1:0] opened_place_q, opened_place_d;
   logic [ResultBits-1:0] opened_result_q;
+
+  assign opened_d = open_i | torn_i;
+  assign opened_place_d = torn_i ? tail - 1'b1 : tail;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       opened_q <= 1'b0;
     end else begin
-      opened_q <= open_i;
+      opened_q <= opened_d;
     end
   end
 
   always_ff @(posedge clk_i) begin
-    opened_place_q  <= tail;
+    opened_place_q  <= opened_place_d;
     opened_result_q <= {^opened_result, opened_result};
     if (open_i) begin
       exits[tail] <= {^opened_exit, opened_exit};
@@ -197,7 +214,10 @@ module record_ledger #(
   assign due = ends_q[Latency-1] & gcm_q[Latency-1];
 
   // What decides about a record, beside the numbers that it decides with.
-  logic [3*Latency+10:0] verdict_q, verdict_d;
+  localparam int unsigned VerdictBits = $bits(
+      {ends_q, gcm_q, decrypt_q, sum_valid_q, sum_decrypt_q, judge_q, some_q}
+  );
+  logic [VerdictBits-1:0] verdict_q, verdict_d;
   logic [7:0] some_d;
 
   assign {ends_q, gcm_q, decrypt_q, sum_valid_q, sum_decrypt_q, judge_q, some_q} = verdict_q;
@@ -368,12 +388,15 @@ module record_ledger #(
   logic wrong_places, wrong_verdict, wrong_next;
 
   control_twin #(
-      .Width(5 * (PlaceBits + 1) + 1 + 2 * Entries)
+      .Width($bits(
+          {tail_q, exit_q, judged_q, head_q, full_q, failed_q, cut_q, opened_q, opened_place_q}
+      ))
   ) u_twin_places (
       .clk_i,
       .rst_ni,
       .next_i ({
-        tail_d, exit_d, judged_d, head_d, full_d, failed_d, cut_d, open_i, tail
+        tail_d, exit_d, judged_d, head_d, full_d, failed_d, cut_d, opened_d,
+        opened_place_d
       }),
       .held_i ({
         tail_q, exit_q, judged_q, head_q, full_q, failed_q, cut_q, opened_q, opened_place_q
@@ -382,7 +405,7 @@ module record_ledger #(
   );
 
   control_twin #(
-      .Width(3 * Latency + 11)
+      .Width(VerdictBits)
   ) u_twin_verdict (
       .clk_i,
       .rst_ni,
@@ -392,7 +415,7 @@ module record_ledger #(
   );
 
   control_twin #(
-      .Width(49)
+      .Width($bits({next_valid_q, next_ok_q, next_failed_q, next_q}))
   ) u_twin_next (
       .clk_i,
       .rst_ni,
@@ -419,5 +442,16 @@ module record_ledger #(
   assign tag_failed_o = taken_i && next_failed_q;
   assign fault_o      = fault_q | wrong_exit_q | wrong_next_q | wrong_places | wrong_verdict |
                         wrong_next;
+
+  // ---- Assertions: Yosys reads none with a clock; ../formal proves more ------------------------
+
+`ifndef YOSYS
+  a_opens :
+  assert property (@(posedge clk_i) disable iff (!rst_ni) open_i |-> !full_q && !torn_i);
+  a_torn :
+  assert property (@(posedge clk_i) disable iff (!rst_ni) torn_i |-> tail_q != exit_q);
+  a_taken :
+  assert property (@(posedge clk_i) disable iff (!rst_ni) taken_i |-> next_valid_q);
+`endif
 
 endmodule

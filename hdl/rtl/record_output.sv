@@ -354,25 +354,25 @@ module record_output (
 
   // A word that is not what its parities say, and what comes with a register that is not what it was
   // set to, is kept back until the fault that this raises has cut the frame: a wrong one does not
-  // leave whole. A bit that turns over in the last register is told, too late to keep it.
-  logic wrong_held_q, wrong_out_q, wrong_record, wrong_stages, forgotten_q;
+  // leave whole. A bit that flips in the last register is reported too late to keep it.
+  logic wrong_held_q, wrong_out_q, wrong_record, wrong_stages, zeroized_q;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       wrong_held_q <= 1'b0;
       wrong_out_q  <= 1'b0;
-      forgotten_q  <= 1'b0;
+      zeroized_q  <= 1'b0;
     end else begin
       wrong_held_q <= held_valid_q & record_pkg::parity_wrong(held_q, held_parity_q);
       wrong_out_q  <= out_valid_q & record_pkg::parity_wrong(out_q, out_parity_q);
-      forgotten_q  <= fault_i & (forgotten_q | clear_i);
+      zeroized_q  <= fault_i & (zeroized_q | clear_i);
     end
   end
 
-  assign hold = wrong_held_q | wrong_record | wrong_stages | (fault_i & ~forgotten_q);
+  assign hold = wrong_held_q | wrong_record | wrong_stages | (fault_i & ~zeroized_q);
 
   control_twin #(
-      .Width(49)
+      .Width($bits({state_q, status_q, op_q, data_len_q, words_q}))
   ) u_twin_record (
       .clk_i,
       .rst_ni,
@@ -382,7 +382,20 @@ module record_output (
   );
 
   control_twin #(
-      .Width(10)
+      .Width($bits(
+          {
+            fetched_valid_q,
+            fetched_data_q,
+            fetched_last_q,
+            held_valid_q,
+            held_last_q,
+            spare_valid_q,
+            spare_last_q,
+            out_valid_q,
+            out_last_q,
+            begun_q
+          }
+      ))
   ) u_twin_stages (
       .clk_i,
       .rst_ni,
@@ -401,5 +414,14 @@ module record_output (
   assign out_data_o  = out_q;
   assign out_last_o  = out_last_q;
   assign wrong_o     = wrong_held_q | wrong_out_q | wrong_record | wrong_stages;
+
+  // ---- Assertions: Yosys reads none with a clock; ../formal proves more ------------------------
+
+`ifndef YOSYS
+  // What is offered stays, but in a zeroize and while a check keeps it back.
+  a_offered :
+  assert property (@(posedge clk_i) disable iff (!rst_ni)
+                   out_valid_o && !out_ready_i && !clear_i |=> out_valid_o || hold);
+`endif
 
 endmodule

@@ -14,6 +14,7 @@
 //   zeroizing_i, key_valid_i, unwrap_failed_i   state of the keys
 //   load_o, zeroize_o   key commands;  sealed_key_o, transport_key_o   go with load_o, steady
 //   in_*, out_* the record streams of the engine
+//   wrong_o     a register of control is not what it was set to
 //
 // All outputs are registers, and an answer is judged two clocks after it came: nothing here is fast.
 //
@@ -36,10 +37,12 @@ module self_test (
     output logic         in_valid_o,
     input  logic         in_ready_i,
     output logic [127:0] in_data_o,
+    output logic         in_last_o,
     input  logic         out_valid_i,
     output logic         out_ready_o,
     input  logic [127:0] out_data_i,
-    input  logic         out_last_i
+    input  logic         out_last_i,
+    output logic         wrong_o
 );
 
   localparam logic [255:0] TransportKey =
@@ -79,8 +82,8 @@ module self_test (
     StEncrypt,
     StDecrypt,
     StReject,
-    StForget,
-    StForgetWait,
+    StZeroize,
+    StZeroizeWait,
     StPassed,
     StBroken,  // swallows what a broken engine still sends, until it has zeroized
     StFailed
@@ -90,11 +93,31 @@ module self_test (
   localparam logic [13:0] DrainClocks = 14'd64;
 
   state_e state_q, state_d;
-  logic [3:0] sent_q, seen_q;  // words of the frame in, of the frame out
+  logic [3:0] sent_q, seen_q, sent_d, seen_d;  // words of the frame in, of the frame out
   logic [13:0] silence_q;  // clocks since something happened
-  logic in_frame, encrypts, sees_q, looks_q, frame_ends, wrong, silent;
-  logic active_q, ok_q, broken_q, encrypts_q, rejects_q, in_frame_q, sends;
+  logic in_frame, encrypts, frame_ends, wrong, silent, sends;
 
+  // Flags, in one register that a twin watches.
+  logic in_valid_q, in_last_q, sees_q, looks_q, active_q, ok_q, broken_q;
+  logic encrypts_q, rejects_q, in_frame_q, in_valid_d, in_last_d;
+  localparam int unsigned FlagBits = $bits(
+      {
+        in_valid_q,
+        in_last_q,
+        sees_q,
+        looks_q,
+        active_q,
+        ok_q,
+        broken_q,
+        encrypts_q,
+        rejects_q,
+        in_frame_q
+      }
+  );
+  logic [FlagBits-1:0] flags_q, flags_d;
+
+  assign {in_valid_q, in_last_q, sees_q, looks_q, active_q, ok_q, broken_q, encrypts_q, rejects_q,
+          in_frame_q} = flags_q;
   assign encrypts = encrypts_q;
   assign in_frame = in_frame_q;
 
@@ -109,7 +132,6 @@ module self_test (
   assign seen_word = 2'(seen_q - 4'd1);
   assign text_in = encrypts ? Clear[128*sent_word+:128] : Cipher[128*sent_word+:128];
 
-  logic in_valid_q;
   logic [127:0] in_word, in_data_q;
 
   always_comb begin
@@ -131,6 +153,7 @@ module self_test (
 
   assign in_valid_o = in_valid_q;
   assign in_data_o = in_data_q;
+  assign in_last_o = in_last_q;
 
   // ---- Frames out ----------------------------------------------------------------------------
 
@@ -209,11 +232,11 @@ module self_test (
       end
       StReject: begin
         if (frame_ends) begin
-          state_d = StForget;
+          state_d = StZeroize;
         end
       end
-      StForget: state_d = StForgetWait;
-      StForgetWait: begin
+      StZeroize: state_d = StZeroizeWait;
+      StZeroizeWait: begin
         if (!zeroizing_i) begin
           state_d = key_valid_i ? StBroken : StPassed;
         end
@@ -230,25 +253,59 @@ module self_test (
     end
   end
 
+  // What goes in: a register that takes the next word when its own was taken.
+  assign sends = in_frame && (!in_valid_q || in_ready_i);
+
+  always_comb begin
+    sent_d     = sent_q;
+    seen_d     = seen_q;
+    in_valid_d = in_valid_q;
+    in_last_d  = in_last_q;
+    if (state_q != state_d) begin
+      sent_d     = '0;
+      seen_d     = '0;
+      in_valid_d = 1'b0;
+    end else begin
+      if (sends) begin
+        in_valid_d = sent_q != frame_words;
+        in_last_d  = sent_q == frame_words - 4'd1;
+      end
+      if (sends && sent_q != frame_words) begin
+        sent_d = sent_q + 4'd1;
+      end
+      if (sees_q) begin
+        seen_d = seen_q + 4'd1;
+      end
+    end
+    flags_d = {
+      in_valid_d,
+      in_last_d,
+      in_frame && out_valid_i,
+      in_frame && sees_q,
+      state_d != StPassed && state_d != StFailed,
+      state_d == StPassed,
+      state_d == StBroken || state_d == StFailed,
+      state_d == StEncrypt,
+      state_d == StReject,
+      state_d == StEncrypt || state_d == StDecrypt || state_d == StReject
+    };
+  end
+
+  // At reset all flags are low but that the test has the engine.
+  localparam logic [FlagBits-1:0] FlagsAtReset = FlagBits'(1) << 5;
+
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       state_q   <= StPowerOn;
       sent_q    <= '0;
       seen_q    <= '0;
       silence_q <= '0;
+      flags_q   <= FlagsAtReset;
     end else begin
       state_q <= state_d;
-      if (state_q != state_d) begin
-        sent_q <= '0;
-        seen_q <= '0;
-      end else begin
-        if (sends && sent_q != frame_words) begin
-          sent_q <= sent_q + 4'd1;
-        end
-        if (sees_q) begin
-          seen_q <= seen_q + 4'd1;
-        end
-      end
+      sent_q  <= sent_d;
+      seen_q  <= seen_d;
+      flags_q <= flags_d;
       if (state_q != state_d || zeroizing_i || !active_o) begin
         silence_q <= '0;
       end else begin
@@ -257,36 +314,16 @@ module self_test (
     end
   end
 
-  // What goes in: a register that takes the next word when its own was taken.
-  assign sends = in_frame && (!in_valid_q || in_ready_i);
-
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) begin
-      in_valid_q <= 1'b0;
-      sees_q     <= 1'b0;
-      looks_q    <= 1'b0;
-      active_q   <= 1'b1;
-      ok_q       <= 1'b0;
-      broken_q   <= 1'b0;
-      encrypts_q <= 1'b0;
-      rejects_q  <= 1'b0;
-      in_frame_q <= 1'b0;
-    end else begin
-      if (state_q != state_d) begin
-        in_valid_q <= 1'b0;
-      end else if (sends) begin
-        in_valid_q <= sent_q != frame_words;
-      end
-      sees_q   <= in_frame && out_valid_i;
-      looks_q  <= in_frame && sees_q;
-      active_q <= state_d != StPassed && state_d != StFailed;
-      ok_q     <= state_d == StPassed;
-      broken_q <= state_d == StBroken || state_d == StFailed;
-      encrypts_q <= state_d == StEncrypt;
-      rejects_q  <= state_d == StReject;
-      in_frame_q <= state_d == StEncrypt || state_d == StDecrypt || state_d == StReject;
-    end
-  end
+  // A flipped bit of the state could pass the test unnoticed.
+  control_twin #(
+      .Width($bits({state_q, sent_q, seen_q, flags_q}))
+  ) u_twin (
+      .clk_i,
+      .rst_ni,
+      .next_i ({state_d, sent_d, seen_d, flags_d}),
+      .held_i ({state_q, sent_q, seen_q, flags_q}),
+      .wrong_o
+  );
 
   always_ff @(posedge clk_i) begin
     if (sends) begin
@@ -310,7 +347,7 @@ module self_test (
   assign broken_o        = broken_q;
   assign active_o        = active_q;
   assign load_o          = state_q == StBadKey || state_q == StKey;
-  assign zeroize_o       = state_q == StForget;
+  assign zeroize_o       = state_q == StZeroize;
   assign sealed_key_o    = state_q == StBadKey || state_q == StBadKeyWait ? SealedKey ^ OneBit
                                                                            : SealedKey;
   assign transport_key_o = TransportKey;

@@ -26,7 +26,7 @@ module slot_delay #(
   // Written at one edge, read Depth edges later by the registered read port.
   localparam int unsigned Depth = Latency - 1;
   localparam int unsigned PlaceBits = $clog2(Depth);
-  localparam int unsigned SlotBits = 138;
+  localparam int unsigned SlotBits = $bits(slot_i);
   localparam logic [2:0] None = record_pkg::SlotNone;
 
   logic [PlaceBits-1:0] place_q, place_d;
@@ -74,7 +74,7 @@ module slot_delay #(
   end
 
   control_twin #(
-      .Width(PlaceBits + 3 * Latency)
+      .Width($bits({place_q, kinds_q}))
   ) u_twin (
       .clk_i,
       .rst_ni,

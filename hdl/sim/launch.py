@@ -41,6 +41,7 @@ def simulation_recipe(variant: Variant = "plain", probes: Sequence[Path] = ()) -
         variant=variant,
         reach_top=False,
         main=MAIN,
+        build_hash=True,
         includes=(RTL_DIRECTORY, GENERATED_DIRECTORY),
         flags=("-LDFLAGS", "-rdynamic", "-Wno-DECLFILENAME"),
     )

@@ -24,6 +24,7 @@ constexpr size_t kWakeBytes = 1 << 19;
 
 std::vector<uint8_t> to_engine;
 size_t to_engine_used = 0;      // bytes of to_engine that the engine has taken
+size_t engine_words_left = 0;   // words of the frame that the engine takes still to come
 size_t frame_words_left = 0;    // words of the current input frame still to come
 uint64_t frames_entered = 0;    // input frames whose last word was queued
 uint64_t frames_answered = 0;   // output frames whose last word came
@@ -54,8 +55,12 @@ extern "C" {
 
 // ---- called by the simulation ----
 
-svBit record_port_next(svBitVecVal* word) {
+svBit record_port_next(svBitVecVal* word, svBit* last) {
+    *last = 0;
     if (to_engine_used + kWordBytes > to_engine.size()) return 0;
+    engine_words_left = engine_words_left ? engine_words_left - 1
+                                          : words_after_header(&to_engine[to_engine_used]);
+    *last = engine_words_left == 0;
     for (int lane = 0; lane < 4; ++lane) {
         uint32_t value;
         std::memcpy(&value, &to_engine[to_engine_used + 4 * lane], sizeof value);

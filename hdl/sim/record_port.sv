@@ -20,14 +20,18 @@ module record_port #(
     output logic         in_valid_o,
     input  logic         in_ready_i,
     output logic [127:0] in_data_o,
+    output logic         in_last_o,
     input  logic         out_valid_i,
     output logic         out_ready_o,
     input  logic [127:0] out_data_i,
     input  logic         out_last_i
 );
 
-  // Next word for the engine; false when the host has queued none.
-  import "DPI-C" function bit record_port_next(output bit [127:0] word);
+  // Next word for the engine, and whether it ends its frame; false when the host has queued none.
+  import "DPI-C" function bit record_port_next(
+    output bit [127:0] word,
+    output bit         last
+  );
   // A word from the engine; true when the host's wait is over.
   import "DPI-C" function bit record_port_take(
     input bit [127:0] word,
@@ -42,17 +46,20 @@ module record_port #(
   always_ff @(posedge clk_i or negedge rst_ni) begin
     bit [127:0] next_word;
     bit         next_valid;
+    bit         next_last;
     bit         wake;
     if (!rst_ni) begin
       in_valid_o <= 1'b0;
       in_data_o  <= '0;
+      in_last_o  <= 1'b0;
       wake_o     <= 1'b0;
       idle_q     <= '0;
     end else begin
       wake = call_i;
       if (!in_valid_o || in_ready_i) begin
-        next_valid = record_port_next(next_word);
+        next_valid = record_port_next(next_word, next_last);
         in_valid_o <= next_valid;
+        in_last_o  <= next_last;
         in_data_o  <= next_word;
       end
       if (out_valid_i && record_port_take(out_data_i, out_last_i)) wake = 1'b1;

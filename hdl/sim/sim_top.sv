@@ -8,7 +8,8 @@
 
 module sim_top #(
     parameter int unsigned BankBytes  = 262144,
-    parameter int unsigned CycleLimit = 1_000_000
+    parameter int unsigned CycleLimit = 1_000_000,
+    parameter logic [31:0] BuildHash  = 0
 ) (
     input  logic        clk_i,
     input  logic        rst_ni,
@@ -57,6 +58,8 @@ module sim_top #(
 
   logic in_valid;
   logic in_ready;
+  logic in_last;
+  logic unused_irq;
   logic [127:0] in_data;
   logic out_valid;
   logic out_ready;
@@ -74,6 +77,7 @@ module sim_top #(
       .in_valid_o (in_valid),
       .in_ready_i (in_ready),
       .in_data_o  (in_data),
+      .in_last_o  (in_last),
       .out_valid_i(out_valid),
       .out_ready_o(out_ready),
       .out_data_i (out_data),
@@ -81,7 +85,9 @@ module sim_top #(
   );
 
   drive_crypto #(
-      .BankBytes(BankBytes)
+      .BankBytes(BankBytes),
+      .BuildHash(BuildHash),
+      .Simulated(1'b1)
   ) u_drive_crypto (
       .clk_i          (clk_i),
       .rst_ni         (rst_ni),
@@ -99,10 +105,12 @@ module sim_top #(
       .in_valid_i     (in_valid),
       .in_ready_o     (in_ready),
       .in_data_i      (in_data),
+      .in_last_i      (in_last),
       .out_valid_o    (out_valid),
       .out_ready_i    (out_ready),
       .out_data_o     (out_data),
-      .out_last_o     (out_last)
+      .out_last_o     (out_last),
+      .irq_o          (unused_irq)
   );
 
 endmodule

@@ -39,6 +39,8 @@ class Recipe:
     includes: tuple[Path, ...]
     main: Path
     flags: tuple[str, ...]
+    build_hash: bool = False
+    """Whether the top has a parameter BuildHash: it receives the first 32 bits of the digest."""
 
     def digest(self, toolchain: Toolchain) -> str:
         """Return the hash of everything that the executable depends on."""
@@ -47,6 +49,7 @@ class Recipe:
                 "toplevel": self.toplevel,
                 "sources": [(s.name, file_hash(s)) for s in self._files()],
                 "parameters": self.parameters,
+                "build hash": self.build_hash,
                 "defines": self.defines,
                 "tools": self._tools(toolchain),
                 "cocotb": version("cocotb"),

@@ -108,6 +108,9 @@ def compile_recipe(
     work = folder.path / "work"
     work.mkdir()
     code = (recipe.main, *recipe.cpp)
+    parameters = dict(recipe.parameters)
+    if recipe.build_hash:
+        parameters["BuildHash"] = f"32'h{recipe.digest(toolchain)[:8]}"
     verilate = [
         *(verilator, "-cc", "--exe", "-Mdir", str(work), "--prefix", "Vtop", "--vpi"),
         *("--top-module", recipe.toplevel, "-o", recipe.toplevel, "--timescale", "1ns/1ps"),
@@ -115,7 +118,7 @@ def compile_recipe(
         *recipe.flags,
         *(f"-D{name}={value}" for name, value in recipe.defines.items()),
         *(f"-I{folder.folder(include)}" for include in recipe.includes),
-        *(f"-G{name}={value}" for name, value in recipe.parameters.items()),
+        *(f"-G{name}={value}" for name, value in parameters.items()),
         *(folder.absolute(folder.file(source)) for source in code),  # make runs in `work`
         *(folder.file(source) for source in recipe.hdl),
     ]

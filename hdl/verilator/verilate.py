@@ -91,6 +91,7 @@ def verilate(
     defines: Mapping[str, str] | None = None,
     includes: Sequence[Path] = (),
     flags: Sequence[str] = (),
+    build_hash: bool = False,
     reach_top: bool = True,
     main: Path | None = None,
     jobs: int = 2,
@@ -108,6 +109,7 @@ def verilate(
         defines=defines,
         includes=includes,
         flags=flags,
+        build_hash=build_hash,
         reach_top=reach_top,
         main=main,
     )
@@ -123,6 +125,7 @@ def recipe_of(
     defines: Mapping[str, str] | None = None,
     includes: Sequence[Path] = (),
     flags: Sequence[str] = (),
+    build_hash: bool = False,
     reach_top: bool = True,
     main: Path | None = None,
 ) -> Recipe:
@@ -130,7 +133,8 @@ def recipe_of(
 
     `sources` are .sv, .v, .vlt and .cpp files, packages before the modules that import them.
     Python can access the signals of the top module if `reach_top`, and otherwise only those that
-    .vlt files name. `main` is a C++ file with a main loop that replaces cocotb's.
+    .vlt files name. With `build_hash` the top's parameter BuildHash is set.
+    `main` is a C++ file with a main loop that replaces cocotb's.
     """
     missing = [str(source) for source in sources if not Path(source).is_file()]
     if missing:
@@ -149,6 +153,7 @@ def recipe_of(
             *(_TOP_REACH if reach_top else ()),
             *flags,
         ),
+        build_hash=build_hash,
     )
 
 

@@ -123,6 +123,37 @@ class Counters:
     tag_failures: int
 
 
+@dataclass(frozen=True, slots=True)
+class GapCounters:
+    """The longest gap and latency since the counters were cleared, in clocks.
+
+    A gap is a row of clocks in which a record was inside and the engine neither took nor offered a
+    word, although its pace limit held none back. Latency runs from the end of a record's frame to
+    the header of its result.
+    """
+
+    longest_gap: int
+    longest_latency: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """The rate that the engine's build promises for a stream of records.
+
+    `word_bytes` is the width of the data path, `overhead` the clocks of a record beside those of
+    its data and AAD words.
+    """
+
+    word_bytes: int
+    overhead: int
+
+    def bytes_per_clock(self, data_bytes: int, aad_bytes: int = 0) -> float:
+        """Return the least payload a clock of records of this size."""
+        words = -(-data_bytes // self.word_bytes)
+        aad_words = -(-aad_bytes // self.word_bytes)
+        return data_bytes / (words + aad_words + self.overhead)
+
+
 class Engine:
     """The engine on a board."""
 
@@ -134,6 +165,12 @@ class Engine:
         features = self._read(regs.FEATURES)
         self.max_data_bytes = 1 << regs.FEATURES_BANK_LOG2.get(features)
         self.max_aad_bytes = regs.FEATURES_AAD_MAX.get(features)
+        self.simulated = bool(regs.FEATURES_SIMULATED.get(features))
+        promise = self._read(regs.PROMISE)
+        self.promise = Promise(
+            word_bytes=regs.PROMISE_WORD_BYTES.get(promise),
+            overhead=regs.PROMISE_OVERHEAD.get(promise),
+        )
         self._wait_for_self_test()
 
     @property
@@ -268,8 +305,13 @@ class Engine:
 
         return Counters(*(word(one.high) << 32 | word(one.low) for one in _COUNTERS))
 
+    def gap_counters(self) -> GapCounters:
+        """Return the longest gap and latency, sampled in one clock."""
+        self._command(regs.CTRL_COUNTERS_SNAPSHOT)
+        return GapCounters(self._read(regs.LONGEST_GAP), self._read(regs.LONGEST_LATENCY))
+
     def clear_counters(self) -> None:
-        """Set all counters to zero."""
+        """Set all counters to zero, the longest gap and latency too."""
         self._command(regs.CTRL_COUNTERS_CLEAR)
 
     def set_pace(self, bytes_per_second: float | None) -> float | None:
@@ -333,7 +375,7 @@ class Engine:
         return status
 
     def _require_key(self, status: int) -> None:
-        if not regs.STATUS_KEY_VALID.get(status):
+        if regs.STATUS_LOAD_REFUSED.get(status) or not regs.STATUS_KEY_VALID.get(status):
             raise EngineError(
                 f"The engine of board {self._board.name} loaded no key "
                 f"({describe(regs.STATUS, status)}); reset the board"

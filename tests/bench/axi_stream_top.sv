@@ -18,6 +18,7 @@ module axi_stream_top (
     input  logic         s_axis_tvalid,
     output logic         s_axis_tready,
     input  logic [127:0] s_axis_tdata,
+    input  logic         s_axis_tlast,
     output logic         m_axis_tvalid,
     input  logic         m_axis_tready,
     output logic [127:0] m_axis_tdata,
@@ -25,7 +26,7 @@ module axi_stream_top (
 );
 
   logic [127:0] in_data, out_data;
-  logic unused_slverr;
+  logic unused_slverr, unused_irq;
 
   for (genvar b = 0; b < 16; b++) begin : gen_byte
     assign in_data[127-8*b-:8] = s_axis_tdata[8*b+:8];
@@ -49,10 +50,12 @@ module axi_stream_top (
       .in_valid_i     (s_axis_tvalid),
       .in_ready_o     (s_axis_tready),
       .in_data_i      (in_data),
+      .in_last_i      (s_axis_tlast),
       .out_valid_o    (m_axis_tvalid),
       .out_ready_i    (m_axis_tready),
       .out_data_o     (out_data),
-      .out_last_o     (m_axis_tlast)
+      .out_last_o     (m_axis_tlast),
+      .irq_o          (unused_irq)
   );
 
 endmodule

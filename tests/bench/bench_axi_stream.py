@@ -57,8 +57,11 @@ async def records(dut: Any) -> None:
         pass
     frames = Path(os.environ["AXI_FRAMES"]).read_bytes()
     begin, processor_begin = time.perf_counter(), time.process_time()
-    await source.send(frames)
-    results = [bytes((await sink.recv()).tdata) for _ in range(int(os.environ["AXI_COUNT"]))]
+    count = int(os.environ["AXI_COUNT"])
+    size = len(frames) // count  # of each frame: all are as long
+    for at in range(0, len(frames), size):
+        await source.send(frames[at : at + size])
+    results = [bytes((await sink.recv()).tdata) for _ in range(count)]
     seconds = time.perf_counter() - begin
     processor = time.process_time() - processor_begin
     Path(os.environ["AXI_RESULTS"]).write_bytes(b"".join(results))

@@ -79,6 +79,7 @@ class Loop {
         out.reserve(in.size() + frames * kWordBytes);
         size_t used = 0;
         uint64_t idle = 0;
+        frame_bytes_ = in.size() / frames;  // all are as long
         top_.out_ready_i = 1;
         offer(in, used);
         low();
@@ -122,6 +123,7 @@ class Loop {
     void offer(const std::vector<uint8_t>& in, size_t at) {
         top_.in_valid_i = at < in.size();
         if (!top_.in_valid_i) return;
+        top_.in_last_i = (at + kWordBytes) % frame_bytes_ == 0;
         for (int lane = 0; lane < 4; ++lane) {
             uint32_t value;
             std::memcpy(&value, &in[at + 4 * lane], sizeof value);
@@ -129,6 +131,7 @@ class Loop {
         }
     }
 
+    size_t frame_bytes_ = 0;
     VerilatedContext context_;
     Vdrive_crypto top_;
 };

@@ -14,7 +14,7 @@ from pathlib import Path
 BENCHES = Path(__file__).parents[1] / "hdl" / "rtl"
 sys.path.insert(0, str(BENCHES))
 
-from test_engine import FLAGS, SMALL_BANKS, SOURCES  # noqa: E402  (found by the line above)
+from test_engine import FLAGS, NO_ASSERTIONS, SMALL_BANKS, SOURCES  # noqa: E402  (found by the line above)
 
 from hdl.errors import BenchError  # noqa: E402
 from hdl.verilator.bench import run_bench  # noqa: E402
@@ -41,6 +41,7 @@ def main() -> None:
                 parameters=SMALL_BANKS,
                 vlt=[BENCHES / "engine_flippable.vlt"],
                 flags=FLAGS,
+                plusargs=NO_ASSERTIONS,
                 extra_env={
                     "FAULT_TRIALS": str(options.trials),
                     "FAULT_SEED": str(options.seed),

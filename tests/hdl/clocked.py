@@ -43,13 +43,13 @@ def registers(scope: Any) -> Iterator[tuple[str, int]]:
 
 
 def nonzero_registers(scope: Any, *, at_least: int) -> list[str]:
-    """Return the registers that are not zero.
+    """Return the registers that are not zero, without the twins of control.
 
     Fails when fewer than `at_least` registers are visible.
     """
     found = list(registers(scope))
     assert len(found) >= at_least, f"only {len(found)} registers are visible: {found}"
-    return [path for path, value in found if value != 0]
+    return [path for path, value in found if value != 0 and ".u_twin" not in path]
 
 
 def find(scope: Any, path: str) -> Any:

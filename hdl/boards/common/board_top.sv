@@ -13,6 +13,7 @@ module board_top #(
     parameter int unsigned BankBytes = 65536,       // longest record; a power of two
     parameter int unsigned WindowWords = 512,       // of each record window; a power of two
     parameter logic [31:0] BuildHash = 0,           // shown by register BUILD_HASH
+    parameter bit Simulated = 1'b0,                 // shown by register FEATURES
     parameter int unsigned ClocksPerBit = 4,
     parameter int unsigned TimeoutClocks = 16384    // half a command is dropped; hardware: 0.1 s
 ) (
@@ -185,7 +186,7 @@ module board_top #(
   logic window_in_valid, traffic_in_valid, in_valid, in_ready, out_valid, result_ready;
   logic staged_valid, staged_ready;
   logic window_out_ready, engine_in_valid, engine_in_ready;
-  logic engine_out_valid, engine_out_ready, engine_out_last;
+  logic engine_in_last, engine_out_valid, engine_out_ready, engine_out_last;
   logic [127:0] window_in_data, traffic_in_data, staged_data, engine_in_data, engine_out_data;
 
   record_in_window #(
@@ -275,6 +276,7 @@ module board_top #(
       .engine_in_valid_o (engine_in_valid),
       .engine_in_ready_i (engine_in_ready),
       .engine_in_data_o  (engine_in_data),
+      .engine_in_last_o  (engine_in_last),
       .engine_out_valid_i(engine_out_valid),
       .engine_out_ready_o(engine_out_ready),
       .engine_out_last_i (engine_out_last),
@@ -285,24 +287,25 @@ module board_top #(
   // ---- Engine --------------------------------------------------------------------------------------
 
   // Registers on both sides: the paths through tracker and windows end before the engine's begin.
-  logic core_in_valid, core_in_ready, core_out_valid, core_out_ready, core_out_last;
+  logic core_in_valid, core_in_ready, core_in_last, core_out_valid, core_out_ready, core_out_last;
+  logic unused_irq;
   logic [127:0] core_in_data, core_out_data;
 
   stream_skid #(
-      .Width(128)
+      .Width($bits({core_in_last, core_in_data}))
   ) u_skid_in (
       .clk_i,
       .rst_ni,
       .in_valid_i (engine_in_valid),
       .in_ready_o (engine_in_ready),
-      .in_data_i  (engine_in_data),
+      .in_data_i  ({engine_in_last, engine_in_data}),
       .out_valid_o(core_in_valid),
       .out_ready_i(core_in_ready),
-      .out_data_o (core_in_data)
+      .out_data_o ({core_in_last, core_in_data})
   );
 
   stream_skid #(
-      .Width(129)
+      .Width($bits({core_out_last, core_out_data}))
   ) u_skid_out (
       .clk_i,
       .rst_ni,
@@ -316,7 +319,8 @@ module board_top #(
 
   drive_crypto #(
       .BankBytes(BankBytes),
-      .BuildHash(BuildHash)
+      .BuildHash(BuildHash),
+      .Simulated(Simulated)
   ) u_drive_crypto (
       .clk_i,
       .rst_ni,
@@ -334,10 +338,12 @@ module board_top #(
       .in_valid_i   (core_in_valid),
       .in_ready_o   (core_in_ready),
       .in_data_i    (core_in_data),
+      .in_last_i    (core_in_last),
       .out_valid_o  (core_out_valid),
       .out_ready_i  (core_out_ready),
       .out_data_o   (core_out_data),
-      .out_last_o   (core_out_last)
+      .out_last_o   (core_out_last),
+      .irq_o        (unused_irq)
   );
 
 endmodule

@@ -5,7 +5,8 @@
 //
 // Ports
 //   flush_i          one clock; flushing_o until it is done
-//   in_*, out_*      board side;  engine_in_*, engine_out_*: engine side, valid/ready
+//   in_*, out_*      board side;  engine_in_*, engine_out_*: engine side, valid/ready. The last word
+//                    of a frame to the engine is marked
 //
 // Latency: none.  Throughput: one word a clock each way.
 
@@ -20,6 +21,7 @@ module frame_tracker (
     output logic         engine_in_valid_o,
     input  logic         engine_in_ready_i,
     output logic [127:0] engine_in_data_o,
+    output logic         engine_in_last_o,
     input  logic         engine_out_valid_i,
     output logic         engine_out_ready_o,
     input  logic         engine_out_last_i,
@@ -42,6 +44,7 @@ module frame_tracker (
 
   assign engine_in_valid_o  = flushing_q ? left_q != '0 : in_valid_i;
   assign engine_in_data_o   = flushing_q ? '0 : in_data_i;
+  assign engine_in_last_o   = left_q == '0 ? left == '0 : left_q == 16'd1;
   assign in_ready_o         = ~flushing_q & engine_in_ready_i;
   assign engine_out_ready_o = flushing_q | out_ready_i;
   assign out_valid_o        = ~flushing_q & engine_out_valid_i;

@@ -37,6 +37,7 @@ def build_virtual_board(
         ],
         parameters={"BankBytes": bank_bytes},
         reach_top=False,
+        build_hash=True,
         includes=(RTL_DIRECTORY, GENERATED_DIRECTORY, BOARD_DIRECTORY),
         flags=("-LDFLAGS", "-rdynamic", "-Wno-DECLFILENAME"),
         on_build=on_build,

@@ -9,6 +9,7 @@
 
 module virtual_top #(
     parameter int unsigned BankBytes = 65536,
+    parameter logic [31:0] BuildHash = 0,
     parameter int unsigned ClocksPerBit = 2,  // no more clocks than it takes
     parameter int unsigned TimeoutClocks = 16384
 ) (
@@ -74,6 +75,8 @@ module virtual_top #(
 
   board_top #(
       .BankBytes    (BankBytes),
+      .BuildHash    (BuildHash),
+      .Simulated    (1'b1),
       .ClocksPerBit (ClocksPerBit),
       .TimeoutClocks(TimeoutClocks)
   ) u_board (

@@ -9,7 +9,8 @@ module aes_key_expand (
     output logic                                        busy_o,
     output logic                                        done_o,
     output logic [drive_crypto_pkg::AesRounds:0][127:0] rk_o,
-    output logic [drive_crypto_pkg::AesRounds:0][  1:0] rk_parity_o
+    output logic [drive_crypto_pkg::AesRounds:0][  1:0] rk_parity_o,
+    output logic                                        wrong_o
 );
 
   (* anyseq *) logic busy, done;
@@ -20,5 +21,6 @@ module aes_key_expand (
   assign done_o = done;
   assign rk_o   = round_keys;
   assign rk_parity_o = key_parities;
+  assign wrong_o = 1'b0;
 
 endmodule

@@ -3,7 +3,8 @@
 
 module drive_crypto #(
     parameter int unsigned BankBytes = 262144,
-    parameter logic [31:0] BuildHash = 0
+    parameter logic [31:0] BuildHash = 0,
+    parameter bit Simulated = 1'b0
 ) (
     input  logic         clk_i,
     input  logic         rst_ni,
@@ -21,18 +22,21 @@ module drive_crypto #(
     input  logic         in_valid_i,
     output logic         in_ready_o,
     input  logic [127:0] in_data_i,
+    input  logic         in_last_i,
     output logic         out_valid_o,
     input  logic         out_ready_i,
     output logic [127:0] out_data_o,
-    output logic         out_last_o
+    output logic         out_last_o,
+    output logic         irq_o
 );
 
-  (* anyseq *) logic in_ready, out_valid, out_last;
+  (* anyseq *) logic in_ready, out_valid, out_last, irq;
   (* anyseq *) logic [127:0] out_data;
 
   assign in_ready_o  = in_ready;
   assign out_valid_o = out_valid;
   assign out_last_o  = out_last;
+  assign irq_o       = irq;
   assign out_data_o  = out_data;
 
   drive_crypto_regs u_regs (

@@ -17,13 +17,15 @@ module self_test (
     output logic         in_valid_o,
     input  logic         in_ready_i,
     output logic [127:0] in_data_o,
+    output logic         in_last_o,
     input  logic         out_valid_i,
     output logic         out_ready_o,
     input  logic [127:0] out_data_i,
-    input  logic         out_last_i
+    input  logic         out_last_i,
+    output logic         wrong_o
 );
 
-  (* anyseq *) logic active, done, ok, broken, load, zeroize, in_valid, out_ready;
+  (* anyseq *) logic active, done, ok, broken, load, zeroize, in_valid, in_last, out_ready;
   (* anyseq *) logic [319:0] sealed_key;
   (* anyseq *) logic [255:0] transport_key;
   (* anyseq *) logic [127:0] in_data;
@@ -38,6 +40,8 @@ module self_test (
   assign transport_key_o = transport_key;
   assign in_valid_o      = in_valid;
   assign in_data_o       = in_data;
+  assign in_last_o       = in_last;
+  assign wrong_o         = 1'b0;
   assign out_ready_o     = out_ready;
 
 endmodule

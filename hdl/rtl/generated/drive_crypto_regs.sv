@@ -20,6 +20,7 @@ module drive_crypto_regs (
         input wire hwif_in_plain_locked,
         input wire [31:0] hwif_in_build_hash_value,
         input wire [4:0] hwif_in_features_bank_log2,
+        input wire hwif_in_features_simulated,
         output logic hwif_out_ctrl_zeroize,
         output logic hwif_out_ctrl_load_sealed,
         output logic hwif_out_ctrl_load_plain,
@@ -36,7 +37,16 @@ module drive_crypto_regs (
         input wire hwif_in_status_fault,
         input wire hwif_in_status_unwrap_failed,
         input wire hwif_in_status_idle,
+        input wire hwif_in_status_load_refused,
         output logic [15:0] hwif_out_pace_rate,
+        input wire [7:0] hwif_in_promise_overhead,
+        input wire [7:0] hwif_in_promise_word_bytes,
+        output logic hwif_out_interrupt_fault_enable,
+        output logic hwif_out_interrupt_done_enable,
+        output logic hwif_out_interrupt_fault,
+        input wire hwif_in_interrupt_fault_hwset,
+        output logic hwif_out_interrupt_done,
+        input wire hwif_in_interrupt_done_hwset,
         input wire [31:0] hwif_in_cycles_busy_lo_value,
         input wire [31:0] hwif_in_cycles_busy_hi_value,
         input wire [31:0] hwif_in_cycles_stall_source_lo_value,
@@ -49,6 +59,8 @@ module drive_crypto_regs (
         input wire [31:0] hwif_in_bytes_hi_value,
         input wire [31:0] hwif_in_tag_failures_lo_value,
         input wire [31:0] hwif_in_tag_failures_hi_value,
+        input wire [31:0] hwif_in_longest_gap_value,
+        input wire [31:0] hwif_in_longest_latency_value,
         output logic [31:0] hwif_out_sealed_key_0_value,
         output logic [31:0] hwif_out_sealed_key_1_value,
         output logic [31:0] hwif_out_sealed_key_2_value,
@@ -60,13 +72,21 @@ module drive_crypto_regs (
         output logic [31:0] hwif_out_sealed_key_8_value,
         output logic [31:0] hwif_out_sealed_key_9_value,
         output logic [31:0] hwif_out_plain_key_0_value,
+        output logic hwif_out_plain_key_0_value_swmod,
         output logic [31:0] hwif_out_plain_key_1_value,
+        output logic hwif_out_plain_key_1_value_swmod,
         output logic [31:0] hwif_out_plain_key_2_value,
+        output logic hwif_out_plain_key_2_value_swmod,
         output logic [31:0] hwif_out_plain_key_3_value,
+        output logic hwif_out_plain_key_3_value_swmod,
         output logic [31:0] hwif_out_plain_key_4_value,
+        output logic hwif_out_plain_key_4_value_swmod,
         output logic [31:0] hwif_out_plain_key_5_value,
+        output logic hwif_out_plain_key_5_value_swmod,
         output logic [31:0] hwif_out_plain_key_6_value,
-        output logic [31:0] hwif_out_plain_key_7_value
+        output logic hwif_out_plain_key_6_value_swmod,
+        output logic [31:0] hwif_out_plain_key_7_value,
+        output logic hwif_out_plain_key_7_value_swmod
     );
 
     //--------------------------------------------------------------------------
@@ -145,6 +165,8 @@ module drive_crypto_regs (
     logic decoded_reg_strb_ctrl;
     logic decoded_reg_strb_status;
     logic decoded_reg_strb_pace;
+    logic decoded_reg_strb_promise;
+    logic decoded_reg_strb_interrupt;
     logic decoded_reg_strb_cycles_busy_lo;
     logic decoded_reg_strb_cycles_busy_hi;
     logic decoded_reg_strb_cycles_stall_source_lo;
@@ -157,6 +179,8 @@ module drive_crypto_regs (
     logic decoded_reg_strb_bytes_hi;
     logic decoded_reg_strb_tag_failures_lo;
     logic decoded_reg_strb_tag_failures_hi;
+    logic decoded_reg_strb_longest_gap;
+    logic decoded_reg_strb_longest_latency;
     logic decoded_reg_strb_sealed_key_0;
     logic decoded_reg_strb_sealed_key_1;
     logic decoded_reg_strb_sealed_key_2;
@@ -175,6 +199,8 @@ module drive_crypto_regs (
     logic decoded_reg_strb_plain_key_5;
     logic decoded_reg_strb_plain_key_6;
     logic decoded_reg_strb_plain_key_7;
+    logic decoded_err;
+
     logic decoded_req;
     logic decoded_req_is_wr;
     /* verilator lint_off UNUSEDSIGNAL */
@@ -186,45 +212,95 @@ module drive_crypto_regs (
         /* verilator lint_off UNUSEDSIGNAL */
         integer next_cpuif_addr;
         /* verilator lint_on UNUSEDSIGNAL */
+        logic is_valid_addr;
+        is_valid_addr = '0;
         decoded_reg_strb_id = cpuif_req_masked & (cpuif_addr == 8'h0) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h0);
         decoded_reg_strb_version = cpuif_req_masked & (cpuif_addr == 8'h4) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h4);
         decoded_reg_strb_map_hash = cpuif_req_masked & (cpuif_addr == 8'h8) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h8);
         decoded_reg_strb_build_hash = cpuif_req_masked & (cpuif_addr == 8'hc) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'hc);
         decoded_reg_strb_features = cpuif_req_masked & (cpuif_addr == 8'h10) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h10);
         decoded_reg_strb_scratch = cpuif_req_masked & (cpuif_addr == 8'h14);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h14);
         decoded_reg_strb_ctrl = cpuif_req_masked & (cpuif_addr == 8'h18) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h18);
         decoded_reg_strb_status = cpuif_req_masked & (cpuif_addr == 8'h1c) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h1c);
         decoded_reg_strb_pace = cpuif_req_masked & (cpuif_addr == 8'h20);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h20);
+        decoded_reg_strb_promise = cpuif_req_masked & (cpuif_addr == 8'h24) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h24);
+        decoded_reg_strb_interrupt = cpuif_req_masked & (cpuif_addr == 8'h28);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h28);
         decoded_reg_strb_cycles_busy_lo = cpuif_req_masked & (cpuif_addr == 8'h40) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h40);
         decoded_reg_strb_cycles_busy_hi = cpuif_req_masked & (cpuif_addr == 8'h44) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h44);
         decoded_reg_strb_cycles_stall_source_lo = cpuif_req_masked & (cpuif_addr == 8'h48) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h48);
         decoded_reg_strb_cycles_stall_source_hi = cpuif_req_masked & (cpuif_addr == 8'h4c) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h4c);
         decoded_reg_strb_cycles_stall_sink_lo = cpuif_req_masked & (cpuif_addr == 8'h50) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h50);
         decoded_reg_strb_cycles_stall_sink_hi = cpuif_req_masked & (cpuif_addr == 8'h54) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h54);
         decoded_reg_strb_records_lo = cpuif_req_masked & (cpuif_addr == 8'h58) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h58);
         decoded_reg_strb_records_hi = cpuif_req_masked & (cpuif_addr == 8'h5c) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h5c);
         decoded_reg_strb_bytes_lo = cpuif_req_masked & (cpuif_addr == 8'h60) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h60);
         decoded_reg_strb_bytes_hi = cpuif_req_masked & (cpuif_addr == 8'h64) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h64);
         decoded_reg_strb_tag_failures_lo = cpuif_req_masked & (cpuif_addr == 8'h68) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h68);
         decoded_reg_strb_tag_failures_hi = cpuif_req_masked & (cpuif_addr == 8'h6c) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h6c);
+        decoded_reg_strb_longest_gap = cpuif_req_masked & (cpuif_addr == 8'h70) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h70);
+        decoded_reg_strb_longest_latency = cpuif_req_masked & (cpuif_addr == 8'h74) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h74);
         decoded_reg_strb_sealed_key_0 = cpuif_req_masked & (cpuif_addr == 8'h80) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h80);
         decoded_reg_strb_sealed_key_1 = cpuif_req_masked & (cpuif_addr == 8'h84) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h84);
         decoded_reg_strb_sealed_key_2 = cpuif_req_masked & (cpuif_addr == 8'h88) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h88);
         decoded_reg_strb_sealed_key_3 = cpuif_req_masked & (cpuif_addr == 8'h8c) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h8c);
         decoded_reg_strb_sealed_key_4 = cpuif_req_masked & (cpuif_addr == 8'h90) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h90);
         decoded_reg_strb_sealed_key_5 = cpuif_req_masked & (cpuif_addr == 8'h94) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h94);
         decoded_reg_strb_sealed_key_6 = cpuif_req_masked & (cpuif_addr == 8'h98) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h98);
         decoded_reg_strb_sealed_key_7 = cpuif_req_masked & (cpuif_addr == 8'h9c) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h9c);
         decoded_reg_strb_sealed_key_8 = cpuif_req_masked & (cpuif_addr == 8'ha0) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'ha0);
         decoded_reg_strb_sealed_key_9 = cpuif_req_masked & (cpuif_addr == 8'ha4) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'ha4);
         decoded_reg_strb_plain_key_0 = cpuif_req_masked & (cpuif_addr == 8'hc0) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'hc0);
         decoded_reg_strb_plain_key_1 = cpuif_req_masked & (cpuif_addr == 8'hc4) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'hc4);
         decoded_reg_strb_plain_key_2 = cpuif_req_masked & (cpuif_addr == 8'hc8) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'hc8);
         decoded_reg_strb_plain_key_3 = cpuif_req_masked & (cpuif_addr == 8'hcc) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'hcc);
         decoded_reg_strb_plain_key_4 = cpuif_req_masked & (cpuif_addr == 8'hd0) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'hd0);
         decoded_reg_strb_plain_key_5 = cpuif_req_masked & (cpuif_addr == 8'hd4) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'hd4);
         decoded_reg_strb_plain_key_6 = cpuif_req_masked & (cpuif_addr == 8'hd8) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'hd8);
         decoded_reg_strb_plain_key_7 = cpuif_req_masked & (cpuif_addr == 8'hdc) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'hdc);
+        decoded_err = ~is_valid_addr & decoded_req;
     end
 
     // Pass down signals to next stage
@@ -270,6 +346,22 @@ module drive_crypto_regs (
     logic [15:0] field_storage_pace_rate_value;
     logic [15:0] field_combo_pace_rate_next;
     logic field_combo_pace_rate_load_next;
+    // Field: drive_crypto_regs.INTERRUPT.fault_enable
+    logic field_storage_interrupt_fault_enable_value;
+    logic field_combo_interrupt_fault_enable_next;
+    logic field_combo_interrupt_fault_enable_load_next;
+    // Field: drive_crypto_regs.INTERRUPT.done_enable
+    logic field_storage_interrupt_done_enable_value;
+    logic field_combo_interrupt_done_enable_next;
+    logic field_combo_interrupt_done_enable_load_next;
+    // Field: drive_crypto_regs.INTERRUPT.fault
+    logic field_storage_interrupt_fault_value;
+    logic field_combo_interrupt_fault_next;
+    logic field_combo_interrupt_fault_load_next;
+    // Field: drive_crypto_regs.INTERRUPT.done
+    logic field_storage_interrupt_done_value;
+    logic field_combo_interrupt_done_next;
+    logic field_combo_interrupt_done_load_next;
     // Field: drive_crypto_regs.SEALED_KEY_0.value
     logic [31:0] field_storage_sealed_key_0_value_value;
     logic [31:0] field_combo_sealed_key_0_value_next;
@@ -523,6 +615,92 @@ module drive_crypto_regs (
     end
     assign hwif_out_pace_rate = field_storage_pace_rate_value;
     always @(*) begin
+        logic next_c;
+        logic load_next_c;
+        next_c = field_storage_interrupt_fault_enable_value;
+        load_next_c = '0;
+        if(decoded_reg_strb_interrupt && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage_interrupt_fault_enable_value & ~decoded_wr_biten[0:0]) | (decoded_wr_data[0:0] & decoded_wr_biten[0:0]);
+            load_next_c = '1;
+        end
+        field_combo_interrupt_fault_enable_next = next_c;
+        field_combo_interrupt_fault_enable_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_interrupt_fault_enable_value <= 1'h0;
+        end else if(field_combo_interrupt_fault_enable_load_next) begin
+            field_storage_interrupt_fault_enable_value <= field_combo_interrupt_fault_enable_next;
+        end
+    end
+    assign hwif_out_interrupt_fault_enable = field_storage_interrupt_fault_enable_value;
+    always @(*) begin
+        logic next_c;
+        logic load_next_c;
+        next_c = field_storage_interrupt_done_enable_value;
+        load_next_c = '0;
+        if(decoded_reg_strb_interrupt && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage_interrupt_done_enable_value & ~decoded_wr_biten[1:1]) | (decoded_wr_data[1:1] & decoded_wr_biten[1:1]);
+            load_next_c = '1;
+        end
+        field_combo_interrupt_done_enable_next = next_c;
+        field_combo_interrupt_done_enable_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_interrupt_done_enable_value <= 1'h0;
+        end else if(field_combo_interrupt_done_enable_load_next) begin
+            field_storage_interrupt_done_enable_value <= field_combo_interrupt_done_enable_next;
+        end
+    end
+    assign hwif_out_interrupt_done_enable = field_storage_interrupt_done_enable_value;
+    always @(*) begin
+        logic next_c;
+        logic load_next_c;
+        next_c = field_storage_interrupt_fault_value;
+        load_next_c = '0;
+        if(hwif_in_interrupt_fault_hwset) begin // HW Set
+            next_c = '1;
+            load_next_c = '1;
+        end else if(decoded_reg_strb_interrupt && decoded_req_is_wr) begin // SW write 1 clear
+            next_c = field_storage_interrupt_fault_value & ~(decoded_wr_data[8:8] & decoded_wr_biten[8:8]);
+            load_next_c = '1;
+        end
+        field_combo_interrupt_fault_next = next_c;
+        field_combo_interrupt_fault_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_interrupt_fault_value <= 1'h0;
+        end else if(field_combo_interrupt_fault_load_next) begin
+            field_storage_interrupt_fault_value <= field_combo_interrupt_fault_next;
+        end
+    end
+    assign hwif_out_interrupt_fault = field_storage_interrupt_fault_value;
+    always @(*) begin
+        logic next_c;
+        logic load_next_c;
+        next_c = field_storage_interrupt_done_value;
+        load_next_c = '0;
+        if(hwif_in_interrupt_done_hwset) begin // HW Set
+            next_c = '1;
+            load_next_c = '1;
+        end else if(decoded_reg_strb_interrupt && decoded_req_is_wr) begin // SW write 1 clear
+            next_c = field_storage_interrupt_done_value & ~(decoded_wr_data[9:9] & decoded_wr_biten[9:9]);
+            load_next_c = '1;
+        end
+        field_combo_interrupt_done_next = next_c;
+        field_combo_interrupt_done_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_interrupt_done_value <= 1'h0;
+        end else if(field_combo_interrupt_done_load_next) begin
+            field_storage_interrupt_done_value <= field_combo_interrupt_done_next;
+        end
+    end
+    assign hwif_out_interrupt_done = field_storage_interrupt_done_value;
+    always @(*) begin
         logic [31:0] next_c;
         logic load_next_c;
         next_c = field_storage_sealed_key_0_value_value;
@@ -775,6 +953,7 @@ module drive_crypto_regs (
         end
     end
     assign hwif_out_plain_key_0_value = field_storage_plain_key_0_value_value;
+    assign hwif_out_plain_key_0_value_swmod = decoded_reg_strb_plain_key_0 && decoded_req_is_wr && (|(decoded_wr_biten[31:0]));
     always @(*) begin
         logic [31:0] next_c;
         logic load_next_c;
@@ -798,6 +977,7 @@ module drive_crypto_regs (
         end
     end
     assign hwif_out_plain_key_1_value = field_storage_plain_key_1_value_value;
+    assign hwif_out_plain_key_1_value_swmod = decoded_reg_strb_plain_key_1 && decoded_req_is_wr && (|(decoded_wr_biten[31:0]));
     always @(*) begin
         logic [31:0] next_c;
         logic load_next_c;
@@ -821,6 +1001,7 @@ module drive_crypto_regs (
         end
     end
     assign hwif_out_plain_key_2_value = field_storage_plain_key_2_value_value;
+    assign hwif_out_plain_key_2_value_swmod = decoded_reg_strb_plain_key_2 && decoded_req_is_wr && (|(decoded_wr_biten[31:0]));
     always @(*) begin
         logic [31:0] next_c;
         logic load_next_c;
@@ -844,6 +1025,7 @@ module drive_crypto_regs (
         end
     end
     assign hwif_out_plain_key_3_value = field_storage_plain_key_3_value_value;
+    assign hwif_out_plain_key_3_value_swmod = decoded_reg_strb_plain_key_3 && decoded_req_is_wr && (|(decoded_wr_biten[31:0]));
     always @(*) begin
         logic [31:0] next_c;
         logic load_next_c;
@@ -867,6 +1049,7 @@ module drive_crypto_regs (
         end
     end
     assign hwif_out_plain_key_4_value = field_storage_plain_key_4_value_value;
+    assign hwif_out_plain_key_4_value_swmod = decoded_reg_strb_plain_key_4 && decoded_req_is_wr && (|(decoded_wr_biten[31:0]));
     always @(*) begin
         logic [31:0] next_c;
         logic load_next_c;
@@ -890,6 +1073,7 @@ module drive_crypto_regs (
         end
     end
     assign hwif_out_plain_key_5_value = field_storage_plain_key_5_value_value;
+    assign hwif_out_plain_key_5_value_swmod = decoded_reg_strb_plain_key_5 && decoded_req_is_wr && (|(decoded_wr_biten[31:0]));
     always @(*) begin
         logic [31:0] next_c;
         logic load_next_c;
@@ -913,6 +1097,7 @@ module drive_crypto_regs (
         end
     end
     assign hwif_out_plain_key_6_value = field_storage_plain_key_6_value_value;
+    assign hwif_out_plain_key_6_value_swmod = decoded_reg_strb_plain_key_6 && decoded_req_is_wr && (|(decoded_wr_biten[31:0]));
     always @(*) begin
         logic [31:0] next_c;
         logic load_next_c;
@@ -936,13 +1121,14 @@ module drive_crypto_regs (
         end
     end
     assign hwif_out_plain_key_7_value = field_storage_plain_key_7_value_value;
+    assign hwif_out_plain_key_7_value_swmod = decoded_reg_strb_plain_key_7 && decoded_req_is_wr && (|(decoded_wr_biten[31:0]));
 
     //--------------------------------------------------------------------------
     // Write response
     //--------------------------------------------------------------------------
     assign cpuif_wr_ack = decoded_req & decoded_req_is_wr;
     // Write error: decoded (bad addr/rw) or external mem wr_err from err_support
-    assign cpuif_wr_err = '0;
+    assign cpuif_wr_err = decoded_err;
 
 //--------------------------------------------------------------------------
 // Readback
@@ -971,11 +1157,11 @@ always @(*) begin
             readback_data_var[31:0] = 32'h54415045;
         end
         if(rd_mux_addr == 8'h4) begin
-            readback_data_var[15:0] = 16'h0;
+            readback_data_var[15:0] = 16'h1;
             readback_data_var[31:16] = 16'h1;
         end
         if(rd_mux_addr == 8'h8) begin
-            readback_data_var[31:0] = 32'h72683805;
+            readback_data_var[31:0] = 32'hbab45ecb;
         end
         if(rd_mux_addr == 8'hc) begin
             readback_data_var[31:0] = hwif_in_build_hash_value;
@@ -984,6 +1170,7 @@ always @(*) begin
             readback_data_var[4:0] = hwif_in_features_bank_log2;
             readback_data_var[15:8] = 8'h80;
             readback_data_var[16] = 1'h1;
+            readback_data_var[17] = hwif_in_features_simulated;
         end
         if(rd_mux_addr == 8'h14) begin
             readback_data_var[31:0] = field_storage_scratch_value_value;
@@ -999,9 +1186,20 @@ always @(*) begin
             readback_data_var[7] = hwif_in_status_fault;
             readback_data_var[8] = hwif_in_status_unwrap_failed;
             readback_data_var[9] = hwif_in_status_idle;
+            readback_data_var[10] = hwif_in_status_load_refused;
         end
         if(rd_mux_addr == 8'h20) begin
             readback_data_var[15:0] = field_storage_pace_rate_value;
+        end
+        if(rd_mux_addr == 8'h24) begin
+            readback_data_var[7:0] = hwif_in_promise_overhead;
+            readback_data_var[15:8] = hwif_in_promise_word_bytes;
+        end
+        if(rd_mux_addr == 8'h28) begin
+            readback_data_var[0] = field_storage_interrupt_fault_enable_value;
+            readback_data_var[1] = field_storage_interrupt_done_enable_value;
+            readback_data_var[8] = field_storage_interrupt_fault_value;
+            readback_data_var[9] = field_storage_interrupt_done_value;
         end
         if(rd_mux_addr == 8'h40) begin
             readback_data_var[31:0] = hwif_in_cycles_busy_lo_value;
@@ -1039,9 +1237,15 @@ always @(*) begin
         if(rd_mux_addr == 8'h6c) begin
             readback_data_var[31:0] = hwif_in_tag_failures_hi_value;
         end
+        if(rd_mux_addr == 8'h70) begin
+            readback_data_var[31:0] = hwif_in_longest_gap_value;
+        end
+        if(rd_mux_addr == 8'h74) begin
+            readback_data_var[31:0] = hwif_in_longest_latency_value;
+        end
         readback_data = readback_data_var;
         readback_done = decoded_req & ~decoded_req_is_wr;
-        readback_err = '0;
+        readback_err = decoded_err;
     end
 
     assign cpuif_rd_ack = readback_done;

@@ -13,7 +13,8 @@ module aes_decrypt_top (
     input  logic [ 15:0] repeats_i,    // with start_i: decrypt each result again so many times
     output logic         done_o,       // not while a chain runs
     output logic [127:0] block_o,
-    output logic [127:0] previous_o    // the result before block_o
+    output logic [127:0] previous_o,   // the result before block_o
+    output logic         wrong_o
 );
 
   logic done, chain;
@@ -29,7 +30,8 @@ module aes_decrypt_top (
       .start_i(start_i || chain),
       .block_i(chain ? block_o : block_i),
       .done_o (done),
-      .block_o
+      .block_o,
+      .wrong_o
   );
 
   assign chain  = done && repeats_left != '0;

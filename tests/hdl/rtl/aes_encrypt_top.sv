@@ -21,7 +21,7 @@ module aes_encrypt_top (
 
   drive_crypto_pkg::round_keys_t rk;
   drive_crypto_pkg::key_parities_t rk_parity;
-  logic valid_in, valid_out;
+  logic valid_in, valid_out, pipe_wrong, expand_wrong;
   logic [127:0] block_in;
   logic [ 15:0] repeats_left;
 
@@ -34,7 +34,8 @@ module aes_encrypt_top (
       .busy_o,
       .done_o,
       .rk_o(rk),
-      .rk_parity_o(rk_parity)
+      .rk_parity_o(rk_parity),
+      .wrong_o(expand_wrong)
   );
 
   aes_pipe u_pipe (
@@ -48,7 +49,7 @@ module aes_encrypt_top (
       .parity_i(aes_pkg::block_parity(block_in)),
       .valid_o(valid_out),
       .block_o,
-      .wrong_o
+      .wrong_o(pipe_wrong)
   );
 
   logic chain;
@@ -72,5 +73,7 @@ module aes_encrypt_top (
       previous_o <= block_o;
     end
   end
+
+  assign wrong_o = pipe_wrong | expand_wrong;
 
 endmodule

@@ -28,7 +28,7 @@ def memory_words(dut: Any) -> list[int]:
     return [int(word.value) for memory in memories for word in memory]
 
 
-@cocotb.test()
+@engine_test
 async def initial_values_are_random(dut: Any) -> None:
     """Start with anything in the memories; otherwise the next tests prove nothing."""
     if "POWER_UP" in os.environ:
@@ -36,7 +36,7 @@ async def initial_values_are_random(dut: Any) -> None:
         assert sum(map(bool, memory_words(dut))) > LEDGER_ENTRIES
 
 
-@cocotb.test()
+@engine_test
 async def engine_is_ready_whatever_its_memories_hold(dut: Any) -> None:
     engine = await start_engine(dut)
     key = random.randbytes(32)
@@ -49,7 +49,7 @@ async def engine_is_ready_whatever_its_memories_hold(dut: Any) -> None:
         await engine.load_plain(key)
 
 
-@cocotb.test()
+@engine_test
 async def reset_cures_every_fault(dut: Any) -> None:
     """Flip a control register while records pass; one reset makes the engine good."""
     engine = await start_engine(dut)
@@ -72,7 +72,7 @@ async def reset_cures_every_fault(dut: Any) -> None:
         check(key, records, await engine.process(records))
 
 
-@cocotb.test()
+@engine_test
 async def reset_cures_a_damaged_memory(dut: Any) -> None:
     """Damage all words of the ledger's memories: reset, and no check looks at them."""
     engine = await start_engine(dut)

@@ -72,6 +72,7 @@ async def identity(dut: Any) -> None:
     features = await engine.read(regs.FEATURES)
     assert 1 << regs.FEATURES_BANK_LOG2.get(features) == LONGEST
     assert regs.FEATURES_AAD_MAX.get(features) == MOST_AAD
+    assert regs.FEATURES_SIMULATED.get(features) == 1
     await engine.write(regs.SCRATCH, 0x12345678)
     assert await engine.read(regs.SCRATCH) == 0x12345678
     status = await engine.read(regs.STATUS)
@@ -94,6 +95,18 @@ async def every_boundary_without_stalls(dut: Any) -> None:
     check(key, records, await engine.process(records, pad=0xFF))
     records = [random_record(key, LONGEST - less, op) for op in Op for less in (0, 1, 15, 16, 17)]
     check(key, records, await engine.process(records, pad=0xFF))
+
+
+@engine_test
+async def largest_records_each_have_their_own_iv(dut: Any) -> None:
+    """Send records of the largest size back to back, each with a fresh IV and AAD."""
+    engine = await start_engine(dut)
+    key = random.randbytes(32)
+    await engine.load_plain(key)
+    for op in (Op.ENCRYPT, Op.DECRYPT):
+        records = [random_record(key, LONGEST, op) for _ in range(3)]
+        assert len({record.iv for record in records}) == len(records)
+        check(key, records, await engine.process(records))
 
 
 @engine_test
@@ -201,6 +214,60 @@ async def lock_and_load_in_one_write_locks(dut: Any) -> None:
     await engine.command(regs.CTRL_LOAD_PLAIN, regs.CTRL_LOCK_PLAIN)
     await engine.until(regs.STATUS_KEY_LOADING, 0)
     assert not await engine.status(regs.STATUS_KEY_VALID)
+
+
+@engine_test
+async def plain_key_is_loaded_only_when_written_whole(dut: Any) -> None:
+    """Refuse a load without all words since the last load, zeroize or reset."""
+    engine = await start_engine(dut)
+    old, new = random.randbytes(32), random.randbytes(32)
+    count = regs.PLAIN_KEY.count
+
+    async def is_refused() -> bool:
+        await engine.command(regs.CTRL_LOAD_PLAIN)
+        await engine.until(regs.STATUS_KEY_LOADING, 0)
+        return await engine.status(regs.STATUS_LOAD_REFUSED)
+
+    assert await is_refused(), "nothing was written since reset"
+    assert not await engine.status(regs.STATUS_KEY_VALID)
+    await engine.load_plain(old)
+    assert not await engine.status(regs.STATUS_LOAD_REFUSED)
+    assert await is_refused(), "nothing was written since the last load"
+    words = [int.from_bytes(new[4 * i : 4 * i + 4], "big") for i in range(count)]
+    for missing in range(count):
+        for i in range(count):
+            if i != missing:
+                await engine.write(regs.PLAIN_KEY, words[i], i)
+        assert await is_refused(), missing
+        records = [random_record(old, 40)]
+        check(old, records, await engine.process(records))  # it holds the key that it held
+        # A write without all its byte strobes does not complete the entry.
+        address = regs.PLAIN_KEY.address + 4 * missing
+        for strobes in (0, 1, 0b0111):
+            await engine.access(address, words[missing], strobes)
+            assert await is_refused(), (missing, strobes)
+        await engine.access(address, words[missing])
+        assert not await is_refused(), missing
+        records = [random_record(new, 40)]
+        check(new, records, await engine.process(records))
+        await engine.load_plain(old)
+    await engine.write_key(regs.PLAIN_KEY, new)
+    await engine.zeroize()
+    assert await is_refused(), "zeroize wiped the entry"
+    await engine.write_key(regs.PLAIN_KEY, new)
+    await engine.load_sealed(aes_key_wrap(TRANSPORT_KEY, old))
+    assert await is_refused(), "the load of another key wiped the entry"
+    # Zeroize and load in one write: no key is loaded, and the host can see it.
+    await engine.write_key(regs.PLAIN_KEY, new)
+    await engine.command(regs.CTRL_LOAD_PLAIN, regs.CTRL_ZEROIZE)
+    await engine.until(regs.STATUS_ZEROIZING, 0)
+    assert await engine.status(regs.STATUS_LOAD_REFUSED)
+    assert not await engine.status(regs.STATUS_KEY_VALID)
+    await engine.command(regs.CTRL_LOCK_PLAIN)
+    await engine.load_sealed(aes_key_wrap(TRANSPORT_KEY, old))
+    assert not await engine.status(regs.STATUS_LOAD_REFUSED)
+    await engine.load_plain(new)
+    assert await engine.status(regs.STATUS_LOAD_REFUSED), "the port is locked"
 
 
 def flip_bit(data: bytes, bit: int | None = None) -> bytes:

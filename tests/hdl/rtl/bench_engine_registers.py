@@ -7,9 +7,10 @@ import random
 from typing import Any
 
 from bench_engine_records import check, flip_bit, random_record, start_engine
+from cocotb.handle import Force, Release
 from cocotb.triggers import ClockCycles
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
-from engine import Op, engine_test
+from engine import TRANSPORT_KEY, Op, Record, Status, engine_test
 
 from hdl.registers import engine_map as regs
 
@@ -106,3 +107,108 @@ async def every_bit_of_the_pace_counts(dut: Any) -> None:
         least = (len(record.data) // 16 - 16) * 65536 // rate
         assert least - 16 <= took <= least + 600, (rate, took, least)
         await engine.write(regs.PACE, 0)  # the burst allowance is full again
+
+
+@engine_test
+async def byte_strobes_write_their_bytes_only(dut: Any) -> None:
+    engine = await start_engine(dut)
+    held = 0
+    for strobes in [*range(16), *(random.randrange(16) for _ in range(16))]:
+        value = random.getrandbits(32)
+        await engine.access(regs.SCRATCH.address, value, strobes)
+        mask = sum(0xFF << 8 * byte for byte in range(4) if strobes >> byte & 1)
+        held = held & ~mask | value & mask
+        assert await engine.read(regs.SCRATCH) == held, f"{strobes:04b}"
+    await engine.access(regs.PACE.address, 0xFFFF_FFFF, 0b0010)
+    assert await engine.read(regs.PACE) == 0xFF00
+    await engine.write(regs.PACE, 0)
+    # A command needs the byte that its bit is in.
+    key = random.randbytes(32)
+    await engine.load_plain(key)
+    await engine.access(regs.CTRL.address, 0xFFFF_FFFF, 0b1110)
+    assert await engine.status(regs.STATUS_KEY_VALID)
+    assert not await engine.status(regs.STATUS_PLAIN_LOCKED)
+    # A sealed key written byte by byte is the same key.
+    blob = aes_key_wrap(TRANSPORT_KEY, key)
+    for byte in range(len(blob)):
+        lane = 3 - byte % 4
+        address = regs.SEALED_KEY.address + byte // 4 * 4
+        noise = random.getrandbits(32) & ~(0xFF << 8 * lane)
+        await engine.access(address, noise | blob[byte] << 8 * lane, 1 << lane)
+    await engine.command(regs.CTRL_LOAD_SEALED)
+    await engine.until(regs.STATUS_KEY_LOADING, 0)
+    assert await engine.status(regs.STATUS_KEY_VALID)
+    record = random_record(key, 40, Op.ENCRYPT)
+    check(key, [record], await engine.process([record]))
+
+
+@engine_test
+async def addresses_without_a_register_answer_with_an_error(dut: Any) -> None:
+    engine = await start_engine(dut)
+    mapped = {each.address + 4 * i for each in regs.REGISTERS for i in range(each.count)}
+    for address in range(0, 256, 4):
+        if address == regs.CTRL.address:
+            continue
+        value = await engine.access(address, None)
+        assert engine.refused == (address not in mapped), hex(address)
+        assert not engine.refused or value == 0, hex(address)
+    for address in sorted(set(range(0, 256, 4)) - mapped):
+        await engine.access(address, 0xFFFF_FFFF)
+        assert engine.refused, hex(address)
+    await engine.write(regs.SCRATCH, 5)
+    assert not engine.refused
+    assert await engine.read(regs.SCRATCH) == 5
+    assert not await engine.status(regs.STATUS_KEY_VALID)
+
+
+@engine_test
+async def interrupt_reports_what_is_done(dut: Any) -> None:
+    engine = await start_engine(dut)
+    await ClockCycles(dut.clk_o, 5)
+    pending = regs.INTERRUPT_DONE.put(1)
+    enabled = regs.INTERRUPT_DONE_ENABLE.put(1)
+    assert await engine.read(regs.INTERRUPT) == pending, "the self test is done"
+    assert not dut.irq_o.value
+    await engine.write(regs.INTERRUPT, enabled)
+    await ClockCycles(dut.clk_o, 3)
+    assert dut.irq_o.value
+    await engine.write(regs.INTERRUPT, enabled | pending)
+    await ClockCycles(dut.clk_o, 3)
+    assert not dut.irq_o.value
+    assert await engine.read(regs.INTERRUPT) == enabled
+    engine.stalls(256, 0)
+    record = random_record(b"", 300, Op.BYPASS)
+    engine.push(record.frame() * 2)
+    await ClockCycles(dut.clk_o, 300)
+    assert not dut.irq_o.value, "a record is still inside"
+    engine.stalls(256, 256)
+    await engine.answers(2)
+    await ClockCycles(dut.clk_o, 10)
+    assert dut.irq_o.value
+    await engine.write(regs.INTERRUPT, enabled | pending)
+    await engine.zeroize()
+    await ClockCycles(dut.clk_o, 5)
+    assert dut.irq_o.value, "zeroize is done"
+    assert not regs.INTERRUPT_FAULT.get(await engine.read(regs.INTERRUPT))
+
+
+@engine_test
+async def interrupt_reports_a_fault(dut: Any) -> None:
+    engine = await start_engine(dut)
+    enabled = regs.INTERRUPT_FAULT_ENABLE.put(1)
+    await engine.write(regs.INTERRUPT, enabled | regs.INTERRUPT_DONE.put(1))
+    await ClockCycles(dut.clk_o, 5)
+    assert not dut.irq_o.value
+    dut.u_engine.lost_step.value = Force(1)
+    await ClockCycles(dut.clk_o, 2)
+    dut.u_engine.lost_step.value = Release()
+    await ClockCycles(dut.clk_o, 6)
+    assert dut.irq_o.value
+    await engine.write(regs.INTERRUPT, enabled | regs.INTERRUPT_FAULT.put(1))
+    await ClockCycles(dut.clk_o, 4)
+    assert dut.irq_o.value, "the fault lasts until reset"
+    (result,) = await engine.process([Record(Op.BYPASS, b"x")])
+    assert result.status == Status.NOT_READY
+    await engine.power_on()
+    assert await engine.read(regs.INTERRUPT) & enabled == 0
+    assert not dut.irq_o.value

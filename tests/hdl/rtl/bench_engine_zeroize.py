@@ -33,20 +33,21 @@ ZEROIZE_MOST = BANK_WORDS + 4
 
 # State that holds neither key nor text: lengths, places, states, counters.
 HARMLESS = re.compile(
-    r"""u_counters\..* | .*\.wipe_q | u_pace_limiter\..* | u_self_test\..*
+    r"""u_counters\..* | u_gap_counters\..* | .*\.wipe_q | u_pace_limiter\..* | u_self_test\..*
       | u_slot_delay\.place_q
       | u_buffer\.read_half_q
-      | u_issue\.(state|fresh|first|bad|refused|op|is_gcm|is_decrypt|has_data|block|said)_q
+      | u_issue\.(state|fresh|first|torn|bad|refused|op|is_gcm|is_decrypt|has_data|block|said)_q
       | u_issue\.(aad|data)_(len|words)_q | u_issue\.last_(aad|data)_q
       | u_key_control\.(state|clear_count|load|fault|plain_locked|unwrap_failed)_q
+      | u_key_control\.(load_refused|plain_written)_q
       | u_key_control\.(sealed_test|plain|take|key_valid|key_loading)_q
       | u_key_control\.((expand|unwrap)_clear|clear|clear_starts)_q
-      | fault_q | issue_usable_q | lost_step_q
+      | fault_q | issue_usable_q | lost_step_q | idle_q | irq_q
       | u_ledger\.(tail|exit|judged|head|full|exit_record|failed|cut|wipe_place|ends)_q
       | u_ledger\.(sum_valid|judge|verdict|exit_parity)_q | u_exit\.(end|flags)_q
       | u_ledger\.next_q | u_buffer\.gen_bank\[.\]\.u_bank\.write_index_q
       | u_ledger\.next_(valid|ok|failed)_q | u_ledger\.opened(_place|_result)?_q
-      | u_output\.(state|status|op|data_len|begun|forgotten)_q
+      | u_output\.(state|status|op|data_len|begun|zeroized)_q
       | u_output\.(fetched|held|spare|out)_(valid|data|last)_q
       | u_output\.(made|held|spare|out)_parity_q | .*\.u_twin\w*\.(twin|armed)_q
     """,
@@ -377,6 +378,77 @@ async def fault_zeroizes(dut: Any) -> None:
         assert result.status == Status.NOT_READY
     await engine.power_on()
     assert await engine.status(regs.STATUS_READY)
+
+
+@engine_test
+async def faulted_engine_takes_no_key(dut: Any) -> None:
+    """Refuse a sealed and a plain key while the fault lasts; nothing of them stays."""
+    for sealed in (True, False):
+        engine = await start_engine(dut)
+        key = random.randbytes(32)
+        await load(engine, key, sealed=True)
+        dut.u_engine.lost_step.value = Force(1)
+        await ClockCycles(dut.clk_o, 2)
+        dut.u_engine.lost_step.value = Release()
+        await engine.until(regs.STATUS_FAULT)
+        await engine.until(regs.STATUS_ZEROIZING, 0)
+        for _ in range(2):
+            if sealed:
+                await engine.load_sealed(aes_key_wrap(TRANSPORT_KEY, key))
+            else:
+                await engine.load_plain(key)
+            assert await engine.status(regs.STATUS_LOAD_REFUSED)
+            assert not await engine.status(regs.STATUS_KEY_VALID)
+            assert not await engine.status(regs.STATUS_KEY_LOADING)
+            held = remaining_state(dut)
+            assert all("u_regs.field_storage" in name for name in held), held
+        await engine.zeroize()
+        assert remaining_state(dut) == {}
+        (result,) = await engine.process([Record(Op.ENCRYPT, b"anything", bytes(12))])
+        assert result.status == Status.NOT_READY
+        await engine.power_on()
+        await load(engine, key, sealed=sealed)
+        records = [random_record(key, 40)]
+        check(key, records, await engine.process(records))
+
+
+# What the first clock of zeroize clears; memories and delay line take longer.
+CLEARED_AT_ONCE = re.compile(
+    r"""u_key_control\.u_(aes_key_expand|key_unwrap)\..* | u_aes_pipe\..* | u_ghash\..* | u_exit\..*
+      | u_issue\.(iv|iv_parity|aes_block|aes_parity|slot)_q
+      | u_ledger\.(seeds|sum|sealed|next_tag)_q | u_output\.(tag|made|held|spare|out)_q
+    """,
+    re.VERBOSE,
+)
+
+
+@engine_test
+async def zeroize_clears_at_its_first_clock(dut: Any) -> None:
+    """Look one clock after clear is high: no register holds key or text."""
+    engine = await start_engine(dut)
+    held_before: set[str] = set()
+    for trial in range(16):
+        key = random.randbytes(32)
+        await load(engine, key, sealed=bool(trial % 2))
+        engine.stalls(256, random.choice((256, 60)))
+        ops = (Op.ENCRYPT, Op.DECRYPT)
+        records = [random_record(key, 700, random.choice(ops)) for _ in range(4)]
+        engine.push(b"".join(record.frame(0xEE) for record in records))
+        await ClockCycles(dut.clk_o, random.randrange(20, 260))
+        command = cocotb.start_soon(engine.command(regs.CTRL_ZEROIZE))
+        while not int(dut.u_engine.u_key_control.clear_q.value):
+            before = remaining_state(dut)
+            await FallingEdge(dut.clk_o)
+        held_before |= {name.removeprefix("engine_top.u_engine.") for name in before}
+        await FallingEdge(dut.clk_o)
+        names = (name.removeprefix("engine_top.u_engine.") for name in remaining_state(dut))
+        assert not [name for name in names if CLEARED_AT_ONCE.fullmatch(name)], trial
+        await command
+        await engine.answers(len(records))
+    for module in ("u_aes_pipe", "u_ghash", "u_exit", "u_issue", "u_ledger", "u_output"):
+        assert any(
+            name.startswith(module) and CLEARED_AT_ONCE.fullmatch(name) for name in held_before
+        ), f"{module} held nothing that could be cleared"
 
 
 @engine_test

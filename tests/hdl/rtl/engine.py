@@ -119,6 +119,7 @@ class EngineDriver:
 
     def __init__(self, dut: Any) -> None:
         self.dut = dut
+        self.refused = False
         library = ctypes.CDLL(None)
         self._push = library.record_port_push
         self._push.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
@@ -138,6 +139,8 @@ class EngineDriver:
         dut = self.dut
         for name in ("psel_i", "penable_i", "pwrite_i", "paddr_i", "pwdata_i", "record_watch_i"):
             getattr(dut, name).value = 0
+        for name in ("lose_i", "repeat_i"):
+            getattr(dut, name).value = 0
         dut.source_open_i.value = 256
         dut.sink_open_i.value = 256
         dut.transport_key_i.value = int.from_bytes(TRANSPORT_KEY, "big")
@@ -155,7 +158,8 @@ class EngineDriver:
 
     # ---- registers ----
 
-    async def _access(self, address: int, value: int | None) -> int:
+    async def access(self, address: int, value: int | None, strobes: int = 0b1111) -> int:
+        """Read, or write with byte strobes; `refused` says what pslverr was."""
         dut = self.dut
         await FallingEdge(dut.clk_o)
         dut.psel_i.value = 1
@@ -163,6 +167,7 @@ class EngineDriver:
         dut.pwrite_i.value = int(value is not None)
         dut.paddr_i.value = address
         dut.pwdata_i.value = value or 0
+        dut.pstrb_i.value = strobes
         await FallingEdge(dut.clk_o)
         dut.penable_i.value = 1
         while True:
@@ -170,6 +175,7 @@ class EngineDriver:
             if dut.pready_o.value:
                 break
         result = int(dut.prdata_o.value)
+        self.refused = bool(dut.pslverr_o.value)
         await FallingEdge(dut.clk_o)
         dut.psel_i.value = 0
         dut.penable_i.value = 0
@@ -177,10 +183,10 @@ class EngineDriver:
         return result
 
     async def read(self, register: Register, index: int = 0) -> int:
-        return await self._access(register.address + 4 * index, None)
+        return await self.access(register.address + 4 * index, None)
 
     async def write(self, register: Register, value: int, index: int = 0) -> None:
-        await self._access(register.address + 4 * index, value)
+        await self.access(register.address + 4 * index, value)
 
     async def command(self, *fields: RegisterField) -> None:
         await self.write(regs.CTRL, sum(field.put(1) for field in fields))

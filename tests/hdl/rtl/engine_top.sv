@@ -2,6 +2,7 @@
 //
 // Ports
 //   source_open_i, sink_open_i   how often the streams move, in 1/256 of all clocks; 256: always
+//   lose_i, repeat_i   words are lost on their way to the engine; come again. taken_o counts words
 //   rest as hdl/sim/record_port.sv and the engine have them
 
 module engine_top #(
@@ -12,11 +13,16 @@ module engine_top #(
     input  logic [255:0] transport_key_i,
     input  logic [  8:0] source_open_i,
     input  logic [  8:0] sink_open_i,
+    input  logic         lose_i,
+    input  logic         repeat_i,
+    output logic [ 31:0] taken_o,
+    output logic         irq_o,
     input  logic         psel_i,
     input  logic         penable_i,
     input  logic         pwrite_i,
     input  logic [ 31:0] paddr_i,
     input  logic [ 31:0] pwdata_i,
+    input  logic [  3:0] pstrb_i,
     output logic         pready_o,
     output logic [ 31:0] prdata_o,
     output logic         pslverr_o,
@@ -39,7 +45,7 @@ module engine_top #(
 
   assign clk_o = clk;
 
-  logic port_in_valid, port_in_ready, in_valid, in_ready;
+  logic port_in_valid, port_in_ready, in_valid, in_ready, in_last;
   logic port_out_valid, port_out_ready, out_valid, out_ready, out_last;
   logic [127:0] in_data, out_data;
 
@@ -54,6 +60,7 @@ module engine_top #(
       .in_valid_o (port_in_valid),
       .in_ready_i (port_in_ready),
       .in_data_o  (in_data),
+      .in_last_o  (in_last),
       .out_valid_i(port_out_valid),
       .out_ready_o(port_out_ready),
       .out_data_i (out_data),
@@ -81,14 +88,15 @@ module engine_top #(
     end
   end
 
-  assign in_valid       = port_in_valid & source_open_q;
-  assign port_in_ready  = in_ready & source_open_q;
+  assign in_valid       = port_in_valid & source_open_q & ~lose_i;
+  assign port_in_ready  = (in_ready | lose_i) & source_open_q & ~repeat_i;
   assign port_out_valid = out_valid & sink_open_q;
   assign out_ready      = port_out_ready & sink_open_q;
 
   drive_crypto #(
       .BankBytes(BankBytes),
-      .BuildHash(32'h0badcafe)
+      .BuildHash(32'h0badcafe),
+      .Simulated(1'b1)
   ) u_engine (
       .clk_i       (clk),
       .rst_ni      (rst_ni),
@@ -98,7 +106,7 @@ module engine_top #(
       .s_apb_pprot (3'b000),
       .s_apb_paddr (paddr_i[7:0]),
       .s_apb_pwdata(pwdata_i),
-      .s_apb_pstrb (4'b1111),
+      .s_apb_pstrb (pstrb_i),
       .s_apb_pready(pready_o),
       .s_apb_prdata(prdata_o),
       .s_apb_pslverr(pslverr_o),
@@ -106,11 +114,23 @@ module engine_top #(
       .in_valid_i  (in_valid),
       .in_ready_o  (in_ready),
       .in_data_i   (in_data),
+      .in_last_i   (in_last),
       .out_valid_o (out_valid),
       .out_ready_i (out_ready),
       .out_data_o  (out_data),
-      .out_last_o  (out_last)
+      .out_last_o  (out_last),
+      .irq_o       (irq_o)
   );
+
+  // Words that the port has given away or that the engine has taken, one at least a clock.
+  int taken_q;
+
+  always_ff @(posedge clk or negedge rst_ni) begin
+    if (!rst_ni) taken_q <= 0;
+    else if ((port_in_valid & port_in_ready) | (in_valid & in_ready)) taken_q <= taken_q + 1;
+  end
+
+  assign taken_o = taken_q;
 
   int words_q, clocks_q;
 

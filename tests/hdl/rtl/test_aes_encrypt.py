@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 SOURCES = rtl(
     "drive_crypto_pkg.sv",
     "aes_pkg.sv",
+    "control_twin.sv",
     "aes_sbox_rom.sv",
     "aes_round.sv",
     "aes_pipe.sv",

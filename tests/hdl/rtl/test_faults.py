@@ -1,6 +1,6 @@
 """A few bit flips in the engine; bench/fault_injection.py runs more."""
 
-from test_engine import FLAGS, HERE, SMALL_BANKS, SOURCES
+from test_engine import FLAGS, HERE, NO_ASSERTIONS, SMALL_BANKS, SOURCES
 
 from hdl.verilator.bench import run_bench
 
@@ -13,5 +13,6 @@ def test_engine_reports_bit_flips() -> None:
         parameters=SMALL_BANKS,
         vlt=[HERE / "engine_flippable.vlt"],
         flags=FLAGS,
+        plusargs=NO_ASSERTIONS,
         extra_env={"FAULT_TRIALS": "2", "FAULT_SEED": "7"},
     )

@@ -9,6 +9,7 @@ VISIBLE = HERE / "registers_visible.vlt"
 INVERSE_CIPHER = rtl(
     "drive_crypto_pkg.sv",
     "aes_pkg.sv",
+    "control_twin.sv",
     "aes_sbox_rom.sv",
     "aes_key_expand.sv",
     "aes_inv_sbox_rom.sv",

@@ -1,7 +1,7 @@
 """The engine with random initial values; `make powerup` runs more seeds."""
 
 import pytest
-from test_engine import FLAGS, HERE, SMALL_BANKS, SOURCES
+from test_engine import FLAGS, HERE, NO_ASSERTIONS, SMALL_BANKS, SOURCES
 
 from hdl.verilator.bench import run_bench
 from hdl.verilator.power_up import power_up_plusargs
@@ -16,6 +16,7 @@ def test_engine_starts_with_any_initial_values(seed: int) -> None:
         parameters=SMALL_BANKS,
         vlt=[HERE / "engine_flippable.vlt"],
         flags=FLAGS,
+        plusargs=NO_ASSERTIONS,
         power_up_seed=seed,
         extra_env={"POWER_UP": "1"},
     )

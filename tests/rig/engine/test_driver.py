@@ -15,6 +15,7 @@ from rig.board.sim import SimBoard
 from rig.engine.driver import (
     Engine,
     EngineError,
+    GapCounters,
     IdentityError,
     Operation,
     PlainPortError,
@@ -245,6 +246,22 @@ class TestCounters:
         assert counted.tag_failures == 0
         assert counted.cycles_busy >= sum(LENGTHS) / 16
 
+    def test_engine_keeps_the_promise_of_its_build(self, engine: Engine, key: bytes) -> None:
+        for length, aad, count in ((4096, 16, 40), (100_000, 0, 6)):
+            engine.clear_counters()
+            engine.process([random_record(length, aad) for _ in range(count)])
+            counters = engine.counters()
+            promised = engine.promise.bytes_per_clock(length, aad)
+            assert promised <= counters.bytes / counters.cycles_busy
+
+    def test_engine_reports_its_longest_gap_and_latency(self, engine: Engine, key: bytes) -> None:
+        engine.clear_counters()
+        assert engine.gap_counters() == GapCounters(0, 0)
+        engine.process([random_record(1000)])
+        assert engine.gap_counters() == GapCounters(longest_gap=1, longest_latency=44)
+        engine.clear_counters()
+        assert engine.gap_counters() == GapCounters(0, 0)
+
     def test_engine_clears_its_counters(self, engine: Engine) -> None:
         engine.process([Record(Operation.BYPASS, b"x")])
         engine.clear_counters()
@@ -339,6 +356,16 @@ class TestIdentity:
     def test_engine_reads_the_build_hash_at_open(self, sim_board: SimBoard) -> None:
         there = Engine(sim_board).build_hash
         assert Engine(DisturbedLink(sim_board, regs.BUILD_HASH.address)).build_hash == there ^ 1
+
+    def test_engine_of_a_simulated_board_says_what_it_is(self, sim_board: SimBoard) -> None:
+        engine = Engine(sim_board)
+        assert engine.simulated
+        assert engine.build_hash != 0
+        assert engine.promise.word_bytes == 16
+
+    def test_engine_has_the_build_hash_of_its_recipe(self, sim_board: SimBoard) -> None:
+        digest = sim_board._build_directory.name.rpartition("-")[2]
+        assert Engine(sim_board).build_hash == int(digest[:8], 16)
 
     def test_engine_reports_results_out_of_step(self, sim_board: SimBoard) -> None:
         engine = Engine(sim_board)

@@ -140,6 +140,8 @@ module board_regs (
     logic decoded_reg_strb_traffic_check_1;
     logic decoded_reg_strb_traffic_check_2;
     logic decoded_reg_strb_traffic_check_3;
+    logic decoded_err;
+
     logic decoded_req;
     logic decoded_req_is_wr;
     /* verilator lint_off UNUSEDSIGNAL */
@@ -151,31 +153,59 @@ module board_regs (
         /* verilator lint_off UNUSEDSIGNAL */
         integer next_cpuif_addr;
         /* verilator lint_on UNUSEDSIGNAL */
+        logic is_valid_addr;
+        is_valid_addr = '0;
         decoded_reg_strb_board_id = cpuif_req_masked & (cpuif_addr == 7'h0) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h0);
         decoded_reg_strb_board_map_hash = cpuif_req_masked & (cpuif_addr == 7'h4) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h4);
         decoded_reg_strb_board_features = cpuif_req_masked & (cpuif_addr == 7'h8) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h8);
         decoded_reg_strb_board_ctrl = cpuif_req_masked & (cpuif_addr == 7'hc) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'hc);
         decoded_reg_strb_board_status = cpuif_req_masked & (cpuif_addr == 7'h10) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h10);
         decoded_reg_strb_in_count = cpuif_req_masked & (cpuif_addr == 7'h20) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h20);
         decoded_reg_strb_in_state = cpuif_req_masked & (cpuif_addr == 7'h24) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h24);
         decoded_reg_strb_out_count = cpuif_req_masked & (cpuif_addr == 7'h28) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h28);
         decoded_reg_strb_out_level = cpuif_req_masked & (cpuif_addr == 7'h2c) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h2c);
         decoded_reg_strb_link_errors = cpuif_req_masked & (cpuif_addr == 7'h30) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h30);
         decoded_reg_strb_link_rx_crc = cpuif_req_masked & (cpuif_addr == 7'h34) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h34);
         decoded_reg_strb_link_tx_crc = cpuif_req_masked & (cpuif_addr == 7'h38) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h38);
         decoded_reg_strb_traffic_shape = cpuif_req_masked & (cpuif_addr == 7'h40);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h40);
         decoded_reg_strb_traffic_records = cpuif_req_masked & (cpuif_addr == 7'h44);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h44);
         decoded_reg_strb_traffic_seed = cpuif_req_masked & (cpuif_addr == 7'h48);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h48);
         decoded_reg_strb_traffic_good = cpuif_req_masked & (cpuif_addr == 7'h4c) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h4c);
         decoded_reg_strb_traffic_bad = cpuif_req_masked & (cpuif_addr == 7'h50) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h50);
         decoded_reg_strb_traffic_tag_0 = cpuif_req_masked & (cpuif_addr == 7'h60);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h60);
         decoded_reg_strb_traffic_tag_1 = cpuif_req_masked & (cpuif_addr == 7'h64);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h64);
         decoded_reg_strb_traffic_tag_2 = cpuif_req_masked & (cpuif_addr == 7'h68);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h68);
         decoded_reg_strb_traffic_tag_3 = cpuif_req_masked & (cpuif_addr == 7'h6c);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h6c);
         decoded_reg_strb_traffic_check_0 = cpuif_req_masked & (cpuif_addr == 7'h70) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h70);
         decoded_reg_strb_traffic_check_1 = cpuif_req_masked & (cpuif_addr == 7'h74) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h74);
         decoded_reg_strb_traffic_check_2 = cpuif_req_masked & (cpuif_addr == 7'h78) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h78);
         decoded_reg_strb_traffic_check_3 = cpuif_req_masked & (cpuif_addr == 7'h7c) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h7c);
+        decoded_err = ~is_valid_addr & decoded_req;
     end
 
     // Pass down signals to next stage
@@ -444,7 +474,7 @@ module board_regs (
     //--------------------------------------------------------------------------
     assign cpuif_wr_ack = decoded_req & decoded_req_is_wr;
     // Write error: decoded (bad addr/rw) or external mem wr_err from err_support
-    assign cpuif_wr_err = '0;
+    assign cpuif_wr_err = decoded_err;
 
 //--------------------------------------------------------------------------
 // Readback
@@ -550,7 +580,7 @@ always @(*) begin
         end
         readback_data = readback_data_var;
         readback_done = decoded_req & ~decoded_req_is_wr;
-        readback_err = '0;
+        readback_err = decoded_err;
     end
 
     assign cpuif_rd_ack = readback_done;
