@@ -201,7 +201,7 @@ module bridge_idle (
       i_fetched: assert (!(fetched || there) || (state == Access && to_out && !out_ready));
       i_one: assert (!fetched || !there);
       i_to: assert (!decoded || (to_engine == (address[31:8] == board_pkg::EngineBase[31:8]) &&
-                                 to_board == (address[31:7] == board_pkg::BoardBase[31:7]) &&
+                                 to_board == (address[31:8] == board_pkg::BoardBase[31:8]) &&
                                  to_out == (address[31:4] == board_pkg::OutWindow[31:4] &&
                                             !writes)));
       i_penable: assert (penable == (board_active || engine_active));

@@ -6,7 +6,7 @@ Generated from board.rdl by `python -m hdl.registers.generate`; do not edit.
 from hdl.registers.types import Register, RegisterField
 
 # CRC-32 of board.rdl; the board's hash register must read the same.
-MAP_HASH_EXPECTED = 0x97E85A55
+MAP_HASH_EXPECTED = 0x74CD9DBA
 
 # Commit and acknowledge words of the record windows (record_*_window.sv).
 IN_COMMIT = 0x1000_0010
@@ -52,6 +52,7 @@ LINK_TX_CRC = Register("LINK_TX_CRC", 0x0001_0038)
 
 TRAFFIC_SHAPE = Register("TRAFFIC_SHAPE", 0x0001_0040, writable=True)
 TRAFFIC_SHAPE_SIZE = RegisterField("TRAFFIC_SHAPE_SIZE", 0, 19)
+TRAFFIC_SHAPE_AAD = RegisterField("TRAFFIC_SHAPE_AAD", 19, 8)
 TRAFFIC_SHAPE_OP = RegisterField("TRAFFIC_SHAPE_OP", 28, 4)
 
 TRAFFIC_RECORDS = Register("TRAFFIC_RECORDS", 0x0001_0044, writable=True)
@@ -62,9 +63,13 @@ TRAFFIC_GOOD = Register("TRAFFIC_GOOD", 0x0001_004C)
 
 TRAFFIC_BAD = Register("TRAFFIC_BAD", 0x0001_0050)
 
+TRAFFIC_KEY_EVERY = Register("TRAFFIC_KEY_EVERY", 0x0001_0054, writable=True)
+
 TRAFFIC_TAG = Register("TRAFFIC_TAG", 0x0001_0060, count=4, writable=True)
 
 TRAFFIC_CHECK = Register("TRAFFIC_CHECK", 0x0001_0070, count=4)
+
+TRAFFIC_KEY = Register("TRAFFIC_KEY", 0x0001_0080, count=10, readable=False, writable=True)
 
 REGISTERS = (
     BOARD_ID,
@@ -84,6 +89,8 @@ REGISTERS = (
     TRAFFIC_SEED,
     TRAFFIC_GOOD,
     TRAFFIC_BAD,
+    TRAFFIC_KEY_EVERY,
     TRAFFIC_TAG,
     TRAFFIC_CHECK,
+    TRAFFIC_KEY,
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 from hsm.errors import TaperigError
 from rig.engine.driver import Counters, Engine, Operation, Record, RecordStatus, Result
-from rig.engine.traffic_generator import TrafficGenerator, expected_outcome
+from rig.engine.traffic_generator import ExpectedTraffic, TrafficGenerator
 from rig.results.measurement import Measurement
 
 RECORD_SIZES = tuple(2**power * 1024 for power in range(1, 9))
@@ -206,9 +206,13 @@ def _measure_generated_batch(
 ) -> Sample:
     """Run one generated batch, check its results, read the counters."""
     seed = secrets.randbits(32)
-    tag, check = expected_outcome(key, operation, size, count, seed)
+    aad_bytes = 0 if operation is Operation.BYPASS else AAD_BYTES
+    expected = ExpectedTraffic(key, operation, size, seed, aad_bytes=aad_bytes)
+    check = expected.after(count)
     engine.clear_counters()
-    outcome = generator.run(operation, size, count, seed=seed, tag=tag)
+    outcome = generator.run(
+        operation, size, count, seed=seed, tag=expected.tag, aad_bytes=aad_bytes
+    )
     counters = engine.counters()
     if outcome.good != count or outcome.check != check:
         raise MeasureError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -17,12 +16,25 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 import hdl.registers.board_map as regs
 from hdl.registers.types import Register
 from rig.board.protocol import Board
-from rig.engine.driver import EngineError, Operation, RecordStatus, Result
+from rig.engine.driver import SEALED_KEY_BYTES, EngineError, Operation, RecordStatus
 
 _REGISTER_BYTES = 4
 _WORD_BYTES = 16
 _LIMIT_S = 60.0
+_MOST_RECORDS = (1 << 32) - 1
 _TOP_BITS = (1 << 128) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficKeyChange:
+    """A change of the data key between records.
+
+    After each `every` records the board loads `sealed_key`, which is wrapped under its transport
+    key: the first `every` records are under the key that the engine holds at the start.
+    """
+
+    every: int
+    sealed_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +61,45 @@ class TrafficGenerator:
         *,
         seed: int = 0,
         tag: bytes = bytes(_WORD_BYTES),
+        aad_bytes: int = 0,
+        key_change: TrafficKeyChange | None = None,
     ) -> TrafficOutcome:
-        """Send records back to back and wait until all are done."""
-        if record_bytes < 1 or records < 1:
-            raise EngineError("The traffic generator sends at least one record of one byte")
-        shape = regs.TRAFFIC_SHAPE_OP.put(operation.value)
-        self._write(regs.TRAFFIC_SHAPE, shape | regs.TRAFFIC_SHAPE_SIZE.put(record_bytes))
+        """Send records back to back and wait until all are done.
+
+        There is no limit of time for the whole run, but one for each step of its progress.
+        """
+        if record_bytes < 1 or not 1 <= records <= _MOST_RECORDS:
+            raise EngineError(
+                f"The traffic generator sends 1 to {_MOST_RECORDS} records of at least one byte"
+            )
+        if key_change is not None:
+            if key_change.every < 1 or len(key_change.sealed_key) != SEALED_KEY_BYTES:
+                raise EngineError(
+                    f"A key change needs a sealed key of {SEALED_KEY_BYTES} bytes and at least one "
+                    "record before it"
+                )
+            self._board.write(regs.TRAFFIC_KEY.address, _REGISTER_BYTES, key_change.sealed_key)
+        self._write(regs.TRAFFIC_KEY_EVERY, key_change.every if key_change else 0)
+        self._write(
+            regs.TRAFFIC_SHAPE,
+            regs.TRAFFIC_SHAPE_OP.put(operation.value)
+            | regs.TRAFFIC_SHAPE_AAD.put(aad_bytes)
+            | regs.TRAFFIC_SHAPE_SIZE.put(record_bytes),
+        )
         self._write(regs.TRAFFIC_RECORDS, records)
         self._write(regs.TRAFFIC_SEED, seed)
         self._board.write(regs.TRAFFIC_TAG.address, _REGISTER_BYTES, tag)
         self._write(regs.BOARD_CTRL, regs.BOARD_CTRL_TRAFFIC_START.put(1))
         deadline = time.monotonic() + _LIMIT_S
+        ended = 0
         while regs.BOARD_STATUS_TRAFFIC_BUSY.get(self._read(regs.BOARD_STATUS)):
+            now = self._read(regs.TRAFFIC_GOOD) + self._read(regs.TRAFFIC_BAD)
+            if now != ended:
+                ended, deadline = now, time.monotonic() + _LIMIT_S
             if time.monotonic() > deadline:
                 raise EngineError(
-                    f"The traffic generator of board {self._board.name} did not end within "
-                    f"{_LIMIT_S:.0f} s; reset the board"
+                    f"The traffic generator of board {self._board.name} ended no record for "
+                    f"{_LIMIT_S:.0f} s, after {ended} of {records}; reset the board"
                 )
         check = self._board.read(regs.TRAFFIC_CHECK.address, _REGISTER_BYTES, 4)
         return TrafficOutcome(
@@ -94,39 +129,89 @@ def record_data(seed: int, number: int, size: int) -> bytes:
     return pattern[:size]
 
 
-def expected_outcome(
-    key: bytes, operation: Operation, size: int, records: int, seed: int
-) -> tuple[bytes, int]:
-    """Compute the tag that decryption must expect, and the check value."""
-    tag = bytes(_WORD_BYTES)
-    results = []
-    if operation is Operation.DECRYPT:
-        iv = record_iv(seed, 0)
-        counter = Cipher(algorithms.AES(key), modes.CTR(iv + bytes((0, 0, 0, 2)))).decryptor()
-        plain = counter.update(record_data(seed, 0, size))
-        tag = AESGCM(key).encrypt(iv, plain, b"")[size:]
-        results = [Result(RecordStatus.OK, plain, b"")] * records
-    else:
-        for number in range(records):
-            data = record_data(seed, number, size)
-            if operation is Operation.ENCRYPT:
-                encrypted = AESGCM(key).encrypt(record_iv(seed, number), data, b"")
-                results.append(Result(RecordStatus.OK, encrypted[:size], encrypted[size:]))
-            else:
-                results.append(Result(RecordStatus.OK, data, b""))
-    return tag, check_value(operation, results)
+def record_aad(seed: int, number: int, size: int) -> bytes:
+    """Return the AAD of record `number`."""
+    words = -(-size // _WORD_BYTES)
+    ones = 0xFFFF_FFFF
+    pattern = b"".join(
+        struct.pack(">IIII", seed ^ ones, number ^ ones, word ^ ones, word) for word in range(words)
+    )
+    return pattern[:size]
 
 
-def check_value(operation: Operation, results: Iterable[Result]) -> int:
-    """Return the check value over these results, as the board computes it."""
-    check = 0
-    for result in results:
-        head = result.status << 120 | operation.value << 116 | len(result.data) << 96
-        body = result.data + bytes(-len(result.data) % _WORD_BYTES) + result.tag
-        words = [head] + [
-            int.from_bytes(body[at : at + _WORD_BYTES], "big")
-            for at in range(0, len(body), _WORD_BYTES)
-        ]
-        for word in words:
+class ExpectedTraffic:
+    """The check value of a run, computed record by record from its seed.
+
+    `key` is the key that the engine holds at the start; from record `change_after` on, `next_key`.
+    With DECRYPT all records are the same, under one key, and `tag` is the tag that they expect.
+    """
+
+    def __init__(
+        self,
+        key: bytes,
+        operation: Operation,
+        size: int,
+        seed: int,
+        *,
+        aad_bytes: int = 0,
+        change_after: int | None = None,
+        next_key: bytes | None = None,
+    ) -> None:
+        """Start before the first record."""
+        if operation is Operation.DECRYPT and change_after is not None:
+            raise EngineError("The generator decrypts one record again and again, under one key")
+        self._key = key
+        self._operation = operation
+        self._size = size
+        self._seed = seed
+        self._aad_bytes = aad_bytes
+        self._change_after = change_after
+        self._next_key = next_key
+        self._records = 0
+        self._check = 0
+        self.tag = bytes(_WORD_BYTES)
+        self._plain = b""
+        if operation is Operation.DECRYPT:
+            iv = record_iv(seed, 0)
+            counter = Cipher(algorithms.AES(key), modes.CTR(iv + bytes((0, 0, 0, 2)))).decryptor()
+            self._plain = counter.update(record_data(seed, 0, size))
+            aad = record_aad(seed, 0, aad_bytes)
+            self.tag = AESGCM(key).encrypt(iv, self._plain, aad)[size:]
+
+    def after(self, records: int) -> int:
+        """Return the check value after so many records; counts may only grow."""
+        if records < self._records:
+            raise EngineError(
+                f"The check value after {records} records is asked for after that of "
+                f"{self._records}; start again with the seed"
+            )
+        while self._records < records:
+            self._add(self._result(self._records))
+            self._records += 1
+        return self._check
+
+    def _result(self, number: int) -> bytes:
+        if self._operation is Operation.DECRYPT:
+            return _padded(self._plain)
+        data = record_data(self._seed, number, self._size)
+        if self._operation is Operation.BYPASS:
+            return _padded(data)
+        key = self._key
+        if self._next_key is not None and self._change_after is not None:
+            key = key if number < self._change_after else self._next_key
+        aad = record_aad(self._seed, number, self._aad_bytes)
+        sealed = AESGCM(key).encrypt(record_iv(self._seed, number), data, aad)
+        return _padded(sealed[: self._size]) + sealed[self._size :]
+
+    def _add(self, body: bytes) -> None:
+        check = self._check
+        head = RecordStatus.OK << 120 | self._operation.value << 116 | self._size << 96
+        check = (check << 1 & _TOP_BITS | check >> 127) ^ head
+        for at in range(0, len(body), _WORD_BYTES):
+            word = int.from_bytes(body[at : at + _WORD_BYTES], "big")
             check = (check << 1 & _TOP_BITS | check >> 127) ^ word
-    return check
+        self._check = check
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % _WORD_BYTES)

@@ -63,7 +63,7 @@ module board_bus (
     end else begin
       decoded_q <= bus_valid_i & ~ready_q;
       to_engine_q <= bus_address_i[31:8] == EngineBase[31:8];
-      to_board_q  <= bus_address_i[31:7] == BoardBase[31:7];
+      to_board_q  <= bus_address_i[31:8] == BoardBase[31:8];
       to_in_q     <= bus_address_i[31:4] == InWindow[31:4] && bus_write_i;
       to_commit_q <= bus_address_i == InCommit && bus_write_i;
       to_out_q    <= bus_address_i[31:4] == OutWindow[31:4] && !bus_write_i;

@@ -12,6 +12,11 @@ package board_pkg;
   localparam logic [31:0] OutWindow = 32'h2000_0000;  // one result word is four reads here
   localparam logic [31:0] OutAck = 32'h2000_0010;
 
+  // Registers of the engine (engine.rdl) that the board itself writes, and the command that it gives.
+  localparam logic [7:0] EngineSealedKey = 8'h80;
+  localparam logic [7:0] EngineCtrl = 8'h18;
+  localparam logic [31:0] EngineLoadSealed = 32'h0000_0002;
+
   // CRC-32 of IEEE 802.3, one byte; the state begins with all ones, its complement is the CRC.
   function automatic logic [31:0] crc32_byte(input logic [31:0] state, input logic [7:0] data);
     crc32_byte = state ^ {24'h0, data};

@@ -91,6 +91,9 @@ module board_top #(
   // ---- Bus and board registers -------------------------------------------------------------------
 
   logic [1:0] psel, pready, pslverr;
+  logic engine_psel, engine_penable, engine_pwrite, engine_pready;
+  logic [7:0] engine_paddr;
+  logic [31:0] engine_pwdata;
   logic penable, pwrite, in_write, in_commit, out_read, out_ack, out_ready, out_empty, bad_ack;
   logic [7:0] paddr;
   logic [31:0] pwdata, engine_rdata, board_rdata, out_rdata;
@@ -99,6 +102,10 @@ module board_top #(
   logic [31:0] in_count, traffic_records, traffic_seed, traffic_good, traffic_bad;
   logic [15:0] in_free, in_staged, out_count, out_level;
   logic [18:0] traffic_size;
+  logic [7:0] traffic_aad;
+  logic [31:0] traffic_key_every;
+  logic [319:0] traffic_key;
+  logic key_start, key_busy;
   logic [3:0] traffic_op;
   logic [127:0] traffic_tag, traffic_check;
 
@@ -143,7 +150,7 @@ module board_top #(
       .s_apb_pwrite                     (pwrite),
       .s_apb_penable                    (penable),
       .s_apb_pprot                      (3'b000),
-      .s_apb_paddr                      (paddr[6:0]),
+      .s_apb_paddr                      (paddr),
       .s_apb_pwdata                     (pwdata),
       .s_apb_pstrb                      (4'b1111),
       .s_apb_pready                     (pready[1]),
@@ -166,6 +173,18 @@ module board_top #(
       .hwif_in_link_rx_crc_value        (rx_crc),
       .hwif_in_link_tx_crc_value        (tx_crc),
       .hwif_out_traffic_shape_size      (traffic_size),
+      .hwif_out_traffic_shape_aad       (traffic_aad),
+      .hwif_out_traffic_key_every_value (traffic_key_every),
+      .hwif_out_traffic_key_0_value     (traffic_key[319:288]),
+      .hwif_out_traffic_key_1_value     (traffic_key[287:256]),
+      .hwif_out_traffic_key_2_value     (traffic_key[255:224]),
+      .hwif_out_traffic_key_3_value     (traffic_key[223:192]),
+      .hwif_out_traffic_key_4_value     (traffic_key[191:160]),
+      .hwif_out_traffic_key_5_value     (traffic_key[159:128]),
+      .hwif_out_traffic_key_6_value     (traffic_key[127:96]),
+      .hwif_out_traffic_key_7_value     (traffic_key[95:64]),
+      .hwif_out_traffic_key_8_value     (traffic_key[63:32]),
+      .hwif_out_traffic_key_9_value     (traffic_key[31:0]),
       .hwif_out_traffic_shape_op        (traffic_op),
       .hwif_out_traffic_records_value   (traffic_records),
       .hwif_out_traffic_seed_value      (traffic_seed),
@@ -234,10 +253,14 @@ module board_top #(
       .stop_i     (flush | flushing),
       .busy_o     (traffic_busy),
       .op_i       (traffic_op),
+      .aad_bytes_i(traffic_aad),
       .bytes_i    (traffic_size),
       .records_i  (traffic_records),
       .seed_i     (traffic_seed),
       .tag_i      (traffic_tag),
+      .key_every_i(traffic_key_every),
+      .key_start_o(key_start),
+      .key_busy_i (key_busy),
       .good_o     (traffic_good),
       .bad_o      (traffic_bad),
       .check_o    (traffic_check),
@@ -284,6 +307,26 @@ module board_top #(
       .out_ready_i       (result_ready)
   );
 
+  key_loader u_key_loader (
+      .clk_i,
+      .rst_ni,
+      .start_i       (key_start),
+      .busy_o        (key_busy),
+      .sealed_key_i  (traffic_key),
+      .host_psel_i   (psel[0]),
+      .host_penable_i(penable),
+      .host_pwrite_i (pwrite),
+      .host_paddr_i  (paddr),
+      .host_pwdata_i (pwdata),
+      .host_pready_o (pready[0]),
+      .apb_psel_o    (engine_psel),
+      .apb_penable_o (engine_penable),
+      .apb_pwrite_o  (engine_pwrite),
+      .apb_paddr_o   (engine_paddr),
+      .apb_pwdata_o  (engine_pwdata),
+      .apb_pready_i  (engine_pready)
+  );
+
   // ---- Engine --------------------------------------------------------------------------------------
 
   // Registers on both sides: the paths through tracker and windows end before the engine's begin.
@@ -324,14 +367,14 @@ module board_top #(
   ) u_drive_crypto (
       .clk_i,
       .rst_ni,
-      .s_apb_psel   (psel[0]),
-      .s_apb_penable(penable),
-      .s_apb_pwrite (pwrite),
+      .s_apb_psel   (engine_psel),
+      .s_apb_penable(engine_penable),
+      .s_apb_pwrite (engine_pwrite),
       .s_apb_pprot  (3'b000),
-      .s_apb_paddr  (paddr),
-      .s_apb_pwdata (pwdata),
+      .s_apb_paddr  (engine_paddr),
+      .s_apb_pwdata (engine_pwdata),
       .s_apb_pstrb  (4'b1111),
-      .s_apb_pready (pready[0]),
+      .s_apb_pready (engine_pready),
       .s_apb_prdata (engine_rdata),
       .s_apb_pslverr(pslverr[0]),
       .transport_key_i,

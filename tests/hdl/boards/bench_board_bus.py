@@ -79,7 +79,7 @@ async def every_address_reaches_only_its_target(dut: Any) -> None:
     await start(dut, **IDLE)
     for base, size, name, data in (
         (ENGINE, 0x100, "engine", 0x45454545),
-        (BOARD, 0x80, "board", 0x42424242),
+        (BOARD, 0x100, "board", 0x42424242),
     ):
         for address in (base, base + 4, base + size - 4):
             for write in (False, True):
@@ -107,7 +107,7 @@ async def unmapped_address_reads_zero_and_is_reported(dut: Any) -> None:
     await start(dut, **IDLE)
     choice = random.Random(4)
     nowhere = [
-        0x100, 0xFFFC, BOARD + 0x80, IN_COMMIT + 4, OUT_ACK + 4, 0x3000_0000, 0xFFFF_FFFC,
+        0x100, 0xFFFC, BOARD + 0x100, IN_COMMIT + 4, OUT_ACK + 4, 0x3000_0000, 0xFFFF_FFFC,
         *(choice.getrandbits(30) * 4 | 0x4000_0000 for _ in range(20)),
     ]  # fmt: skip
     wrong_way = [(IN_WINDOW, False), (IN_COMMIT, False), (OUT_WINDOW, True), (OUT_ACK, False)]

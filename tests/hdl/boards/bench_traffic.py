@@ -13,6 +13,9 @@ IDLE = {
     "stop_i": 0,
     "op_i": 0,
     "bytes_i": 0,
+    "aad_bytes_i": 0,
+    "key_every_i": 0,
+    "key_busy_i": 0,
     "records_i": 0,
     "seed_i": 0,
     "tag_i": 0,
@@ -23,12 +26,14 @@ IDLE = {
 }
 
 
-def records(op: int, size: int, count: int, seed: int, tag: int) -> list[int]:
+def records(op: int, size: int, count: int, seed: int, tag: int, aad: int = 0) -> list[int]:
     """Return all words of a run, as the header of traffic.sv defines them."""
     words = []
     for record in range(count):
         number = 0 if op == DECRYPT else record
-        words.append(op << 124 | size << 96 | 0xFFFF_FFFF << 64 | seed << 32 | number)
+        words.append(op << 124 | aad << 116 | size << 96 | 0xFFFF_FFFF << 64 | seed << 32 | number)
+        for j in range((aad + 15) // 16):
+            words.append((seed << 96 | number << 64 | j << 32 | j ^ 0xFFFF_FFFF) ^ MASK)
         for j in range((size + 15) // 16):
             words.append(seed << 96 | number << 64 | j << 32 | j ^ 0xFFFF_FFFF)
         if op == DECRYPT:
@@ -44,8 +49,11 @@ class Run:
         self.sent: list[int] = []
         self.clocks = 0
 
-    async def begin(self, op: int, size: int, count: int, seed: int, tag: int) -> None:
+    async def begin(
+        self, op: int, size: int, count: int, seed: int, tag: int, aad: int = 0
+    ) -> None:
         dut = self.dut
+        dut.aad_bytes_i.value = aad
         dut.op_i.value, dut.bytes_i.value, dut.records_i.value = op, size, count
         dut.seed_i.value, dut.tag_i.value = seed, tag
         dut.start_i.value = 1
@@ -73,8 +81,9 @@ async def records_match_the_model(dut: Any) -> None:
         for size, count in ((1, 1), (16, 5), (17, 3), (4096, 2), (100, 20)):
             seed, tag = choice.getrandbits(32), choice.getrandbits(128)
             run = Run(dut, choice)
-            await run.begin(op, size, count, seed, tag)
-            wanted = records(op, size, count, seed, tag)
+            aad = choice.choice((0, 1, 16, 17, 128))
+            await run.begin(op, size, count, seed, tag, aad)
+            wanted = records(op, size, count, seed, tag, aad)
             while len(run.sent) < len(wanted):
                 await run.tick(0.6)
                 assert run.clocks < 5 * len(wanted) + 100
@@ -163,3 +172,38 @@ async def stop_and_start_at_any_time(dut: Any) -> None:
         dut.stop_i.value = 0
         assert not dut.busy_o.value
         assert not dut.out_valid_o.value
+
+
+@cocotb.test()
+async def key_is_loaded_between_records(dut: Any) -> None:
+    """Load after each so many records, with no record in the engine, and not at the end."""
+    await start(dut, **IDLE)
+    choice = random.Random(5)
+    for every, count in ((1, 4), (3, 9), (2, 5)):
+        run = Run(dut, choice)
+        dut.key_every_i.value = every
+        await run.begin(ENCRYPT, 40, count, 3, 0)
+        wanted = records(ENCRYPT, 40, count, 3, 0)
+        words = len(wanted) // count
+        answered = 0
+        while answered < count:
+            part = min(every, count - answered)
+            for _ in range(40 + 4 * words * part):
+                await run.tick(0.7)
+            assert run.sent == wanted[: words * (answered + part)], "nothing before the results"
+            for _ in range(part):
+                assert not dut.key_start_o.value
+                await run.tick(1, (0, True))
+            answered += part
+            if answered == count:
+                break
+            assert dut.key_start_o.value
+            dut.key_busy_i.value = 1
+            for _ in range(30):
+                await run.tick(1)
+                assert not dut.key_start_o.value
+            assert len(run.sent) == words * answered, "nothing while the key is loaded"
+            dut.key_busy_i.value = 0
+        assert not dut.key_start_o.value
+        assert not dut.busy_o.value
+        assert int(dut.good_o.value) == count

@@ -73,3 +73,7 @@ def test_record_out_window_keeps_unacknowledged_words() -> None:
 
 def test_traffic_generator_sends_and_checks_records() -> None:
     run_bench("traffic", parts("traffic.sv"), "bench_traffic")
+
+
+def test_key_loader_shares_the_register_bus() -> None:
+    run_bench("key_loader", parts("board_pkg.sv", "key_loader.sv"), "bench_key_loader")

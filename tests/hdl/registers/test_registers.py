@@ -1,5 +1,6 @@
 """The register maps: the checked-in files match the .rdl files."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,26 @@ import pytest
 from hdl.registers import engine_map as regs
 from hdl.registers.generate import generated
 from hdl.registers.types import RegisterField
+from hdl.sources import BOARD_DIRECTORY
 
 
 @pytest.mark.parametrize("path", generated(), ids=lambda path: path.name)
 def test_register_generator_reproduces_the_checked_in_files(path: Path) -> None:
     assert path.read_text() == generated()[path], "run python -m hdl.registers.generate"
+
+
+def test_board_package_has_the_addresses_of_the_engine_map() -> None:
+    text = (BOARD_DIRECTORY / "board_pkg.sv").read_text()
+    constants = {
+        name: int(value.replace("_", ""), 16)
+        for name, value in re.findall(r"localparam logic \[\d+:0\] (Engine\w+) = \d+'h(\w+);", text)
+    }
+    assert constants == {
+        "EngineBase": 0,
+        "EngineSealedKey": regs.SEALED_KEY.address,
+        "EngineCtrl": regs.CTRL.address,
+        "EngineLoadSealed": regs.CTRL_LOAD_SEALED.put(1),
+    }
 
 
 def test_registers_do_not_overlap() -> None:

@@ -21,6 +21,7 @@ from rig.board.visa import VisaBoard
 from rig.engine import traffic_generator
 from rig.engine.driver import (
     Engine,
+    EngineError,
     IdentityError,
     Operation,
     Record,
@@ -181,6 +182,18 @@ class TestIdentity:
             visa.read(0x20000, 4, 1)
 
 
+def check_value(operation: Operation, results: list[Result]) -> int:
+    """Return the check value over these results, as traffic.sv defines it."""
+    check = 0
+    for result in results:
+        head = result.status << 120 | operation.value << 116 | len(result.data) << 96
+        body = result.data + bytes(-len(result.data) % 16) + result.tag
+        words = [int.from_bytes(body[at : at + 16], "big") for at in range(0, len(body), 16)]
+        for word in (head, *words):
+            check = (check << 1 & (1 << 128) - 1 | check >> 127) ^ word
+    return check
+
+
 class TestTraffic:
     """The traffic generator: full rate, results compared with `cryptography`."""
 
@@ -215,7 +228,7 @@ class TestTraffic:
             )
             for number in range(self.RECORDS)
         ]
-        assert check == traffic_generator.check_value(Operation.ENCRYPT, wanted)
+        assert check == check_value(Operation.ENCRYPT, wanted)
 
     def test_traffic_generator_decrypts_at_full_rate(self, visa: VisaBoard, key: bytes) -> None:
         iv, text = (
@@ -228,7 +241,73 @@ class TestTraffic:
         rate, check = self.run_generator(visa, Operation.DECRYPT, tag)
         assert rate > 15.5
         result = Result(RecordStatus.OK, plain, b"")
-        assert check == traffic_generator.check_value(Operation.DECRYPT, [result] * self.RECORDS)
+        assert check == check_value(Operation.DECRYPT, [result] * self.RECORDS)
+
+    @pytest.mark.parametrize("aad_bytes", [0, 1, 16, 128])
+    def test_traffic_generator_sends_aad(self, visa: VisaBoard, key: bytes, aad_bytes: int) -> None:
+        generator = traffic_generator.TrafficGenerator(visa)
+        for operation in (Operation.ENCRYPT, Operation.DECRYPT):
+            expected = traffic_generator.ExpectedTraffic(
+                key, operation, 200, 7, aad_bytes=aad_bytes
+            )
+            for records in (3, 9):
+                found = generator.run(
+                    operation, 200, records, seed=7, tag=expected.tag, aad_bytes=aad_bytes
+                )
+                assert (found.good, found.bad) == (records, 0)
+                assert found.check == expected.after(records)
+            other = traffic_generator.ExpectedTraffic(key, operation, 200, 7, aad_bytes=5)
+            wrong = generator.run(operation, 200, 9, seed=7, tag=other.tag, aad_bytes=aad_bytes)
+            assert wrong.bad == (9 if operation is Operation.DECRYPT else 0)
+
+    def test_expected_traffic_is_that_of_cryptography(self) -> None:
+        key, aad = secrets.token_bytes(32), 33
+        wanted = [
+            sealed(
+                key,
+                Record(
+                    Operation.ENCRYPT,
+                    traffic_generator.record_data(5, number, 100),
+                    traffic_generator.record_iv(5, number),
+                    traffic_generator.record_aad(5, number, aad),
+                ),
+            )
+            for number in range(4)
+        ]
+        expected = traffic_generator.ExpectedTraffic(key, Operation.ENCRYPT, 100, 5, aad_bytes=aad)
+        for count in (1, 3, 4):
+            assert expected.after(count) == check_value(Operation.ENCRYPT, wanted[:count])
+        with pytest.raises(EngineError, match="start again with the seed"):
+            expected.after(2)
+
+    def test_traffic_generator_changes_the_key_between_records(
+        self, visa: VisaBoard, key: bytes, transport_key: bytes
+    ) -> None:
+        generator = traffic_generator.TrafficGenerator(visa)
+        following = secrets.token_bytes(32)
+        change = traffic_generator.TrafficKeyChange(4, aes_key_wrap(transport_key, following))
+        expected = traffic_generator.ExpectedTraffic(
+            key, Operation.ENCRYPT, 100, 9, aad_bytes=20, change_after=4, next_key=following
+        )
+        found = generator.run(Operation.ENCRYPT, 100, 15, seed=9, aad_bytes=20, key_change=change)
+        assert (found.good, found.bad) == (15, 0)
+        assert found.check == expected.after(15)
+        # Without a change the key stays.
+        stays = traffic_generator.ExpectedTraffic(following, Operation.ENCRYPT, 100, 9)
+        assert generator.run(Operation.ENCRYPT, 100, 6, seed=9).check == stays.after(6)
+        # A key that is refused leaves no key: the records behind it are refused.
+        damaged = traffic_generator.TrafficKeyChange(2, bytes(40))
+        found = generator.run(Operation.ENCRYPT, 100, 5, seed=9, key_change=damaged)
+        assert (found.good, found.bad) == (2, 3)
+
+    def test_traffic_generator_refuses_what_it_cannot_do(self, visa: VisaBoard) -> None:
+        generator = traffic_generator.TrafficGenerator(visa)
+        for records in (0, 1 << 32):
+            with pytest.raises(EngineError, match="sends 1 to 4294967295 records"):
+                generator.run(Operation.BYPASS, 16, records)
+        short = traffic_generator.TrafficKeyChange(1, bytes(39))
+        with pytest.raises(EngineError, match="sealed key of 40 bytes"):
+            generator.run(Operation.ENCRYPT, 16, 1, key_change=short)
 
     def test_traffic_generator_counts_records_with_a_wrong_tag(
         self, visa: VisaBoard, key: bytes
@@ -245,7 +324,7 @@ class TestTraffic:
             )
             for number in range(self.RECORDS)
         ]
-        assert check == traffic_generator.check_value(Operation.BYPASS, wanted)
+        assert check == check_value(Operation.BYPASS, wanted)
 
 
 class TestLinkFaults:

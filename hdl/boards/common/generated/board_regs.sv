@@ -9,7 +9,7 @@ module board_regs (
         input wire s_apb_pwrite,
         input wire s_apb_penable,
         input wire [2:0] s_apb_pprot,
-        input wire [6:0] s_apb_paddr,
+        input wire [7:0] s_apb_paddr,
         input wire [31:0] s_apb_pwdata,
         input wire [3:0] s_apb_pstrb,
         output logic s_apb_pready,
@@ -33,11 +33,13 @@ module board_regs (
         input wire [31:0] hwif_in_link_rx_crc_value,
         input wire [31:0] hwif_in_link_tx_crc_value,
         output logic [18:0] hwif_out_traffic_shape_size,
+        output logic [7:0] hwif_out_traffic_shape_aad,
         output logic [3:0] hwif_out_traffic_shape_op,
         output logic [31:0] hwif_out_traffic_records_value,
         output logic [31:0] hwif_out_traffic_seed_value,
         input wire [31:0] hwif_in_traffic_good_value,
         input wire [31:0] hwif_in_traffic_bad_value,
+        output logic [31:0] hwif_out_traffic_key_every_value,
         output logic [31:0] hwif_out_traffic_tag_0_value,
         output logic [31:0] hwif_out_traffic_tag_1_value,
         output logic [31:0] hwif_out_traffic_tag_2_value,
@@ -45,7 +47,17 @@ module board_regs (
         input wire [31:0] hwif_in_traffic_check_0_value,
         input wire [31:0] hwif_in_traffic_check_1_value,
         input wire [31:0] hwif_in_traffic_check_2_value,
-        input wire [31:0] hwif_in_traffic_check_3_value
+        input wire [31:0] hwif_in_traffic_check_3_value,
+        output logic [31:0] hwif_out_traffic_key_0_value,
+        output logic [31:0] hwif_out_traffic_key_1_value,
+        output logic [31:0] hwif_out_traffic_key_2_value,
+        output logic [31:0] hwif_out_traffic_key_3_value,
+        output logic [31:0] hwif_out_traffic_key_4_value,
+        output logic [31:0] hwif_out_traffic_key_5_value,
+        output logic [31:0] hwif_out_traffic_key_6_value,
+        output logic [31:0] hwif_out_traffic_key_7_value,
+        output logic [31:0] hwif_out_traffic_key_8_value,
+        output logic [31:0] hwif_out_traffic_key_9_value
     );
 
     //--------------------------------------------------------------------------
@@ -53,7 +65,7 @@ module board_regs (
     //--------------------------------------------------------------------------
     logic cpuif_req;
     logic cpuif_req_is_wr;
-    logic [6:0] cpuif_addr;
+    logic [7:0] cpuif_addr;
     logic [31:0] cpuif_wr_data;
     logic [31:0] cpuif_wr_biten;
     logic cpuif_req_stall_wr;
@@ -83,7 +95,7 @@ module board_regs (
                     is_active <= '1;
                     cpuif_req <= '1;
                     cpuif_req_is_wr <= s_apb_pwrite;
-                    cpuif_addr <= {s_apb_paddr[6:2], 2'b0};
+                    cpuif_addr <= {s_apb_paddr[7:2], 2'b0};
                     cpuif_wr_data <= s_apb_pwdata;
                     for(int i=0; i<4; i++) begin
                         cpuif_wr_biten[i*8 +: 8] <= {8{s_apb_pstrb[i]}};
@@ -132,6 +144,7 @@ module board_regs (
     logic decoded_reg_strb_traffic_seed;
     logic decoded_reg_strb_traffic_good;
     logic decoded_reg_strb_traffic_bad;
+    logic decoded_reg_strb_traffic_key_every;
     logic decoded_reg_strb_traffic_tag_0;
     logic decoded_reg_strb_traffic_tag_1;
     logic decoded_reg_strb_traffic_tag_2;
@@ -140,6 +153,16 @@ module board_regs (
     logic decoded_reg_strb_traffic_check_1;
     logic decoded_reg_strb_traffic_check_2;
     logic decoded_reg_strb_traffic_check_3;
+    logic decoded_reg_strb_traffic_key_0;
+    logic decoded_reg_strb_traffic_key_1;
+    logic decoded_reg_strb_traffic_key_2;
+    logic decoded_reg_strb_traffic_key_3;
+    logic decoded_reg_strb_traffic_key_4;
+    logic decoded_reg_strb_traffic_key_5;
+    logic decoded_reg_strb_traffic_key_6;
+    logic decoded_reg_strb_traffic_key_7;
+    logic decoded_reg_strb_traffic_key_8;
+    logic decoded_reg_strb_traffic_key_9;
     logic decoded_err;
 
     logic decoded_req;
@@ -155,56 +178,78 @@ module board_regs (
         /* verilator lint_on UNUSEDSIGNAL */
         logic is_valid_addr;
         is_valid_addr = '0;
-        decoded_reg_strb_board_id = cpuif_req_masked & (cpuif_addr == 7'h0) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h0);
-        decoded_reg_strb_board_map_hash = cpuif_req_masked & (cpuif_addr == 7'h4) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h4);
-        decoded_reg_strb_board_features = cpuif_req_masked & (cpuif_addr == 7'h8) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h8);
-        decoded_reg_strb_board_ctrl = cpuif_req_masked & (cpuif_addr == 7'hc) & cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'hc);
-        decoded_reg_strb_board_status = cpuif_req_masked & (cpuif_addr == 7'h10) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h10);
-        decoded_reg_strb_in_count = cpuif_req_masked & (cpuif_addr == 7'h20) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h20);
-        decoded_reg_strb_in_state = cpuif_req_masked & (cpuif_addr == 7'h24) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h24);
-        decoded_reg_strb_out_count = cpuif_req_masked & (cpuif_addr == 7'h28) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h28);
-        decoded_reg_strb_out_level = cpuif_req_masked & (cpuif_addr == 7'h2c) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h2c);
-        decoded_reg_strb_link_errors = cpuif_req_masked & (cpuif_addr == 7'h30) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h30);
-        decoded_reg_strb_link_rx_crc = cpuif_req_masked & (cpuif_addr == 7'h34) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h34);
-        decoded_reg_strb_link_tx_crc = cpuif_req_masked & (cpuif_addr == 7'h38) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h38);
-        decoded_reg_strb_traffic_shape = cpuif_req_masked & (cpuif_addr == 7'h40);
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h40);
-        decoded_reg_strb_traffic_records = cpuif_req_masked & (cpuif_addr == 7'h44);
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h44);
-        decoded_reg_strb_traffic_seed = cpuif_req_masked & (cpuif_addr == 7'h48);
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h48);
-        decoded_reg_strb_traffic_good = cpuif_req_masked & (cpuif_addr == 7'h4c) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h4c);
-        decoded_reg_strb_traffic_bad = cpuif_req_masked & (cpuif_addr == 7'h50) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h50);
-        decoded_reg_strb_traffic_tag_0 = cpuif_req_masked & (cpuif_addr == 7'h60);
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h60);
-        decoded_reg_strb_traffic_tag_1 = cpuif_req_masked & (cpuif_addr == 7'h64);
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h64);
-        decoded_reg_strb_traffic_tag_2 = cpuif_req_masked & (cpuif_addr == 7'h68);
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h68);
-        decoded_reg_strb_traffic_tag_3 = cpuif_req_masked & (cpuif_addr == 7'h6c);
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h6c);
-        decoded_reg_strb_traffic_check_0 = cpuif_req_masked & (cpuif_addr == 7'h70) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h70);
-        decoded_reg_strb_traffic_check_1 = cpuif_req_masked & (cpuif_addr == 7'h74) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h74);
-        decoded_reg_strb_traffic_check_2 = cpuif_req_masked & (cpuif_addr == 7'h78) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h78);
-        decoded_reg_strb_traffic_check_3 = cpuif_req_masked & (cpuif_addr == 7'h7c) & !cpuif_req_is_wr;
-        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 7'h7c);
+        decoded_reg_strb_board_id = cpuif_req_masked & (cpuif_addr == 8'h0) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h0);
+        decoded_reg_strb_board_map_hash = cpuif_req_masked & (cpuif_addr == 8'h4) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h4);
+        decoded_reg_strb_board_features = cpuif_req_masked & (cpuif_addr == 8'h8) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h8);
+        decoded_reg_strb_board_ctrl = cpuif_req_masked & (cpuif_addr == 8'hc) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'hc);
+        decoded_reg_strb_board_status = cpuif_req_masked & (cpuif_addr == 8'h10) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h10);
+        decoded_reg_strb_in_count = cpuif_req_masked & (cpuif_addr == 8'h20) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h20);
+        decoded_reg_strb_in_state = cpuif_req_masked & (cpuif_addr == 8'h24) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h24);
+        decoded_reg_strb_out_count = cpuif_req_masked & (cpuif_addr == 8'h28) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h28);
+        decoded_reg_strb_out_level = cpuif_req_masked & (cpuif_addr == 8'h2c) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h2c);
+        decoded_reg_strb_link_errors = cpuif_req_masked & (cpuif_addr == 8'h30) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h30);
+        decoded_reg_strb_link_rx_crc = cpuif_req_masked & (cpuif_addr == 8'h34) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h34);
+        decoded_reg_strb_link_tx_crc = cpuif_req_masked & (cpuif_addr == 8'h38) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h38);
+        decoded_reg_strb_traffic_shape = cpuif_req_masked & (cpuif_addr == 8'h40);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h40);
+        decoded_reg_strb_traffic_records = cpuif_req_masked & (cpuif_addr == 8'h44);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h44);
+        decoded_reg_strb_traffic_seed = cpuif_req_masked & (cpuif_addr == 8'h48);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h48);
+        decoded_reg_strb_traffic_good = cpuif_req_masked & (cpuif_addr == 8'h4c) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h4c);
+        decoded_reg_strb_traffic_bad = cpuif_req_masked & (cpuif_addr == 8'h50) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h50);
+        decoded_reg_strb_traffic_key_every = cpuif_req_masked & (cpuif_addr == 8'h54);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h54);
+        decoded_reg_strb_traffic_tag_0 = cpuif_req_masked & (cpuif_addr == 8'h60);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h60);
+        decoded_reg_strb_traffic_tag_1 = cpuif_req_masked & (cpuif_addr == 8'h64);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h64);
+        decoded_reg_strb_traffic_tag_2 = cpuif_req_masked & (cpuif_addr == 8'h68);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h68);
+        decoded_reg_strb_traffic_tag_3 = cpuif_req_masked & (cpuif_addr == 8'h6c);
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h6c);
+        decoded_reg_strb_traffic_check_0 = cpuif_req_masked & (cpuif_addr == 8'h70) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h70);
+        decoded_reg_strb_traffic_check_1 = cpuif_req_masked & (cpuif_addr == 8'h74) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h74);
+        decoded_reg_strb_traffic_check_2 = cpuif_req_masked & (cpuif_addr == 8'h78) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h78);
+        decoded_reg_strb_traffic_check_3 = cpuif_req_masked & (cpuif_addr == 8'h7c) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h7c);
+        decoded_reg_strb_traffic_key_0 = cpuif_req_masked & (cpuif_addr == 8'h80) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h80);
+        decoded_reg_strb_traffic_key_1 = cpuif_req_masked & (cpuif_addr == 8'h84) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h84);
+        decoded_reg_strb_traffic_key_2 = cpuif_req_masked & (cpuif_addr == 8'h88) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h88);
+        decoded_reg_strb_traffic_key_3 = cpuif_req_masked & (cpuif_addr == 8'h8c) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h8c);
+        decoded_reg_strb_traffic_key_4 = cpuif_req_masked & (cpuif_addr == 8'h90) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h90);
+        decoded_reg_strb_traffic_key_5 = cpuif_req_masked & (cpuif_addr == 8'h94) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h94);
+        decoded_reg_strb_traffic_key_6 = cpuif_req_masked & (cpuif_addr == 8'h98) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h98);
+        decoded_reg_strb_traffic_key_7 = cpuif_req_masked & (cpuif_addr == 8'h9c) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'h9c);
+        decoded_reg_strb_traffic_key_8 = cpuif_req_masked & (cpuif_addr == 8'ha0) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'ha0);
+        decoded_reg_strb_traffic_key_9 = cpuif_req_masked & (cpuif_addr == 8'ha4) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 8'ha4);
         decoded_err = ~is_valid_addr & decoded_req;
     end
 
@@ -231,6 +276,10 @@ module board_regs (
     logic [18:0] field_storage_traffic_shape_size_value;
     logic [18:0] field_combo_traffic_shape_size_next;
     logic field_combo_traffic_shape_size_load_next;
+    // Field: board_regs.TRAFFIC_SHAPE.aad
+    logic [7:0] field_storage_traffic_shape_aad_value;
+    logic [7:0] field_combo_traffic_shape_aad_next;
+    logic field_combo_traffic_shape_aad_load_next;
     // Field: board_regs.TRAFFIC_SHAPE.op
     logic [3:0] field_storage_traffic_shape_op_value;
     logic [3:0] field_combo_traffic_shape_op_next;
@@ -243,6 +292,10 @@ module board_regs (
     logic [31:0] field_storage_traffic_seed_value_value;
     logic [31:0] field_combo_traffic_seed_value_next;
     logic field_combo_traffic_seed_value_load_next;
+    // Field: board_regs.TRAFFIC_KEY_EVERY.value
+    logic [31:0] field_storage_traffic_key_every_value_value;
+    logic [31:0] field_combo_traffic_key_every_value_next;
+    logic field_combo_traffic_key_every_value_load_next;
     // Field: board_regs.TRAFFIC_TAG_0.value
     logic [31:0] field_storage_traffic_tag_0_value_value;
     logic [31:0] field_combo_traffic_tag_0_value_next;
@@ -259,6 +312,46 @@ module board_regs (
     logic [31:0] field_storage_traffic_tag_3_value_value;
     logic [31:0] field_combo_traffic_tag_3_value_next;
     logic field_combo_traffic_tag_3_value_load_next;
+    // Field: board_regs.TRAFFIC_KEY_0.value
+    logic [31:0] field_storage_traffic_key_0_value_value;
+    logic [31:0] field_combo_traffic_key_0_value_next;
+    logic field_combo_traffic_key_0_value_load_next;
+    // Field: board_regs.TRAFFIC_KEY_1.value
+    logic [31:0] field_storage_traffic_key_1_value_value;
+    logic [31:0] field_combo_traffic_key_1_value_next;
+    logic field_combo_traffic_key_1_value_load_next;
+    // Field: board_regs.TRAFFIC_KEY_2.value
+    logic [31:0] field_storage_traffic_key_2_value_value;
+    logic [31:0] field_combo_traffic_key_2_value_next;
+    logic field_combo_traffic_key_2_value_load_next;
+    // Field: board_regs.TRAFFIC_KEY_3.value
+    logic [31:0] field_storage_traffic_key_3_value_value;
+    logic [31:0] field_combo_traffic_key_3_value_next;
+    logic field_combo_traffic_key_3_value_load_next;
+    // Field: board_regs.TRAFFIC_KEY_4.value
+    logic [31:0] field_storage_traffic_key_4_value_value;
+    logic [31:0] field_combo_traffic_key_4_value_next;
+    logic field_combo_traffic_key_4_value_load_next;
+    // Field: board_regs.TRAFFIC_KEY_5.value
+    logic [31:0] field_storage_traffic_key_5_value_value;
+    logic [31:0] field_combo_traffic_key_5_value_next;
+    logic field_combo_traffic_key_5_value_load_next;
+    // Field: board_regs.TRAFFIC_KEY_6.value
+    logic [31:0] field_storage_traffic_key_6_value_value;
+    logic [31:0] field_combo_traffic_key_6_value_next;
+    logic field_combo_traffic_key_6_value_load_next;
+    // Field: board_regs.TRAFFIC_KEY_7.value
+    logic [31:0] field_storage_traffic_key_7_value_value;
+    logic [31:0] field_combo_traffic_key_7_value_next;
+    logic field_combo_traffic_key_7_value_load_next;
+    // Field: board_regs.TRAFFIC_KEY_8.value
+    logic [31:0] field_storage_traffic_key_8_value_value;
+    logic [31:0] field_combo_traffic_key_8_value_next;
+    logic field_combo_traffic_key_8_value_load_next;
+    // Field: board_regs.TRAFFIC_KEY_9.value
+    logic [31:0] field_storage_traffic_key_9_value_value;
+    logic [31:0] field_combo_traffic_key_9_value_next;
+    logic field_combo_traffic_key_9_value_load_next;
     //--------------------------------------------------------------------------
     // Field logic
     //--------------------------------------------------------------------------
@@ -329,6 +422,26 @@ module board_regs (
     end
     assign hwif_out_traffic_shape_size = field_storage_traffic_shape_size_value;
     always @(*) begin
+        logic [7:0] next_c;
+        logic load_next_c;
+        next_c = field_storage_traffic_shape_aad_value;
+        load_next_c = '0;
+        if(decoded_reg_strb_traffic_shape && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage_traffic_shape_aad_value & ~decoded_wr_biten[26:19]) | (decoded_wr_data[26:19] & decoded_wr_biten[26:19]);
+            load_next_c = '1;
+        end
+        field_combo_traffic_shape_aad_next = next_c;
+        field_combo_traffic_shape_aad_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_traffic_shape_aad_value <= 8'h0;
+        end else if(field_combo_traffic_shape_aad_load_next) begin
+            field_storage_traffic_shape_aad_value <= field_combo_traffic_shape_aad_next;
+        end
+    end
+    assign hwif_out_traffic_shape_aad = field_storage_traffic_shape_aad_value;
+    always @(*) begin
         logic [3:0] next_c;
         logic load_next_c;
         next_c = field_storage_traffic_shape_op_value;
@@ -388,6 +501,26 @@ module board_regs (
         end
     end
     assign hwif_out_traffic_seed_value = field_storage_traffic_seed_value_value;
+    always @(*) begin
+        logic [31:0] next_c;
+        logic load_next_c;
+        next_c = field_storage_traffic_key_every_value_value;
+        load_next_c = '0;
+        if(decoded_reg_strb_traffic_key_every && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage_traffic_key_every_value_value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+            load_next_c = '1;
+        end
+        field_combo_traffic_key_every_value_next = next_c;
+        field_combo_traffic_key_every_value_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_traffic_key_every_value_value <= 32'h0;
+        end else if(field_combo_traffic_key_every_value_load_next) begin
+            field_storage_traffic_key_every_value_value <= field_combo_traffic_key_every_value_next;
+        end
+    end
+    assign hwif_out_traffic_key_every_value = field_storage_traffic_key_every_value_value;
     always @(*) begin
         logic [31:0] next_c;
         logic load_next_c;
@@ -468,6 +601,206 @@ module board_regs (
         end
     end
     assign hwif_out_traffic_tag_3_value = field_storage_traffic_tag_3_value_value;
+    always @(*) begin
+        logic [31:0] next_c;
+        logic load_next_c;
+        next_c = field_storage_traffic_key_0_value_value;
+        load_next_c = '0;
+        if(decoded_reg_strb_traffic_key_0 && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage_traffic_key_0_value_value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+            load_next_c = '1;
+        end
+        field_combo_traffic_key_0_value_next = next_c;
+        field_combo_traffic_key_0_value_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_traffic_key_0_value_value <= 32'h0;
+        end else if(field_combo_traffic_key_0_value_load_next) begin
+            field_storage_traffic_key_0_value_value <= field_combo_traffic_key_0_value_next;
+        end
+    end
+    assign hwif_out_traffic_key_0_value = field_storage_traffic_key_0_value_value;
+    always @(*) begin
+        logic [31:0] next_c;
+        logic load_next_c;
+        next_c = field_storage_traffic_key_1_value_value;
+        load_next_c = '0;
+        if(decoded_reg_strb_traffic_key_1 && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage_traffic_key_1_value_value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+            load_next_c = '1;
+        end
+        field_combo_traffic_key_1_value_next = next_c;
+        field_combo_traffic_key_1_value_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_traffic_key_1_value_value <= 32'h0;
+        end else if(field_combo_traffic_key_1_value_load_next) begin
+            field_storage_traffic_key_1_value_value <= field_combo_traffic_key_1_value_next;
+        end
+    end
+    assign hwif_out_traffic_key_1_value = field_storage_traffic_key_1_value_value;
+    always @(*) begin
+        logic [31:0] next_c;
+        logic load_next_c;
+        next_c = field_storage_traffic_key_2_value_value;
+        load_next_c = '0;
+        if(decoded_reg_strb_traffic_key_2 && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage_traffic_key_2_value_value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+            load_next_c = '1;
+        end
+        field_combo_traffic_key_2_value_next = next_c;
+        field_combo_traffic_key_2_value_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_traffic_key_2_value_value <= 32'h0;
+        end else if(field_combo_traffic_key_2_value_load_next) begin
+            field_storage_traffic_key_2_value_value <= field_combo_traffic_key_2_value_next;
+        end
+    end
+    assign hwif_out_traffic_key_2_value = field_storage_traffic_key_2_value_value;
+    always @(*) begin
+        logic [31:0] next_c;
+        logic load_next_c;
+        next_c = field_storage_traffic_key_3_value_value;
+        load_next_c = '0;
+        if(decoded_reg_strb_traffic_key_3 && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage_traffic_key_3_value_value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+            load_next_c = '1;
+        end
+        field_combo_traffic_key_3_value_next = next_c;
+        field_combo_traffic_key_3_value_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_traffic_key_3_value_value <= 32'h0;
+        end else if(field_combo_traffic_key_3_value_load_next) begin
+            field_storage_traffic_key_3_value_value <= field_combo_traffic_key_3_value_next;
+        end
+    end
+    assign hwif_out_traffic_key_3_value = field_storage_traffic_key_3_value_value;
+    always @(*) begin
+        logic [31:0] next_c;
+        logic load_next_c;
+        next_c = field_storage_traffic_key_4_value_value;
+        load_next_c = '0;
+        if(decoded_reg_strb_traffic_key_4 && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage_traffic_key_4_value_value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+            load_next_c = '1;
+        end
+        field_combo_traffic_key_4_value_next = next_c;
+        field_combo_traffic_key_4_value_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_traffic_key_4_value_value <= 32'h0;
+        end else if(field_combo_traffic_key_4_value_load_next) begin
+            field_storage_traffic_key_4_value_value <= field_combo_traffic_key_4_value_next;
+        end
+    end
+    assign hwif_out_traffic_key_4_value = field_storage_traffic_key_4_value_value;
+    always @(*) begin
+        logic [31:0] next_c;
+        logic load_next_c;
+        next_c = field_storage_traffic_key_5_value_value;
+        load_next_c = '0;
+        if(decoded_reg_strb_traffic_key_5 && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage_traffic_key_5_value_value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+            load_next_c = '1;
+        end
+        field_combo_traffic_key_5_value_next = next_c;
+        field_combo_traffic_key_5_value_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_traffic_key_5_value_value <= 32'h0;
+        end else if(field_combo_traffic_key_5_value_load_next) begin
+            field_storage_traffic_key_5_value_value <= field_combo_traffic_key_5_value_next;
+        end
+    end
+    assign hwif_out_traffic_key_5_value = field_storage_traffic_key_5_value_value;
+    always @(*) begin
+        logic [31:0] next_c;
+        logic load_next_c;
+        next_c = field_storage_traffic_key_6_value_value;
+        load_next_c = '0;
+        if(decoded_reg_strb_traffic_key_6 && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage_traffic_key_6_value_value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+            load_next_c = '1;
+        end
+        field_combo_traffic_key_6_value_next = next_c;
+        field_combo_traffic_key_6_value_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_traffic_key_6_value_value <= 32'h0;
+        end else if(field_combo_traffic_key_6_value_load_next) begin
+            field_storage_traffic_key_6_value_value <= field_combo_traffic_key_6_value_next;
+        end
+    end
+    assign hwif_out_traffic_key_6_value = field_storage_traffic_key_6_value_value;
+    always @(*) begin
+        logic [31:0] next_c;
+        logic load_next_c;
+        next_c = field_storage_traffic_key_7_value_value;
+        load_next_c = '0;
+        if(decoded_reg_strb_traffic_key_7 && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage_traffic_key_7_value_value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+            load_next_c = '1;
+        end
+        field_combo_traffic_key_7_value_next = next_c;
+        field_combo_traffic_key_7_value_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_traffic_key_7_value_value <= 32'h0;
+        end else if(field_combo_traffic_key_7_value_load_next) begin
+            field_storage_traffic_key_7_value_value <= field_combo_traffic_key_7_value_next;
+        end
+    end
+    assign hwif_out_traffic_key_7_value = field_storage_traffic_key_7_value_value;
+    always @(*) begin
+        logic [31:0] next_c;
+        logic load_next_c;
+        next_c = field_storage_traffic_key_8_value_value;
+        load_next_c = '0;
+        if(decoded_reg_strb_traffic_key_8 && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage_traffic_key_8_value_value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+            load_next_c = '1;
+        end
+        field_combo_traffic_key_8_value_next = next_c;
+        field_combo_traffic_key_8_value_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_traffic_key_8_value_value <= 32'h0;
+        end else if(field_combo_traffic_key_8_value_load_next) begin
+            field_storage_traffic_key_8_value_value <= field_combo_traffic_key_8_value_next;
+        end
+    end
+    assign hwif_out_traffic_key_8_value = field_storage_traffic_key_8_value_value;
+    always @(*) begin
+        logic [31:0] next_c;
+        logic load_next_c;
+        next_c = field_storage_traffic_key_9_value_value;
+        load_next_c = '0;
+        if(decoded_reg_strb_traffic_key_9 && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage_traffic_key_9_value_value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+            load_next_c = '1;
+        end
+        field_combo_traffic_key_9_value_next = next_c;
+        field_combo_traffic_key_9_value_load_next = load_next_c;
+    end
+    always_ff @(posedge clk or negedge arst_n) begin
+        if(~arst_n) begin
+            field_storage_traffic_key_9_value_value <= 32'h0;
+        end else if(field_combo_traffic_key_9_value_load_next) begin
+            field_storage_traffic_key_9_value_value <= field_combo_traffic_key_9_value_next;
+        end
+    end
+    assign hwif_out_traffic_key_9_value = field_storage_traffic_key_9_value_value;
 
     //--------------------------------------------------------------------------
     // Write response
@@ -488,7 +821,7 @@ module board_regs (
     // Readback mux address
     // When external accesses are present, hold address stable so readback mux can
     // continue selecting the correct external data while waiting for rd_ack.
-    logic [6:0] rd_mux_addr;
+    logic [7:0] rd_mux_addr;
     assign rd_mux_addr = cpuif_addr;
 
     logic readback_err;
@@ -499,83 +832,87 @@ always @(*) begin
         // A regular block-local temp is sufficient here since logic is purely combinational.
         logic [31:0] readback_data_var;
         readback_data_var = '0;
-        if(rd_mux_addr == 7'h0) begin
+        if(rd_mux_addr == 8'h0) begin
             readback_data_var[31:0] = 32'h424f5244;
         end
-        if(rd_mux_addr == 7'h4) begin
-            readback_data_var[31:0] = 32'h97e85a55;
+        if(rd_mux_addr == 8'h4) begin
+            readback_data_var[31:0] = 32'h74cd9dba;
         end
-        if(rd_mux_addr == 7'h8) begin
+        if(rd_mux_addr == 8'h8) begin
             readback_data_var[4:0] = hwif_in_board_features_window_log2;
             readback_data_var[8] = 1'h1;
         end
-        if(rd_mux_addr == 7'h10) begin
+        if(rd_mux_addr == 8'h10) begin
             readback_data_var[0] = hwif_in_board_status_flushing;
             readback_data_var[1] = hwif_in_board_status_traffic_busy;
         end
-        if(rd_mux_addr == 7'h20) begin
+        if(rd_mux_addr == 8'h20) begin
             readback_data_var[31:0] = hwif_in_in_count_value;
         end
-        if(rd_mux_addr == 7'h24) begin
+        if(rd_mux_addr == 8'h24) begin
             readback_data_var[15:0] = hwif_in_in_state_free;
             readback_data_var[31:16] = hwif_in_in_state_staged;
         end
-        if(rd_mux_addr == 7'h28) begin
+        if(rd_mux_addr == 8'h28) begin
             readback_data_var[15:0] = hwif_in_out_count_value;
         end
-        if(rd_mux_addr == 7'h2c) begin
+        if(rd_mux_addr == 8'h2c) begin
             readback_data_var[15:0] = hwif_in_out_level_value;
         end
-        if(rd_mux_addr == 7'h30) begin
+        if(rd_mux_addr == 8'h30) begin
             readback_data_var[7:0] = hwif_in_link_errors_line;
             readback_data_var[15:8] = hwif_in_link_errors_timeouts;
             readback_data_var[23:16] = hwif_in_link_errors_bad_commands;
             readback_data_var[31:24] = hwif_in_link_errors_bus;
         end
-        if(rd_mux_addr == 7'h34) begin
+        if(rd_mux_addr == 8'h34) begin
             readback_data_var[31:0] = hwif_in_link_rx_crc_value;
         end
-        if(rd_mux_addr == 7'h38) begin
+        if(rd_mux_addr == 8'h38) begin
             readback_data_var[31:0] = hwif_in_link_tx_crc_value;
         end
-        if(rd_mux_addr == 7'h40) begin
+        if(rd_mux_addr == 8'h40) begin
             readback_data_var[18:0] = field_storage_traffic_shape_size_value;
+            readback_data_var[26:19] = field_storage_traffic_shape_aad_value;
             readback_data_var[31:28] = field_storage_traffic_shape_op_value;
         end
-        if(rd_mux_addr == 7'h44) begin
+        if(rd_mux_addr == 8'h44) begin
             readback_data_var[31:0] = field_storage_traffic_records_value_value;
         end
-        if(rd_mux_addr == 7'h48) begin
+        if(rd_mux_addr == 8'h48) begin
             readback_data_var[31:0] = field_storage_traffic_seed_value_value;
         end
-        if(rd_mux_addr == 7'h4c) begin
+        if(rd_mux_addr == 8'h4c) begin
             readback_data_var[31:0] = hwif_in_traffic_good_value;
         end
-        if(rd_mux_addr == 7'h50) begin
+        if(rd_mux_addr == 8'h50) begin
             readback_data_var[31:0] = hwif_in_traffic_bad_value;
         end
-        if(rd_mux_addr == 7'h60) begin
+        if(rd_mux_addr == 8'h54) begin
+            readback_data_var[31:0] = field_storage_traffic_key_every_value_value;
+        end
+        if(rd_mux_addr == 8'h60) begin
             readback_data_var[31:0] = field_storage_traffic_tag_0_value_value;
         end
-        if(rd_mux_addr == 7'h64) begin
+        if(rd_mux_addr == 8'h64) begin
             readback_data_var[31:0] = field_storage_traffic_tag_1_value_value;
         end
-        if(rd_mux_addr == 7'h68) begin
+        if(rd_mux_addr == 8'h68) begin
             readback_data_var[31:0] = field_storage_traffic_tag_2_value_value;
         end
-        if(rd_mux_addr == 7'h6c) begin
+        if(rd_mux_addr == 8'h6c) begin
             readback_data_var[31:0] = field_storage_traffic_tag_3_value_value;
         end
-        if(rd_mux_addr == 7'h70) begin
+        if(rd_mux_addr == 8'h70) begin
             readback_data_var[31:0] = hwif_in_traffic_check_0_value;
         end
-        if(rd_mux_addr == 7'h74) begin
+        if(rd_mux_addr == 8'h74) begin
             readback_data_var[31:0] = hwif_in_traffic_check_1_value;
         end
-        if(rd_mux_addr == 7'h78) begin
+        if(rd_mux_addr == 8'h78) begin
             readback_data_var[31:0] = hwif_in_traffic_check_2_value;
         end
-        if(rd_mux_addr == 7'h7c) begin
+        if(rd_mux_addr == 8'h7c) begin
             readback_data_var[31:0] = hwif_in_traffic_check_3_value;
         end
         readback_data = readback_data_var;
