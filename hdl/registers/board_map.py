@@ -6,7 +6,7 @@ Generated from board.rdl by `python -m hdl.registers.generate`; do not edit.
 from hdl.registers.types import Register, RegisterField
 
 # CRC-32 of board.rdl; the board's hash register must read the same.
-MAP_HASH_EXPECTED = 0x74CD9DBA
+MAP_HASH_EXPECTED = 0x13029A9A
 
 # Commit and acknowledge words of the record windows (record_*_window.sv).
 IN_COMMIT = 0x1000_0010

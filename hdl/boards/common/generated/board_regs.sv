@@ -836,7 +836,7 @@ always @(*) begin
             readback_data_var[31:0] = 32'h424f5244;
         end
         if(rd_mux_addr == 8'h4) begin
-            readback_data_var[31:0] = 32'h74cd9dba;
+            readback_data_var[31:0] = 32'h13029a9a;
         end
         if(rd_mux_addr == 8'h8) begin
             readback_data_var[4:0] = hwif_in_board_features_window_log2;
