@@ -98,7 +98,7 @@ class TestThirdParty:
         for word in (0x12345678, 0xDEADBEEF):
             self.write(terminal, 0x14, word)
             assert self.read(terminal, 0x14) == [word]
-        assert self.read(terminal, 0x00, 3) == [0x54415045, 0x0001_0000, regs.MAP_HASH_EXPECTED]
+        assert self.read(terminal, 0x00, 3) == [0x54415045, 0x0001_0001, regs.MAP_HASH_EXPECTED]
 
     def test_uartbone_takes_fixed_and_unmapped_addresses(self, terminal: int) -> None:
         os.write(terminal, struct.pack(">BBI3I", 3, 3, 0x14 >> 2, 1, 2, 3))
