@@ -64,8 +64,8 @@ module key_loader (
       end else if (ends) begin
         active_q <= 1'b0;
         word_q   <= word_q + 4'd1;
-      end else if (!host_psel_i) begin
-        active_q <= 1'b1;
+      end else if (!host_psel_i || host_pready_o) begin
+        active_q <= 1'b1;  // also behind a host that asks without a pause
       end
     end
   end
