@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def _run(command: list[str], seed: int) -> str:
-    """Run a command with the initial values of `seed`; return its output if it fails."""
+    """Run a command with the values of `seed`; return its output on failure."""
     with tempfile.TemporaryDirectory(prefix="taperig-powerup-") as state:
         answer = subprocess.run(
             command,

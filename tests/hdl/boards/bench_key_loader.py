@@ -22,7 +22,7 @@ IDLE = {
 
 
 class Registers:
-    """The engine's register block: answers one clock after it is selected, as the real one."""
+    """The engine's register block: it answers a clock after its selection."""
 
     def __init__(self, dut: Any) -> None:
         self.dut = dut
@@ -47,7 +47,7 @@ class Registers:
 
 @cocotb.test()
 async def key_is_written_beside_the_host(dut: Any) -> None:
-    """Load a key while the host writes SCRATCH: both lose nothing, the host waits little."""
+    """Load a key while the host writes SCRATCH: neither loses a write."""
     await start(dut, **IDLE)
     choice = random.Random(1)
     for share in (0.0, 0.3, 1.0):

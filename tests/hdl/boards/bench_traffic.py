@@ -176,7 +176,7 @@ async def stop_and_start_at_any_time(dut: Any) -> None:
 
 @cocotb.test()
 async def key_is_loaded_between_records(dut: Any) -> None:
-    """Load after each so many records, with no record in the engine, and not at the end."""
+    """Load after so many records, none in the engine, and not at the end."""
     await start(dut, **IDLE)
     choice = random.Random(5)
     for every, count in ((1, 4), (3, 9), (2, 5)):

@@ -1,4 +1,4 @@
-"""LONGEST_GAP, LONGEST_LATENCY and PROMISE, against gaps and delays that the bench makes.
+"""LONGEST_GAP, LONGEST_LATENCY and PROMISE, against known delays.
 
 The build lets the bench force signals (engine_visible.vlt) and has banks of 4096 bytes.
 """
@@ -148,7 +148,7 @@ async def latency_counts_every_clock_of_a_delay(dut: Any) -> None:
 
 @engine_test
 async def latency_stays_in_step_with_the_records(dut: Any) -> None:
-    """After many records, refused, cut or failed, each result meets its own frame."""
+    """Match each result with its own frame, after records of any status."""
     engine = await start_engine(dut)
     key = random.randbytes(32)
     for trial in range(12):
@@ -187,7 +187,7 @@ async def longest_values_change_with_a_snapshot_or_clear_only(dut: Any) -> None:
 
 @engine_test
 async def promised_rate_is_reached_at_every_size(dut: Any) -> None:
-    """Measure clocks a record in the steady state; the promise is kept, and no less."""
+    """Measure clocks a record in the steady state: the promise is exact."""
     engine = await start_engine(dut)
     key = random.randbytes(32)
     await engine.load_plain(key)

@@ -30,7 +30,7 @@ def memory_words(dut: Any) -> list[int]:
 
 @engine_test
 async def initial_values_are_random(dut: Any) -> None:
-    """Start with anything in the memories; otherwise the next tests prove nothing."""
+    """Start with filled memories; otherwise the next tests prove nothing."""
     if "POWER_UP" in os.environ:
         await FallingEdge(dut.clk_o)
         assert sum(map(bool, memory_words(dut))) > LEDGER_ENTRIES
@@ -51,7 +51,7 @@ async def engine_is_ready_whatever_its_memories_hold(dut: Any) -> None:
 
 @engine_test
 async def reset_cures_every_fault(dut: Any) -> None:
-    """Flip a control register while records pass; one reset makes the engine good."""
+    """Flip a control register while records pass; one reset cures it."""
     engine = await start_engine(dut)
     choice = random.Random(3)
     paths = [path for name in WATCHED for path in TARGETS[name]]
@@ -74,7 +74,7 @@ async def reset_cures_every_fault(dut: Any) -> None:
 
 @engine_test
 async def reset_cures_a_damaged_memory(dut: Any) -> None:
-    """Damage all words of the ledger's memories: reset, and no check looks at them."""
+    """Damage the ledger's memories: after reset no check looks at them."""
     engine = await start_engine(dut)
     for path in MEMORIES:
         for value in (1, random.getrandbits(30)):

@@ -1,4 +1,4 @@
-"""Words that are lost or come twice: one record is refused, the stream goes on.
+"""Words that are lost or come twice: one record is refused.
 
 The build shows every register and memory (engine_visible.vlt) and has banks of 4096 bytes.
 """
@@ -64,7 +64,7 @@ async def results(engine: EngineDriver, count: int) -> list[Result]:
 
 @engine_test
 async def word_lost_or_repeated_costs_one_record(dut: Any) -> None:
-    """Lose or repeat each word of a frame but the last; all other records are good."""
+    """Lose or repeat each word but the last; all other records are good."""
     engine = await start_engine(dut)
     source = Source(engine)
     key = random.randbytes(32)

@@ -382,7 +382,7 @@ async def fault_zeroizes(dut: Any) -> None:
 
 @engine_test
 async def faulted_engine_takes_no_key(dut: Any) -> None:
-    """Refuse a sealed and a plain key while the fault lasts; nothing of them stays."""
+    """Refuse sealed and plain keys while the fault lasts; none stays."""
     for sealed in (True, False):
         engine = await start_engine(dut)
         key = random.randbytes(32)
