@@ -16,8 +16,8 @@ from engine import WORD, EngineDriver, Op, Record, Status, parse_results
 from hdl.registers import engine_map as regs
 
 LATENCY = 44  # as hdl/rtl/README.md has it
-# In a stream without stalls: between the header of a record and its first word.
-SMALL_GAP = 4
+# The most in a stream without gaps that the bench makes: between two records.
+SMALL_GAP = 4  # clocks
 
 
 async def longest(engine: EngineDriver) -> tuple[int, int]:
@@ -73,8 +73,8 @@ async def gap_is_the_longest_one_that_the_bench_makes(dut: Any) -> None:
 
 
 @engine_test
-async def discarding_a_failed_record_is_a_gap(dut: Any) -> None:
-    """Count the clocks in which the ring is full of words that are zeroed."""
+async def discarding_a_failed_record_is_no_gap(dut: Any) -> None:
+    """Zero the words of a failed record while the input is open."""
     engine = await start_engine(dut)
     key = random.randbytes(32)
     await engine.load_plain(key)
