@@ -94,7 +94,31 @@ def register_block(description: Description, top: AddrmapNode) -> str:
         text = (Path(directory) / description.block.name).read_text()
     # No other module has a timescale, and the lint refuses blanks at line ends.
     text = text.replace("`timescale 1ns / 1ps\n\n", "")
+    text = _with_address_table(text)
     return re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE).rstrip() + "\n"
+
+
+def _with_address_table(text: str) -> str:
+    """Return the block with a table of its addresses instead of a comparison each.
+
+    The comparisons cost the simulation, which makes all of them at every clock.
+    """
+    line = re.compile(
+        r"^ *is_valid_addr \|= cpuif_req_masked & \(cpuif_addr == (\d+)'h([0-9a-f]+)\);\n",
+        re.MULTILINE,
+    )
+    found = line.findall(text)
+    bits = int(found[0][0])
+    table = sum(1 << int(address, 16) // 4 for _, address in found)
+    words = 1 << bits - 2
+    first = line.search(text)
+    assert first is not None
+    at = first.start()
+    lookup = (
+        f"        is_valid_addr = cpuif_req_masked & "
+        f"((({words}'h{table:x} >> cpuif_addr[{bits - 1}:2]) & {words}'h1) != '0);\n"
+    )
+    return text[:at] + lookup + line.sub("", text[at:])
 
 
 def register_map(description: Description, top: AddrmapNode) -> str:

@@ -355,9 +355,9 @@ module key_control #(
   assign load_refused_o  = load_refused_q;
   assign wrong_o         = wrong_state | wrong_follows_q | unwrap_wrong | expand_wrong;
 
-  // ---- Assertions: Yosys reads none with a clock; ../formal proves more ------------------------
+  // ---- Assertions, in the builds of the benches; ../formal proves more --------------------------
 
-`ifndef YOSYS
+`ifdef RTL_ASSERTIONS
   a_no_key :
   assert property (@(posedge clk_i) disable iff (!rst_ni) clears |-> !key_valid_q);
   a_locked :

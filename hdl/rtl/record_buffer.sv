@@ -150,9 +150,9 @@ module record_buffer #(
   assign {read_parity_o, read_data_o} = read_data[read_half_q];
   assign fault_o     = fault_q | wrong_places | (|wrong_bank);
 
-  // ---- Assertions: Yosys reads none with a clock; ../formal proves more ------------------------
+  // ---- Assertions, in the builds of the benches; ../formal proves more --------------------------
 
-`ifndef YOSYS
+`ifdef RTL_ASSERTIONS
   a_room :
   assert property (@(posedge clk_i) disable iff (!rst_ni) promise_i |-> promised_q <= LastPlace);
   a_there :

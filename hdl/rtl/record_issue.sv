@@ -456,9 +456,9 @@ module record_issue #(
   assign aes_block_o       = aes_block_q;
   assign aes_parity_o      = aes_parity_q;
 
-  // ---- Assertions: Yosys reads none with a clock; ../formal proves more ------------------------
+  // ---- Assertions, in the builds of the benches; ../formal proves more --------------------------
 
-`ifndef YOSYS
+`ifdef RTL_ASSERTIONS
   a_one_slot :
   assert property (@(posedge clk_i) disable iff (!rst_ni) $onehot0(
       {goes_aad, goes_data, goes_end, goes_refused, goes_hash_key}

@@ -443,9 +443,9 @@ module record_ledger #(
   assign fault_o      = fault_q | wrong_exit_q | wrong_next_q | wrong_places | wrong_verdict |
                         wrong_next;
 
-  // ---- Assertions: Yosys reads none with a clock; ../formal proves more ------------------------
+  // ---- Assertions, in the builds of the benches; ../formal proves more --------------------------
 
-`ifndef YOSYS
+`ifdef RTL_ASSERTIONS
   a_opens :
   assert property (@(posedge clk_i) disable iff (!rst_ni) open_i |-> !full_q && !torn_i);
   a_torn :

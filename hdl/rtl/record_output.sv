@@ -415,9 +415,9 @@ module record_output (
   assign out_last_o  = out_last_q;
   assign wrong_o     = wrong_held_q | wrong_out_q | wrong_record | wrong_stages;
 
-  // ---- Assertions: Yosys reads none with a clock; ../formal proves more ------------------------
+  // ---- Assertions, in the builds of the benches; ../formal proves more --------------------------
 
-`ifndef YOSYS
+`ifdef RTL_ASSERTIONS
   // What is offered stays, but in a zeroize and while a check keeps it back.
   a_offered :
   assert property (@(posedge clk_i) disable iff (!rst_ni)

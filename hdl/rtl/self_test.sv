@@ -123,33 +123,34 @@ module self_test (
 
   // ---- Frames in -----------------------------------------------------------------------------
 
-  // Words: header, 2 of AAD, 4 of data, and on decrypt the tag.
+  // Words: header, 2 of AAD, 4 of data, and on decrypt the tag. In functions, so that the simulation
+  // makes a word only when it is wanted.
   logic [3:0] frame_words;
-  logic [127:0] text_in;
-  logic [1:0] sent_word, seen_word;
   assign frame_words = encrypts ? 4'd7 : 4'd8;
-  assign sent_word = 2'(sent_q - 4'd3);
-  assign seen_word = 2'(seen_q - 4'd1);
-  assign text_in = encrypts ? Clear[128*sent_word+:128] : Cipher[128*sent_word+:128];
 
-  logic [127:0] in_word, in_data_q;
+  function automatic logic [127:0] text_word(input logic cipher, input logic [1:0] place);
+    text_word = cipher ? Cipher[128*place+:128] : Clear[128*place+:128];
+  endfunction
 
-  always_comb begin
-    unique case (sent_q)
+  function automatic logic [127:0] in_word(input logic [3:0] place, input logic encrypt,
+                                           input logic reject);
+    unique case (place)
       4'd0: begin
         in_word = {
-          encrypts ? drive_crypto_pkg::OpEncrypt : drive_crypto_pkg::OpDecrypt,
+          encrypt ? drive_crypto_pkg::OpEncrypt : drive_crypto_pkg::OpDecrypt,
           Lengths[26:19],
           1'b0,
           Lengths[18:0],
           Iv
         };
       end
-      4'd1, 4'd2: in_word = Aad[128*sent_q[1]+:128];
-      4'd7:    in_word = Tag ^ 128'(rejects_q);
-      default: in_word = text_in;
+      4'd1, 4'd2: in_word = Aad[128*place[1]+:128];
+      4'd7:    in_word = Tag ^ 128'(reject);
+      default: in_word = text_word(~encrypt, 2'(place - 4'd3));
     endcase
-  end
+  endfunction
+
+  logic [127:0] in_data_q;
 
   assign in_valid_o = in_valid_q;
   assign in_data_o = in_data_q;
@@ -158,30 +159,32 @@ module self_test (
   // ---- Frames out ----------------------------------------------------------------------------
 
   // Words: header; unless rejected 4 of data; on encrypt the tag.
-  logic [127:0] wanted;
   logic wanted_last;
 
-  always_comb begin
-    wanted_last = 1'b0;
-    unique case (seen_q)
+  assign wanted_last = seen_q == 4'd0 ? rejects_q : seen_q == (encrypts ? 4'd5 : 4'd4);
+
+  function automatic logic [127:0] out_word(input logic [3:0] place, input logic encrypt,
+                                            input logic reject);
+    unique case (place)
       4'd0: begin
-        wanted = {
-          rejects_q ? drive_crypto_pkg::StatusTagMismatch : drive_crypto_pkg::StatusOk,
-          encrypts ? drive_crypto_pkg::OpEncrypt : drive_crypto_pkg::OpDecrypt,
-          1'b0, Lengths[18:0], 96'd0
+        out_word = {
+          reject ? drive_crypto_pkg::StatusTagMismatch : drive_crypto_pkg::StatusOk,
+          encrypt ? drive_crypto_pkg::OpEncrypt : drive_crypto_pkg::OpDecrypt,
+          1'b0,
+          Lengths[18:0],
+          96'd0
         };
-        wanted_last = rejects_q;
       end
-      4'd5: begin
-        wanted      = Tag;
-        wanted_last = 1'b1;
-      end
-      default: begin
-        wanted      = encrypts ? Cipher[128*seen_word+:128] : Clear[128*seen_word+:128];
-        wanted_last = !encrypts && seen_q == 4'd4;
-      end
+      4'd5:    out_word = Tag;
+      default: out_word = text_word(encrypt, 2'(place - 4'd1));
     endcase
-  end
+  endfunction
+
+  function automatic logic [7:0] differences(input logic [127:0] word, input logic [127:0] wanted);
+    for (int b = 0; b < 8; b++) begin
+      differences[b] = word[16*b+:16] != wanted[16*b+:16];
+    end
+  endfunction
 
   // A word comes into a register, is compared in eight pieces, and then counts.
   logic [127:0] seen_data_q;
@@ -327,16 +330,14 @@ module self_test (
 
   always_ff @(posedge clk_i) begin
     if (sends) begin
-      in_data_q <= in_word;
+      in_data_q <= in_word(sent_q, encrypts, rejects_q);
     end
     if (in_frame && out_valid_i) begin
       seen_data_q <= out_data_i;
       seen_last_q <= out_last_i;
     end
     if (sees_q) begin
-      for (int b = 0; b < 8; b++) begin
-        differs_q[b] <= seen_data_q[16*b+:16] != wanted[16*b+:16];
-      end
+      differs_q      <= differences(seen_data_q, out_word(seen_q, encrypts, rejects_q));
       last_differs_q <= seen_last_q != wanted_last;
       wanted_last_q  <= wanted_last;
     end

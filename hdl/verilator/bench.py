@@ -149,6 +149,7 @@ class _Bench:
             self.sources,
             variant=variant,
             parameters=self.parameters,
+            defines={"RTL_ASSERTIONS": "1"},
             flags=self.flags,
         )
         output.mkdir(parents=True, exist_ok=True)

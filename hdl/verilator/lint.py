@@ -48,6 +48,7 @@ def lint_verilator(sources: list[Path]) -> str:
     waivers = [str(WAIVERS)] if WAIVERS.is_file() else []
     # Modules that nothing instantiates are tops too and are checked as such.
     flags = ["--lint-only", "-Wall", "--timing", "-Wno-MULTITOP", "-Wno-TIMESCALEMOD"]
+    flags.append("-DRTL_ASSERTIONS=1")
     command = [str(toolchain.verilator), *flags, *waivers]
     answer = subprocess.run(
         [*command, *map(str, sources)],
