@@ -6,12 +6,11 @@ The build lets the bench force signals (engine_visible.vlt) and has banks of 409
 import random
 from typing import Any
 
-import cocotb
 from bench_engine_records import check, flip_bit, random_record, start_engine
 from cocotb.handle import Force, Release
 from cocotb.triggers import ClockCycles, FallingEdge
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from engine import WORD, EngineDriver, Op, Record, Status, parse_results
+from engine import WORD, EngineDriver, Op, Record, Status, engine_test, parse_results
 
 from hdl.registers import engine_map as regs
 

@@ -7,12 +7,11 @@ import os
 import random
 from typing import Any
 
-import cocotb
 from bench_engine_faults import TARGETS, WATCHED
 from bench_engine_records import check, random_record, start_engine
 from clocked import flip
 from cocotb.triggers import ClockCycles, FallingEdge
-from engine import Op
+from engine import Op, engine_test
 
 from hdl.registers import engine_map as regs
 

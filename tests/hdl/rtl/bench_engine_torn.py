@@ -6,12 +6,11 @@ The build shows every register and memory (engine_visible.vlt) and has banks of 
 import random
 from typing import Any
 
-import cocotb
 from bench_engine_records import check, random_record, start_engine
 from bench_engine_ring import text_words, used_places
 from bench_engine_zeroize import values_left
 from cocotb.triggers import ClockCycles, FallingEdge
-from engine import WORD, EngineDriver, Op, Record, Result, Status, parse_results
+from engine import WORD, EngineDriver, Op, Record, Result, Status, engine_test, parse_results
 
 from hdl.registers import engine_map as regs
 
