@@ -99,7 +99,7 @@ def register_block(description: Description, top: AddrmapNode) -> str:
 
 
 def _with_address_table(text: str) -> str:
-    """Return the block with a table of its addresses instead of a comparison each.
+    """Replace a comparison for each address by a table of all.
 
     The comparisons cost the simulation, which makes all of them at every clock.
     """
