@@ -313,6 +313,8 @@ def main() -> int:
     """Carry out the request on standard input; answer on standard output."""
     try:
         text = sys.stdin.read()
+        if not text:
+            return 2  # the parent was interrupted
         if sys.argv[1:] == ["change"]:
             change = _KekChange.model_validate_json(text)
             with _locked(change.state_dir):

@@ -7,7 +7,8 @@ MB is 10^6 bytes.
     cpp_mb_s   a plain C++ loop around the same Verilated sources, without cocotb: the limit
     run_mb_s   a whole `rig run` on one encrypted pool: payload through the gates, which is the data
                twice (written, and read back), by the wall time of the command, start and all;
-               tokens and keys were made, and the simulation built, by a short run before
+               tokens and keys were made, and the simulation built, by a short run before; it is
+               compared with the rig's own path just before and after it
 
 The first three encrypt the same kind of records; every result is compared with that of
 `cryptography`.  Their figures are medians over turns in which each comes once, so that what else
@@ -34,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -317,14 +319,27 @@ def measure_paths(folder: Path, turns: int, figures: dict[str, float]) -> None:
 
 
 def measure_run(folder: Path, megabytes: float, turns: int, figures: dict[str, float]) -> None:
-    """Time whole `rig run`s on so much random data."""
+    """Time whole `rig run`s, each between two turns of the rig's path."""
     (folder / "lab.yaml").write_text(RUN_LAB)
     rig_run(folder, "first", 1 << 20)
     size = int(megabytes * 1e6) // RUN_FILES
-    took = [rig_run(folder, f"measured{turn}", size) for turn in range(turns)]
-    for kind, of in KINDS.items():
-        figures[f"run{kind}_mb_s"] = median(2 * size * RUN_FILES / 1e6 / of(each) for each in took)
-        figures[f"run_over_rig{kind}"] = figures[f"run{kind}_mb_s"] / figures[f"rig{kind}_mb_s"]
+    key = secrets.token_bytes(KEY_BYTES)
+    work = make_work(key, SIZES[""], TURN_BYTES)
+    runs, ratios = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+    with SimBoard() as board:
+        path = RigPath(board, key)
+        before = path.turn(work)
+        for turn in range(turns):
+            took = rig_run(folder, f"measured{turn}", size)
+            after = path.turn(work)
+            for kind, of in KINDS.items():
+                rate = 2 * size * RUN_FILES / 1e6 / of(took)
+                runs[kind].append(rate)
+                ratios[kind].append(rate * (of(before) + of(after)) / 2 / work.megabytes)
+            before = after
+    for kind in KINDS:
+        figures[f"run{kind}_mb_s"] = median(runs[kind])
+        figures[f"run_over_rig{kind}"] = median(ratios[kind])
 
 
 def rig_run(folder: Path, name: str, size: int) -> Seconds:

@@ -461,3 +461,14 @@ def test_provisioning_issues_certificates_for_the_tokens_keys(lab_state: Provisi
         drive_key = token.p256_public_key("taperig drive identity")
     assert isinstance(drive_key.curve, ec.SECP256R1)
     assert load_certificate(drive.certificate).public_key() == drive_key
+
+
+@pytest.mark.parametrize("request_of", ["make", "change"])
+def test_provisioning_ends_without_a_word_when_its_parent_is_gone(request_of: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "hsm.provisioning", request_of],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, b"", b"")
