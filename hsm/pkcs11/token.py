@@ -268,15 +268,11 @@ class Token:
 
     def _log_in_again(self, *, officer: bool = False) -> pkcs11.Session:
         """Log in after a logout, in several attempts as open_token does."""
-        for _ in range(_OPEN_ATTEMPTS - 1):
-            try:
+        for _ in range(_OPEN_ATTEMPTS):
+            with suppress(refusals.GeneralError):
                 return self._log_in(officer=officer)
-            except refusals.GeneralError:
-                time.sleep(_OPEN_PAUSE_SECONDS)
-        try:
-            return self._log_in(officer=officer)
-        except refusals.GeneralError:
-            raise _unreadable(self.label) from None
+            time.sleep(_OPEN_PAUSE_SECONDS)
+        raise _unreadable(self.label)
 
     @contextmanager
     def officer(self) -> Iterator[pkcs11.Session]:
