@@ -235,16 +235,20 @@ class Cartridge:
             scan_media(self._file.read, self._file.size(), self.memory, self.memory.end_offset)
         )
 
-    def next_headers(self, records: Sequence[tuple[int, Flags]]) -> list[RecordHeader]:
+    def next_headers(
+        self, records: Sequence[tuple[int, Flags]], first: int | None = None
+    ) -> list[RecordHeader]:
         """Return headers for records of these lengths (bytes) and flags.
 
         Each has a block number and an IV; an IV is used up, even if its record is never written.
+        `first` is the first block's number where records before it are still to be appended.
         """
         if not self._in_pass or self._failed:
             raise CartridgeError(
                 f"cartridge {self.volser} is not being written; begin a writing pass first"
             )
-        first = len(self.headers)
+        if first is None:
+            first = len(self.headers)
         if first + len(records) > MAX_BLOCKS:
             raise CartridgeError(f"cartridge {self.volser} is full: no more block numbers")
         encrypted = self.format is TapeFormat.ENCRYPTED

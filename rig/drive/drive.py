@@ -12,7 +12,10 @@ and the command is repeated. The DK passes through the drive only wrapped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import NoReturn
@@ -53,6 +56,9 @@ class Direction(Enum):
     WRITE = "write"
     READ = "read"
 
+
+ToAppend = tuple[RecordHeader, bytes, bytes]
+"""A record's header, data and tag."""
 
 Figures = dict[tuple[Direction, Operation], Counters]
 """The engine's counters in a mount, by direction and operation."""
@@ -355,28 +361,77 @@ class Drive:
 
         Raises KeyRequired, with nothing written, when a data key must be set first.
         """
+        self.write_batches([blocks])
+
+    def write_batches(
+        self,
+        batches: Iterable[Sequence[Block]],
+        synced: Callable[[Sequence[Block]], None] = lambda blocks: None,
+    ) -> None:
+        """Write batches of blocks at the position, as `write` does.
+
+        While one goes to tape, the hardware encrypts the next; `synced` is called with each when
+        it is safe. When `batches` raises an error, the batches before are written first.
+        """
         cartridge = self._writable()
         self._check_position(cartridge)
         if self.encrypting and not self._key_set:
             self._need_key_to_write(cartridge)
         if not self._writing:
             self._begin(cartridge)
-        headers = cartridge.next_headers(
-            [(len(b.data), Flags.LABEL if b.label else Flags(0)) for b in blocks]
-        )
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="tape") as tape,
+            closing(self._encrypt(cartridge, batches)) as encrypted,
+        ):
+            appending: tuple[Future[None], Sequence[Block]] | None = None
+
+            def finish_appending() -> None:
+                if appending is not None:
+                    appending[0].result()
+                    self._position = cartridge.block_count
+                    synced(appending[1])
+
+            for blocks, records in encrypted:
+                finish_appending()
+                appending = tape.submit(cartridge.append, records), blocks
+            finish_appending()
+
+    def _encrypt(
+        self, cartridge: Cartridge, batches: Iterable[Sequence[Block]]
+    ) -> Generator[tuple[Sequence[Block], list[ToAppend]], None, None]:
+        """Yield each batch with its records, in the cartridge's format."""
         volser = cartridge.volser
-        records = [
-            Record(Operation.ENCRYPT, block.data, iv=header.iv, aad=header.aad(volser))
-            if header.encrypted
-            else Record(Operation.BYPASS, block.data)
-            for header, block in zip(headers, blocks, strict=True)
-        ]
-        results = self._process(Direction.WRITE, records)
-        for header, result in zip(headers, results, strict=True):
-            if result.status is not RecordStatus.OK:
-                raise self._failed(header, result.status)
-        cartridge.append([(h, r.data, r.tag) for h, r in zip(headers, results, strict=True)])
-        self._position = cartridge.block_count
+        under_way: deque[tuple[Sequence[Block], list[RecordHeader]]] = deque()
+
+        def records() -> Iterator[Record]:
+            first = cartridge.block_count
+            for blocks in batches:
+                headers = cartridge.next_headers(
+                    [(len(b.data), Flags.LABEL if b.label else Flags(0)) for b in blocks], first
+                )
+                first += len(blocks)
+                under_way.append((blocks, headers))
+                for header, block in zip(headers, blocks, strict=True):
+                    yield (
+                        Record(Operation.ENCRYPT, block.data, iv=header.iv, aad=header.aad(volser))
+                        if header.encrypted
+                        else Record(Operation.BYPASS, block.data)
+                    )
+
+        operation = Operation.ENCRYPT if self.encrypting else Operation.BYPASS
+        ready: deque[Result] = deque()
+        with closing(self._stream(Direction.WRITE, operation, records())) as streamed:
+            for results in streamed:
+                ready.extend(results)
+                while under_way and len(ready) >= len(under_way[0][1]):
+                    blocks, headers = under_way.popleft()
+                    yield blocks, [self._to_append(header, ready.popleft()) for header in headers]
+
+    def _to_append(self, header: RecordHeader, result: Result) -> ToAppend:
+        """Return what goes to tape; raises DriveError if it was refused."""
+        if result.status is not RecordStatus.OK:
+            raise self._failed(header, result.status)
+        return header, result.data, result.tag
 
     def _check_position(self, cartridge: Cartridge) -> None:
         """Refuse to write elsewhere than at BOT, if asked for, or at the end."""
@@ -493,12 +548,19 @@ class Drive:
         """Pass records through the engine; add up its counters."""
         if not records:
             return []
+        streamed = self._stream(direction, records[0].operation, records)
+        return [result for results in streamed for result in results]
+
+    def _stream(
+        self, direction: Direction, operation: Operation, records: Iterable[Record]
+    ) -> Generator[list[Result], None, None]:
+        """Pass records through the engine as they come; add up its counters."""
         before = self._engine.counters()
-        results = self._engine.process(records)
+        with closing(self._engine.stream(records)) as streamed:
+            yield from streamed
         after = self._engine.counters()
-        key = (direction, records[0].operation)
+        key = (direction, operation)
         self.figures[key] = _add_counters(before, after, self.figures.get(key))
-        return results
 
     def _failed(self, header: RecordHeader, status: RecordStatus) -> DriveError:
         """Return the error for a record that the engine did not process."""

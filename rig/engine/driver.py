@@ -4,7 +4,7 @@ import math
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -263,26 +263,52 @@ class Engine:
     def process(self, records: Sequence[Record]) -> list[Result]:
         """Process records back to back; return their results in order.
 
-        While the board works on one batch, the host prepares the next one and reads the results of
-        the one before. Raises SelfTestError when an internal check of the engine failed meanwhile;
-        then no result is returned.
+        Raises RecordError, with nothing sent, if one does not fit; SelfTestError when an internal
+        check of the engine failed meanwhile; then no result is returned.
         """
         for number, record in enumerate(records):
             self._check_record(number, record)
-        results: list[Result] = []
+        return [result for results in self.stream(records) for result in results]
+
+    def stream(self, records: Iterable[Record]) -> Generator[list[Result], None, None]:
+        """Process records back to back; yield results in order, some at a time.
+
+        While the board works on one batch, the host prepares the next one and reads the results of
+        the one before. Nothing is yielded before STATUS showed that no internal check had failed;
+        else raises SelfTestError. When `records` raises an error, the results of the records before
+        come first. Close the iterator to abandon it: what is under way leaves the board.
+        """
         in_flight: deque[tuple[int, list[Record]]] = deque()
         free = self._board.in_flight_bytes
-        for batch in self._batches(records):
-            frames = b"".join(map(_encode_frame, batch))
-            while in_flight and len(frames) > free:
-                size, oldest = in_flight.popleft()
-                results.extend(map(self._read_result, oldest))
-                free += size
-            self._board.write(regs.RECORD_IN, _WORD_BYTES, frames)
-            in_flight.append((len(frames), batch))
-            free -= len(frames)
-        results.extend(self._read_result(record) for _, batch in in_flight for record in batch)
-        if records and self._status_bit(regs.STATUS_FAULT):
+        batches = self._batches(records)
+        failure: Exception | None = None
+        try:
+            while True:
+                try:
+                    batch = next(batches, None)
+                except Exception as error:  # raised below: what is under way comes first
+                    failure, batch = error, None
+                frames = b"".join(map(_encode_frame, batch or ()))
+                while in_flight and (batch is None or len(frames) > free):
+                    size, oldest = in_flight.popleft()
+                    free += size
+                    yield self._read_results(oldest)
+                if batch is None:
+                    break
+                self._board.write(regs.RECORD_IN, _WORD_BYTES, frames)
+                in_flight.append((len(frames), batch))
+                free -= len(frames)
+        except (GeneratorExit, SelfTestError):
+            for _, batch in in_flight:
+                for record in batch:
+                    self._read_result(record)
+            raise
+        if failure is not None:
+            raise failure
+
+    def _read_results(self, batch: Sequence[Record]) -> list[Result]:
+        results = list(map(self._read_result, batch))
+        if self._status_bit(regs.STATUS_FAULT):
             raise SelfTestError(
                 f"An internal check of the engine of board {self._board.name} failed while it "
                 "processed records; their results were discarded. Reset the board to repeat its "
@@ -399,20 +425,30 @@ class Engine:
             raise RecordError(f"Record {number} of the batch has {wrong}")
 
     def _batches(self, records: Iterable[Record]) -> Iterator[list[Record]]:
-        """Split records into batches, several of which fit into the board."""
+        """Split records into batches, several of which fit into the board.
+
+        When `records` raises an error, the records before make a last batch.
+        """
         most = self._board.in_flight_bytes // _BATCHES
         batch: list[Record] = []
         size = 0
-        for record in records:
-            # Header, tag and the padding of AAD and data are four words at most.
-            frame = 4 * _WORD_BYTES + len(record.aad) + len(record.data)
-            if batch and size + frame > most:
-                yield batch
-                batch, size = [], 0
-            batch.append(record)
-            size += frame
+        failure: Exception | None = None
+        try:
+            for number, record in enumerate(records):
+                self._check_record(number, record)
+                # Header, tag and the padding of AAD and data are four words at most.
+                frame = 4 * _WORD_BYTES + len(record.aad) + len(record.data)
+                if batch and size + frame > most:
+                    yield batch
+                    batch, size = [], 0
+                batch.append(record)
+                size += frame
+        except Exception as error:
+            failure = error
         if batch:
             yield batch
+        if failure is not None:
+            raise failure
 
     def _read_result(self, record: Record) -> Result:
         top = int.from_bytes(self._read_words(1)[:4], "big")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from hsm.errors import TaperigError
@@ -206,13 +207,11 @@ class DriveSequences:
     ) -> None:
         total = sum(header.size for header in headers)
         detail.update(volumes=len(headers), bytes=0, blocks=0)
-        self.drive.write(first)
-        self._moved(detail, first, total)
         # While the drive writes, the next batch is read from its file.
         with prefetched(batches) as ready:
-            for batch in ready:
-                self.drive.write(batch)
-                self._moved(detail, batch, total)
+            self.drive.write_batches(
+                chain([first], ready), lambda batch: self._moved(detail, batch, total)
+            )
         self._add_figures(detail, Direction.WRITE)
 
     def _read(
@@ -261,7 +260,7 @@ class DriveSequences:
                 return
             yield blocks
 
-    def _moved(self, detail: dict[str, Any], blocks: list[Block], total: int) -> None:
+    def _moved(self, detail: dict[str, Any], blocks: Sequence[Block], total: int) -> None:
         detail["bytes"] += sum(len(block.data) for block in blocks if not block.label)
         detail["blocks"] += len(blocks)
         self.progress(min(detail["bytes"], total), total)

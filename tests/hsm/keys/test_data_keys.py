@@ -36,7 +36,7 @@ VOLUME = "VOL001"
 BOTH = (KeyLabel("KEK 1"), KeyLabel("KEK 2", KeyMode.HASH))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def known(lab_state: ProvisionedLab) -> OutsidePair:
     """Return a pair whose private half is also in the token, labelled `known`."""
     pair = outside_pair("known")

@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,42 @@ def encrypted(key: bytes, record: Record) -> Record:
 
 def random_record(length: int, aad: int = 0) -> Record:
     return Record(Operation.ENCRYPT, os.urandom(length), os.urandom(12), os.urandom(aad))
+
+
+class TestStream:
+    def test_stream_gives_the_results_before_an_error_of_its_source(
+        self, engine: Engine, key: bytes
+    ) -> None:
+        plain = [random_record(300_000 // 2, 16) for _ in range(3)]
+
+        def source() -> Iterator[Record]:
+            yield from plain
+            raise FileNotFoundError("the next volume")
+
+        results: list[Result] = []
+        with pytest.raises(FileNotFoundError):
+            results.extend(chain.from_iterable(engine.stream(source())))
+        wanted = [encrypted(key, record) for record in plain]
+        assert [(each.data, each.tag) for each in results] == [(w.data, w.tag) for w in wanted]
+
+    def test_stream_refuses_a_record_that_does_not_fit_after_those_before(
+        self, engine: Engine, key: bytes
+    ) -> None:
+        good, bad = random_record(16), random_record(engine.max_data_bytes + 1)
+        results: list[Result] = []
+        with pytest.raises(RecordError, match="Record 1 of the batch"):
+            results.extend(chain.from_iterable(engine.stream([good, bad])))
+        assert len(results) == 1
+
+    def test_stream_that_is_closed_leaves_nothing_in_the_board(
+        self, engine: Engine, key: bytes
+    ) -> None:
+        streamed = engine.stream(random_record(262_144) for _ in range(40))
+        next(streamed)
+        streamed.close()
+        record = random_record(100)
+        (result,) = engine.process([record])
+        assert result.tag == encrypted(key, record).tag
 
 
 class TestRecords:

@@ -43,7 +43,7 @@ class DrSite:
     ca_der: bytes
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def keks(site: Site) -> tuple[SoftKek, SoftKek]:
     """Return the main site's KEK and the DR site's.
 

@@ -43,7 +43,7 @@ NEW = (KeyLabel("KEK 2", KeyMode.HASH), KeyLabel("Made Outside"))
 ELSEWHERE = "Key Of A Partner"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def partner(site: Site) -> SoftKek:
     """Return a KEK of which the site has only the certificate."""
     kek = SoftKek.make(ELSEWHERE)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hsm.ekm.protocol.errors import EkmUnavailable, ErrorCode, ExchangeError
+from hsm.ekm.protocol.messages import KeyGrant
 from hsm.ekm.service.launch import spawn_ekm
 from hsm.errors import TaperigError
 from hsm.keys.eedk import Eedk, KeyLabel, KeyMode
@@ -375,22 +376,26 @@ def test_clear_cartridges_work_while_the_key_manager_is_down(site: Site, tmp_pat
 
 
 @pytest.mark.rule("BOT-4", "APP-4", "READ-4")
-def test_command_that_fails_zeroizes_and_demounts(site: Site, tmp_path: Path) -> None:
+def test_command_that_fails_zeroizes_and_demounts(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fixture = site.fixture(tmp_path, ENCRYPTED)
     first, changing = fixture.volumes(1000), fixture.volumes(5_000_000, 10)
     volser = fixture.write_from_bot(2, first)
     fixture.steps()
+    accept_key = fixture.drive.accept_key
 
-    def change(done: int, total: int) -> None:
+    def accept_and_change(grant: KeyGrant) -> None:
+        accept_key(grant)
         assert site.engine.key_valid
         changing[1].source.write_bytes(b"0123456789")
 
-    fixture.sequences.progress = change
+    monkeypatch.setattr(fixture.drive, "accept_key", accept_and_change)
     with pytest.raises(VolumeError, match="changed while it was written"):
         fixture.sequences.append(volser, changing)
     assert fixture.steps() == [*APP_ENCRYPTED[:-2], "APP-2f!", "APP-4"]
     assert_idle(site, fixture)
-    fixture.sequences.progress = lambda done, total: None
+    monkeypatch.undo()
     report = fixture.sequences.read(volser)
     assert [header.name for header in report.volumes] == ["L00001"]
     assert report.incomplete == ["L00002"]
