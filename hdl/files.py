@@ -1,4 +1,4 @@
-"""Bounded reads of files: sources, logs, summaries."""
+"""Bounded reads of files; replacement of one text in a source."""
 
 from __future__ import annotations
 
@@ -35,3 +35,18 @@ def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal; raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replace_once(path: Path, old: str, new: str) -> None:
+    """Replace the one occurrence of a text in a file.
+
+    Raises ValueError when the text does not occur exactly once, or stays the same.
+    """
+    text = read_text(path)
+    if text.count(old) != 1:
+        raise ValueError(
+            f"the text to be replaced occurs {text.count(old)} times in {path.name} instead of once"
+        )
+    if old == new:
+        raise ValueError(f"the text to be replaced in {path.name} stays the same")
+    path.write_text(text.replace(old, new), encoding="utf-8")

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from hdl.errors import HdlError, ToolchainError
+from hdl.files import replace_once
 from hdl.formal.key_flow import key_paths
 from hdl.formal.netlist_registers import netlists, write_register_lists
 from hdl.sources import HDL_DIRECTORY, rtl_sources
@@ -218,14 +219,13 @@ def _break(root: Path, broken: Broken) -> None:
             f"The broken copy '{broken.what}' names {broken.file}, which is not one source but "
             f"{len(places)}; correct hdl/formal/sets.toml."
         )
-    text = places[0].read_text()
-    if text.count(broken.old) != 1:
+    try:
+        replace_once(places[0], broken.old, broken.new)
+    except ValueError as error:
         raise ProofError(
-            f"The broken copy '{broken.what}' replaces a text that occurs "
-            f"{text.count(broken.old)} times in {broken.file} instead of once; correct "
+            f"The broken copy '{broken.what}' cannot be made: {error}; correct "
             "hdl/formal/sets.toml."
-        )
-    places[0].write_text(text.replace(broken.old, broken.new))
+        ) from None
 
 
 def _require_known(name: str, sets: dict[str, PropertySet]) -> None:

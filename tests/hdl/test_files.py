@@ -9,7 +9,7 @@ import pytest
 
 from hdl import sources
 from hdl.errors import HdlError
-from hdl.files import END_BYTES, read_end, read_text
+from hdl.files import END_BYTES, read_end, read_text, replace_once
 from hdl.fpga.transport_key import read_key
 
 ENDLESS = 1 << 40
@@ -47,3 +47,15 @@ def test_file_that_is_too_long_is_refused_by_name(
 ) -> None:
     with pytest.raises(HdlError, match=f"{endless}.*more than"):
         read(endless)
+
+
+def test_replace_once_replaces_a_text_that_occurs_once(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("a b b")
+    with pytest.raises(ValueError, match="occurs 2 times in file instead of once"):
+        replace_once(path, "b", "c")
+    with pytest.raises(ValueError, match="stays the same"):
+        replace_once(path, "a", "a")
+    assert path.read_text() == "a b b"
+    replace_once(path, "a", "c")
+    assert path.read_text() == "c b b"

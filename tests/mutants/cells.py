@@ -18,6 +18,8 @@ from enum import Enum
 from pathlib import Path
 from xml.etree import ElementTree
 
+from hdl.files import replace_once
+
 ROOT = Path(__file__).parents[2]
 CELLS = Path(__file__).with_name("mutants.toml")
 COPIED = ("hdl", "tests/hdl", "tests/support", "tests/conftest.py", "pyproject.toml", "rig", "hsm")
@@ -44,7 +46,7 @@ class Mutant:
     old: str
     new: str
     benches: tuple[str, ...]
-    """Tests of pytest below tests/hdl, in the order in which they run."""
+    """Tests of pytest below tests/hdl, the narrowest first; they run until one fails."""
     equivalent: str = ""
     """Why no bench can notice it; such a mutant has to survive."""
 
@@ -104,13 +106,10 @@ def _mutate(root: Path, mutant: Mutant) -> None:
     path = root / "hdl" / "rtl" / mutant.file
     if not path.is_file():
         raise MutantError(f"{mutant.name}: hdl/rtl has no {mutant.file}; correct mutants.toml.")
-    text = path.read_text(encoding="utf-8")
-    if text.count(mutant.old) != 1 or mutant.old == mutant.new:
-        raise MutantError(
-            f"{mutant.name}: the text to replace occurs {text.count(mutant.old)} times in "
-            f"{mutant.file} instead of once, or stays the same; correct mutants.toml."
-        )
-    path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    try:
+        replace_once(path, mutant.old, mutant.new)
+    except ValueError as error:
+        raise MutantError(f"{mutant.name}: {error}; correct mutants.toml.") from None
 
 
 def _run_benches(root: Path, mutant: Mutant, seed: int) -> str:

@@ -13,7 +13,10 @@ def test_mutant_changes_one_place_of_its_source(mutant: Mutant) -> None:
     text = (ROOT / "hdl" / "rtl" / mutant.file).read_text(encoding="utf-8")
     assert text.count(mutant.old) == 1
     assert mutant.old != mutant.new
-    assert all((ROOT / "tests" / "hdl" / bench).is_file() for bench in mutant.benches)
+    for bench in mutant.benches:
+        file, _, test = bench.partition("::")
+        source = (ROOT / "tests" / "hdl" / file).read_text(encoding="utf-8")
+        assert f"def {test}" in source, bench
     assert mutant.name.startswith(f"{mutant.file.removesuffix('.sv')}-")
 
 

@@ -199,6 +199,129 @@ async def every_register_of_control_is_watched(dut: Any) -> None:
 
 
 @engine_test
+async def wrong_word_in_the_buffer_does_not_leave_whole(dut: Any) -> None:
+    """Flip a bit of a waiting word: its frame is cut, by a fault."""
+    words = (LENGTH + 15) // 16
+    for word in range(words // 2, words):  # the first ones are at the output already
+        engine = EngineDriver(dut)
+        await engine.power_on()
+        engine.drop()
+        key = random.randbytes(32)
+        await engine.load_plain(key)
+        record, text = make(key, Op.DECRYPT, forged=False)
+        engine.stalls(256, 0)
+        engine.push(record.frame())
+        await ClockCycles(dut.clk_o, 2 * FLIGHT_CLOCKS)
+        memory = find(dut.u_engine, f"{BANKS[0]}memory[{word}]")
+        memory.value = int(memory.value) ^ 1 << random.randrange(128)
+        engine.stalls(256, 256)
+        (frame,) = await collect(engine, 1)
+        assert frame is None or frame.data != text[: len(frame.data)], word
+        assert judge(key, [(record, text)], [frame], True) == "self check", word
+        assert await engine.status(regs.STATUS_FAULT), word
+
+
+@engine_test
+async def words_at_the_output_are_watched(dut: Any) -> None:
+    """Flip a bit of each word that waits for the sink: it is a fault."""
+    for path in below("u_output", "held", "spare", "out"):
+        engine = EngineDriver(dut)
+        await engine.power_on()
+        engine.drop()
+        key = random.randbytes(32)
+        await engine.load_plain(key)
+        engine.stalls(256, 0)
+        engine.push(make(key, Op.ENCRYPT, forged=False)[0].frame())
+        await ClockCycles(dut.clk_o, 2 * FLIGHT_CLOCKS)
+        assert not await engine.status(regs.STATUS_FAULT)
+        register = find(dut.u_engine, path)
+        register.value = int(register.value) ^ 1 << random.randrange(128)
+        await ClockCycles(dut.clk_o, 4)
+        engine.stalls(256, 256)
+        await collect(engine, 1)
+        assert await engine.status(regs.STATUS_FAULT), path
+
+
+@engine_test
+async def slots_in_the_delay_line_are_watched(dut: Any) -> None:
+    """Flip each bit beside the data of a waiting slot: it is a fault."""
+    key = random.randbytes(32)
+    for bit in range(128, 138):  # bytes, first, parities, check
+        engine = EngineDriver(dut)
+        await engine.power_on()
+        engine.drop()
+        await engine.load_plain(key)
+        engine.push(Record(Op.ENCRYPT, random.randbytes(4000), random.randbytes(12)).frame())
+        await ClockCycles(dut.clk_o, FLIGHT_CLOCKS)
+        await FallingEdge(dut.clk_o)
+        delay = dut.u_engine.u_slot_delay
+        place = (int(delay.place_q.value) + 10) % len(delay.memory)
+        slot = delay.memory[place]
+        slot.value = int(slot.value) ^ 1 << bit
+        await ClockCycles(dut.clk_o, 500)
+        assert await engine.status(regs.STATUS_FAULT), bit
+
+
+@engine_test
+async def results_in_the_ledger_are_watched(dut: Any) -> None:
+    """Flip a bit of what is known of a record that waits behind two others."""
+    key = random.randbytes(32)
+    bits = range(47)  # status, op, length, words and their parity
+    for bit in random.sample(bits, 6):
+        engine = EngineDriver(dut)
+        await engine.power_on()
+        engine.drop()
+        await engine.load_plain(key)
+        engine.stalls(256, 0)
+        begin = int(dut.u_engine.u_ledger.tail_q.value)
+        record, _ = make(key, Op.ENCRYPT, forged=False)
+        engine.push(record.frame() * 3)
+        await ClockCycles(dut.clk_o, 3 * FLIGHT_CLOCKS)
+        results = dut.u_engine.u_ledger.results
+        result = results[(begin + 2) % len(results)]
+        result.value = int(result.value) ^ 1 << bit
+        engine.stalls(256, 256)
+        await collect(engine, 3)
+        assert await engine.status(regs.STATUS_FAULT), bit
+
+
+@engine_test
+async def self_test_compares_every_bit(dut: Any) -> None:
+    """Flip two bits of a word in the buffer, which its parity does not see."""
+    for piece in range(8):
+        engine = EngineDriver(dut)
+        await engine.power_on(wait=False)
+        buffer = dut.u_engine.u_buffer
+        await FallingEdge(dut.clk_o)
+        while int(buffer.write_place_q.value) != 4:
+            await FallingEdge(dut.clk_o)
+        await ClockCycles(dut.clk_o, 2)  # the last word reaches the memory
+        await FallingEdge(dut.clk_o)
+        word = buffer.gen_bank[0].u_bank.memory[piece % 4]
+        low = 16 * piece + random.randrange(15)
+        word.value = int(word.value) ^ 3 << low
+        await engine.until(regs.STATUS_SELF_TEST_DONE)
+        engine.drop()
+        assert not await engine.status(regs.STATUS_SELF_TEST_OK), piece
+
+
+@engine_test
+async def illegal_state_of_the_intake_ends_at_once(dut: Any) -> None:
+    """Set states that are none: the next frame is answered, by a refusal."""
+    for state in (5, 6, 7):
+        engine = EngineDriver(dut)
+        await engine.power_on()
+        engine.drop()
+        await FallingEdge(dut.clk_o)
+        dut.u_engine.u_issue.state_q.value = state
+        await ClockCycles(dut.clk_o, 4)
+        assert await engine.status(regs.STATUS_FAULT), state
+        await engine.until(regs.STATUS_ZEROIZING, 0)
+        (result,) = await engine.process([Record(Op.BYPASS, b"next")])
+        assert result.status == Status.NOT_READY, state
+
+
+@engine_test
 async def single_bit_flips(dut: Any) -> None:
     trials = int(os.environ.get("FAULT_TRIALS", "3"))
     random.seed(int(os.environ.get("FAULT_SEED", "1")))

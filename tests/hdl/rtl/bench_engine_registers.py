@@ -110,6 +110,23 @@ async def every_bit_of_the_pace_counts(dut: Any) -> None:
 
 
 @engine_test
+async def pace_allows_a_burst_of_sixteen_words(dut: Any) -> None:
+    """Wait for far longer than the burst takes to be allowed again."""
+    engine = await start_engine(dut)
+    rate = 0x0200  # a word in 128 clocks
+    await engine.write(regs.PACE, rate)
+    for _ in range(2):
+        await ClockCycles(dut.clk_o, 50 * 65536 // rate)
+        record = random_record(b"", 16 * 30, Op.BYPASS)
+        start = int(dut.clocks_o.value)
+        check(b"", [record], await engine.process([record]))
+        took = int(dut.clocks_o.value) - start
+        least = (30 - 16) * 65536 // rate
+        assert least <= took <= least + 5 * 65536 // rate, took
+    await engine.write(regs.PACE, 0)
+
+
+@engine_test
 async def byte_strobes_write_their_bytes_only(dut: Any) -> None:
     engine = await start_engine(dut)
     held = 0
@@ -176,16 +193,18 @@ async def interrupt_reports_what_is_done(dut: Any) -> None:
     await ClockCycles(dut.clk_o, 3)
     assert not dut.irq_o.value
     assert await engine.read(regs.INTERRUPT) == enabled
-    engine.stalls(256, 0)
     record = random_record(b"", 300, Op.BYPASS)
-    engine.push(record.frame() * 2)
-    await ClockCycles(dut.clk_o, 300)
-    assert not dut.irq_o.value, "a record is still inside"
-    engine.stalls(256, 256)
-    await engine.answers(2)
-    await ClockCycles(dut.clk_o, 10)
-    assert dut.irq_o.value
-    await engine.write(regs.INTERRUPT, enabled | pending)
+    for count in (2, 1):
+        engine.stalls(256, 0)
+        engine.push(record.frame() * count)
+        await ClockCycles(dut.clk_o, 300)
+        assert not dut.irq_o.value, "a record is still inside"
+        assert not await engine.status(regs.STATUS_IDLE)
+        engine.stalls(256, 256)
+        await engine.answers(count)
+        await ClockCycles(dut.clk_o, 10)
+        assert dut.irq_o.value
+        await engine.write(regs.INTERRUPT, enabled | pending)
     await engine.zeroize()
     await ClockCycles(dut.clk_o, 5)
     assert dut.irq_o.value, "zeroize is done"

@@ -3,11 +3,13 @@
 from typing import Any
 
 from cocotb.handle import Force, Release
+from cocotb.triggers import FallingEdge
 from engine import POLL_LIMIT, EngineDriver, Op, Record, Status, engine_test
 
 from hdl.registers import engine_map as regs
 
 AES_STUCK_BIT = 1 << 77
+ZEROIZE_WAIT = 9  # state of self_test
 
 
 def stuck_signals(dut: Any) -> dict[str, tuple[Any, int]]:
@@ -20,6 +22,8 @@ def stuck_signals(dut: Any) -> dict[str, tuple[Any, int]]:
         "any sealed key accepted": (engine.u_key_control.u_key_unwrap.ok_o, 1),
         "no sealed key accepted": (engine.u_key_control.u_key_unwrap.ok_o, 0),
         "any tag accepted": (engine.u_ledger.result_status_o, 0),
+        "results end at their first word": (engine.u_output.out_last_o, 1),
+        "results never end": (engine.u_output.out_last_o, 0),
     }
 
 
@@ -43,6 +47,24 @@ async def broken_engines_refuse_work(dut: Any) -> None:
         assert [r.status for r in results] == [Status.NOT_READY] * len(Op), name
         await engine.power_on()
         assert await engine.status(regs.STATUS_READY), name
+
+
+@engine_test
+async def key_that_outlives_zeroize_fails_the_self_test(dut: Any) -> None:
+    engine = EngineDriver(dut)
+    await engine.power_on(wait=False)
+    state = dut.u_engine.u_self_test.state_q
+    while int(state.value) != ZEROIZE_WAIT:
+        await FallingEdge(dut.clk_o)
+        assert not int(dut.u_engine.fault_q.value)
+    key_valid = dut.u_engine.u_key_control.key_valid_o
+    key_valid.value = Force(1)
+    await engine.until(regs.STATUS_SELF_TEST_DONE)
+    key_valid.value = Release()
+    assert await engine.status(regs.STATUS_FAULT)
+    assert not await engine.status(regs.STATUS_SELF_TEST_OK)
+    await engine.power_on()
+    assert await engine.status(regs.STATUS_READY)
 
 
 @engine_test

@@ -105,6 +105,10 @@ def values_left(dut: Any) -> set[int]:
     return values | {value & ((1 << 128) - 1) for value in values}
 
 
+def _number(block: bytes) -> int:
+    return int.from_bytes(block, "big")
+
+
 def _is_entry(name: str) -> bool:
     return name.startswith(("field_storage_sealed", "field_storage_plain"))
 
@@ -113,7 +117,7 @@ def secrets(key: bytes, texts: Sequence[bytes]) -> list[int]:
     """Return key halves, hash key and text blocks as registers show them."""
     hash_key = Cipher(AES(key), modes.ECB()).encryptor().update(bytes(16))
     blocks = [text[i : i + 16] for text in texts for i in range(0, len(text) - 15, 16)]
-    return [int.from_bytes(b, "big") for b in (key[:16], key[16:], hash_key, *blocks)]
+    return [_number(block) for block in (key[:16], key[16:], hash_key, *blocks)]
 
 
 async def load(engine: EngineDriver, key: bytes, sealed: bool) -> None:
@@ -334,7 +338,7 @@ async def failed_record_is_zeroized(dut: Any) -> None:
         await load(engine, key, sealed=False)
         good = random_record(key, 4000, Op.DECRYPT)
         bad = [random_record(key, n, Op.DECRYPT) for n in (4096, 16, 3000)]
-        tampered = [Record(r.op, r.data, r.iv, r.aad, flip_bit(r.tag)) for r in bad]
+        tampered = [Record(r.op, r.data, r.iv, r.aad, random.randbytes(16)) for r in bad]
         records = [good, *tampered, good]
         results = await engine.process(records)
         check(key, [good, good], [results[0], results[-1]])
@@ -346,6 +350,9 @@ async def failed_record_is_zeroized(dut: Any) -> None:
         held = values_left(dut)
         found = [text for text in secrets(key, texts)[3:] if text in held]
         assert not found, "text of a failed record is still there"
+        # With these a forger, who knows what he sent, has the right tags.
+        sums = {_number(r.tag) ^ _number(t.tag) for r, t in zip(bad, tampered, strict=True)}
+        assert not sums & held, "the right tag of a forgery is still there"
 
 
 @engine_test
@@ -353,19 +360,23 @@ async def fault_zeroizes(dut: Any) -> None:
     """Fail an internal check: all is zeroized and refused until reset."""
     engine = dut.u_engine
     checks = {
-        "cipher and delay line out of step": engine.lost_step,
-        "a digest nobody waits for": engine.u_ghash.digest_valid_o,
-        "a word that is not there leaves": engine.u_buffer.discarded_o,
+        "cipher and delay line out of step": (engine.lost_step, 1),
+        "a digest nobody waits for": (engine.u_ghash.digest_valid_o, 1),
+        "a digest that does not come": (engine.u_ghash.digest_valid_o, 0),
+        "a word that is not there leaves": (engine.u_buffer.discarded_o, 1),
     }
-    for what, signal in checks.items():
+    for what, (signal, value) in checks.items():
         engine = await start_engine(dut)
         key = random.randbytes(32)
         await load(engine, key, sealed=True)
         records = [random_record(key, 2000, Op.ENCRYPT) for _ in range(3)]
         engine.push(b"".join(record.frame() for record in records))
         await ClockCycles(dut.clk_o, 20)  # no word has reached the buffer yet
-        signal.value = Force(1)
-        await ClockCycles(dut.clk_o, 1)
+        signal.value = Force(value)
+        for _ in range(1 if value else 400):  # a digest is due when its record is through
+            await ClockCycles(dut.clk_o, 1)
+            if int(dut.u_engine.fault_q.value):
+                break
         signal.value = Release()
         assert ZEROIZE_LEAST <= await zeroizing_clocks(dut) <= ZEROIZE_MOST, what
         assert remaining_state(dut) == {}, what
@@ -374,10 +385,34 @@ async def fault_zeroizes(dut: Any) -> None:
         assert not await engine.status(regs.STATUS_READY)
         await engine.load_plain(key)
         assert not await engine.status(regs.STATUS_KEY_VALID)
-        (result,) = await engine.process([Record(Op.BYPASS, b"anything")])
-        assert result.status == Status.NOT_READY
+        await engine.zeroize()
+        # More than the buffer holds: none of it is kept.
+        offered = [Record(Op.BYPASS, random.randbytes(BANK_BYTES)) for _ in range(4)]
+        results = await engine.process(offered)
+        assert {result.status for result in results} == {Status.NOT_READY}
+        assert remaining_state(dut) == {}, what
     await engine.power_on()
     assert await engine.status(regs.STATUS_READY)
+
+
+@engine_test
+async def overrun_of_the_buffer_is_a_fault(dut: Any) -> None:
+    """Let words in though every place is taken: it is a fault."""
+    engine = await start_engine(dut)
+    engine.stalls(256, 0)
+    room = dut.u_engine.u_buffer.room_o
+    room.value = Force(1)
+    record = Record(Op.BYPASS, random.randbytes(BANK_BYTES))
+    engine.push(record.frame() * 2)
+    await ClockCycles(dut.clk_o, 2 * BANK_WORDS - 20)
+    assert not await engine.status(regs.STATUS_FAULT)
+    engine.push(record.frame())
+    await ClockCycles(dut.clk_o, 200)
+    room.value = Release()
+    assert await engine.status(regs.STATUS_FAULT)
+    engine.stalls(256, 256)
+    await ClockCycles(dut.clk_o, 4 * BANK_WORDS)
+    engine.drop()
 
 
 @engine_test
