@@ -29,6 +29,7 @@ from hdl.files import read_end
 from hdl.sources import RTL_DIRECTORY
 from hdl.verilator.power_up import power_up_plusargs
 from hdl.verilator.recipe import Variant
+from hdl.verilator.toolchain import OLDEST_FOR_BENCHES, find_toolchain
 from hdl.verilator.verilate import library_path, verilate
 
 # A folder for one coverage.dat of every bench; when it is set, all benches count coverage.
@@ -86,6 +87,7 @@ def run_bench(
     new one. A failed bench runs once more, with the same seed, for a waveform, unless WAVES is 0.
     Raises BenchError when a test failed or none ran.
     """
+    find_toolchain().require(OLDEST_FOR_BENCHES, "the oldest that runs the benches")
     if environment_flag("WAVES"):
         variant = "waves"
     if coverage := os.environ.get(COVERAGE_VARIABLE):

