@@ -9,6 +9,7 @@ Everything is in one state folder, with access for its owner only:
 | `pins/ekm-admin`, `ekm/admin.scrypt` | the key managers' admin secret, and its hash |
 | `pki/` | the lab CA, TLS identities, `ekm-signing.pem`, `drive-<serial>.pem` |
 | `transport/<serial>.hex` | the transport key for the gates of this drive's engine |
+| `provisioned.json` | what was provisioned last, and of which files, so that it is not done again |
 
 A `ProvisioningPlan` describes all tokens. One child process carries it out, because a PKCS#11
 context belongs to one process, and the transport keys in its memory end with it. The child opens
@@ -20,11 +21,13 @@ separates two runs, and every step first checks what exists, so an interrupted r
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +87,10 @@ ONE_TOKEN: Final = "ekm"
 """Name of the token in a plan with one token."""
 _SERIAL: Final = re.compile(r"[A-Za-z0-9-]{1,18}")
 _MAX_TRANSPORT_FILE: Final = 4096
+_RECORD: Final = "provisioned.json"
+_RECORD_SECONDS: Final = 24 * 3600
+_MAX_RECORD_BYTES: Final = 4 << 20
+_TOUCHED: Final = ("generation", "token.object")
 _TRANSPORT_KEY: Final = re.compile(rf"[0-9a-f]{{{2 * TRANSPORT_BYTES}}}")
 
 Progress = Callable[[str], None]
@@ -225,7 +232,10 @@ def provision(plan: ProvisioningPlan, progress: Progress = lambda step: None) ->
         normalize_label(kek.label)
     for serial in plan.drives:
         check_serial(serial)
-    return ProvisionedLab.model_validate_json(_in_child("make", plan, progress))
+    provisioned = _recorded(plan)
+    if provisioned is None:
+        provisioned = ProvisionedLab.model_validate_json(_in_child("make", plan, progress))
+    return provisioned
 
 
 def provision_drive(
@@ -269,6 +279,46 @@ def check_serial(serial: str) -> None:
         raise ProvisioningError(
             f"A drive serial has 1 to 18 letters, digits and hyphens; {serial!r} has not."
         )
+
+
+class _Record(Part):
+    """What was provisioned, and from what."""
+
+    digest: str
+    lab: ProvisionedLab
+
+
+def _recorded(plan: ProvisioningPlan) -> ProvisionedLab | None:
+    """Return what was provisioned for this plan, if nothing changed since.
+
+    Only in tokens of the state folder's own SoftHSM can that be seen: in their files.
+    """
+    path = plan.state_dir / _RECORD
+    try:
+        if not 0 <= time.time() - path.stat().st_mtime < _RECORD_SECONDS:
+            return None  # certificates may be due
+        record = _Record.model_validate_json(read_limited(path, _MAX_RECORD_BYTES))
+    except (OSError, ValueError):
+        return None
+    return record.lab if record.digest == _digest(plan) else None
+
+
+def _digest(plan: ProvisioningPlan) -> str | None:
+    """Return a digest of a plan, its files and this code; None: cannot tell."""
+    folder = plan.state_dir
+    configuration = folder / CONFIGURATION_FILE
+    if any(token.softhsm_conf != configuration for token in plan.tokens.values()):
+        return None
+    files = [configuration, folder / "ekm" / "admin.scrypt", *Path(__file__).parent.rglob("*.py")]
+    for name in ("pins", "pki", "transport", "tokens"):
+        files += (folder / name).rglob("*")
+    facts = [plan.model_dump_json()]
+    for file in sorted(files):
+        # A login touches these, and changes nothing.
+        if file.is_file() and file.suffix != ".lock" and file.name not in _TOUCHED:
+            stat = file.stat()
+            facts.append(f"{file} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}")
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
 def _in_child(what: str, request: Part, progress: Progress) -> str:
@@ -323,7 +373,10 @@ def main() -> int:
             plan = ProvisioningPlan.model_validate_json(text)
             private_directory(plan.state_dir)
             with _locked(plan.state_dir):
-                _send(result=_carry_out(plan).model_dump_json())
+                lab = _carry_out(plan)
+                record = _Record(digest=_digest(plan) or "", lab=lab)
+                write_private(plan.state_dir / _RECORD, record.model_dump_json().encode())
+                _send(result=lab.model_dump_json())
     except TaperigError as error:
         _send(error=str(error))
         return 2

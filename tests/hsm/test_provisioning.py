@@ -50,11 +50,14 @@ SERIAL = "DRIVE-7"
 
 
 def contents(state_dir: Path) -> dict[str, bytes]:
-    """Return files that repetition must not change; SoftHSM writes the others."""
+    """Return files that repetition must not change.
+
+    SoftHSM writes the others, and provisioning its record of the plan.
+    """
     return {
         str(path.relative_to(state_dir)): path.read_bytes()
         for path in state_dir.rglob("*")
-        if path.is_file() and path.name not in {"generation", "token.object"}
+        if path.is_file() and path.name not in {"generation", "token.object", "provisioned.json"}
     }
 
 
@@ -472,3 +475,27 @@ def test_provisioning_ends_without_a_word_when_its_parent_is_gone(request_of: st
         check=False,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, b"", b"")
+
+
+def test_provision_again_does_nothing_while_nothing_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "lab"
+    first = provision_lab(state, ["KEK A"], [SERIAL])
+    steps: list[str] = []
+    assert provision_lab(state, ["KEK A"], [SERIAL], progress=steps.append) == first
+    assert steps == []
+    for change in (
+        lambda: (state / "pki" / "rig-tls.pem").unlink(),
+        lambda: (state / "provisioned.json").write_text("{"),
+        lambda: os.utime(state / "provisioned.json", (0, 0)),
+    ):
+        change()
+        steps.clear()
+        lab = provision_lab(state, ["KEK A"], [SERIAL], progress=steps.append)
+        assert steps, "it was provisioned again"
+        assert works(lab)
+    with open_token(first.ekm_token) as token:
+        keystore = Keystore(token)
+        keystore.remove_kek(keystore.find("KEK A"))
+    assert works(provision_lab(state, ["KEK A"], [SERIAL]))
