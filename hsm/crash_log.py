@@ -8,6 +8,7 @@ PIN.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -45,13 +46,18 @@ def report(error: BaseException, command: str) -> str:
 
 
 def run_main(main: Callable[[], int], command: str) -> int:
-    """Run a program's main function; print one sentence for any error."""
+    """Run a program's main function; print one sentence for any error.
+
+    The process is to end after that: the interpreter's last search for cycles is left out.
+    """
     try:
         return main()
     except TaperigError as error:
         sentence = str(error)
     except Exception as error:
         sentence = report(error, command)
+    finally:
+        gc.freeze()
     with suppress(OSError):
         print(sentence, file=sys.stderr, flush=True)
     return USER_ERROR

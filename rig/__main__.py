@@ -7,6 +7,7 @@ SIGINT, 143 SIGTERM, 129 SIGHUP). Nothing but the standard library is imported b
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import select
@@ -16,6 +17,8 @@ import threading
 from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
+
+_COLLECT_AFTER_OBJECTS = 50_000
 
 
 class _Signalled(SystemExit):
@@ -27,12 +30,15 @@ class _Signalled(SystemExit):
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    # Looking for cycles among what the imports make takes a quarter of a short command's time.
+    gc.set_threshold(_COLLECT_AFTER_OBJECTS)
     try:
         code = _run()
     except KeyboardInterrupt:  # a second one, while the first was obeyed
         code = 128 + signal.SIGINT
     with suppress(OSError, ValueError):
         sys.stderr.flush()
+    gc.freeze()  # the process ends: no last search for cycles, which takes 0.1 s
     sys.exit(code)
 
 

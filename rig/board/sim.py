@@ -1,9 +1,7 @@
 """A board that is a simulation of the engine, in a child process."""
 
-import contextlib
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,6 +15,7 @@ from hdl.registers.engine_map import RECORD_OUT
 from hdl.sim import wire
 from hdl.sim.launch import build_simulation, start_simulation
 from hdl.sim.wire import AnswerOutcome, Kind
+from hsm.child_process import wait_for_end
 from rig.board.protocol import BoardError
 
 # The clock of sim_top.sv. It is below the maximum that place and route reports for the engine.
@@ -134,9 +133,7 @@ class SimBoard:
             return
         self._connection.close()
         self._connection = None
-        try:
-            self._process.wait(_STOP_LIMIT_S)
-        except subprocess.TimeoutExpired:
+        if wait_for_end(self._process, _STOP_LIMIT_S) is None:
             self._process.kill()
             self._process.wait()
         self._remove_scratch()
@@ -205,8 +202,7 @@ class SimBoard:
 
     def _crash(self) -> BoardError:
         """Close the board, whose process ended; return an error with the cause."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STOP_LIMIT_S)
+        wait_for_end(self._process, _STOP_LIMIT_S)
         lines = self._log_lines()
         self._kill()
         messages = [line for line in lines if line.startswith("taperig: ")]

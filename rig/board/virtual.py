@@ -16,6 +16,7 @@ from typing import Self
 from hdl.boards.virtual.launch import build_virtual_board, start_virtual_board
 from hdl.errors import HdlError
 from hdl.files import read_end
+from hsm.child_process import wait_for_end
 from hsm.listener import open_listener
 from rig.board.protocol import BoardError
 from rig.board.sim import announce
@@ -108,9 +109,7 @@ class VirtualBoard:
         """Stop the board."""
         if self._process is not None:
             self._process.terminate()
-            try:
-                self._process.wait(_STOP_LIMIT_S)
-            except subprocess.TimeoutExpired:
+            if wait_for_end(self._process, _STOP_LIMIT_S) is None:
                 self._process.kill()
                 self._process.wait()
             self._process = None

@@ -21,6 +21,7 @@ from typing import Any, Final, Self
 import cbor2
 from pydantic import Field
 
+from hsm.child_process import wait_for_end
 from hsm.configuration.part import LocalPath, Part
 from hsm.errors import TaperigError
 from hsm.framing import FrameError, frame, read_frame
@@ -41,6 +42,7 @@ __all__ = [
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 ANSWER_TIMEOUT_S: Final = 30.0
+_STOP_TIMEOUT_S: Final = 5.0
 
 
 class SecureElementError(TaperigError):
@@ -171,9 +173,7 @@ class SecureElement:
     def close(self) -> None:
         """End the process; a second call does nothing."""
         self._link.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
+        if wait_for_end(self._process, _STOP_TIMEOUT_S) is None:
             self._process.kill()
             self._process.wait()
 
@@ -202,8 +202,7 @@ class SecureElement:
         with self._ended_by_failure():
             answer = receive_message(self._link)
         if answer is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=1)
+            wait_for_end(self._process, 1.0)
             raise self._gone(f"its process ended with code {self._process.returncode}")
         if "error" in answer:
             kind = SedkError if answer["error"] == "sedk" else SecureElementError

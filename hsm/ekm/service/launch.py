@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hsm.child_process import wait_for_end
 from hsm.ekm.config import EkmConfig, dump_config
 from hsm.ekm.protocol.errors import EkmError
 
@@ -53,9 +54,8 @@ class EkmProcess:
         """
         if self._stopped:
             return None
-        try:
-            status = self._process.wait(_DYING_SECONDS)
-        except subprocess.TimeoutExpired:
+        status = wait_for_end(self._process, _DYING_SECONDS)
+        if status is None:
             return None
         return (
             f"{_ending(status)}; {self._log.where()}; run the command again, which starts it anew"
@@ -66,9 +66,7 @@ class EkmProcess:
         self._stopped = True
         if self.alive:
             self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+        if wait_for_end(self._process, STOP_SECONDS) is None:
             self._process.kill()
         status = self._process.wait()
         if self._process.stdout is not None:

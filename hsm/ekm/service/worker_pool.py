@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from hsm.child_process import wait_for_end
 from hsm.ekm.audit.log import AuditError, AuditLog
 from hsm.ekm.config import EkmConfig
 from hsm.ekm.logs import LOG
@@ -261,8 +262,7 @@ class WorkerPool:
 
 def _reap(worker: _Worker) -> int | None:
     """Return the exit status of a killed worker; None if it does not end."""
-    try:
-        return worker.process.wait(_REAP_SECONDS)
-    except subprocess.TimeoutExpired:
+    status = wait_for_end(worker.process, _REAP_SECONDS)
+    if status is None:
         LOG.error("worker cannot be killed", pid=worker.process.pid)
-        return None
+    return status
