@@ -1,1 +1,1 @@
-"""The engine as an IP: file list, FuseSoC core, C header, IP-XACT, csr.csv."""
+"""The engine as an IP: file list, FuseSoC core, headers, csr.csv."""

@@ -171,7 +171,7 @@ def ip_xact(top: AddrmapNode) -> str:
 
 
 def csr_csv(tops: Sequence[tuple[Description, AddrmapNode]]) -> str:
-    """Return csr.csv for LiteX's tools: registers by name, address, words, access.
+    """Return csr.csv for LiteX's tools: name, address, words, access.
 
     A register of several words has its most significant word first, as LiteX has it.
     """

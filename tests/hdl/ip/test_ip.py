@@ -1,4 +1,4 @@
-"""The engine as an IP: what is handed to other tools, tried outside the checkout."""
+"""The engine as an IP, tried outside the checkout."""
 
 from __future__ import annotations
 
