@@ -4,6 +4,7 @@ import errno
 import os
 import select
 import stat
+from functools import partial
 from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ from hsm.errors import ProvisioningError
 PIPE_SECONDS = 5.0
 """How long a pipe or device that is read may give nothing."""
 
+_PIECE_BYTES: Final = 1 << 20
 
 _CURES: Final = {
     errno.ENOSPC: "free some space",
@@ -126,3 +128,12 @@ def write_private(path: Path, content: bytes) -> None:
         raise ProvisioningError(
             f"The file {path} cannot be written: {reason_and_cure(error)}."
         ) from None
+
+
+def same_content(one: Path, other: Path) -> bool:
+    """Return whether two regular files hold the same bytes."""
+    with open_regular(one) as first, open_regular(other) as second:
+        if os.fstat(first.fileno()).st_size != os.fstat(second.fileno()).st_size:
+            return False
+        pieces = iter(partial(first.read, _PIECE_BYTES), b"")
+        return all(piece == second.read(_PIECE_BYTES) for piece in pieces)

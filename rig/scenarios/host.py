@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
 
+from hsm.files import same_content
 from rig.testbed.node import storage_group
 from rig.ve.catalogue import transactions
 from rig.ve.node import Node
 from rig.ve.volumes.logical_volume import VolumeFile
 
-PIECE_BYTES = 1 << 20
 _PREFIXES = f"{ascii_uppercase}234567"
 """First character of the names of a pool's volumes, pools 1 to 32."""
 
@@ -52,7 +52,7 @@ class Host:
         different = [
             volume.name
             for volume, file in zip(volumes, files, strict=True)
-            if not _same_content(file, volume.source)
+            if not same_content(file, volume.source)
         ]
         self.node.unload_all(names)
         return different
@@ -67,11 +67,3 @@ def number_volumes(files: Iterable[Path], pool: int, first: int = 1) -> list[Vol
     """Name files as volumes of a pool: A00001 on for pool 1, B00001 for 2."""
     prefix = _PREFIXES[pool - 1]
     return [VolumeFile.of(f"{prefix}{number:05}", file) for number, file in enumerate(files, first)]
-
-
-def _same_content(one: Path, other: Path) -> bool:
-    with one.open("rb") as first, other.open("rb") as second:
-        while piece := first.read(PIECE_BYTES):
-            if second.read(len(piece)) != piece:
-                return False
-        return not second.read(1)

@@ -18,7 +18,7 @@ from typing import Any
 from hsm.ekm.audit.hash_chain import ARCHIVED, STEP, AuditError, records, segments
 from hsm.ekm.audit.key_usage import KNOWN, read_known_cartridges
 from hsm.ekm.audit.log import AuditLog
-from hsm.files import open_regular, sync_directory
+from hsm.files import same_content, sync_directory
 
 
 def archive(log: AuditLog, directory: Path) -> dict[str, Any]:
@@ -81,13 +81,6 @@ def _last_record(path: Path, segment: Path) -> tuple[int, str]:
     return through, head
 
 
-def _same_content(one: Path, other: Path) -> bool:
-    with one.open("rb") as first, open_regular(other) as second:
-        if os.fstat(first.fileno()).st_size != os.fstat(second.fileno()).st_size:
-            return False
-        return all(piece == second.read(STEP) for piece in iter(partial(first.read, STEP), b""))
-
-
 def _move(segment: Path, directory: Path) -> None:
     target, part = directory / segment.name, directory / f"{segment.name}.part"
     if not target.exists():
@@ -99,7 +92,7 @@ def _move(segment: Path, directory: Path) -> None:
             os.fsync(copy.fileno())
         part.rename(target)
         sync_directory(directory)
-    if not _same_content(segment, target):
+    if not same_content(segment, target):
         raise AuditError(
             f"{target} is there already and is another file; choose another directory."
         )

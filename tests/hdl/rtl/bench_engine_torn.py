@@ -50,6 +50,14 @@ class Source:
         self.push(frame[at + WORD :])
 
 
+async def start_with_key(dut: Any) -> tuple[EngineDriver, Source, bytes]:
+    """Start the engine and load a random key."""
+    engine = await start_engine(dut)
+    key = random.randbytes(32)
+    await engine.load_plain(key)
+    return engine, Source(engine), key
+
+
 async def results(engine: EngineDriver, count: int) -> list[Result]:
     """Return the results of `count` frames; none follows."""
     stream, _ = await engine.answers(count)
@@ -64,10 +72,7 @@ async def results(engine: EngineDriver, count: int) -> list[Result]:
 @engine_test
 async def word_lost_or_repeated_costs_one_record(dut: Any) -> None:
     """Lose or repeat each word but the last; all other records are good."""
-    engine = await start_engine(dut)
-    source = Source(engine)
-    key = random.randbytes(32)
-    await engine.load_plain(key)
+    engine, source, key = await start_with_key(dut)
     for op in Op:
         for length in (1, 100):
             bad = random_record(key, length, op)
@@ -87,10 +92,7 @@ async def word_lost_or_repeated_costs_one_record(dut: Any) -> None:
 
 @engine_test
 async def lost_last_word_costs_the_next_record_too(dut: Any) -> None:
-    engine = await start_engine(dut)
-    source = Source(engine)
-    key = random.randbytes(32)
-    await engine.load_plain(key)
+    engine, source, key = await start_with_key(dut)
     for op in Op:
         bad, merged, after = (random_record(key, 90, each) for each in (op, Op.ENCRYPT, op))
         await source.tear(bad.frame(), len(bad.frame()) // WORD - 1, lost=True)
@@ -102,10 +104,7 @@ async def lost_last_word_costs_the_next_record_too(dut: Any) -> None:
 
 @engine_test
 async def last_word_that_comes_twice_is_a_frame_of_its_own(dut: Any) -> None:
-    engine = await start_engine(dut)
-    source = Source(engine)
-    key = random.randbytes(32)
-    await engine.load_plain(key)
+    engine, source, key = await start_with_key(dut)
     first, after = (random_record(key, 160, Op.BYPASS) for _ in range(2))
     first = Record(Op.BYPASS, bytes(160), first.iv)
     await source.tear(first.frame(), len(first.frame()) // WORD - 1, lost=False)
@@ -117,10 +116,7 @@ async def last_word_that_comes_twice_is_a_frame_of_its_own(dut: Any) -> None:
 
 @engine_test
 async def frames_of_a_header_alone_are_held_to_their_end(dut: Any) -> None:
-    engine = await start_engine(dut)
-    source = Source(engine)
-    key = random.randbytes(32)
-    await engine.load_plain(key)
+    engine, source, key = await start_with_key(dut)
     empty = Record(Op.ENCRYPT, b"", random.randbytes(12))
     await source.tear(empty.frame(), 0, lost=False)
     source.push(empty.frame())
@@ -147,10 +143,7 @@ async def text_of_a_torn_record_is_zeroed(dut: Any) -> None:
 @engine_test
 async def torn_records_among_others_with_stalls(dut: Any) -> None:
     """Tear some of many records at any word; the results of all are in order."""
-    engine = await start_engine(dut)
-    source = Source(engine)
-    key = random.randbytes(32)
-    await engine.load_plain(key)
+    engine, source, key = await start_with_key(dut)
     await engine.command(regs.CTRL_COUNTERS_CLEAR)
     sizes = (0, 16, 33, 400, 2000, 4096)
     good = 0
