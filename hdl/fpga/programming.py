@@ -45,7 +45,7 @@ def program(target: Target, bitstream: Path, serial: str | None = None) -> None:
         which = "is on USB" if serial is None else f"with serial number {serial} is on USB"
         raise ProgrammingError(
             f"No {target.title} {which}; connect it, and check that this user may open it "
-            "(`rig board list` lists the cables)."
+            "(`rig board targets` lists the cables)."
         )
     last = output.splitlines()[-1] if output else f"exit code {ended.code}"
     raise ProgrammingError(f"{target.title} was not programmed: openFPGALoader says '{last}'.")

@@ -177,8 +177,8 @@ def board_provision(
     print(f"bitstream {out}")
 
 
-@board_app.command("list")
-def board_list() -> None:
+@board_app.command("targets")
+def board_targets() -> None:
     """List the boards to build for and the programming cables on USB."""
     from hdl.fpga.programming import list_cables
     from hdl.fpga.synthesis import source_hash

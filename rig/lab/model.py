@@ -75,7 +75,7 @@ class BoardUnit(Part):
     fpga: str | None = Field(
         default=None,
         min_length=1,
-        description="an FPGA board of `rig board list`, whose last good build limits clock_mhz",
+        description="an FPGA board of `rig board targets`, whose last good build limits clock_mhz",
     )
 
     @property

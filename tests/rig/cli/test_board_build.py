@@ -40,7 +40,7 @@ def refusal(*arguments: str | Path) -> str:
 
 def test_board_build_is_recorded_and_provisioned_for_a_drive(state: Path, tmp_path: Path) -> None:
     lab = lab_file(tmp_path)
-    assert "no good build yet" in board("list").output
+    assert "no good build yet" in board("targets").output
 
     done = board("build", "keyed", "--record", "--seed", "3")
     assert done.exit_code == 0, done.output
@@ -50,7 +50,7 @@ def test_board_build_is_recorded_and_provisioned_for_a_drive(state: Path, tmp_pa
     assert report["fmax_mhz"] > 50
     assert report["ebr"] == 1
     assert json.loads((tmp_path / "source/last_build.json").read_text()) == report
-    listed = next(line for line in board("list").output.splitlines() if line.startswith("keyed"))
+    listed = next(line for line in board("targets").output.splitlines() if line.startswith("keyed"))
     assert listed.endswith(f"last good build {report['fmax_mhz']:g} MHz")
 
     done = board("provision", "keyed", "--lab", lab)
