@@ -7,7 +7,8 @@ next, and the last two on the third.
 
 The record buffer is placed after the last round, one bank above the other. Without fixed sites one
 of its block RAMs was placed at the far end of the chip, and its output was the critical path. The
-block RAMs of the record window to the engine are placed before the last two rounds.
+block RAMs of the record window to the engine are placed before the last two rounds, those of the
+key unwrap below them.
 
 Sites have the names of nextpnr-ecp5, for LFE5U-85F and LFE5UM5G-85F, which share one die.
 """
@@ -25,6 +26,7 @@ _ROWS = (22, 46, 70, 82)
 _SBOX = re.compile(r"(?:^|\.)u_aes_pipe\.gen_round\[(\d+)\]\.u_round\.gen_sub\[(\d+)\]\.")
 _BANK = r"u_buffer\.gen_bank\[{}\]\.u_bank\.memory"
 _WINDOW = r"u_record_in\.u_ram\.memory"
+_UNWRAP = re.compile(r"(?:^|\.)u_key_unwrap\.")
 
 
 def sites(row: int) -> list[str]:
@@ -51,6 +53,11 @@ def window_sites() -> list[str]:
     return sites(_ROWS[2])[:4]
 
 
+def unwrap_sites() -> list[str]:
+    """Return the sites for the S-boxes of the key unwrap."""
+    return sites(_ROWS[3])[4:14]
+
+
 def fix_block_rams(netlist: Path, top: str) -> int:
     """Assign sites to the block RAMs in a netlist of Yosys; return how many.
 
@@ -68,6 +75,9 @@ def fix_block_rams(netlist: Path, top: str) -> int:
     for number, bank in enumerate(bank_sites()):
         fixed |= _assign_sites(rams, _BANK.format(number), bank)
     fixed |= _assign_sites(rams, _WINDOW, window_sites())
+    unwrap = sorted(filter(_UNWRAP.search, rams))
+    if len(unwrap) <= len(unwrap_sites()):
+        fixed |= dict(zip(unwrap, unwrap_sites(), strict=False))
     for name, site in fixed.items():
         cells[name]["attributes"]["BEL"] = site
     if fixed:

@@ -66,6 +66,7 @@ def source_hash(target: Target) -> str:
             floorplan.sbox_sites(),
             floorplan.bank_sites(),
             floorplan.window_sites(),
+            floorplan.unwrap_sites(),
         ],
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())

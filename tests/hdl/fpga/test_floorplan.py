@@ -5,13 +5,21 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from hdl.fpga.floorplan import bank_sites, fix_block_rams, sbox_sites, sites, window_sites
+from hdl.fpga.floorplan import (
+    bank_sites,
+    fix_block_rams,
+    sbox_sites,
+    sites,
+    unwrap_sites,
+    window_sites,
+)
 
 
 def test_floorplan_uses_each_site_once_and_only_sites_of_the_chip() -> None:
     rounds = sbox_sites()
     assert [len(each) for each in rounds] == [8] * 14
-    used = [site for each in (*rounds, *bank_sites(), window_sites()) for site in each]
+    groups = (*rounds, *bank_sites(), window_sites(), unwrap_sites())
+    used = [site for each in groups for site in each]
     assert len(set(used)) == len(used)
     assert set(used) <= {site for row in (22, 46, 70, 82) for site in sites(row)}
     assert sites(22)[0] == "X4/Y22/EBR0"
@@ -47,21 +55,25 @@ def sites_given(folder: Path, cells: dict[str, dict[str, object]]) -> dict[str, 
     return given
 
 
-def test_floorplan_fixes_sboxes_buffer_and_window(tmp_path: Path) -> None:
+def test_floorplan_fixes_sboxes_buffer_window_and_key_unwrap(tmp_path: Path) -> None:
     inside = "u_board.u_drive_crypto.u_aes_pipe.gen_round[14].u_round.gen_sub[6].u_sbox_rom.rom.0.0"
     bank = "u_board.u_drive_crypto.u_buffer.gen_bank[1].u_bank.memory.0."
     window = "u_board.u_record_in.u_ram.memory.0."
+    unwrap = "u_board.u_drive_crypto.u_key_control.u_key_unwrap.u_inv_cipher.gen_column"
     cells = {
         inside: cell("DP16KD"),
         "u_aes_pipe.gen_round[1].u_round.gen_sub[0].u_sbox_rom.some": cell("LUT4"),
         "u_key_control.u_aes_key_expand.gen_sub[0].u_sbox_rom.rom.0.0": cell("DP16KD"),
         **{f"{bank}{n}": cell("DP16KD") for n in (0, 1, 10, 2)},
         **{f"{window}{n}": cell("DP16KD") for n in range(4)},
+        **{f"{unwrap}[{n}].rom.0.0": cell("DP16KD") for n in (3, 0)},
     }
     assert sites_given(tmp_path, cells) == {
         inside: sbox_sites()[13][3],
         **{f"{bank}{n}": bank_sites()[1][place] for place, n in enumerate((0, 1, 2, 10))},
         **{f"{window}{n}": window_sites()[n] for n in range(4)},
+        f"{unwrap}[0].rom.0.0": unwrap_sites()[0],
+        f"{unwrap}[3].rom.0.0": unwrap_sites()[1],
     }
 
 
