@@ -64,6 +64,7 @@ module frames_in_step (
   (* hierconn *) wire \u_issue.torn_q ;
   (* hierconn *) wire [4:0] \u_issue.aad_words_q ;
   (* hierconn *) wire [15:0] \u_issue.data_words_q ;
+  (* hierconn *) wire [18:0] \u_issue.data_len_q ;
   (* hierconn *) wire \u_issue.is_decrypt_q ;
   (* hierconn *) wire \u_issue.has_data_q ;
   (* hierconn *) wire \u_issue.last_aad_q ;
@@ -75,7 +76,9 @@ module frames_in_step (
   wire [2:0] state = \u_issue.state_q ;
   wire [15:0] left = \u_tracker.left_q ;
   wire [4:0] aad_words = \u_issue.aad_words_q ;
-  wire [15:0] data_words = \u_issue.data_words_q ;
+  // The counter leaves out a last word that is not whole.
+  wire [18:0] data_len = \u_issue.data_len_q ;
+  wire [15:0] data_words = \u_issue.data_words_q + 16'(data_len[3:0] != '0);
 
   logic started_q;
   initial started_q = 1'b0;

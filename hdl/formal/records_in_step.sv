@@ -68,7 +68,7 @@ module records_in_step (
   (* hierconn *) wire \u_dut.u_ledger.judge_q ;
   (* hierconn *) wire \u_dut.u_ledger.full_q ;
   (* hierconn *) wire [5:0] \u_dut.u_buffer.promised_q ;
-  (* hierconn *) wire \u_dut.u_buffer.last_q ;
+  (* hierconn *) wire \u_dut.u_buffer.nearly_full_q ;
   (* hierconn *) wire [5:0] \u_dut.u_buffer.write_place_q ;
   (* hierconn *) wire [5:0] \u_dut.u_buffer.read_place_q ;
   (* hierconn *) wire \u_dut.u_buffer.leaves ;
@@ -146,7 +146,7 @@ module records_in_step (
       // Words that were promised a place are on their way to it or lie there.
       a_words: assert (promised == coming + lying);
       a_room: assert (promised + let_in <= RingWords && coming <= promised);
-      i_last: assert (\u_dut.u_buffer.last_q == (promised == RingWords - 1'b1));
+      i_room: assert (\u_dut.u_buffer.nearly_full_q || promised <= RingWords - 6'd4);
       // Registers that follow what they are made from.
       i_full: assert (\u_dut.u_ledger.full_q == (known == 5'd16));
       i_clear: assert (\u_dut.u_key_control.clear_q == {8{key_state == StClear}});

@@ -561,15 +561,13 @@ module drive_crypto #(
   );
 
   // A stream that is ready and finds nothing waits for its other side: no gap of the engine's.
-  logic gap;
-  assign gap = (issue_active | ~ledger_empty | output_busy) & ~in_ready & ~out_valid & ~paced;
-
   gap_counters u_gap_counters (
       .clk_i,
       .rst_ni,
       .clear_i          (command_counters_clear | test_active),
       .snapshot_i       (command_counters_snapshot),
-      .gap_i            (gap),
+      .inside_i         (issue_active | ~ledger_empty | output_busy),
+      .moves_i          (in_ready | out_valid | paced),
       .ended_i          (ended),
       .out_valid_i      (out_valid),
       .out_ready_i      (out_ready),

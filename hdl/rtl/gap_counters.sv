@@ -8,12 +8,12 @@
 //
 // Ports
 //   clear_i, snapshot_i  one clock each: both and the snapshot to zero; copy both at once
-//   gap_i                this clock is one of a gap
+//   inside_i, moves_i    a record is inside; a word is taken or offered, or held back by the pace
 //   ended_i              a frame ends
 //   out_valid_i, out_ready_i, out_last_i   the result stream
 //   *_o                  the snapshot; both stop at their highest value
 //
-// What happens in a clock is counted three clocks later.
+// What happens in a clock is counted four clocks later at most: a word moves late in its clock.
 
 module gap_counters #(
     parameter int unsigned Records = 32  // inside at once, or more; a power of two
@@ -22,7 +22,8 @@ module gap_counters #(
     input  logic        rst_ni,
     input  logic        clear_i,
     input  logic        snapshot_i,
-    input  logic        gap_i,
+    input  logic        inside_i,
+    input  logic        moves_i,
     input  logic        ended_i,
     input  logic        out_valid_i,
     input  logic        out_ready_i,
@@ -35,16 +36,20 @@ module gap_counters #(
 
   // ---- Gap -------------------------------------------------------------------------------------
 
-  logic gap_q;
+  logic inside_q, moves_q, gap_q;
   logic [31:0] row_q, longest_gap_q;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
+      inside_q      <= 1'b0;
+      moves_q       <= 1'b0;
       gap_q         <= 1'b0;
       row_q         <= '0;
       longest_gap_q <= '0;
     end else begin
-      gap_q <= gap_i;
+      inside_q <= inside_i;
+      moves_q  <= moves_i;
+      gap_q    <= inside_q & ~moves_q;
       if (!gap_q || clear_i) begin
         row_q <= '0;
       end else if (row_q != '1) begin

@@ -7,7 +7,7 @@
 // be read two clocks after write_i.
 //
 // Ports
-//   wipe_i    start a wipe (ignored while one is under way)
+//   wipe_i    start a wipe (ignored while one is under way): a write that comes with it is ignored
 //   wiping_o  writes are ignored, reads give nothing useful
 //   write_*   one word a clock
 //   read_*    one word a clock, read_data_o one clock after read_i and steady until the next
@@ -41,24 +41,28 @@ module record_bank #(
   logic [Width-1:0] read_q;
   logic [IndexBits:0] mark_q, mark_d, mark_after_write;
   logic wiping_q, wiping_d, wiped_q, wiped_d, wipe_write;
-  logic write_q, write_d, read;
+  logic write_q, write_d, wrote_q, wrote_d, read;  // wrote: what is written is no zero of a wipe
   logic [IndexBits-1:0] write_index_q, write_index_d, read_index;
   logic [Width-1:0] write_data_q;
 
   assign wipe_write = wiping_q & (mark_q != '0);
   assign read = read_i | wiping_q;
   assign read_index = wiping_q ? '0 : read_index_i;
-  assign mark_after_write = (IndexBits + 1)'(write_index_i) + 1'b1;
+  // The mark follows a write a clock later: no wipe has begun.
+  assign mark_after_write = (IndexBits + 1)'(write_index_q) + 1'b1;
 
   // While wiping the mark comes down, and each step zeroes the word it passes.
-  assign write_d = wiping_q ? wipe_write : write_i;
+  assign wrote_d = write_i & ~wipe_i & ~wiping_q;
+  assign write_d = wipe_write | wrote_d;
   assign write_index_d = wiping_q ? mark_q[IndexBits-1:0] - 1'b1 : write_index_i;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       write_q <= 1'b0;
+      wrote_q <= 1'b0;
     end else begin
       write_q <= write_d;
+      wrote_q <= wrote_d;
     end
   end
 
@@ -91,7 +95,7 @@ module record_bank #(
     mark_d = mark_q;
     if (wipe_write) begin
       mark_d = mark_q - 1'b1;
-    end else if (!wiping_q && write_i && {1'b0, write_index_i} >= mark_q) begin
+    end else if (wrote_q && {1'b0, write_index_q} >= mark_q) begin
       mark_d = mark_after_write;
     end
   end
@@ -109,12 +113,12 @@ module record_bank #(
   end
 
   control_twin #(
-      .Width($bits({write_q, write_index_q, wiping_q, wiped_q, mark_q}))
+      .Width($bits({write_q, wrote_q, write_index_q, wiping_q, wiped_q, mark_q}))
   ) u_twin (
       .clk_i,
       .rst_ni,
-      .next_i({write_d, write_index_d, wiping_d, wiped_d, mark_d}),
-      .held_i({write_q, write_index_q, wiping_q, wiped_q, mark_q}),
+      .next_i({write_d, wrote_d, write_index_d, wiping_d, wiped_d, mark_d}),
+      .held_i({write_q, wrote_q, write_index_q, wiping_q, wiped_q, mark_q}),
       .wrong_o
   );
 

@@ -6,7 +6,8 @@
 //
 // Ports
 //   clear_i     zeroize: hold it, all places are free again;  wipe_i  start wiping;  wiping_o
-//   promise_i   a word was let in a clock ago;  room_o  there is a place for one more
+//   promise_i   a word was let in a clock ago;  room_o  there is a place for one more, out of a
+//               register: four places, for words that are not yet counted, stay free
 //   write_*     the next word promised a place
 //   read_i      the oldest word leaves; read_data_o one clock later, steady until the next
 //   discard_i   zero the oldest word; discarded_o  done: not while that memory is being written
@@ -37,13 +38,12 @@ module record_buffer #(
 );
 
   localparam int unsigned IndexBits = $clog2(BankWords);
-  localparam logic [IndexBits+1:0] LastPlace = (IndexBits + 2)'(2 * BankWords - 1);
 
   // Places: {round, half, index}. Round distinguishes a full ring from an empty one.
   logic [IndexBits+1:0] write_place_q, read_place_q, write_place_d, read_place_d;
-  // Words let in that have not left: its top bit says full.
+  // Words let in that have not left.
   logic [IndexBits+1:0] promised_q, promised_d, step;
-  logic last_q, last_d;  // one place is left
+  logic nearly_full_q, nearly_full_d;  // a clock ago at most four places were free
   logic write_half, read_half, read_half_q, read_half_d, leaves, same_place, same_round, fault_q;
   logic [1:0] wiping, wrong_bank;
   logic [131:0] read_data[2];
@@ -70,18 +70,9 @@ module record_buffer #(
       read_place_d  = '0;
       promised_d    = '0;
     end
-    // Without the sum, which is late.
-    if (clear_i) begin
-      last_d = 1'b0;
-    end else if (leaves == promise_i) begin
-      last_d = last_q;
-    end else if (leaves) begin
-      last_d = promised_q[IndexBits+1];
-    end else begin
-      last_d = promised_q == LastPlace - 1'b1;
-    end
   end
 
+  assign nearly_full_d = promised_q[IndexBits+1] | (&promised_q[IndexBits:2]);
   assign read_half_d = read_i ? read_half : read_half_q;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
@@ -89,24 +80,24 @@ module record_buffer #(
       write_place_q <= '0;
       read_place_q  <= '0;
       promised_q    <= '0;
-      last_q        <= 1'b0;
+      nearly_full_q        <= 1'b0;
       read_half_q   <= 1'b0;
     end else begin
       write_place_q <= write_place_d;
       read_place_q  <= read_place_d;
       promised_q    <= promised_d;
-      last_q        <= last_d;
+      nearly_full_q        <= nearly_full_d;
       read_half_q   <= read_half_d;
     end
   end
 
   control_twin #(
-      .Width($bits({write_place_q, read_place_q, promised_q, last_q, read_half_q}))
+      .Width($bits({write_place_q, read_place_q, promised_q, nearly_full_q, read_half_q}))
   ) u_twin (
       .clk_i,
       .rst_ni,
-      .next_i ({write_place_d, read_place_d, promised_d, last_d, read_half_d}),
-      .held_i ({write_place_q, read_place_q, promised_q, last_q, read_half_q}),
+      .next_i ({write_place_d, read_place_d, promised_d, nearly_full_d, read_half_d}),
+      .held_i ({write_place_q, read_place_q, promised_q, nearly_full_q, read_half_q}),
       .wrong_o(wrong_places)
   );
 
@@ -145,16 +136,16 @@ module record_buffer #(
   end
 
   assign wiping_o    = |wiping;
-  assign room_o      = ~(promised_q[IndexBits+1] | (last_q & promise_i));
+  assign room_o      = ~nearly_full_q;
   assign discarded_o = discard_i & ~(write_i & (write_half == read_half));
-  assign {read_parity_o, read_data_o} = read_data[read_half_q];
+  assign {read_parity_o, read_data_o} = read_half_q ? read_data[1] : read_data[0];
   assign fault_o     = fault_q | wrong_places | (|wrong_bank);
 
   // ---- Assertions, in the builds of the benches; ../formal proves more --------------------------
 
 `ifdef RTL_ASSERTIONS
   a_room :
-  assert property (@(posedge clk_i) disable iff (!rst_ni) promise_i |-> promised_q <= LastPlace);
+  assert property (@(posedge clk_i) disable iff (!rst_ni) promise_i |-> !promised_q[IndexBits+1]);
   a_there :
   assert property (@(posedge clk_i) disable iff (!rst_ni)
                    leaves && !clear_i |-> !(same_place && same_round));

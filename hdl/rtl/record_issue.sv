@@ -104,10 +104,11 @@ module record_issue #(
                       (header_is_bypass && (header_has_aad || !header_has_data));
 
   logic [4:0] header_aad_words;
-  logic [15:0] header_data_words;
+  logic header_one_word;  // of data
 
   assign header_aad_words = 5'(header.aad_len[7:4]) + 5'(|header.aad_len[3:0]);
-  assign header_data_words = 16'(header.data_len[18:4]) + 16'(|header.data_len[3:0]);
+  assign header_one_word = header.data_len[18:5] == '0 &&
+                           header.data_len[4] != (|header.data_len[3:0]);
 
   // ---- The record being taken in -------------------------------------------------------------
 
@@ -144,7 +145,8 @@ module record_issue #(
   logic [95:0] iv_q;
   logic [1:0] iv_parity_q;
   logic [4:0] aad_words_q, aad_words_d;  // left to take
-  logic [15:0] data_words_q, data_words_d;  // left to take
+  logic [15:0] data_words_q, data_words_d;  // left to take, without one that is not whole
+  logic part_word;  // of data, the last, is not whole
   logic [31:0] block_q, block_d;  // counter of the next data word
   logic refused, take, in_header, in_aad, in_data, in_end, in_skip;
 
@@ -153,6 +155,8 @@ module record_issue #(
   assign in_aad = state_q == StAad;
   assign in_data = state_q == StData;
   assign in_end = state_q == StEnd;
+
+  assign part_word = data_len_q[3:0] != '0;
 
   // Whether it is refused, a clock after its header.
   logic [7:0] status;
@@ -276,9 +280,9 @@ module record_issue #(
       is_decrypt_d = header_is_decrypt;
       has_data_d   = header_has_data;
       last_aad_d   = header_aad_words == 5'd1;
-      last_data_d  = header_data_words == 16'd1;
+      last_data_d  = header_one_word;
       aad_words_d  = header_aad_words;
-      data_words_d = header_data_words;
+      data_words_d = 16'(header.data_len[18:4]);
       block_d      = 32'd2;
     end else if (take) begin
       if (in_aad) begin
@@ -287,7 +291,7 @@ module record_issue #(
       end
       if (in_data) begin
         data_words_d     = data_words_q - 16'd1;
-        last_data_d      = data_words_q == 16'd2;
+        last_data_d      = data_words_q == (part_word ? 16'd1 : 16'd2);
         block_d          = block_q + 32'd1;
       end
     end
@@ -438,9 +442,9 @@ module record_issue #(
   assign header_op_o       = op_q;
   assign header_aad_len_o  = aad_len_q;
   assign header_data_len_o = data_len_q;
-  assign header_words_o    = data_words_q[14:0];
+  assign header_words_o    = data_words_q[14:0] + 15'(part_word);
   assign torn_o            = end_done & torn_q & ~refused_q & ~clear_i;
-  assign torn_words_o      = 15'(data_len_q[18:4]) + 15'(|data_len_q[3:0]) - data_words_q[14:0];
+  assign torn_words_o      = 15'(data_len_q[18:4]) - data_words_q[14:0];
   assign ended_o           = end_done;
   assign active_o          = ~in_header;
   assign inside_o          = ~in_header & ~fresh_q & ~end_taken;

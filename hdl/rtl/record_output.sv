@@ -83,6 +83,7 @@ module record_output (
   logic begun_q;  // the header of the record was taken by the sink
   logic step_1, step_2, step_3, leaves, send, send_last, last_word, goes, cut, cut_pads;
   logic next_is_last, accepted;
+  logic wipe;  // the words, in a cut; what else it comes with holds no word
   logic hold;  // what is about to leave may be wrong
 
   assign accepted = out_ready_i & ~hold;
@@ -98,6 +99,7 @@ module record_output (
 
   // A frame of another status is a header only and holds no secret: zeroize lets it go.
   assign cut = clear_i && status_q == Ok && busy_o && !(goes && out_last_q);
+  assign wipe = clear_i && status_q == Ok;
 
   // Where only the last word is missing, a zero word before the closing one spoils the count.
   always_comb begin
@@ -269,12 +271,14 @@ module record_output (
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       fetched_valid_q <= 1'b0;
+      fetched_data_q  <= 1'b0;
       held_valid_q    <= 1'b0;
       spare_valid_q   <= 1'b0;
       out_valid_q     <= 1'b0;
       begun_q         <= 1'b0;
     end else begin
       fetched_valid_q <= fetched_valid_d;
+      fetched_data_q  <= fetched_data_d;
       held_valid_q    <= held_valid_d;
       spare_valid_q   <= spare_valid_d;
       out_valid_q     <= out_valid_d;
@@ -283,7 +287,6 @@ module record_output (
   end
 
   always_ff @(posedge clk_i) begin
-    fetched_data_q <= fetched_data_d;
     fetched_last_q <= fetched_last_d;
     held_last_q    <= held_last_d;
     spare_last_q   <= spare_last_d;
@@ -295,10 +298,20 @@ module record_output (
   logic [127:0] made, fetched;
   logic [3:0] fetched_parity, made_parity_q, held_parity_q, spare_parity_q, out_parity_q;
 
-  assign made = state_q == StTag ? tag_q : send ? header : '0;
+  // Zero where it is no word: the buffer's block RAMs are slow, so next to nothing lies behind them.
+  always_comb begin
+    unique case (state_q)
+      StHeader, StCut: made = header;
+      StTag:           made = tag_q;
+      default:         made = '0;
+    endcase
+  end
+
+  assign fetched = made_q | (fetched_data_q ? read_data_i : '0);
+  assign fetched_parity = made_parity_q | (fetched_data_q ? read_parity_i : '0);
 
   always_ff @(posedge clk_i) begin
-    if (cut) begin
+    if (wipe) begin
       made_q        <= '0;
       made_parity_q <= '0;
     end else if (step_1) begin
@@ -307,27 +320,8 @@ module record_output (
     end
   end
 
-  always_comb begin
-    unique case ({
-      fetched_valid_q, fetched_data_q
-    })
-      2'b11: begin
-        fetched        = read_data_i;
-        fetched_parity = read_parity_i;
-      end
-      2'b10: begin
-        fetched        = made_q;
-        fetched_parity = made_parity_q;
-      end
-      default: begin
-        fetched        = '0;
-        fetched_parity = '0;
-      end
-    endcase
-  end
-
   always_ff @(posedge clk_i) begin
-    if (cut) begin
+    if (wipe) begin
       held_q         <= '0;
       held_parity_q  <= '0;
       spare_q        <= '0;

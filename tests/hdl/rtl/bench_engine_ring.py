@@ -23,6 +23,7 @@ from engine import EngineDriver, Op, Record, Status, engine_test, parse_results
 from hdl.registers import engine_map as regs
 
 RING_WORDS = 2 * BANK_WORDS
+SPARE_PLACES = 4  # of the ring, for words that were let in and are not yet counted
 # States of record_issue, record_output and key_control.
 ISSUE_END = 3
 OUTPUT_DISCARD = 4
@@ -106,7 +107,7 @@ async def mixed_sizes_with_a_slow_sink(dut: Any) -> None:
 
 @engine_test
 async def full_ring_takes_no_word(dut: Any) -> None:
-    """Fill every place with a stopped sink: input waits, nothing is lost."""
+    """Fill the ring with a stopped sink: input waits, nothing is lost."""
     engine = await start_engine(dut)
     key = random.randbytes(32)
     for first in (60, BANK_BYTES, 1000):
@@ -116,11 +117,12 @@ async def full_ring_takes_no_word(dut: Any) -> None:
         records = [random_record(key, length) for length in lengths]
         engine.push(b"".join(record.frame() for record in records))
         await ClockCycles(dut.clk_o, RING_WORDS + 200)
-        assert used_places(dut) == RING_WORDS
+        full = used_places(dut)
+        assert RING_WORDS - SPARE_PLACES <= full <= RING_WORDS
         await engine.command(regs.CTRL_COUNTERS_CLEAR)
         await ClockCycles(dut.clk_o, 500)
         await engine.command(regs.CTRL_COUNTERS_SNAPSHOT)
-        assert used_places(dut) == RING_WORDS
+        assert used_places(dut) == full
         busy = await engine.counter(regs.CYCLES_BUSY)
         assert busy > 500
         assert await engine.counter(regs.CYCLES_STALL_SINK) == busy
