@@ -31,7 +31,7 @@ def ekm_serve(
 
     from hsm.ekm.config import load_config
     from hsm.ekm.logs import LOG
-    from hsm.ekm.service.front import serve
+    from hsm.ekm.service.server import serve
     from rig.testbed.key_managers import ekm_config, provision
     from rig.testbed.state import state_dir
 

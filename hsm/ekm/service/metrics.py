@@ -18,8 +18,9 @@ FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 class WorkerMetrics:
     """The counters of one worker process; create one per process."""
 
-    def __init__(self) -> None:
-        """Begin at zero, in the folder that FOLDER_VARIABLE names."""
+    def __init__(self, folder: Path) -> None:
+        """Begin at zero, in a folder that ``prepare_folder`` created."""
+        os.environ[FOLDER_VARIABLE] = str(folder)
         from prometheus_client import Counter, Gauge, Histogram
 
         self.exchanges = Counter(
@@ -53,6 +54,11 @@ class WorkerMetrics:
         served, self._served = self._served, {}
         for operation, count in served.items():
             self.exchanges.labels(operation, "ok").inc(count)
+
+
+def counts_folder(audit: Path) -> Path:
+    """Return the folder of the workers' counts, beside the audit log."""
+    return audit.parent / f"{audit.name}.counts"
 
 
 def prepare_folder(folder: Path) -> None:

@@ -42,7 +42,7 @@ from hsm.ekm.protocol.errors import EkmError
 from hsm.ekm.protocol.identities import PublicKey
 from hsm.ekm.service.connection import Connection
 from hsm.ekm.service.event_loop import EventLoop, Timer
-from hsm.ekm.service.metrics import WorkerMetrics
+from hsm.ekm.service.metrics import WorkerMetrics, counts_folder
 from hsm.ekm.service.tls_stream import TlsStream
 from hsm.ekm.service.worker_ipc import CONNECTION, MESSAGE_LIMIT, heartbeat_seconds
 from hsm.errors import TaperigError, TokenError, TokenGoneError
@@ -419,7 +419,10 @@ def main() -> int:
     front = socket.socket(fileno=int(sys.argv[1]))
     end_with_parent(int(sys.argv[2]))
     try:
-        config: EkmConfig = pickle.load(sys.stdin.buffer)  # the pipe is the front's alone
+        pickled = sys.stdin.buffer.read()  # the pipe is the front's alone
+        if not pickled:
+            return 2  # the front ended before it had a configuration
+        config: EkmConfig = pickle.loads(pickled)
         LOG.configure(config.log_format, config.log_level, f"worker {os.getpid()}")
         with ExitStack() as held:
             audit = held.enter_context(
@@ -427,7 +430,7 @@ def main() -> int:
             )
             drives = held.enter_context(DriveTable(config.drive_table, logged=True))
             token = held.enter_context(open_token(config.token))
-            metrics = WorkerMetrics()
+            metrics = WorkerMetrics(counts_folder(config.audit))
             manager = build_key_manager(config, token, drives, audit, metrics.observe)
 
             gc.collect()

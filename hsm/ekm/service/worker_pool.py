@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import pickle
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +21,7 @@ from hsm.ekm.logs import LOG
 from hsm.ekm.protocol.errors import EkmError
 from hsm.ekm.service import metrics
 from hsm.ekm.service.worker_ipc import CONNECTION, MESSAGE_LIMIT, STOP, heartbeat_seconds
+from hsm.ekm.service.worker_process import WorkerProcess
 
 READY_SECONDS = 60.0
 _REAP_SECONDS = 1.0
@@ -48,8 +47,11 @@ class _Worker:
 class WorkerPool:
     """All workers of one key manager."""
 
-    def __init__(self, config: EkmConfig, audit: AuditLog) -> None:
-        """Prepare; ``start`` begins."""
+    def __init__(
+        self, config: EkmConfig, audit: AuditLog, first: WorkerProcess | None = None
+    ) -> None:
+        """Prepare; ``start`` begins. ``first`` is a worker started already."""
+        self._first = first
         self._config = config
         self._audit = audit
         self._workers: list[_Worker] = []
@@ -58,7 +60,7 @@ class WorkerPool:
         self._tasks: set[asyncio.Task[None]] = set()
         # Beside the event loop: a hanging worker may hold the log's lock until it is killed.
         self._recorder = ThreadPoolExecutor(1)
-        self._folder = config.audit.parent / f"{config.audit.name}.counts"
+        self._folder = metrics.counts_folder(config.audit)
         metrics.prepare_folder(self._folder)
         self.metrics = metrics.FrontMetrics(self._folder)
         self.on_serving: Callable[[bool], None] = lambda serving: None
@@ -136,30 +138,12 @@ class WorkerPool:
     # Private
 
     def _spawn(self) -> None:
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with far:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "hsm.ekm.service.worker",
-                    str(far.fileno()),
-                    str(os.getpid()),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[far.fileno()],
-                process_group=0,  # Ctrl-C comes to the parent, which stops this one
-                env={**os.environ, metrics.FOLDER_VARIABLE: str(self._folder)},
-            )
-        assert process.stdin is not None
-        with suppress(BrokenPipeError), process.stdin as pipe:
-            pipe.write(pickle.dumps(self._config))
-        near.setblocking(False)
+        started, self._first = self._first or WorkerProcess(), None
+        started.configure(pickle.dumps(self._config))
         now = time.monotonic()
-        worker = _Worker(process, near, now, now)
+        worker = _Worker(started.process, started.link, now, now)
         self._workers.append(worker)
-        asyncio.get_running_loop().add_reader(near, self._receive, worker)
+        asyncio.get_running_loop().add_reader(started.link, self._receive, worker)
 
     def _receive(self, worker: _Worker) -> None:
         """Read a worker's messages; at their end, replace the worker."""

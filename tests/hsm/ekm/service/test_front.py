@@ -26,8 +26,8 @@ from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.drive_side import DriveSession, Generate
 from hsm.ekm.protocol.errors import EkmError, EkmUnavailable, ErrorCode
 from hsm.ekm.protocol.messages import Error, Hello, Ping
-from hsm.ekm.service.front import serve
 from hsm.ekm.service.launch import EkmProcess, spawn_ekm
+from hsm.ekm.service.server import serve
 from hsm.errors import TaperigError
 from hsm.framing import LENGTH_BYTES
 from hsm.keys.eedk import KeyLabel
@@ -38,7 +38,7 @@ from tests.support.ekm_client import ExchangeClient
 from tests.support.ekm_lab import CARTRIDGE_ID, MAIN_KEY, SoftDrive, der
 from tests.support.exchange_fixture import Outsiders
 from tests.support.ports import reserve_port
-from tests.support.running_ekm import error_output, make_config
+from tests.support.running_ekm import error_output, make_config, workers_of
 from tests.support.waiting import has_ended, wait_until
 
 PING = Ping().encode()
@@ -776,3 +776,40 @@ def test_ekm_configuration_that_is_absent_is_reported(tmp_path: Path) -> None:
         EkmError, match=r"The key manager's configuration .*absent.yaml cannot be read"
     ):
         load_config(tmp_path / "absent.yaml")
+
+
+@contextmanager
+def front_without_configuration() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Start a front that waits for its configuration; yield its worker, too."""
+    front = subprocess.Popen(
+        [sys.executable, "-m", "hsm.ekm.service.front", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        wait_until(lambda: len(workers_of(front.pid)) == 1)
+        (worker,) = workers_of(front.pid)
+        yield front, worker
+    finally:
+        front.kill()
+        front.communicate()
+
+
+def test_front_starts_a_worker_before_it_has_a_configuration() -> None:
+    with front_without_configuration() as (front, worker):
+        out, err = front.communicate(b"")
+        assert front.returncode == 2
+        assert out == b""
+        (sentence,) = err.decode().splitlines()
+        assert "standard input" in sentence, "the front's words; its worker is silent"
+        wait_until(lambda: has_ended(worker))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_worker_ends_in_silence_with_a_front_killed_early(number: signal.Signals) -> None:
+    with front_without_configuration() as (front, worker):
+        os.kill(front.pid, number)
+        _, err = front.communicate()  # until the worker, which has the same stderr, has ended
+        assert err == b""
+        wait_until(lambda: has_ended(worker))
