@@ -24,6 +24,7 @@ _CONTENTS = """
 :caption: Guides
 architecture
 rtl
+ip
 lab
 keys
 tape

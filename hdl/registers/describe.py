@@ -11,7 +11,10 @@ def describe(register: Register, value: int) -> str:
     for field in vars(engine_map).values():
         if isinstance(field, RegisterField) and field.name.startswith(prefix):
             name, content = field.name.removeprefix(prefix), field.get(value)
-            if field.width > 1:
+            if field.values:
+                if content:
+                    words.append(f"{name}={dict(enumerate(field.values)).get(content, content)}")
+            elif field.width > 1:
                 words.append(f"{name}={content:#x}")
             elif content:
                 words.append(name)

@@ -6,7 +6,7 @@ Generated from engine.rdl by `python -m hdl.registers.generate`; do not edit.
 from hdl.registers.types import Counter, Register, RegisterField
 
 # CRC-32 of engine.rdl; the engine's hash register must read the same.
-MAP_HASH_EXPECTED = 0xBAB45ECB
+MAP_HASH_EXPECTED = 0xABEF445D
 
 # Windows on the record streams: 16-byte words, first in, first out.
 RECORD_IN = 0x1000_0000
@@ -50,6 +50,12 @@ STATUS_FAULT = RegisterField("STATUS_FAULT", 7, 1)
 STATUS_UNWRAP_FAILED = RegisterField("STATUS_UNWRAP_FAILED", 8, 1)
 STATUS_IDLE = RegisterField("STATUS_IDLE", 9, 1)
 STATUS_LOAD_REFUSED = RegisterField("STATUS_LOAD_REFUSED", 10, 1)
+STATUS_SELF_TEST_STEP = RegisterField(
+    "STATUS_SELF_TEST_STEP",
+    12,
+    3,
+    values=("NONE", "REFUSE_KEY", "LOAD_KEY", "ENCRYPT", "DECRYPT", "REFUSE_TAG", "ZEROIZE"),
+)
 
 PACE = Register("PACE", 0x20, writable=True)
 PACE_RATE = RegisterField("PACE_RATE", 0, 16)

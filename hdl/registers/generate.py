@@ -254,8 +254,20 @@ def _register_lines(name: str, group: list[RegNode], base: int) -> list[str]:
     for field in sorted(register.fields(), key=lambda field: field.low):
         if field.width < 32:
             constant = f"{name}_{field.inst_name.upper()}"
-            lines.append(f'{constant} = RegisterField("{constant}", {field.low}, {field.width})')
+            arguments = [json.dumps(constant), str(field.low), str(field.width)]
+            if encoding := field.get_property("encode"):
+                names = ", ".join(json.dumps(each.name.upper()) for each in encoding)
+                arguments.append(f"values=({names})")
+            lines += _wrapped(constant, "RegisterField", arguments)
     return lines
+
+
+def _wrapped(name: str, kind: str, arguments: list[str]) -> list[str]:
+    """Return an assignment as the formatter has it."""
+    line = f"{name} = {kind}({', '.join(arguments)})"
+    if len(line) <= 100:
+        return [line]
+    return [f"{name} = {kind}(", *(f"    {argument}," for argument in arguments), ")"]
 
 
 def _address(value: int) -> str:

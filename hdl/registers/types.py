@@ -10,6 +10,8 @@ class RegisterField:
     name: str
     shift: int
     width: int
+    values: tuple[str, ...] = ()
+    """Names of its values from 0 on, if they have names."""
 
     @property
     def mask(self) -> int:

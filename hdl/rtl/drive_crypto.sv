@@ -69,6 +69,7 @@ module drive_crypto #(
   logic [31:0] longest_gap, longest_latency;
   logic [7:0] plain_written, plain_strobes;
   logic load_refused, idle_q;
+  logic [2:0] test_step;
   logic irq_fault, irq_done, irq_fault_enable, irq_done_enable, irq_q;
 
   drive_crypto_regs u_regs (
@@ -114,6 +115,7 @@ module drive_crypto #(
       .hwif_in_status_unwrap_failed       (unwrap_failed),
       .hwif_in_status_idle                (idle),
       .hwif_in_status_load_refused        (load_refused),
+      .hwif_in_status_self_test_step      (test_step),
       .hwif_out_pace_rate                 (pace_rate),
       .hwif_in_cycles_busy_lo_value       (cycles_busy[31:0]),
       .hwif_in_cycles_busy_hi_value       (cycles_busy[63:32]),
@@ -189,6 +191,7 @@ module drive_crypto #(
       .done_o         (test_done),
       .ok_o           (test_ok),
       .broken_o       (test_broken),
+      .step_o         (test_step),
       .zeroizing_i    (clear[ClearControl]),
       .key_valid_i    (key_valid),
       .unwrap_failed_i(unwrap_failed),

@@ -11,6 +11,7 @@
 // Ports
 //   active_o    the test has the engine: its streams and its key commands count, no others
 //   done_o, ok_o   it ended, and well;  broken_o  it will not end well
+//   step_o      the step, of those above, at which it broke; 0 before, and when it ended well
 //   zeroizing_i, key_valid_i, unwrap_failed_i   state of the keys
 //   load_o, zeroize_o   key commands;  sealed_key_o, transport_key_o   go with load_o, steady
 //   in_*, out_* the record streams of the engine
@@ -27,6 +28,7 @@ module self_test (
     output logic         done_o,
     output logic         ok_o,
     output logic         broken_o,
+    output logic [  2:0] step_o,
     input  logic         zeroizing_i,
     input  logic         key_valid_i,
     input  logic         unwrap_failed_i,
@@ -256,6 +258,23 @@ module self_test (
     end
   end
 
+  // The step is kept when it breaks, for whoever reads the status.
+  logic [2:0] step_q, step_d;
+
+  always_comb begin
+    step_d = step_q;
+    if (state_d == StBroken && state_q != StBroken) begin
+      unique case (state_q)
+        StPowerOn, StBadKey, StBadKeyWait: step_d = 3'd1;
+        StKey, StKeyWait:                  step_d = 3'd2;
+        StEncrypt:                         step_d = 3'd3;
+        StDecrypt:                         step_d = 3'd4;
+        StReject:                          step_d = 3'd5;
+        default:                           step_d = 3'd6;
+      endcase
+    end
+  end
+
   // What goes in: a register that takes the next word when its own was taken.
   assign sends = in_frame && (!in_valid_q || in_ready_i);
 
@@ -303,11 +322,13 @@ module self_test (
       sent_q    <= '0;
       seen_q    <= '0;
       silence_q <= '0;
+      step_q    <= '0;
       flags_q   <= FlagsAtReset;
     end else begin
       state_q <= state_d;
       sent_q  <= sent_d;
       seen_q  <= seen_d;
+      step_q  <= step_d;
       flags_q <= flags_d;
       if (state_q != state_d || zeroizing_i || !active_o) begin
         silence_q <= '0;
@@ -319,12 +340,12 @@ module self_test (
 
   // A flipped bit of the state could pass the test unnoticed.
   control_twin #(
-      .Width($bits({state_q, sent_q, seen_q, flags_q}))
+      .Width($bits({state_q, sent_q, seen_q, step_q, flags_q}))
   ) u_twin (
       .clk_i,
       .rst_ni,
-      .next_i ({state_d, sent_d, seen_d, flags_d}),
-      .held_i ({state_q, sent_q, seen_q, flags_q}),
+      .next_i ({state_d, sent_d, seen_d, step_d, flags_d}),
+      .held_i ({state_q, sent_q, seen_q, step_q, flags_q}),
       .wrong_o
   );
 
@@ -346,6 +367,7 @@ module self_test (
   assign done_o          = ~active_q;
   assign ok_o            = ok_q;
   assign broken_o        = broken_q;
+  assign step_o          = step_q;
   assign active_o        = active_q;
   assign load_o          = state_q == StBadKey || state_q == StKey;
   assign zeroize_o       = state_q == StZeroize;

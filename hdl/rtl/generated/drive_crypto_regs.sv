@@ -38,6 +38,7 @@ module drive_crypto_regs (
         input wire hwif_in_status_unwrap_failed,
         input wire hwif_in_status_idle,
         input wire hwif_in_status_load_refused,
+        input wire [2:0] hwif_in_status_self_test_step,
         output logic [15:0] hwif_out_pace_rate,
         input wire [7:0] hwif_in_promise_overhead,
         input wire [7:0] hwif_in_promise_word_bytes,
@@ -1119,7 +1120,7 @@ always @(*) begin
             readback_data_var[31:16] = 16'h1;
         end
         if(rd_mux_addr == 8'h8) begin
-            readback_data_var[31:0] = 32'hbab45ecb;
+            readback_data_var[31:0] = 32'habef445d;
         end
         if(rd_mux_addr == 8'hc) begin
             readback_data_var[31:0] = hwif_in_build_hash_value;
@@ -1145,6 +1146,7 @@ always @(*) begin
             readback_data_var[8] = hwif_in_status_unwrap_failed;
             readback_data_var[9] = hwif_in_status_idle;
             readback_data_var[10] = hwif_in_status_load_refused;
+            readback_data_var[14:12] = hwif_in_status_self_test_step;
         end
         if(rd_mux_addr == 8'h20) begin
             readback_data_var[15:0] = field_storage_pace_rate_value;

@@ -12,6 +12,8 @@ from hdl.registers.types import Register
     [
         (regs.STATUS, 0x82, "STATUS 0x00000082 (SELF_TEST_DONE, FAULT)"),
         (regs.STATUS, 0, "STATUS 0x00000000 (no bit is set)"),
+        (regs.STATUS, 0x3082, "STATUS 0x00003082 (SELF_TEST_DONE, FAULT, SELF_TEST_STEP=ENCRYPT)"),
+        (regs.STATUS, 0x7000, "STATUS 0x00007000 (SELF_TEST_STEP=7)"),
         (regs.PACE, 0x1234, "PACE 0x00001234 (RATE=0x1234)"),
     ],
 )

@@ -12,26 +12,31 @@ AES_STUCK_BIT = 1 << 77
 ZEROIZE_WAIT = 9  # state of self_test
 
 
-def stuck_signals(dut: Any) -> dict[str, tuple[Any, int]]:
-    """Return the stuck signals and their values, by name."""
+def stuck_signals(dut: Any) -> dict[str, tuple[Any, int, str]]:
+    """Return the stuck signals, their values and the step that fails, by name."""
     engine = dut.u_engine
     return {
-        "cipher stuck at one value": (engine.u_aes_pipe.block_o, AES_STUCK_BIT),
-        "GHASH stuck at zero": (engine.u_ghash.digest_o, 0),
-        "powers of H never ready": (engine.u_ghash.h_ready_o, 0),
-        "any sealed key accepted": (engine.u_key_control.u_key_unwrap.ok_o, 1),
-        "no sealed key accepted": (engine.u_key_control.u_key_unwrap.ok_o, 0),
-        "any tag accepted": (engine.u_ledger.result_status_o, 0),
-        "results end at their first word": (engine.u_output.out_last_o, 1),
-        "results never end": (engine.u_output.out_last_o, 0),
+        "cipher stuck at one value": (engine.u_aes_pipe.block_o, AES_STUCK_BIT, "LOAD_KEY"),
+        "GHASH stuck at zero": (engine.u_ghash.digest_o, 0, "ENCRYPT"),
+        "powers of H never ready": (engine.u_ghash.h_ready_o, 0, "LOAD_KEY"),
+        "any sealed key accepted": (engine.u_key_control.u_key_unwrap.ok_o, 1, "REFUSE_KEY"),
+        "no sealed key accepted": (engine.u_key_control.u_key_unwrap.ok_o, 0, "LOAD_KEY"),
+        "any tag accepted": (engine.u_ledger.result_status_o, 0, "REFUSE_TAG"),
+        "results end at their first word": (engine.u_output.out_last_o, 1, "ENCRYPT"),
+        "results never end": (engine.u_output.out_last_o, 0, "ENCRYPT"),
     }
+
+
+async def failed_step(engine: EngineDriver) -> str:
+    field = regs.STATUS_SELF_TEST_STEP
+    return field.values[field.get(await engine.read(regs.STATUS))]
 
 
 @engine_test
 async def broken_engines_refuse_work(dut: Any) -> None:
     engine = EngineDriver(dut)
     await engine.power_on()  # a force before the first clock is lost
-    for name, (signal, value) in stuck_signals(dut).items():
+    for name, (signal, value, step) in stuck_signals(dut).items():
         signal.value = Force(value)
         try:
             await engine.power_on()
@@ -40,6 +45,7 @@ async def broken_engines_refuse_work(dut: Any) -> None:
         assert await engine.status(regs.STATUS_FAULT), name
         assert not await engine.status(regs.STATUS_SELF_TEST_OK), name
         assert not await engine.status(regs.STATUS_READY), name
+        assert await failed_step(engine) == step, name
         await engine.load_plain(bytes(32))
         assert not await engine.status(regs.STATUS_KEY_VALID), name
         records = [Record(op, b"work", tag=bytes(16)) for op in Op]
@@ -63,8 +69,10 @@ async def key_that_outlives_zeroize_fails_the_self_test(dut: Any) -> None:
     key_valid.value = Release()
     assert await engine.status(regs.STATUS_FAULT)
     assert not await engine.status(regs.STATUS_SELF_TEST_OK)
+    assert await failed_step(engine) == "ZEROIZE"
     await engine.power_on()
     assert await engine.status(regs.STATUS_READY)
+    assert await failed_step(engine) == "NONE"
 
 
 @engine_test
