@@ -4,11 +4,13 @@ from pathlib import Path
 
 from hdl.verilator.coverage import (
     EXCLUSIONS,
+    TARGETS,
     Exclusion,
     Point,
     bench_tests,
     read_counts,
     read_exclusions,
+    shortfalls,
     summarize,
     write_lcov,
 )
@@ -61,6 +63,13 @@ def test_summarize_applies_exclusions_and_reports_unused_ones() -> None:
     assert list(kept) == [Point("a.sv", 1, 1, "toggle", "rst_ni_q:1->0")]
     assert summary["toggle"]["points"] == 1
     assert useless == [stale]
+
+
+def test_coverage_below_its_minimum_is_named() -> None:
+    reached = {kind: {"percent": least} for kind, least in TARGETS.items()}
+    assert set(TARGETS) == {"line", "branch", "toggle"}
+    assert shortfalls(reached) == []
+    assert shortfalls({**reached, "branch": {"percent": TARGETS["branch"] - 0.01}}) == ["branch"]
 
 
 def test_coverage_exclusions_have_reasons() -> None:
