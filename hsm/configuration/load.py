@@ -1,4 +1,7 @@
-"""Load a configuration file, report all its mistakes, and write one."""
+"""Load a configuration file, report all its mistakes, and write one.
+
+YAML is imported when it is read or written: a worker gets its configuration without it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from hsm.configuration.diagnostics import describe_all
 from hsm.configuration.part import Location, Part
-from hsm.configuration.yaml_source import MAX_BYTES, YamlMistakeError, read_yaml, sentences
 from hsm.errors import TaperigError
 from hsm.files import read_limited
 
@@ -29,6 +30,8 @@ def load(
 
     Raises ``error`` with a line for each mistake: file, line, what is wrong, what would be right.
     """
+    from hsm.configuration.yaml_source import MAX_BYTES
+
     try:
         text = read_limited(path, MAX_BYTES).decode("utf-8")
     except OSError as cause:
@@ -53,6 +56,8 @@ def parse(
 
     Relative paths start at ``folder``. Raises as ``load`` does.
     """
+    from hsm.configuration.yaml_source import YamlMistakeError, read_yaml, sentences
+
     try:
         data, lines = read_yaml(text)
     except YamlMistakeError as mistake:
@@ -69,5 +74,7 @@ def parse(
 
 def dump(content: Part) -> str:
     """Return a configuration as YAML with absolute paths, for ``parse``."""
+    import yaml
+
     plain = content.model_dump(mode="json", exclude_none=True)
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +83,8 @@ def _checked(name: str, check: Callable[[], object], *, needed: bool = True) -> 
 
 
 def _python() -> Iterator[Requirement]:
+    from importlib import metadata
+
     from hdl.verilator.toolchain import require_libpython
 
     yield _ok("Python", sys.version.split()[0] + f", {sys.executable}")
@@ -102,6 +103,8 @@ def _python() -> Iterator[Requirement]:
 
 
 def _installed(name: str) -> bool:
+    from importlib import metadata
+
     try:
         metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -266,7 +266,7 @@ def insert(
     as_json: JsonOption = False,
 ) -> None:
     """Insert blank cartridges into the common scratch pool."""
-    from rig.testbed.node import next_volsers
+    from rig.testbed.node_setup import next_volsers
 
     if not volsers and not count:
         raise OptionError("No cartridge was named; give VOLSERs, or --count N.")

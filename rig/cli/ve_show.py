@@ -15,7 +15,7 @@ def status(lab: LabOption = None, node: NodeOption = None, as_json: JsonOption =
     """Show cache, copies that wait for tape, drives and cartridges."""
     from rig.cli.tables import print_table
     from rig.report.text import plural, size
-    from rig.testbed.node import node_settings
+    from rig.testbed.node_setup import node_settings
     from rig.ve import operator_views
 
     checked = lab_of(lab)

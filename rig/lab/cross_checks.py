@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from hdl.errors import HdlError
-from hdl.fpga.targets import find_target, last_build
 from hsm.configuration.part import Location
 from hsm.keys.labels import label_key
 from hsm.pkcs11.pins import PIN_RULE
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 def _fpga_mistakes(name: str, board: BoardUnit, fpga: str) -> Iterator[tuple[Location, str]]:
     """Yield what is wrong with the FPGA of a board or with its clock."""
+    from hdl.fpga.targets import find_target, last_build
+
     try:
         build = last_build(find_target(fpga))
     except HdlError as error:

@@ -16,7 +16,7 @@ from rig.results.results import Check, ScenarioResult
 from rig.testbed.session import LabSession
 
 if TYPE_CHECKING:
-    from rig.testbed.node import RunNodes
+    from rig.testbed.run_nodes import RunNodes
 
 
 @dataclass

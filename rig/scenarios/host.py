@@ -8,7 +8,7 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from hsm.files import same_content
-from rig.testbed.node import storage_group
+from rig.testbed.run_nodes import storage_group
 from rig.ve.catalogue import transactions
 from rig.ve.node import Node
 from rig.ve.volumes.logical_volume import VolumeFile

@@ -13,7 +13,7 @@ from hsm.keys.eedk import KeyLabel
 from rig.report.text import plural
 from rig.results.events import EventLog
 from rig.scenarios.base import ScenarioContext
-from rig.testbed.node import storage_group
+from rig.testbed.run_nodes import storage_group
 from rig.ve.catalogue import transactions
 from rig.ve.catalogue.model import PoolSettings, TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import PhysicalRow

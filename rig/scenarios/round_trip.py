@@ -13,7 +13,7 @@ from rig.results.events import Event
 from rig.results.measurement import Measurement
 from rig.scenarios.base import Scenario, ScenarioContext
 from rig.scenarios.host import Host, number_volumes
-from rig.testbed.node import pool_settings
+from rig.testbed.node_setup import pool_settings
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.volumes.logical_volume import VolumeFile
 

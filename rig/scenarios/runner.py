@@ -6,7 +6,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -25,7 +24,7 @@ from rig.scenarios.base import Scenario
 from rig.scenarios.diagnosis import gates_at_fault
 from rig.scenarios.host_files import capped, files_of, machine_files
 from rig.testbed.boards import choose_board
-from rig.testbed.session import choose_drive, open_session
+from rig.testbed.session import choose_drive, start_session
 from rig.testbed.state import locked_state, new_run_dir
 
 SCENARIOS: Final = {
@@ -166,11 +165,8 @@ def _run_all(
     events.notice_listeners.append(report.notice)
     run.notices = events.notices
     with (
-        ThreadPoolExecutor(1, "load") as loader,
         locked_state(state, report.line),
-    ):
-        loading = loader.submit(_load, names)  # while the processes of the lab start
-        with open_session(
+        start_session(
             lab,
             lab.run_node,
             state,
@@ -182,22 +178,25 @@ def _run_all(
             phase=run.phase,
             waves=folder / "waves.fst" if waves else None,
             log=folder / "simulation.log",
-        ) as session:
-            scenarios = loading.result()
-            from rig.testbed.node import RunNodes
+        ) as started,
+    ):
+        # Imported while the processes of the lab start.
+        scenarios = _load(names)
+        from rig.testbed.run_nodes import RunNodes
 
-            nodes = RunNodes(folder)
-            try:
-                for scenario in scenarios:
-                    with run.phase(scenario.name):
-                        scenario.execute(session, nodes, files, report, run.scenarios)
-                if run.verdict == "pass":
-                    for sentence in nodes.discard():
-                        report.line(sentence)
-            finally:
-                if nodes.folder.exists():
-                    run.cartridges = nodes.folder
-                    nodes.keep()
+        session = started.open()
+        nodes = RunNodes(folder)
+        try:
+            for scenario in scenarios:
+                with run.phase(scenario.name):
+                    scenario.execute(session, nodes, files, report, run.scenarios)
+            if run.verdict == "pass":
+                for sentence in nodes.discard():
+                    report.line(sentence)
+        finally:
+            if nodes.folder.exists():
+                run.cartridges = nodes.folder
+                nodes.keep()
 
 
 def _files(lab: Lab, options: RunOptions) -> list[Path]:

@@ -5,14 +5,15 @@ The rig makes its SoftHSM tokens itself; a token of the user's own is taken as i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from hsm import provisioning
 from hsm.ekm.client import EkmEndpoint, Resolve
 from hsm.ekm.config import EkmConfig, enrol_drives, lab_config
-from hsm.ekm.service.launch import EkmProcess, spawn_ekm
+from hsm.ekm.service.launch import EkmProcess, start_ekm
 from hsm.keys.labels import label_key
 from hsm.pkcs11 import softhsm
 from hsm.pkcs11.config import TokenConfig
@@ -115,19 +116,42 @@ def endpoint(
     return EkmEndpoint(ekm.host, process.port, provisioned.rig_tls, ekm.name, process.how_it_ended)
 
 
+@dataclass(frozen=True, slots=True)
+class StartedKeyManagers:
+    """The key managers of a node; those that the lab starts are starting."""
+
+    _lab: Lab
+    _ekms: Sequence[EkmUnit]
+    _provisioned: ProvisionedLab
+    _processes: Mapping[str, EkmProcess]
+    _stack: ExitStack
+
+    def open(self, events: EventLog | None = None) -> EkmProxy:
+        """Wait until all are ready, and connect; the first is the primary.
+
+        ``events`` gets notices of those that are lost and return.
+        """
+        for process in self._processes.values():
+            process.await_ready()
+        endpoints = [
+            endpoint(ekm, self._provisioned, self._processes.get(ekm.name)) for ekm in self._ekms
+        ]
+        proxy = EkmProxy(endpoints, events=events, resolve=_resolve(self._lab))
+        return self._stack.enter_context(proxy)
+
+
 @contextmanager
-def open_proxy(
-    lab: Lab, ekms: Sequence[EkmUnit], provisioned: ProvisionedLab, events: EventLog | None = None
-) -> Iterator[EkmProxy]:
-    """Start the key managers that the lab starts, and connect to all.
-
-    The first is the primary.
-
-    ``events`` gets notices of those that are lost and return.
-    """
+def start_key_managers(
+    lab: Lab, ekms: Sequence[EkmUnit], provisioned: ProvisionedLab
+) -> Iterator[StartedKeyManagers]:
+    """Start the key managers that the lab starts; stop them at the end."""
     with ExitStack() as stack:
-        endpoints = [_endpoint(stack, ekm, provisioned) for ekm in ekms]
-        yield stack.enter_context(EkmProxy(endpoints, events=events, resolve=_resolve(lab)))
+        processes = {
+            ekm.name: stack.enter_context(start_ekm(ekm_config(ekm, provisioned)))
+            for ekm in ekms
+            if ekm.start
+        }
+        yield StartedKeyManagers(lab, ekms, provisioned, processes, stack)
 
 
 def _resolve(lab: Lab) -> Resolve | None:
@@ -136,10 +160,3 @@ def _resolve(lab: Lab) -> Resolve | None:
     from rig.ve.ekm.resolver import resolver  # a tenth of a second for the library of DNS
 
     return resolver(lab.dns)
-
-
-def _endpoint(stack: ExitStack, ekm: EkmUnit, provisioned: ProvisionedLab) -> EkmEndpoint:
-    if not ekm.start:
-        return endpoint(ekm, provisioned)
-    process = stack.enter_context(spawn_ekm(ekm_config(ekm, provisioned)))
-    return endpoint(ekm, provisioned, process)

@@ -13,7 +13,7 @@ from rig.lab.model import DriveUnit, Lab
 from rig.results.events import EventLog, TaskDisplay
 from rig.testbed import key_managers
 from rig.testbed.drives import OpenDrive, StartedDrive
-from rig.testbed.key_managers import open_proxy
+from rig.testbed.key_managers import StartedKeyManagers
 from rig.testbed.side_by_side import SideBySide
 from rig.ve.ekm.proxy import EkmProxy
 
@@ -51,8 +51,53 @@ def choose_drive(lab: Lab, board: str) -> DriveUnit:
     return next((drive for drive in drives if drive.board == board), drives[0])
 
 
+@dataclass(frozen=True, slots=True)
+class StartedSession:
+    """A session whose processes are starting: simulations, elements, EKMs."""
+
+    _lab: Lab
+    _node: str
+    _provisioned: ProvisionedLab
+    _drives: Sequence[StartedDrive]
+    _key_managers: StartedKeyManagers
+    _report: TaskDisplay
+    _events: EventLog
+    _phase: Phase
+    _reach_key_manager: bool
+
+    def open(self) -> LabSession:
+        """Wait until all processes are ready.
+
+        Raises EkmUnavailable when a key manager is to be reached and none answers.
+        """
+        with self._phase("key managers"), self._report.task("starting the key managers"):
+            proxy = self._key_managers.open(self._events)
+            if self._reach_key_manager:
+                proxy.connect()
+            proxy.watch()
+        with self._phase("self test"):
+            engines = [each.engine() for each in self._drives]
+        with self._phase("drive"):
+            opened = [each.open(engine) for each, engine in zip(self._drives, engines, strict=True)]
+        ekms = self._lab.ekms_of(self._node)
+
+        def administered() -> list[EkmConfig]:
+            return [key_managers.ekm_config(ekm, self._provisioned) for ekm in ekms if ekm.start]
+
+        return LabSession(
+            self._lab,
+            self._node,
+            self._provisioned,
+            tuple(opened),
+            proxy,
+            self._events,
+            administered,
+            external=tuple(ekm.name for ekm in ekms if not ekm.start),
+        )
+
+
 @contextmanager
-def open_session(
+def start_session(
     lab: Lab,
     node: str,
     state: Path,
@@ -65,41 +110,29 @@ def open_session(
     phase: Phase = nullcontext,
     waves: Path | None = None,
     log: Path | None = None,
-) -> Iterator[LabSession]:
+) -> Iterator[StartedSession]:
     """Provision, and start boards, key managers and secure elements.
 
-    `board` takes the place of the drives' own; `waves` and `log` are files for its simulation.
-    Raises EkmUnavailable, with `reach_key_manager`, when no key manager answers.
+    They start side by side; while they do, the caller imports what it needs, and then it opens the
+    session. `board` takes the place of the drives' own; `waves` and `log` are files for its
+    simulation.
     """
     with SideBySide() as parts:
         with phase("keys"), report.task("preparing tokens, keys and certificates"):
             provisioned = key_managers.provision(lab, state, [unit.serial for unit in units])
             if reach_key_manager:
                 key_managers.require_keks(lab, node, provisioned)
-        # Started first, simulations, secure elements and key managers start side by side.
+        # A key manager takes longest to start.
+        started_ekms = parts.enter_context(
+            key_managers.start_key_managers(lab, lab.ekms_of(node), provisioned)
+        )
         with phase("board"):
-            started = [
+            drives = [
                 StartedDrive(
                     parts, lab, unit, provisioned, report, board=board, waves=waves, log=log
                 )
                 for unit in units
             ]
-        with phase("key managers"), report.task("starting the key managers"):
-            proxy = parts.enter_context(open_proxy(lab, lab.ekms_of(node), provisioned, events))
-            if reach_key_manager:
-                proxy.connect()
-            proxy.watch()
-        with phase("self test"):
-            engines = [each.engine() for each in started]
-        with phase("drive"):
-            opened = [each.open(engine) for each, engine in zip(started, engines, strict=True)]
-
-        ekms = lab.ekms_of(node)
-
-        def administered() -> list[EkmConfig]:
-            return [key_managers.ekm_config(ekm, provisioned) for ekm in ekms if ekm.start]
-
-        external = tuple(ekm.name for ekm in ekms if not ekm.start)
-        yield LabSession(
-            lab, node, provisioned, tuple(opened), proxy, events, administered, external
+        yield StartedSession(
+            lab, node, provisioned, drives, started_ekms, report, events, phase, reach_key_manager
         )

@@ -31,10 +31,11 @@ _READY = re.compile(rb"listening (\S+):(\d+)\n")
 class EkmProcess:
     """A running key manager; a context manager that stops it."""
 
-    host: str
-    port: int
     _process: subprocess.Popen[bytes]
     _log: _ChildLog
+    host: str = ""
+    port: int = 0
+    """The address, known after ``await_ready``."""
     _stopped: bool = False
 
     @property
@@ -46,6 +47,14 @@ class EkmProcess:
     def alive(self) -> bool:
         """Whether the child still runs."""
         return self._process.poll() is None
+
+    def await_ready(self, ready_seconds: float = READY_SECONDS) -> None:
+        """Wait until it listens; raises EkmError as ``spawn_ekm`` does."""
+        try:
+            self.host, self.port = _await_ready(self._process, self._log, ready_seconds)
+        except BaseException:
+            self._kill()
+            raise
 
     def how_it_ended(self) -> str | None:
         """Say how the child ended by itself; None if it runs or was stopped.
@@ -73,6 +82,10 @@ class EkmProcess:
             self._process.stdout.close()
         return status
 
+    def _kill(self) -> None:
+        self._process.kill()
+        self.stop()
+
     def __enter__(self) -> Self:
         """Return the running process."""
         return self
@@ -90,9 +103,19 @@ class EkmProcess:
 def spawn_ekm(config: EkmConfig, ready_seconds: float = READY_SECONDS) -> EkmProcess:
     """Start a key manager and return once it listens.
 
-    The kernel kills it when the calling thread ends, so call it from the main thread. Raises
-    EkmError, with the child's own message, when it ends early, and when it is not ready within
-    ``ready_seconds``. The child's log is beside its audit log.
+    Raises EkmError, with the child's own message, when it ends early, and when it is not ready
+    within ``ready_seconds``.
+    """
+    process = start_ekm(config)
+    process.await_ready(ready_seconds)
+    return process
+
+
+def start_ekm(config: EkmConfig) -> EkmProcess:
+    """Start a key manager; call ``await_ready`` before any use.
+
+    The kernel kills it when the calling thread ends, so call it from the main thread. The child's
+    log is beside its audit log.
     """
     log = _ChildLog(config.audit.with_name(f"{config.audit.name}.messages"))
     process = subprocess.Popen(
@@ -102,16 +125,13 @@ def spawn_ekm(config: EkmConfig, ready_seconds: float = READY_SECONDS) -> EkmPro
         stderr=log.file,
         process_group=0,  # Ctrl-C comes to the parent, which stops this one
     )
+    started = EkmProcess(process, log)
     try:
         _send_config(process, config)
-        host, port = _await_ready(process, log, ready_seconds)
     except BaseException:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        started._kill()
         raise
-    return EkmProcess(host, port, process, log)
+    return started
 
 
 class _ChildLog:

@@ -191,7 +191,7 @@ def test_doctor_names_python_packages_that_are_not_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wanted = ["pytest>=1", "no-such-package>=1", "no-such-extra; extra == 'fpga'"]
-    monkeypatch.setattr("rig.cli.doctor.metadata.requires", lambda name: wanted)
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: wanted)
     found = {each.name: each for each in _python()}["Python packages"]
     assert (found.status, found.text) == ("missing", "not installed: no-such-package")
 

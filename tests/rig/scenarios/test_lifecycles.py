@@ -15,7 +15,7 @@ from rig.scenarios.base import Scenario
 from rig.scenarios.migration import Migration
 from rig.scenarios.pool_over_time import PoolOverTime
 from rig.testbed.drives import OpenDrive
-from rig.testbed.node import RunNodes
+from rig.testbed.run_nodes import RunNodes
 from rig.testbed.session import LabSession
 from tests.support.rig_command import lab_file
 from tests.support.tape_site import Site

@@ -13,8 +13,8 @@ from rig.drive.cartridge import Cartridge
 from rig.lab.load import load_lab
 from rig.results.events import EventLog
 from rig.testbed.drives import OpenDrive
-from rig.testbed.node import RunNodes, storage_group
 from rig.testbed.run_cartridges import forget, kept_cartridges
+from rig.testbed.run_nodes import RunNodes, storage_group
 from rig.testbed.session import LabSession
 from rig.ve.catalogue.model import PoolSettings
 from tests.support.nodes import put, work

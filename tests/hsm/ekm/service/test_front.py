@@ -26,7 +26,7 @@ from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.drive_side import DriveSession, Generate
 from hsm.ekm.protocol.errors import EkmError, EkmUnavailable, ErrorCode
 from hsm.ekm.protocol.messages import Error, Hello, Ping
-from hsm.ekm.service.launch import EkmProcess, spawn_ekm
+from hsm.ekm.service.launch import EkmProcess, spawn_ekm, start_ekm
 from hsm.ekm.service.server import serve
 from hsm.errors import TaperigError
 from hsm.framing import LENGTH_BYTES
@@ -631,6 +631,23 @@ def test_process_says_how_a_killed_key_manager_ended(
                 assert f"its log is {config.audit}.messages; run" in str(failure.value)
         assert "listening" in error_output(process)
     assert "listening" in config.audit.with_name(f"{config.audit.name}.messages").read_text()
+
+
+def test_started_key_manager_has_an_address_once_it_is_ready(config: EkmConfig) -> None:
+    with start_ekm(config) as process:
+        assert process.port == 0
+        process.await_ready()
+        with socket.create_connection((process.host, process.port), 5):
+            pass
+
+
+def test_started_key_manager_is_stopped_before_it_is_ready(config: EkmConfig) -> None:
+    with start_ekm(config) as process:
+        pass
+    assert not process.alive
+    assert process.how_it_ended() is None
+    with spawn_ekm(config):
+        pass
 
 
 def test_process_that_is_stopped_has_not_ended_by_itself(config: EkmConfig) -> None:
