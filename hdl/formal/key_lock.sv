@@ -22,6 +22,7 @@ module key_lock (
     input logic [255:0] test_transport_key_i,
     input logic [7:0]   plain_written_i,
     input logic         wiping_i,
+    input logic         turn_i,
     input logic         hash_ready_i
 );
 
@@ -74,6 +75,7 @@ module key_lock (
       .test_sealed_key_i,
       .test_transport_key_i,
       .wiping_i,
+      .turn_i,
       .hash_ready_i,
       .plain_locked_o      (plain_locked)
   );

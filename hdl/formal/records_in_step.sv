@@ -6,7 +6,9 @@
 // memories are replaced by anything: they do not decide what is a record. What the other sets take
 // for granted of records and words is shown here.
 
-module records_in_step (
+module records_in_step #(
+    parameter int unsigned WordBytes = 16
+) (
     input logic         clk_i,
     input logic         rst_ni,
     input logic         s_apb_psel,
@@ -26,12 +28,13 @@ module records_in_step (
   localparam int unsigned BankBytes = 256;
   localparam logic [5:0] RingWords = 2 * BankBytes / 16;
   localparam int unsigned Delay = 4;  // as in abstract/slot_delay.sv
-  localparam int unsigned Beside = drive_crypto_pkg::GhashLatency;
+  localparam int unsigned Beside = drive_crypto_pkg::ghash_latency(WordBytes);
   localparam logic [2:0] SlotData = record_pkg::SlotData;
   localparam logic [2:0] SlotEnd = record_pkg::SlotEnd;
   localparam logic [2:0] SlotRefused = record_pkg::SlotRefused;
 
   drive_crypto #(
+      .WordBytes(WordBytes),
       .BankBytes(BankBytes)
   ) u_dut (
       .clk_i,
@@ -50,6 +53,7 @@ module records_in_step (
       .out_ready_i
   );
 
+  (* hierconn *) wire [3:0] \u_dut.phase ;
   (* hierconn *) wire [2:0] \u_dut.u_issue.state_q ;
   (* hierconn *) wire \u_dut.u_issue.refused_q ;
   (* hierconn *) wire \u_dut.u_issue.fresh_q ;
@@ -78,6 +82,7 @@ module records_in_step (
   (* hierconn *) wire \u_dut.u_key_control.key_loading_q ;
   (* hierconn *) wire \u_dut.u_key_control.hash_key_q ;
 
+  wire [3:0] phase = \u_dut.phase ;
   wire [2:0] state = \u_dut.u_issue.state_q ;
   wire [4:0] tail = \u_dut.u_ledger.tail_q ;
   wire [4:0] exits = \u_dut.u_ledger.exit_q ;
@@ -141,6 +146,8 @@ module records_in_step (
       // Each that is through it is on its way to its verdict.
       a_judged_once: assert (exits - judged == 5'(\u_dut.u_exit.end_q ) + beside);
       a_places: assert (known <= 5'd16 && unjudged <= known);
+      // Slots are made at their turn only.
+      a_turn: assert (kinds[0] == '0 || phase == 4'(drive_crypto_pkg::word_clocks(WordBytes) != 1));
       // A data word that the host was relieved of, and no other, has a slot.
       a_taken: assert (taken_q == (kinds[0] == SlotData));
       // Words that were promised a place are on their way to it or lie there.

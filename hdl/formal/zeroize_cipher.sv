@@ -2,19 +2,25 @@
 //
 // From any state, reachable or not. The S-boxes' tables do not matter and are replaced by anything.
 
-module zeroize_cipher (
+module zeroize_cipher #(
+    parameter int unsigned WordBytes = 16
+) (
     input logic          clk_i,
     input logic          rst_ni,
     input logic          clear_i,
+    input logic [3:0]    phase_i,
     input logic [1919:0] rk_i,
     input logic          valid_i,
     input logic [127:0]  block_i
 );
 
-  aes_pipe u_dut (
+  aes_pipe #(
+      .WordBytes(WordBytes)
+  ) u_dut (
       .clk_i,
       .rst_ni,
       .clear_i,
+      .phase_i,
       .rk_i,
       .valid_i,
       .block_i

@@ -2,7 +2,9 @@
 //
 // From any state, reachable or not, with the real multiplier.
 
-module zeroize_hash (
+module zeroize_hash #(
+    parameter int unsigned WordBytes = 16
+) (
     input logic         clk_i,
     input logic         rst_ni,
     input logic         clear_i,
@@ -15,7 +17,9 @@ module zeroize_hash (
     input logic         last_i
 );
 
-  ghash u_dut (
+  ghash #(
+      .WordBytes(WordBytes)
+  ) u_dut (
       .clk_i,
       .rst_ni,
       .clear_i,

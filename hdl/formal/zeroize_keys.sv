@@ -22,6 +22,7 @@ module zeroize_keys (
     input logic [255:0] test_transport_key_i,
     input logic [7:0]   plain_written_i,
     input logic         wiping_i,
+    input logic         turn_i,
     input logic         hash_ready_i
 );
 
@@ -91,6 +92,7 @@ module zeroize_keys (
       .test_transport_key_i,
       .clear_o             (clears),
       .wiping_i,
+      .turn_i,
       .hash_ready_i,
       .plain_locked_o      (plain_locked)
   );

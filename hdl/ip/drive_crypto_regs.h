@@ -30,7 +30,7 @@ extern "C" {
 #define DRIVE_CRYPTO_REGS__MAP_HASH__VALUE_bm 0xffffffff
 #define DRIVE_CRYPTO_REGS__MAP_HASH__VALUE_bp 0
 #define DRIVE_CRYPTO_REGS__MAP_HASH__VALUE_bw 32
-#define DRIVE_CRYPTO_REGS__MAP_HASH__VALUE_reset 0xabef445d
+#define DRIVE_CRYPTO_REGS__MAP_HASH__VALUE_reset 0x2d7b6f31
 
 // reg - drive_crypto_regs.BUILD_HASH
 #define DRIVE_CRYPTO_REGS__BUILD_HASH__VALUE_bm 0xffffffff

@@ -6,7 +6,7 @@ Generated from engine.rdl by `python -m hdl.registers.generate`; do not edit.
 from hdl.registers.types import Counter, Register, RegisterField
 
 # CRC-32 of engine.rdl; the engine's hash register must read the same.
-MAP_HASH_EXPECTED = 0xABEF445D
+MAP_HASH_EXPECTED = 0x2D7B6F31
 
 # Windows on the record streams: 16-byte words, first in, first out.
 RECORD_IN = 0x1000_0000

@@ -1,9 +1,11 @@
-// AES-256 forward cipher, fully pipelined.
+// AES-256 forward cipher, pipelined: a block every 16 / WordBytes clocks.
 //
-// FIPS 197 section 5.1, key length 256. The pipeline never stalls: what enters leaves
-// AesLatency clocks later. Between blocks its stages stand still and keep what they held.
+// FIPS 197 section 5.1, key length 256. The pipeline never stalls: what enters leaves aes_latency clocks
+// later. Between blocks its stages stand still and keep what they held. At the full width each round has
+// a place of its own (aes_round), else as many rounds share one as a word has clocks (aes_rounds).
 //
 // Ports
+//   phase_i    of word_phase. Blocks come one clock behind the issue stage's phase 0, and at no other
 //   clear_i    drops all blocks in flight and zeroes all data registers, at one edge
 //   rk_i       the round keys, [0] first, each as aes_pkg::to_rows has it, and their parities; steady
 //              while blocks are in flight
@@ -11,12 +13,16 @@
 //   valid_o    block_o is a block encrypted
 //   wrong_o    one clock, four after valid_o: that block is not what block, keys and tables make
 //
-// Latency drive_crypto_pkg::AesLatency (29 clocks), throughput one block a clock.
+// Latency drive_crypto_pkg::aes_latency: 29 clocks at 16 bytes a clock, else 43. Throughput
+// WordBytes a clock.
 
-module aes_pipe (
+module aes_pipe #(
+    parameter int unsigned WordBytes = 16  // bytes a clock: 16, 8, 4 or 1
+) (
     input  logic                                        clk_i,
     input  logic                                        rst_ni,
     input  logic                                        clear_i,
+    input  logic [                          3:0]        phase_i,
     input  logic [drive_crypto_pkg::AesRounds:0][127:0] rk_i,
     input  logic [drive_crypto_pkg::AesRounds:0][  1:0] rk_parity_i,
     input  logic                                        valid_i,
@@ -42,10 +48,6 @@ module aes_pipe (
   end
 
   assign wipe = clear_i | wipe_q;
-
-  logic [Rounds:0] valid;
-  logic [Rounds:0][127:0] state;
-  logic [1:0] parity[Rounds+1];
 
   logic whitened_valid_q;
   logic [127:0] whitened_q;
@@ -80,17 +82,28 @@ module aes_pipe (
     end
   end
 
+  localparam int unsigned Shares = drive_crypto_pkg::word_clocks(WordBytes);  // rounds of a unit
+  localparam int unsigned Units = (Rounds + Shares - 1) / Shares;
+  localparam int unsigned LastShares = Rounds - (Units - 1) * Shares;
+
+  logic [Units:0] valid;
+  logic [Units:0][127:0] state;
+  logic [1:0] parity[Units+1];
+
   assign valid[0]  = whitened_valid_q;
   assign state[0]  = whitened_q;
   assign parity[0] = parity_whitened_q;
 
-  for (genvar r = 1; r <= Rounds; r++) begin : gen_round
+  // One round a unit, or several.
+  for (genvar r = 1; r <= (Shares == 1 ? Rounds : 0); r++) begin : gen_round
     aes_round #(
         .FinalRound(r == Rounds)
     ) u_round (
         .clk_i,
         .rst_ni,
         .clear_i(wipe),
+        .final_i(1'b0),
+        .final_parity_i(1'b0),
         .rk_i   (rk_i[r]),
         .rk_parity_i(rk_parity_i[r]),
         .valid_i(valid[r-1]),
@@ -100,6 +113,33 @@ module aes_pipe (
         .block_o(state[r]),
         .parity_o(parity[r])
     );
+  end
+
+  for (genvar u = 0; u < (Shares == 1 ? 0 : Units); u++) begin : gen_unit
+    localparam int unsigned Own = u == Units - 1 ? LastShares : Shares;
+    aes_rounds #(
+        .WordBytes (WordBytes),
+        .Rounds    (Own),
+        .FinalRound(u == Units - 1)
+    ) u_rounds (
+        .clk_i,
+        .rst_ni,
+        .clear_i    (wipe),
+        .phase_i,
+        .rk_i       (rk_i[u*Shares+1+:Own]),
+        .rk_parity_i(rk_parity_i[u*Shares+1+:Own]),
+        .valid_i    (valid[u]),
+        .block_i    (state[u]),
+        .parity_i   (parity[u]),
+        .valid_o    (valid[u+1]),
+        .block_o    (state[u+1]),
+        .parity_o   (parity[u+1])
+    );
+  end
+
+  if (Shares == 1) begin : gen_no_phase
+    logic unused_phase;
+    assign unused_phase = ^phase_i;
   end
 
   // The check: the columns summed, their parity, and whether that is the parity carried along.
@@ -117,7 +157,7 @@ module aes_pipe (
       actual_valid_q <= 1'b0;
       wrong_q        <= 1'b0;
     end else begin
-      summed_valid_q <= valid[Rounds];
+      summed_valid_q <= valid[Units];
       actual_valid_q <= summed_valid_q;
       wrong_q        <= actual_valid_q && actual_q != carried_q;
     end
@@ -129,16 +169,16 @@ module aes_pipe (
       actual_q  <= '0;
       carried_q <= '0;
     end else begin
-      if (valid[Rounds]) begin
+      if (valid[Units]) begin
         summed_q <= block_o[127:96] ^ block_o[95:64] ^ block_o[63:32] ^ block_o[31:0];
       end
       actual_q  <= aes_pkg::row_parity(summed_q);
-      carried_q <= parity[Rounds];
+      carried_q <= parity[Units];
     end
   end
 
-  assign valid_o = valid[Rounds];
-  assign block_o = state[Rounds];
+  assign valid_o = valid[Units];
+  assign block_o = state[Units];
   assign wrong_o = wrong_q;
 
 endmodule

@@ -12,6 +12,8 @@
 //
 // Ports
 //   clear_i    drops what is in flight and zeroes all data registers, at one edge
+//   final_i    of a shared round: the block in stage 2 is in the final round;  final_parity_i  so was
+//              that of a clock ago, whose parity follows
 //   rk_i       this round's key as aes_pkg::to_rows has it, and rk_parity_i; steady while blocks are in flight
 //   valid_i    block_i holds a block
 //   valid_o    block_o holds a block; both stages stand still between blocks
@@ -20,11 +22,14 @@
 // Latency 2 clocks, throughput one block a clock.
 
 module aes_round #(
-    parameter bit FinalRound = 1'b0
+    parameter bit FinalRound = 1'b0,
+    parameter bit Shared = 1'b0  // serves several rounds: with final_i only it is the final one
 ) (
     input  logic         clk_i,
     input  logic         rst_ni,
     input  logic         clear_i,
+    input  logic         final_i,
+    input  logic         final_parity_i,
     input  logic [127:0] rk_i,
     input  logic [  1:0] rk_parity_i,
     input  logic         valid_i,
@@ -78,7 +83,12 @@ module aes_round #(
   assign row_2 = {subbed[10], subbed[14], subbed[2], subbed[6]};
   assign row_3 = {subbed[15], subbed[3], subbed[7], subbed[11]};
 
-  if (FinalRound) begin : gen_plain
+  if (FinalRound && Shared) begin : gen_either
+    assign rows_01 = final_i ? aes_pkg::join_rows(row_0, row_1)
+                             : aes_pkg::mix_rows(row_0, row_1, row_2, row_3);
+    assign rows_23 = final_i ? aes_pkg::join_rows(row_2, row_3)
+                             : aes_pkg::mix_rows(row_2, row_3, row_0, row_1);
+  end else if (FinalRound) begin : gen_plain
     assign rows_01 = aes_pkg::join_rows(row_0, row_1);
     assign rows_23 = aes_pkg::join_rows(row_2, row_3);
   end else begin : gen_mix
@@ -114,7 +124,15 @@ module aes_round #(
     end
   end
 
-  assign twice = !FinalRound && ^{even_left_q[1], even_right_q[1], odd_left_q[1], odd_right_q[1]};
+  logic parity_final;
+  assign parity_final = FinalRound && (!Shared || final_parity_i);
+
+  if (!FinalRound || !Shared) begin : gen_one_kind
+    logic unused;
+    assign unused = final_i ^ final_parity_i;
+  end
+
+  assign twice = !parity_final && ^{even_left_q[1], even_right_q[1], odd_left_q[1], odd_right_q[1]};
 
   always_ff @(posedge clk_i) begin
     if (clear_i) begin

@@ -5,14 +5,16 @@
 // Ports
 //   s_apb_*          APB4 slave, registers of engine.rdl
 //   transport_key_i  key that sealed data keys are wrapped under (RFC 3394); static
-//   in_*             record frames in, one 16-byte word a clock; last marks their end
+//   in_*             record frames in, in 16-byte words; last marks their end
 //   out_*            result frames, one for each frame in, in order; last marks their end
 //   irq_o            interrupt, as register INTERRUPT says: a fault, or all that was under way is done
 //
-// Latency 44 clocks from the last of a frame to the header of its result. Throughput one
-// data word a clock; a record takes two clocks in beside its data and AAD, at most five out.
+// Throughput WordBytes a clock, at every width in words of 16 bytes. Latency from the last of a frame to
+// the header of its result 44 clocks at 16 bytes a clock; 59, 60 and 66 at 8, 4 and 1. A record takes,
+// beside its data and AAD, what drive_crypto_pkg::record_overhead says.
 
 module drive_crypto #(
+    parameter int unsigned WordBytes = 16,      // bytes a clock: 16, 8, 4 or 1
     parameter int unsigned BankBytes = 262144,  // longest record; a power of two, 256 or more
     parameter logic [31:0] BuildHash = 0,       // shown by register BUILD_HASH
     parameter bit Simulated = 1'b0              // shown by register FEATURES
@@ -90,8 +92,8 @@ module drive_crypto #(
       .hwif_in_build_hash_value           (BuildHash),
       .hwif_in_features_bank_log2         (5'($clog2(BankBytes))),
       .hwif_in_features_simulated         (Simulated),
-      .hwif_in_promise_word_bytes         (8'(drive_crypto_pkg::WordBytes)),
-      .hwif_in_promise_overhead           (8'(drive_crypto_pkg::RecordOverhead)),
+      .hwif_in_promise_word_bytes         (8'(WordBytes)),
+      .hwif_in_promise_overhead           (8'(drive_crypto_pkg::record_overhead(WordBytes))),
       .hwif_out_interrupt_fault_enable    (irq_fault_enable),
       .hwif_out_interrupt_done_enable     (irq_done_enable),
       .hwif_out_interrupt_fault           (irq_fault),
@@ -232,6 +234,22 @@ module drive_crypto #(
     end
   end
 
+  // ---- Width -----------------------------------------------------------------------------------
+
+  logic [3:0] phase;
+  logic turn, phase_wrong;
+
+  word_phase #(
+      .WordBytes(WordBytes)
+  ) u_word_phase (
+      .clk_i,
+      .rst_ni,
+      .phase_o(phase),
+      .wrong_o(phase_wrong)
+  );
+
+  assign turn = phase == '0;
+
   // ---- Keys ------------------------------------------------------------------------------------
 
   drive_crypto_pkg::round_keys_t round_keys;
@@ -240,7 +258,8 @@ module drive_crypto #(
   logic keys_wrong, issue_wrong, delay_wrong, exit_wrong, output_wrong;
 
   key_control #(
-      .Clears(Clears)
+      .Clears   (Clears),
+      .WordBytes(WordBytes)
   ) u_key_control (
       .clk_i,
       .rst_ni,
@@ -262,6 +281,7 @@ module drive_crypto #(
       .clear_o             (clear),
       .wipe_o              (wipe),
       .wiping_i            (wiping),
+      .turn_i              (turn),
       .hash_key_o          (hash_key),
       .hash_ready_i        (hash_ready),
       .round_keys_o        (round_keys),
@@ -299,6 +319,7 @@ module drive_crypto #(
       .accept_i         (~clear[ClearIssue] & ~key_loading),
       .usable_i         (issue_usable_q),
       .key_valid_i      (key_valid),
+      .turn_i           (turn),
       .hash_key_i       (hash_key),
       .in_valid_i       (in_valid),
       .in_ready_o       (in_ready),
@@ -341,9 +362,12 @@ module drive_crypto #(
 
   // ---- Cipher, with the data waiting beside it ---------------------------------------------------
 
-  aes_pipe u_aes_pipe (
+  aes_pipe #(
+      .WordBytes(WordBytes)
+  ) u_aes_pipe (
       .clk_i,
       .rst_ni,
+      .phase_i    (phase),
       .clear_i    (clear[ClearCipher]),
       .rk_i       (round_keys),
       .rk_parity_i(key_parities),
@@ -356,7 +380,7 @@ module drive_crypto #(
   );
 
   slot_delay #(
-      .Latency(drive_crypto_pkg::AesLatency)
+      .Latency(drive_crypto_pkg::aes_latency(WordBytes))
   ) u_slot_delay (
       .clk_i,
       .rst_ni,
@@ -409,7 +433,9 @@ module drive_crypto #(
       .wrong_o         (exit_wrong)
   );
 
-  ghash u_ghash (
+  ghash #(
+      .WordBytes(WordBytes)
+  ) u_ghash (
       .clk_i,
       .rst_ni,
       .clear_i       (clear[ClearHash]),
@@ -432,7 +458,9 @@ module drive_crypto #(
   logic [14:0] result_words;
   logic [127:0] result_tag;
 
-  record_ledger u_ledger (
+  record_ledger #(
+      .WordBytes(WordBytes)
+  ) u_ledger (
       .clk_i,
       .rst_ni,
       .clear_i          (clear[ClearLedger]),
@@ -538,7 +566,8 @@ module drive_crypto #(
     end else begin
       lost_step_q <= lost_step;
       if (test_broken || test_wrong || ledger_fault || buffer_fault || lost_step_q || aes_wrong ||
-          keys_wrong || issue_wrong || delay_wrong || exit_wrong || output_wrong) begin
+          phase_wrong || keys_wrong || issue_wrong || delay_wrong || exit_wrong ||
+          output_wrong) begin
         fault_q <= 1'b1;
       end
     end

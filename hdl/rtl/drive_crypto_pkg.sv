@@ -46,21 +46,45 @@ package drive_crypto_pkg;
     logic [95:0] zero;      // [95:0]
   } record_result_t;
 
-  // ---- What the build promises (register PROMISE) ---------------------------------------------
+  // ---- Width of the data path -----------------------------------------------------------------
 
-  parameter int unsigned WordBytes = 16;  // data path, bytes a clock
-  // Clocks of a record beside its data and AAD words: header, tag and three gaps on their way out.
-  parameter int unsigned RecordOverhead = 5;
+  // Parameter WordBytes of the modules: bytes a clock, 16, 8, 4 or 1. A word has 16 bytes at every
+  // width, and passes every word_clocks clocks.
+  function automatic int unsigned word_clocks(input int unsigned word_bytes);
+    word_clocks = 16 / word_bytes;
+  endfunction
+
+  // Clocks of a record beside those of its data and AAD words (register PROMISE): the turn of its
+  // end on the way in, or header, tag and three gaps on the way out, where these take longer.
+  function automatic int unsigned record_overhead(input int unsigned word_bytes);
+    record_overhead = word_clocks(word_bytes) > 3 ? word_clocks(word_bytes) :
+        6 - word_clocks(word_bytes);
+  endfunction
 
   // ---- Fixed latencies, in clocks from the edge that takes the input to valid output ---------
 
-  // AES-256: one stage of whitening, then two a round (S-box read; MixColumns and round key).
+  // AES-256: one stage of whitening, then two a round (S-box read; MixColumns and round key), three
+  // where a round unit serves several rounds.
   parameter int unsigned AesRounds = 14;
-  parameter int unsigned AesLatency = 1 + 2 * AesRounds;
 
-  // GHASH: input stage, sum with the lane, three stages of multiplier and reduction.
-  parameter int unsigned GhashLanes = 4;
-  parameter int unsigned GhashLatency = 5;
+  function automatic int unsigned aes_latency(input int unsigned word_bytes);
+    aes_latency = 1 + (word_clocks(word_bytes) == 1 ? 2 : 3) * AesRounds;
+  endfunction
+
+  // A product in GHASH is nine products of 32-bit words. As many multipliers as finish them before the
+  // next block comes, and the clocks that they take.
+  function automatic int unsigned ghash_multipliers(input int unsigned word_bytes);
+    ghash_multipliers = (9 + word_clocks(word_bytes) - 1) / word_clocks(word_bytes);
+  endfunction
+
+  function automatic int unsigned ghash_turns(input int unsigned word_bytes);
+    ghash_turns = (9 + ghash_multipliers(word_bytes) - 1) / ghash_multipliers(word_bytes);
+  endfunction
+
+  // GHASH: input stage, sum with the lane, the products, the whole product, reduction.
+  function automatic int unsigned ghash_latency(input int unsigned word_bytes);
+    ghash_latency = 4 + ghash_turns(word_bytes);
+  endfunction
 
   // Round keys of AES-256, [0] is used first. To be passed on whole: Yosys takes an index into a
   // type from a package for the index of a bit, so modules that look inside spell it out.

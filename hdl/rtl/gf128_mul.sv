@@ -1,16 +1,20 @@
 // Multiplier in the field of GHASH, GF(2^128), pipelined.
 //
 // SP 800-38D section 6.3: bit 127 of a block is the coefficient of x^0, and x^128 is
-// x^7 + x^2 + x + 1. Two levels of Karatsuba over nine 32-bit products.
+// x^7 + x^2 + x + 1. Two levels of Karatsuba over nine 32-bit products, which are all made in one clock
+// or in several turns, as many as a block has clocks to come.
 //
 // Ports
 //   clear_i    zeroes all registers, at one edge; there is no other reset
 //   valid_i    a_i, b_i are factors
-//   p_o        their product three clocks later, still to be registered (the fourth stage)
+//   p_o        their product two clocks and ghash_turns later, still to be registered (the last stage)
 //
-// Latency 3 clocks and a reduction, throughput one product a clock.
+// Latency 3 clocks and a reduction at 16 bytes a clock; 4, 5 and 11 at 8, 4 and 1. Throughput one product
+// every 16 / WordBytes clocks.
 
-module gf128_mul (
+module gf128_mul #(
+    parameter int unsigned WordBytes = 16  // bytes a clock: 16, 8, 4 or 1
+) (
     input  logic         clk_i,
     input  logic         clear_i,
     input  logic         valid_i,
@@ -21,9 +25,8 @@ module gf128_mul (
 
   // Stage 1: the factors of nine products. Of 64-bit factors (h, l) Karatsuba needs h, h ^ l and l;
   // of each of these three, the same again.
-  logic [8:0][31:0] a, b, a_q, b_q;
+  logic [8:0][31:0] a, b;
   logic [31:0] a_high, a_low, b_high, b_low;
-  logic factors_q, products_q;
 
   assign a_high = a_i[127:96] ^ a_i[63:32];
   assign a_low  = a_i[95:64] ^ a_i[31:0];
@@ -50,34 +53,75 @@ module gf128_mul (
   assign b[1]   = b_i[63:32] ^ b_i[31:0];
   assign b[0]   = b_i[31:0];
 
+  // Stage 2: the products, Multipliers of them at a time, the lowest first.
+  localparam int unsigned Multipliers = drive_crypto_pkg::ghash_multipliers(WordBytes);
+  localparam int unsigned Turns = drive_crypto_pkg::ghash_turns(WordBytes);
+
+  localparam int unsigned FactorBits = 32 * Multipliers * Turns;
+
+  logic [Multipliers*Turns-1:0][31:0] a_q, b_q;
+  logic [Multipliers*Turns-1:0][63:0] product;  // nine, and a tenth at 8 bytes
+  logic [Multipliers-1:0][63:0] made;
+  logic [Turns-1:0] turn_q;  // [0]: the factors were just taken
+  logic products_q;
+
   always_ff @(posedge clk_i) begin
     if (clear_i) begin
-      factors_q  <= 1'b0;
       products_q <= 1'b0;
       a_q        <= '0;
       b_q        <= '0;
     end else begin
-      factors_q  <= valid_i;
-      products_q <= factors_q;
+      products_q <= turn_q[Turns-1];
       if (valid_i) begin
-        a_q <= a;
-        b_q <= b;
+        a_q <= FactorBits'(a);
+        b_q <= FactorBits'(b);
+      end else if (Turns != 1 && turn_q != '0) begin
+        a_q <= a_q >> (32 * Multipliers);
+        b_q <= b_q >> (32 * Multipliers);
       end
     end
   end
 
-  // Stage 2: the nine products.
-  logic [8:0][63:0] product;
-
-  for (genvar k = 0; k < 9; k++) begin : gen_product
+  for (genvar k = 0; k < Multipliers; k++) begin : gen_product
     clmul_32 u_clmul_32 (
         .clk_i,
         .clear_i,
-        .en_i(factors_q),
+        .en_i(turn_q != '0),
         .a_i (a_q[k]),
         .b_i (b_q[k]),
-        .p_o (product[k])
+        .p_o (made[k])
     );
+  end
+
+  if (Turns == 1) begin : gen_at_once
+    always_ff @(posedge clk_i) begin
+      turn_q <= valid_i & ~clear_i;
+    end
+
+    assign product = made;
+  end else begin : gen_in_turns
+    // The products of the earlier turns, the last turn's on top.
+    localparam int unsigned EarlierBits = 64 * Multipliers * (Turns - 1);
+    logic [EarlierBits-1:0] earlier_q;
+
+    always_ff @(posedge clk_i) begin
+      if (clear_i) begin
+        turn_q    <= '0;
+        earlier_q <= '0;
+      end else begin
+        turn_q <= {turn_q[Turns-2:0], valid_i};
+        if (turn_q != '0) begin
+          earlier_q <= EarlierBits'({made, earlier_q} >> (64 * Multipliers));
+        end
+      end
+    end
+
+    assign product = {made, earlier_q};
+  end
+
+  if (Multipliers * Turns > 9) begin : gen_tenth
+    logic unused_tenth;
+    assign unused_tenth = ^product[9];
   end
 
   // Stage 3: the product, 255 bits, x^0 foremost, and a zero behind it. In words of 64 bits, here and in

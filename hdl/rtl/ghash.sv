@@ -1,8 +1,9 @@
-// GHASH of SP 800-38D section 6.4, one block a clock.
+// GHASH of SP 800-38D section 6.4, one block every 16 / WordBytes clocks.
 //
-// Four interleaved lanes hide the multiplier's four clocks: block i of n (from 0) joins what its
-// lane got from block i-4 and is multiplied by H^4, but in the last four blocks by H^(n-i). The
-// digest is the sum of the last four products. So the number of blocks must be known at the first.
+// Interleaved lanes hide the multiplier's clocks, four of them at the full width: block i of n (from 0)
+// joins what its lane got from block i-4 and is multiplied by H^4, but in the last four blocks by
+// H^(n-i). The digest is the sum of the last four products. So the number of blocks must be known at the
+// first. At other widths the same with as many lanes as it takes.
 //
 // Ports
 //   clear_i         zeroes all registers, the powers of H included, at one edge
@@ -11,13 +12,15 @@
 //   valid_i         block_i is the next block of a record (AAD, data and lengths alike)
 //   count_i         blocks of the record, 1 or more; looked at with first_i only
 //   first_i,last_i  mark the first and last block. Records may follow each other at once, and
-//                   clocks without a block may fall anywhere
+//                   clocks without a block may fall anywhere, and must where a block takes several
 //   digest_valid_o  one clock: digest_o is the digest of a record
 //
-// Latency drive_crypto_pkg::GhashLatency (5 clocks) from last_i to digest_valid_o, 16 clocks from
-// h_load_i to h_ready_o. Throughput one block a clock.
+// Latency drive_crypto_pkg::ghash_latency (5, 6, 7, 13 clocks) from last_i to digest_valid_o, 16, 19, 8 and
+// 1 from h_load_i to h_ready_o. Throughput WordBytes a clock.
 
-module ghash (
+module ghash #(
+    parameter int unsigned WordBytes = 16  // bytes a clock: 16, 8, 4 or 1
+) (
     input  logic         clk_i,
     input  logic         rst_ni,
     input  logic         clear_i,
@@ -46,11 +49,18 @@ module ghash (
 
   assign wipe = clear_i | wipe_q;
 
+  localparam int unsigned Turns = drive_crypto_pkg::ghash_turns(WordBytes);
+
+  // A lane is ready for its next block three clocks and the multiplier's turns after its last.
+  localparam int unsigned BlocksUntilReady = (3 + Turns + 16 / WordBytes - 1) / (16 / WordBytes);
+  localparam int unsigned Lanes = BlocksUntilReady == 3 ? 4 : BlocksUntilReady;  // a power of two
+  localparam logic [1:0] LastLane = 2'(Lanes - 1);
+
   // What has to be done with a product, travelling beside its factors.
   typedef struct packed {
     logic       valid;
     logic       power;       // a power of H, not a lane's value
-    logic       tail;        // one of the last four of its record
+    logic       tail;        // one of the last of its record, as many as there are lanes
     logic       tail_first;  // the first of those
     logic       last;
     logic [1:0] lane;
@@ -60,7 +70,7 @@ module ghash (
 
   logic  [127:0] x_q;
   logic  [  1:0] power_sel_q;  // H^(power_sel_q + 1)
-  logic          fresh_q;  // the record's first four blocks find nothing in their lanes
+  logic          fresh_q;  // the record's first blocks find nothing in their lanes
   slot_t         in_q;
 
   logic [17:0] remaining, remaining_q;  // blocks to come, this one included
@@ -73,7 +83,7 @@ module ghash (
 
   logic tail;
   logic [1:0] remaining_less_1;
-  assign tail = remaining <= 18'd4;
+  assign tail = remaining <= 18'(Lanes);
   assign remaining_less_1 = remaining[1:0] - 2'd1;
 
   // ---- Powers of H -----------------------------------------------------------------------------
@@ -99,20 +109,20 @@ module ghash (
       power_start_q <= 1'b0;
     end else if (h_load_i) begin
       h_q[1]        <= h_i;
-      h_ready_q     <= 1'b0;
+      h_ready_q     <= Lanes == 1;
       power_q       <= 3'd2;
-      power_start_q <= 1'b1;
+      power_start_q <= Lanes != 1;
     end else begin
       power_start_q <= 1'b0;
       if (power_done) begin
-        unique case (power_q)
-          3'd2:    h_q[2] <= product;
-          3'd3:    h_q[3] <= product;
-          default: h_q[4] <= product;
-        endcase
+        for (int p = 2; p <= Lanes; p++) begin
+          if (power_q == 3'(p)) begin
+            h_q[p] <= product;
+          end
+        end
         power_q       <= power_q + 3'd1;
-        h_ready_q     <= power_q == 3'd4;
-        power_start_q <= power_q != 3'd4;
+        h_ready_q     <= power_q == 3'(Lanes);
+        power_start_q <= power_q != 3'(Lanes);
       end
     end
   end
@@ -121,7 +131,11 @@ module ghash (
 
   // ---- Stages ----------------------------------------------------------------------------------
 
-  slot_t factors_slot_q, products_slot_q, wide_slot_q;
+  localparam int unsigned SlotBits = $bits(in_q);
+  logic [Turns:0][SlotBits-1:0] product_slots_q;  // [0] is the youngest
+  slot_t products_slot, wide_slot_q;
+
+  assign products_slot = product_slots_q[Turns];
   logic [3:0][127:0] lanes_q;
   logic [127:0] lane_value, power_value;
   logic [127:0] digest_q;
@@ -154,8 +168,7 @@ module ghash (
       remaining_q     <= '0;
       lane_q          <= '0;
       next_fresh_q    <= 1'b0;
-      factors_slot_q  <= '0;
-      products_slot_q <= '0;
+      product_slots_q <= '0;
       wide_slot_q     <= '0;
     end else begin
       in_q <= '0;
@@ -168,23 +181,24 @@ module ghash (
       end else if (valid_i) begin
         in_q.valid      <= 1'b1;
         in_q.tail       <= tail;
-        in_q.tail_first <= tail && (first_i || remaining == 18'd4);
+        in_q.tail_first <= tail && (first_i || remaining == 18'(Lanes));
         in_q.last       <= last_i;
         in_q.lane       <= lane;
         x_q             <= block_i;
-        power_sel_q     <= tail ? remaining_less_1 : 2'd3;
+        power_sel_q     <= tail ? remaining_less_1 & LastLane : LastLane;
         fresh_q         <= fresh;
         remaining_q     <= remaining - 18'd1;
-        lane_q          <= lane + 2'd1;
-        next_fresh_q    <= fresh && lane != 2'd3;
+        lane_q          <= (lane + 2'd1) & LastLane;
+        next_fresh_q    <= fresh && lane != LastLane;
       end
-      factors_slot_q <= in_q;
-      products_slot_q <= factors_slot_q;
-      wide_slot_q     <= products_slot_q;
+      product_slots_q <= {product_slots_q[Turns-1:0], in_q};
+      wide_slot_q     <= products_slot;
     end
   end
 
-  gf128_mul u_gf128_mul (
+  gf128_mul #(
+      .WordBytes(WordBytes)
+  ) u_gf128_mul (
       .clk_i,
       .clear_i(wipe),
       .valid_i(in_q.valid),
@@ -203,7 +217,7 @@ module ghash (
     end else begin
       digest_valid_q <= wide_slot_q.valid && wide_slot_q.last;
       if (wide_slot_q.valid && !wide_slot_q.power) begin
-        for (int l = 0; l < 4; l++) begin
+        for (int l = 0; l < Lanes; l++) begin
           if (wide_slot_q.lane == 2'(l)) begin
             lanes_q[l] <= product;
           end

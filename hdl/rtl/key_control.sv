@@ -6,7 +6,7 @@
 // were wiped last. No key leaves this module but as round keys for the cipher.
 //
 // Zeroize holds clear_o until the delay line was overwritten and both halves of the buffer were
-// wiped: at most BankWords + 4 clocks and no less than AesLatency + 3, plus one from the command.
+// wiped: at most BankWords + 4 clocks and no less than aes_latency + 3, plus one from the command.
 //
 // Ports
 //   zeroize_i, load_*_i, lock_plain_i   commands, one clock each
@@ -22,13 +22,15 @@
 //   wiping_i          it is not wiped yet
 //   load_refused_o    the last load_*_i had no effect
 //   wrong_o           a register of control is not what it was set to
-//   hash_key_o        one clock: encrypt the zero block;  hash_ready_i  its powers are there
+//   turn_i            a word may be let in;  hash_key_o  until then: encrypt the zero block;  hash_ready_i  its powers are there
 //
 // Latency, beside zeroize: plain 108 clocks to the last round key, sealed in addition what
-// key_unwrap takes, then AesLatency + 20 for the hash key and its powers.
+// key_unwrap takes, then aes_latency + 20 at most for the hash key and its powers, and up to a word's
+// clocks before.
 
 module key_control #(
-    parameter int unsigned Clears = 8  // bits of clear_o
+    parameter int unsigned Clears = 8,     // bits of clear_o
+    parameter int unsigned WordBytes = 16  // bytes a clock: 16, 8, 4 or 1
 ) (
     input  logic                                  clk_i,
     input  logic                                  rst_ni,
@@ -50,6 +52,7 @@ module key_control #(
     output logic                     [Clears-1:0] clear_o,
     output logic                                  wipe_o,
     input  logic                                  wiping_i,
+    input  logic                                  turn_i,
     output logic                                  hash_key_o,
     input  logic                                  hash_ready_i,
     output drive_crypto_pkg::round_keys_t         round_keys_o,
@@ -81,7 +84,7 @@ module key_control #(
   } load_e;
 
   // The delay line wipes one place a clock; two clocks more for its read register.
-  localparam logic [5:0] ClearClocks = 6'(drive_crypto_pkg::AesLatency + 2);
+  localparam logic [5:0] ClearClocks = 6'(drive_crypto_pkg::aes_latency(WordBytes) + 2);
 
   state_e state_q, state_d;
   load_e load_q, load_d;
@@ -185,7 +188,11 @@ module key_control #(
           state_d = StHash;
         end
       end
-      StHash:   state_d = StPowers;
+      StHash: begin
+        if (turn_i) begin
+          state_d = StPowers;
+        end
+      end
       StPowers: begin
         if (hash_ready_i) begin
           state_d = StValid;

@@ -1,4 +1,4 @@
-// Issue stage: takes record frames, one word a clock, and makes slots and counter blocks of them.
+// Issue stage: takes record frames, a word at each turn, and makes slots and counter blocks of them.
 //
 // SP 800-38D section 7, 96-bit IV: J0 = IV || 1 for the tag, IV || 2, 3, ... for the text.
 // A refused frame is taken in whole, so that the next one is found, but makes no slot other than
@@ -13,6 +13,7 @@
 //   accept_i     a new record may begin
 //   usable_i     the engine passed its self test and has no fault
 //   key_valid_i  encrypt and decrypt are possible
+//   turn_i       a slot may be made in this clock: one in as many clocks as a word takes
 //   hash_key_i   send a zero block through the cipher (refused records only may be taken in)
 //   in_*         record frames, in_last_i with the last word of each
 //   free_i       the ledger can take a new record
@@ -33,7 +34,8 @@
 //   wrong_o      a register of control is not what it was set to
 //   slot_*       slots, aes_*: counter blocks, both one clock after the word was taken
 //
-// Latency 1 clock, throughput one word a clock; one clock more a record for encrypt and bypass.
+// Latency 1 clock, throughput one word a turn. A record takes one turn more for its end, beside its tag;
+// its header takes a clock, which is one between turns where these are several clocks apart.
 
 module record_issue #(
     parameter int unsigned BankBytes = 262144
@@ -44,6 +46,7 @@ module record_issue #(
     input  logic                            accept_i,
     input  logic                            usable_i,
     input  logic                            key_valid_i,
+    input  logic                            turn_i,
     input  logic                            hash_key_i,
     input  logic                            in_valid_i,
     output logic                            in_ready_o,
@@ -179,13 +182,13 @@ module record_issue #(
 
   // A record ends when it is known whether it is refused, and nothing else needs the slot.
   logic ends;
-  assign ends = ~hash_key_i & ~fresh_q;
+  assign ends = turn_i & ~hash_key_i & ~fresh_q;
 
   always_comb begin
     unique case (state_q)
       StHeader: in_ready_o = accept_i & free_i;
-      StAad:    in_ready_o = 1'b1;
-      StData:   in_ready_o = refused_q | clear_i | (room_i & pace_i);
+      StAad:    in_ready_o = turn_i;
+      StData:   in_ready_o = turn_i & (refused_q | clear_i | (room_i & pace_i));
       StEnd:    in_ready_o = is_decrypt_q & ends;
       StSkip:   in_ready_o = 1'b1;
       default:  in_ready_o = 1'b0;
@@ -338,12 +341,12 @@ module record_issue #(
   // whether a data word is taken.
   logic goes, goes_aad, goes_data, goes_end, goes_refused, goes_hash_key;
 
-  assign goes          = in_valid_i & ~refused & ~hash_key_i;
+  assign goes          = turn_i & in_valid_i & ~refused & ~hash_key_i;
   assign goes_aad      = in_aad & goes;
   assign goes_data     = in_data & goes & room_i & pace_i;
   assign goes_end      = end_done & ~refused_q & ~clear_i;
   assign goes_refused  = end_done & refused_q & ~clear_i;
-  assign goes_hash_key = hash_key_i & ~clear_i;
+  assign goes_hash_key = turn_i & hash_key_i & ~clear_i;
 
   // No two at once.
   assign kind_d = (goes_aad ? record_pkg::SlotAad : record_pkg::SlotNone) |
@@ -447,7 +450,7 @@ module record_issue #(
   assign torn_words_o      = 15'(data_len_q[18:4]) - data_words_q[14:0];
   assign ended_o           = end_done;
   assign active_o          = ~in_header;
-  assign inside_o          = ~in_header & ~fresh_q & ~end_taken;
+  assign inside_o          = ~in_header & ~fresh_q & ~(end_taken & turn_i);
   assign waiting_o         = in_header & in_valid_i;
   assign data_taken_o      = data_q;
   assign starved_o         = active_o & in_ready_o & ~in_valid_i;

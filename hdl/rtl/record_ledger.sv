@@ -17,7 +17,7 @@
 //   inside_i   the last one opened is still being taken in
 //   exit_last_i        the last slot of a record is at the exit stage
 //   exit_*_o   the record that is there, from two clocks after the last slot of the one before
-//   end_*      a record is through the exit stage;  digest_*  of the one GhashLatency before
+//   end_*      a record is through the exit stage;  digest_*  of the one ghash_latency before
 //   free_o     a record can be opened;  empty_o  none is inside
 //   result_*   the oldest record once it was judged, out of a register;  taken_i  it was taken.
 //              result_words_o places of the buffer are its own
@@ -25,10 +25,11 @@
 //   fault_o    a clock ago: a digest that nobody waits for, or none where one is due; a register of
 //              control is not what it was set to; what a header said is not what was written down
 //
-// Latency GhashLatency + 4 clocks from end to result.
+// Latency ghash_latency + 4 clocks from end to result.
 
 module record_ledger #(
-    parameter int unsigned Entries = 16  // a power of two
+    parameter int unsigned Entries = 16,   // a power of two
+    parameter int unsigned WordBytes = 16  // bytes a clock: 16, 8, 4 or 1
 ) (
     input  logic         clk_i,
     input  logic         rst_ni,
@@ -69,7 +70,7 @@ module record_ledger #(
 
   localparam logic [7:0] Ok = drive_crypto_pkg::StatusOk;
   localparam int unsigned PlaceBits = $clog2(Entries);
-  localparam int unsigned Latency = drive_crypto_pkg::GhashLatency;
+  localparam int unsigned Latency = drive_crypto_pkg::ghash_latency(WordBytes);
 
   // ---- Places: one bit more than an index, to distinguish a full ring from an empty one -------
 
@@ -205,12 +206,18 @@ module record_ledger #(
   // ---- Beside GHASH, then judgement ------------------------------------------------------------
 
   logic [Latency-1:0] ends_q, gcm_q, decrypt_q;  // [0] is the youngest
-  logic [Latency-1:0][127:0] seeds_q;
+  // Where no record ends before the digest of the one before is there, one seed waits.
+  localparam bit OneSeed = Latency <= drive_crypto_pkg::word_clocks(WordBytes);
+  localparam int unsigned Seeds = OneSeed ? 1 : Latency;
+  localparam int unsigned SeedBits = 128 * Seeds;
+  logic [Seeds-1:0][127:0] seeds_q;
+  logic [127:0] seed;
   logic sum_valid_q, sum_decrypt_q, mismatch, due, judge_q, fault_q;
   logic [127:0] sum_q;  // after decrypt it must be zeroed: it would give a forger the right tag
   logic [7:0] some_q;  // one bit for each 16 of that
   logic [127:0] sealed_q;  // the tag, on encrypt
 
+  assign seed = end_gcm_i ? end_seed_i : 128'd0;
   assign due = ends_q[Latency-1] & gcm_q[Latency-1];
 
   // What decides about a record, beside the numbers that it decides with.
@@ -250,8 +257,10 @@ module record_ledger #(
       sum_q    <= '0;
       sealed_q <= '0;
     end else begin
-      seeds_q  <= {seeds_q[Latency-2:0], end_gcm_i ? end_seed_i : 128'd0};
-      sum_q    <= due ? seeds_q[Latency-1] ^ digest_i : '0;
+      if (!OneSeed || end_valid_i || due) begin
+        seeds_q <= SeedBits'({seeds_q, seed});
+      end
+      sum_q    <= due ? seeds_q[Seeds-1] ^ digest_i : '0;
       sealed_q <= sum_decrypt_q ? '0 : sum_q;
     end
   end

@@ -10,6 +10,7 @@ from hdl.sources import GENERATED_DIRECTORY, RTL_DIRECTORY, SIM_DIRECTORY, rtl_p
 from hdl.verilator.power_up import power_up_plusargs
 from hdl.verilator.recipe import Recipe, Variant
 from hdl.verilator.verilate import BuiltSim, build, recipe_of, simulation_environment
+from hdl.widths import DEFAULT_WIDTH, PARAMETER, require_width
 
 TOP = "sim_top"
 MAIN = SIM_DIRECTORY / "main.cpp"
@@ -18,6 +19,7 @@ MAIN = SIM_DIRECTORY / "main.cpp"
 def build_simulation(
     *,
     variant: Variant = "plain",
+    word_bytes: int = DEFAULT_WIDTH,
     probes: Sequence[Path] = (),
     on_build: Callable[[str], None] | None = None,
 ) -> BuiltSim:
@@ -25,11 +27,17 @@ def build_simulation(
 
     `probes` are Verilator control files that make internal signals visible, for tests only.
     """
-    return build(simulation_recipe(variant, probes), on_build=on_build)
+    return build(simulation_recipe(variant, probes, word_bytes), on_build=on_build)
 
 
-def simulation_recipe(variant: Variant = "plain", probes: Sequence[Path] = ()) -> Recipe:
-    """Return all that the simulated board is built from."""
+def simulation_recipe(
+    variant: Variant = "plain", probes: Sequence[Path] = (), word_bytes: int = DEFAULT_WIDTH
+) -> Recipe:
+    """Return all that the simulated board is built from.
+
+    Raises HdlError for a width that the engine does not have.
+    """
+    require_width(word_bytes)
     code = [file for file in sorted(SIM_DIRECTORY.glob("*.cpp")) if file != MAIN]
     own = [*sorted(SIM_DIRECTORY.glob("*.sv")), *code]
     control = [SIM_DIRECTORY / "server_signals.vlt"]
@@ -39,6 +47,7 @@ def simulation_recipe(variant: Variant = "plain", probes: Sequence[Path] = ()) -
         TOP,
         [*control, *probes, *rtl_packages(), *own],
         variant=variant,
+        parameters={PARAMETER: word_bytes},
         reach_top=False,
         main=MAIN,
         build_hash=True,

@@ -7,6 +7,7 @@
 // Ports: APB to the engine's registers; record_* as in record_port.sv.
 
 module sim_top #(
+    parameter int unsigned WordBytes  = 16,  // bytes a clock: 16, 8, 4 or 1
     parameter int unsigned BankBytes  = 262144,
     parameter int unsigned CycleLimit = 1_000_000,
     parameter logic [31:0] BuildHash  = 0
@@ -85,6 +86,7 @@ module sim_top #(
   );
 
   drive_crypto #(
+      .WordBytes(WordBytes),
       .BankBytes(BankBytes),
       .BuildHash(BuildHash),
       .Simulated(1'b1)

@@ -15,6 +15,7 @@ from hdl.registers.engine_map import RECORD_OUT
 from hdl.sim import wire
 from hdl.sim.launch import build_simulation, start_simulation
 from hdl.sim.wire import AnswerOutcome, Kind
+from hdl.widths import DEFAULT_WIDTH
 from hsm.child_process import wait_for_end
 from rig.board.protocol import BoardError
 
@@ -34,10 +35,10 @@ def announce(text: str) -> None:
 class SimBoard:
     """The simulated board, built when needed; its process ends at `close`.
 
-    `transport_key` is a file of mode 0600 that only the simulation reads. `waves` is the path of
-    an FST waveform; it is complete after `close`. `log` is the path of the simulator's output.
-    With `wait` false the constructor does not wait for the start; if the start fails, the first
-    access raises BoardError.
+    `word_bytes` is the width of the engine's data path. `transport_key` is a file of mode 0600 that
+    only the simulation reads. `waves` is the path of an FST waveform; it is complete after `close`.
+    `log` is the path of the simulator's output. With `wait` false the constructor does not wait for
+    the start; if the start fails, the first access raises BoardError.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class SimBoard:
         log: Path | None = None,
         probes: Sequence[Path] = (),
         clock_hz: float = CLOCK_HZ,
+        word_bytes: int = DEFAULT_WIDTH,
         wait: bool = True,
         on_build: Callable[[str], None] | None = announce,
     ) -> None:
@@ -67,7 +69,10 @@ class SimBoard:
         self.log = log
         try:
             built = build_simulation(
-                variant="plain" if waves is None else "waves", probes=probes, on_build=on_build
+                variant="plain" if waves is None else "waves",
+                word_bytes=word_bytes,
+                probes=probes,
+                on_build=on_build,
             )
         except HdlError as error:
             self._remove_scratch()

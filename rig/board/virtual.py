@@ -16,6 +16,7 @@ from typing import Self
 from hdl.boards.virtual.launch import build_virtual_board, start_virtual_board
 from hdl.errors import HdlError
 from hdl.files import read_end
+from hdl.widths import DEFAULT_WIDTH
 from hsm.child_process import wait_for_end
 from hsm.listener import open_listener
 from rig.board.protocol import BoardError
@@ -41,6 +42,7 @@ class VirtualBoard:
         transport_key: Path | None = None,
         log: Path | None = None,
         bank_bytes: int = BANK_BYTES,
+        word_bytes: int = DEFAULT_WIDTH,
         on_build: Callable[[str], None] | None = announce,
     ) -> None:
         """Build the simulation if needed, and start it."""
@@ -49,7 +51,9 @@ class VirtualBoard:
         self._process: subprocess.Popen[bytes] | None = None
         self._slave: int | None = None
         try:
-            built = build_virtual_board(bank_bytes=bank_bytes, on_build=on_build)
+            built = build_virtual_board(
+                bank_bytes=bank_bytes, word_bytes=word_bytes, on_build=on_build
+            )
             with _listen(port) as listener:
                 self.port = listener.getsockname()[1]
                 master, slave = os.openpty()

@@ -140,8 +140,8 @@ class GapCounters:
 class Promise:
     """The rate that the engine's build promises for a stream of records.
 
-    `word_bytes` is the width of the data path, `overhead` the clocks of a record beside those of
-    its data and AAD words.
+    `word_bytes` is the width of the data path in bytes a clock, `overhead` the clocks of a record
+    beside those of its data and AAD words, which have 16 bytes at every width.
     """
 
     word_bytes: int
@@ -149,9 +149,8 @@ class Promise:
 
     def bytes_per_clock(self, data_bytes: int, aad_bytes: int = 0) -> float:
         """Return the least payload a clock of records of this size."""
-        words = -(-data_bytes // self.word_bytes)
-        aad_words = -(-aad_bytes // self.word_bytes)
-        return data_bytes / (words + aad_words + self.overhead)
+        words = -(-data_bytes // _WORD_BYTES) - (-aad_bytes // _WORD_BYTES)
+        return data_bytes / (words * _WORD_BYTES / self.word_bytes + self.overhead)
 
 
 class Engine:
@@ -344,8 +343,8 @@ class Engine:
         """Limit the input data rate as a tape channel does; None: no limit.
 
         Returns the rate that is set: the lowest rate of the PACE register that is not below the
-        requested one, or None when the request is not below the engine's own rate (16 bytes a
-        clock).
+        requested one, or None when the request is not below the engine's own rate, the width of its
+        data path a clock.
         """
         rate = 0
         if bytes_per_second is not None:
@@ -356,7 +355,7 @@ class Engine:
                 )
             words_a_clock = bytes_per_second / _WORD_BYTES / self.clock_hz
             rate = math.ceil(words_a_clock * _PACE_UNIT)
-            if rate >= _PACE_UNIT:
+            if rate * _WORD_BYTES >= self.promise.word_bytes * _PACE_UNIT:
                 rate = 0
         self._write(regs.PACE, regs.PACE_RATE.put(rate))
         return rate * _WORD_BYTES * self.clock_hz / _PACE_UNIT if rate else None

@@ -60,6 +60,12 @@ def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
                 ("boards", name, "resource"),
                 f"boards.{name} is simulated and has no resource; remove it, or set kind: visa.",
             )
+        if board.kind == "visa" and board.width is not None:
+            yield (
+                ("boards", name, "width"),
+                f"boards.{name} is not simulated here, and its width is read from its gates; "
+                "remove width, or set kind: sim.",
+            )
         if board.fpga is not None:
             yield from _fpga_mistakes(name, board, board.fpga)
     serials: set[str] = set()

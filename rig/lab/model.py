@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
+from hdl.widths import DEFAULT_WIDTH
 from hsm.configuration.part import NAME_RULE, LocalPath, Name, Part, from_folder
 from hsm.errors import LabelInvalidError
 from hsm.keys.labels import normalize_label
@@ -77,6 +78,16 @@ class BoardUnit(Part):
         min_length=1,
         description="an FPGA board of `rig board targets`, whose last good build limits clock_mhz",
     )
+
+    width: Literal[16, 8, 4, 1] | None = Field(
+        default=None,
+        description="of a simulated board's gates, 16, 8, 4 or 1 bytes a clock; 16 when absent",
+    )
+
+    @property
+    def word_bytes(self) -> int:
+        """The width of simulated gates; that of others is read from them."""
+        return DEFAULT_WIDTH if self.width is None else self.width
 
     @property
     def clock_hz(self) -> float:

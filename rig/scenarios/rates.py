@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from rig.drive.secure_element import SecureElement
+from rig.engine.driver import Promise
 from rig.engine.throughput import (
     RECORD_SIZES,
     MeasureError,
@@ -63,6 +64,24 @@ class Rates(Scenario):
             f"fastest drive {fastest / 1e6:g} MB/s"
         )
         context.report.table(_table(measurements, sizes))
+        if not_reached := rate_not_reached(engine.promise, engine.clock_hz, fastest):
+            context.report.line(not_reached)
+
+
+def rate_not_reached(promise: Promise, clock_hz: float, fastest_rate: float) -> str:
+    """Return a sentence when no record can reach a drive's rate; else none.
+
+    Rates are in bytes a second.
+    """
+    widest = promise.word_bytes * clock_hz
+    if widest >= fastest_rate:
+        return ""
+    width = "1 byte" if promise.word_bytes == 1 else f"{promise.word_bytes} bytes"
+    return (
+        f"RATE-2 is not reached: the engine's data path of {width} a clock passes at most "
+        f"{widest / 1e6:g} MB/s at {clock_hz / 1e6:g} MHz, and the fastest drive writes "
+        f"{fastest_rate / 1e6:g} MB/s; take a wider engine or a slower drive."
+    )
 
 
 def _sealed(element: SecureElement, key: bytes) -> bytes:

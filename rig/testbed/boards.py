@@ -68,6 +68,7 @@ def open_board(
             waves=waves,
             log=log,
             clock_hz=unit.clock_hz,
+            word_bytes=unit.word_bytes,
             wait=False,
             on_build=report.begin,
         )

@@ -10,6 +10,7 @@
 //   uart_rx_i, uart_tx_o  the serial line: 8N1, ClocksPerBit clocks a bit
 
 module board_top #(
+    parameter int unsigned WordBytes = 16,          // bytes a clock of the engine: 16, 8, 4 or 1
     parameter int unsigned BankBytes = 65536,       // longest record; a power of two
     parameter int unsigned WindowWords = 512,       // of each record window; a power of two
     parameter logic [31:0] BuildHash = 0,           // shown by register BUILD_HASH
@@ -361,6 +362,7 @@ module board_top #(
   );
 
   drive_crypto #(
+      .WordBytes(WordBytes),
       .BankBytes(BankBytes),
       .BuildHash(BuildHash),
       .Simulated(Simulated)

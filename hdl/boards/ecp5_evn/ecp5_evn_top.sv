@@ -7,6 +7,7 @@
 
 module ecp5_evn_top #(
     parameter int unsigned ClockMhz = 80,      // a multiple of 4
+    parameter int unsigned WordBytes = 16,  // bytes a clock: 16, 8, 4 or 1
     parameter int unsigned BankBytes = 16384,
     parameter logic [31:0] BuildHash = 0
 ) (
@@ -40,6 +41,7 @@ module ecp5_evn_top #(
 
   // A USB serial adapter may leave gaps of milliseconds within a command.
   board_top #(
+      .WordBytes    (WordBytes),
       .BankBytes    (BankBytes),
       .BuildHash    (BuildHash),
       .ClocksPerBit (ClockMhz),

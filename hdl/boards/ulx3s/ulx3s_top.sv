@@ -7,6 +7,7 @@
 
 module ulx3s_top #(
     parameter int unsigned ClockMhz = 80,      // a multiple of 5
+    parameter int unsigned WordBytes = 16,  // bytes a clock: 16, 8, 4 or 1
     parameter int unsigned BankBytes = 65536,
     parameter logic [31:0] BuildHash = 0
 ) (
@@ -41,6 +42,7 @@ module ulx3s_top #(
 
   // A USB serial adapter may leave gaps of milliseconds within a command.
   board_top #(
+      .WordBytes    (WordBytes),
       .BankBytes    (BankBytes),
       .BuildHash    (BuildHash),
       .ClocksPerBit (ClockMhz),

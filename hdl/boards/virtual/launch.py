@@ -16,14 +16,22 @@ from hdl.sources import (
 )
 from hdl.verilator.power_up import power_up_plusargs
 from hdl.verilator.verilate import BuiltSim, simulation_environment, verilate
+from hdl.widths import DEFAULT_WIDTH, PARAMETER, require_width
 
 TOP = "virtual_top"
 
 
 def build_virtual_board(
-    *, bank_bytes: int = 65536, on_build: Callable[[str], None] | None = None
+    *,
+    bank_bytes: int = 65536,
+    word_bytes: int = DEFAULT_WIDTH,
+    on_build: Callable[[str], None] | None = None,
 ) -> BuiltSim:
-    """Build the virtual board, or take it from the cache."""
+    """Build the virtual board, or take it from the cache.
+
+    Raises HdlError for a width that the engine does not have.
+    """
+    require_width(word_bytes)
     return verilate(
         TOP,
         [
@@ -35,7 +43,7 @@ def build_virtual_board(
             SIM_DIRECTORY / "parent_watch.cpp",
             SIM_DIRECTORY / "transport_key.cpp",
         ],
-        parameters={"BankBytes": bank_bytes},
+        parameters={"BankBytes": bank_bytes, PARAMETER: word_bytes},
         reach_top=False,
         build_hash=True,
         includes=(RTL_DIRECTORY, GENERATED_DIRECTORY, BOARD_DIRECTORY),

@@ -8,6 +8,7 @@
 // serial_socket=FD and serial_pty=FD (a listening socket and a terminal's other end).
 
 module virtual_top #(
+    parameter int unsigned WordBytes = 16,  // bytes a clock: 16, 8, 4 or 1
     parameter int unsigned BankBytes = 65536,
     parameter logic [31:0] BuildHash = 0,
     parameter int unsigned ClocksPerBit = 2,  // no more clocks than it takes
@@ -74,6 +75,7 @@ module virtual_top #(
   end
 
   board_top #(
+      .WordBytes    (WordBytes),
       .BankBytes    (BankBytes),
       .BuildHash    (BuildHash),
       .Simulated    (1'b1),

@@ -1,9 +1,12 @@
 // Stands for aes_pipe where what it enciphers does not matter: any outputs at any time.
 
-module aes_pipe (
+module aes_pipe #(
+    parameter int unsigned WordBytes = 16
+) (
     input  logic                                        clk_i,
     input  logic                                        rst_ni,
     input  logic                                        clear_i,
+    input  logic [                          3:0]        phase_i,
     input  logic [drive_crypto_pkg::AesRounds:0][127:0] rk_i,
     input  logic [drive_crypto_pkg::AesRounds:0][  1:0] rk_parity_i,
     input  logic                                        valid_i,

@@ -2,6 +2,7 @@
 // stream signals at any time.
 
 module drive_crypto #(
+    parameter int unsigned WordBytes = 16,
     parameter int unsigned BankBytes = 262144,
     parameter logic [31:0] BuildHash = 0,
     parameter bit Simulated = 1'b0

@@ -1,6 +1,8 @@
 // Stands for ghash where the digests do not matter: any outputs at any time.
 
-module ghash (
+module ghash #(
+    parameter int unsigned WordBytes = 16
+) (
     input  logic         clk_i,
     input  logic         rst_ni,
     input  logic         clear_i,

@@ -1120,7 +1120,7 @@ always @(*) begin
             readback_data_var[31:16] = 16'h1;
         end
         if(rd_mux_addr == 8'h8) begin
-            readback_data_var[31:0] = 32'habef445d;
+            readback_data_var[31:0] = 32'h2d7b6f31;
         end
         if(rd_mux_addr == 8'hc) begin
             readback_data_var[31:0] = hwif_in_build_hash_value;

@@ -29,15 +29,16 @@ from cocotb.triggers import ClockCycles, FallingEdge, Timer
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from engine import EngineDriver, Op, Record, Result, Status, engine_test, parse_results
+from width import WORD_BYTES, WORD_CLOCKS, round_path
 
 from hdl.registers import engine_map as regs
 
 SELF_TEST_CLOCKS = 2600
 RECORDS = 3
 LENGTH = 150
-FLIGHT_CLOCKS = 100  # from the first word to the last, with the cipher's latency
+FLIGHT_CLOCKS = 60 + 40 * WORD_CLOCKS  # from the first word to the last, with the cipher's latency
 
-ROUNDS = tuple(f"u_aes_pipe.gen_round[{r}].u_round." for r in (1, 5, 9, 13, 14))
+ROUNDS = tuple(f"u_aes_pipe.{round_path(r)}." for r in (1, 5, 9, 13, 14))
 BANKS = tuple(f"u_buffer.gen_bank[{b}].u_bank." for b in (0, 1))
 
 
@@ -84,6 +85,9 @@ TARGETS: dict[str, tuple[str, ...]] = {
 }
 
 
+if WORD_BYTES < 16:
+    TARGETS["turns"] = ("u_word_phase.gen_count.phase_q",)
+
 # Every register of these has a twin or another check: a flip is reported whenever it happens.
 WATCHED = (
     "intake control",
@@ -92,6 +96,7 @@ WATCHED = (
     "record control",
     "output control",
     "key control",
+    *(["turns"] if WORD_BYTES < 16 else []),
 )
 
 

@@ -12,6 +12,7 @@ from bench_engine_records import check, random_record, start_engine
 from clocked import flip
 from cocotb.triggers import ClockCycles, FallingEdge
 from engine import Op, engine_test
+from width import WORD_CLOCKS
 
 from hdl.registers import engine_map as regs
 
@@ -59,10 +60,12 @@ async def reset_cures_every_fault(dut: Any) -> None:
         await engine.load_plain(key)
         records = [random_record(key, 400, Op.ENCRYPT) for _ in range(4)]
         engine.push(b"".join(record.frame() for record in records))
-        await ClockCycles(dut.clk_o, choice.randrange(20, 90))
+        await ClockCycles(dut.clk_o, choice.randrange(20, 90) * WORD_CLOCKS)
         await FallingEdge(dut.clk_o)
         flip(dut.u_engine, path, choice)
-        await ClockCycles(dut.clk_o, 500)  # no word of these records is left in the queue
+        await ClockCycles(
+            dut.clk_o, 500 * WORD_CLOCKS
+        )  # no word of these records is left in the queue
         assert await engine.status(regs.STATUS_FAULT), path
         await engine.power_on()
         assert await engine.status(regs.STATUS_READY), path

@@ -9,9 +9,10 @@ import cocotb
 from clocked import clocks, nonzero_registers, start
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from width import GHASH_LATENCY, POWERS_LATENCY, WORD_CLOCKS
 
-LATENCY = 5
-H_LATENCY = 16
+LATENCY = GHASH_LATENCY
+H_LATENCY = POWERS_LATENCY
 IDLE = {"clear_i": 0, "h_load_i": 0, "h_i": 0}
 NO_BLOCK = {"valid_i": 0, "block_i": 0, "count_i": 0, "first_i": 0, "last_i": 0}
 
@@ -60,7 +61,7 @@ async def load_h(dut: Any, h: int) -> int:
 async def run(
     dut: Any, records: Sequence[Sequence[int]], choice: random.Random, bubbles: float
 ) -> list[Digest]:
-    """Send records with random bubbles before blocks; collect the digests."""
+    """Send records, with random bubbles on request; collect the digests."""
     seen: list[Digest] = []
     ends: list[int] = []
     clock = 0
@@ -72,15 +73,18 @@ async def run(
         if dut.digest_valid_o.value:
             seen.append(Digest(int(dut.digest_o.value), clock - ends[len(seen)]))
 
+    async def bubble() -> None:
+        """Wait a clock; the other inputs must not matter."""
+        dut.valid_i.value = 0
+        dut.first_i.value = choice.getrandbits(1)
+        dut.last_i.value = choice.getrandbits(1)
+        dut.block_i.value = choice.getrandbits(128)
+        await tick()
+
     for record in records:
         for place, block in enumerate(record):
             while bubbles and choice.random() < bubbles:
-                dut.valid_i.value = 0
-                # The other inputs must not matter in a bubble.
-                dut.first_i.value = choice.getrandbits(1)
-                dut.last_i.value = choice.getrandbits(1)
-                dut.block_i.value = choice.getrandbits(128)
-                await tick()
+                await bubble()
             dut.valid_i.value = 1
             dut.block_i.value = block
             dut.first_i.value = int(place == 0)
@@ -89,6 +93,8 @@ async def run(
             if place == len(record) - 1:
                 ends.append(clock)
             await tick()
+            for _ in range(WORD_CLOCKS - 1):
+                await bubble()
     dut.valid_i.value = 0
     for _ in range(LATENCY + 3):
         await tick()
@@ -192,8 +198,11 @@ async def clear_leaves_nothing(dut: Any) -> None:
     for blocks_before in (1, 2, 3, 4, 5, 6, 7, 8, 13, 40):
         h = choice.getrandbits(128)
         await load_h(dut, h)
-        dut.valid_i.value = 1
         for place in range(blocks_before):
+            if place:
+                dut.valid_i.value = 0
+                await clocks(dut, WORD_CLOCKS - 1)
+            dut.valid_i.value = 1
             dut.first_i.value = int(place == 0)
             dut.count_i.value = blocks_before + choice.randint(0, 3)
             dut.block_i.value = choice.getrandbits(128)

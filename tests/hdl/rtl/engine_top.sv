@@ -6,6 +6,7 @@
 //   rest as hdl/sim/record_port.sv and the engine have them
 
 module engine_top #(
+    parameter int unsigned WordBytes = 16,  // bytes a clock: 16, 8, 4 or 1
     parameter int unsigned BankBytes = 262144
 ) (
     output logic         clk_o,
@@ -94,6 +95,7 @@ module engine_top #(
   assign out_ready      = port_out_ready & sink_open_q;
 
   drive_crypto #(
+      .WordBytes(WordBytes),
       .BankBytes(BankBytes),
       .BuildHash(32'h0badcafe),
       .Simulated(1'b1)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from width import WIDTH
+
 from hdl.verilator.bench import rtl, run_bench
 
 HERE = Path(__file__).parent
@@ -10,7 +12,9 @@ SOURCES = rtl(
     "aes_pkg.sv",
     "control_twin.sv",
     "aes_sbox_rom.sv",
+    "word_phase.sv",
     "aes_round.sv",
+    "aes_rounds.sv",
     "aes_pipe.sv",
     "aes_key_expand.sv",
 )
@@ -21,5 +25,6 @@ def test_aes_pipeline_encrypts_blocks() -> None:
         "aes_encrypt_top",
         [*SOURCES, HERE / "aes_encrypt_top.sv"],
         "bench_aes_encrypt",
+        parameters=WIDTH,
         vlt=[HERE / "registers_flippable.vlt"],
     )

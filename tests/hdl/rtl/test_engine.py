@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from width import WIDTH
 
 from hdl.errors import BenchError
 from hdl.sources import SIM_DIRECTORY, rtl_sources
@@ -16,7 +17,7 @@ SOURCES = [
     HERE / "engine_top.sv",
     HERE / "frame_ends.cpp",
 ]
-SMALL_BANKS = {"BankBytes": 4096}
+SMALL_BANKS = {**WIDTH, "BankBytes": 4096}
 FLAGS = ("-LDFLAGS", "-rdynamic")
 NO_ASSERTIONS = ("+verilator+noassert",)
 """For benches that flip bits: an assertion of the RTL would end the simulation."""
@@ -32,15 +33,22 @@ def test_engine_bench_that_fails_says_what_status_was(
     )
     monkeypatch.setenv("WAVES", "0")
     with pytest.raises(BenchError, match=r"breaks: on purpose(.*\n)*STATUS 0x\w+ \(READY, SELF"):
-        run_bench("engine_top", SOURCES, "bench_broken", flags=FLAGS, module_directory=tmp_path)
+        run_bench(
+            "engine_top",
+            SOURCES,
+            "bench_broken",
+            parameters=WIDTH,
+            flags=FLAGS,
+            module_directory=tmp_path,
+        )
 
 
 def test_engine_matches_nist_vectors() -> None:
-    run_bench("engine_top", SOURCES, "bench_engine_vectors", flags=FLAGS)
+    run_bench("engine_top", SOURCES, "bench_engine_vectors", parameters=WIDTH, flags=FLAGS)
 
 
 def test_engine_processes_records() -> None:
-    run_bench("engine_top", SOURCES, "bench_engine_records", flags=FLAGS)
+    run_bench("engine_top", SOURCES, "bench_engine_records", parameters=WIDTH, flags=FLAGS)
 
 
 def test_engine_zeroizes_after_any_cause() -> None:
