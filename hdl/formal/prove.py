@@ -170,13 +170,20 @@ def prove(
 
 
 def _set_width(formal: Path, name: str, word_bytes: int) -> None:
-    """Set the width of a wrapper and of its list of registers."""
-    for file in (formal / f"{name}.sv", formal / f"{name}.sby"):
-        text = file.read_text()
-        text = text.replace(
-            f"parameter int unsigned {_WIDTH}", f"parameter int unsigned {PARAMETER} = {word_bytes}"
-        )
-        file.write_text(text.replace(f"({_WIDTH})".replace(" ", ""), f"({PARAMETER}={word_bytes})"))
+    """Set the width of a wrapper, of its list of registers, and its depth.
+
+    An .sby file may have a line `#narrow depth N` for widths other than the widest.
+    """
+    if word_bytes == DEFAULT_WIDTH:
+        return
+    wrapper, script = formal / f"{name}.sv", formal / f"{name}.sby"
+    wrapper.write_text(wrapper.read_text().replace(_WIDTH, f"{PARAMETER} = {word_bytes}"))
+    text = script.read_text().replace(
+        f"({PARAMETER}={DEFAULT_WIDTH})", f"({PARAMETER}={word_bytes})"
+    )
+    if depth := re.search(r"^#narrow (depth \d+)$", text, re.MULTILINE):
+        text = re.sub(r"^depth \d+$", depth[1], text, flags=re.MULTILINE)
+    script.write_text(text)
 
 
 def _kept(work: Path, keep: Path | None, log: str) -> str:
