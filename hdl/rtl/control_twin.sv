@@ -22,7 +22,8 @@ module control_twin #(
     output logic             wrong_o
 );
 
-  // Never merged with what it watches, nor made from it.
+  // The complement keeps it apart: Yosys makes one register of equal ones, whatever attribute the
+  // second has. The attribute is for other tools.
   (* keep *)
   logic [Width-1:0] twin_q;
   logic [Width-1:0] differs_q;
