@@ -9,6 +9,7 @@ rtl/aes_inv_sbox_rom.sv
 rtl/aes_key_expand.sv
 rtl/aes_pipe.sv
 rtl/aes_round.sv
+rtl/aes_rounds.sv
 rtl/aes_sbox_rom.sv
 rtl/clmul_32.sv
 rtl/control_twin.sv
@@ -28,3 +29,4 @@ rtl/record_ledger.sv
 rtl/record_output.sv
 rtl/self_test.sv
 rtl/slot_delay.sv
+rtl/word_phase.sv

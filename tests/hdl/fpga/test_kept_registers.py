@@ -1,4 +1,4 @@
-"""Registers that are equal or complemented on purpose are there after synthesis."""
+"""Registers that synthesis must not merge are there after it."""
 
 from __future__ import annotations
 
