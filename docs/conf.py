@@ -73,6 +73,7 @@ reference/rules
 notes/index
 notes/simulation-speed
 notes/ulx3s-routing
+notes/peers
 notes/fault-injection
 notes/key-manager-load
 notes/virtualization-engine

@@ -34,6 +34,11 @@ _CORE_TAIL = """\
     files:
       - lint.vlt
 parameters:
+  WordBytes:
+    datatype: int
+    default: 16
+    paramtype: vlogparam
+    description: Bytes a clock; 16, 8, 4 or 1
   BankBytes:
     datatype: int
     default: 262144
@@ -43,11 +48,11 @@ targets:
   default:
     filesets: [rtl]
     toplevel: drive_crypto
-    parameters: [BankBytes]
+    parameters: [WordBytes, BankBytes]
   lint:
     filesets: [waivers, rtl]
     toplevel: drive_crypto
-    parameters: [BankBytes]
+    parameters: [WordBytes, BankBytes]
     flow: lint
     flow_options:
       tool: verilator
