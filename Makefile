@@ -6,6 +6,8 @@
 # make coverage  run the benches of the gates with coverage (ARGS=tests/hdl/rtl/test_ghash.py: some)
 # make mutants  break the gates in many small ways, and see that a bench notices each
 # make powerup  run benches and rig with random initial values (ARGS="--seeds 3")
+# make widths  run the benches of the gates at every width (ARGS="8 4": some)
+# make sizes   synthesize the gates at every width, and keep their sizes (ARGS=1: some)
 # make fuzz    feed what parses bytes from the network, guided by coverage (ARGS="--seconds 600")
 # make docs    write the reference pages from the code, and build the site: build/site/docs/index.html
 # make format  let ruff rewrite the Python sources
@@ -13,7 +15,7 @@
 BIN := .venv/bin
 PYTHON_SOURCES := rig hsm hdl tests docs
 
-.PHONY: run test setup formal coverage mutants powerup fuzz docs lint lock format
+.PHONY: run test setup formal coverage mutants powerup widths sizes fuzz docs lint lock format
 
 run: setup
 	@$(BIN)/rig run $(ARGS)
@@ -33,6 +35,12 @@ mutants: setup
 
 powerup: setup
 	@$(BIN)/python -m hdl.verilator.power_up $(ARGS)
+
+widths: setup
+	@$(BIN)/python -m hdl.verilator.widths $(ARGS)
+
+sizes: setup
+	@$(BIN)/python -m hdl.fpga.sizes $(ARGS)
 
 fuzz: setup
 	@$(BIN)/python tests/fuzz/run.py $(ARGS)

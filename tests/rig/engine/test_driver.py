@@ -20,6 +20,7 @@ from rig.engine.driver import (
     IdentityError,
     Operation,
     PlainPortError,
+    Promise,
     Record,
     RecordError,
     RecordStatus,
@@ -417,3 +418,29 @@ class TestIdentity:
         engine = Engine(BoardWithFault(sim_board))
         with pytest.raises(SelfTestError, match=r"internal check of the engine .* were discarded"):
             engine.process([Record(Operation.BYPASS, b"x")])
+
+
+def test_engine_follows_the_width_that_its_gates_say(start_board: StartBoard) -> None:
+    engine = Engine(start_board(word_bytes=1))
+    assert engine.promise == Promise(word_bytes=1, overhead=16)
+    key = secrets.token_bytes(32)
+    engine.load_plain_key(key)
+    records = [Record(Operation.ENCRYPT, secrets.token_bytes(2048)) for _ in range(8)]
+    engine.clear_counters()
+    for record, result in zip(records, engine.process(records), strict=True):
+        assert result.data + result.tag == AESGCM(key).encrypt(record.iv, record.data, None)
+    counters = engine.counters()
+    rate = counters.bytes / counters.cycles_busy
+    assert engine.promise.bytes_per_clock(2048) <= rate < 1
+    # Above one byte a clock there is nothing to limit.
+    assert engine.set_pace(engine.clock_hz) is None
+    assert engine.set_pace(0.9 * engine.clock_hz) == pytest.approx(0.9 * engine.clock_hz, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("width", "clocks"), [(16, 9 + 5), (8, 18 + 4), (4, 36 + 4), (1, 144 + 16)]
+)
+def test_promise_counts_words_of_sixteen_bytes_at_every_width(width: int, clocks: int) -> None:
+    promise = Promise(width, overhead={16: 5, 8: 4, 4: 4, 1: 16}[width])
+    assert promise.bytes_per_clock(128, 16) == 128 / clocks
+    assert promise.bytes_per_clock(113, 1) == 113 / clocks

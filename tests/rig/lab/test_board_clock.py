@@ -73,3 +73,16 @@ def test_board_with_a_mistaken_fpga_is_named(tmp_path: Path) -> None:
         load_lab(lab_with(tmp_path, **VISA, fpga="ulx4s"))
     with pytest.raises(LabError, match=r"bench is simulated and in no FPGA"):
         load_lab(lab_with(tmp_path, kind="sim", fpga="ulx3s"))
+
+
+def test_width_of_gates_that_are_not_simulated_here_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"bench is not simulated here, .*gates; remove width"):
+        load_lab(lab_with(tmp_path, **VISA, width=8))
+    with pytest.raises(LabError, match=r"width"):
+        load_lab(lab_with(tmp_path, kind="sim", width=2))
+    for width in (16, 8, 4, 1):
+        assert (
+            load_lab(lab_with(tmp_path, kind="sim", width=width)).boards["bench"].word_bytes
+            == width
+        )
+    assert load_lab(lab_with(tmp_path, kind="sim")).boards["bench"].word_bytes == 16
