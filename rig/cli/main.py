@@ -109,6 +109,9 @@ def run(
     waves: Annotated[
         bool, typer.Option("--waves", help="Write a waveform of the run (FST); slower.")
     ] = False,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Count 10 million clocks for rates, not 4.")
+    ] = False,
     scenario: Annotated[
         list[str] | None,
         typer.Option(
@@ -130,6 +133,7 @@ def run(
         data=tuple(data or ()),
         out=out,
         waves=waves,
+        thorough=thorough,
         scenarios=tuple(scenario or ()),
     )
     result = run_lab(lab_of(lab), state_dir(), options)

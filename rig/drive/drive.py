@@ -40,6 +40,7 @@ from rig.engine.driver import (
     Counters,
     Engine,
     Operation,
+    PromisedClocks,
     Record,
     RecordStatus,
     Result,
@@ -96,6 +97,8 @@ class Drive:
         self.serial = serial
         self.model = model
         self.figures: Figures = {}
+        self.promised_clocks: dict[tuple[Direction, Operation], float] = {}
+        """Clocks in which the gates' build promises to do what `figures` has."""
         self._engine = engine
         self._element = element
         self._ekm_ca_der = ekm_ca_der
@@ -123,7 +126,7 @@ class Drive:
         if self._engine.key_valid:
             self._engine.zeroize()
         self._reset()
-        self.figures = {}
+        self.figures, self.promised_clocks = {}, {}
         self._cartridge = cartridge
         return cartridge.format
 
@@ -556,11 +559,19 @@ class Drive:
     ) -> Generator[list[Result], None, None]:
         """Pass records through the engine as they come; add up its counters."""
         before = self._engine.counters()
-        with closing(self._engine.stream(records)) as streamed:
+        promised = PromisedClocks(self._engine.promise)
+
+        def counted() -> Iterator[Record]:
+            for record in records:
+                promised.add(len(record.data), len(record.aad))
+                yield record
+
+        with closing(self._engine.stream(counted())) as streamed:
             yield from streamed
         after = self._engine.counters()
         key = (direction, operation)
         self.figures[key] = _add_counters(before, after, self.figures.get(key))
+        self.promised_clocks[key] = self.promised_clocks.get(key, 0.0) + promised.clocks
 
     def _failed(self, header: RecordHeader, status: RecordStatus) -> DriveError:
         """Return the error for a record that the engine did not process."""

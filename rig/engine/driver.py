@@ -149,8 +149,39 @@ class Promise:
 
     def bytes_per_clock(self, data_bytes: int, aad_bytes: int = 0) -> float:
         """Return the least payload a clock of records of this size."""
+        return data_bytes / self.clocks(data_bytes, aad_bytes)
+
+    def clocks(self, data_bytes: int, aad_bytes: int = 0) -> int:
+        """Return the clocks of a record at most, among records of its size."""
         words = -(-data_bytes // _WORD_BYTES) - (-aad_bytes // _WORD_BYTES)
-        return data_bytes / (words * _WORD_BYTES / self.word_bytes + self.overhead)
+        return words * _WORD_BYTES // self.word_bytes + self.overhead
+
+
+_RECORDS_INSIDE = 16
+_LATENCY_CLOCKS = 64
+
+
+class PromisedClocks:
+    """The clocks in which a build promises to take in a stream of records.
+
+    The engine holds 16 records, and sends each when it was taken in whole and judged. So where many
+    small records follow a large one, they wait until it has left.
+    """
+
+    def __init__(self, promise: Promise) -> None:
+        """Begin with an empty engine."""
+        self.clocks = 0.0
+        self._promise = promise
+        self._left: deque[float] = deque([0.0] * _RECORDS_INSIDE, _RECORDS_INSIDE)
+        """When each of the last records has left."""
+
+    def add(self, data_bytes: int, aad_bytes: int) -> None:
+        """Add a record."""
+        takes = self._promise.clocks(data_bytes, aad_bytes)
+        self.clocks = max(self.clocks, self._left[0]) + takes
+        latency = _LATENCY_CLOCKS * _WORD_BYTES // self._promise.word_bytes
+        begins = max(self.clocks + latency, self._left[-1])
+        self._left.append(begins + self._promise.clocks(data_bytes, 0))
 
 
 class Engine:

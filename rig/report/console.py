@@ -166,8 +166,7 @@ class ConsoleReport:
 
     def measurement(self, item: Measurement) -> None:
         """Print a measurement, its limits and its verdict."""
-        verdict = "pass" if item.passed else "fail"
-        self.line(f"{verdict}  {text.measured(item)}", _STYLE[verdict])
+        self.line(f"{item.verdict}  {text.measured(item)}", _STYLE.get(item.verdict, ""))
 
     def table(self, rows: list[tuple[str, ...]]) -> None:
         """Print a table; its first row is the heading."""
@@ -196,16 +195,21 @@ class ConsoleReport:
 
 
 def _figures(run: RunResult) -> Iterator[str]:
-    """Yield the throughput figures of the verdict line, the worst of each."""
-    for scenario in run.scenarios:
-        for rule, words in (
-            ("BOT-2e", "{value} to tape"),
-            ("RATE-1", "encrypted over clear {value} at worst"),
-            ("RATE-2", "engine {value} at worst, margin {margin}"),
-        ):
-            items = [item for item in scenario.measurements if rule in item.rules]
-            if not items:
-                continue
-            worst = min(items, key=lambda item: item.value)
-            margin = "" if worst.margin is None else f"{worst.margin:+.0%}"
-            yield words.format(value=text.number(worst.value, worst.unit), margin=margin)
+    """Yield the rates of the verdict line: the worst of each, if judged."""
+    judged = [
+        item
+        for scenario in run.scenarios
+        for item in scenario.measurements
+        if item.not_judged is None
+    ]
+    for rule, unit, words in (
+        ("BOT-2e", "MB/s", "{value} to tape"),
+        ("RATE-1", "ratio", "encrypted over clear {value} at worst"),
+        ("RATE-2", "MB/s", "engine {value} at worst, margin {margin}"),
+    ):
+        items = [item for item in judged if rule in item.rules and item.unit == unit]
+        if not items:
+            continue
+        worst = min(items, key=lambda item: item.value)
+        margin = "" if worst.margin is None else f"{worst.margin:+.0%}"
+        yield words.format(value=text.number(worst.value, worst.unit), margin=margin)

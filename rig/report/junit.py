@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -36,13 +37,17 @@ def _suite(run: RunResult, scenario: ScenarioResult) -> ElementTree.Element:
         timestamp=time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(scenario.started)),
     )
     name = f"taperig.{scenario.name}"
+    times: Counter[str] = Counter()
     for step in scenario.steps:
-        _step(suite, name, step)
+        times[step.step] += 1
+        _step(suite, name, step, times[step.step])
     for check in scenario.checks:
         _check(suite, name, check)
     for item in scenario.measurements:
         case = ElementTree.SubElement(suite, "testcase", name=_clean(item.name), classname=name)
-        if not item.passed:
+        if item.not_judged is not None:
+            ElementTree.SubElement(case, "skipped", message=_clean(item.not_judged))
+        elif not item.passed:
             _add(case, "failure", measured(item))
         ElementTree.SubElement(case, "system-out").text = _clean(measured(item))
     error = "interrupted" if scenario.interrupted else scenario.error
@@ -56,14 +61,17 @@ def _suite(run: RunResult, scenario: ScenarioResult) -> ElementTree.Element:
     return suite
 
 
-def _step(suite: ElementTree.Element, classname: str, step: Event) -> None:
+def _step(suite: ElementTree.Element, classname: str, step: Event, number: int) -> None:
+    """Add a step; its name is the same in every run, so it says no volume."""
     case = ElementTree.SubElement(
         suite,
         "testcase",
-        name=_clean(f"{step.step} {step.volume}: {step.text}"),
+        name=_clean(f"{step.step}, {number}: {step.text}"),
         classname=f"{classname}.steps",
         time=f"{step.duration_s:.6f}",
     )
+    if step.volume:
+        ElementTree.SubElement(case, "system-out").text = _clean(f"volume {step.volume}")
     if step.outcome == "failed":
         _add(case, "failure", str(step.detail.get("error", step.text)))
     elif step.outcome == "interrupted":

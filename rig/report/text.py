@@ -9,11 +9,15 @@ def number(value: float, unit: str) -> str:
     """Return a value with its unit: rates to 0.1, ratios to 0.0001."""
     if unit == "ratio":
         return f"{value:.4f}"
+    if unit == "clocks":
+        return f"{value:,.0f} clocks"
     return f"{value:,.1f} {unit}"
 
 
 def measured(item: Measurement) -> str:
     """Return a measurement as ``name: value (limit, margin)``."""
+    if item.not_judged is not None:
+        return f"{item.name}: {number(item.value, item.unit)} ({item.not_judged})"
     parts = []
     if item.minimum is not None:
         parts.append(f"at least {number(item.minimum, item.unit)}")

@@ -18,10 +18,21 @@ class Measurement:
     maximum: float | None = None
     rules: tuple[str, ...] = ()
     detail: dict[str, Any] = field(default_factory=dict)
+    not_judged: str | None = None
+    """Why the value is shown and not judged."""
+
+    @property
+    def verdict(self) -> str:
+        """``pass``, ``fail`` or ``not judged``."""
+        if self.not_judged is not None:
+            return "not judged"
+        return "pass" if self.passed else "fail"
 
     @property
     def passed(self) -> bool:
-        """Whether the value is within its limits."""
+        """Whether the value is within its limits, or is not judged."""
+        if self.not_judged is not None:
+            return True
         if math.isnan(self.value):
             return False
         above = self.minimum is None or self.value >= self.minimum

@@ -28,6 +28,7 @@ class ScenarioContext:
     files: Sequence[Path]
     report: ConsoleReport
     result: ScenarioResult
+    thorough: bool = False
 
     def check(self, name: str, passed: bool, detail: str = "", rules: tuple[str, ...] = ()) -> None:
         """Record and show a check that passed or failed."""
@@ -59,6 +60,8 @@ class Scenario(ABC):
         files: Sequence[Path],
         report: ConsoleReport,
         results: list[ScenarioResult],
+        *,
+        thorough: bool = False,
     ) -> ScenarioResult:
         """Run, add the result to the results and return it.
 
@@ -71,7 +74,7 @@ class Scenario(ABC):
         began = time.monotonic()
         first_event = len(session.events.events)
         try:
-            self.run(ScenarioContext(session, nodes, files, report, result))
+            self.run(ScenarioContext(session, nodes, files, report, result, thorough))
         except TaperigError as error:
             result.error, result.failure = str(error), error
         except (KeyboardInterrupt, SystemExit):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from rig.engine.throughput import PROMISE_LIMIT, RATIO_LIMIT, Worst, measure_worst
 from rig.lab.model import Lab
 from rig.report import text
 from rig.results.events import Event
@@ -37,6 +40,9 @@ MOVING = {
 }
 """The steps that move data, whose rate is judged."""
 
+TWINS = {"BOT-2e": "BOT-3b", "APP-2f": "APP-3b", "READ-2e": "READ-3"}
+"""Steps that move encrypted data, and those that move the same in the clear."""
+
 JUDGED_BYTES = 1_000_000
 """Below this, a step is too short for a rate: filling and draining the engine outweigh the data."""
 
@@ -58,6 +64,7 @@ class RoundTrip(Scenario):
         written, appended = _split(context.files, pools[0].number)
         size = max(1, sum(volume.size for volume in (*written, *appended)))
         context.report.step_heading()
+        context.session.drive.engine.clear_counters()
         with context.nodes.open(
             self.name,
             context.session,
@@ -68,15 +75,24 @@ class RoundTrip(Scenario):
         ) as node:
             host = Host(node)
             host.write(written, pools[0].number)
+            clear: dict[str, _StepFigures] = {}
             for pool, later in zip(pools, [*pools[1:], None], strict=True):
-                self._pool(context, host, pool, later)
+                self._pool(context, host, pool, later, clear)
+        for item in measure_worst(context.session.drive.engine, _worst(context)):
+            context.measure(item)
 
     def _pool(
-        self, context: ScenarioContext, host: Host, pool: PoolSettings, later: PoolSettings | None
+        self,
+        context: ScenarioContext,
+        host: Host,
+        pool: PoolSettings,
+        later: PoolSettings | None,
+        clear: dict[str, _StepFigures],
     ) -> None:
         """Judge a pool whose first volumes are in the cache.
 
-        While the drive reads, the volumes of the next pool are cached.
+        While the drive reads, the volumes of the next pool are cached. `clear` is what the steps of
+        the first clear pool counted.
         """
         written, appended = _split(context.files, pool.number)
         everything = [*written, *appended]
@@ -105,13 +121,15 @@ class RoundTrip(Scenario):
         _check_steps(context, pool, events)
         _check_medium(context, pool, sample_count.result(), len(samples))
         context.check(
-            f"no key is left in the gates after {volser} was demounted",
+            f"pool {pool.number}: no key is left in the gates after the demount",
             not session.drive.engine.key_valid,
+            volser,
             rules=("BOT-4", "APP-4", "READ-4"),
         )
-        for event in events:
-            if event.step in MOVING:
-                context.measure(_step_rate(context, event))
+        for step, figures in _moved(events).items():
+            clear.setdefault(step, figures)
+            for item in _step_rates(context, pool, step, figures, clear.get(TWINS.get(step, ""))):
+                context.measure(item)
         if cached is not None:
             cached.result()
 
@@ -164,9 +182,9 @@ def _check_volumes(
     if different:
         detail += f"; different: {', '.join(different)}"
     context.check(
-        f"pool {pool.number}: {volser} came back byte for byte",
+        f"pool {pool.number}: all came back byte for byte",
         not different,
-        detail,
+        f"{volser}, {detail}",
         rules=("READ-2e",) if pool.encrypt else ("READ-3",),
     )
 
@@ -227,21 +245,91 @@ def _samples(volumes: Sequence[VolumeFile]) -> list[bytes]:
     return samples
 
 
-def _step_rate(context: ScenarioContext, event: Event) -> Measurement:
-    """Return the engine's rate in a step, against the native rate."""
-    counted = event.detail["engine"].values()
-    moved = sum(operation["bytes"] for operation in counted)
-    cycles = sum(operation["cycles"] for operation in counted)
-    clock_hz = context.session.drive.engine.clock_hz
-    slow_link = context.session.drive.traffic is not None
-    judged = moved >= JUDGED_BYTES and not slow_link
-    words = f"{event.step} {MOVING[event.step]}, {event.volume}"
-    why_not = "the board's link is slower" if slow_link else f"only {text.size(moved)}"
-    return Measurement(
-        name=words if judged else f"{words} (not judged: {why_not})",
-        value=moved * clock_hz / cycles / 1e6 if cycles else float("nan"),
+@dataclass(frozen=True, slots=True)
+class _StepFigures:
+    """What the gates counted in all steps of one kind."""
+
+    bytes: int
+    cycles: int
+    promised_cycles: float
+
+    @property
+    def bytes_per_cycle(self) -> float:
+        return self.bytes / self.cycles if self.cycles else math.nan
+
+
+def _moved(events: Sequence[Event]) -> dict[str, _StepFigures]:
+    """Add up the steps that move data, by their kind."""
+    sums: dict[str, _StepFigures] = {}
+    for event in events:
+        if event.step in MOVING:
+            before = sums.get(event.step, _StepFigures(0, 0, 0.0))
+            counted = event.detail["engine"].values()
+            sums[event.step] = _StepFigures(
+                before.bytes + sum(each["bytes"] for each in counted),
+                before.cycles + sum(each["cycles"] for each in counted),
+                before.promised_cycles + sum(each["promised_cycles"] for each in counted),
+            )
+    return sums
+
+
+def _step_rates(
+    context: ScenarioContext,
+    pool: PoolSettings,
+    step: str,
+    moved: _StepFigures,
+    clear: _StepFigures | None,
+) -> Iterator[Measurement]:
+    """Yield a step's rate, alone, over the promise and over the clear."""
+    drive = context.session.drive
+    clock_hz = drive.engine.clock_hz
+    why_not = None
+    if drive.traffic is not None:
+        why_not = "the board's link is slower"
+    elif moved.bytes < JUDGED_BYTES:
+        why_not = f"only {text.size(moved.bytes)}"
+    name = f"pool {pool.number}: {step} {MOVING[step]}"
+    detail = {
+        "bytes": moved.bytes,
+        "cycles": moved.cycles,
+        "promised_cycles": moved.promised_cycles,
+        "clock_hz": clock_hz,
+    }
+    yield Measurement(
+        name=name,
+        value=moved.bytes_per_cycle * clock_hz / 1e6,
         unit="MB/s",
-        minimum=context.session.drive.unit.native_rate / 1e6 if judged else None,
-        rules=(event.step,),
-        detail={"bytes": moved, "cycles": cycles, "clock_hz": clock_hz},
+        minimum=drive.unit.native_rate / 1e6,
+        rules=(step,),
+        not_judged=why_not,
+        detail=detail,
     )
+    yield Measurement(
+        name=f"{name}, over the promise",
+        value=moved.promised_cycles / moved.cycles if moved.cycles else math.nan,
+        unit="ratio",
+        minimum=PROMISE_LIMIT,
+        rules=(step, "RATE-3"),
+        not_judged=why_not,
+        detail=detail,
+    )
+    if clear is not None:
+        # Small records have an AAD beside little data: what the build promises says how much.
+        promised = (moved.bytes / moved.promised_cycles) / (clear.bytes / clear.promised_cycles)
+        yield Measurement(
+            name=f"{name}, over clear",
+            value=moved.bytes_per_cycle / clear.bytes_per_cycle,
+            unit="ratio",
+            minimum=RATIO_LIMIT * min(1.0, promised),
+            rules=(step, "RATE-1"),
+            not_judged=why_not,
+            detail={**detail, "clear_bytes": clear.bytes, "clear_cycles": clear.cycles},
+        )
+
+
+def _worst(context: ScenarioContext) -> Worst:
+    """Return what the gates counted since their counters were cleared."""
+    engine = context.session.drive.engine
+    worst = Worst()
+    worst.add(engine.counters(), engine.gap_counters())
+    return worst

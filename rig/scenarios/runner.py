@@ -50,6 +50,7 @@ class RunOptions:
     out: Path | None = None
     waves: bool = False
     scenarios: tuple[str, ...] = ()
+    thorough: bool = False
 
 
 class ScenarioChoiceError(TaperigError):
@@ -109,7 +110,7 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
     failure: TaperigError | None = None
     with under_way(folder):
         try:
-            _run_all(lab, board, state, folder, names, files, report, run, options.waves)
+            _run_all(lab, board, state, folder, names, files, report, run, options)
         except TaperigError as error:
             run.error, failure = str(error), error
             report.error(str(error))
@@ -158,7 +159,7 @@ def _run_all(
     files: Sequence[Path],
     report: ConsoleReport,
     run: RunResult,
-    waves: bool,
+    options: RunOptions,
 ) -> None:
     events = EventLog()
     events.listeners.append(report.step)
@@ -176,7 +177,7 @@ def _run_all(
             board=board,
             reach_key_manager=True,
             phase=run.phase,
-            waves=folder / "waves.fst" if waves else None,
+            waves=folder / "waves.fst" if options.waves else None,
             log=folder / "simulation.log",
         ) as started,
     ):
@@ -189,7 +190,9 @@ def _run_all(
         try:
             for scenario in scenarios:
                 with run.phase(scenario.name):
-                    scenario.execute(session, nodes, files, report, run.scenarios)
+                    scenario.execute(
+                        session, nodes, files, report, run.scenarios, thorough=options.thorough
+                    )
             if run.verdict == "pass":
                 for sentence in nodes.discard():
                     report.line(sentence)

@@ -272,6 +272,7 @@ class DriveSequences:
                 "bytes": counted.bytes,
                 "records": counted.records,
                 "cycles": counted.cycles_busy,
+                "promised_cycles": self.drive.promised_clocks[way, operation],
             }
             for (way, operation), counted in self.drive.figures.items()
             if way is direction

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Callable
 
 import pytest
 
-from rig.engine.driver import Counters, Engine, Operation, Record
+from rig.engine.driver import Counters, Engine, Operation
 from rig.engine.throughput import (
+    GAP_LIMIT,
+    MIXED_BYTES,
     RECORD_SIZES,
+    HostTraffic,
     MeasureError,
-    measure_batch,
+    Worst,
     measure_rates,
+    measure_stream,
+    measure_worst,
     payload_rate,
 )
 from rig.results.measurement import Measurement
+
+RATE_RULES = ("RATE-1", "RATE-2", "RATE-3", "RATE-5")
 
 
 @pytest.mark.parametrize(
@@ -47,27 +55,24 @@ def test_payload_rate_is_bytes_over_busy_cycles_at_the_clock() -> None:
         payload_rate(Counters(0, 0, 0, 0, 0, 0), 62.5e6)
 
 
-@pytest.mark.rule("RATE-1", "RATE-2")
+@pytest.mark.rule("RATE-1", "RATE-2", "RATE-3", "RATE-5")
 def test_measure_rates_passes_every_limit_on_the_engine(engine: Engine) -> None:
-    engine.load_plain_key(secrets.token_bytes(32))
+    key = secrets.token_bytes(32)
+    engine.load_plain_key(key)
     seen: list[int] = []
+    worst = Worst()
     try:
-        found = list(measure_rates(engine, native_rate=104e6, fastest_rate=400e6, done=seen.append))
+        found = list(
+            measure_rates(engine, HostTraffic(engine, key), 104e6, 400e6, worst, seen.append)
+        )
+        found += measure_worst(engine, worst)
     finally:
         engine.zeroize()
     assert tuple(seen) == RECORD_SIZES
-    by_rule = {
-        rule: [item for item in found if item.rules == (rule,)] for rule in ("RATE-1", "RATE-2")
-    }
-    for items in by_rule.values():
-        for direction in {item.detail["direction"] for item in items}:
-            sizes = [
-                item.detail["record_bytes"]
-                for item in items
-                if item.detail["direction"] == direction
-            ]
-            assert tuple(sizes) == RECORD_SIZES
     assert all(item.passed for item in found), [item.name for item in found if not item.passed]
+    assert all(item.not_judged is None for item in found)
+    by_rule = {rule: [item for item in found if item.rules == (rule,)] for rule in RATE_RULES}
+    assert [len(by_rule[rule]) for rule in RATE_RULES] == [16, 16, 40, 2]
     for item in by_rule["RATE-1"]:
         # Both rates are the tape channel's, up to the ends of records: the pace had effect.
         assert 0.99 * 104 < item.detail["clear"]["mb_per_s"] < 1.07 * 104
@@ -80,7 +85,45 @@ def test_measure_rates_passes_every_limit_on_the_engine(engine: Engine) -> None:
         assert item.value < 16 * engine.clock_hz / 1e6
 
 
-def test_measure_batch_reports_a_refused_record(engine: Engine) -> None:
+@pytest.mark.rule("RATE-1")
+def test_measure_rates_judges_no_ratio_at_a_rate_beyond_the_clear_one(engine: Engine) -> None:
+    key = secrets.token_bytes(32)
+    engine.load_plain_key(key)
+    try:
+        found = list(measure_rates(engine, HostTraffic(engine, key), 2000e6, 400e6, Worst()))
+    finally:
+        engine.zeroize()
+    paced = [item for item in found if item.rules == ("RATE-1",)]
+    assert {item.verdict for item in paced} == {"not judged"}
+    assert all("less than the drive's native rate of 2000" in str(m.not_judged) for m in paced)
+
+
+@pytest.mark.rule("RATE-3")
+def test_measure_stream_passes_on_the_engine(engine: Engine) -> None:
+    def load(key: bytes) -> tuple[bytes, Callable[[], None]]:
+        return key, lambda: engine.load_plain_key(key)
+
+    worst = Worst()
+    keys = [load(secrets.token_bytes(32)) for _ in MIXED_BYTES]
+    try:
+        found = list(measure_stream(engine, keys, 400_000, worst))
+    finally:
+        engine.zeroize()
+    assert [item.verdict for item in found] == ["pass"] * len(MIXED_BYTES)
+    assert worst.cycles > 300_000
+    assert worst.longest_gap <= GAP_LIMIT
+
+
+def test_host_traffic_reports_a_refused_record(engine: Engine) -> None:
     engine.zeroize()
     with pytest.raises(MeasureError, match="NO_KEY"):
-        measure_batch(engine, [Record(Operation.ENCRYPT, bytes(2048))])
+        HostTraffic(engine, bytes(32)).measure(Operation.ENCRYPT, 2048, 1)
+
+
+def test_host_traffic_reports_a_wrong_result(engine: Engine) -> None:
+    engine.load_plain_key(secrets.token_bytes(32))
+    try:
+        with pytest.raises(MeasureError, match="wrong result"):
+            HostTraffic(engine, bytes(32)).measure(Operation.ENCRYPT, 2048, 1)
+    finally:
+        engine.zeroize()

@@ -1,0 +1,59 @@
+"""Simulated gates that are slow in one way, as the rates must notice."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+from hdl import sources
+from hdl.sim import launch
+from rig.board.sim import SimBoard
+
+SLOW = {
+    "encrypt_path_8_times_slower": 1,
+    "evenly_5_percent_slower": 2,
+    "in_bursts_of_1000_clocks": 3,
+    "in_a_gap_of_200000_of_4000000_clocks": 4,
+    "decrypt_only": 5,
+    "above_64_kib_only": 6,
+    "with_aad_only": 7,
+    "after_a_key_change_only": 8,
+    "from_the_second_record_on": 9,
+    "odd_lengths_only": 10,
+    "clear_only": 11,
+}
+"""The numbers of slow.svh, which is written into a copy of drive_crypto.sv."""
+
+
+def slow_sources(folder: Path) -> Path:
+    """Copy the RTL into a folder and make it slow on demand; return the copy."""
+    copy = folder / "rtl"
+    shutil.copytree(sources.RTL_DIRECTORY, copy)
+    top = copy / "drive_crypto.sv"
+    text = top.read_text()
+    port = ".room_i           (room)"
+    assert text.count(port) == 1
+    text = text.replace(port, port.replace("(room)", "(room & ~hold)"))
+    snippet = Path(__file__).with_name("slow.svh").read_text()
+    at = text.index("  // ----", text.index("logic issue_active"))
+    top.write_text(text[:at] + snippet + text[at:])
+    return copy
+
+
+@contextmanager
+def slow_board(rtl: Path, number: int, transport_key: Path | None = None) -> Iterator[SimBoard]:
+    """Simulate the copy, slow in way `number`; 0 is not slow."""
+    with (
+        patch.multiple(sources, RTL_DIRECTORY=rtl, GENERATED_DIRECTORY=rtl / "generated"),
+        patch.multiple(
+            launch,
+            RTL_DIRECTORY=rtl,
+            GENERATED_DIRECTORY=rtl / "generated",
+            power_up_plusargs=lambda: [f"+slow={number}"],
+        ),
+        SimBoard(transport_key=transport_key) as board,
+    ):
+        yield board

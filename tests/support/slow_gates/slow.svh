@@ -1,0 +1,57 @@
+  // ---- Slow in one way, by +slow=N: for the tests of the rates ----------------------------------
+
+  int unsigned slow;
+  initial if (!$value$plusargs("slow=%d", slow)) slow = 0;
+
+  logic head_q, hold, five_percent, valid_q;
+  logic [3:0] op_q;
+  logic [7:0] aad_q;
+  logic [18:0] length_q;
+  int unsigned clocks_q, keys_q, behind_q;
+  wire moves = in_valid & in_ready;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      head_q   <= 1'b1;
+      clocks_q <= 0;
+      keys_q   <= 0;
+      behind_q <= 0;
+      valid_q  <= 1'b0;
+      op_q     <= '0;
+      aad_q    <= '0;
+      length_q <= '0;
+    end else begin
+      clocks_q <= clocks_q + 1;
+      valid_q  <= key_valid;
+      if (key_valid & ~valid_q) keys_q <= keys_q + 1;
+      if (~issue_active & ledger_empty) behind_q <= 0;
+      else if (moves & in_last) behind_q <= behind_q + 1;
+      if (moves) begin
+        head_q <= in_last;
+        if (head_q) begin
+          op_q     <= in_data[127:124];
+          aad_q    <= in_data[123:116];
+          length_q <= in_data[114:96];
+        end
+      end
+    end
+  end
+
+  assign five_percent = clocks_q % 20 == 0;
+  always_comb begin
+    case (slow)
+      1: hold = op_q == 4'd1 && clocks_q % 8 != 0;
+      2: hold = five_percent;
+      3: hold = op_q == 4'd1 && clocks_q % 20000 < 1000;
+      4: hold = clocks_q % 4000000 >= 800000 && clocks_q % 4000000 < 1000000;
+      5: hold = op_q == 4'd2 && five_percent;
+      6: hold = length_q > 65536 && five_percent;
+      7: hold = aad_q != 0 && five_percent;
+      8: hold = keys_q > 2 && five_percent;
+      9: hold = behind_q != 0 && five_percent;
+      10: hold = length_q % 16 != 0 && five_percent;
+      11: hold = op_q == 4'd3 && five_percent;
+      default: hold = 1'b0;
+    endcase
+  end
+
