@@ -70,7 +70,7 @@ GAP_LIMIT: Final = 32
 
 LATENCY_CLOCKS: Final = 1000
 """RATE-5: a result comes this many clocks after the end of its record, at most, and those that the
-results of a full buffer take before it; in a narrow engine, as many times more as it is narrower."""
+results of a full buffer take before it; in a narrow engine, as many times more."""
 
 STREAM_CLOCKS: Final = 1_000_000
 """Engine clocks of the stream of mixed records, at least."""
