@@ -36,7 +36,8 @@ def main() -> int:
             check=False,
         )
         summary = answer.stdout.rstrip().splitlines()[-1:]
-        print(f"{width:2} bytes a clock  {time.monotonic() - begin:6.1f} s  {''.join(summary)}")
+        took = time.monotonic() - begin
+        print(f"{width:2} bytes a clock  {took:6.1f} s  {''.join(summary)}", flush=True)
         if answer.returncode:
             print(answer.stdout)
             return 1

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from hdl.errors import HdlError
+from hdl.widths import DEFAULT_WIDTH
 from hsm.errors import TaperigError
 from hsm.files import read_limited
 from rig.cli.help import CommandLine
@@ -222,6 +223,10 @@ def board_serve(
             help="TCP port on 127.0.0.1; 0 takes a free one.",
         ),
     ] = 3820,
+    width: Annotated[
+        int,
+        typer.Option("--width", metavar="N", help="Bytes a clock of its gates: 16, 8, 4 or 1."),
+    ] = DEFAULT_WIDTH,
     drive: DriveOption = None,
     lab: LabOption = None,
 ) -> None:
@@ -243,7 +248,9 @@ def board_serve(
     with report.task("preparing tokens, keys and certificates"):
         provisioned = provision(checked, state_dir(), [serial])
     key = provisioned.drive(serial).transport_key
-    with VirtualBoard(port=port, transport_key=key, on_build=report.begin) as served:
+    with VirtualBoard(
+        port=port, transport_key=key, word_bytes=width, on_build=report.begin
+    ) as served:
         print(f"serving {served.socket_resource}")
         print(f"serving {served.serial_resource}")
         try:
