@@ -20,6 +20,7 @@ from hdl.sources import (
     rtl_sources,
 )
 from hdl.verilator.toolchain import find_toolchain
+from hdl.widths import PARAMETER, WIDTHS
 
 WAIVERS = HDL_DIRECTORY / "lint.vlt"
 FORMAT_FLAGS = (
@@ -42,14 +43,17 @@ RULES = (
 )
 
 
-def lint_verilator(sources: list[Path]) -> str:
-    """Return the warnings of Verilator -Wall; empty when clean."""
+def lint_verilator(sources: list[Path], *top: str) -> str:
+    """Return the warnings of Verilator -Wall; empty when clean.
+
+    `top` are options that choose a top and its parameters.
+    """
     toolchain = find_toolchain()
     waivers = [str(WAIVERS)] if WAIVERS.is_file() else []
     # Modules that nothing instantiates are tops too and are checked as such.
     flags = ["--lint-only", "-Wall", "--timing", "-Wno-MULTITOP", "-Wno-TIMESCALEMOD"]
     flags.append("-DRTL_ASSERTIONS=1")
-    command = [str(toolchain.verilator), *flags, *waivers]
+    command = [str(toolchain.verilator), *flags, *top, *waivers]
     answer = subprocess.run(
         [*command, *map(str, sources)],
         env=toolchain.full_environment(),
@@ -58,6 +62,12 @@ def lint_verilator(sources: list[Path]) -> str:
         check=False,
     )
     return answer.stderr if answer.returncode != 0 or "%Warning" in answer.stderr else ""
+
+
+def _lint_other_widths() -> str:
+    top = ("--top-module", "drive_crypto")
+    found = [lint_verilator(rtl_sources(), *top, f"-G{PARAMETER}={each}") for each in WIDTHS[1:]]
+    return "".join(found)
 
 
 def lint_verible(sources: list[Path]) -> str:
@@ -92,7 +102,7 @@ def main() -> int:
     if "--fix" in sys.argv[1:]:
         fix_format(hand_written)
     findings = {
-        "verilator -Wall": lint_verilator([*design, *simulation]),
+        "verilator -Wall": lint_verilator([*design, *simulation]) + _lint_other_widths(),
         "verible lint": lint_verible(hand_written),
         "verible format (python -m hdl.verilator.lint --fix)": check_format(hand_written),
     }
