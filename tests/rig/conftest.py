@@ -11,6 +11,7 @@ from rig.board.sim import SimBoard
 from rig.engine.driver import Engine
 from tests.support.boards import StartBoard, write_transport_key
 from tests.support.nodes import NodeFactory
+from tests.support.slow_gates import slow_sources
 from tests.support.tape_site import Site, open_site
 
 
@@ -65,3 +66,9 @@ def node_factory(site: Site, tmp_path: Path) -> Iterator[NodeFactory]:
     """Opens nodes in a folder of the test's own."""
     with ExitStack() as stack:
         yield NodeFactory(site, tmp_path, stack)
+
+
+@pytest.fixture(scope="session")
+def slow_rtl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the gates that is slow on demand."""
+    return slow_sources(tmp_path_factory.mktemp("slow"))

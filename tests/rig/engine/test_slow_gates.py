@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rig.board.sim import SimBoard
 from rig.engine.driver import Engine
 from rig.engine.throughput import (
     MIXED_BYTES,
@@ -19,20 +20,15 @@ from rig.engine.throughput import (
 )
 from rig.report.text import measured
 from rig.results.measurement import Measurement
-from tests.support.slow_gates import SLOW, slow_board, slow_sources
+from tests.support.slow_gates import SLOW, slow_simulation
 
 SIZES = (2048, 131_072)
 CLOCKS = 1_200_000
 
 
-@pytest.fixture(scope="session")
-def slow_rtl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slow_sources(tmp_path_factory.mktemp("slow"))
-
-
 def judge(rtl: Path, number: int) -> list[Measurement]:
     """Return the measurements that failed."""
-    with slow_board(rtl, number) as board:
+    with slow_simulation(rtl, number), SimBoard() as board:
         engine, worst = Engine(board), Worst()
 
         def load(key: bytes) -> tuple[bytes, Callable[[], None]]:

@@ -20,10 +20,13 @@ import pytest
 from hsm.pkcs11.softhsm import find_module
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import TapeFormat
+from rig.lab.load import load_lab
 from rig.results.results import SCHEMA_PATH
 from rig.scenarios.round_trip import CLEAR_STEPS, ENCRYPTED_STEPS
+from rig.scenarios.runner import RunOptions, run_lab
 from tests.support.ports import reserve_port
 from tests.support.rig_command import RIG, Ended, lab_file, rig
+from tests.support.slow_gates import SLOW, slow_simulation
 from tests.support.waiting import wait_until
 
 SCHEMA = json.loads(SCHEMA_PATH.read_text())
@@ -122,6 +125,42 @@ def test_run_passes_and_writes_results(tmp_path: Path, own_state: Path, data: Pa
     # A run that passed leaves no cartridge behind.
     assert found["cartridges"] is None
     assert not any(path.is_dir() for path in (tmp_path / "out").iterdir())
+
+
+@pytest.mark.rule("RATE-1", "RATE-3")
+@pytest.mark.parametrize(
+    ("name", "failing"),
+    [
+        ("encrypt_path_8_times_slower", "pool 2: BOT-2e encrypted write from BOT, over clear"),
+        ("evenly_5_percent_slower", "pool 1: READ-3 clear read, over the promise"),
+        ("decrypt_only", "pool 2: READ-2e decrypted read, over clear"),
+    ],
+)
+def test_run_fails_a_step_on_slow_gates(
+    tmp_path: Path, own_state: Path, slow_rtl: Path, name: str, failing: str
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(1_500_000))
+    options = RunOptions(data=(file,), out=tmp_path / "out", scenarios=("round_trip",))
+    with slow_simulation(slow_rtl, SLOW[name]):
+        run_lab(load_lab(lab_file(tmp_path)), own_state, options)
+    found = results(tmp_path / "out")
+    assert found["verdict"] == "fail"
+    failed = [m["name"] for m in found["scenarios"][0]["measurements"] if m["verdict"] == "fail"]
+    assert failing in failed
+
+
+def test_run_judges_no_rate_of_a_little_data(tmp_path: Path, own_state: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"abc")
+    ended = run(tmp_path, file, *ROUND_TRIP)
+    assert (ended.code, ended.err) == (0, "")
+    assert "MB/s to tape" not in ended.out
+    measured = results(tmp_path / "out")["scenarios"][0]["measurements"]
+    verdicts = {m["name"]: m["verdict"] for m in measured if m["unit"] != "clocks"}
+    assert set(verdicts.values()) == {"not judged"}
+    suite = ElementTree.parse(tmp_path / "out" / "junit.xml").getroot()[0]
+    assert int(suite.attrib["skipped"]) == len(verdicts)
 
 
 @pytest.mark.rule("RATE-2")

@@ -10,7 +10,6 @@ from unittest.mock import patch
 
 from hdl import sources
 from hdl.sim import launch
-from rig.board.sim import SimBoard
 
 SLOW = {
     "encrypt_path_8_times_slower": 1,
@@ -44,8 +43,11 @@ def slow_sources(folder: Path) -> Path:
 
 
 @contextmanager
-def slow_board(rtl: Path, number: int, transport_key: Path | None = None) -> Iterator[SimBoard]:
-    """Simulate the copy, slow in way `number`; 0 is not slow."""
+def slow_simulation(rtl: Path, number: int) -> Iterator[None]:
+    """Build and start this process's simulations of the copy, slow in way `number`.
+
+    Way 0 is not slow.
+    """
     with (
         patch.multiple(sources, RTL_DIRECTORY=rtl, GENERATED_DIRECTORY=rtl / "generated"),
         patch.multiple(
@@ -54,6 +56,5 @@ def slow_board(rtl: Path, number: int, transport_key: Path | None = None) -> Ite
             GENERATED_DIRECTORY=rtl / "generated",
             power_up_plusargs=lambda: [f"+slow={number}"],
         ),
-        SimBoard(transport_key=transport_key) as board,
     ):
-        yield board
+        yield
