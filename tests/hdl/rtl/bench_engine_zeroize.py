@@ -405,14 +405,14 @@ async def overrun_of_the_buffer_is_a_fault(dut: Any) -> None:
     room.value = Force(1)
     record = Record(Op.BYPASS, random.randbytes(BANK_BYTES))
     engine.push(record.frame() * 2)
-    await ClockCycles(dut.clk_o, 2 * BANK_WORDS - 20)
+    await ClockCycles(dut.clk_o, WORD_CLOCKS * (2 * BANK_WORDS - 20))
     assert not await engine.status(regs.STATUS_FAULT)
     engine.push(record.frame())
-    await ClockCycles(dut.clk_o, 200)
+    await ClockCycles(dut.clk_o, 200 * WORD_CLOCKS)
     room.value = Release()
     assert await engine.status(regs.STATUS_FAULT)
     engine.stalls(256, 256)
-    await ClockCycles(dut.clk_o, 4 * BANK_WORDS)
+    await ClockCycles(dut.clk_o, 4 * BANK_WORDS * WORD_CLOCKS)
     engine.drop()
 
 
