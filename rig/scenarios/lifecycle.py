@@ -92,11 +92,12 @@ class Lifecycle:
 
 @contextmanager
 def open_lifecycle(
-    context: ScenarioContext, name: str, pools: Sequence[PoolSettings]
+    context: ScenarioContext, name: str, pools: Sequence[PoolSettings], volume_bytes: int
 ) -> Iterator[Lifecycle]:
     """Open a node of the run for a scenario over time.
 
-    Its volumes are of a storage group that names the first pool.
+    Its volumes are of a storage group that names the first pool, and PER_CARTRIDGE of so many bytes
+    fill a cartridge.
     """
     group = storage_group(pools[0].number)
     with context.nodes.open(
@@ -104,25 +105,27 @@ def open_lifecycle(
         replace(context.session, events=EventLog()),  # its steps are not those that are judged
         pools,
         cache_bytes=2 * VOLUMES * VOLUME_BYTES,
-        cartridge_bytes=PER_CARTRIDGE * VOLUME_BYTES,
+        cartridge_bytes=PER_CARTRIDGE * volume_bytes,
         cartridges=CARTRIDGES,
     ) as node:
         yield Lifecycle(context, node, group, {})
 
 
 def sample_contents(context: ScenarioContext, count: int) -> list[bytes]:
-    """Return `count` contents of at most 20 kB from the files to write.
+    """Return `count` contents of one size from the files to write.
 
-    None is empty; they repeat when the files have fewer.
+    They are 20 kB, or what all files have together; they repeat when the files have fewer.
     """
-    contents: list[bytes] = []
+    data = bytearray()
     for path in context.files:
         with path.open("rb") as file:
-            while len(contents) < count and (piece := file.read(VOLUME_BYTES)):
-                contents.append(piece)
-    if not contents:
+            data += file.read(count * VOLUME_BYTES - len(data))
+    if not data:
         raise TaperigError("All files to write are empty; name others with --data.")
-    return [contents[number % len(contents)] for number in range(count)]
+    size = min(VOLUME_BYTES, len(data))
+    twice = bytes(data + data)
+    starts = (number * size % len(data) for number in range(count))
+    return [twice[start : start + size] for start in starts]
 
 
 def choose_two_keys(context: ScenarioContext) -> tuple[KeyLabel, KeyLabel]:

@@ -40,7 +40,7 @@ class Migration(Scenario):
         rows: list[tuple[str, ...]] = [
             ("day", "what happened", "old pool", "new pool", "scratch", "on encrypted tape")
         ]
-        with open_lifecycle(context, f"migration by {method}", pools) as lifecycle:
+        with open_lifecycle(context, f"migration by {method}", pools, len(data[0])) as lifecycle:
             for number in range(VOLUMES - 1):
                 lifecycle.write(f"V{number:05}", data[number])
             lifecycle.work()

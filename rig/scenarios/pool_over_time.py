@@ -45,7 +45,7 @@ class PoolOverTime(Scenario):
             ("day", "the pool is set to", "none", first.label, second.label)
         ]
         seen: list[dict[str, int]] = []
-        with open_lifecycle(context, self.name, [changes[0]]) as lifecycle:
+        with open_lifecycle(context, self.name, [changes[0]], len(data[0])) as lifecycle:
             for month in range(MONTHS + 1):
                 if month in changes:
                     with lifecycle.node.change() as session:

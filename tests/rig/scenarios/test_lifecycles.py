@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -53,10 +55,16 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "VOLUME_BYTES", 2000)
 
 
-def run(scenario: Scenario, session: LabSession, folder: Path) -> ScenarioResult:
-    source = folder / "file"
-    source.write_bytes(b"".join(bytes([number]) * 1999 + b"!" for number in range(40)))
-    result = scenario.execute(session, RunNodes(folder), [source], ConsoleReport(), [])
+MUCH = [b"".join(bytes([number]) * 1999 + b"!" for number in range(40))]
+
+
+def run(
+    scenario: Scenario, session: LabSession, folder: Path, contents: Sequence[bytes] = tuple(MUCH)
+) -> ScenarioResult:
+    files = [folder / f"file{number}" for number in range(len(contents))]
+    for file, content in zip(files, contents, strict=True):
+        file.write_bytes(content)
+    result = scenario.execute(session, RunNodes(folder), files, ConsoleReport(), [])
     assert result.error is None
     assert [check.name for check in result.checks if not check.passed] == []
     return result
@@ -79,3 +87,15 @@ def test_migration_moves_all_data_by_each_of_the_three_methods(
 ) -> None:
     result = run(Migration(), session, tmp_path)
     assert len(result.checks) == 3 * 4 + 1
+
+
+@pytest.mark.parametrize("scenario", [PoolOverTime, Migration])
+@pytest.mark.parametrize("sizes", [(3,), (100, 100, 100), (2100,) * 6, (0, 1)])
+def test_scenarios_over_time_hold_for_any_data(
+    session: LabSession,
+    tmp_path: Path,
+    small: None,
+    scenario: type[Scenario],
+    sizes: tuple[int, ...],
+) -> None:
+    run(scenario(), session, tmp_path, [os.urandom(size) for size in sizes])

@@ -44,7 +44,7 @@ def slow_sources(folder: Path) -> Path:
 
 @contextmanager
 def slow_simulation(rtl: Path, number: int) -> Iterator[None]:
-    """Build and start this process's simulations of the copy, slow in way `number`.
+    """Simulate the copy in this process, slow in way `number`.
 
     Way 0 is not slow.
     """
