@@ -6,7 +6,7 @@ under the drive's own transport key. The key is in this process, which a rig of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -18,6 +18,7 @@ from rig.engine.driver import (
     Counters,
     Engine,
     Operation,
+    Promise,
     Record,
     RecordStatus,
     Result,
@@ -35,6 +36,7 @@ class SoftEngine(Engine):
         self._counters = Counters(0, 0, 0, 0, 0, 0)
         self.max_data_bytes = 1 << 18
         self.max_aad_bytes = 64
+        self.promise = Promise(word_bytes=16, overhead=5)
 
     @property
     def clock_hz(self) -> float:
@@ -60,6 +62,11 @@ class SoftEngine(Engine):
     def process(self, records: Sequence[Record]) -> list[Result]:
         """Pass records through."""
         return [self._one(record) for record in records]
+
+    def stream(self, records: Iterable[Record]) -> Generator[list[Result], None, None]:
+        """Pass records through as they come."""
+        for record in records:
+            yield [self._one(record)]
 
     def _one(self, record: Record) -> Result:
         if record.operation is Operation.BYPASS:

@@ -147,7 +147,7 @@ def test_lab_has_port_3801_unless_configured(tmp_path: Path) -> None:
             "boards:\n  sim:",
             "boards:\n  sim: 3\n  sam:",
             "lab.yaml:7: boards.sim is 3; "
-            "it must be a map with kind, clock_mhz, resource, baud, fpga.",
+            "it must be a map with kind, clock_mhz, resource, baud, fpga, width.",
         ),
         (
             "name: default",
