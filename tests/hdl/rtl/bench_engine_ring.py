@@ -334,3 +334,34 @@ async def cut_frame_ends_with_a_key_change(dut: Any) -> None:
                 records = [random_record(new, 100, each) for each in Op]
                 check(new, records, await engine.process(records))
             assert met > 0, (turn, op)
+
+
+@engine_test
+async def frame_cut_at_any_word_is_zeroized(dut: Any) -> None:
+    """Load a key while a frame comes in: it gets ZEROIZED, wherever it was."""
+    engine = await start_engine(dut)
+    control, issue = dut.u_engine.u_key_control, dut.u_engine.u_issue
+    places: set[int] = set()
+    for trial in range(60):
+        old, new = random.randbytes(32), random.randbytes(32)
+        await load_fresh_key(engine, old)
+        frame = random_record(old, 100, list(Op)[trial % 3]).frame()
+        # From the push on: a key of nine writes, while at a narrower width a few words are taken.
+        wait = 0 if trial < 9 else random.randrange(WORD_CLOCKS * len(frame) // 16)
+        engine.push(frame[:-16])
+        await ClockCycles(dut.clk_o, wait)
+        await engine.write_key(regs.PLAIN_KEY, new)
+        command = cocotb.start_soon(engine.command(regs.CTRL_LOAD_PLAIN))
+        while int(control.state_q.value) != KEYS_CLEAR:
+            await FallingEdge(dut.clk_o)
+        assert int(issue.state_q.value) != 0, "the frame is not under way"
+        places.add(int(issue.state_q.value))
+        await ClockCycles(dut.clk_o, random.randrange(CLEAR_CLOCKS + EXPAND_CLOCKS))
+        engine.push(frame[-16:])
+        await command
+        stream, _ = await engine.answers(1)
+        assert [each.status for each in parse_results(stream)] == [Status.ZEROIZED], (trial, wait)
+        await engine.until(regs.STATUS_KEY_LOADING, 0)
+        records = [random_record(new, 100, each) for each in Op]
+        check(new, records, await engine.process(records))
+    assert len(places) > (1 if WORD_CLOCKS == 1 else 2), places

@@ -145,6 +145,18 @@ async def zeroizing_clocks(dut: Any) -> int:
     return count
 
 
+async def first_frame_taken(dut: Any) -> None:
+    """Wait until the frame that comes next was taken in whole."""
+    state = dut.u_engine.u_issue.state_q
+    for inside in (True, False):
+        for _ in range(1000 * WORD_CLOCKS):
+            if bool(int(state.value)) == inside:
+                break
+            await FallingEdge(dut.clk_o)
+        else:
+            raise AssertionError("the engine takes no frame")
+
+
 def judge_cut(
     key: bytes, records: Sequence[Record], stream: bytes, lengths: list[int]
 ) -> dict[str, int]:
@@ -256,6 +268,7 @@ async def zeroize_at_every_clock_of_a_short_frame(dut: Any) -> None:
                 await load(engine, key, sealed=False)
                 records = [random_record(key, length, op) for _ in range(2)]
                 engine.push(b"".join(record.frame() for record in records))
+                await first_frame_taken(dut)
                 await ClockCycles(dut.clk_o, RECORD_LATENCY - 14 + delay)
                 await engine.command(regs.CTRL_ZEROIZE)
                 stream, ends = await engine.answers(len(records))
@@ -374,7 +387,8 @@ async def fault_zeroizes(dut: Any) -> None:
         engine.push(b"".join(record.frame() for record in records))
         await ClockCycles(dut.clk_o, 20)  # no word has reached the buffer yet
         signal.value = Force(value)
-        for _ in range(1 if value else 400):  # a digest is due when its record is through
+        # A digest is due when its record is through.
+        for _ in range(1 if value else 400 * WORD_CLOCKS):
             await ClockCycles(dut.clk_o, 1)
             if int(dut.u_engine.fault_q.value):
                 break
