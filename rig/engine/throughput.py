@@ -72,7 +72,7 @@ LATENCY_CLOCKS: Final = 1000
 """RATE-5: a result comes this many clocks after the end of its record, at most, and those that the
 results of a full buffer take before it; in a narrow engine, as many times more."""
 
-STREAM_CLOCKS: Final = 1_000_000
+STREAM_CLOCKS: Final = 200_000
 """Engine clocks of the stream of mixed records, at least."""
 
 MIXED_BYTES: Final = (16, 2048, 12_000, 32_768)

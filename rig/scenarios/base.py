@@ -28,7 +28,8 @@ class ScenarioContext:
     files: Sequence[Path]
     report: ConsoleReport
     result: ScenarioResult
-    thorough: bool = False
+    clocks: int = 0
+    """Engine clocks that a scenario of rates counts at least."""
 
     def check(self, name: str, passed: bool, detail: str = "", rules: tuple[str, ...] = ()) -> None:
         """Record and show a check that passed or failed."""
@@ -61,7 +62,7 @@ class Scenario(ABC):
         report: ConsoleReport,
         results: list[ScenarioResult],
         *,
-        thorough: bool = False,
+        clocks: int = 0,
     ) -> ScenarioResult:
         """Run, add the result to the results and return it.
 
@@ -74,7 +75,7 @@ class Scenario(ABC):
         began = time.monotonic()
         first_event = len(session.events.events)
         try:
-            self.run(ScenarioContext(session, nodes, files, report, result, thorough))
+            self.run(ScenarioContext(session, nodes, files, report, result, clocks))
         except TaperigError as error:
             result.error, result.failure = str(error), error
         except (KeyboardInterrupt, SystemExit):

@@ -38,12 +38,6 @@ _HASHES: dict[str, type[hashes.HashAlgorithm]] = {
 }
 
 
-CLOCKS = 4_000_000
-THOROUGH_CLOCKS = 10_000_000
-"""Engine clocks that are counted at least, where the host makes the records: what is rarer is not
-seen by a run of seconds."""
-
-
 class Rates(Scenario):
     """Rates by record size, from the engine's counters at its clock."""
 
@@ -72,9 +66,8 @@ class Rates(Scenario):
                     context.measure(item, show=False)
             if opened.traffic is None:
                 with context.report.task("measuring mixed records"):
-                    clocks = THOROUGH_CLOCKS if context.thorough else CLOCKS
                     # The smallest records take fewer clocks than is promised.
-                    rest = max(STREAM_CLOCKS, 1.1 * (clocks - worst.cycles))
+                    rest = max(STREAM_CLOCKS, 1.1 * (context.clocks - worst.cycles))
                     for item in measure_stream(
                         engine, [_key(engine, opened.element) for _ in MIXED_BYTES], rest, worst
                     ):

@@ -37,6 +37,10 @@ SCENARIOS: Final = {
 """The modules of rig.scenarios, named as the scenarios, and their classes; in a run's order."""
 DEFAULT_SCENARIOS: Final = ("round_trip", "rates")
 """What runs when no scenario is asked for."""
+CLOCKS = 4_000_000
+THOROUGH_CLOCKS = 10_000_000
+"""Engine clocks that rates are counted over at least, where the host makes the records: what is
+rarer is not seen by a run of seconds. With a waveform no clock more than the measurements need."""
 WAVES_CAP_BYTES = 64_000
 """With a waveform, no more of the lab's own data than this: an FST grows by the clock."""
 
@@ -85,6 +89,11 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
     names = choose_scenarios(options.scenarios)
     if options.data and names == ["rates"]:
         raise ScenarioChoiceError("The scenario rates writes no files; leave --data out.")
+    if options.thorough and ("rates" not in names or options.waves):
+        raise ScenarioChoiceError(
+            "--thorough counts more clocks in the scenario rates, and a waveform is of few clocks; "
+            "leave --thorough out, or run rates without --waves."
+        )
     board = choose_board(lab, options.board)
     unit = choose_drive(lab, board)
     files = _files(lab, options)
@@ -191,7 +200,7 @@ def _run_all(
             for scenario in scenarios:
                 with run.phase(scenario.name):
                     scenario.execute(
-                        session, nodes, files, report, run.scenarios, thorough=options.thorough
+                        session, nodes, files, report, run.scenarios, clocks=_clocks(options)
                     )
             if run.verdict == "pass":
                 for sentence in nodes.discard():
@@ -200,6 +209,12 @@ def _run_all(
             if nodes.folder.exists():
                 run.cartridges = nodes.folder
                 nodes.keep()
+
+
+def _clocks(options: RunOptions) -> int:
+    if options.waves:
+        return 0
+    return THOROUGH_CLOCKS if options.thorough else CLOCKS
 
 
 def _files(lab: Lab, options: RunOptions) -> list[Path]:

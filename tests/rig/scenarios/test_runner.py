@@ -150,6 +150,30 @@ def test_run_fails_a_step_on_slow_gates(
     assert failing in failed
 
 
+@pytest.mark.parametrize("options", [ROUND_TRIP, ("--waves",)])
+def test_run_refuses_thorough_where_it_has_no_effect(
+    tmp_path: Path, own_state: Path, options: tuple[str, ...]
+) -> None:
+    ended = rig("run", "--lab", lab_file(tmp_path), "--thorough", *options)
+    assert ended.code == 2
+    assert "leave --thorough out" in ended.err
+
+
+@pytest.mark.rule("RATE-5")
+def test_run_counts_four_million_clocks_and_ten_when_thorough(
+    tmp_path: Path, own_state: Path
+) -> None:
+    for options, least in (((), 4_000_000), (("--thorough",), 10_000_000)):
+        out = tmp_path / str(least)
+        ended = rig(
+            *("run", "--lab", lab_file(tmp_path), "--out", out, "--scenario", "rates"), *options
+        )
+        assert (ended.code, ended.err) == (0, "")
+        (rates,) = results(out)["scenarios"]
+        gap = next(m for m in rates["measurements"] if m["name"] == "longest gap")
+        assert gap["detail"]["cycles"] >= least
+
+
 def test_run_judges_no_rate_of_a_little_data(tmp_path: Path, own_state: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"abc")
