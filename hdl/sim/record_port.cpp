@@ -139,4 +139,13 @@ size_t record_port_pop(uint8_t* data, size_t size) {
     return count;
 }
 
+// Forget all frames, while the engine is in reset.
+void record_port_drop(void) {
+    to_engine.clear();
+    from_engine.clear();
+    to_engine_used = from_engine_used = 0;
+    engine_words_left = frame_words_left = 0;
+    frames_entered = frames_answered = 0;
+}
+
 }  // extern "C"
