@@ -260,10 +260,13 @@ async def slots_in_the_delay_line_are_watched(dut: Any) -> None:
         await ClockCycles(dut.clk_o, FLIGHT_CLOCKS)
         await FallingEdge(dut.clk_o)
         delay = dut.u_engine.u_slot_delay
-        place = (int(delay.place_q.value) + 10) % len(delay.memory)
+        depth = len(delay.memory)
+        while not int(delay.kinds_q.value) >> 3 * (depth - 11) & 7:  # no slot at that place
+            await FallingEdge(dut.clk_o)
+        place = (int(delay.place_q.value) + 10) % depth
         slot = delay.memory[place]
         slot.value = int(slot.value) ^ 1 << bit
-        await ClockCycles(dut.clk_o, 500)
+        await ClockCycles(dut.clk_o, 500 * WORD_CLOCKS)  # until the record leaves
         assert await engine.status(regs.STATUS_FAULT), bit
 
 

@@ -346,11 +346,14 @@ async def frame_cut_at_any_word_is_zeroized(dut: Any) -> None:
         old, new = random.randbytes(32), random.randbytes(32)
         await load_fresh_key(engine, old)
         frame = random_record(old, 100, list(Op)[trial % 3]).frame()
-        # From the push on: a key of nine writes, while at a narrower width a few words are taken.
-        wait = 0 if trial < 9 else random.randrange(WORD_CLOCKS * len(frame) // 16)
-        engine.push(frame[:-16])
-        await ClockCycles(dut.clk_o, wait)
-        await engine.write_key(regs.PLAIN_KEY, new)
+        wait = random.randrange(WORD_CLOCKS * len(frame) // 16)
+        if trial % 2:
+            await engine.write_key(regs.PLAIN_KEY, new)
+            engine.push(frame[:-16])
+            await ClockCycles(dut.clk_o, wait)
+        else:  # words come in while the key is written
+            engine.push(frame[:-16])
+            await engine.write_key(regs.PLAIN_KEY, new)
         command = cocotb.start_soon(engine.command(regs.CTRL_LOAD_PLAIN))
         while int(control.state_q.value) != KEYS_CLEAR:
             await FallingEdge(dut.clk_o)
@@ -364,4 +367,4 @@ async def frame_cut_at_any_word_is_zeroized(dut: Any) -> None:
         await engine.until(regs.STATUS_KEY_LOADING, 0)
         records = [random_record(new, 100, each) for each in Op]
         check(new, records, await engine.process(records))
-    assert len(places) > (1 if WORD_CLOCKS == 1 else 2), places
+    assert len(places) > 1, places

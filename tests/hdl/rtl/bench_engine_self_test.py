@@ -5,10 +5,14 @@ from typing import Any
 from cocotb.handle import Force, Release
 from cocotb.triggers import FallingEdge
 from engine import POLL_LIMIT, EngineDriver, Op, Record, Status, engine_test
+from width import WORD_BYTES
 
 from hdl.registers import engine_map as regs
 
 AES_STUCK_BIT = 1 << 77
+# The hash key is the first block through the cipher. The narrowest engine needs no powers of it, so
+# its key is valid before the cipher's parity has raised the fault.
+AES_STUCK_STEP = "LOAD_KEY" if WORD_BYTES > 1 else "ENCRYPT"
 ZEROIZE_WAIT = 9  # state of self_test
 
 
@@ -16,7 +20,7 @@ def stuck_signals(dut: Any) -> dict[str, tuple[Any, int, str]]:
     """Return the stuck signals, their values and the step that fails, by name."""
     engine = dut.u_engine
     return {
-        "cipher stuck at one value": (engine.u_aes_pipe.block_o, AES_STUCK_BIT, "LOAD_KEY"),
+        "cipher stuck at one value": (engine.u_aes_pipe.block_o, AES_STUCK_BIT, AES_STUCK_STEP),
         "GHASH stuck at zero": (engine.u_ghash.digest_o, 0, "ENCRYPT"),
         "powers of H never ready": (engine.u_ghash.h_ready_o, 0, "LOAD_KEY"),
         "any sealed key accepted": (engine.u_key_control.u_key_unwrap.ok_o, 1, "REFUSE_KEY"),
