@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hdl.errors import BuildError
+from hdl.fpga.families import ECP5, Family
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,15 @@ class Routed:
         return asdict(self)
 
 
-def read_report(text: str, instances: Mapping[str, str]) -> Routed:
-    """Parse the JSON report of nextpnr-ecp5.
+def read_report(text: str, instances: Mapping[str, str], family: Family = ECP5) -> Routed:
+    """Parse the JSON report of nextpnr.
 
     `instances` has the module of each instance path of the flattened design. With several clocks,
     the slowest of those with a frequency in the report is the engine's clock. Only paths within
     that clock count; a path between clocks belongs to a synchronizer.
     """
+    lut, ff, ram = family.cells
+    tool = family.placer.removeprefix("yowasp-")
     try:
         report = json.loads(text)
         fmax = {name: float(found["achieved"]) for name, found in report["fmax"].items()}
@@ -64,14 +67,14 @@ def read_report(text: str, instances: Mapping[str, str]) -> Routed:
         return Routed(
             fmax_mhz=round(fmax[clock], 2),
             clock=clock,
-            lut4=used["TRELLIS_COMB"],
-            ff=used["TRELLIS_FF"],
-            ebr=used["DP16KD"],
+            lut4=used[lut],
+            ff=used[ff],
+            ebr=used[ram],
             critical_path=_critical_path(slowest["path"], instances),
         )
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise BuildError(
-            f"The report of place and route is not what nextpnr-ecp5 0.11 writes "
+            f"The report of place and route is not what {tool} 0.11 writes "
             f"({type(error).__name__}: {error}); install the version of requirements.lock."
         ) from error
 

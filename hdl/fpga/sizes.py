@@ -19,7 +19,8 @@ from pathlib import Path
 
 from hdl.errors import BuildError, HdlError
 from hdl.files import file_hash, read_text
-from hdl.fpga.tools import PLACER, SYNTHESIS, require
+from hdl.fpga.families import ECP5
+from hdl.fpga.tools import SYNTHESIS, require
 from hdl.sources import board_sources, rtl_sources
 from hdl.tool_process import ends_by_signal
 from hdl.widths import PARAMETER, WIDTHS, require_width
@@ -32,7 +33,7 @@ NATIVE_MB_PER_S = 104
 CHIP = {"lut4": 24288, "ff": 24288, "ebr": 56}
 """What an LFE5U-25F has."""
 
-_CELLS = {"lut4": "TRELLIS_COMB", "ff": "TRELLIS_FF", "ebr": "DP16KD"}
+_CELLS = dict(zip(CHIP, ECP5.cells, strict=True))
 _TOP = "board_top"
 
 
@@ -85,7 +86,7 @@ def measure(word_bytes: int) -> Size:
         require(SYNTHESIS, ["-q", "-s", "size.ys"], folder, folder / "size.out", what)
         arguments = ["--25k", "--package", "CABGA381", "--json", "size.json", "--pack-only"]
         log = folder / "pack.out"
-        require(PLACER, arguments, folder, log, f"Packing at {word_bytes} bytes a clock")
+        require(ECP5.placer, arguments, folder, log, f"Packing at {word_bytes} bytes a clock")
         return Size(word_bytes, **_used(log.read_text()), source_hash=source_hash)
 
 
@@ -94,7 +95,7 @@ def _used(log: str) -> dict[str, int]:
     for kind, cell in _CELLS.items():
         found = re.search(rf"\b{cell}: +(\d+)/", log)
         if found is None:
-            raise BuildError(f"The log of {PLACER} names no {cell}; its version is another.")
+            raise BuildError(f"The log of {ECP5.placer} names no {cell}; its version is another.")
         used[kind] = int(found[1])
     return used
 

@@ -16,9 +16,10 @@ from typing import Any
 from hdl.errors import BuildError
 from hdl.files import file_hash
 from hdl.fpga import floorplan
+from hdl.fpga.families import Chip
 from hdl.fpga.report import Routed, read_instances, read_report
 from hdl.fpga.targets import Target
-from hdl.fpga.tools import PACKER, PLACER, SYNTHESIS, find_tool, require, version
+from hdl.fpga.tools import SYNTHESIS, find_tool, require, version
 
 REPORT = "report.json"
 DEFAULT_SEED = 1
@@ -91,7 +92,8 @@ def build(
     """
     if not seeds:
         raise BuildError("A build needs at least one seed; give --seed N.")
-    for tool in (SYNTHESIS, PLACER, PACKER):
+    family = target.family
+    for tool in (SYNTHESIS, family.placer, family.packer):
         find_tool(tool)
     folder.mkdir(parents=True, exist_ok=True)
     whole_hash = source_hash(target)
@@ -108,10 +110,10 @@ def build(
         tried[seed] = place_and_route(target, folder, seed, instances)
         progress(f"seed {seed}: {tried[seed].fmax_mhz} MHz")
     best = max(tried, key=lambda seed: tried[seed].fmax_mhz)
-    bitstream = folder / f"{target.name}.bit"
+    bitstream = folder / f"{target.name}{family.bitstream_suffix}"
     progress("packing the bitstream")
-    arguments = ["--compress", f"seed{best}.config", bitstream.name]
-    require(PACKER, arguments, folder, folder / "pack.log", "Packing the bitstream")
+    arguments = family.pack_arguments(folder / routed_name(target, best), bitstream.name)
+    require(family.packer, arguments, folder, folder / "pack.log", "Packing the bitstream")
 
     routed = tried[best].as_json()
     del routed["clock"]
@@ -126,7 +128,7 @@ def build(
         "parameters": dict(target.parameters),
         "source_hash": whole_hash,
         "bitstream_sha256": file_hash(bitstream),
-        "tools": {SYNTHESIS: version(SYNTHESIS), PLACER: version(PLACER)},
+        "tools": {SYNTHESIS: version(SYNTHESIS), family.placer: version(family.placer)},
     }
     report_file = folder / REPORT
     report_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -144,35 +146,38 @@ def synthesize(
     script = [f"read_verilog -sv {' '.join(sources)}"]
     if parameters:
         script.append(f"chparam {parameters} {target.top}")
-    script.append(f"synth_ecp5 -top {target.top} -json {_NETLIST}")
+    script.append(f"{target.family.synthesis} -top {target.top} -json {_NETLIST}")
     (folder / "synthesis.ys").write_text("\n".join(script) + "\n", encoding="utf-8")
     arguments = ["-q", "-l", "synthesis.log", "-s", "synthesis.ys"]
     require(SYNTHESIS, arguments, folder, folder / "synthesis.out", f"Synthesis of {target.top}")
 
 
 def place_and_route(target: Target, folder: Path, seed: int, instances: dict[str, str]) -> Routed:
-    """Place and route the netlist in `folder`; write seed<N>.config there."""
+    """Place and route the netlist in `folder`; write its result there."""
     timing = f"seed{seed}.timing.json"
-    pins = folder / "constraints.lpf"
+    pins = folder / f"constraints{target.family.pins_suffix}"
     board_pins = (folder / target.name_of(target.pins)).read_text("utf-8")
     pins.write_text(_with_clock_margin(board_pins), "utf-8")
+    chip = Chip(target.chip, target.package, target.speed_grade)
     arguments = [
-        f"--{target.chip}",
-        *("--package", target.package),
-        *("--speed", str(target.speed_grade)),
+        *target.family.place_arguments(chip, pins.name, routed_name(target, seed)),
         *("--json", _NETLIST),
-        *("--lpf", pins.name),
         *("--freq", str(_CLOCK_MARGIN * target.clock_hz / 1e6)),
         *("--seed", str(seed)),
         *("--report", timing),
-        *("--textcfg", f"seed{seed}.config"),
         "--timing-allow-fail",  # the report has the frequency, also when it is too low
         "--quiet",
         *("--log", f"seed{seed}.log"),
     ]
     log = folder / f"seed{seed}.out"
-    require(PLACER, arguments, folder, log, f"Place and route with seed {seed}")
-    return read_report((folder / timing).read_text(encoding="utf-8"), instances)
+    require(target.family.placer, arguments, folder, log, f"Place and route with seed {seed}")
+    report = (folder / timing).read_text(encoding="utf-8")
+    return read_report(report, instances, target.family)
+
+
+def routed_name(target: Target, seed: int) -> str:
+    """Return the name of what place and route with a seed writes."""
+    return f"seed{seed}{target.family.routed_suffix}"
 
 
 def _with_clock_margin(pins: str) -> str:

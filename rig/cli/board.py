@@ -21,7 +21,9 @@ from rig.cli.options import DriveOption, JsonOption, LabOption, drive_of, lab_of
 
 board_app = CommandLine(help="FPGA boards: bitstreams, programming, the virtual board.")
 
-TargetArgument = Annotated[str, typer.Argument(metavar="BOARD", help="Board: ulx3s or ecp5_evn.")]
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="BOARD", help="Board, one of `rig board targets`.")
+]
 
 
 class BoardBuildError(TaperigError):
@@ -124,7 +126,8 @@ def board_program(
 
     with _hdl_errors():
         target = find_target(board)
-        file = bitstream if bitstream is not None else build_folder(board) / f"{board}.bit"
+        built = build_folder(board) / f"{board}{target.family.bitstream_suffix}"
+        file = bitstream if bitstream is not None else built
         program(target, file, serial)
     print(f"{target.title} runs {file}")
 
@@ -140,6 +143,7 @@ def board_provision(
     The result is that drive's own bitstream. The key goes from its file into the bitstream in a
     process of its own.
     """
+    from hdl.fpga.synthesis import routed_name
     from hdl.fpga.targets import find_target
     from rig.report.console import ConsoleReport
     from rig.testbed.key_managers import provision
@@ -158,13 +162,13 @@ def board_provision(
         ) from None
     with ConsoleReport(error_stream=True).task("preparing tokens, keys and certificates"):
         provisioned = provision(checked, state_dir(), [serial])
-    out = folder / f"{target.name}-{serial}.bit"
+    out = folder / f"{target.name}-{serial}{target.family.bitstream_suffix}"
     ended = subprocess.run(
         [
             *(sys.executable, "-m", "hdl.fpga.transport_key"),
             *(
                 str(provisioned.drive(serial).transport_key),
-                str(folder / f"seed{seed}.config"),
+                str(folder / routed_name(target, seed)),
                 str(out),
             ),
         ],
@@ -204,7 +208,7 @@ def _print_summary(report: dict[str, object]) -> None:
     assert isinstance(path, dict)
     modules = dict.fromkeys(share["module"] for share in path["modules"])
     print(f"Fmax      {report['fmax_mhz']} MHz, seed {report['seed']}")
-    print(f"size      {report['lut4']} LUT4, {report['ff']} FF, {report['ebr']} EBR")
+    print(f"size      {report['lut4']} LUT4, {report['ff']} FF, {report['ebr']} block RAMs")
     print(
         f"slowest   {path['delay_ns']} ns ({path['routing_ns']} ns of it wires) through "
         f"{', '.join(modules)}"

@@ -263,8 +263,10 @@ def _pin_faults(pin: object) -> Iterator[str]:
 
 def _optional() -> Iterator[Requirement]:
     from hdl.fpga import tools
+    from hdl.fpga.families import FAMILIES
 
-    for program in (tools.SYNTHESIS, tools.PLACER, tools.PACKER, tools.LOADER):
+    placing = [tool for family in FAMILIES for tool in (family.placer, family.packer)]
+    for program in (tools.SYNTHESIS, *placing, tools.LOADER):
         yield _checked(program, partial(tools.find_tool, program), needed=False)
     if _installed("cryptography-vectors"):
         yield _ok("NIST's vectors", "`rig kat --list` names them")

@@ -2,9 +2,11 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from hdl.fpga import targets
+from hdl.fpga.families import GOWIN
 from hdl.fpga.targets import Target
 
 _TOP = """
@@ -20,6 +22,11 @@ endmodule
 _PINS = 'FREQUENCY PORT "clk_i" 50 MHZ ;\n' + "".join(
     f'LOCATE COMP "{port}" SITE "{site}" ;\nIOBUF PORT "{port}" IO_TYPE=LVCMOS33 ;\n'
     for port, site in (("clk_i", "G2"), ("rst_ni", "B2"), ("bit_o", "J1"))
+)
+
+_GOWIN_PINS = "".join(
+    f'IO_LOC "{port}" {site};\nIO_PORT "{port}" IO_TYPE=LVCMOS33;\n'
+    for port, site in (("clk_i", "H11"), ("rst_ni", "T13"), ("bit_o", "M11"))
 )
 
 
@@ -45,10 +52,18 @@ def small_board(folder: Path, name: str, title: str, clock_hz: int, **parameters
 
 def keyed_target(source: Path) -> Target:
     """Write a design with little but a transport key; return its board."""
-    shutil.copy(targets.ECP5_DIRECTORY / "transport_key_rom.sv", source)
+    shutil.copy(targets.FPGA_DIRECTORY / "transport_key_rom.sv", source)
     (source / "keyed.sv").write_text(_TOP)
     (source / "keyed.lpf").write_text(_PINS)
     return small_board(source, "keyed", "A key", 50_000_000)
+
+
+def keyed_gowin_target(source: Path) -> Target:
+    """Write the same design for a Gowin chip; return its board."""
+    (source / "keyed.cst").write_text(_GOWIN_PINS)
+    return replace(
+        keyed_target(source), family=GOWIN, chip="GW2A-18", package="GW2A-LV18PG256C8/I7", ebr=46
+    )
 
 
 def ram_contents(config: str) -> list[bytes]:

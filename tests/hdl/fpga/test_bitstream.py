@@ -193,7 +193,7 @@ def test_ulx3s_board_is_read_by_yosys_without_a_latch(tmp_path: Path) -> None:
 
 
 def test_transport_key_rom_returns_its_first_32_bytes() -> None:
-    rom = targets.ECP5_DIRECTORY / "transport_key_rom.sv"
+    rom = targets.FPGA_DIRECTORY / "transport_key_rom.sv"
     run_bench("transport_key_rom", [rom], "bench_transport_key")
 
 

@@ -1,5 +1,6 @@
 """Insertion of the transport key into a bitstream."""
 
+import json
 import secrets
 import subprocess
 import sys
@@ -7,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from hdl.fpga.synthesis import copy_sources, place_and_route, synthesize
+from hdl.fpga.synthesis import build, copy_sources, place_and_route, synthesize
 from hdl.fpga.tools import run_tool
-from hdl.fpga.transport_key import TransportKeyError, insert_key, pattern, read_key
-from tests.support.small_boards import keyed_target, ram_contents
+from hdl.fpga.transport_key import (
+    TransportKeyError,
+    insert_key,
+    insert_key_gowin,
+    pattern,
+    read_key,
+    write_bitstream,
+)
+from tests.support.small_boards import keyed_gowin_target, keyed_target, ram_contents
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +63,41 @@ def test_transport_key_insertion_changes_nothing_else(config: Path) -> None:
     assert ram_contents(text) == [pattern()]
     with pytest.raises(TransportKeyError, match="the key is in it already"):
         insert_key(insert_key(text, key), secrets.token_bytes(32))
+
+
+def test_transport_key_is_in_a_gowin_bitstream_and_nowhere_else(tmp_path: Path) -> None:
+    (source := tmp_path / "source").mkdir()
+    folder = tmp_path / "build"
+    built = build(keyed_gowin_target(source), folder)
+    assert built.bitstream == folder / "keyed.fs"
+    assert built.report["ebr"] == 1
+    routed = folder / "seed1.json"
+    before = routed.read_text()
+    key = secrets.token_bytes(32)
+    (module,) = json.loads(before)["modules"].values()
+    (changed,) = json.loads(insert_key_gowin(before, key))["modules"].values()
+    words = [
+        (new, old)
+        for name, cell in module["cells"].items()
+        for part, old in cell["parameters"].items()
+        if (new := changed["cells"][name]["parameters"][part]) != old
+    ]
+    ((new, old),) = words
+    assert [[int(line[at - 8 : at], 2) for at in range(288, 0, -9)] for line in (new, old)] == [
+        list(key),
+        list(pattern()[:32]),
+    ]
+    with pytest.raises(TransportKeyError, match="the key is in it already"):
+        insert_key_gowin(insert_key_gowin(before, key), key)
+
+    (key_file := tmp_path / "drive.hex").write_text(key.hex())
+    own = tmp_path / "own.fs"
+    write_bitstream(key_file, routed, own)
+    assert own.stat().st_mode & 0o777 == 0o600
+    assert routed.read_text() == before
+    lines = [built.bitstream.read_text().splitlines(), own.read_text().splitlines()]
+    assert len(lines[0]) == len(lines[1])
+    assert 0 < sum(old != new for old, new in zip(*lines, strict=True)) < len(lines[0]) / 2
 
 
 @pytest.mark.parametrize("text", ["", "12" * 31, "zz" * 32, "12" * 33])
