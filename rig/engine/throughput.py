@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from hdl.widths import WIDTHS
 from hsm.errors import TaperigError
 from rig.engine.driver import (
     TAG_BYTES,
@@ -61,9 +62,6 @@ lowers the rate."""
 
 AAD_BYTES: Final = 16
 """Length of the AAD that the drive authenticates with each record."""
-
-WIDEST_BYTES: Final = 16
-"""Bytes a clock of the widest engine."""
 
 GAP_LIMIT: Final = 32
 """RATE-5: the longest stretch of clocks, at most, in which the engine holds up its streams."""
@@ -336,7 +334,7 @@ def measure_worst(engine: Engine, worst: Worst) -> Iterator[Measurement]:
         name="longest latency",
         value=worst.longest_latency,
         unit="clocks",
-        maximum=round(before) + LATENCY_CLOCKS * WIDEST_BYTES // engine.promise.word_bytes,
+        maximum=round(before) + LATENCY_CLOCKS * max(WIDTHS) // engine.promise.word_bytes,
         rules=("RATE-5",),
         detail=detail,
     )

@@ -54,8 +54,8 @@ class Rates(Scenario):
         sizes = [size for size in RECORD_SIZES if size <= engine.max_data_bytes]
         try:
             with context.report.task("measuring rates", sum(sizes)) as advance:
-                key = secrets.token_bytes(32)
-                _load(engine, opened.element, key)
+                key, load = _key(engine, opened.element)
+                load()
                 traffic = (
                     HostTraffic(engine, key)
                     if opened.traffic is None
@@ -101,14 +101,10 @@ def rate_not_reached(promise: Promise, clock_hz: float, fastest_rate: float) -> 
     )
 
 
-def _load(engine: Engine, element: SecureElement, key: bytes) -> None:
-    engine.load_sealed_key(_sealed(element, key))
-
-
 def _key(engine: Engine, element: SecureElement) -> tuple[bytes, Callable[[], None]]:
     """Return a new key and what loads it."""
     key = secrets.token_bytes(32)
-    return key, lambda: _load(engine, element, key)
+    return key, lambda: engine.load_sealed_key(_sealed(element, key))
 
 
 def _sealed(element: SecureElement, key: bytes) -> bytes:
