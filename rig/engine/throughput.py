@@ -177,7 +177,9 @@ class HostTraffic:
         pairs = []
         for _ in range(count):
             pairs.append(
-                _record(self.key, operation, secrets.token_bytes(record_bytes), self._next_iv, aad)
+                record_and_result(
+                    self.key, operation, secrets.token_bytes(record_bytes), self._next_iv, aad
+                )
             )
             self._next_iv += 1
         self.engine.clear_counters()
@@ -185,7 +187,7 @@ class HostTraffic:
         counters, gaps = self.engine.counters(), self.engine.gap_counters()
         for result, (_, expected) in zip(results, pairs, strict=True):
             _check_result(result, expected, record_bytes)
-        _check_counters(counters, count, record_bytes * count)
+        check_counters(counters, count, record_bytes * count)
         return Sample(operation, record_bytes, len(aad), counters, gaps, self.engine.clock_hz)
 
 
@@ -217,7 +219,7 @@ class GeneratedTraffic:
                 f"{outcome.good} ended with status OK, and their check value is "
                 f"{outcome.check:032x} instead of {check:032x}; the engine computes wrong results."
             )
-        _check_counters(counters, count, record_bytes * count)
+        check_counters(counters, count, record_bytes * count)
         return Sample(operation, record_bytes, aad_bytes, counters, gaps, self.engine.clock_hz)
 
 
@@ -297,7 +299,7 @@ def measure_stream(
         for number, result in enumerate(chain.from_iterable(engine.stream(mixed.records()))):
             _check_result(result, *mixed.expected[number])
         counters, gaps = engine.counters(), engine.gap_counters()
-        _check_counters(counters, len(mixed.expected), mixed.payload)
+        check_counters(counters, len(mixed.expected), mixed.payload)
         worst.add(counters, gaps)
         yield Measurement(
             name=f"engine alone, mixed records from {least:,} bytes, over the promise",
@@ -372,7 +374,7 @@ class _MixedRecords:
             aad = self.choose.choice((0, AAD_BYTES, self.choose.randint(0, most_aad)))
             if operation is Operation.BYPASS:
                 aad = 0
-            record, expected = _record(
+            record, expected = record_and_result(
                 self._key,
                 operation,
                 self.choose.randbytes(size),
@@ -386,7 +388,7 @@ class _MixedRecords:
             yield record
 
 
-def _record(
+def record_and_result(
     key: bytes, operation: Operation, data: bytes, number: int, aad: bytes
 ) -> tuple[Record, Result]:
     """Return a record and its result; decrypted, it gives `data`."""
@@ -413,7 +415,8 @@ def _check_result(result: Result, expected: Result, record_bytes: int) -> None:
         )
 
 
-def _check_counters(counters: Counters, records: int, payload: int) -> None:
+def check_counters(counters: Counters, records: int, payload: int) -> None:
+    """Raise MeasureError when records or bytes were not counted right."""
     if counters.bytes != payload or counters.records != records:
         raise MeasureError(
             f"The engine counted {counters.records} records and {counters.bytes} bytes where "

@@ -1,8 +1,6 @@
 """Encryption costs no throughput; the engine outruns all drives.
 
-The engine gets keys of its own for this (RATE-1 to RATE-3, RATE-5). They are generated here,
-wrapped for the drive as a key manager does, sealed by the secure element, and zeroized at the end.
-No data key is ever used in this way.
+The engine gets keys of its own for this (RATE-1 to RATE-3, RATE-5), zeroized at the end.
 """
 
 from __future__ import annotations
@@ -10,10 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.serialization import load_der_public_key
-
+from rig.drive.measurement_key import seal_measurement_key
 from rig.drive.secure_element import SecureElement
 from rig.engine.driver import Engine, Promise
 from rig.engine.throughput import (
@@ -22,7 +17,6 @@ from rig.engine.throughput import (
     STREAM_CLOCKS,
     GeneratedTraffic,
     HostTraffic,
-    MeasureError,
     Worst,
     measure_rates,
     measure_stream,
@@ -31,11 +25,6 @@ from rig.engine.throughput import (
 from rig.report import text
 from rig.results.measurement import Measurement
 from rig.scenarios.base import Scenario, ScenarioContext
-
-_HASHES: dict[str, type[hashes.HashAlgorithm]] = {
-    "SHA-1": hashes.SHA1,
-    "SHA-256": hashes.SHA256,
-}
 
 
 class Rates(Scenario):
@@ -104,23 +93,7 @@ def rate_not_reached(promise: Promise, clock_hz: float, fastest_rate: float) -> 
 def _key(engine: Engine, element: SecureElement) -> tuple[bytes, Callable[[], None]]:
     """Return a new key and what loads it."""
     key = secrets.token_bytes(32)
-    return key, lambda: engine.load_sealed_key(_sealed(element, key))
-
-
-def _sealed(element: SecureElement, key: bytes) -> bytes:
-    """Return the key sealed for the gates, as data keys are."""
-    public = load_der_public_key(element.wrap_public_der)
-    algorithm = _HASHES.get(element.oaep_hash)
-    if not isinstance(public, rsa.RSAPublicKey) or algorithm is None:
-        raise MeasureError(
-            f"The drive {element.serial} wants keys wrapped in a way that the rig cannot do "
-            f"({type(public).__name__}, OAEP with {element.oaep_hash}); no rate can be measured."
-        )
-    wrapped = public.encrypt(
-        key,
-        padding.OAEP(mgf=padding.MGF1(algorithm()), algorithm=algorithm(), label=None),
-    )
-    return element.rewrap_for_engine(wrapped)
+    return key, lambda: engine.load_sealed_key(seal_measurement_key(element, key))
 
 
 _COLUMNS = {
