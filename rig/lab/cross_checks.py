@@ -10,12 +10,12 @@ from hdl.errors import HdlError
 from hsm.configuration.part import Location
 from hsm.keys.labels import label_key
 from hsm.pkcs11.pins import PIN_RULE
-from rig.lab.base import RESOURCE_RULE
+from rig.lab.base import NATIVE_RATES, RESOURCE_RULE
 from rig.ve.ekm.host_address import canonical, is_address, is_host, overlap
 from rig.ve.prerequisites import PrerequisiteError, require_encryption_settings
 
 if TYPE_CHECKING:
-    from rig.lab.model import BoardUnit, EkmUnit, Lab, PoolUnit
+    from rig.lab.model import BoardUnit, DriveUnit, EkmUnit, Lab, PoolUnit
 
 
 def _fpga_mistakes(name: str, board: BoardUnit, fpga: str) -> Iterator[tuple[Location, str]]:
@@ -78,6 +78,7 @@ def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
                 f"two drives have the serial number {drive.serial}; each has its own.",
             )
         serials.add(drive.serial)
+        yield from _model_mistakes(index, drive)
     names: set[str] = set()
     for index, ekm in enumerate(lab.ekms):
         if ekm.name in names:
@@ -136,6 +137,25 @@ def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
             yield ("keks", index, "token"), _no_such("token", kek.token, lab.tokens)
     for number, pool in lab.pools.items():
         yield from _pool_mistakes(lab, ("pools", number), number, pool)
+
+
+def _model_mistakes(index: int, drive: DriveUnit) -> Iterator[tuple[Location, str]]:
+    """Yield what is wrong with a drive's model and native rate."""
+    known = NATIVE_RATES.get(drive.model)
+    if known is None and drive.native_mb_per_s is None:
+        near = difflib.get_close_matches(drive.model.upper(), NATIVE_RATES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(NATIVE_RATES)}."
+        yield (
+            ("drives", index, "model"),
+            f"drives[{index}].model is {drive.model!r}, whose native rate is not known; {hint} "
+            "For another model add native_mb_per_s.",
+        )
+    elif known is not None and drive.native_mb_per_s not in (None, known / 1e6):
+        yield (
+            ("drives", index, "native_mb_per_s"),
+            f"drives[{index}].native_mb_per_s is {drive.native_mb_per_s:g}, and a {drive.model} "
+            f"has {known / 1e6:g}; remove native_mb_per_s, or name another model.",
+        )
 
 
 def _one_address(ekm: EkmUnit, other: EkmUnit) -> bool:

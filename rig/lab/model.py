@@ -17,17 +17,9 @@ from hsm.errors import LabelInvalidError
 from hsm.keys.labels import normalize_label
 from hsm.pkcs11.config import TokenSettings
 from hsm.pkcs11.pins import PIN_RULE, PinSource
-from rig.lab.base import RESOURCE_RULE
+from rig.lab.base import NATIVE_RATES, RESOURCE_RULE
 from rig.lab.base import LabError as LabError
 from rig.lab.installation import InstallationPart
-
-NATIVE_RATES: dict[str, float] = {
-    "TS1120": 104e6,
-    "TS1140": 250e6,
-    "TS1160": 400e6,
-    "TS1170": 400e6,
-}
-"""Native data rate of each drive model, in bytes a second."""
 
 
 def _number_key(value: object) -> object:
@@ -102,14 +94,24 @@ class DriveUnit(Part):
         pattern=r"^[A-Z0-9]{1,12}$",
         description="1 to 12 capital letters and digits, quoted when all are digits",
     )
-    model: Literal["TS1120", "TS1140", "TS1160", "TS1170"] = Field(
-        description="one of TS1120, TS1140, TS1160, TS1170"
+    model: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,31}$",
+        description=f"one of {', '.join(NATIVE_RATES)}, or with native_mb_per_s another name of 1 "
+        "to 32 letters, digits, spaces, '.', '_' and '-'",
+    )
+    native_mb_per_s: float | None = Field(
+        default=None,
+        ge=10,
+        le=10_000,
+        description="a number of MB/s from 10 to 10000, the native rate of any other model",
     )
     board: Name = Field(description="the name of one of the boards")
 
     @property
     def native_rate(self) -> float:
         """Native data rate in bytes a second."""
+        if self.native_mb_per_s is not None:
+            return self.native_mb_per_s * 1e6
         return NATIVE_RATES[self.model]
 
 

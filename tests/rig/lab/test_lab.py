@@ -86,14 +86,34 @@ def test_lab_has_port_3801_unless_configured(tmp_path: Path) -> None:
         (
             "model: TS1120 ",
             "model: TS112O ",
-            "lab.yaml:16: drives[0].model is 'TS112O'; "
-            "it must be one of TS1120, TS1140, TS1160, TS1170.",
+            "lab.yaml:16: drives[0].model is 'TS112O', whose native rate is not known; did you "
+            "mean TS1120? For another model add native_mb_per_s.",
+        ),
+        (
+            "model: TS1120 ",
+            "model: LTO-9 ",
+            "lab.yaml:16: drives[0].model is 'LTO-9', whose native rate is not known; known are "
+            "TS1120, TS1130, TS1140, TS1150, TS1155, TS1160, TS1170. For another model add "
+            "native_mb_per_s.",
+        ),
+        (
+            "    model: TS1120 ",
+            "    native_mb_per_s: 90\n    model: TS1120 ",
+            "lab.yaml:16: drives[0].native_mb_per_s is 90, and a TS1120 has 104; remove "
+            "native_mb_per_s, or name another model.",
+        ),
+        (
+            "    model: TS1120 ",
+            "    native_mb_per_s: 9.9\n    model: LTO-1 ",
+            "lab.yaml:16: drives[0].native_mb_per_s is 9.9; it must be a number of MB/s from 10 to "
+            "10000, the native rate of any other model.",
         ),
         (
             "    model: TS1120 ",
             "    # model: TS1120 ",
-            "lab.yaml:15: drives[0] lacks 'model'; "
-            "it must be one of TS1120, TS1140, TS1160, TS1170.",
+            "lab.yaml:15: drives[0] lacks 'model'; it must be one of TS1120, TS1130, TS1140, "
+            "TS1150, TS1155, TS1160, TS1170, or with native_mb_per_s another name of 1 to 32 "
+            "letters, digits, spaces, '.', '_' and '-'.",
         ),
         (
             "port: 3801",
@@ -467,3 +487,25 @@ def test_lab_fields_are_all_described() -> None:
 def test_lab_loads_as_it_was_dumped(tmp_path: Path) -> None:
     lab = load(tmp_path, uncommented(DEFAULT))
     assert load(tmp_path / "..", dump(lab)) == lab
+
+
+@pytest.mark.parametrize(
+    ("model", "native"),
+    [
+        ("TS1120", 104e6),
+        ("TS1130", 160e6),
+        ("TS1140", 250e6),
+        ("TS1150", 360e6),
+        ("TS1155", 360e6),
+        ("TS1160", 400e6),
+        ("TS1170", 400e6),
+        ("LTO-9\n    native_mb_per_s: 400", 400e6),
+        ("LTO-1\n    native_mb_per_s: 15.5", 15.5e6),
+    ],
+)
+def test_drive_model_gives_the_native_rate(tmp_path: Path, model: str, native: float) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(DEFAULT.replace("model: TS1120 ", f"model: {model} ", 1))
+    lab = load_lab(file)
+    assert lab.drives[0].native_rate == native
+    assert lab.fastest_rate == native
