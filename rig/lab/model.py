@@ -50,13 +50,22 @@ PoolNumber = Annotated[
 SecondaryPool = Annotated[int, Field(ge=0, le=32, description="a number from 0 to 32")]
 
 
+ASSUMED_MHZ = 62.5
+"""Clock of gates of which no build is recorded; place and route gives more for all boards."""
+
+
 class BoardUnit(Part):
     """A board that carries the gates."""
 
     kind: Literal["sim", "visa"] = Field(
         description="'sim' (the gates under Verilator) or 'visa' (a board at a VISA resource)"
     )
-    clock_mhz: float = Field(default=62.5, ge=1, le=1000, description="a number from 1 to 1000")
+    clock_mhz: float | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="a number from 1 to 1000",
+    )
     resource: str | None = Field(
         default=None,
         pattern=r"^(ASRL\S+::INSTR|TCPIP\d*::\S+::\d+::SOCKET)$",
@@ -68,9 +77,9 @@ class BoardUnit(Part):
     fpga: str | None = Field(
         default=None,
         min_length=1,
-        description="an FPGA board of `rig board targets`, whose last good build limits clock_mhz",
+        description="an FPGA board of `rig board targets`, whose last good build gives clock_mhz "
+        "its default and limit, also for simulated gates; without a build both are 62.5",
     )
-
     width: Literal[16, 8, 4, 1] | None = Field(
         default=None,
         description="of a simulated board's gates, 16, 8, 4 or 1 bytes a clock; 16 when absent",
@@ -83,8 +92,19 @@ class BoardUnit(Part):
 
     @property
     def clock_hz(self) -> float:
-        """The clock of the gates, in hertz."""
-        return self.clock_mhz * 1e6
+        """The clock of the gates, in hertz: that of lab.yaml, or by default."""
+        return 1e6 * (self.build_clock_mhz if self.clock_mhz is None else self.clock_mhz)
+
+    @property
+    def build_clock_mhz(self) -> float:
+        """Clock of the last good build of ``fpga``; ASSUMED_MHZ without one.
+
+        Raises HdlError when `fpga` is unknown or its last build cannot be read.
+        """
+        from hdl.fpga.targets import find_target, last_build
+
+        build = None if self.fpga is None else last_build(find_target(self.fpga))
+        return ASSUMED_MHZ if build is None else build.clock_mhz
 
 
 class DriveUnit(Part):

@@ -1,4 +1,4 @@
-"""The clock of a board is at most that of the last good build."""
+"""The clock of a board is that of its last good build, or below."""
 
 import json
 from dataclasses import replace
@@ -34,45 +34,69 @@ def lab_with(folder: Path, **keys: object) -> Path:
 
 
 VISA = {"kind": "visa", "resource": "ASRL/dev/ttyUSB0::INSTR"}
+SIM = {"kind": "sim"}
 
 
 @pytest.mark.usefixtures("built")
-@pytest.mark.parametrize("clock", [40, 80, 84.25])
-def test_board_clock_up_to_fmax_is_accepted(tmp_path: Path, clock: float) -> None:
-    lab = load_lab(lab_with(tmp_path, **VISA, fpga="ulx3s", clock_mhz=clock))
+@pytest.mark.parametrize("kind", [VISA, SIM])
+def test_board_clock_is_by_default_that_of_its_build(
+    tmp_path: Path, kind: dict[str, object]
+) -> None:
+    assert load_lab(lab_with(tmp_path, **kind, fpga="ulx3s")).boards["bench"].clock_hz == 80e6
+    assert load_lab(lab_with(tmp_path, **kind)).boards["bench"].clock_hz == 62.5e6
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("kind", [VISA, SIM])
+@pytest.mark.parametrize("clock", [40, 80])
+def test_board_clock_up_to_that_of_its_build_is_accepted(
+    tmp_path: Path, kind: dict[str, object], clock: float
+) -> None:
+    lab = load_lab(lab_with(tmp_path, **kind, fpga="ulx3s", clock_mhz=clock))
     assert lab.boards["bench"].clock_hz == clock * 1e6
 
 
+@pytest.mark.rule("RATE-6")
 @pytest.mark.usefixtures("built")
-def test_board_clock_above_fmax_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    file = lab_with(tmp_path, **VISA, fpga="ulx3s", clock_mhz=84.5)
+@pytest.mark.parametrize("kind", [VISA, SIM])
+def test_board_clock_above_that_of_its_build_is_refused(
+    tmp_path: Path, kind: dict[str, object]
+) -> None:
+    file = lab_with(tmp_path, **kind, fpga="ulx3s", clock_mhz=84.25)
+    line = file.read_text().splitlines().index("    clock_mhz: 84.25") + 1
     with pytest.raises(LabError) as caught:
         load_lab(file)
     assert str(caught.value) == (
-        f"{file}:11: boards.bench.clock_mhz is 84.5, and the gates of the last good build of ulx3s "
-        "work up to 84.25 MHz; write 80, the clock that this build runs at."
+        f"{file}:{line}: boards.bench.clock_mhz is 84.25, above the 80 MHz of the builds of "
+        "ulx3s; write at most 80, or remove clock_mhz."
     )
 
 
-def test_board_clock_is_checked_by_default_too(tmp_path: Path, built: Path) -> None:
-    summary = json.loads((built / targets.LAST_BUILD).read_text())
-    (built / targets.LAST_BUILD).write_text(json.dumps(summary | {"fmax_mhz": 60.0}))
-    with pytest.raises(LabError, match=r"clock_mhz is 62\.5, .* up to 60 MHz"):
-        load_lab(lab_with(tmp_path, **VISA, fpga="ulx3s"))
+@pytest.mark.rule("RATE-6")
+def test_simulated_board_clock_above_the_assumed_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"is 1000, above the 62\.5 MHz of a board without fpga;"):
+        load_lab(lab_with(tmp_path, kind="sim", clock_mhz=1000))
+    measured = load_lab(lab_with(tmp_path, **VISA, clock_mhz=1000))
+    assert measured.boards["bench"].clock_hz == 1e9
 
 
-def test_board_without_a_build_is_refused(tmp_path: Path, built: Path) -> None:
+def test_board_without_a_recorded_build_has_the_assumed_clock(tmp_path: Path, built: Path) -> None:
     (built / targets.LAST_BUILD).unlink()
-    with pytest.raises(LabError, match=r"no build of ulx3s has met .* rig board build ulx3s"):
-        load_lab(lab_with(tmp_path, **VISA, fpga="ulx3s", clock_mhz=10))
+    assert load_lab(lab_with(tmp_path, **VISA, fpga="ulx3s")).boards["bench"].clock_hz == 62.5e6
+    with pytest.raises(LabError, match=r"above the 62\.5 MHz"):
+        load_lab(lab_with(tmp_path, **VISA, fpga="ulx3s", clock_mhz=63))
+
+
+def test_board_with_a_broken_record_of_its_build_is_refused(tmp_path: Path, built: Path) -> None:
+    (built / targets.LAST_BUILD).write_text("{}")
+    with pytest.raises(LabError, match=r"bench\.fpga: .*last_build\.json is not a summary"):
+        load_lab(lab_with(tmp_path, **VISA, fpga="ulx3s"))
 
 
 @pytest.mark.usefixtures("built")
 def test_board_with_a_mistaken_fpga_is_named(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"fpga: There is no FPGA board 'ulx4s'.*'ulx3s'"):
         load_lab(lab_with(tmp_path, **VISA, fpga="ulx4s"))
-    with pytest.raises(LabError, match=r"bench is simulated and in no FPGA"):
-        load_lab(lab_with(tmp_path, kind="sim", fpga="ulx3s"))
 
 
 def test_width_of_gates_that_are_not_simulated_here_is_refused(tmp_path: Path) -> None:
