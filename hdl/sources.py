@@ -1,5 +1,6 @@
 """The SystemVerilog files, in an order that a compiler accepts."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -31,6 +32,17 @@ def rtl_sources() -> list[Path]:
     packages = rtl_packages()
     modules = sorted(set(RTL_DIRECTORY.rglob("*.sv")) - set(packages))
     return [*packages, *sorted(modules, key=lambda path: GENERATED_DIRECTORY not in path.parents)]
+
+
+def rtl_sha256() -> str:
+    """Return the SHA-256 over names and contents of every file of the design."""
+    digest = hashlib.sha256()
+    for path in sorted(rtl_sources()):
+        content = path.read_bytes()
+        name = path.relative_to(RTL_DIRECTORY).as_posix()
+        digest.update(f"{name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def board_sources() -> list[Path]:

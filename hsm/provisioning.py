@@ -62,7 +62,7 @@ from hsm.keys.keystore import MIN_KEK_BITS, Kek, Keystore
 from hsm.keys.labels import label_key, normalize_label
 from hsm.keys.pki import CertificateAuthority, Role, TlsFiles, ensure_p256_file, load_certificate
 from hsm.pkcs11.accepted_risks import TokenRisk, risk_sentence
-from hsm.pkcs11.config import TokenConfig
+from hsm.pkcs11.config import TokenConfig, TokenIdentity
 from hsm.pkcs11.encoding import spki_der
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.softhsm import (
@@ -131,6 +131,7 @@ class ProvisionedDrive(Part):
 
     serial: str = Field(description="its serial number")
     token: TokenConfig = Field(description="the token in its secure element")
+    identity: TokenIdentity = Field(description="what this token says of itself")
     certificate: LocalPath = Field(
         description="its identity certificate (P-256, PEM), of the lab CA; the CN is the serial"
     )
@@ -146,6 +147,7 @@ class ProvisionedToken(Part):
     """A token that is ready for key managers."""
 
     config: TokenConfig = Field(description="how it is opened")
+    identity: TokenIdentity = Field(description="what it says of itself")
     certificate: LocalPath = Field(description="the signing certificate of its key managers (PEM)")
     signing_key: LocalPath | None = Field(
         description="the file of that key, where the token makes no P-256 keys"
@@ -483,8 +485,10 @@ class _TokenProvisioner:
                 keystore.enroll_drive_key(serial, public_der)
             if not own and not _reports_key_length(keystore):
                 ensure_reference_keys(token)
+            identity = token.identity
         return ProvisionedToken(
             config=config,
+            identity=identity,
             certificate=certificate,
             signing_key=signing_key,
             keks=self._certificates[name],
@@ -572,6 +576,7 @@ def _provision_drive(
         return ProvisionedDrive(
             serial=serial,
             token=config,
+            identity=token.identity,
             certificate=certificate,
             certificate_der=load_certificate(certificate).public_bytes(Encoding.DER),
             wrap_public_der=spki_der(wrap_key),

@@ -136,6 +136,7 @@ class LastBuild:
     fmax_mhz: float
     clock_mhz: float
     source_hash: str
+    bitstream_sha256: str
 
 
 def last_build(target: Target) -> LastBuild | None:
@@ -156,6 +157,7 @@ def last_build(target: Target) -> LastBuild | None:
             fmax_mhz=float(found["fmax_mhz"]),
             clock_mhz=float(found["clock_mhz"]),
             source_hash=str(found["source_hash"]),
+            bitstream_sha256=str(found["bitstream_sha256"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BuildError(

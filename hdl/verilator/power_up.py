@@ -31,16 +31,22 @@ def power_up_plusargs(seed: int | None = None) -> list[str]:
     Without `seed`, the seed is that of the environment; if there is none, the list is empty.
     """
     if seed is None:
-        text = os.environ.get(POWER_UP_VARIABLE, "")
-        if not text:
-            return []
-        if not text.isascii() or not text.isdigit() or not 0 < int(text) < 1 << 31:
-            raise HdlError(
-                f"The environment variable {POWER_UP_VARIABLE} is '{text}'; set it to a number "
-                "from 1 to 2147483647, or unset it."
-            )
-        seed = int(text)
-    return ["+verilator+rand+reset+2", f"+verilator+seed+{seed}"]
+        seed = power_up_seed()
+    return [] if seed is None else ["+verilator+rand+reset+2", f"+verilator+seed+{seed}"]
+
+
+def power_up_seed() -> int | None:
+    """Return the seed of the environment, if any; raise HdlError for a wrong one."""
+    text = os.environ.get(POWER_UP_VARIABLE, "")
+    if not text:
+        return None
+    digits = text.isascii() and text.isdigit() and len(text) <= 10
+    if not digits or not 0 < int(text) < 1 << 31:
+        raise HdlError(
+            f"The environment variable {POWER_UP_VARIABLE} is '{text}'; set it to a number "
+            "from 1 to 2147483647, or unset it."
+        )
+    return int(text)
 
 
 def main() -> int:

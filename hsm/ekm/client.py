@@ -5,6 +5,7 @@ The client passes messages on as bytes and decodes none of them.
 
 from __future__ import annotations
 
+import hashlib
 import select
 import socket
 import ssl
@@ -90,6 +91,8 @@ class EkmClient:
         self._context = tls_context(endpoint.tls, ssl.Purpose.SERVER_AUTH)
         self._connection: ssl.SSLSocket | None = None
         self._heard = False
+        self.certificate_sha256: str | None = None
+        """SHA-256 of the certificate that it showed last; None before the first connection."""
 
     @property
     def connected(self) -> bool:
@@ -110,6 +113,8 @@ class EkmClient:
                     plain, server_hostname=self.endpoint.host
                 )
                 self._heard = False
+                shown = self._connection.getpeercert(binary_form=True)
+                self.certificate_sha256 = hashlib.sha256(shown or b"").hexdigest()
             except BaseException:
                 plain.close()
                 raise

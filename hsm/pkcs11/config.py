@@ -45,3 +45,12 @@ class TokenConfig(TokenSettings):
         flat = {key: data[f"pin_{key}"] for key in ("env", "file") if f"pin_{key}" in data}
         rest = {key: value for key, value in data.items() if key not in ("pin_env", "pin_file")}
         return {**rest, "pin": flat} if flat else data
+
+
+class TokenIdentity(Part):
+    """What a token says of itself (C_GetTokenInfo)."""
+
+    manufacturer: str = Field(description="who made it")
+    model: str = Field(description="its model")
+    serial: str = Field(description="its serial number")
+    firmware: str = Field(description="the version of its firmware")

@@ -41,7 +41,7 @@ from hsm.errors import (
 )
 from hsm.pkcs11.accepted_risks import risk_sentence
 from hsm.pkcs11.capabilities import NO_SUCH_ATTRIBUTE, Capabilities, probe_capabilities
-from hsm.pkcs11.config import TokenConfig
+from hsm.pkcs11.config import TokenConfig, TokenIdentity
 from hsm.pkcs11.data_key import DataKey
 from hsm.pkcs11.encoding import big_integer, p256_public, rsa_public, spki_hash
 from hsm.pkcs11.fast_path import FastPath, pack_aes_key_template
@@ -172,6 +172,17 @@ class Token:
     def label(self) -> str:
         """The token's label."""
         return self._config.label
+
+    @property
+    def identity(self) -> TokenIdentity:
+        """What the token says of itself."""
+        found = self._token
+        return TokenIdentity(
+            manufacturer=found.manufacturer_id.strip(),
+            model=found.model.strip(),
+            serial=found.serial.decode(errors="replace").strip(),
+            firmware=".".join(map(str, found.firmware_version)),
+        )
 
     @property
     def makes_p256(self) -> bool:

@@ -21,6 +21,13 @@ class Board(Protocol):
     """Whether it has a traffic generator. If so, its link is slower than its engine, and rates
     are measured with records that the board generates."""
 
+    @property
+    def link_faults(self) -> int | None:
+        """Return how many exchanges were damaged or late, and repeated.
+
+        None where there is no link.
+        """
+
     def read(self, address: int, size: int, count: int) -> bytes:
         """Read `count` items of `size` bytes each.
 

@@ -58,6 +58,7 @@ class SimBoard:
         self.clock_hz = clock_hz
         self.in_flight_bytes = 4 << 20
         self.generates_traffic = False
+        self.link_faults: int | None = None
         self._surplus = bytearray()
         self._scratch: Path | None = None
         if log is None:

@@ -140,6 +140,8 @@ class UartBone:
         self._quiet_s = quiet_s
         self._rx_crc = 0
         self._tx_crc = 0
+        self.faults = 0
+        """Faults that were recovered from, or could not be."""
         line.drain()
         try:
             self.state = self._synchronize()
@@ -173,6 +175,7 @@ class UartBone:
 
     def recover(self, fault: LinkFault) -> None:
         """Synchronize again after `fault`; raise BoardError when that fails."""
+        self.faults += 1
         quiet = self._quiet_s
         for attempt in range(_RECOVERY_ATTEMPTS):
             try:

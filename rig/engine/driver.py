@@ -208,6 +208,14 @@ class Engine:
         """Return the frequency of the engine's clock."""
         return self._board.clock_hz
 
+    @property
+    def link_faults(self) -> int | None:
+        """Return how many exchanges with the board were damaged or late.
+
+        They were repeated. None without a link.
+        """
+        return self._board.link_faults
+
     def check_identity(self) -> None:
         """Check identity, link and register map.
 

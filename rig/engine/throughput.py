@@ -201,10 +201,12 @@ class GeneratedTraffic:
     engine: Engine
     generator: TrafficGenerator
     key: bytes
+    seeds: random.Random = field(default_factory=random.Random)
+    """Gives the seed of each measurement."""
 
     def measure(self, operation: Operation, record_bytes: int, count: int) -> Sample:
         """See Traffic."""
-        seed = secrets.randbits(32)
+        seed = self.seeds.getrandbits(32)
         aad_bytes = 0 if operation is Operation.BYPASS else AAD_BYTES
         expected = ExpectedTraffic(self.key, operation, record_bytes, seed, aad_bytes=aad_bytes)
         check = expected.after(count)
@@ -278,7 +280,11 @@ def measure_rates(
 
 
 def measure_stream(
-    engine: Engine, keys: Sequence[tuple[bytes, Callable[[], None]]], clocks: float, worst: Worst
+    engine: Engine,
+    keys: Sequence[tuple[bytes, Callable[[], None]]],
+    clocks: float,
+    worst: Worst,
+    seed: int = 0,
 ) -> Iterator[Measurement]:
     """Measure RATE-3 with a stream of records of any size, operation and AAD.
 
@@ -287,8 +293,8 @@ def measure_stream(
         keys: as many data keys as MIXED_BYTES has parts, each with what loads it.
         clocks: the engine's clocks for the whole stream, at least.
         worst: gets its gaps, latencies and clocks.
+        seed: of sizes, operations and AAD.
     """
-    seed = secrets.randbits(32)
     mixed = _MixedRecords(engine, random.Random(seed))
     # Many small records cost the host more than the gates.
     shares = [_SMALL_SHARE, *[(1 - _SMALL_SHARE) / (len(MIXED_BYTES) - 1)] * (len(MIXED_BYTES) - 1)]

@@ -187,11 +187,21 @@ class ConsoleReport:
     def verdict(self, run: RunResult) -> None:
         """Print the verdict line of a run."""
         self.line()
-        summary = "; ".join(_figures(run)) or "nothing was measured"
+        summary = "; ".join(_figures(run)) or _checks(run)
+        gates = run.provenance.gates
+        if gates is not None and gates.origin == "other":
+            summary = f"gates of an unknown build, {gates.build_hash}; {summary}"
         self.line(
             f"{run.verdict.upper()}  {summary}; {text.seconds(run.duration_s)}",
             f"bold {_STYLE[run.verdict]}",
         )
+
+
+def _checks(run: RunResult) -> str:
+    """Return how many checks passed, for a run that judged no rate."""
+    checks = [check for scenario in run.scenarios for check in scenario.checks]
+    passed = sum(check.passed for check in checks)
+    return f"{passed} of {text.plural(len(checks), 'check')} passed, no rate was judged"
 
 
 def _figures(run: RunResult) -> Iterator[str]:

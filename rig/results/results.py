@@ -1,8 +1,9 @@
 """The results of a run, and their file, results.json.
 
 Its schema is results.schema.json beside this file. A verdict is ``pass``, ``fail`` (something was
-judged and is wrong), ``error`` (the run could not judge) or ``interrupted`` (by a signal). Times
-are seconds; ``started`` is seconds since 1970, UTC.
+judged and is wrong), ``error`` (the run could not judge) or ``interrupted`` (by a signal); that of
+a scenario may be ``skipped`` (the run ended before it). Times are seconds; ``started`` is seconds
+since 1970, UTC.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Any
 from hsm.errors import TaperigError
 from rig.results.events import Event, Notice
 from rig.results.measurement import Measurement
+from rig.results.provenance import Provenance
 
-FORMAT = "taperig-results-1"
+FORMAT = "taperig-results-2"
 SCHEMA_PATH = Path(__file__).parent / "results.schema.json"
 
 
@@ -46,13 +48,16 @@ class ScenarioResult:
 
     name: str
     title: str
-    started: float = field(default_factory=time.time)
+    started: float | None = field(default_factory=time.time)
+    """None where it was not begun."""
     duration_s: float = 0.0
     steps: list[Event] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
     error: str | None = None
     interrupted: bool = False
+    skipped: str | None = None
+    """Why it was not begun."""
     failure: TaperigError | None = None
     """What cut it short; not in results.json, which has its words in ``error``."""
 
@@ -60,18 +65,25 @@ class ScenarioResult:
     def verdict(self) -> str:
         """The verdict of the scenario.
 
-        ``interrupted`` by a signal, ``error`` when it was cut short by another cause, ``fail`` when
-        a check, a measurement or a step is wrong, else ``pass``. A scenario that judged nothing has
-        not passed.
+        ``skipped`` when it was not begun, ``interrupted`` by a signal, ``error`` when it was cut
+        short by another cause, ``fail`` when a check, a measurement or a step is wrong, else
+        ``pass``. A scenario that judged nothing has not passed.
         """
+        if self.skipped is not None:
+            return "skipped"
         if self.interrupted:
             return "interrupted"
         if self.error is not None:
             return "error"
         judged: list[Check | Measurement] = [*self.checks, *self.measurements]
-        if not judged or not all(item.passed for item in judged):
+        if self.judged_nothing or not all(item.passed for item in judged):
             return "fail"
         return "fail" if any(step.outcome == "failed" for step in self.steps) else "pass"
+
+    @property
+    def judged_nothing(self) -> bool:
+        """Whether it has neither a check nor a measurement."""
+        return not self.checks and not self.measurements
 
 
 @dataclass
@@ -84,15 +96,20 @@ class RunResult:
     drive: dict[str, Any]
     command: list[str]
     started: float = field(default_factory=time.time)
+    provenance: Provenance = field(default_factory=Provenance)
     duration_s: float = 0.0
     phases: dict[str, float] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     scenarios: list[ScenarioResult] = field(default_factory=list)
+    """Those that were begun."""
+    planned: tuple[str, ...] = ()
+    """The names of all that were to be run."""
     notices: list[Notice] = field(default_factory=list)
     cartridges: Path | None = None
     """Where the nodes of a run that did not pass are kept, with their cartridges."""
     error: str | None = None
     interrupted: bool = False
+    began: float = field(default_factory=time.monotonic)
 
     @property
     def verdict(self) -> str:
@@ -109,6 +126,18 @@ class RunResult:
             if worst in verdicts:
                 return worst
         return "pass" if verdicts else "fail"
+
+    def all_scenarios(self) -> list[ScenarioResult]:
+        """Return the scenarios, those that were not begun as skipped."""
+        begun = {scenario.name for scenario in self.scenarios}
+        return [
+            *self.scenarios,
+            *(
+                ScenarioResult(name, name, None, skipped="The run ended before it.")
+                for name in self.planned
+                if name not in begun
+            ),
+        ]
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -131,12 +160,13 @@ def as_json(run: RunResult) -> dict[str, Any]:
         "clock_hz": run.clock_hz,
         "drive": run.drive,
         "command": run.command,
+        "provenance": run.provenance.as_json(),
         "started": run.started,
         "duration_s": round(run.duration_s, 3),
         "phases_s": run.phases,
         "data": run.data,
         "cartridges": None if run.cartridges is None else str(run.cartridges),
-        "scenarios": [_scenario(scenario) for scenario in run.scenarios],
+        "scenarios": [_scenario(scenario) for scenario in run.all_scenarios()],
         "notices": [
             {
                 "kind": notice.kind.value,
@@ -156,6 +186,7 @@ def _scenario(result: ScenarioResult) -> dict[str, Any]:
         "title": result.title,
         "verdict": result.verdict,
         "error": result.error,
+        "skipped": result.skipped,
         "started": result.started,
         "duration_s": round(result.duration_s, 3),
         "steps": [

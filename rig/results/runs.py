@@ -16,9 +16,9 @@ from typing import Any
 
 from hsm.errors import TaperigError
 from hsm.files import read_limited
-from rig.results.results import FORMAT
 
 _NAME = re.compile(r"\d{8}-\d{6}(-\d{1,3})?")
+_FORMATS = ("taperig-results-1", "taperig-results-2")
 _KEYS = {"verdict", "error", "started", "duration_s", "scenarios"}
 _LOCK = ".under-way"
 _BEGINNING_S = 60.0
@@ -169,7 +169,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     if (
         not isinstance(results, dict)
-        or results.get("format") != FORMAT
+        or results.get("format") not in _FORMATS
         or not results.keys() >= _KEYS
     ):
         return None

@@ -30,6 +30,8 @@ class ScenarioContext:
     result: ScenarioResult
     clocks: int = 0
     """Engine clocks that a scenario of rates counts at least."""
+    seed: int = 0
+    """Of the sizes, operations and AAD of generated records."""
 
     def check(self, name: str, passed: bool, detail: str = "", rules: tuple[str, ...] = ()) -> None:
         """Record and show a check that passed or failed."""
@@ -63,6 +65,7 @@ class Scenario(ABC):
         results: list[ScenarioResult],
         *,
         clocks: int = 0,
+        seed: int = 0,
     ) -> ScenarioResult:
         """Run, add the result to the results and return it.
 
@@ -75,7 +78,7 @@ class Scenario(ABC):
         began = time.monotonic()
         first_event = len(session.events.events)
         try:
-            self.run(ScenarioContext(session, nodes, files, report, result, clocks))
+            self.run(ScenarioContext(session, nodes, files, report, result, clocks, seed))
         except TaperigError as error:
             result.error, result.failure = str(error), error
         except (KeyboardInterrupt, SystemExit):

@@ -5,6 +5,7 @@ The engine gets keys of its own for this (RATE-1 to RATE-3, RATE-5), zeroized at
 
 from __future__ import annotations
 
+import random
 import secrets
 from collections.abc import Callable
 
@@ -48,7 +49,7 @@ class Rates(Scenario):
                 traffic = (
                     HostTraffic(engine, key)
                     if opened.traffic is None
-                    else GeneratedTraffic(engine, opened.traffic, key)
+                    else GeneratedTraffic(engine, opened.traffic, key, random.Random(context.seed))
                 )
                 for item in measure_rates(engine, traffic, native, fastest, worst, advance):
                     measurements.append(item)
@@ -57,9 +58,8 @@ class Rates(Scenario):
                 with context.report.task("measuring mixed records"):
                     # The smallest records take fewer clocks than is promised.
                     rest = max(STREAM_CLOCKS, 1.1 * (context.clocks - worst.cycles))
-                    for item in measure_stream(
-                        engine, [_key(engine, opened.element) for _ in MIXED_BYTES], rest, worst
-                    ):
+                    keys = [_key(engine, opened.element) for _ in MIXED_BYTES]
+                    for item in measure_stream(engine, keys, rest, worst, context.seed):
                         context.measure(item)
             for item in measure_worst(engine, worst):
                 context.measure(item)

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Final
 
+from hdl.verilator.power_up import power_up_seed
 from hsm.errors import TaperigError
 from rig.lab.model import Lab
 from rig.report import text
 from rig.report.console import ConsoleReport
 from rig.report.junit import write_junit
 from rig.results.events import EventLog
+from rig.results.provenance import software
 from rig.results.results import ResultsError, RunResult, write_results
 from rig.results.runs import under_way
 from rig.scenarios.base import Scenario
 from rig.scenarios.diagnosis import gates_at_fault
 from rig.scenarios.host_files import capped, files_of, machine_files
 from rig.testbed.boards import choose_board
+from rig.testbed.provenance import (
+    board_address,
+    data_sha256,
+    describe_session,
+    identify_gates,
+    lab_file,
+    require_known_build,
+)
 from rig.testbed.session import choose_drive, start_session
 from rig.testbed.state import locked_state, new_run_dir
 
@@ -55,6 +66,11 @@ class RunOptions:
     waves: bool = False
     scenarios: tuple[str, ...] = ()
     thorough: bool = False
+    any_build: bool = False
+    seed: int = field(default_factory=lambda: secrets.randbits(32))
+    """Of the sizes, operations and AAD of generated records."""
+    lab_file: Path | None = None
+    """Where the lab was loaded from."""
 
 
 class ScenarioChoiceError(TaperigError):
@@ -110,7 +126,17 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
         },
         command=sys.argv,
         data={"volumes": len(files), "bytes": total, "sources": _sources(lab, options)},
+        planned=tuple(names),
+        began=began,
     )
+    if options.lab_file is not None:
+        run.provenance.lab_file = lab_file(options.lab_file)
+    run.provenance.board = board_address(lab.boards[board])
+    simulated = lab.boards[board].resource is None
+    run.provenance.seeds = {
+        "run": options.seed,
+        "power_up": power_up_seed() if simulated else None,
+    }
     report.line(
         f"lab {lab.name}, board {board} at {run.clock_hz / 1e6:g} MHz, drive {unit.serial} "
         f"({unit.model}, {unit.native_rate / 1e6:g} MB/s), {text.plural(len(files), 'file')} of "
@@ -130,11 +156,10 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
             else:
                 run.error = f"The run was cut short by an internal error ({type(error).__name__})."
             with suppress(ResultsError, OSError):  # the user gets the first error
-                results = _write(run, folder, began)
-                if run.interrupted:
-                    _report_end(report, run, results)
+                results = _write(run, folder)
+                _report_end(report, run, results)
             raise
-        results = _write(run, folder, began)
+        results = _write(run, folder)
     _report_end(report, run, results)
     if options.waves:
         report.line(f"waves    {folder / 'waves.fst'}")
@@ -151,12 +176,20 @@ def _report_end(report: ConsoleReport, run: RunResult, results: Path) -> None:
         report.line(f"kept     {run.cartridges}, with the run's cartridges")
 
 
-def _write(run: RunResult, folder: Path, began: float) -> Path:
+def _write(run: RunResult, folder: Path) -> Path:
     """Write both files of results; return the path of results.json."""
-    run.duration_s = time.monotonic() - began
+    run.duration_s = time.monotonic() - run.began
+    if run.provenance.software is None:
+        run.provenance.software = software()
     results = write_results(run, folder)
     write_junit(run, folder)
     return results
+
+
+def _keep(run: RunResult, folder: Path) -> None:
+    """Write what is there so far, for when this process is killed."""
+    so_far = replace(run, interrupted=True, error="The run had not ended when this was written.")
+    _write(so_far, folder)
 
 
 def _run_all(
@@ -190,22 +223,40 @@ def _run_all(
             log=folder / "simulation.log",
         ) as started,
     ):
-        # Imported while the processes of the lab start.
+        # While the processes of the lab start.
         scenarios = _load(names)
         from rig.testbed.run_nodes import RunNodes
 
+        provenance = run.provenance
+        provenance.software = software()
+        if names != ["rates"]:
+            provenance.data_sha256 = data_sha256(files)
         session = started.open()
+        describe_session(provenance, session)
+        engine, unit = session.drive.engine, lab.boards[board]
+        provenance.gates = identify_gates(engine, unit, state, waves=options.waves)
+        if not options.any_build:
+            require_known_build(provenance.gates, engine, board, unit, state)
         nodes = RunNodes(folder)
         try:
             for scenario in scenarios:
                 with run.phase(scenario.name):
                     scenario.execute(
-                        session, nodes, files, report, run.scenarios, clocks=_clocks(options)
+                        session,
+                        nodes,
+                        files,
+                        report,
+                        run.scenarios,
+                        clocks=_clocks(options),
+                        seed=options.seed,
                     )
+                if scenario is not scenarios[-1]:
+                    _keep(run, folder)
             if run.verdict == "pass":
                 for sentence in nodes.discard():
                     report.line(sentence)
         finally:
+            describe_session(provenance, session)
             if nodes.folder.exists():
                 run.cartridges = nodes.folder
                 nodes.keep()

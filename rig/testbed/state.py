@@ -18,6 +18,8 @@ import platformdirs
 from hsm.errors import TaperigError
 
 ENVIRONMENT = "TAPERIG_STATE"
+RESULT_FILES = ("results.json", "junit.xml")
+"""The files of results that every run writes, into a folder without them."""
 _OLDER_CARTRIDGES = {"cartridges": "round_trip", "sites/cartridges": "two_sites"}
 """Folders of cartridges in the state folder, until runs had nodes, and the scenario of each."""
 
@@ -121,13 +123,20 @@ def _move_older_cartridges(state: Path) -> list[str]:
 def new_run_dir(state: Path, out: Path | None) -> Path:
     """Return the folder of a run's results: ``out``, or a new one.
 
-    A new one is under the state folder.
+    A new one is under the state folder. Raises StateError for an ``out`` that holds results.
 
     Runs under the state folder are named by the time they began, so that they sort.
     """
     if out is not None:
         cure = "name a folder that you can write with --out"
-        return private_folder(_without_tilde(out, cure), cure)
+        chosen = _without_tilde(out, cure)
+        for name in RESULT_FILES:
+            if os.path.lexists(chosen / name):
+                raise StateError(
+                    f"The folder {out} holds the results of a run already ({name}), so nothing was "
+                    "run; name another folder with --out, or remove the file."
+                )
+        return private_folder(chosen, cure)
     stem = time.strftime("%Y%m%d-%H%M%S")
     runs = private_folder(state / "runs")
     for number in range(1000):

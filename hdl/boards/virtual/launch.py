@@ -15,7 +15,8 @@ from hdl.sources import (
     rtl_packages,
 )
 from hdl.verilator.power_up import power_up_plusargs
-from hdl.verilator.verilate import BuiltSim, simulation_environment, verilate
+from hdl.verilator.recipe import Recipe
+from hdl.verilator.verilate import BuiltSim, build, recipe_of, simulation_environment
 from hdl.widths import DEFAULT_WIDTH, PARAMETER, require_width
 
 TOP = "virtual_top"
@@ -31,8 +32,16 @@ def build_virtual_board(
 
     Raises HdlError for a width that the engine does not have.
     """
+    return build(virtual_recipe(bank_bytes=bank_bytes, word_bytes=word_bytes), on_build=on_build)
+
+
+def virtual_recipe(*, bank_bytes: int = 65536, word_bytes: int = DEFAULT_WIDTH) -> Recipe:
+    """Return all that the virtual board is built from.
+
+    Raises HdlError for a width that the engine does not have.
+    """
     require_width(word_bytes)
-    return verilate(
+    return recipe_of(
         TOP,
         [
             VIRTUAL_DIRECTORY / "root.vlt",
@@ -48,7 +57,6 @@ def build_virtual_board(
         build_hash=True,
         includes=(RTL_DIRECTORY, GENERATED_DIRECTORY, BOARD_DIRECTORY),
         flags=("-LDFLAGS", "-rdynamic", "-Wno-DECLFILENAME"),
-        on_build=on_build,
     )
 
 

@@ -151,7 +151,9 @@ def test_write_summary_refuses_a_build_below_the_clock(small: Target, tmp_path: 
     good = build(small, tmp_path / "good")
     assert write_summary(good) == small.last_build_file
     found = last_build(small)
-    assert found == LastBuild("small", good.fmax_mhz, 100.0, source_hash(small))
+    assert found == LastBuild(
+        "small", good.fmax_mhz, 100.0, source_hash(small), good.report["bitstream_sha256"]
+    )
 
 
 def test_last_build_reports_an_invalid_summary(small: Target) -> None:

@@ -19,7 +19,13 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A board `ulx3s` whose last good build has Fmax 84.25 MHz and runs at 80."""
     folder = tmp_path / "ulx3s"
     folder.mkdir()
-    summary = {"target": "ulx3s", "fmax_mhz": 84.25, "clock_mhz": 80.0, "source_hash": "00" * 32}
+    summary = {
+        "target": "ulx3s",
+        "fmax_mhz": 84.25,
+        "clock_mhz": 80.0,
+        "source_hash": "00" * 32,
+        "bitstream_sha256": "00" * 32,
+    }
     (folder / targets.LAST_BUILD).write_text(json.dumps(summary))
     target = replace(targets.find_target("ulx3s"), folder=folder)
     monkeypatch.setitem(targets.TARGETS, "ulx3s", target)

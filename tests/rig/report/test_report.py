@@ -10,15 +10,41 @@ from xml.etree import ElementTree
 
 import jsonschema
 import pytest
+import xmlschema
 
 from rig.report import text
 from rig.report.console import ConsoleReport
 from rig.report.junit import write_junit
 from rig.results.events import Event
 from rig.results.measurement import Measurement
+from rig.results.provenance import (
+    BoardAddress,
+    Gates,
+    KeyManagerFacts,
+    LabFile,
+    Provenance,
+    Software,
+    TokenFacts,
+)
 from rig.results.results import SCHEMA_PATH, Check, RunResult, ScenarioResult, write_results
 
 SCHEMA = json.loads(SCHEMA_PATH.read_text())
+JENKINS = xmlschema.XMLSchema(str(Path(__file__).parents[2] / "support" / "jenkins_junit.xsd"))
+
+
+def full_provenance() -> Provenance:
+    packages = {"cbor2": "5.7.0", "xmlschema": "4.3.2"}
+    return Provenance(
+        software=Software("0.1.0", "ab" * 20, False, "bench", "Linux", "3.11", None, packages),
+        lab_file=LabFile("/lab.yaml", "01" * 32),
+        board=BoardAddress("ASRL/dev/ttyUSB0::INSTR", "D00039"),
+        gates=Gates("0x01234567", "other", None, None, None, None, True, 16),
+        tokens=[TokenFacts("ekm", "taperig-ekm", "SoftHSM project", "SoftHSM v2", "1f", "2.6")],
+        key_managers=[KeyManagerFacts("main", "127.0.0.1:3801", "23" * 32)],
+        data_sha256="45" * 32,
+        seeds={"run": 7, "power_up": None},
+        link_faults=3,
+    )
 
 
 def good_run() -> RunResult:
@@ -36,6 +62,7 @@ def good_run() -> RunResult:
         command=["rig", "run"],
         scenarios=[scenario],
         data={"volumes": 12, "bytes": 9, "sources": ["/x"]},
+        provenance=full_provenance(),
     )
     with run.phase("keys"):
         pass
@@ -81,6 +108,25 @@ def nothing_run(run: RunResult) -> None:
     run.scenarios.clear()
 
 
+def not_reached(run: RunResult) -> None:
+    run.planned = ("round_trip", "rates")
+    run.error = "The run was cut short."
+
+
+def nothing_known(run: RunResult) -> None:
+    run.provenance = Provenance()
+
+
+def not_judged(run: RunResult) -> None:
+    run.scenarios[0].measurements.append(
+        Measurement("slow", 1.0, "MB/s", minimum=2.0, not_judged="only 3 B")
+    )
+
+
+def skip_step(run: RunResult) -> None:
+    run.scenarios[0].steps.append(Event("BOT-4", "demount", "A00001", 1.0, 0.1, "skipped", {}))
+
+
 def odd_names(run: RunResult) -> None:
     run.data["sources"] = ["/x/\udcff"]
     run.scenarios[0].checks.append(Check("\udcff", False, "byte 7 differs"))
@@ -100,8 +146,12 @@ CASES = [
     (scenario_error, "error", 1),
     (run_error, "error", 1),
     (interrupt, "interrupted", 3),
-    (nothing_judged, "fail", 0),
-    (nothing_run, "fail", 0),
+    (nothing_judged, "fail", 1),
+    (nothing_run, "fail", 1),
+    (not_reached, "error", 1),
+    (nothing_known, "pass", 0),
+    (not_judged, "pass", 0),
+    (skip_step, "pass", 0),
 ]
 
 
@@ -119,7 +169,9 @@ def test_verdict_is_the_same_in_every_report(
     written = json.loads(write_results(run, tmp_path).read_text())
     jsonschema.validate(written, SCHEMA)
     assert written["verdict"] == verdict
-    root = ElementTree.parse(write_junit(run, tmp_path)).getroot()
+    junit = write_junit(run, tmp_path)
+    JENKINS.validate(str(junit))
+    root = ElementTree.parse(junit).getroot()
     bad = [*root.iterfind(".//testcase/failure"), *root.iterfind(".//testcase/error")]
     assert len(bad) == bad_cases
     suites = root.findall("testsuite")
@@ -136,6 +188,60 @@ def test_schema_is_a_schema_and_refuses_what_it_does_not_know(tmp_path: Path) ->
             jsonschema.validate({**written, **change}, SCHEMA)
 
 
+def test_junit_has_the_provenance_as_properties(tmp_path: Path) -> None:
+    root = ElementTree.parse(write_junit(good_run(), tmp_path)).getroot()
+    suite = root.find("testsuite[@name='run']")
+    assert suite is not None
+    assert suite.get("hostname") == "bench"
+    found = {each.get("name"): each.get("value") for each in suite.iterfind("properties/property")}
+    expected = {
+        "verdict": "pass",
+        "software.git_commit": "ab" * 20,
+        "software.git_clean": "false",
+        "software.verilator": "null",
+        "software.packages.cbor2": "5.7.0",
+        "lab_file.sha256": "01" * 32,
+        "board.usb_serial": "D00039",
+        "gates.build_hash": "0x01234567",
+        "gates.simulated": "true",
+        "tokens.0.firmware": "2.6",
+        "key_managers.0.certificate_sha256": "23" * 32,
+        "seeds.run": "7",
+        "link_faults": "3",
+    }
+    assert {name: found.get(name) for name in expected} == expected
+
+
+def test_junit_skips_what_was_not_judged_and_not_reached(tmp_path: Path) -> None:
+    run = good_run()
+    not_judged(run)
+    not_reached(run)
+    root = ElementTree.parse(write_junit(run, tmp_path)).getroot()
+    skipped = {
+        (suite.get("name"), case.get("name")): case.findtext("skipped")
+        for suite in root
+        for case in suite
+        if case.find("skipped") is not None
+    }
+    assert skipped == {
+        ("round_trip", "slow"): "only 3 B",
+        ("rates", "rates"): "The run ended before it.",
+    }
+    assert [suite.get("skipped") for suite in root] == ["1", "1", "0"]
+
+
+def test_junit_names_are_the_same_for_other_volumes_and_verdicts(tmp_path: Path) -> None:
+    def names(run: RunResult) -> list[tuple[str | None, str | None]]:
+        root = ElementTree.parse(write_junit(run, tmp_path)).getroot()
+        return [(case.get("classname"), case.get("name")) for case in root.iter("testcase")]
+
+    other = good_run()
+    scenario = other.scenarios[0]
+    scenario.steps[0] = Event("BOT-1", "mount", "B00007", 5.0, 9.0, "failed", {"error": "B00007"})
+    scenario.error = "The cartridge B00007 is damaged."
+    assert names(other) == names(good_run())
+
+
 def test_junit_replaces_characters_that_xml_cannot_carry(tmp_path: Path) -> None:
     run = good_run()
     run.error = "odd \x00 name \x1b[31m <&> \ud800"
@@ -149,6 +255,29 @@ def test_results_leave_no_other_file(tmp_path: Path) -> None:
     write_results(good_run(), tmp_path)
     write_results(good_run(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_verdict_line_says_that_the_build_of_gates_is_unknown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = good_run()
+    ConsoleReport().verdict(run)
+    assert "PASS  gates of an unknown build, 0x01234567; " in capsys.readouterr().out
+    run.provenance = Provenance()
+    ConsoleReport().verdict(run)
+    assert "build" not in capsys.readouterr().out
+
+
+def test_verdict_line_leads_with_checks_where_no_rate_was_judged(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = good_run()
+    run.provenance = Provenance()
+    run.scenarios[0].measurements.clear()
+    not_judged(run)
+    fail_check(run)
+    ConsoleReport().verdict(run)
+    assert "FAIL  1 of 2 checks passed, no rate was judged; " in capsys.readouterr().out
 
 
 def test_console_is_plain_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

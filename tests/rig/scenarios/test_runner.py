@@ -196,12 +196,13 @@ def test_run_fails_with_too_slow_an_engine(tmp_path: Path, own_state: Path, data
     assert "fail  engine rate, encrypt, 256 KiB records" in ended.out
     assert "--waves" in ended.out
     assert results(tmp_path / "out")["verdict"] == "fail"
-    # Its cartridges are kept, and those of the next run into the same folder are others.
+    # Its cartridges are kept, and no run into the same folder begins.
     nodes = kept_nodes(tmp_path / "out")
     assert formats(nodes) == {"TAP001": TapeFormat.CLEAR, "TAP002": TapeFormat.ENCRYPTED}
-    before = files_below(nodes)
-    assert run(tmp_path, data, *ROUND_TRIP).code == 0
-    assert files_below(nodes) == before
+    before = files_below(tmp_path / "out")
+    sentence = run(tmp_path, data, *ROUND_TRIP).sentence()
+    assert "holds the results of a run already (results.json)" in sentence
+    assert files_below(tmp_path / "out") == before
 
 
 def test_run_writes_a_waveform(tmp_path: Path, own_state: Path, data: Path) -> None:
@@ -362,6 +363,7 @@ def test_run_leaves_the_nodes_of_the_lab_untouched(
         assert (ended.code, ended.err) == (0, "")
         assert "BOT-2e   TAP002" in ended.out
         assert files_below(node) == before
+        shutil.rmtree(tmp_path / "out")
 
 
 @pytest.mark.rule("CART-4", "POOL-3")
@@ -378,6 +380,7 @@ def test_run_that_passed_keeps_no_key_from_being_retired(
 
     assert run(tmp_path, data, *ROUND_TRIP, lab=lab).code == 0
     assert users() == []
+    shutil.rmtree(tmp_path / "out")
     wrong = lab_file(tmp_path, ("clock_mhz: 62.5 ", "clock_mhz: 1 "))
     long = tmp_path / "long"
     long.write_bytes(bytes(range(256)) * 8000)
