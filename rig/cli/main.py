@@ -12,6 +12,7 @@ import typer.main
 from typer._click.exceptions import ClickException  # typer has no public name for it
 
 from hsm.errors import TaperigError
+from rig.cli.baseline import baseline_app
 from rig.cli.board import board_app, board_serve
 from rig.cli.doctor import doctor
 from rig.cli.ekm import ekm_app
@@ -53,6 +54,7 @@ app = CommandLine(
 )
 cartridge_app = CommandLine(help="Cartridge files.")
 app.add_typer(runs_app, name="runs", rich_help_panel=_JUDGE)
+app.add_typer(baseline_app, name="baseline", rich_help_panel=_JUDGE)
 app.add_typer(ve_app, name="ve", rich_help_panel=_OPERATE)
 app.add_typer(ekm_app, name="ekm", rich_help_panel=_OPERATE)
 app.add_typer(cartridge_app, name="cartridge", rich_help_panel=_OPERATE)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final, Protocol
@@ -152,12 +152,35 @@ class Worst:
         self.longest_gap = max(self.longest_gap, gaps.longest_gap)
         self.longest_latency = max(self.longest_latency, gaps.longest_latency)
 
+    def add_samples(self, samples: Iterable[Sample]) -> None:
+        """Add the counters of some measurements."""
+        for sample in samples:
+            self.add(sample.counters, sample.gaps)
+
 
 class Traffic(Protocol):
     """A source of records of one size, whose results are checked."""
 
-    def measure(self, operation: Operation, record_bytes: int, count: int) -> Sample:
-        """Send records back to back; raises MeasureError for a wrong result."""
+    def measure(
+        self, operation: Operation, record_bytes: int, count: int, aad_bytes: int = AAD_BYTES
+    ) -> Sample:
+        """Send records back to back; raises MeasureError for a wrong result.
+
+        With BYPASS there is no AAD.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaced:
+    """What the engine alone counted for one record size."""
+
+    clear: Sample
+    encrypted: Sample
+    decrypted: Sample
+
+    def samples(self) -> tuple[Sample, Sample, Sample]:
+        """Return all three."""
+        return self.clear, self.encrypted, self.decrypted
 
 
 @dataclass(slots=True)
@@ -171,9 +194,11 @@ class HostTraffic:
     key: bytes
     _next_iv: int = 1
 
-    def measure(self, operation: Operation, record_bytes: int, count: int) -> Sample:
+    def measure(
+        self, operation: Operation, record_bytes: int, count: int, aad_bytes: int = AAD_BYTES
+    ) -> Sample:
         """See Traffic."""
-        aad = b"" if operation is Operation.BYPASS else secrets.token_bytes(AAD_BYTES)
+        aad = b"" if operation is Operation.BYPASS else secrets.token_bytes(aad_bytes)
         pairs = []
         for _ in range(count):
             pairs.append(
@@ -204,10 +229,13 @@ class GeneratedTraffic:
     seeds: random.Random = field(default_factory=random.Random)
     """Gives the seed of each measurement."""
 
-    def measure(self, operation: Operation, record_bytes: int, count: int) -> Sample:
+    def measure(
+        self, operation: Operation, record_bytes: int, count: int, aad_bytes: int = AAD_BYTES
+    ) -> Sample:
         """See Traffic."""
         seed = self.seeds.getrandbits(32)
-        aad_bytes = 0 if operation is Operation.BYPASS else AAD_BYTES
+        if operation is Operation.BYPASS:
+            aad_bytes = 0
         expected = ExpectedTraffic(self.key, operation, record_bytes, seed, aad_bytes=aad_bytes)
         check = expected.after(count)
         self.engine.clear_counters()
@@ -225,13 +253,28 @@ class GeneratedTraffic:
         return Sample(operation, record_bytes, aad_bytes, counters, gaps, self.engine.clock_hz)
 
 
+def measure_unpaced(engine: Engine, traffic: Traffic, size: int) -> Unpaced:
+    """Measure records of one size in the clear, encrypted and decrypted.
+
+    The engine's pace is removed.
+    """
+    engine.set_pace(None)
+    count = max(MIN_RECORDS, BATCH_CLOCKS * engine.promise.word_bytes // size)
+    return Unpaced(
+        *(
+            traffic.measure(operation, size, count)
+            for operation in (Operation.BYPASS, Operation.ENCRYPT, Operation.DECRYPT)
+        )
+    )
+
+
 def measure_rates(
     engine: Engine,
     traffic: Traffic,
     native_rate: float,
     fastest_rate: float,
     worst: Worst,
-    done: Callable[[int], None] = lambda size: None,
+    done: Callable[[Unpaced], None] = lambda unpaced: None,
     sizes: Sequence[int] = RECORD_SIZES,
 ) -> Iterator[Measurement]:
     """Measure RATE-1 to RATE-3 for every record size the engine takes.
@@ -242,41 +285,32 @@ def measure_rates(
         native_rate: of the drive, bytes a second, at which RATE-1 is measured.
         fastest_rate: of the fastest drive configured, bytes a second, the limit of RATE-2.
         worst: gets the gaps, latencies and clocks of all measurements.
-        done: called with the record size after each size.
+        done: called after each size, with what the engine alone counted.
         sizes: of the records, in bytes.
     """
-
-    def measure(operation: Operation, size: int, count: int) -> Sample:
-        sample = traffic.measure(operation, size, count)
-        worst.add(sample.counters, sample.gaps)
-        return sample
-
     for size in sizes:
         if size > engine.max_data_bytes:
             break
-        engine.set_pace(None)
-        count = max(MIN_RECORDS, BATCH_CLOCKS * engine.promise.word_bytes // size)
-        clear, encrypted, decrypted = (
-            measure(operation, size, count)
-            for operation in (Operation.BYPASS, Operation.ENCRYPT, Operation.DECRYPT)
-        )
-        for name, sample in (("encrypt", encrypted), ("decrypt", decrypted)):
+        unpaced = measure_unpaced(engine, traffic, size)
+        worst.add_samples(unpaced.samples())
+        for name, sample in (("encrypt", unpaced.encrypted), ("decrypt", unpaced.decrypted)):
             yield _engine_rate(name, sample, fastest_rate)
-            yield _engine_ratio(name, sample, clear)
-        for name, sample in (("clear", clear), ("encrypt", encrypted), ("decrypt", decrypted)):
+            yield _engine_ratio(name, sample, unpaced.clear)
+        for name, sample in zip(("clear", "encrypt", "decrypt"), unpaced.samples(), strict=True):
             yield _promise_ratio(name, sample, engine)
         engine.set_pace(native_rate)
         try:
             count = max(1, PACED_BATCH_BYTES // size)
             clear, read, write = (
-                measure(operation, size, count)
+                traffic.measure(operation, size, count)
                 for operation in (Operation.BYPASS, Operation.DECRYPT, Operation.ENCRYPT)
             )
         finally:
             engine.set_pace(None)
+        worst.add_samples((clear, read, write))
         for name, sample in (("write", write), ("read", read)):
             yield _paced_ratio(name, sample, clear, native_rate)
-        done(size)
+        done(unpaced)
 
 
 def measure_stream(

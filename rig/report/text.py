@@ -19,6 +19,11 @@ def measured(item: Measurement) -> str:
     if item.not_judged is not None:
         return f"{item.name}: {number(item.value, item.unit)} ({item.not_judged})"
     parts = []
+    if item.minimum is not None and item.minimum == item.maximum:
+        return (
+            f"{item.name}: {number(item.value, item.unit)} (must be "
+            f"{number(item.minimum, item.unit)})"
+        )
     if item.minimum is not None:
         parts.append(f"at least {number(item.minimum, item.unit)}")
     if item.maximum is not None:

@@ -1,16 +1,17 @@
 """Encryption costs no throughput; the engine outruns all drives.
 
-The engine gets keys of its own for this (RATE-1 to RATE-3, RATE-5), zeroized at the end.
+The engine gets keys of its own for this (RATE-1 to RATE-5), zeroized at the end.
 """
 
 from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rig.drive.measurement_key import seal_measurement_key
 from rig.drive.secure_element import SecureElement
+from rig.engine.cycle_baseline import count_short_batches, judge_cycles
 from rig.engine.driver import Engine, Promise
 from rig.engine.throughput import (
     MIXED_BYTES,
@@ -18,6 +19,7 @@ from rig.engine.throughput import (
     STREAM_CLOCKS,
     GeneratedTraffic,
     HostTraffic,
+    Unpaced,
     Worst,
     measure_rates,
     measure_stream,
@@ -51,9 +53,18 @@ class Rates(Scenario):
                     if opened.traffic is None
                     else GeneratedTraffic(engine, opened.traffic, key, random.Random(context.seed))
                 )
-                for item in measure_rates(engine, traffic, native, fastest, worst, advance):
+                unpaced: list[Unpaced] = []
+
+                def done(size: Unpaced) -> None:
+                    unpaced.append(size)
+                    advance(size.clear.record_bytes)
+
+                for item in measure_rates(engine, traffic, native, fastest, worst, done):
                     measurements.append(item)
                     context.measure(item, show=False)
+                short = list(count_short_batches(engine, traffic))
+                worst.add_samples(short)
+            _judge_cycles(context, judge_cycles(engine, unpaced, short))
             if opened.traffic is None:
                 with context.report.task("measuring mixed records"):
                     # The smallest records take fewer clocks than is promised.
@@ -72,6 +83,18 @@ class Rates(Scenario):
         context.report.table(_table(measurements, sizes))
         if not_reached := rate_not_reached(engine.promise, engine.clock_hz, fastest):
             context.report.line(not_reached)
+
+
+def _judge_cycles(context: ScenarioContext, items: Sequence[Measurement]) -> None:
+    """Record RATE-4, and show it in a line; what differs has its own."""
+    for item in items:
+        context.measure(item, show=False)
+    judged = [item for item in items if item.not_judged is None]
+    same = sum(1 for item in judged if item.passed)
+    if judged:
+        context.report.line(f"{same} of {len(judged)} cycle counts equal the baseline")
+    for reason in dict.fromkeys(item.not_judged for item in items if item.not_judged is not None):
+        context.report.line(f"not judged  cycles of the baseline: {reason}")
 
 
 def rate_not_reached(promise: Promise, clock_hz: float, fastest_rate: float) -> str:

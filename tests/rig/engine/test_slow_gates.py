@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from rig.board.sim import SimBoard
+from rig.engine.cycle_baseline import count_short_batches, judge_cycles
 from rig.engine.driver import Engine
 from rig.engine.throughput import (
     MIXED_BYTES,
     HostTraffic,
+    Unpaced,
     Worst,
     measure_rates,
     measure_stream,
@@ -26,8 +28,8 @@ SIZES = (2048, 131_072)
 CLOCKS = 1_200_000
 
 
-def judge(rtl: Path, number: int) -> list[Measurement]:
-    """Return the measurements that failed."""
+def judge(rtl: Path, number: int) -> tuple[list[Measurement], list[Measurement]]:
+    """Return the limits that failed, and the cycle counts off the baseline."""
     with slow_simulation(rtl, number), SimBoard() as board:
         engine, worst = Engine(board), Worst()
 
@@ -37,23 +39,30 @@ def judge(rtl: Path, number: int) -> list[Measurement]:
         key = secrets.token_bytes(32)
         engine.load_plain_key(key)
         traffic = HostTraffic(engine, key)
-        found = list(measure_rates(engine, traffic, 104e6, 400e6, worst, sizes=SIZES))
+        unpaced: list[Unpaced] = []
+        found = list(
+            measure_rates(engine, traffic, 104e6, 400e6, worst, unpaced.append, sizes=SIZES)
+        )
+        cycles = judge_cycles(engine, unpaced, list(count_short_batches(engine, traffic)))
         keys = [load(secrets.token_bytes(32)) for _ in MIXED_BYTES]
         found += measure_stream(engine, keys, CLOCKS, worst)
         found += measure_worst(engine, worst)
-    return [item for item in found if not item.passed]
+    assert {item.not_judged for item in cycles} == {None}
+    return [item for item in found if not item.passed], [each for each in cycles if not each.passed]
 
 
 def test_gates_made_for_these_tests_pass_when_they_are_not_slow(slow_rtl: Path) -> None:
-    assert judge(slow_rtl, 0) == []
+    assert judge(slow_rtl, 0) == ([], [])
 
 
 @pytest.mark.rule("RATE-3", "RATE-5")
 @pytest.mark.parametrize("name", SLOW)
 def test_slow_gates_fail_a_limit_that_is_named(slow_rtl: Path, name: str) -> None:
-    failed = judge(slow_rtl, SLOW[name])
+    failed, cycles = judge(slow_rtl, SLOW[name])
     assert failed
     for item in failed:
         print(measured(item))
         assert item.rules[0] in {"RATE-1", "RATE-2", "RATE-3", "RATE-5"}
         assert " (at " in measured(item)
+    for item in cycles:
+        print(measured(item))
