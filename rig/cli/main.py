@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ from rig.cli.hsm import hsm_app
 from rig.cli.kat import kat
 from rig.cli.options import BoardOption, JsonOption, LabOption, lab_of, print_json
 from rig.cli.runs import runs_app
+from rig.cli.soak import soak
 from rig.cli.ve import ve_app
 
 # Every command imports what it needs when it runs, so that --help and completion answer at once.
@@ -31,6 +33,7 @@ rig run                            run the default scenario of lab.yaml
 rig run --data FOLDER --out DIR    write your own files as logical volumes
 rig run --waves                    write a waveform (FST), of little data
 rig runs list                      list the runs and their verdicts
+rig soak --hours 8                 mixed records overnight, each compared
 rig kat gcmEncryptExtIV256.rsp     run NIST's known answers through the gates
 rig hsm list                       list the keys in the token
 rig ekm verify                     does every key manager know every label?
@@ -155,12 +158,14 @@ def run(
         scenarios=tuple(scenario or ()),
         any_build=any_build,
         lab_file=lab if lab is not None else default_lab_path(),
-        **({} if seed is None else {"seed": seed}),
     )
+    if seed is not None:
+        options = replace(options, seed=seed)
     result = run_lab(lab_of(options.lab_file), state_dir(), options)
     raise typer.Exit({"pass": 0, "fail": 1, "error": 2}[result.verdict])
 
 
+app.command("soak", rich_help_panel=_JUDGE)(soak)
 app.command("kat", rich_help_panel=_JUDGE)(kat)
 app.command("doctor", rich_help_panel=_SET_UP)(doctor)
 

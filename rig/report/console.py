@@ -223,3 +223,5 @@ def _figures(run: RunResult) -> Iterator[str]:
         worst = min(items, key=lambda item: item.value)
         margin = "" if worst.margin is None else f"{worst.margin:+.0%}"
         yield words.format(value=text.number(worst.value, worst.unit), margin=margin)
+    if len(run.scenarios) == 1 and run.scenarios[0].name == "soak":
+        yield from (f"{item.name} {text.number(item.value, item.unit)}" for item in judged)

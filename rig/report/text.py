@@ -56,6 +56,14 @@ def seconds(duration: float) -> str:
     return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
 
 
+def duration(left: float) -> str:
+    """Return a long duration as ``40 s``, ``12 min`` or ``3 h 05 min``."""
+    if left < 60:
+        return f"{left:.0f} s"
+    minutes = round(left / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02} min"
+
+
 def size(count: float) -> str:
     """Return bytes as ``8.0 MB``, ``12.5 kB`` or ``7 B`` (decimal)."""
     if count >= 1e6:

@@ -26,6 +26,7 @@ from rig.results.runs import under_way
 from rig.scenarios.base import Scenario
 from rig.scenarios.diagnosis import gates_at_fault
 from rig.scenarios.host_files import capped, files_of, machine_files
+from rig.scenarios.soak_options import SoakOptions
 from rig.testbed.boards import choose_board
 from rig.testbed.provenance import (
     board_address,
@@ -71,6 +72,8 @@ class RunOptions:
     """Of the sizes, operations and AAD of generated records."""
     lab_file: Path | None = None
     """Where the lab was loaded from."""
+    soak: SoakOptions | None = None
+    """A soak in place of scenarios and files."""
 
 
 class ScenarioChoiceError(TaperigError):
@@ -95,6 +98,14 @@ def _load(names: Sequence[str]) -> list[Scenario]:
     return [getattr(import_module(f"rig.scenarios.{name}"), SCENARIOS[name])() for name in names]
 
 
+def _soak(options: SoakOptions, folder: Path) -> Scenario:
+    from rig.scenarios.soak import Soak, SoakPart
+
+    if options.part is not None:
+        return SoakPart(options.plan, options.part)
+    return Soak(options.plan, folder, resumed=options.resumed is not None)
+
+
 def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
     """Run the lab's scenarios; report, write and return the results.
 
@@ -102,7 +113,7 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
     """
     began = time.monotonic()
     report = ConsoleReport()
-    names = choose_scenarios(options.scenarios)
+    names = choose_scenarios(options.scenarios) if options.soak is None else ["soak"]
     if options.data and names == ["rates"]:
         raise ScenarioChoiceError("The scenario rates writes no files; leave --data out.")
     if options.thorough and ("rates" not in names or options.waves):
@@ -112,9 +123,9 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
         )
     board = choose_board(lab, options.board)
     unit = choose_drive(lab, board)
-    files = _files(lab, options)
+    files = _files(lab, options) if options.soak is None else []
     total = sum(path.stat().st_size for path in files)
-    folder = new_run_dir(state, options.out)
+    folder = _folder(state, options)
     run = RunResult(
         lab=lab.name,
         board=board,
@@ -139,8 +150,12 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
     }
     report.line(
         f"lab {lab.name}, board {board} at {run.clock_hz / 1e6:g} MHz, drive {unit.serial} "
-        f"({unit.model}, {unit.native_rate / 1e6:g} MB/s), {text.plural(len(files), 'file')} of "
-        f"{text.size(total)}"
+        f"({unit.model}, {unit.native_rate / 1e6:g} MB/s), "
+        + (
+            f"{text.plural(len(files), 'file')} of {text.size(total)}"
+            if options.soak is None
+            else f"seed {options.soak.plan.seed}"
+        )
     )
     failure: TaperigError | None = None
     with under_way(folder):
@@ -163,7 +178,9 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
     _report_end(report, run, results)
     if options.waves:
         report.line(f"waves    {folder / 'waves.fst'}")
-    elif lab.boards[board].resource is None and gates_at_fault(run, failure):
+    elif (
+        options.soak is None and lab.boards[board].resource is None and gates_at_fault(run, failure)
+    ):
         command = shlex.join(["rig", *sys.argv[1:], "--waves"])
         report.line(f"for a waveform of this run: {command}")
     return run
@@ -224,12 +241,12 @@ def _run_all(
         ) as started,
     ):
         # While the processes of the lab start.
-        scenarios = _load(names)
+        scenarios = _load(names) if options.soak is None else [_soak(options.soak, folder)]
         from rig.testbed.run_nodes import RunNodes
 
         provenance = run.provenance
         provenance.software = software()
-        if names != ["rates"]:
+        if files and names != ["rates"]:
             provenance.data_sha256 = data_sha256(files)
         session = started.open()
         describe_session(provenance, session)
@@ -260,6 +277,13 @@ def _run_all(
             if nodes.folder.exists():
                 run.cartridges = nodes.folder
                 nodes.keep()
+
+
+def _folder(state: Path, options: RunOptions) -> Path:
+    """Return the folder of the results: a new one, or that of a resumed soak."""
+    if options.soak is not None and options.soak.resumed is not None:
+        return options.soak.resumed
+    return new_run_dir(state, options.out)
 
 
 def _clocks(options: RunOptions) -> int:

@@ -18,7 +18,7 @@ import platformdirs
 from hsm.errors import TaperigError
 
 ENVIRONMENT = "TAPERIG_STATE"
-RESULT_FILES = ("results.json", "junit.xml")
+RESULT_FILES = ("results.json", "junit.xml", "soak.jsonl")
 """The files of results that every run writes, into a folder without them."""
 _OLDER_CARTRIDGES = {"cartridges": "round_trip", "sites/cartridges": "two_sites"}
 """Folders of cartridges in the state folder, until runs had nodes, and the scenario of each."""
