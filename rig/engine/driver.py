@@ -13,6 +13,7 @@ from hdl.registers.describe import describe
 from hdl.registers.types import Register, RegisterField
 from hsm.errors import TaperigError
 from rig.board.protocol import Board
+from rig.results.measurement import EngineClock
 
 IV_BYTES = 12
 TAG_BYTES = 16
@@ -137,6 +138,15 @@ class GapCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class TimedCycles:
+    """The busy clocks at a time between two times of the host, in seconds."""
+
+    before: float
+    after: float
+    cycles: int
+
+
+@dataclass(frozen=True, slots=True)
 class Promise:
     """The rate that the engine's build promises for a stream of records.
 
@@ -201,12 +211,14 @@ class Engine:
             word_bytes=regs.PROMISE_WORD_BYTES.get(promise),
             overhead=regs.PROMISE_OVERHEAD.get(promise),
         )
+        self.clock = EngineClock(board.clock_hz, why_assumed="it was not measured")
+        """What its rates are computed at; see rig.engine.clock."""
         self._wait_for_self_test()
 
     @property
     def clock_hz(self) -> float:
         """Return the frequency of the engine's clock."""
-        return self._board.clock_hz
+        return self.clock.hz
 
     @property
     def link_faults(self) -> int | None:
@@ -368,6 +380,15 @@ class Engine:
             return words[(register.address - first) // _REGISTER_BYTES]
 
         return Counters(*(word(one.high) << 32 | word(one.low) for one in _COUNTERS))
+
+    def timed_cycles(self) -> TimedCycles:
+        """Return the clocks counted as busy, and when they were sampled."""
+        before = time.monotonic()
+        self._command(regs.CTRL_COUNTERS_SNAPSHOT)
+        after = time.monotonic()
+        data = self._board.read(regs.CYCLES_BUSY.low.address, _REGISTER_BYTES, 2)
+        low, high = struct.unpack(">II", data)
+        return TimedCycles(before, after, high << 32 | low)
 
     def gap_counters(self) -> GapCounters:
         """Return the longest gap and latency, sampled in one clock."""

@@ -32,7 +32,7 @@ from rig.engine.driver import (
     Result,
 )
 from rig.engine.traffic_generator import ExpectedTraffic, TrafficGenerator
-from rig.results.measurement import Measurement
+from rig.results.measurement import EngineClock, Measurement
 
 RECORD_SIZES: Final = tuple(2**power * 1024 for power in range(1, 9))
 """Record sizes that are measured, in bytes: 2 KiB to 256 KiB in powers of two."""
@@ -109,17 +109,17 @@ class Sample:
     aad_bytes: int
     counters: Counters
     gaps: GapCounters
-    clock_hz: float
+    clock: EngineClock
 
     @property
     def rate(self) -> float:
         """Return the rate in bytes a second."""
-        return payload_rate(self.counters, self.clock_hz)
+        return payload_rate(self.counters, self.clock.hz)
 
     @property
     def bytes_per_clock(self) -> float:
         """Return the payload over the busy clocks."""
-        return self.rate / self.clock_hz
+        return self.rate / self.clock.hz
 
     def as_detail(self) -> dict[str, Any]:
         """Return the figures that the rate is computed from."""
@@ -132,7 +132,7 @@ class Sample:
             "cycles_stalled_by_sink": self.counters.stall_sink,
             "longest_gap": self.gaps.longest_gap,
             "longest_latency": self.gaps.longest_latency,
-            "clock_hz": self.clock_hz,
+            "clock_hz": self.clock.hz,
             "bytes_per_cycle": self.bytes_per_clock,
             "mb_per_s": self.rate / 1e6,
         }
@@ -213,7 +213,7 @@ class HostTraffic:
         for result, (_, expected) in zip(results, pairs, strict=True):
             _check_result(result, expected, record_bytes)
         check_counters(counters, count, record_bytes * count)
-        return Sample(operation, record_bytes, len(aad), counters, gaps, self.engine.clock_hz)
+        return Sample(operation, record_bytes, len(aad), counters, gaps, self.engine.clock)
 
 
 @dataclass(slots=True)
@@ -250,7 +250,7 @@ class GeneratedTraffic:
                 f"{outcome.check:032x} instead of {check:032x}; the engine computes wrong results."
             )
         check_counters(counters, count, record_bytes * count)
-        return Sample(operation, record_bytes, aad_bytes, counters, gaps, self.engine.clock_hz)
+        return Sample(operation, record_bytes, aad_bytes, counters, gaps, self.engine.clock)
 
 
 def measure_unpaced(engine: Engine, traffic: Traffic, size: int) -> Unpaced:
@@ -475,6 +475,7 @@ def _engine_rate(name: str, unpaced: Sample, fastest_rate: float) -> Measurement
         unit="MB/s",
         minimum=fastest_rate / 1e6,
         rules=("RATE-2",),
+        assumed_clock=unpaced.clock.assumed,
         detail={"direction": name, **unpaced.as_detail()},
     )
 
@@ -515,8 +516,8 @@ def _paced_ratio(name: str, paced: Sample, clear: Sample, native_rate: float) ->
     why_not = None
     if clear.rate < NATIVE_SHARE * native_rate:
         why_not = (
-            f"in the clear the engine reaches {clear.rate / 1e6:.1f} MB/s, less than the drive's "
-            f"native rate of {native_rate / 1e6:g}"
+            f"in the clear the engine reaches {clear.rate / 1e6:.1f} MB/s at {clear.clock}, less "
+            f"than the drive's native rate of {native_rate / 1e6:g}"
         )
     return Measurement(
         name=f"encrypted over clear, {name}, {_size(paced)}",

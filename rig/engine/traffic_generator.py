@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -63,9 +64,11 @@ class TrafficGenerator:
         tag: bytes = bytes(_WORD_BYTES),
         aad_bytes: int = 0,
         key_change: TrafficKeyChange | None = None,
+        while_busy: Callable[[], None] = lambda: None,
     ) -> TrafficOutcome:
         """Send records back to back and wait until all are done.
 
+        `while_busy` is called again and again, each time after the generator was seen running.
         There is no limit of time for the whole run, but one for each step of its progress.
         """
         if record_bytes < 1 or not 1 <= records <= _MOST_RECORDS:
@@ -93,6 +96,7 @@ class TrafficGenerator:
         deadline = time.monotonic() + _LIMIT_S
         ended = 0
         while regs.BOARD_STATUS_TRAFFIC_BUSY.get(self._read(regs.BOARD_STATUS)):
+            while_busy()
             now = self._read(regs.TRAFFIC_GOOD) + self._read(regs.TRAFFIC_BAD)
             if now != ended:
                 ended, deadline = now, time.monotonic() + _LIMIT_S

@@ -187,7 +187,7 @@ class ConsoleReport:
     def verdict(self, run: RunResult) -> None:
         """Print the verdict line of a run."""
         self.line()
-        summary = "; ".join(_figures(run)) or _checks(run)
+        summary = "; ".join([*_figures(run), *_clock(run)]) or _checks(run)
         gates = run.provenance.gates
         if gates is not None and gates.origin == "other":
             summary = f"gates of an unknown build, {gates.build_hash}; {summary}"
@@ -195,6 +195,13 @@ class ConsoleReport:
             f"{run.verdict.upper()}  {summary}; {text.seconds(run.duration_s)}",
             f"bold {_STYLE[run.verdict]}",
         )
+
+
+def _clock(run: RunResult) -> list[str]:
+    """Return that the rates of the verdict line have an assumed clock."""
+    items = [item for scenario in run.scenarios for item in scenario.measurements]
+    rates = any(item.assumed_clock and item.not_judged is None for item in items)
+    return [str(run.clock)] if rates else []
 
 
 def _checks(run: RunResult) -> str:

@@ -49,7 +49,8 @@ def _properties(run: RunResult) -> Iterator[tuple[str, str]]:
     yield "verdict", run.verdict
     yield "lab", run.lab
     yield "board", run.board
-    yield "clock_hz", f"{run.clock_hz:g}"
+    yield "clock_hz", f"{run.clock.hz:g}"
+    yield "clock", "assumed" if run.clock.assumed else "measured"
     yield from ((f"drive.{name}", str(value)) for name, value in run.drive.items())
     yield from run.provenance.properties()
 

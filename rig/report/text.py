@@ -16,14 +16,12 @@ def number(value: float, unit: str) -> str:
 
 def measured(item: Measurement) -> str:
     """Return a measurement as ``name: value (limit, margin)``."""
+    value = number(item.value, item.unit) + (", assumed clock" if item.assumed_clock else "")
     if item.not_judged is not None:
-        return f"{item.name}: {number(item.value, item.unit)} ({item.not_judged})"
+        return f"{item.name}: {value} ({item.not_judged})"
     parts = []
     if item.minimum is not None and item.minimum == item.maximum:
-        return (
-            f"{item.name}: {number(item.value, item.unit)} (must be "
-            f"{number(item.minimum, item.unit)})"
-        )
+        return f"{item.name}: {value} (must be {number(item.minimum, item.unit)})"
     if item.minimum is not None:
         parts.append(f"at least {number(item.minimum, item.unit)}")
     if item.maximum is not None:
@@ -31,7 +29,7 @@ def measured(item: Measurement) -> str:
     if item.margin is not None:
         parts.append(f"margin {item.margin:+.1%}")
     limits = f" ({', '.join(parts)})" if parts else ""
-    return f"{item.name}: {number(item.value, item.unit)}{limits}"
+    return f"{item.name}: {value}{limits}"
 
 
 def printable(words: str) -> str:

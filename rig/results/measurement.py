@@ -1,4 +1,4 @@
-"""A measured value against its limits."""
+"""A measured value against its limits, and the clock that rates are computed at."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Measurement:
     detail: dict[str, Any] = field(default_factory=dict)
     not_judged: str | None = None
     """Why the value is shown and not judged."""
+    assumed_clock: bool = False
+    """Whether the value is a rate at a clock that nothing measured."""
 
     @property
     def verdict(self) -> str:
@@ -47,3 +49,32 @@ class Measurement:
         if self.maximum:
             distances.append((self.maximum - self.value) / abs(self.maximum))
         return min(distances) if distances else None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineClock:
+    """The clock that rates are computed at, in hertz, and how it is known."""
+
+    hz: float
+    configured_hz: float = 0.0
+    """That of lab.yaml; by default the same."""
+    measured_hz: float | None = None
+    """None where the clock is assumed."""
+    uncertainty: float | None = None
+    """The most that the measured clock may be wrong, as a share of it."""
+    measured_s: float | None = None
+    why_assumed: str | None = None
+
+    def __post_init__(self) -> None:
+        """Take the configured clock by default."""
+        if not self.configured_hz:
+            object.__setattr__(self, "configured_hz", self.hz)
+
+    @property
+    def assumed(self) -> bool:
+        """Return whether nothing measured it."""
+        return self.measured_hz is None
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"{self.hz / 1e6:.6g} MHz ({'assumed clock' if self.assumed else 'measured'})"

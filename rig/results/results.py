@@ -21,7 +21,7 @@ from typing import Any
 
 from hsm.errors import TaperigError
 from rig.results.events import Event, Notice
-from rig.results.measurement import Measurement
+from rig.results.measurement import EngineClock, Measurement
 from rig.results.provenance import Provenance
 
 FORMAT = "taperig-results-2"
@@ -82,8 +82,8 @@ class ScenarioResult:
 
     @property
     def judged_nothing(self) -> bool:
-        """Whether it has neither a check nor a measurement."""
-        return not self.checks and not self.measurements
+        """Whether it has neither a check nor a measurement that was judged."""
+        return not self.checks and all(item.not_judged is not None for item in self.measurements)
 
 
 @dataclass
@@ -92,7 +92,7 @@ class RunResult:
 
     lab: str
     board: str
-    clock_hz: float
+    clock: EngineClock
     drive: dict[str, Any]
     command: list[str]
     started: float = field(default_factory=time.time)
@@ -157,7 +157,12 @@ def as_json(run: RunResult) -> dict[str, Any]:
         "error": run.error,
         "lab": run.lab,
         "board": run.board,
-        "clock_hz": run.clock_hz,
+        "clock_hz": run.clock.hz,
+        "clock": {
+            "configured_hz": run.clock.configured_hz,
+            "measured_hz": run.clock.measured_hz,
+            "why_assumed": run.clock.why_assumed,
+        },
         "drive": run.drive,
         "command": run.command,
         "provenance": run.provenance.as_json(),
@@ -224,6 +229,7 @@ def _measurement(item: Measurement) -> dict[str, Any]:
         "verdict": item.verdict,
         "not_judged": item.not_judged,
         "margin": item.margin,
+        "assumed_clock": item.assumed_clock,
         "rules": list(item.rules),
         "detail": item.detail,
     }

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from rig.drive.measurement_key import seal_measurement_key
 from rig.drive.secure_element import SecureElement
+from rig.engine.clock import judge_clock
 from rig.engine.cycle_baseline import count_short_batches, judge_cycles
 from rig.engine.driver import Engine, Promise
 from rig.engine.throughput import (
@@ -26,7 +27,7 @@ from rig.engine.throughput import (
     measure_worst,
 )
 from rig.report import text
-from rig.results.measurement import Measurement
+from rig.results.measurement import EngineClock, Measurement
 from rig.scenarios.base import Scenario, ScenarioContext
 
 
@@ -41,6 +42,7 @@ class Rates(Scenario):
         opened = context.session.drive
         engine = opened.engine
         native, fastest = opened.unit.native_rate, context.session.lab.fastest_rate
+        context.measure(judge_clock(engine.clock))
         worst = Worst()
         measurements: list[Measurement] = []
         sizes = [size for size in RECORD_SIZES if size <= engine.max_data_bytes]
@@ -77,11 +79,11 @@ class Rates(Scenario):
         finally:
             engine.zeroize()
         context.report.line(
-            f"clock {engine.clock_hz / 1e6:g} MHz, tape channel {native / 1e6:g} MB/s, "
+            f"at {engine.clock}, tape channel {native / 1e6:g} MB/s, "
             f"fastest drive {fastest / 1e6:g} MB/s, {worst.cycles / 1e6:.1f} million clocks"
         )
         context.report.table(_table(measurements, sizes))
-        if not_reached := rate_not_reached(engine.promise, engine.clock_hz, fastest):
+        if not_reached := rate_not_reached(engine.promise, engine.clock, fastest):
             context.report.line(not_reached)
 
 
@@ -97,18 +99,18 @@ def _judge_cycles(context: ScenarioContext, items: Sequence[Measurement]) -> Non
         context.report.line(f"not judged  cycles of the baseline: {reason}")
 
 
-def rate_not_reached(promise: Promise, clock_hz: float, fastest_rate: float) -> str:
+def rate_not_reached(promise: Promise, clock: EngineClock, fastest_rate: float) -> str:
     """Return a sentence when no record can reach a drive's rate; else none.
 
-    Rates are in bytes a second.
+    `fastest_rate` is in bytes a second.
     """
-    widest = promise.word_bytes * clock_hz
+    widest = promise.word_bytes * clock.hz
     if widest >= fastest_rate:
         return ""
     width = "1 byte" if promise.word_bytes == 1 else f"{promise.word_bytes} bytes"
     return (
         f"RATE-2 is not reached: the engine's data path of {width} a clock passes at most "
-        f"{widest / 1e6:g} MB/s at {clock_hz / 1e6:g} MHz, and the fastest drive writes "
+        f"{widest / 1e6:g} MB/s at {clock}, and the fastest drive writes "
         f"{fastest_rate / 1e6:g} MB/s; take a wider engine or a slower drive."
     )
 

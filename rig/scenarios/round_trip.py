@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rig.engine.clock import judge_clock
 from rig.engine.throughput import PROMISE_LIMIT, RATIO_LIMIT, Worst, measure_worst
 from rig.lab.model import Lab
 from rig.report import text
@@ -63,6 +64,7 @@ class RoundTrip(Scenario):
         pools = sorted(run_pools(context.session.lab), key=lambda pool: pool.encrypt)
         written, appended = _split(context.files, pools[0].number)
         size = max(1, sum(volume.size for volume in (*written, *appended)))
+        context.measure(judge_clock(context.session.drive.engine.clock))
         context.report.step_heading()
         context.session.drive.engine.clear_counters()
         with context.nodes.open(
@@ -301,6 +303,7 @@ def _step_rates(
         unit="MB/s",
         minimum=drive.unit.native_rate / 1e6,
         rules=(step,),
+        assumed_clock=drive.engine.clock.assumed,
         not_judged=why_not,
         detail=detail,
     )

@@ -15,11 +15,13 @@ from typing import Final
 
 from hdl.verilator.power_up import power_up_seed
 from hsm.errors import TaperigError
+from rig.engine.clock import settle_clock
 from rig.lab.model import Lab
 from rig.report import text
 from rig.report.console import ConsoleReport
 from rig.report.junit import write_junit
 from rig.results.events import EventLog
+from rig.results.measurement import EngineClock
 from rig.results.provenance import software
 from rig.results.results import ResultsError, RunResult, write_results
 from rig.results.runs import under_way
@@ -129,7 +131,7 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
     run = RunResult(
         lab=lab.name,
         board=board,
-        clock_hz=lab.boards[board].clock_hz,
+        clock=EngineClock(lab.boards[board].clock_hz, why_assumed="the board was not opened"),
         drive={
             "serial": unit.serial,
             "model": unit.model,
@@ -149,7 +151,7 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
         "power_up": power_up_seed() if simulated else None,
     }
     report.line(
-        f"lab {lab.name}, board {board} at {run.clock_hz / 1e6:g} MHz, drive {unit.serial} "
+        f"lab {lab.name}, board {board} at {run.clock}, drive {unit.serial} "
         f"({unit.model}, {unit.native_rate / 1e6:g} MB/s), "
         + (
             f"{text.plural(len(files), 'file')} of {text.size(total)}"
@@ -250,10 +252,15 @@ def _run_all(
             provenance.data_sha256 = data_sha256(files)
         session = started.open()
         describe_session(provenance, session)
-        engine, unit = session.drive.engine, lab.boards[board]
+        drive, unit = session.drive, lab.boards[board]
+        engine = drive.engine
+        with run.phase("clock"), report.task("measuring the board's clock"):
+            run.clock = settle_clock(engine, drive.traffic)
         provenance.gates = identify_gates(engine, unit, state, waves=options.waves)
         if not options.any_build:
             require_known_build(provenance.gates, engine, board, unit, state)
+        if not run.clock.assumed:
+            report.line(f"board {board} at {run.clock}")
         nodes = RunNodes(folder)
         try:
             for scenario in scenarios:

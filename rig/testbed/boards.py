@@ -11,7 +11,7 @@ from hsm.errors import TaperigError
 from rig.board.protocol import Board
 from rig.board.sim import SimBoard
 from rig.engine.driver import Engine
-from rig.lab.model import Lab
+from rig.lab.model import BoardUnit, Lab
 from rig.results.events import TaskDisplay
 
 
@@ -74,6 +74,16 @@ def open_board(
         )
     with simulation:
         yield simulation
+
+
+def require_clock(engine: Engine, name: str, unit: BoardUnit) -> None:
+    """Raise BoardChoiceError for simulated gates with more than their assumed clock."""
+    if engine.simulated and unit.clock_hz > unit.build_clock_mhz * 1e6:
+        raise BoardChoiceError(
+            f"Board {name} has simulated gates, whose clock cannot be measured, and its clock_mhz "
+            f"of {unit.clock_hz / 1e6:g} is above the {unit.build_clock_mhz:g} MHz that are "
+            "assumed; correct clock_mhz, or remove it"
+        )
 
 
 @contextmanager

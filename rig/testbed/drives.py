@@ -16,7 +16,7 @@ from rig.engine.driver import Engine
 from rig.engine.traffic_generator import TrafficGenerator
 from rig.lab.model import DriveUnit, Lab
 from rig.results.events import TaskDisplay
-from rig.testbed.boards import open_board
+from rig.testbed.boards import open_board, require_clock
 from rig.testbed.side_by_side import SideBySide
 
 
@@ -56,11 +56,12 @@ class StartedDrive:
         """
         provisioned_drive = provisioned.drive(unit.serial)
         self._unit = unit
+        self._lab, self._name = lab, board or unit.board
         self._authority = load_certificate(provisioned.ca).public_bytes(Encoding.DER)
         self._board: Board = parts.enter_context(
             open_board(
                 lab,
-                board or unit.board,
+                self._name,
                 report,
                 transport_key=provisioned_drive.transport_key,
                 waves=waves,
@@ -72,8 +73,12 @@ class StartedDrive:
         )
 
     def engine(self) -> Engine:
-        """Wait for the board; close the plain key port of its engine."""
+        """Wait for the board; close the plain key port of its engine.
+
+        Raises BoardChoiceError for simulated gates with a clock that nothing could measure.
+        """
         engine = Engine(self._board)
+        require_clock(engine, self._name, self._lab.boards[self._name])
         engine.lock_plain_key()
         return engine
 

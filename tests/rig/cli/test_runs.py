@@ -15,7 +15,7 @@ import pytest
 
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import TapeFormat
-from rig.results.measurement import Measurement
+from rig.results.measurement import EngineClock, Measurement
 from rig.results.results import Check, RunResult, ScenarioResult, write_results
 from rig.results.runs import under_way
 from tests.support.rig_command import RIG, Ended, lab_file, rig
@@ -27,7 +27,9 @@ def stored(state: Path, name: str, *, days: float = 0, good: bool = True) -> Pat
     """A run's folder with results, begun so many days ago."""
     folder = state / "runs" / name
     folder.mkdir(parents=True)
-    run = RunResult("default", "sim", 62.5e6, {"serial": "T1"}, ["rig"], time.time() - days * DAY)
+    run = RunResult(
+        "default", "sim", EngineClock(62.5e6), {"serial": "T1"}, ["rig"], time.time() - days * DAY
+    )
     run.duration_s = 12.3
     scenario = ScenarioResult("round_trip", "A round trip")
     scenario.checks.append(Check("the volume came back", good, "byte 7 differs"))

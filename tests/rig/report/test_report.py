@@ -16,7 +16,7 @@ from rig.report import text
 from rig.report.console import ConsoleReport
 from rig.report.junit import write_junit
 from rig.results.events import Event
-from rig.results.measurement import Measurement
+from rig.results.measurement import EngineClock, Measurement
 from rig.results.provenance import (
     BoardAddress,
     Gates,
@@ -57,7 +57,7 @@ def good_run() -> RunResult:
     run = RunResult(
         lab="default",
         board="sim",
-        clock_hz=62.5e6,
+        clock=EngineClock(62.5e6),
         drive={"serial": "T1", "model": "TS1120", "native_mb_per_s": 104.0},
         command=["rig", "run"],
         scenarios=[scenario],

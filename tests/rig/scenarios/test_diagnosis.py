@@ -10,7 +10,7 @@ from rig.board.protocol import BoardError
 from rig.drive.sense import DriveError
 from rig.engine.driver import RecordError
 from rig.engine.throughput import MeasureError
-from rig.results.measurement import Measurement
+from rig.results.measurement import EngineClock, Measurement
 from rig.results.results import Check, RunResult, ScenarioResult
 from rig.scenarios.diagnosis import gates_at_fault
 
@@ -24,7 +24,7 @@ def run_with(
         scenario.measurements.append(
             Measurement("rate", rate, "MB/s", minimum=104.0, rules=("RATE-2",))
         )
-    run = RunResult("default", "sim", 62.5e6, {}, ["rig"])
+    run = RunResult("default", "sim", EngineClock(62.5e6), {}, ["rig"])
     run.scenarios.append(scenario)
     return run
 
