@@ -24,6 +24,10 @@ _WORD_BYTES = 16
 _LIMIT_S = 60.0
 _MOST_RECORDS = (1 << 32) - 1
 _TOP_BITS = (1 << 128) - 1
+_LANES = 128
+"""The check value is the same after so many rotations by one."""
+_BLOCK_BYTES = _LANES * _WORD_BYTES
+_ALL_LANES = (1 << 8 * _BLOCK_BYTES) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,23 +168,29 @@ class ExpectedTraffic:
         """Start before the first record."""
         if operation is Operation.DECRYPT and change_after is not None:
             raise EngineError("The generator decrypts one record again and again, under one key")
-        self._key = key
         self._operation = operation
         self._size = size
         self._seed = seed
         self._aad_bytes = aad_bytes
         self._change_after = change_after
-        self._next_key = next_key
         self._records = 0
-        self._check = 0
+        self._check = _CheckValue()
+        self._pattern = _Pattern(seed, size)
+        self._ciphers = AESGCM(key), AESGCM(next_key or key)
+        self._head = (RecordStatus.OK << 24 | operation.value << 20 | size).to_bytes(4, "big")
+        self._head += bytes(_WORD_BYTES - len(self._head))
         self.tag = bytes(_WORD_BYTES)
-        self._plain = b""
+        self._decrypted = 0
+        """The check value of one decrypted record: all are the same."""
         if operation is Operation.DECRYPT:
             iv = record_iv(seed, 0)
             counter = Cipher(algorithms.AES(key), modes.CTR(iv + bytes((0, 0, 0, 2)))).decryptor()
-            self._plain = counter.update(record_data(seed, 0, size))
+            plain = counter.update(record_data(seed, 0, size))
             aad = record_aad(seed, 0, aad_bytes)
-            self.tag = AESGCM(key).encrypt(iv, self._plain, aad)[size:]
+            self.tag = self._ciphers[0].encrypt(iv, plain, aad)[size:]
+            one = _CheckValue()
+            one.add(self._head + _padded(plain))
+            self._decrypted = one.value()
 
     def after(self, records: int) -> int:
         """Return the check value after so many records; counts may only grow."""
@@ -189,32 +199,91 @@ class ExpectedTraffic:
                 f"The check value after {records} records is asked for after that of "
                 f"{self._records}; start again with the seed"
             )
+        if self._operation is Operation.DECRYPT:
+            self._records = records
+            return self._repeated(records)
         while self._records < records:
-            self._add(self._result(self._records))
+            self._check.add(self._head + self._result(self._records))
             self._records += 1
-        return self._check
+        return self._check.value()
+
+    def _repeated(self, records: int) -> int:
+        """Return the check value of so many equal records.
+
+        Each is rotated by the words that follow, and rotations repeat after 128.
+        """
+        words = 1 - (-self._size // _WORD_BYTES)
+        check = 0
+        for later in range(min(records, _LANES)):
+            if (records - later + _LANES - 1) // _LANES % 2:
+                check ^= _rotated(self._decrypted, words * later)
+        return check
 
     def _result(self, number: int) -> bytes:
-        if self._operation is Operation.DECRYPT:
-            return _padded(self._plain)
-        data = record_data(self._seed, number, self._size)
+        data = self._pattern.data(number)
         if self._operation is Operation.BYPASS:
             return _padded(data)
-        key = self._key
-        if self._next_key is not None and self._change_after is not None:
-            key = key if number < self._change_after else self._next_key
+        changed = self._change_after is not None and number >= self._change_after
         aad = record_aad(self._seed, number, self._aad_bytes)
-        sealed = AESGCM(key).encrypt(record_iv(self._seed, number), data, aad)
+        sealed = self._ciphers[changed].encrypt(record_iv(self._seed, number), data, aad)
         return _padded(sealed[: self._size]) + sealed[self._size :]
 
-    def _add(self, body: bytes) -> None:
-        check = self._check
-        head = RecordStatus.OK << 120 | self._operation.value << 116 | self._size << 96
-        check = (check << 1 & _TOP_BITS | check >> 127) ^ head
-        for at in range(0, len(body), _WORD_BYTES):
-            word = int.from_bytes(body[at : at + _WORD_BYTES], "big")
-            check = (check << 1 & _TOP_BITS | check >> 127) ^ word
-        self._check = check
+
+class _Pattern:
+    """The data of records of one size, which differ in their number only."""
+
+    def __init__(self, seed: int, size: int) -> None:
+        self._size = size
+        self._words = -(-size // _WORD_BYTES)
+        self._data = bytearray(record_data(seed, 0, self._words * _WORD_BYTES))
+        self._number = bytes(4)
+
+    def data(self, number: int) -> bytes:
+        """Return the data of a record."""
+        for at, (old, new) in enumerate(zip(self._number, number.to_bytes(4, "big"), strict=True)):
+            if old != new:
+                self._data[4 + at :: _WORD_BYTES] = bytes((new,)) * self._words
+        self._number = number.to_bytes(4, "big")
+        return bytes(memoryview(self._data)[: self._size])
+
+
+class _CheckValue:
+    """The generator's check value: each word rotates it by one and is added.
+
+    After 128 words it is rotated back, so words that are 128 apart are added up first, as parts of
+    one long number, the lanes.
+    """
+
+    def __init__(self) -> None:
+        self._words = 0
+        self._lanes = 0
+
+    def add(self, body: bytes) -> None:
+        """Add whole words."""
+        lanes, whole = 0, len(body) - len(body) % _BLOCK_BYTES
+        view = memoryview(body)
+        for at in range(0, whole, _BLOCK_BYTES):
+            lanes ^= int.from_bytes(view[at : at + _BLOCK_BYTES], "big")
+        rest = view[whole:]
+        lanes ^= int.from_bytes(rest, "big") << 8 * (_BLOCK_BYTES - len(rest))
+        by = self._words % _LANES * _WORD_BYTES * 8
+        self._lanes ^= lanes >> by | (lanes << (8 * _BLOCK_BYTES - by)) & _ALL_LANES
+        self._words += len(body) // _WORD_BYTES
+
+    def value(self) -> int:
+        """Return the check value of all words so far."""
+        check = 0
+        lanes = self._lanes.to_bytes(_BLOCK_BYTES, "big")
+        for lane in range(_LANES):
+            at = lane * _WORD_BYTES
+            word = int.from_bytes(lanes[at : at + _WORD_BYTES], "big")
+            check ^= _rotated(word, self._words - 1 - lane)
+        return check
+
+
+def _rotated(word: int, by: int) -> int:
+    by %= _LANES
+    return (word << by | word >> (_LANES - by)) & _TOP_BITS
 
 
 def _padded(data: bytes) -> bytes:
