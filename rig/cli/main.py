@@ -15,6 +15,7 @@ from typer._click.exceptions import ClickException  # typer has no public name f
 from hsm.errors import TaperigError
 from rig.cli.baseline import baseline_app
 from rig.cli.board import board_app, board_serve
+from rig.cli.compare import compare
 from rig.cli.doctor import doctor
 from rig.cli.ekm import ekm_app
 from rig.cli.ekm_verify import ekm_verify
@@ -33,6 +34,7 @@ rig run                            run the default scenario of lab.yaml
 rig run --data FOLDER --out DIR    write your own files as logical volumes
 rig run --waves                    write a waveform (FST), of little data
 rig runs list                      list the runs and their verdicts
+rig compare OLD NEW                what changed between two runs
 rig soak --hours 8                 mixed records overnight, each compared
 rig kat gcmEncryptExtIV256.rsp     run NIST's known answers through the gates
 rig hsm list                       list the keys in the token
@@ -135,6 +137,14 @@ def run(
             help="Seed of the records that rates generates; by default a random one.",
         ),
     ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline",
+            metavar="FILE",
+            help="results.json of an earlier run; fail what is worse, as `rig compare` does.",
+        ),
+    ] = None,
     any_build: Annotated[
         bool,
         typer.Option("--any-build", help="Judge a board whose build of the gates is not known."),
@@ -157,6 +167,7 @@ def run(
         thorough=thorough,
         scenarios=tuple(scenario or ()),
         any_build=any_build,
+        baseline=baseline,
         lab_file=lab if lab is not None else default_lab_path(),
     )
     if seed is not None:
@@ -166,6 +177,7 @@ def run(
 
 
 app.command("soak", rich_help_panel=_JUDGE)(soak)
+app.command("compare", rich_help_panel=_JUDGE)(compare)
 app.command("kat", rich_help_panel=_JUDGE)(kat)
 app.command("doctor", rich_help_panel=_SET_UP)(doctor)
 

@@ -238,17 +238,17 @@ def _measurement(item: Measurement) -> dict[str, Any]:
 def write_results(run: RunResult, folder: Path) -> Path:
     """Write results.json into a folder, whole or not at all; return its path."""
     text = json.dumps(
-        _finite(as_json(run)), indent=2, ensure_ascii=False, allow_nan=False, default=str
+        finite(as_json(run)), indent=2, ensure_ascii=False, allow_nan=False, default=str
     )
     return write_whole(folder / "results.json", text + "\n")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replace numbers that JSON cannot write by null."""
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

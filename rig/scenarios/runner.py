@@ -11,19 +11,31 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hdl.verilator.power_up import power_up_seed
 from hsm.errors import TaperigError
 from rig.engine.clock import settle_clock
 from rig.lab.model import Lab
+from rig.report import comparison as comparison_report
 from rig.report import text
 from rig.report.console import ConsoleReport
 from rig.report.junit import write_junit
+from rig.report.tables import output_width
+from rig.results import comparison
 from rig.results.events import EventLog
 from rig.results.measurement import EngineClock
 from rig.results.provenance import software
-from rig.results.results import ResultsError, RunResult, write_results
+from rig.results.reading import read_one
+from rig.results.results import (
+    Check,
+    ResultsError,
+    RunResult,
+    ScenarioResult,
+    as_json,
+    finite,
+    write_results,
+)
 from rig.results.runs import under_way
 from rig.scenarios.base import Scenario
 from rig.scenarios.diagnosis import gates_at_fault
@@ -74,6 +86,8 @@ class RunOptions:
     """Of the sizes, operations and AAD of generated records."""
     lab_file: Path | None = None
     """Where the lab was loaded from."""
+    baseline: Path | None = None
+    """Results of an earlier run, against which those of this one are compared."""
     soak: SoakOptions | None = None
     """A soak in place of scenarios and files."""
 
@@ -123,6 +137,7 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
             "--thorough counts more clocks in the scenario rates, and a waveform is of few clocks; "
             "leave --thorough out, or run rates without --waves."
         )
+    baseline = None if options.baseline is None else read_one(options.baseline)
     board = choose_board(lab, options.board)
     unit = choose_drive(lab, board)
     files = _files(lab, options) if options.soak is None else []
@@ -139,7 +154,7 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
         },
         command=sys.argv,
         data={"volumes": len(files), "bytes": total, "sources": _sources(lab, options)},
-        planned=tuple(names),
+        planned=(*names, *(() if baseline is None else (comparison.NAME,))),
         began=began,
     )
     if options.lab_file is not None:
@@ -163,6 +178,8 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
     with under_way(folder):
         try:
             _run_all(lab, board, state, folder, names, files, report, run, options)
+            if baseline is not None:
+                run.scenarios.append(_compared(run, baseline, str(options.baseline), report))
         except TaperigError as error:
             run.error, failure = str(error), error
             report.error(str(error))
@@ -186,6 +203,26 @@ def run_lab(lab: Lab, state: Path, options: RunOptions) -> RunResult:
         command = shlex.join(["rig", *sys.argv[1:], "--waves"])
         report.line(f"for a waveform of this run: {command}")
     return run
+
+
+def _compared(
+    run: RunResult, baseline: dict[str, Any], name: str, report: ConsoleReport
+) -> ScenarioResult:
+    """Return a scenario that fails where a run is worse than its baseline."""
+    result = ScenarioResult(comparison.NAME, f"Compared with {name}")
+    found = comparison.compare(baseline, finite(as_json(run)))
+    check = Check(
+        "nothing is worse than in the baseline",
+        not found.bad,
+        comparison_report.worse(found.bad) or comparison_report.summary(found),
+    )
+    result.checks.append(check)
+    report.title(result.title)
+    for line in comparison_report.lines(found, output_width()):
+        report.line(line)
+    report.check(check)
+    report.scenario_end(result)
+    return result
 
 
 def _report_end(report: ConsoleReport, run: RunResult, results: Path) -> None:
