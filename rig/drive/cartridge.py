@@ -479,6 +479,7 @@ class Cartridge:
         """Repair both slots; cut off what a power cut left behind the records."""
         if self.damage:
             return
+        self._acknowledge(scan)
         for _ in range(2):
             if self.memory not in slots or any(
                 slot is None or slot.eedks != self.memory.eedks for slot in slots
@@ -497,6 +498,18 @@ class Cartridge:
                 self._file.truncate(self._end)
                 self._file.sync()
             self._write_end()
+
+    def _acknowledge(self, scan: MediaScan) -> None:
+        """Have the memory count every record found, once these are safe.
+
+        It may know an earlier end, from before a power cut. Then a copy on the media that is torn
+        later, while it is written in place, would count as the end.
+        """
+        found = replace(self.memory, end_offset=scan.end, block_count=len(self.headers))
+        if self.format is not TapeFormat.BLANK and found != self.memory:
+            with self._failing("repair"):
+                self._file.sync()
+            self.memory = found
 
     def _nothing_readable(self, size: int) -> str:
         if size < MEDIA_OFFSET and self._file.read(0, 4) != PAGE_MAGIC:
