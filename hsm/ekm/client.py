@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from hsm.configuration.tls_files import TlsFiles
 from hsm.ekm import openssl_errors
 from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.errors import EkmError, EkmUnavailable
 from hsm.framing import FrameError, read_frame
-from hsm.keys.pki import TlsFiles
 
 ANSWER_SECONDS = 30.0
 """The longest time for an answer; then the key manager counts as lost."""

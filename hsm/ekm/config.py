@@ -12,11 +12,12 @@ from pydantic import Field
 
 from hsm.configuration.load import dump, load, parse
 from hsm.configuration.part import LocalPath, Part
+from hsm.configuration.tls_files import TlsFiles
 from hsm.ekm.drive_table import DriveTable
+from hsm.ekm.lab_folder import AUDIT_FILE, lab_folder
 from hsm.ekm.logs import LogFormat, LogLevel
 from hsm.ekm.protocol.errors import EkmError
 from hsm.files import private_directory
-from hsm.keys.pki import TlsFiles
 from hsm.pkcs11.config import TokenConfig
 
 __all__ = ["EkmConfig", "dump_config", "enrol_drives", "lab_config", "load_config", "parse_config"]
@@ -147,7 +148,7 @@ def lab_config(
     ProvisioningError when its folder cannot be created.
     """
     home = lab.first_token if token is None else lab.tokens[token]
-    folder = lab.state_dir / "ekm" / name
+    folder = lab_folder(lab.state_dir, name)
     private_directory(folder)
     return EkmConfig(
         token=home.config,
@@ -156,7 +157,7 @@ def lab_config(
         signing_key=home.signing_key,
         drive_ca=lab.ca,
         drive_table=folder / "drives.sqlite",
-        audit=folder / "audit.jsonl",
+        audit=folder / AUDIT_FILE,
         host=host,
         port=port,
         partners=tuple(each.certificate for each in lab.tokens.values() if each is not home),

@@ -33,8 +33,10 @@ EEDK_VERSION: Final = 1
 ALGORITHM: Final = "RSA-OAEP"
 MAX_EEDK_BYTES: Final = 1024
 KEK_HASH_BYTES: Final = 32
-MIN_WRAPPED_BYTES: Final = 256
-MAX_WRAPPED_BYTES: Final = 512
+MIN_KEK_BITS: Final = 2048
+MAX_KEK_BITS: Final = 4096
+MIN_WRAPPED_BYTES: Final = MIN_KEK_BITS // 8
+MAX_WRAPPED_BYTES: Final = MAX_KEK_BITS // 8
 CACHED_EEDKS: Final = 4096
 """Decoded EEDKs in the cache: as many as a busy library has cartridges."""
 _SIGNED_PREFIX: Final = b"taperig EEDK 1\0"

@@ -28,14 +28,13 @@ from hsm.errors import (
     LabelDuplicateError,
     LabelUnknownError,
 )
+from hsm.keys.eedk import MAX_KEK_BITS, MIN_KEK_BITS
 from hsm.keys.key_generation import RESTRICTED_ID_PREFIX, generate_rsa, import_rsa, trust_public_key
 from hsm.keys.labels import label_key, normalize_label
 from hsm.keys.pki import CertificateAuthority
 from hsm.pkcs11.encoding import der_integer, rsa_public, spki_hash
 from hsm.pkcs11.token import Token
 
-MIN_KEK_BITS: Final = 2048
-MAX_KEK_BITS: Final = 4096
 PENDING_LABEL: Final = "taperig pending"
 """Label of the private half of an unfinished KEK; safe to remove."""
 

@@ -2,10 +2,15 @@
 
 import unicodedata
 from functools import lru_cache
+from typing import Final
 
 from hsm.errors import LabelInvalidError
 
 MAX_LABEL_CHARACTERS = 64
+DRIVE_IDENTITY_LABEL: Final = "taperig drive identity"
+DRIVE_WRAP_LABEL: Final = "taperig drive wrap"
+TRANSPORT_LABEL: Final = "taperig transport"
+"""The three keys in the token of a drive's secure element."""
 
 
 def normalize_label(label: str) -> str:

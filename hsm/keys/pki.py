@@ -16,9 +16,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from pydantic import Field
 
-from hsm.configuration.part import LocalPath, Part
+from hsm.configuration.tls_files import TlsFiles
 from hsm.errors import PkiError
 from hsm.files import private_directory, read_limited, write_private
 
@@ -40,16 +39,6 @@ class Role(Enum):
 
     DRIVE = x509.ObjectIdentifier("2.25.167273729618652200568379073662444793523")
     KEY_MANAGER = x509.ObjectIdentifier("2.25.154528437032782870066844433342154210227")
-
-
-class TlsFiles(Part):
-    """A TLS identity: certificate, key (mode 0600) and the CA of the peers."""
-
-    certificate: LocalPath = Field(description="the path of a certificate (PEM)")
-    key: LocalPath = Field(description="the path of its private key (PEM, mode 0600)")
-    ca: LocalPath = Field(
-        description="the path of the certificate of the authority that peers are checked against"
-    )
 
 
 class CertificateAuthority:

@@ -1,28 +1,18 @@
-"""SoftHSM, the default token: its configuration, tokens and PINs.
+"""SoftHSM, the default token: module, configuration, files of the PINs.
 
 All files are under the state directory; the system's own SoftHSM configuration is neither read nor
-written. Every step can be repeated after an interruption: PIN files are written first and
-atomically; then the token is made in a directory of its own, with its PINs, and moved in.
+written. `hsm.pkcs11.softhsm_token` makes the tokens.
 """
 
 import os
-import shutil
 from contextlib import suppress
-from ctypes import c_char_p, c_ulong
 from pathlib import Path
 from typing import Final
 
-import pkcs11
-from pkcs11 import TokenFlag
-from pkcs11 import exceptions as refusals
-
 from hsm.errors import ModuleAbsentError, ProvisioningError
-from hsm.files import private_directory, read_limited, reason_and_cure, write_private
+from hsm.files import private_directory, read_limited, write_private
 from hsm.pkcs11.config import TokenConfig
-from hsm.pkcs11.module import Module, login_error
-from hsm.pkcs11.pins import PinSource, ensure_pin_file
-from hsm.pkcs11.structures import load_functions
-from hsm.pkcs11.token_storage import storage_failure
+from hsm.pkcs11.pins import PinSource
 
 CONFIGURATION_FILE: Final = "softhsm2.conf"
 EKM_TOKEN_LABEL: Final = "taperig-ekm"
@@ -99,7 +89,7 @@ def _pin_name(state_dir: Path, label: str) -> str:
 
 def _has_token(state_dir: Path, label: str) -> bool:
     """Return whether SoftHSM's files have a token, without the module."""
-    padded = _padded(label)
+    padded = padded_label(label)
     for path in (state_dir / "tokens").glob("*/token.object"):
         with suppress(OSError):
             if padded in read_limited(path, _MAX_TOKEN_OBJECT):
@@ -107,7 +97,8 @@ def _has_token(state_dir: Path, label: str) -> bool:
     return False
 
 
-def _padded(label: str) -> bytes:
+def padded_label(label: str) -> bytes:
+    """Return a token label as PKCS#11 has it, with blanks at its end."""
     return label.encode().ljust(_MAX_TOKEN_LABEL_BYTES)
 
 
@@ -118,7 +109,7 @@ def write_configuration(state_dir: Path) -> None:
     """
     for directory in (state_dir, state_dir / "tokens", state_dir / "pins"):
         private_directory(directory)
-    content = _configuration(state_dir / "tokens")
+    content = configuration(state_dir / "tokens")
     path = state_dir / CONFIGURATION_FILE
     try:
         is_there = read_limited(path, len(content)) == content
@@ -128,7 +119,8 @@ def write_configuration(state_dir: Path) -> None:
         write_private(path, content)
 
 
-def _configuration(tokens: Path) -> bytes:
+def configuration(tokens: Path) -> bytes:
+    """Return a configuration file of SoftHSM for a folder of tokens."""
     return (
         "# Written by Taperig; SoftHSM reads it through SOFTHSM2_CONF.\n"
         f"directories.tokendir = {tokens}\n"
@@ -136,96 +128,3 @@ def _configuration(tokens: Path) -> bytes:
         "log.level = ERROR\n"
         "slots.removable = false\n"
     ).encode()
-
-
-def ensure_token(state_dir: Path, label: str) -> TokenConfig:
-    """Return the token `label`; make it with random PINs if it is absent.
-
-    No token may be open in this process. Raises ProvisioningError, TokenError, PinError.
-    """
-    config = token_config(state_dir, label)
-    assert config.pin is not None and config.pin.file is not None  # noqa: PT018
-    user_pin = ensure_pin_file(config.pin.file)
-    so_pin = ensure_pin_file(config.pin.file.with_name(f"{config.pin.file.name}.so"))
-    with Module(config) as module:
-        present = label in {token.label for token in module.tokens()}
-        if present:
-            token = module.find_token(label)
-            if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
-                _init_user_pin(token, so_pin.read(), user_pin.read(), config.softhsm_conf)
-    if not present:
-        _make_token(state_dir, config, so_pin.read(), user_pin.read())
-    return config
-
-
-def _make_token(state_dir: Path, config: TokenConfig, so_pin: str, user_pin: str) -> None:
-    """Make the token in a directory of its own and move it in by one rename.
-
-    SoftHSM lists no token at all if it finds one whose file is truncated.
-    """
-    aside = state_dir / "tokens.new"
-    shutil.rmtree(aside, ignore_errors=True)
-    private_directory(aside)
-    configuration = state_dir / "softhsm2.new.conf"
-    write_private(configuration, _configuration(aside))
-    made = config.replace(softhsm_conf=configuration)
-    with Module(made) as module:
-        _init_token(module, config.label, so_pin, configuration)
-        _init_user_pin(module.find_token(config.label), so_pin, user_pin, configuration)
-    _require_complete(made, configuration)
-    (folder,) = aside.iterdir()
-    try:
-        folder.rename(state_dir / "tokens" / folder.name)
-        aside.rmdir()
-        configuration.unlink()
-    except OSError as error:
-        raise ProvisioningError(
-            f"The token {config.label} cannot be moved into {state_dir / 'tokens'}: "
-            f"{reason_and_cure(error)}."
-        ) from None
-
-
-def _require_complete(config: TokenConfig, configuration: Path) -> None:
-    """Read a new token back; SoftHSM does not notice each short write.
-
-    Raises ProvisioningError.
-    """
-    with Module(config) as module:
-        if any(
-            token.label == config.label and token.flags & TokenFlag.USER_PIN_INITIALIZED
-            for token in module.tokens()
-        ):
-            return
-    why = storage_failure(configuration) or "its files are incomplete; run the command again"
-    raise ProvisioningError(f"SoftHSM could not make the token {config.label}: {why}.")
-
-
-def _init_token(module: Module, label: str, so_pin: str, configuration: Path) -> None:
-    """Initialize a token in the free slot that SoftHSM always has.
-
-    C_InitToken is called directly, since python-pkcs11 lacks it.
-    """
-    free = module.tokens(initialized=False)[0].slot
-    pin = so_pin.encode()
-    arguments = (c_ulong, c_char_p, c_ulong, c_char_p)
-    _, functions = load_functions(module.path, {"C_InitToken": arguments})
-    code = functions["C_InitToken"](free.slot_id, pin, len(pin), _padded(label))
-    if code:
-        why = storage_failure(configuration) or f"PKCS#11 error 0x{code:x}; run the command again"
-        raise ProvisioningError(f"SoftHSM could not make the token {label}: {why}.")
-
-
-def _init_user_pin(
-    token: pkcs11.Token, so_pin: str, user_pin: str, configuration: Path | None
-) -> None:
-    try:
-        with token.open(rw=True, so_pin=so_pin) as session:
-            session.init_pin(user_pin)
-    except refusals.PKCS11Error as error:
-        if failure := storage_failure(configuration, error):
-            raise ProvisioningError(
-                f"SoftHSM could not set the PIN of the token {token.label}: {failure}."
-            ) from None
-        raise login_error(
-            error, token.label, "security officer", token.slot.get_token().flags
-        ) from None

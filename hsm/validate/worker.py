@@ -92,4 +92,4 @@ def _open(request: dict[str, Any]) -> TokenUnderTest:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main, "The validation worker"))
+    run_main(main, "The validation worker")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
+from typer.main import get_command_name
 
 Row = tuple[str, str]
 
@@ -133,6 +135,25 @@ class CommandLine(typer.Typer):
     def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
         """Register a command, as typer.Typer does."""
         return super().command(name, cls=Command, **options)
+
+
+def branch(commands: typer.Typer, words: Sequence[str]) -> typer.Typer:
+    """Return the commands without those that the words do not name.
+
+    To build the options of all takes a tenth of a second. Where the first word is not a command's
+    name, all stay, for help and for the nearest name.
+    """
+    word = words[0] if words else None
+    chosen = copy(commands)
+    for group in commands.registered_groups:
+        if group.name == word and group.typer_instance is not None:
+            only = copy(group)
+            only.typer_instance = branch(group.typer_instance, words[1:])
+            chosen.registered_groups, chosen.registered_commands = [only], []
+    for command in commands.registered_commands:
+        if word == (command.name or get_command_name(getattr(command.callback, "__name__", ""))):
+            chosen.registered_groups, chosen.registered_commands = [], [command]
+    return chosen
 
 
 def first_sentence(command: Any) -> str:

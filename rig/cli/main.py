@@ -19,7 +19,7 @@ from rig.cli.compare import compare
 from rig.cli.doctor import doctor
 from rig.cli.ekm import ekm_app
 from rig.cli.ekm_verify import ekm_verify
-from rig.cli.help import CommandLine, ExampleGroup
+from rig.cli.help import CommandLine, ExampleGroup, branch
 from rig.cli.hsm import hsm_app
 from rig.cli.kat import kat
 from rig.cli.options import BoardOption, JsonOption, LabOption, lab_of, print_json
@@ -243,7 +243,7 @@ def run_command_line(arguments: list[str]) -> int:
     """
     if "_RIG_COMPLETE" in os.environ:
         app(prog_name="rig")  # the shell asks for completions; this exits
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(branch(app, arguments))
     try:
         with command.make_context("rig", arguments) as context:
             command.invoke(context)

@@ -28,8 +28,8 @@ from hsm.framing import FrameError, frame, read_frame
 from hsm.pkcs11.config import TokenConfig
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.softhsm import drive_token_label, token_config
-from hsm.pkcs11.token import SEALED_KEY_BYTES
 from hsm.provisioning import ProvisionedDrive, check_serial, provision_drive
+from rig.engine.driver import SEALED_KEY_BYTES
 
 __all__ = [
     "SecureElement",

@@ -21,10 +21,10 @@ from hsm.errors import (
     TokenRefusedError,
     UnwrapRefusedError,
 )
+from hsm.keys.labels import DRIVE_IDENTITY_LABEL, DRIVE_WRAP_LABEL, TRANSPORT_LABEL
 from hsm.keys.pki import load_certificate
 from hsm.pkcs11.encoding import spki_der
 from hsm.pkcs11.token import Token, open_token
-from hsm.provisioning import DRIVE_IDENTITY_LABEL, DRIVE_WRAP_LABEL, TRANSPORT_LABEL
 from rig.drive.secure_element import decode_config, receive_message, send_message
 
 
@@ -113,4 +113,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main, "The secure element"))
+    run_main(main, "The secure element")

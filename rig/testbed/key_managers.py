@@ -13,6 +13,7 @@ from pathlib import Path
 from hsm import provisioning
 from hsm.ekm.client import EkmEndpoint, Resolve
 from hsm.ekm.config import EkmConfig, enrol_drives, lab_config
+from hsm.ekm.service.front_process import FrontProcess
 from hsm.ekm.service.launch import EkmProcess, start_ekm
 from hsm.keys.labels import label_key
 from hsm.pkcs11 import softhsm
@@ -142,12 +143,20 @@ class StartedKeyManagers:
 
 @contextmanager
 def start_key_managers(
-    lab: Lab, ekms: Sequence[EkmUnit], provisioned: ProvisionedLab
+    lab: Lab,
+    ekms: Sequence[EkmUnit],
+    provisioned: ProvisionedLab,
+    fronts: Mapping[str, FrontProcess],
 ) -> Iterator[StartedKeyManagers]:
-    """Start the key managers that the lab starts; stop them at the end."""
+    """Start the key managers that the lab starts; stop them at the end.
+
+    ``fronts`` are processes that have been started already.
+    """
     with ExitStack() as stack:
         processes = {
-            ekm.name: stack.enter_context(start_ekm(ekm_config(ekm, provisioned)))
+            ekm.name: stack.enter_context(
+                start_ekm(ekm_config(ekm, provisioned), fronts.get(ekm.name))
+            )
             for ekm in ekms
             if ekm.start
         }

@@ -4,8 +4,8 @@ It is under `ve/NAME` in the state folder. What the lab file says of its pools a
 entered when the node does not know them yet; after that, `rig ve pools` and `rig ve constructs`
 change them, and the lab file does not.
 
-The node and its catalogue take half a second to import, so that is done while the processes of its
-drives and key managers start.
+The node, its catalogue and the session take half a second to import, so that is done while the
+processes of its drives and key managers start.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hsm.ekm.service.front_process import FrontProcess
 from rig.lab.model import Lab, LabError
 from rig.results.events import EventLog, TaskDisplay
-from rig.testbed.session import start_session
 
 if TYPE_CHECKING:
     from rig.ve.catalogue.database import Catalogue
@@ -55,8 +55,17 @@ def open_node(
     with ExitStack() as stack:
         started = None
         if drives:
+            fronts = {  # first, because a key manager takes longest to start
+                ekm.name: stack.enter_context(FrontProcess.of_lab(state, ekm.name))
+                for ekm in lab.ekms_of(name)
+                if ekm.start
+            }
+            from rig.testbed.session import start_session
+
             units = [each for each in lab.drives_of(name) if each.serial not in offline]
-            started = stack.enter_context(start_session(lab, name, state, report, events, units))
+            started = stack.enter_context(
+                start_session(lab, name, state, report, events, units, fronts=fronts)
+            )
         from rig.testbed import node_setup  # while the processes start
         from rig.ve.node import Node
 

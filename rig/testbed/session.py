@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from hsm.ekm.config import EkmConfig
+from hsm.ekm.service.front_process import FrontProcess
 from hsm.provisioning import ProvisionedLab
 from rig.lab.model import DriveUnit, Lab
 from rig.results.events import EventLog, TaskDisplay
@@ -105,6 +107,7 @@ def start_session(
     events: EventLog,
     units: Sequence[DriveUnit],
     *,
+    fronts: Mapping[str, FrontProcess] = MappingProxyType({}),
     board: str | None = None,
     reach_key_manager: bool = False,
     phase: Phase = nullcontext,
@@ -114,8 +117,8 @@ def start_session(
     """Provision, and start boards, key managers and secure elements.
 
     They start side by side; while they do, the caller imports what it needs, and then it opens the
-    session. `board` takes the place of the drives' own; `waves` and `log` are files for its
-    simulation.
+    session. `fronts` are processes of key managers that have been started already. `board` takes
+    the place of the drives' own; `waves` and `log` are files for its simulation.
     """
     with SideBySide() as parts:
         with phase("keys"), report.task("preparing tokens, keys and certificates"):
@@ -124,7 +127,7 @@ def start_session(
                 key_managers.require_keks(lab, node, provisioned)
         # A key manager takes longest to start.
         started_ekms = parts.enter_context(
-            key_managers.start_key_managers(lab, lab.ekms_of(node), provisioned)
+            key_managers.start_key_managers(lab, lab.ekms_of(node), provisioned, fronts)
         )
         with phase("board"):
             drives = [

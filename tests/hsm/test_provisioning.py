@@ -30,12 +30,11 @@ from hsm.pkcs11.module import Module
 from hsm.pkcs11.pins import PinSource, ensure_pin_file
 from hsm.pkcs11.softhsm import (
     CONFIGURATION_FILE,
-    _init_token,
-    ensure_token,
     find_module,
     token_config,
     write_configuration,
 )
+from hsm.pkcs11.softhsm_token import _init_token, ensure_token
 from hsm.pkcs11.token import open_token
 from hsm.provisioning import (
     ProvisionedLab,
@@ -139,7 +138,7 @@ def test_provisioning_completes_after_an_interruption_at_any_step(
 ) -> None:
     plan = one_token_plan(tmp_path / "lab", ["KEK A"], [SERIAL], hosts=["localhost"])
     with subprocess.Popen(
-        [sys.executable, "-m", "hsm.provisioning"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "hsm.provisioner"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdin
         assert child.stdout
@@ -175,7 +174,7 @@ def test_provisioning_writes_only_in_the_state_folder(tmp_path: Path) -> None:
         "    if event == 'open' and isinstance(args[0], (str, bytes)) and args[2] & 3:\n"
         "        print('WROTE', os.fsdecode(args[0]), file=sys.stderr)\n"
         "sys.addaudithook(watch)\n"
-        "import hsm.provisioning; sys.exit(hsm.provisioning.main())"
+        "import hsm.provisioner; sys.exit(hsm.provisioner.main())"
     )
     plan = one_token_plan(tmp_path / "lab", ["KEK A"], hosts=[])
     before = _softhsm_of_the_system()
@@ -296,7 +295,7 @@ def test_softhsm_token_is_made_again_after_an_interruption(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hsm.pkcs11.softhsm._init_user_pin", interrupt)
+        patch.setattr("hsm.pkcs11.softhsm_token._init_user_pin", interrupt)
         with pytest.raises(KeyboardInterrupt):
             softhsm_token(tmp_path / "lab")
     open_token(softhsm_token(tmp_path / "lab")).close()
@@ -321,7 +320,7 @@ _LIMITED = """
 import resource, sys
 from pathlib import Path
 from hsm.errors import ProvisioningError
-from hsm.pkcs11.softhsm import ensure_token
+from hsm.pkcs11.softhsm_token import ensure_token
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
 try:
     ensure_token(Path(sys.argv[1]), "taperig-ekm")
@@ -469,7 +468,7 @@ def test_provisioning_issues_certificates_for_the_tokens_keys(lab_state: Provisi
 @pytest.mark.parametrize("request_of", ["make", "change"])
 def test_provisioning_ends_without_a_word_when_its_parent_is_gone(request_of: str) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "hsm.provisioning", request_of],
+        [sys.executable, "-m", "hsm.provisioner", request_of],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from hsm.keys.keystore import MIN_KEK_BITS
+from hsm.keys.eedk import MIN_KEK_BITS
 from hsm.keys.pki import CertificateAuthority, Role
 from hsm.pkcs11.oaep import OaepHash
 from hsm.provisioning import ProvisionedDrive, ProvisionedLab

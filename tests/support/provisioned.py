@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hsm.pkcs11.config import TokenConfig
-from hsm.pkcs11.softhsm import EKM_TOKEN_LABEL, ensure_token, write_configuration
+from hsm.pkcs11.softhsm import EKM_TOKEN_LABEL, write_configuration
+from hsm.pkcs11.softhsm_token import ensure_token
 from hsm.provisioning import ONE_TOKEN, ProvisionedLab, one_token_plan, provision
 
 

@@ -53,4 +53,4 @@ def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main, "The key manager"))
+    run_main(main, "The key manager")

@@ -7,23 +7,20 @@ import re
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from hsm.child_process import wait_for_end
 from hsm.ekm.config import EkmConfig, dump_config
 from hsm.ekm.protocol.errors import EkmError
+from hsm.ekm.service.front_process import ChildLog, FrontProcess
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 10.0
 _DYING_SECONDS = 0.2
 """Between the end of a process's connections and its own end."""
-_LOG_BYTES = 1 << 20
-"""A log longer than this is begun anew with the next start."""
 _READY = re.compile(rb"listening (\S+):(\d+)\n")
 
 
@@ -32,7 +29,7 @@ class EkmProcess:
     """A running key manager; a context manager that stops it."""
 
     _process: subprocess.Popen[bytes]
-    _log: _ChildLog
+    _log: ChildLog
     host: str = ""
     port: int = 0
     """The address, known after ``await_ready``."""
@@ -111,58 +108,19 @@ def spawn_ekm(config: EkmConfig, ready_seconds: float = READY_SECONDS) -> EkmPro
     return process
 
 
-def start_ekm(config: EkmConfig) -> EkmProcess:
+def start_ekm(config: EkmConfig, front: FrontProcess | None = None) -> EkmProcess:
     """Start a key manager; call ``await_ready`` before any use.
 
-    The kernel kills it when the calling thread ends, so call it from the main thread. The child's
-    log is beside its audit log.
+    ``front`` is its process, when that has been started already.
     """
-    log = _ChildLog(config.audit.with_name(f"{config.audit.name}.messages"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hsm.ekm.service.front", "-", "--die-with", str(os.getpid())],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log.file,
-        process_group=0,  # Ctrl-C comes to the parent, which stops this one
-    )
-    started = EkmProcess(process, log)
+    front = front or FrontProcess(config.audit)
+    started = EkmProcess(front.process, front.log)
     try:
-        _send_config(process, config)
+        _send_config(front.process, config)
     except BaseException:
         started._kill()
         raise
     return started
-
-
-class _ChildLog:
-    """The file of a child's standard error, which later children continue."""
-
-    def __init__(self, path: Path) -> None:
-        """Open the file; empty a long one."""
-        self.path = path
-        try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self.file = os.fdopen(os.open(path, flags, 0o600), "ab+")
-            if self.file.tell() > _LOG_BYTES:
-                self.file.truncate(0)
-        except OSError as error:
-            raise EkmError(
-                f"The key manager did not start: its log {path} cannot be written "
-                f"({error.strerror}); make its folder one that you may write."
-            ) from error
-        self._start = self.file.tell()
-
-    def end(self) -> str:
-        """Return the end of what this child has written, at most 4 KiB."""
-        size = self.file.seek(0, os.SEEK_END)
-        self.file.seek(max(self._start, size - 4096))
-        return self.file.read().decode(errors="replace").strip()
-
-    def where(self) -> str:
-        """Say where the child's messages are, if there are any."""
-        return (
-            f"its log is {self.path}" if self.end() else f"it wrote nothing to its log {self.path}"
-        )
 
 
 def _ending(status: int) -> str:
@@ -186,7 +144,7 @@ def _send_config(process: subprocess.Popen[bytes], config: EkmConfig) -> None:
 
 
 def _await_ready(
-    process: subprocess.Popen[bytes], log: _ChildLog, ready_seconds: float
+    process: subprocess.Popen[bytes], log: ChildLog, ready_seconds: float
 ) -> tuple[str, int]:
     assert process.stdout is not None
     deadline = time.monotonic() + ready_seconds

@@ -445,4 +445,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main, "The key manager's worker"))
+    run_main(main, "The key manager's worker")

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from hsm.configuration.part import Part
+from hsm.configuration.tls_files import TlsFiles
 from hsm.ekm import config as config_module
 from hsm.ekm.config import EkmConfig, dump_config, load_config
 from hsm.ekm.protocol.errors import EkmError
-from hsm.keys.pki import TlsFiles
 from hsm.pkcs11.accepted_risks import TokenRisk
 from hsm.pkcs11.config import TokenConfig
 from hsm.pkcs11.pins import PinSource

@@ -12,8 +12,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+from hsm.configuration.tls_files import TlsFiles
 from hsm.errors import PkiError
-from hsm.keys.pki import CertificateAuthority, Role, TlsFiles, load_certificate
+from hsm.keys.pki import CertificateAuthority, Role, load_certificate
 
 
 @pytest.fixture

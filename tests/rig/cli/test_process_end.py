@@ -128,7 +128,7 @@ def test_rig_fails_on_an_uncaught_error_of_a_thread(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("child", "command"),
     [
-        ("hsm.provisioning", ["hsm", "init"]),
+        ("hsm.provisioner", ["hsm", "init"]),
         ("rig.drive.secure_element_process", ["run", "--scenario", "round_trip"]),
         ("hsm.ekm.service.front", ["run", "--scenario", "round_trip"]),
         ("hsm.ekm.service.worker", ["run", "--scenario", "round_trip"]),

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from hsm.configuration.tls_files import TlsFiles
 from hsm.ekm.audit import log as audit_log
 from hsm.ekm.client import EkmClient, EkmEndpoint, tls_context
 from hsm.ekm.config import EkmConfig, dump_config, lab_config, load_config
@@ -31,7 +32,7 @@ from hsm.ekm.service.server import serve
 from hsm.errors import TaperigError
 from hsm.framing import LENGTH_BYTES
 from hsm.keys.eedk import KeyLabel
-from hsm.keys.pki import CertificateAuthority, TlsFiles, load_certificate
+from hsm.keys.pki import CertificateAuthority, load_certificate
 from hsm.pkcs11.pins import PinSource
 from hsm.provisioning import ProvisionedLab
 from tests.support.ekm_client import ExchangeClient
