@@ -363,6 +363,7 @@ class TestLinkFaults:
             results = engine.process(records)
             assert link.faults_done == 1
             assert recoveries
+            assert engine.link_faults == len(recoveries)
         assert [result.data for result in results] == [record.data for record in records]
 
     @pytest.mark.parametrize("fault", [Fault.LOST, Fault.GARBLED], ids=lambda fault: fault.name)

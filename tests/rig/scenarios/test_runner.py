@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +18,10 @@ from xml.etree import ElementTree
 
 import jsonschema
 import pytest
+from cryptography.hazmat.primitives import hashes
 
+from hdl.sources import rtl_sha256
+from hsm.keys.pki import load_certificate
 from hsm.pkcs11.softhsm import find_module
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import TapeFormat
@@ -122,9 +127,41 @@ def test_run_passes_and_writes_results(tmp_path: Path, own_state: Path, data: Pa
     assert all(step["outcome"] == "ok" and step["duration_s"] >= 0 for step in round_trip["steps"])
     assert len([m for m in rates["measurements"] if m["rules"] == ["RATE-1"]]) == 16
     assert len([m for m in rates["measurements"] if m["rules"] == ["RATE-2"]]) == 16
+    check_provenance(found["provenance"], own_state, tmp_path / "lab.yaml")
     # A run that passed leaves no cartridge behind.
     assert found["cartridges"] is None
     assert not any(path.is_dir() for path in (tmp_path / "out").iterdir())
+
+
+def check_provenance(found: dict[str, Any], state: Path, lab: Path) -> None:
+    """Check the provenance of a run against what made it."""
+    version = json.loads(rig("--version", "--json").out)
+    software, gates = found["software"], found["gates"]
+    assert software["git_commit"][:12] == version["commit"][:12]
+    assert software["git_clean"] is ("+dirty" not in version["commit"])
+    assert software["verilator"] == version["verilator"]
+    assert software["packages"]["cocotb"] == "2.1.0"
+    assert gates["build_hash"] == f"0x{gates['source_hash'][:8]}"
+    assert version["gates"] == f"sim_top-plain-{gates['source_hash']}"
+    assert (gates["origin"], gates["rtl_sha256"]) == ("checkout", rtl_sha256())
+    digest = hashlib.sha256(lab.read_bytes()).hexdigest()
+    assert found["lab_file"] == {"path": str(lab), "sha256": digest}
+    slots = subprocess.run(
+        ["softhsm2-util", "--show-slots"],
+        env={**os.environ, "SOFTHSM2_CONF": str(state / "softhsm2.conf")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    shown = {line.split(":")[1].strip() for line in slots.splitlines() if "Serial number:" in line}
+    assert {token["serial"] for token in found["tokens"]} == shown - {""}
+    for token in found["tokens"]:
+        assert (token["manufacturer"], token["model"]) == ("SoftHSM project", "SoftHSM v2")
+        assert f"Firmware version: {token['firmware']}" in re.sub(r":\s+", ": ", slots)
+    certificate = load_certificate(state / "pki" / "ekm-tls.pem")
+    (ekm,) = found["key_managers"]
+    assert ekm["certificate_sha256"] == certificate.fingerprint(hashes.SHA256()).hex()
+    assert found["seeds"]["power_up"] is found["link_faults"] is None
 
 
 @pytest.mark.rule("RATE-1", "RATE-3")
@@ -413,14 +450,18 @@ def test_run_refuses_a_state_folder_that_another_run_uses(
 # Cut short -------------------------------------------------------------------------------------
 
 
-def started(folder: Path, data: Path) -> subprocess.Popen[str]:
-    """Start a run that has begun to move data and has seconds left."""
-    (data / "much").write_bytes(os.urandom(1 << 20) * 16)
+def started(
+    folder: Path, data: Path, until: str = "BOT-1", megabytes: int = 16
+) -> subprocess.Popen[str]:
+    """Start a run, and return it when a line of its output begins so.
+
+    Until BOT-1: it has begun to move data and has seconds left.
+    """
+    (data / "much").write_bytes(os.urandom(1 << 20) * megabytes)
     process = subprocess.Popen(
         [
             RIG,
             "run",
-            *ROUND_TRIP,
             "--lab",
             lab_file(folder),
             "--data",
@@ -435,7 +476,7 @@ def started(folder: Path, data: Path) -> subprocess.Popen[str]:
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("BOT-1"):
+        if line.startswith(until):
             return process
     raise AssertionError(process.communicate())
 
@@ -472,10 +513,62 @@ def test_run_that_is_interrupted_leaves_no_process(
         assert "\nINTERRUPTED  " in out
         cut = results(tmp_path / "cut")
         assert cut["verdict"] == "interrupted"
-        (scenario,) = cut["scenarios"]
+        scenario, rest = cut["scenarios"]
         assert scenario["verdict"] == "interrupted"
+        assert (rest["name"], rest["verdict"]) == ("rates", "skipped")
         outcomes = {step["outcome"] for step in scenario["steps"]}
         assert outcomes <= {"ok", "interrupted"}
         assert ("  interrupted\n" in out) == ("interrupted" in outcomes)
     (data / "much").unlink()
     assert run(tmp_path, data, *ROUND_TRIP).code == 0
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize(
+    ("how", "rates"), [(signal.SIGTERM, "interrupted"), (signal.SIGKILL, "skipped")]
+)
+def test_run_cut_in_a_later_scenario_keeps_the_results_of_the_first(
+    tmp_path: Path, own_state: Path, data: Path, how: signal.Signals, rates: str
+) -> None:
+    process = started(tmp_path, data, until="Rates by record size", megabytes=0)
+    process.send_signal(how)
+    out, _ = process.communicate(timeout=60)
+    assert (f"results  {tmp_path / 'cut' / 'results.json'}" in out) == (how is signal.SIGTERM)
+    found = results(tmp_path / "cut")
+    assert found["verdict"] == "interrupted"
+    verdicts = {scenario["name"]: scenario["verdict"] for scenario in found["scenarios"]}
+    assert verdicts == {"round_trip": "pass", "rates": rates}
+    first = found["scenarios"][0]
+    assert len(first["checks"]) == 8
+    assert [step["step"] for step in first["steps"]] == [
+        *chain.from_iterable((*CLEAR_STEPS, *ENCRYPTED_STEPS))
+    ]
+    suites = ElementTree.parse(tmp_path / "cut" / "junit.xml").getroot()
+    kind = {"interrupted": "error", "skipped": "skipped"}[rates]
+    assert suites.find(f"testsuite[@name='rates']/testcase[@name='rates']/{kind}") is not None
+
+
+def test_run_with_an_internal_error_keeps_results_and_says_where(
+    tmp_path: Path,
+    own_state: Path,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("rig.scenarios.rates.measure_stream", fail)
+    names = ("round_trip", "rates", "pool_over_time")
+    options = RunOptions(data=(data / "a.txt",), out=tmp_path / "out", scenarios=names)
+    with pytest.raises(ZeroDivisionError):
+        run_lab(load_lab(lab_file(tmp_path)), own_state, options)
+    assert f"results  {tmp_path / 'out' / 'results.json'}" in capsys.readouterr().out
+    found = results(tmp_path / "out")
+    verdicts = {scenario["name"]: scenario["verdict"] for scenario in found["scenarios"]}
+    assert verdicts == {"round_trip": "pass", "rates": "error", "pool_over_time": "skipped"}
+    assert found["verdict"] == "error"
+    assert len([m for m in found["scenarios"][1]["measurements"] if "RATE-2" in m["rules"]]) == 16
+    suites = ElementTree.parse(tmp_path / "out" / "junit.xml").getroot()
+    reason = suites.findtext("testsuite[@name='pool_over_time']/testcase/skipped")
+    assert reason == "The run ended before it."

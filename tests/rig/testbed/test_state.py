@@ -44,6 +44,18 @@ def test_state_moves_the_cartridges_of_an_earlier_version_into_a_run(tmp_path: P
     assert len(stored_runs(tmp_path / "runs")) == 1
 
 
+@pytest.mark.parametrize("name", ["results.json", "junit.xml"])
+def test_new_run_dir_refuses_a_folder_that_holds_results(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    assert new_run_dir(tmp_path, out) == out
+    (out / "notes").touch()
+    assert new_run_dir(tmp_path, out) == out
+    (out / name).symlink_to("nowhere")
+    with pytest.raises(StateError, match=rf"{out} holds the results of a run already \({name}\)"):
+        new_run_dir(tmp_path, out)
+    assert sorted(path.name for path in out.iterdir()) == sorted([name, "notes"])
+
+
 def test_state_that_cannot_be_taken_over_is_used_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
