@@ -72,23 +72,24 @@ class Scenario(ABC):
         A TaperigError ends this scenario only; the result of a scenario that anything else ends is
         among the results too.
         """
-        result = ScenarioResult(self.name, self.title)
+        # A signal may come between any two statements: until it has ended, it is interrupted.
+        result = ScenarioResult(self.name, self.title, interrupted=True)
         results.append(result)
-        report.title(self.title)
         began = time.monotonic()
-        first_event = len(session.events.events)
+        record = result.steps.append
+        session.events.listeners.insert(0, record)  # before the report, whose output may fail
         try:
+            report.title(self.title)
             self.run(ScenarioContext(session, nodes, files, report, result, clocks, seed))
+            result.interrupted = False
         except TaperigError as error:
-            result.error, result.failure = str(error), error
-        except (KeyboardInterrupt, SystemExit):
-            result.interrupted = True
-            raise
-        except BaseException as error:
+            result.error, result.failure, result.interrupted = str(error), error, False
+        except Exception as error:
             result.error = f"It was cut short by an internal error ({type(error).__name__})."
+            result.interrupted = False
             raise
         finally:
             result.duration_s = time.monotonic() - began
-            result.steps = list(session.events.events[first_event:])
+            session.events.listeners.remove(record)
         report.scenario_end(result)
         return result
