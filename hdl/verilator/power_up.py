@@ -36,7 +36,7 @@ def power_up_plusargs(seed: int | None = None) -> list[str]:
 
 
 def power_up_seed() -> int | None:
-    """Return the seed of the environment, if any; raise HdlError for a wrong one."""
+    """Return the seed of the environment, if any; raise HdlError."""
     text = os.environ.get(POWER_UP_VARIABLE, "")
     if not text:
         return None

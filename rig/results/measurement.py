@@ -1,4 +1,4 @@
-"""A measured value against its limits, and the clock that rates are computed at."""
+"""A measured value against its limits, and the clock of rates."""
 
 from __future__ import annotations
 

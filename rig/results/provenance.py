@@ -1,4 +1,4 @@
-"""What a run was made with: software, lab file, board, gates, tokens, key managers.
+"""What a run was made with, from its software to its key managers.
 
 It goes into results.json as it is, and into junit.xml as properties. What is not known is None.
 There is no secret in it: no PIN, no key, no path of either.

@@ -77,7 +77,7 @@ def open_board(
 
 
 def require_clock(engine: Engine, name: str, unit: BoardUnit) -> None:
-    """Raise BoardChoiceError for simulated gates with more than their assumed clock."""
+    """Raise BoardChoiceError for simulated gates above their assumed clock."""
     if engine.simulated and unit.clock_hz > unit.build_clock_mhz * 1e6:
         raise BoardChoiceError(
             f"Board {name} has simulated gates, whose clock cannot be measured, and its clock_mhz "

@@ -1,4 +1,4 @@
-"""The provenance of a run: what the open lab is, and where its gates were built from."""
+"""The provenance of a run: its open lab, and the build of its gates."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def require_known_build(
 def _known_builds(
     engine: Engine, unit: BoardUnit, state: Path, waves: bool
 ) -> Iterator[_KnownBuild]:
-    """Yield the builds that a board's gates may have, those of this checkout first."""
+    """Yield the builds that gates may have, those of this checkout first."""
     from hdl.verilator.toolchain import find_toolchain
 
     if unit.resource is None:
@@ -206,7 +206,7 @@ def _bitstreams(unit: BoardUnit, state: Path) -> Iterator[_KnownBuild]:
 
 
 def _built_here(report: Path, source_hash: str) -> str | None:
-    """Return the hash of the bitstream of `rig board build`, if of these sources."""
+    """Return the hash of the bitstream in a report, if of these sources."""
     try:
         found = json.loads(read_limited(report, _MAX_REPORT_BYTES))
         return str(found["bitstream_sha256"]) if found["source_hash"] == source_hash else None

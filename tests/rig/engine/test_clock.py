@@ -1,4 +1,4 @@
-"""A board's clock is measured against the host's time; a false one is found."""
+"""A board's clock is measured; a false one is found."""
 
 from __future__ import annotations
 
