@@ -10,11 +10,13 @@ alike fail the last, gates that are slow for some only fail the stream of mixed 
 
 from __future__ import annotations
 
+import math
 import random
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from statistics import median
 from typing import Any, Final, Protocol
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -31,7 +33,7 @@ from rig.engine.driver import (
     RecordStatus,
     Result,
 )
-from rig.engine.traffic_generator import ExpectedTraffic, TrafficGenerator
+from rig.engine.traffic_generator import ExpectedTraffic, TrafficGenerator, TrafficKeyChange
 from rig.results.measurement import EngineClock, Measurement
 
 RECORD_SIZES: Final = tuple(2**power * 1024 for power in range(1, 9))
@@ -56,6 +58,12 @@ BATCH_CLOCKS: Final = 32 * 1024
 
 PACED_BATCH_BYTES: Final = 64 * 1024
 
+BOARD_SECONDS: Final = 2.0
+"""Engine time of each repeat of a measurement, at least, where the gates are not simulated."""
+
+BOARD_REPEATS: Final = 5
+"""Repeats of a measurement there; simulated gates count the same in each."""
+
 MIN_RECORDS: Final = 4
 """Minimum records of an unpaced batch: more than the engine's banks, so that a wait for a bank
 lowers the rate."""
@@ -78,6 +86,7 @@ MIXED_BYTES: Final = (16, 2048, 12_000, 32_768)
 largest have _MIXED_SPREAD times as much: the engine holds so many records that it never waits."""
 
 _MIXED_SPREAD: Final = 8
+_KEYS_OF_A_RUN: Final = 4
 _SMALL_SHARE: Final = 0.05
 
 
@@ -138,6 +147,35 @@ class Sample:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """A measurement and its repeats: batches of as many equal records."""
+
+    samples: tuple[Sample, ...]
+
+    @property
+    def slowest(self) -> Sample:
+        """Return the repeat with the least rate, which is judged."""
+        return min(self.samples, key=lambda sample: sample.rate)
+
+    @property
+    def fastest(self) -> Sample:
+        """Return the repeat with the highest rate, to compare others with."""
+        return max(self.samples, key=lambda sample: sample.rate)
+
+    def as_detail(self) -> dict[str, Any]:
+        """Return the figures of the slowest repeat, and the rates of all."""
+        rates = [sample.rate / 1e6 for sample in self.samples]
+        return {
+            **self.slowest.as_detail(),
+            "repeats": len(rates),
+            "minimum_mb_per_s": min(rates),
+            "median_mb_per_s": median(rates),
+            "maximum_mb_per_s": max(rates),
+            "spread": (max(rates) - min(rates)) / median(rates),
+        }
+
+
 @dataclass(slots=True)
 class Worst:
     """What the engine counted over several measurements."""
@@ -174,13 +212,18 @@ class Traffic(Protocol):
 class Unpaced:
     """What the engine alone counted for one record size."""
 
-    clear: Sample
-    encrypted: Sample
-    decrypted: Sample
+    clear: Repeats
+    encrypted: Repeats
+    decrypted: Repeats
 
-    def samples(self) -> tuple[Sample, Sample, Sample]:
-        """Return all three."""
-        return self.clear, self.encrypted, self.decrypted
+    @property
+    def record_bytes(self) -> int:
+        """Return the record size."""
+        return self.clear.slowest.record_bytes
+
+    def samples(self) -> tuple[Sample, ...]:
+        """Return all repeats of all three."""
+        return (*self.clear.samples, *self.encrypted.samples, *self.decrypted.samples)
 
 
 @dataclass(slots=True)
@@ -227,22 +270,53 @@ class GeneratedTraffic:
     generator: TrafficGenerator
     key: bytes
     seeds: random.Random = field(default_factory=random.Random)
-    """Gives the seed of each measurement."""
+    """Gives the seed of each measurement; a repeat has that of the one before."""
+    _last: tuple[tuple[object, ...], int, ExpectedTraffic] | None = None
 
     def measure(
         self, operation: Operation, record_bytes: int, count: int, aad_bytes: int = AAD_BYTES
     ) -> Sample:
         """See Traffic."""
-        seed = self.seeds.getrandbits(32)
+        return self.measure_under(operation, record_bytes, count, aad_bytes)
+
+    def measure_under(
+        self,
+        operation: Operation,
+        record_bytes: int,
+        count: int,
+        aad_bytes: int,
+        following: tuple[bytes, TrafficKeyChange] | None = None,
+    ) -> Sample:
+        """Measure as `measure` does, with changes to a following key on the way."""
         if operation is Operation.BYPASS:
             aad_bytes = 0
-        expected = ExpectedTraffic(self.key, operation, record_bytes, seed, aad_bytes=aad_bytes)
-        check = expected.after(count)
+        batch = (self.key, operation, record_bytes, count, aad_bytes, following)
+        if self._last is None or self._last[0] != batch:
+            new = self.seeds.getrandbits(32)
+            first = ExpectedTraffic(
+                self.key,
+                operation,
+                record_bytes,
+                new,
+                aad_bytes=aad_bytes,
+                change_after=None if following is None else following[1].every,
+                next_key=None if following is None else following[0],
+            )
+            self._last = batch, new, first
+        _, seed, expected = self._last
         self.engine.clear_counters()
         outcome = self.generator.run(
-            operation, record_bytes, count, seed=seed, tag=expected.tag, aad_bytes=aad_bytes
+            operation,
+            record_bytes,
+            count,
+            seed=seed,
+            tag=expected.tag,
+            aad_bytes=aad_bytes,
+            key_change=None if following is None else following[1],
+            while_busy=lambda: expected.work_ahead(count),
         )
         counters, gaps = self.engine.counters(), self.engine.gap_counters()
+        check = expected.after(count)
         if outcome.good != count or outcome.check != check:
             raise MeasureError(
                 f"Of {count} records of {record_bytes} bytes that the board generated, "
@@ -259,13 +333,21 @@ def measure_unpaced(engine: Engine, traffic: Traffic, size: int) -> Unpaced:
     The engine's pace is removed.
     """
     engine.set_pace(None)
-    count = max(MIN_RECORDS, BATCH_CLOCKS * engine.promise.word_bytes // size)
+    clocks = BATCH_CLOCKS if engine.simulated else math.ceil(BOARD_SECONDS * engine.clock_hz)
+    count = max(MIN_RECORDS, -(-clocks * engine.promise.word_bytes // size))
     return Unpaced(
         *(
-            traffic.measure(operation, size, count)
+            _repeat(engine, traffic, operation, size, count)
             for operation in (Operation.BYPASS, Operation.ENCRYPT, Operation.DECRYPT)
         )
     )
+
+
+def _repeat(
+    engine: Engine, traffic: Traffic, operation: Operation, size: int, count: int
+) -> Repeats:
+    repeats = 1 if engine.simulated else BOARD_REPEATS
+    return Repeats(tuple(traffic.measure(operation, size, count) for _ in range(repeats)))
 
 
 def measure_rates(
@@ -293,23 +375,25 @@ def measure_rates(
             break
         unpaced = measure_unpaced(engine, traffic, size)
         worst.add_samples(unpaced.samples())
-        for name, sample in (("encrypt", unpaced.encrypted), ("decrypt", unpaced.decrypted)):
-            yield _engine_rate(name, sample, fastest_rate)
-            yield _engine_ratio(name, sample, unpaced.clear)
-        for name, sample in zip(("clear", "encrypt", "decrypt"), unpaced.samples(), strict=True):
-            yield _promise_ratio(name, sample, engine)
-        engine.set_pace(native_rate)
+        encrypted, decrypted = ("encrypt", unpaced.encrypted), ("decrypt", unpaced.decrypted)
+        for name, repeats in (encrypted, decrypted):
+            yield _engine_rate(name, repeats, fastest_rate)
+            yield _engine_ratio(name, repeats, unpaced.clear)
+        for name, repeats in (("clear", unpaced.clear), encrypted, decrypted):
+            yield _promise_ratio(name, repeats, engine)
+        pace = engine.set_pace(native_rate) or native_rate
         try:
-            count = max(1, PACED_BATCH_BYTES // size)
+            batch = PACED_BATCH_BYTES if engine.simulated else math.ceil(BOARD_SECONDS * pace)
+            count = max(1, -(-batch // size))
             clear, read, write = (
-                traffic.measure(operation, size, count)
+                _repeat(engine, traffic, operation, size, count)
                 for operation in (Operation.BYPASS, Operation.DECRYPT, Operation.ENCRYPT)
             )
         finally:
             engine.set_pace(None)
-        worst.add_samples((clear, read, write))
-        for name, sample in (("write", write), ("read", read)):
-            yield _paced_ratio(name, sample, clear, native_rate)
+        worst.add_samples((*clear.samples, *read.samples, *write.samples))
+        for name, repeats in (("write", write), ("read", read)):
+            yield _paced_ratio(name, repeats, clear, native_rate)
         done(unpaced)
 
 
@@ -357,6 +441,55 @@ def measure_stream(
                 "clock_hz": engine.clock_hz,
             },
         )
+
+
+def measure_generated(
+    traffic: GeneratedTraffic, new_key: Callable[[], tuple[bytes, bytes]], worst: Worst
+) -> Iterator[Measurement]:
+    """Measure RATE-3 with generated records of any size, AAD and key.
+
+    A board sends equal records in one go. Where it sends them for seconds, what is encrypted
+    changes its key on the way.
+
+    Args:
+        traffic: of an engine without a pace; it goes on under other keys.
+        new_key: gives a data key, in the clear and sealed.
+        worst: gets its gaps, latencies and clocks.
+    """
+    engine, choose = traffic.engine, traffic.seeds
+    clocks = BATCH_CLOCKS if engine.simulated else math.ceil(BOARD_SECONDS * engine.clock_hz)
+    for least in MIXED_BYTES:
+        size = min(engine.max_data_bytes, int(least * choose.uniform(1, _MIXED_SPREAD)))
+        aad = choose.randint(0, engine.max_aad_bytes)
+        for operation in (Operation.ENCRYPT, Operation.DECRYPT):
+            promised = engine.promise.clocks(size, aad)
+            count = max(_KEYS_OF_A_RUN, -(-clocks // promised))
+            traffic.key, sealed = new_key()
+            following = None
+            # Its loads of a key take thousands of clocks, in which the next record waits.
+            if operation is Operation.ENCRYPT and not engine.simulated:
+                key, next_sealed = new_key()
+                following = key, TrafficKeyChange(-(-count // _KEYS_OF_A_RUN), next_sealed)
+            samples = []
+            for _ in range(1 if engine.simulated else BOARD_REPEATS):
+                engine.load_sealed_key(sealed)
+                samples.append(traffic.measure_under(operation, size, count, aad, following))
+            repeats = Repeats(tuple(samples))
+            worst.add_samples(samples)
+            yield Measurement(
+                name=f"engine alone, {operation.name.lower()} of generated records from "
+                f"{least:,} bytes, over the promise",
+                value=count * promised / repeats.slowest.counters.cycles_busy,
+                unit="ratio",
+                minimum=PROMISE_LIMIT,
+                rules=("RATE-3",),
+                detail={
+                    **repeats.as_detail(),
+                    "records": count,
+                    "records_under_a_key": count if following is None else following[1].every,
+                    "promised_cycles": count * promised,
+                },
+            )
 
 
 def measure_worst(engine: Engine, worst: Worst) -> Iterator[Measurement]:
@@ -464,43 +597,44 @@ def check_counters(counters: Counters, records: int, payload: int) -> None:
         )
 
 
-def _size(sample: Sample) -> str:
-    return f"{sample.record_bytes // 1024} KiB records"
+def _size(repeats: Repeats) -> str:
+    return f"{repeats.slowest.record_bytes // 1024} KiB records"
 
 
-def _engine_rate(name: str, unpaced: Sample, fastest_rate: float) -> Measurement:
+def _engine_rate(name: str, unpaced: Repeats, fastest_rate: float) -> Measurement:
     return Measurement(
         name=f"engine rate, {name}, {_size(unpaced)}",
-        value=unpaced.rate / 1e6,
+        value=unpaced.slowest.rate / 1e6,
         unit="MB/s",
         minimum=fastest_rate / 1e6,
         rules=("RATE-2",),
-        assumed_clock=unpaced.clock.assumed,
+        assumed_clock=unpaced.slowest.clock.assumed,
         detail={"direction": name, **unpaced.as_detail()},
     )
 
 
-def _engine_ratio(name: str, unpaced: Sample, clear: Sample) -> Measurement:
+def _engine_ratio(name: str, unpaced: Repeats, clear: Repeats) -> Measurement:
     return Measurement(
         name=f"engine alone, {name} over clear, {_size(unpaced)}",
-        value=unpaced.rate / clear.rate,
+        value=unpaced.slowest.rate / clear.fastest.rate,
         unit="ratio",
-        minimum=ratio_limit(unpaced.record_bytes),
+        minimum=ratio_limit(unpaced.slowest.record_bytes),
         rules=("RATE-3",),
         detail={
             "direction": name,
-            "record_bytes": unpaced.record_bytes,
+            "record_bytes": unpaced.slowest.record_bytes,
             "encrypted": unpaced.as_detail(),
             "clear": clear.as_detail(),
         },
     )
 
 
-def _promise_ratio(name: str, unpaced: Sample, engine: Engine) -> Measurement:
-    promised = engine.promise.bytes_per_clock(unpaced.record_bytes, unpaced.aad_bytes)
+def _promise_ratio(name: str, unpaced: Repeats, engine: Engine) -> Measurement:
+    slowest = unpaced.slowest
+    promised = engine.promise.bytes_per_clock(slowest.record_bytes, slowest.aad_bytes)
     return Measurement(
         name=f"engine alone, {name} over the promise, {_size(unpaced)}",
-        value=unpaced.bytes_per_clock / promised,
+        value=slowest.bytes_per_clock / promised,
         unit="ratio",
         minimum=PROMISE_LIMIT,
         rules=("RATE-3",),
@@ -512,23 +646,23 @@ def _promise_ratio(name: str, unpaced: Sample, engine: Engine) -> Measurement:
     )
 
 
-def _paced_ratio(name: str, paced: Sample, clear: Sample, native_rate: float) -> Measurement:
+def _paced_ratio(name: str, paced: Repeats, clear: Repeats, native_rate: float) -> Measurement:
     why_not = None
-    if clear.rate < NATIVE_SHARE * native_rate:
+    if clear.slowest.rate < NATIVE_SHARE * native_rate:
         why_not = (
-            f"in the clear the engine reaches {clear.rate / 1e6:.1f} MB/s at {clear.clock}, less "
-            f"than the drive's native rate of {native_rate / 1e6:g}"
+            f"in the clear the engine reaches {clear.slowest.rate / 1e6:.1f} MB/s at "
+            f"{clear.slowest.clock}, less than the drive's native rate of {native_rate / 1e6:g}"
         )
     return Measurement(
         name=f"encrypted over clear, {name}, {_size(paced)}",
-        value=paced.rate / clear.rate,
+        value=paced.slowest.rate / clear.fastest.rate,
         unit="ratio",
         minimum=RATIO_LIMIT,
         rules=("RATE-1",),
         not_judged=why_not,
         detail={
             "direction": name,
-            "record_bytes": paced.record_bytes,
+            "record_bytes": paced.slowest.record_bytes,
             "native_mb_per_s": native_rate / 1e6,
             "encrypted": paced.as_detail(),
             "clear": clear.as_detail(),

@@ -24,6 +24,7 @@ _WORD_BYTES = 16
 _LIMIT_S = 60.0
 _MOST_RECORDS = (1 << 32) - 1
 _TOP_BITS = (1 << 128) - 1
+_AHEAD_BYTES = 1 << 20
 _LANES = 128
 """The check value is the same after so many rotations by one."""
 _BLOCK_BYTES = _LANES * _WORD_BYTES
@@ -206,6 +207,11 @@ class ExpectedTraffic:
             self._check.add(self._head + self._result(self._records))
             self._records += 1
         return self._check.value()
+
+    def work_ahead(self, records: int) -> None:
+        """Compute some more records, of so many, while the board works."""
+        if self._operation is not Operation.DECRYPT and self._records < records:
+            self.after(min(records, self._records + _AHEAD_BYTES // self._size + 1))
 
     def _repeated(self, records: int) -> int:
         """Return the check value of so many equal records.

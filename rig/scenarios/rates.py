@@ -22,6 +22,7 @@ from rig.engine.throughput import (
     HostTraffic,
     Unpaced,
     Worst,
+    measure_generated,
     measure_rates,
     measure_stream,
     measure_worst,
@@ -59,15 +60,24 @@ class Rates(Scenario):
 
                 def done(size: Unpaced) -> None:
                     unpaced.append(size)
-                    advance(size.clear.record_bytes)
+                    advance(size.record_bytes)
 
                 for item in measure_rates(engine, traffic, native, fastest, worst, done):
                     measurements.append(item)
                     context.measure(item, show=False)
-                short = list(count_short_batches(engine, traffic))
+                short = list(count_short_batches(engine, traffic)) if engine.simulated else []
                 worst.add_samples(short)
             _judge_cycles(context, judge_cycles(engine, unpaced, short))
-            if opened.traffic is None:
+            if isinstance(traffic, GeneratedTraffic):
+                with context.report.task("measuring generated records"):
+
+                    def new_key() -> tuple[bytes, bytes]:
+                        key = secrets.token_bytes(32)
+                        return key, seal_measurement_key(opened.element, key)
+
+                    for item in measure_generated(traffic, new_key, worst):
+                        context.measure(item)
+            else:
                 with context.report.task("measuring mixed records"):
                     # The smallest records take fewer clocks than is promised.
                     rest = max(STREAM_CLOCKS, 1.1 * (context.clocks - worst.cycles))
