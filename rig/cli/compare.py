@@ -38,8 +38,8 @@ def compare(
             found[name] = compare_runs(read_results(one), read_results(other))
         else:
             kind = DifferenceKind.NEW if one is None else DifferenceKind.MISSING
-            paths = (None if each is None else str(each) for each in (one, other))
-            found[name] = Comparison([Difference(kind, "", "the run", *paths)])
+            old_path, new_path = (None if each is None else str(each) for each in (one, other))
+            found[name] = Comparison([Difference(kind, "", "the run", old_path, new_path)])
     good = not any(each.bad for each in found.values())
     if as_json:
         runs: list[dict[str, Any]] = [

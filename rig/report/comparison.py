@@ -48,6 +48,7 @@ def as_json(found: Comparison) -> dict[str, Any]:
                 "old": each.old,
                 "new": each.new,
                 "unit": each.unit,
+                "assumed_clock": each.assumed_clock,
                 "change": each.change,
             }
             for each in found.differences
@@ -61,8 +62,9 @@ _MOST_SHOWN = 5
 def _row(each: Difference) -> tuple[str, ...]:
     where = f"{each.scenario}: " if each.scenario else ""
     change = "" if each.change is None else f"{each.change:+.2%}"
+    assumed = " (assumed clock)" if each.assumed_clock else ""
     values = (_value(value, each.unit) for value in (each.old, each.new))
-    return (each.kind.value, printable(where + each.name), *values, change)
+    return (each.kind.value, printable(where + each.name + assumed), *values, change)
 
 
 def _value(value: Any, unit: str | None) -> str:

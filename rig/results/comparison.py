@@ -50,6 +50,8 @@ class Difference:
     old: Any
     new: Any
     unit: str | None = None
+    assumed_clock: bool = False
+    """Whether it is a rate and a clock of the two was not measured."""
 
     @property
     def change(self) -> float | None:
@@ -163,7 +165,8 @@ def _measurement(
         if kind is DifferenceKind.NEW and present["verdict"] == "fail":
             kind = DifferenceKind.WORSE
         was, now = (None if each is None else each["value"] for each in (old, new))
-        return Difference(kind, scenario, name, was, now, present["unit"])
+        assumed = present["assumed_clock"]
+        return Difference(kind, scenario, name, was, now, present["unit"], assumed)
     if old["unit"] != new["unit"]:
         was, now = (f"{each['value']} {each['unit']}" for each in (old, new))
         return Difference(DifferenceKind.WORSE, scenario, name, was, now)
@@ -172,7 +175,8 @@ def _measurement(
         return None
     if old["value"] == new["value"] and old["verdict"] != new["verdict"]:
         return Difference(found, scenario, name, old["verdict"], new["verdict"])
-    return Difference(found, scenario, name, old["value"], new["value"], old["unit"])
+    assumed = old["assumed_clock"] or new["assumed_clock"]
+    return Difference(found, scenario, name, old["value"], new["value"], old["unit"], assumed)
 
 
 def _measured_kind(

@@ -24,7 +24,7 @@ def sample() -> dict[str, Any]:
     run.provenance.seeds = {"run": 5}
     rates = ScenarioResult("rates", "Rates")
     rates.measurements = [
-        Measurement("rate", 1000.0, "MB/s", minimum=104.0),
+        Measurement("rate", 1000.0, "MB/s", minimum=104.0, assumed_clock=True),
         Measurement("longest gap", 10, "clocks", maximum=100),
         Measurement("cycles", 48, "clocks", minimum=48, maximum=48),
         Measurement("not judged", 5.0, "MB/s", minimum=104.0, not_judged="too little"),
@@ -182,11 +182,13 @@ def test_comparison_leaves_the_comparison_of_an_earlier_run_out() -> None:
 def test_comparison_shows_values_with_units_and_the_change() -> None:
     found = changed(lambda run: measured(run, "rate").update(value=122.1))
     assert report.lines(found, 80) == [
-        "       what         old           new         change",
-        "worse  rates: rate  1,000.0 MB/s  122.1 MB/s  -87.79%",
+        "       what                         old           new         change",
+        "worse  rates: rate (assumed clock)  1,000.0 MB/s  122.1 MB/s  -87.79%",
         "1 worse, 9 the same",
     ]
-    assert report.worse(found.bad) == "worse: rates: rate, 1,000.0 MB/s -> 122.1 MB/s"
+    assert (
+        report.worse(found.bad) == "worse: rates: rate (assumed clock), 1,000.0 MB/s -> 122.1 MB/s"
+    )
     assert report.as_json(found) == {
         "verdict": "fail",
         "same": 9,
@@ -198,6 +200,7 @@ def test_comparison_shows_values_with_units_and_the_change() -> None:
                 "old": 1000.0,
                 "new": 122.1,
                 "unit": "MB/s",
+                "assumed_clock": True,
                 "change": pytest.approx(-0.8779),
             }
         ],
