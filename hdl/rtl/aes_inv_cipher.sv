@@ -2,6 +2,7 @@
 //
 // FIPS 197 section 5.3, key length 256. Each round takes three clocks: InvShiftRows and
 // InvSubBytes (S-box ROMs); AddRoundKey; InvMixColumns, but in the last. Time depends on neither key nor block.
+// Behind the ROMs, which are slow, there is nothing but the sum with the key, in a register of its own.
 //
 // Ports
 //   clear_i        stops and zeroes everything, round keys included, at one edge
@@ -49,7 +50,7 @@ module aes_inv_cipher (
 
   logic busy_q, add_q, mix_q, done_q, wipe_q, wipe;
   logic [3:0] round_q;  // the round key to be added next
-  logic [127:0] state_q, round_key_q;
+  logic [127:0] state_q, round_key_q, added_q;
 
   assign wipe = clear_i | wipe_q;
 
@@ -81,11 +82,19 @@ module aes_inv_cipher (
     end
   end
 
-  // Second clock: AddRoundKey; third clock: InvMixColumns, but in the last round.
+  // Second clock: AddRoundKey; third clock: InvMixColumns. The last round has none: its sum is the block.
   logic [127:0] added;
 
   for (genvar b = 0; b < 16; b++) begin : gen_add
     assign added[127-8*b-:8] = subbed[b] ^ round_key_q[127-8*b-:8];
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (wipe) begin
+      added_q <= '0;
+    end else if (add_q) begin
+      added_q <= added;
+    end
   end
 
   // No asynchronous reset on data: it leaves a clear to be done at the first edge.
@@ -117,7 +126,6 @@ module aes_inv_cipher (
         add_q <= ~add_q & ~mix_q;
         mix_q <= add_q;
         if (add_q) begin
-          state_q <= added;
           if (round_q == 4'd0) begin
             mix_q  <= 1'b0;
             busy_q <= 1'b0;
@@ -127,16 +135,16 @@ module aes_inv_cipher (
           end
         end
         if (mix_q) begin
-          state_q[127:96] <= aes_pkg::inv_mix_column(state_q[127:96]);
-          state_q[95:64]  <= aes_pkg::inv_mix_column(state_q[95:64]);
-          state_q[63:32]  <= aes_pkg::inv_mix_column(state_q[63:32]);
-          state_q[31:0]   <= aes_pkg::inv_mix_column(state_q[31:0]);
+          state_q[127:96] <= aes_pkg::inv_mix_column(added_q[127:96]);
+          state_q[95:64]  <= aes_pkg::inv_mix_column(added_q[95:64]);
+          state_q[63:32]  <= aes_pkg::inv_mix_column(added_q[63:32]);
+          state_q[31:0]   <= aes_pkg::inv_mix_column(added_q[31:0]);
         end
       end
     end
   end
 
   assign done_o  = done_q;
-  assign block_o = state_q;
+  assign block_o = added_q;
 
 endmodule

@@ -11,7 +11,7 @@
 //   busy_o     rk_o is not a key schedule yet
 //   done_o     one clock: rk_o is complete, and stays
 //   rk_o       round keys, [0] is used first, each as aes_pkg::to_rows has it
-//   rk_parity_o   aes_pkg::block_parity of each, carried on from that of key_i beside the words: a
+//   rk_parity_o   a clock later, aes_pkg::block_parity of each, carried on from that of key_i beside the words: a
 //                 bit that flipped in a word since is not in it
 //   wrong_o    a register of control is not what it was set to
 //
@@ -75,33 +75,52 @@ module aes_key_expand (
   assign unused_twice = ^{subbed[0][15:8], subbed[1][15:8], subbed[2][15:8], subbed[3][15:8],
                           drift[0][1], drift[1][1], drift[2][1], drift[3][1]};
 
-  // Second clock: combine with the word eight places back.
-  logic [31:0] substituted, term, word_d;
-
-  assign substituted = {subbed[0][7:0], subbed[1][7:0], subbed[2][7:0], subbed[3][7:0]};
-
-  always_comb begin
-    unique case (1'b1)
-      is_key_multiple: term = substituted ^ {rcon_q, 24'h0};
-      is_half_way:     term = substituted;
-      default:         term = previous;
-    endcase
-  end
-
-  // Eight places back is the first word of the last round key but one.
-  assign word_d = {rows_q[Last-1][127:112], rows_q[Last-1][63:48]} ^ term;
-
-  // The same for the parity. Rotated by one row, even rows are odd. What the ROM says comes last.
-  logic [1:0] parity_previous, parity_rest, parity_drift, parity_d, part_d;
+  // All but what the ROM says: the word eight places back, which is the first of the last round key but
+  // one, and the constant, or the previous word.
+  logic [31:0] substituted, rest_q, word_d;
   logic is_substituted;
 
-  assign parity_previous = parity_q[KeyWords-1];
-  assign parity_rest = parity_q[0] ^
-      (is_key_multiple ? {parity_previous[0], parity_previous[1] ^ (^rcon_q)} : parity_previous);
+  always_ff @(posedge clk_i) begin
+    if (wipe) begin
+      rest_q <= '0;
+    end else if (busy_q && !combine_q) begin
+      rest_q <= {rows_q[Last-1][127:112], rows_q[Last-1][63:48]} ^
+          (is_key_multiple ? {rcon_q, 24'h0} : is_half_way ? 32'h0 : previous);
+    end
+  end
+
+  // Second clock: the rest and the ROMs, which are slow.
+  assign substituted = {subbed[0][7:0], subbed[1][7:0], subbed[2][7:0], subbed[3][7:0]};
+  assign word_d = rest_q ^ (substituted & {32{is_substituted}});
+
   assign is_substituted = is_key_multiple | is_half_way;
+
+  // The same for the parity, a clock later. Rotated by one row, even rows are odd.
+  logic combined_q, rotated_q, constant_q, first_q, last_q;  // a word was made: what it was
+  logic [1:0] parity_previous, parity_drift, drift_q, parity_d, part_d;
+
   assign parity_drift = {drift[1][0] ^ drift[3][0], drift[0][0] ^ drift[2][0]};
-  assign parity_d = parity_rest ^ (parity_drift & {2{is_substituted}});
-  assign part_d = parity_d ^ (index_q[1:0] == 2'd0 ? 2'd0 : part_q);
+
+  always_ff @(posedge clk_i) begin
+    if (wipe) begin
+      {combined_q, rotated_q, constant_q, first_q, last_q} <= '0;
+      drift_q <= '0;
+    end else begin
+      combined_q <= busy_q & combine_q & ~start_i;
+      if (busy_q && combine_q) begin
+        rotated_q  <= is_key_multiple;
+        constant_q <= is_key_multiple & (^rcon_q);
+        first_q    <= index_q[1:0] == 2'd0;
+        last_q     <= index_q[1:0] == 2'd3;
+        drift_q    <= parity_drift & {2{is_substituted}};
+      end
+    end
+  end
+
+  assign parity_previous = parity_q[KeyWords-1];
+  assign parity_d = parity_q[0] ^ drift_q ^
+      (rotated_q ? {parity_previous[0], parity_previous[1] ^ constant_q} : parity_previous);
+  assign part_d = parity_d ^ (first_q ? 2'd0 : part_q);
 
   // No asynchronous reset on data: it leaves a clear to be done at the first edge.
   always_ff @(posedge clk_i or negedge rst_ni) begin
@@ -150,16 +169,29 @@ module aes_key_expand (
     combine_q <= combine_d;
     done_q    <= done_d;
     if (wipe) begin
-      rows_q   <= '0;
-      parity_q <= '0;
-      sums_q   <= '0;
-      part_q   <= '0;
+      rows_q <= '0;
     end else if (start_i) begin
-      rows_q   <= {
+      rows_q <= {
         aes_pkg::to_rows(key_i[127:0]),
         aes_pkg::to_rows(key_i[255:128]),
         {(128 * (Last - 1)) {1'b0}}
       };
+    end else if (busy_q && combine_q) begin
+      for (int r = 0; r < Last; r++) begin
+        rows_q[r] <= {
+          {rows_q[r][111:64], rows_q[r+1][127:112]}, {rows_q[r][47:0], rows_q[r+1][63:48]}
+        };
+      end
+      rows_q[Last] <= {{rows_q[Last][111:64], word_d[31:16]}, {rows_q[Last][47:0], word_d[15:0]}};
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (wipe) begin
+      parity_q <= '0;
+      sums_q   <= '0;
+      part_q   <= '0;
+    end else if (start_i) begin
       // Here, so that the simulation makes them only then.
       parity_q <= {
         {aes_pkg::row_parity(key_i[31:0]), aes_pkg::row_parity(key_i[63:32])},
@@ -173,18 +205,10 @@ module aes_key_expand (
         {(2 * (Last - 1)) {1'b0}}
       };
       part_q   <= '0;
-    end else if (busy_q && combine_q) begin
-      for (int r = 0; r < Last; r++) begin
-        rows_q[r] <= {
-          {rows_q[r][111:64], rows_q[r+1][127:112]}, {rows_q[r][47:0], rows_q[r+1][63:48]}
-        };
-      end
-      rows_q[Last] <= {
-        {rows_q[Last][111:64], word_d[31:16]}, {rows_q[Last][47:0], word_d[15:0]}
-      };
-      parity_q     <= {parity_d, parity_q[KeyWords-1:1]};
-      part_q       <= part_d;
-      if (index_q[1:0] == 2'd3) begin
+    end else if (combined_q) begin
+      parity_q <= {parity_d, parity_q[KeyWords-1:1]};
+      part_q   <= part_d;
+      if (last_q) begin
         sums_q <= {part_d, sums_q[Last:1]};
       end
     end

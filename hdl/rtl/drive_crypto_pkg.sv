@@ -55,10 +55,10 @@ package drive_crypto_pkg;
   endfunction
 
   // Clocks of a record beside those of its data and AAD words (register PROMISE): the turn of its
-  // end on the way in, or header, tag and three gaps on the way out, where these take longer.
+  // end on the way in, or header, tag and four gaps on the way out, where these take longer.
   function automatic int unsigned record_overhead(input int unsigned word_bytes);
     record_overhead = word_clocks(word_bytes) > 3 ? word_clocks(word_bytes) :
-        6 - word_clocks(word_bytes);
+        7 - word_clocks(word_bytes);
   endfunction
 
   // ---- Fixed latencies, in clocks from the edge that takes the input to valid output ---------

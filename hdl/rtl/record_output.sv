@@ -5,8 +5,8 @@
 // a frame that is on its way out: it ends with a header word of StatusZeroized, and never has the
 // number of words that its first header promised.
 //
-// Whether the sink is ready decides, in the same clock, about the two registers at the end and
-// about taking the next result, but not about the reading of the buffer.
+// Whether the sink is ready decides, in the same clock, about the two registers at the end, but neither
+// about the reading of the buffer nor about taking the next result, which waits until all are empty.
 //
 // Ports
 //   clear_i    zeroize;  fault_i  comes before it when a check failed: nothing leaves until then
@@ -16,7 +16,7 @@
 //   out_*      result frames
 //   wrong_o    a word is not what was written, or a register of control not what it was set to
 //
-// Latency 4 clocks from result to its header on out_*, throughput one word a clock, and three
+// Latency 4 clocks from result to its header on out_*, throughput one word a clock, and four
 // clocks more a record.
 
 module record_output (
@@ -94,8 +94,7 @@ module record_output (
   assign last_word = words_q == 15'd1;
   assign goes = out_valid_q & accepted;
 
-  assign taken_o = state_q == StIdle && !fetched_valid_q && !held_valid_q && !spare_valid_q &&
-                   leaves && result_valid_i && !clear_i;
+  assign taken_o = !busy_o && result_valid_i && !clear_i;
 
   // A frame of another status is a header only and holds no secret: zeroize lets it go.
   assign cut = clear_i && status_q == Ok && busy_o && !(goes && out_last_q);

@@ -275,8 +275,9 @@ module self_test (
     end
   end
 
-  // What goes in: a register that takes the next word when its own was taken.
-  assign sends = in_frame && (!in_valid_q || in_ready_i);
+  // What goes in: a register that takes its next word the clock after its own was taken, so that nothing
+  // here but its valid bit waits for the engine.
+  assign sends = in_frame && !in_valid_q;
 
   always_comb begin
     sent_d     = sent_q;
@@ -288,7 +289,9 @@ module self_test (
       seen_d     = '0;
       in_valid_d = 1'b0;
     end else begin
-      if (sends) begin
+      if (in_valid_q) begin
+        in_valid_d = ~in_ready_i;
+      end else if (sends) begin
         in_valid_d = sent_q != frame_words;
         in_last_d  = sent_q == frame_words - 4'd1;
       end

@@ -36,7 +36,7 @@ class SoftEngine(Engine):
         self._counters = Counters(0, 0, 0, 0, 0, 0)
         self.max_data_bytes = 1 << 18
         self.max_aad_bytes = 64
-        self.promise = Promise(word_bytes=16, overhead=5)
+        self.promise = Promise(word_bytes=16, overhead=6)
 
     @property
     def clock_hz(self) -> float:

@@ -330,19 +330,34 @@ module board_top #(
 
   // ---- Engine --------------------------------------------------------------------------------------
 
-  // Registers on both sides: the paths through tracker and windows end before the engine's begin.
+  // Registers on both sides: the paths through tracker and windows end before the engine's begin. Two
+  // on the way in: one lies where the words come from, one beside the engine.
+  logic near_valid, near_ready, near_last;
   logic core_in_valid, core_in_ready, core_in_last, core_out_valid, core_out_ready, core_out_last;
   logic unused_irq;
-  logic [127:0] core_in_data, core_out_data;
+  logic [127:0] near_data, core_in_data, core_out_data;
+
+  stream_skid #(
+      .Width($bits({near_last, near_data}))
+  ) u_skid_near (
+      .clk_i,
+      .rst_ni,
+      .in_valid_i (engine_in_valid),
+      .in_ready_o (engine_in_ready),
+      .in_data_i  ({engine_in_last, engine_in_data}),
+      .out_valid_o(near_valid),
+      .out_ready_i(near_ready),
+      .out_data_o ({near_last, near_data})
+  );
 
   stream_skid #(
       .Width($bits({core_in_last, core_in_data}))
   ) u_skid_in (
       .clk_i,
       .rst_ni,
-      .in_valid_i (engine_in_valid),
-      .in_ready_o (engine_in_ready),
-      .in_data_i  ({engine_in_last, engine_in_data}),
+      .in_valid_i (near_valid),
+      .in_ready_o (near_ready),
+      .in_data_i  ({near_last, near_data}),
       .out_valid_o(core_in_valid),
       .out_ready_i(core_in_ready),
       .out_data_o ({core_in_last, core_in_data})
