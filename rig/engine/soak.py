@@ -34,7 +34,17 @@ KEY_RECORDS: Final = 2000
 """A key is used for so many records at most: small ones cost the host more than the gates."""
 
 GENERATED_CLOCKS: Final = 64 * 1024
-"""Clocks of the records that a board generates under one key, at least."""
+"""Clocks of the records that a board generates under one key."""
+
+GENERATED_RECORDS: Final = 20_000
+"""A board generates so many records under one key at most, each of which the host computes."""
+
+REAL_BOARD: Final = 32
+"""The parts of a real board have so many times the clocks: its link takes longer to start one."""
+
+EQUAL_RECORDS: Final = 8
+"""A board decrypts the same record again and again, so many times as often: the host computes one
+of them."""
 
 LINK_BYTES: Final = 16 * 1024
 """Bytes of a part that go through the link to a board that generates the others."""
@@ -125,8 +135,9 @@ class _Part:
 
     def generate(self, generator: TrafficGenerator) -> None:
         """Let the board generate records under one key after another."""
-        while self.promised < PART_CLOCKS:
-            self._generate_under_a_key(generator)
+        scale = 1 if self.engine.simulated else REAL_BOARD
+        while self.promised < scale * PART_CLOCKS:
+            self._generate_under_a_key(generator, scale * GENERATED_CLOCKS)
 
     def _key(self) -> bytes:
         self.keys += 1
@@ -209,13 +220,15 @@ class _Part:
 
     # ---- records of the board ----
 
-    def _generate_under_a_key(self, generator: TrafficGenerator) -> None:
+    def _generate_under_a_key(self, generator: TrafficGenerator, clocks: int) -> None:
         operation = self.choose.choice(tuple(Operation))
         size = self._size(1, self.engine.max_data_bytes)
         aad = self._aad_bytes(operation)
         seed = self.choose.getrandbits(32)
-        clocks = self.engine.promise.clocks(size, aad)
-        count = max(2, math.ceil(GENERATED_CLOCKS / clocks))
+        promised = self.engine.promise.clocks(size, aad)
+        count = max(2, min(math.ceil(clocks / promised), GENERATED_RECORDS))
+        if operation is Operation.DECRYPT and not self.engine.simulated:
+            count *= EQUAL_RECORDS
         key, change, next_key = self._key(), None, None
         if operation is Operation.ENCRYPT and self.choose.random() < 0.5:
             next_key = self._key()
@@ -249,7 +262,7 @@ class _Part:
             )
         self.records += count
         self.payload += size * count
-        self._count(count, size * count, count * clocks)
+        self._count(count, size * count, count * promised)
 
     # ---- counters ----
 

@@ -80,6 +80,18 @@ def test_soak_journal_cut_at_any_byte_keeps_every_whole_line(tmp_path: Path) -> 
         assert found == total_of(parts + 1)
 
 
+def test_soak_journal_cuts_off_more_than_the_next_line_covers(tmp_path: Path) -> None:
+    content, _ = written(tmp_path, 1)
+    (tmp_path / NAME).write_bytes(content + b"x" * 5000)
+    journal, _ = soak_journal.resume(tmp_path)
+    with journal:
+        journal.add(2, figures(2), 2.0)
+    journal, found = soak_journal.resume(tmp_path)
+    journal.close()
+    assert found == total_of(2)
+    assert b"x" not in (tmp_path / NAME).read_bytes()
+
+
 def test_soak_journal_ends_with_what_was_wrong(tmp_path: Path) -> None:
     with soak_journal.begin(tmp_path, HEADER) as journal:
         journal.add(1, figures(1), 2.0)
