@@ -10,7 +10,7 @@ def number(value: float, unit: str) -> str:
     if unit == "ratio":
         return f"{value:.4f}"
     if unit == "clocks":
-        return f"{value:,.0f} clocks"
+        return f"{value:,.0f} clock{'' if value == 1 else 's'}"
     return f"{value:,.1f} {unit}"
 
 

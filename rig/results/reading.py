@@ -102,20 +102,24 @@ def read_results(path: Path) -> dict[str, Any]:
             path,
             f"its format is {str(results['format'])[:40]!r}, and this rig reads {FORMAT!r}",
         )
-    place = _first_mistake(results)
-    if place is not None:
-        raise _no_results(path, f"{place} is not as the schema says")
+    mistake = _first_mistake(results)
+    if mistake is not None:
+        raise _no_results(path, mistake)
     return results
 
 
 def _first_mistake(results: dict[str, Any]) -> str | None:
-    """Return the place of a mistake by the schema, if there is one."""
+    """Return a mistake by the schema, if there is one, without its value."""
     from jsonschema.exceptions import best_match
 
     error = best_match(_validator().iter_errors(results))
     if error is None:
         return None
-    return "/".join(str(step)[:40] for step in error.absolute_path) or "its list of members"
+    place = "/".join(str(step)[:40] for step in error.absolute_path)
+    if error.validator == "required":
+        missing = next(name for name in error.validator_value if name not in error.instance)
+        return f"{place or 'it'} has no {missing!r}"
+    return f"{place or 'one of its members'} is not as the schema says"
 
 
 @cache

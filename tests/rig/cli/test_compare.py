@@ -179,7 +179,7 @@ def good(source: Path) -> dict[str, Any]:
         (b"{}", "it has no format"),
         (b'{"format": "taperig-results-1"}', "its format is 'taperig-results-1', and this rig"),
         (b'{"format": 7}', "its format is '7', and this rig reads"),
-        (b'{"format": "taperig-results-2"}', "its list of members is not as the schema says"),
+        (b'{"format": "taperig-results-2"}', "it has no 'verdict'"),
         ("truncated", "it is no whole JSON text"),
         ("digits", "it is no whole JSON text"),
         ("infinite", "it is no whole JSON text"),
