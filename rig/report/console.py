@@ -207,6 +207,8 @@ def _clock(run: RunResult) -> list[str]:
 def _checks(run: RunResult) -> str:
     """Return how many checks passed, for a run that judged no rate."""
     checks = [check for scenario in run.scenarios for check in scenario.checks]
+    if not checks:
+        return "nothing was judged"
     passed = sum(check.passed for check in checks)
     return f"{passed} of {text.plural(len(checks), 'check')} passed, no rate was judged"
 

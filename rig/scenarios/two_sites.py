@@ -191,17 +191,17 @@ class _Cartridges:
         refusal = dr.refusal(written[1])
         named = refusal is not None and DR_KEY_AT_MAIN in str(refusal) and KEY in str(refusal)
         self.context.check(
-            f"{clear}, clear mode, is refused at the DR site, and the error names the labels",
+            "the tape in clear mode is refused at the DR site, and the error names the labels",
             refusal is not None
             and refusal.code in (ErrorCode.KEK_ABSENT, ErrorCode.WRONG_KEK)
             and named,
-            "" if refusal is None else refusal.code.name,
+            f"{clear}, {_code(refusal)}",
             rules=("KEY-7",),
         )
         self.context.check(
-            f"{hashed}, hash mode, reads at the DR site with its own private half",
+            "the tape in hash mode reads at the DR site with its own private half",
             dr.reads(written[2]),
-            f"{len(written[2])} logical volumes",
+            f"{hashed}, {len(written[2])} logical volumes",
             rules=("KEY-4", "KEY-7", "READ-2d"),
         )
 
@@ -247,14 +247,15 @@ class _Cartridges:
     ) -> None:
         clear, hashed = tapes[1], tapes[2]
         self.context.check(
-            f"{hashed}, appended to at the DR site, reads at main whole",
+            "the tape that was appended to at the DR site reads at main whole",
             main.reads([*written[2], *appended]),
-            f"{len(written[2])} and {len(appended)} logical volumes",
+            f"{hashed}, {len(written[2])} and {len(appended)} logical volumes",
             rules=("KEY-4", "APP-2e"),
         )
         self.context.check(
-            f"{clear}, clear mode, reads at main as before",
+            "the tape in clear mode reads at main as before",
             main.reads(written[1]),
+            clear,
             rules=("KEY-6",),
         )
 
@@ -274,9 +275,13 @@ class _Cartridges:
                 LOST_KEY in says if mode == "clear" else LOST_KEY not in says and kek_hash in says
             )
             self.context.check(
-                f"{volser}, {mode} mode: with its KEK gone the error "
+                f"{mode} mode: with its KEK gone the error "
                 + ("names it" if mode == "clear" else "has its hash and cannot name it"),
                 refusal is not None and refusal.code is ErrorCode.KEK_ABSENT and right,
-                "" if refusal is None else refusal.code.name,
+                f"{volser}, {_code(refusal)}",
                 rules=("KEY-8",),
             )
+
+
+def _code(refusal: ExchangeError | None) -> str:
+    return "not refused" if refusal is None else refusal.code.name

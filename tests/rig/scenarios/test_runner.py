@@ -14,7 +14,6 @@ import time
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -29,6 +28,7 @@ from rig.lab.load import load_lab
 from rig.results.results import SCHEMA_PATH
 from rig.scenarios.round_trip import CLEAR_STEPS, ENCRYPTED_STEPS
 from rig.scenarios.runner import RunOptions, run_lab
+from tests.support.junit import read_junit
 from tests.support.ports import reserve_port
 from tests.support.rig_command import RIG, Ended, lab_file, rig
 from tests.support.slow_gates import SLOW, slow_simulation
@@ -77,7 +77,7 @@ def results(out: Path) -> dict[str, Any]:
     """Return results.json, which must be valid by its schema."""
     found: dict[str, Any] = json.loads((out / "results.json").read_text())
     jsonschema.validate(found, SCHEMA)
-    ElementTree.parse(out / "junit.xml")
+    read_junit(out / "junit.xml")
     return found
 
 
@@ -220,7 +220,7 @@ def test_run_judges_no_rate_of_a_little_data(tmp_path: Path, own_state: Path) ->
     measured = results(tmp_path / "out")["scenarios"][0]["measurements"]
     verdicts = {m["name"]: m["verdict"] for m in measured if m["unit"] != "clocks"}
     assert set(verdicts.values()) == {"not judged"}
-    suite = ElementTree.parse(tmp_path / "out" / "junit.xml").getroot()[0]
+    suite = read_junit(tmp_path / "out" / "junit.xml")[0]
     assert int(suite.attrib["skipped"]) == len(verdicts)
 
 
@@ -543,7 +543,7 @@ def test_run_cut_in_a_later_scenario_keeps_the_results_of_the_first(
     assert [step["step"] for step in first["steps"]] == [
         *chain.from_iterable((*CLEAR_STEPS, *ENCRYPTED_STEPS))
     ]
-    suites = ElementTree.parse(tmp_path / "cut" / "junit.xml").getroot()
+    suites = read_junit(tmp_path / "cut" / "junit.xml")
     kind = {"interrupted": "error", "skipped": "skipped"}[rates]
     assert suites.find(f"testsuite[@name='rates']/testcase[@name='rates']/{kind}") is not None
 
@@ -569,6 +569,6 @@ def test_run_with_an_internal_error_keeps_results_and_says_where(
     assert verdicts == {"round_trip": "pass", "rates": "error", "pool_over_time": "skipped"}
     assert found["verdict"] == "error"
     assert len([m for m in found["scenarios"][1]["measurements"] if "RATE-2" in m["rules"]]) == 16
-    suites = ElementTree.parse(tmp_path / "out" / "junit.xml").getroot()
+    suites = read_junit(tmp_path / "out" / "junit.xml")
     reason = suites.findtext("testsuite[@name='pool_over_time']/testcase/skipped")
     assert reason == "The run ended before it."
