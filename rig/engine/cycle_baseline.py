@@ -8,7 +8,7 @@ net: what is slow enough to matter fails a limit of its own too.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,16 +17,19 @@ from hdl.files import read_text
 from hdl.sources import HDL_DIRECTORY, rtl_sha256
 from hsm.errors import TaperigError
 from hsm.files import reason_and_cure
-from rig.engine.driver import Engine, Operation
-from rig.engine.throughput import RECORD_SIZES, Sample, Traffic, Unpaced, measure_unpaced
+from rig.engine.driver import Engine
+from rig.engine.throughput import (
+    RECORD_SIZES,
+    Sample,
+    Traffic,
+    Unpaced,
+    measure_small,
+    measure_unpaced,
+)
 from rig.results.measurement import Measurement
 
 FOLDER: Final = HDL_DIRECTORY / "cycle_counts"
 UPDATE: Final = "rig baseline update"
-
-SHORT_BYTES: Final = (16, 1000, 2048)
-"""Record sizes whose cycles are counted with other lengths of AAD too, in bytes."""
-SHORT_RECORDS: Final = 16
 
 _HEAD: Final = (
     "# Cycles of the simulated engine, unpaced, for batches of records back to back.\n"
@@ -74,19 +77,9 @@ def baseline_file(word_bytes: int, folder: Path | None = None) -> Path:
     return (folder or FOLDER) / f"width_{word_bytes}.toml"
 
 
-def count_short_batches(engine: Engine, traffic: Traffic) -> Iterator[Sample]:
-    """Count the cycles of small records without AAD, and with the longest."""
-    for size in SHORT_BYTES:
-        if size not in RECORD_SIZES:  # those are measured without AAD anyhow
-            yield traffic.measure(Operation.BYPASS, size, SHORT_RECORDS)
-        for operation in (Operation.DECRYPT, Operation.ENCRYPT):
-            for aad_bytes in (0, engine.max_aad_bytes):
-                yield traffic.measure(operation, size, SHORT_RECORDS, aad_bytes)
-
-
 def count_cycles(engine: Engine, traffic: Traffic) -> dict[Batch, Cycles]:
     """Count the cycles of every batch that a baseline has."""
-    samples = [*count_short_batches(engine, traffic)]
+    samples = list(measure_small(engine, traffic))
     for size in RECORD_SIZES:
         if size <= engine.max_data_bytes:
             samples += measure_unpaced(engine, traffic, size).samples()
@@ -104,10 +97,10 @@ def cycles_of(samples: Iterable[Sample]) -> dict[Batch, Cycles]:
 
 
 def judge_cycles(
-    engine: Engine, unpaced: Iterable[Unpaced], short: Iterable[Sample], folder: Path | None = None
+    engine: Engine, unpaced: Iterable[Unpaced], small: Iterable[Sample], folder: Path | None = None
 ) -> list[Measurement]:
     """Judge RATE-4: the counted cycles against the baseline of the width."""
-    counted = cycles_of([*(each for size in unpaced for each in size.samples()), *short])
+    counted = cycles_of([*(each for size in unpaced for each in size.samples()), *small])
     baseline, why_not = None, None
     if not engine.simulated:
         why_not = "cycles are compared in simulation only"

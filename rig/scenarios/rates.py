@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from rig.drive.measurement_key import seal_measurement_key
 from rig.drive.secure_element import SecureElement
 from rig.engine.clock import judge_clock
-from rig.engine.cycle_baseline import count_short_batches, judge_cycles
+from rig.engine.cycle_baseline import judge_cycles
 from rig.engine.driver import Engine, Promise
 from rig.engine.throughput import (
     MIXED_BYTES,
@@ -22,8 +22,10 @@ from rig.engine.throughput import (
     HostTraffic,
     Unpaced,
     Worst,
+    judge_small,
     measure_generated,
     measure_rates,
+    measure_small,
     measure_stream,
     measure_worst,
 )
@@ -65,9 +67,11 @@ class Rates(Scenario):
                 for item in measure_rates(engine, traffic, native, fastest, worst, done):
                     measurements.append(item)
                     context.measure(item, show=False)
-                short = list(count_short_batches(engine, traffic)) if engine.simulated else []
-                worst.add_samples(short)
-            _judge_cycles(context, judge_cycles(engine, unpaced, short))
+                small = list(measure_small(engine, traffic))
+                worst.add_samples(small)
+            for item in judge_small(engine, small):
+                context.measure(item, show=False)
+            _judge_cycles(context, judge_cycles(engine, unpaced, small))
             if isinstance(traffic, GeneratedTraffic):
                 with context.report.task("measuring generated records"):
 
@@ -80,7 +84,7 @@ class Rates(Scenario):
             else:
                 with context.report.task("measuring mixed records"):
                     # The smallest records take fewer clocks than is promised.
-                    rest = max(STREAM_CLOCKS, 1.1 * (context.clocks - worst.cycles))
+                    rest = max(STREAM_CLOCKS, 1.03 * (context.clocks - worst.cycles))
                     keys = [_key(engine, opened.element) for _ in MIXED_BYTES]
                     for item in measure_stream(engine, keys, rest, worst, context.seed):
                         context.measure(item)

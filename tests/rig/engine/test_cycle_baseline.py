@@ -15,13 +15,12 @@ from rig.engine import cycle_baseline
 from rig.engine.cycle_baseline import (
     BaselineError,
     baseline_file,
-    count_short_batches,
     judge_cycles,
     read_baseline,
     write_baseline,
 )
 from rig.engine.driver import Engine
-from rig.engine.throughput import HostTraffic, Sample, Unpaced, measure_unpaced
+from rig.engine.throughput import HostTraffic, Sample, Unpaced, measure_small, measure_unpaced
 from rig.report.text import measured
 
 CLEAR = next(
@@ -35,13 +34,13 @@ Counted = tuple[list[Unpaced], list[Sample]]
 
 @pytest.fixture(scope="module")
 def counted(engine: Engine) -> Counted:
-    """What the gates count of two record sizes and of the short batches."""
+    """What the gates count of two record sizes and of the small ones."""
     key = secrets.token_bytes(32)
     engine.load_plain_key(key)
     traffic = HostTraffic(engine, key)
     try:
         unpaced = [measure_unpaced(engine, traffic, size) for size in (2048, 65_536)]
-        return unpaced, list(count_short_batches(engine, traffic))
+        return unpaced, list(measure_small(engine, traffic))
     finally:
         engine.zeroize()
 

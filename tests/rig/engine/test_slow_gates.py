@@ -9,20 +9,22 @@ from pathlib import Path
 import pytest
 
 from rig.board.sim import SimBoard
-from rig.engine.cycle_baseline import count_short_batches, judge_cycles
+from rig.engine.cycle_baseline import judge_cycles
 from rig.engine.driver import Engine
 from rig.engine.throughput import (
     MIXED_BYTES,
     HostTraffic,
     Unpaced,
     Worst,
+    judge_small,
     measure_rates,
+    measure_small,
     measure_stream,
     measure_worst,
 )
 from rig.report.text import measured
 from rig.results.measurement import Measurement
-from tests.support.slow_gates import SLOW, slow_simulation
+from tests.support.slow_gates import SLIGHTLY_SLOW, SLOW, slow_simulation
 
 SIZES = (2048, 131_072)
 CLOCKS = 1_200_000
@@ -43,7 +45,9 @@ def judge(rtl: Path, number: int) -> tuple[list[Measurement], list[Measurement]]
         found = list(
             measure_rates(engine, traffic, 104e6, 400e6, worst, unpaced.append, sizes=SIZES)
         )
-        cycles = judge_cycles(engine, unpaced, list(count_short_batches(engine, traffic)))
+        small = list(measure_small(engine, traffic))
+        found += judge_small(engine, small)
+        cycles = judge_cycles(engine, unpaced, small)
         keys = [load(secrets.token_bytes(32)) for _ in MIXED_BYTES]
         found += measure_stream(engine, keys, CLOCKS, worst)
         found += measure_worst(engine, worst)
@@ -66,3 +70,13 @@ def test_slow_gates_fail_a_limit_that_is_named(slow_rtl: Path, name: str) -> Non
         assert " (at " in measured(item)
     for item in cycles:
         print(measured(item))
+
+
+@pytest.mark.rule("RATE-4")
+@pytest.mark.parametrize("name", SLIGHTLY_SLOW)
+def test_gates_that_are_slightly_slow_are_off_the_baseline(slow_rtl: Path, name: str) -> None:
+    failed, cycles = judge(slow_rtl, SLIGHTLY_SLOW[name])
+    assert failed == []
+    assert cycles
+    for item in cycles:
+        assert " (must be " in measured(item)

@@ -24,8 +24,16 @@ SLOW = {
     "from_the_second_record_on": 9,
     "odd_lengths_only": 10,
     "clear_only": 11,
+    "every_1000th_record_only": 12,
+    "decrypt_after_encrypt_only": 13,
+    "records_of_1000_bytes_encrypted_only": 14,
+    "for_longer_and_longer": 15,
+    "in_gaps_of_30_of_2000_clocks": 16,
 }
 """The numbers of slow.svh, which is written into a copy of drive_crypto.sv."""
+
+SLIGHTLY_SLOW = {"half_a_percent_slower": 17, "one_record_in_100_a_clock_slower": 18}
+"""Those that no limit notices, but the baseline does."""
 
 
 def slow_sources(folder: Path) -> Path:

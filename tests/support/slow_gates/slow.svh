@@ -4,10 +4,10 @@
   initial if (!$value$plusargs("slow=%d", slow)) slow = 0;
 
   logic head_q, hold, five_percent, valid_q;
-  logic [3:0] op_q;
+  logic [3:0] op_q, op_before_q;
   logic [7:0] aad_q;
   logic [18:0] length_q;
-  int unsigned clocks_q, keys_q, behind_q;
+  int unsigned clocks_q, keys_q, behind_q, records_q, in_record_q, stall_q;
   wire moves = in_valid & in_ready;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
@@ -16,6 +16,10 @@
       clocks_q <= 0;
       keys_q   <= 0;
       behind_q <= 0;
+      records_q <= 0;
+      in_record_q <= 0;
+      stall_q     <= 0;
+      op_before_q <= '0;
       valid_q  <= 1'b0;
       op_q     <= '0;
       aad_q    <= '0;
@@ -23,12 +27,18 @@
     end else begin
       clocks_q <= clocks_q + 1;
       valid_q  <= key_valid;
+      in_record_q <= in_record_q + 1;
+      if (stall_q != 0) stall_q <= stall_q - 1;
       if (key_valid & ~valid_q) keys_q <= keys_q + 1;
       if (~issue_active & ledger_empty) behind_q <= 0;
       else if (moves & in_last) behind_q <= behind_q + 1;
       if (moves) begin
         head_q <= in_last;
+        if (in_last) records_q <= records_q + 1;
+        if (in_last && records_q % 1000 == 999) stall_q <= 1000;
         if (head_q) begin
+          in_record_q <= 0;
+          op_before_q <= op_q;
           op_q     <= in_data[127:124];
           aad_q    <= in_data[123:116];
           length_q <= in_data[114:96];
@@ -51,6 +61,13 @@
       9: hold = behind_q != 0 && five_percent;
       10: hold = length_q % 16 != 0 && five_percent;
       11: hold = op_q == 4'd3 && five_percent;
+      12: hold = stall_q != 0;
+      13: hold = op_q == 4'd2 && op_before_q == 4'd1 && five_percent;
+      14: hold = op_q == 4'd1 && length_q == 1000 && five_percent;
+      15: hold = in_record_q < records_q / 100;
+      16: hold = clocks_q % 2000 < 30;
+      17: hold = clocks_q % 200 == 0;
+      18: hold = records_q % 100 == 50 && in_record_q == 1;
       default: hold = 1'b0;
     endcase
   end
