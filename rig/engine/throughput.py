@@ -84,7 +84,7 @@ STREAM_CLOCKS: Final = 200_000
 SMALL_RECORD_BYTES: Final = (16, 500, 1000, 2048)
 """Record sizes that are measured without AAD and with the longest, in bytes."""
 
-SMALL_RECORDS: Final = (128, 512)
+SMALL_RECORDS: Final = (16, 512)
 """Records of such a batch: so many at least, and at most; small ones cost the host most."""
 SMALL_CLOCKS: Final = 8 * 1024
 """Clocks of such a batch, if so many records give them; the wait for the first result is little."""

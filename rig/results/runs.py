@@ -141,7 +141,11 @@ def reasons(results: dict[str, Any]) -> list[str]:
                     if item[limit] is not None
                 )
                 value = "no value" if item["value"] is None else f"{item['value']:g}"
-                lines.append(f"{name}: {item['name']} is {value} {item['unit']}, not {limits}")
+                # Runs before the clock was measured do not say how it is known.
+                assumed = " (assumed clock)" if item.get("assumed_clock") else ""
+                lines.append(
+                    f"{name}: {item['name']} is {value} {item['unit']}{assumed}, not {limits}"
+                )
         if scenario["verdict"] == "fail" and not (scenario["checks"] or scenario["measurements"]):
             lines.append(f"{name}: it judged nothing")
     return lines
