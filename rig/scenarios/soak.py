@@ -54,7 +54,7 @@ class Soak(Scenario):
                 self._run_parts(context, parts, journal, total)
             finally:
                 total = journal.read()  # an interruption may come between a line and its sum
-                parts.judge(total)
+                parts.judge(total, total.parts + 1)
                 if self._share_done(total, engine) < 1 and total.wrong is None:
                     context.report.line(
                         f"kept     {self._folder / soak_journal.NAME}; to go on: rig soak --resume "
@@ -131,7 +131,7 @@ class SoakPart(Scenario):
             total.add(self._number, parts.run(self._number), time.monotonic() - began)
         except WrongResultError as error:
             total.wrong = str(error)
-        parts.judge(total)
+        parts.judge(total, self._number)
 
 
 class _Parts:
@@ -155,6 +155,8 @@ class _Parts:
                 self._plan.seed,
                 number,
             )
+        except WrongResultError:
+            raise
         except TaperigError:
             self._context.report.line(f"to repeat part {number}: {self._command(number)}")
             raise
@@ -167,8 +169,8 @@ class _Parts:
                 self._context.report.measurement(item)
         return figures
 
-    def judge(self, total: Total) -> None:
-        """Judge all parts so far; without any there is nothing to judge."""
+    def judge(self, total: Total, last: int) -> None:
+        """Judge all parts so far; what was wrong was so in the part `last`."""
         if total.parts:
             self._context.report.line(f"soaked   {_amount(total)}")
             for item in self._measurements(total):
@@ -177,7 +179,9 @@ class _Parts:
             self._context.check(
                 "every byte is what `cryptography` computes",
                 total.wrong is None,
-                _amount(total) if total.wrong is None else total.wrong,
+                _amount(total)
+                if total.wrong is None
+                else f"{total.wrong} To repeat it: {self._command(last)}",
             )
 
     def _measurements(self, total: Total) -> Iterator[Measurement]:

@@ -184,22 +184,42 @@ def test_soak_fails_gates_that_stand_still_at_times(
     assert failed["slowest part over the promise"]["value"] < 0.9
 
 
-class WrongBoard(SimBoard):
-    """A board that changes a byte of each result of a length of its own."""
+class ResultsBoard(SimBoard):
+    """A board whose results a test may change; each has a header and a body."""
 
-    _body = 0
+    _is_body = False
+    _length = 0
 
     def read(self, address: int, size: int, count: int) -> bytes:
         """See Board.read."""
         words = super().read(address, size, count)
         if address != RECORD_OUT:
             return words
-        if self._body:
-            self._body = 0
-            return words[:5] + bytes([words[5] ^ 1]) + words[6:]
-        length = int.from_bytes(words[:4], "big") & 0x7FFFF
-        self._body = length > 1000 and length % 1009 == 0
-        return words
+        if not self._is_body:
+            self._length = int.from_bytes(words[:4], "big") & 0x7FFFF
+        changes = self._length > 1000 and self._length % 1009 == 0
+        is_body, self._is_body = self._is_body, not self._is_body
+        return self.changed(words, is_body=is_body) if changes else words
+
+    def changed(self, words: bytes, *, is_body: bool) -> bytes:
+        """Return words of a result that is wrong."""
+        raise NotImplementedError
+
+
+class WrongBoard(ResultsBoard):
+    """A board that changes a byte of each result of a length of its own."""
+
+    def changed(self, words: bytes, *, is_body: bool) -> bytes:
+        """See ResultsBoard."""
+        return words[:5] + bytes([words[5] ^ 1]) + words[6:] if is_body else words
+
+
+class WrongHeaderBoard(ResultsBoard):
+    """A board that says another length in the header of such a result."""
+
+    def changed(self, words: bytes, *, is_body: bool) -> bytes:
+        """See ResultsBoard."""
+        return words if is_body else words[:3] + bytes([words[3] ^ 1]) + words[4:]
 
 
 @pytest.fixture
@@ -216,13 +236,14 @@ def test_soak_ends_at_the_first_wrong_byte_and_says_how_to_repeat_it(
     (check,) = found["checks"]
     match = re.fullmatch(
         r"The result of record ([\d,]+) of part (\d+) \((\w+), [\d,]+ bytes, AAD of \d+, under key "
-        r"\d+ of the part\) is wrong from byte 5 on\.",
+        r"\d+ of the part\) is wrong from byte 5 on\. To repeat it: (.+)",
         check["detail"],
     )
     assert match, check["detail"]
-    assert lines(tmp_path / "out")[-1] == {"part": int(match[2]), "wrong": check["detail"]}
-    command = f"rig soak --part {match[2]} --seed 7 --board sim --lab {lab}"
-    assert command in capsys.readouterr().out
+    wrong = lines(tmp_path / "out")[-1]
+    assert (wrong["part"], wrong["wrong"] in check["detail"]) == (int(match[2]), True)
+    assert match[4] == f"rig soak --part {match[2]} --seed 7 --board sim --lab {lab}"
+    assert match[0] in capsys.readouterr().out
     # The part alone has the same record.
     chosen = load_lab(lab)
     plan = SoakPlan(
@@ -237,6 +258,25 @@ def test_soak_ends_at_the_first_wrong_byte_and_says_how_to_repeat_it(
     run_lab(chosen, own_state, RunOptions(out=tmp_path / "again", soak=options))
     (again,) = results(tmp_path / "again")["scenarios"]
     assert again["checks"] == found["checks"]
+
+
+def test_soak_ends_at_a_wrong_header_of_a_result(
+    tmp_path: Path, own_state: Path, lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boards, "SimBoard", WrongHeaderBoard)
+    found = soak_in_process(lab, own_state, tmp_path / "out")
+    assert (found["verdict"], found["error"]) == ("fail", None)
+    (check,) = found["checks"]
+    assert re.match(
+        r"After the result of record [\d,]+ of part \d+, under key \d+ of the part: The engine "
+        r"returned \d+ bytes for a record of \d+ bytes",
+        check["detail"],
+    )
+    assert lines(tmp_path / "out")[-1]["wrong"] in check["detail"]
+    assert (
+        f"To repeat it: rig soak --part {lines(tmp_path / 'out')[-1]['part']} --seed 7"
+        in (check["detail"])
+    )
 
 
 @pytest.mark.parametrize(
