@@ -71,6 +71,7 @@ reference/rules
 :hidden:
 :caption: Notes
 notes/index
+notes/slow-gates
 notes/simulation-speed
 notes/ulx3s-routing
 notes/peers

@@ -19,8 +19,10 @@ from rig.engine.clock import judge_clock, settle_clock
 from rig.engine.driver import Engine
 from rig.engine.throughput import MeasureError
 from rig.engine.traffic_generator import TrafficGenerator
+from rig.lab.model import BoardUnit
 from rig.report.text import measured
 from rig.results.measurement import EngineClock, Measurement
+from rig.testbed.boards import BoardChoiceError, require_clock
 from tests.support.clocked_board import ClockedBoard
 
 
@@ -112,3 +114,17 @@ def test_clock_of_gates_that_only_claim_to_be_real_fails(unmarked_board: Virtual
     # A simulation moves by the host's speed, and stands still between two accesses.
     assert clock.hz < 20e6
     assert item.verdict == "fail"
+
+
+@pytest.mark.rule("RATE-6")
+def test_clock_of_simulated_gates_behind_visa_is_refused_above_the_assumed() -> None:
+    engine = Engine(ClockedBoard(62.5e6, 1e9, simulated=True))
+    unit = BoardUnit(kind="visa", resource="TCPIP::127.0.0.1::3820::SOCKET", clock_mhz=1000.0)
+    with pytest.raises(BoardChoiceError) as caught:
+        require_clock(engine, "virtual", unit)
+    assert str(caught.value) == (
+        "Board virtual has simulated gates, whose clock cannot be measured, and its clock_mhz of "
+        "1000 is above the 62.5 MHz that are assumed; correct clock_mhz, or remove it"
+    )
+    require_clock(Engine(ClockedBoard(62.5e6, 1e9)), "virtual", unit)
+    require_clock(engine, "virtual", unit.replace(clock_mhz=62.5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -274,6 +275,24 @@ def test_verdict_line_leads_with_checks_where_no_rate_was_judged(
     fail_check(run)
     ConsoleReport().verdict(run)
     assert "FAIL  1 of 2 checks passed, no rate was judged; " in capsys.readouterr().out
+
+
+@pytest.mark.rule("RATE-6")
+@pytest.mark.parametrize("assumed", [True, False])
+def test_verdict_line_and_measurement_say_that_the_clock_is_assumed(
+    assumed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = good_run()
+    (rate,) = run.scenarios[0].measurements
+    run.scenarios[0].measurements = [replace(rate, assumed_clock=assumed)]
+    if not assumed:
+        run.clock = EngineClock(62.5e6, measured_hz=62.49e6)
+    report = ConsoleReport()
+    report.measurement(run.scenarios[0].measurements[0])
+    report.verdict(run)
+    first, _, verdict = capsys.readouterr().out.splitlines()
+    assert ("980.0 MB/s, assumed clock (at" in first) is assumed
+    assert ("; 62.5 MHz (assumed clock); " in verdict) is assumed
 
 
 def test_console_is_plain_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

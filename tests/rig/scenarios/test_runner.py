@@ -109,7 +109,7 @@ def kept_nodes(out: Path) -> Path:
     *("BOT-1", "BOT-2a", "BOT-2b", "BOT-2c", "BOT-2d", "BOT-2e", "BOT-3a", "BOT-3b", "BOT-4"),
     *("APP-1", "APP-2a", "APP-2b", "APP-2c", "APP-2d", "APP-2e", "APP-2f", "APP-3a", "APP-3b"),
     *("APP-4", "READ-1", "READ-2a", "READ-2b", "READ-2c", "READ-2d", "READ-2e", "READ-3"),
-    *("READ-4", "RATE-1", "RATE-2", "EKM-3", "POOL-1"),
+    *("READ-4", "RATE-1", "RATE-2", "RATE-4", "RATE-6", "EKM-3", "POOL-1"),
 )
 def test_run_passes_and_writes_results(tmp_path: Path, own_state: Path, data: Path) -> None:
     ended = run(tmp_path, data)
@@ -128,6 +128,17 @@ def test_run_passes_and_writes_results(tmp_path: Path, own_state: Path, data: Pa
     assert len([m for m in rates["measurements"] if m["rules"] == ["RATE-1"]]) == 16
     assert len([m for m in rates["measurements"] if m["rules"] == ["RATE-2"]]) == 16
     check_provenance(found["provenance"], own_state, tmp_path / "lab.yaml")
+    cycles = [m for m in rates["measurements"] if m["rules"] == ["RATE-4"]]
+    assert len(cycles) == 43
+    assert {m["verdict"] for m in cycles} == {"pass"}
+    # Where a rate is printed, the clock is said to be assumed.
+    (clock,) = [m for m in rates["measurements"] if m["rules"] == ["RATE-6"]]
+    assert clock["not_judged"] == "assumed clock: the gates are simulated"
+    junit = (tmp_path / "out" / "junit.xml").read_text()
+    measured = re.findall(r"[^>\n]*: [\d,.]+ MB/s[^<\n]*", f"{ended.out}\n{junit}")
+    assert len(measured) > 20
+    assert [line for line in measured if "assumed clock" not in line] == []
+    assert "; 62.5 MHz (assumed clock); " in ended.out.split("PASS")[1].splitlines()[0]
     # A run that passed leaves no cartridge behind.
     assert found["cartridges"] is None
     assert not any(path.is_dir() for path in (tmp_path / "out").iterdir())
