@@ -245,7 +245,8 @@ def _write(run: RunResult, folder: Path) -> Path:
 def _keep(run: RunResult, folder: Path) -> None:
     """Write what is there so far, for when this process is killed."""
     so_far = replace(run, interrupted=True, error="The run had not ended when this was written.")
-    _write(so_far, folder)
+    with suppress(ResultsError):  # the end of the run says it
+        _write(so_far, folder)
 
 
 def _run_all(

@@ -52,7 +52,9 @@ class _KnownBuild:
 
 
 def lab_file(path: Path) -> LabFile | None:
-    """Return a lab file's path and hash; None where it cannot be read."""
+    """Return a lab file's path and hash; None where it cannot be read again."""
+    if not path.is_file():  # a pipe is empty now
+        return None
     try:
         content = read_limited(path, _MAX_LAB_BYTES)
     except OSError:

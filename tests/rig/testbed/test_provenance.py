@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -155,8 +156,10 @@ def test_data_sha256_depends_on_contents_and_order_alone(tmp_path: Path) -> None
     assert data_sha256([Path("/proc/self/mem")]) is None
 
 
-def test_lab_file_that_is_gone_has_no_hash(tmp_path: Path) -> None:
+def test_lab_file_that_cannot_be_read_again_has_no_hash(tmp_path: Path) -> None:
     assert lab_file(tmp_path / "absent") is None
+    os.mkfifo(tmp_path / "pipe")
+    assert lab_file(tmp_path / "pipe") is None
 
 
 @contextmanager
