@@ -198,7 +198,10 @@ class ConsoleReport:
 
 
 def _clock(run: RunResult) -> list[str]:
-    """Return that the rates of the verdict line have an assumed clock."""
+    """Return that the clock of the rates is assumed, or not that of lab.yaml."""
+    clock = run.clock
+    if not clock.assumed and clock.hz != clock.configured_hz:
+        return [f"clock {clock}, not {clock.configured_hz / 1e6:g} MHz"]
     items = [item for scenario in run.scenarios for item in scenario.measurements]
     rates = any(item.assumed_clock and item.not_judged is None for item in items)
     return [str(run.clock)] if rates else []

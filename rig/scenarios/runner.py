@@ -292,11 +292,11 @@ def _run_all(
         describe_session(provenance, session)
         drive, unit = session.drive, lab.boards[board]
         engine = drive.engine
-        with run.phase("clock"), report.task("measuring the board's clock"):
-            run.clock = settle_clock(engine, drive.traffic)
         provenance.gates = identify_gates(engine, unit, state, waves=options.waves)
         if not options.any_build:
             require_known_build(provenance.gates, engine, board, unit, state)
+        with run.phase("clock"), report.task("measuring the board's clock"):
+            run.clock = settle_clock(engine, drive.traffic)
         if not run.clock.assumed:
             report.line(f"board {board} at {run.clock}")
         nodes = RunNodes(folder)

@@ -293,6 +293,9 @@ def test_verdict_line_and_measurement_say_that_the_clock_is_assumed(
     first, _, verdict = capsys.readouterr().out.splitlines()
     assert ("980.0 MB/s, assumed clock (at" in first) is assumed
     assert ("; 62.5 MHz (assumed clock); " in verdict) is assumed
+    run.clock = EngineClock(31e6, 62.5e6, measured_hz=31e6)
+    report.verdict(run)
+    assert "; clock 31 MHz (measured), not 62.5 MHz; " in capsys.readouterr().out
 
 
 def test_console_is_plain_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
