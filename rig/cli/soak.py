@@ -74,6 +74,8 @@ def soak(
     _refuse_lengths(hours, engine_seconds)
     _refuse_numbers(seed, part)
     if resume is None:
+        if out is not None:
+            _refuse_a_soak_in(out)
         chosen, options = _new(hours, engine_seconds, lab, board, seed, part)
     else:
         if out is not None or part is not None:
@@ -111,6 +113,16 @@ def _refuse_numbers(seed: int | None, part: int | None) -> None:
         raise OptionError(f"--part is a number from 1 to {MOST_PARTS:,}; give another one.")
     if seed is None:
         raise OptionError("--part goes with --seed: the same seed has the same parts.")
+
+
+def _refuse_a_soak_in(folder: Path) -> None:
+    from rig.scenarios.soak_journal import NAME
+
+    if (folder / NAME).exists():
+        raise OptionError(
+            f"The folder {folder} holds a soak already, so nothing was run; go on with it by `rig "
+            f"soak --resume {folder}`, or name another folder with --out."
+        )
 
 
 def _new(

@@ -124,6 +124,10 @@ def test_soak_goes_on_after_a_kill(tmp_path: Path, lab: Path, whole: Path) -> No
     process.communicate()
     kept = len(lines(out))
     assert 1 <= kept < 5
+    sentence = rig("soak", "--lab", lab, *SEED, *FIVE_PARTS, "--out", out).sentence()
+    assert sentence.startswith(f"The folder {out} holds a soak already")
+    assert f"`rig soak --resume {out}`" in sentence
+    assert len(lines(out)) == kept
     with (out / "soak.jsonl").open("ab") as journal:  # as a kill in the middle of a line leaves it
         journal.write(b'{"part": 2, "sec')
     ended = rig("soak", "--resume", out)
