@@ -5,8 +5,10 @@ the token is made in a directory of its own, with its PINs, and moved in.
 """
 
 import shutil
+import time
 from ctypes import c_char_p, c_ulong
 from pathlib import Path
+from typing import Final
 
 import pkcs11
 from pkcs11 import TokenFlag
@@ -21,6 +23,9 @@ from hsm.pkcs11.pins import ensure_pin_file
 from hsm.pkcs11.structures import load_functions
 from hsm.pkcs11.token_storage import storage_failure
 
+_LOOK_ATTEMPTS: Final = 10
+_LOOK_PAUSE_SECONDS: Final = 0.1
+
 
 def ensure_token(state_dir: Path, label: str) -> TokenConfig:
     """Return the token `label`; make it with random PINs if it is absent.
@@ -32,7 +37,7 @@ def ensure_token(state_dir: Path, label: str) -> TokenConfig:
     user_pin = ensure_pin_file(config.pin.file)
     so_pin = ensure_pin_file(config.pin.file.with_name(f"{config.pin.file.name}.so"))
     with Module(config) as module:
-        present = label in {token.label for token in module.tokens()}
+        present = label in _labels(state_dir, module, label)
         if present:
             token = module.find_token(label)
             if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
@@ -40,6 +45,26 @@ def ensure_token(state_dir: Path, label: str) -> TokenConfig:
     if not present:
         _make_token(state_dir, config, so_pin.read(), user_pin.read())
     return config
+
+
+def _labels(state_dir: Path, module: Module, wanted: str) -> set[str]:
+    """Return the labels of the tokens, at least `wanted` if it is there.
+
+    Raises ProvisioningError where a token that cannot be read may be the one that is wanted.
+    """
+    for _ in range(_LOOK_ATTEMPTS):
+        labels = [token.label for token in module.tokens()]
+        files = sorted((state_dir / "tokens").glob("*/token.object"))
+        if wanted in labels or len(files) <= len(labels):
+            return set(labels)
+        time.sleep(_LOOK_PAUSE_SECONDS)  # another process may be writing it: it logs in
+        module.reinitialize()
+    smallest = min(files, key=lambda file: file.stat().st_size)
+    raise ProvisioningError(
+        f"The token {wanted} was not made: SoftHSM cannot read each token in "
+        f"{state_dir / 'tokens'}, so {wanted} may be there with its keys. Put the damaged file "
+        f"back from a backup, probably {smallest}, or remove its folder."
+    )
 
 
 def _make_token(state_dir: Path, config: TokenConfig, so_pin: str, user_pin: str) -> None:

@@ -56,7 +56,7 @@ from hsm.pkcs11.length_check import REFUSES_32_BYTES, TAKES_32_BYTES, has_32_byt
 from hsm.pkcs11.module import Module, TemplateMapper, login_error, refusal_name
 from hsm.pkcs11.oaep import OaepHash
 from hsm.pkcs11.templates import BARE_DATA_KEY, DATA_KEY, OAEP
-from hsm.pkcs11.token_storage import storage_failure
+from hsm.pkcs11.token_storage import require_file_size, storage_failure
 
 __all__ = ["DataKey", "Token", "TokenConfig", "open_token"]
 
@@ -96,15 +96,16 @@ def open_token(config: TokenConfig) -> "Token":
     """Open a token, log in as its user and probe its capabilities.
 
     The token is a context manager. Sets SOFTHSM2_CONF in this process and disables its core files.
-    Raises ModuleAbsentError,
-    TokenAbsentError, TokenNotUniqueError, WrongPinError, PinLockedError, PinError, TokenBusyError
-    (a token is open in this process already), MechanismAbsentError (no RSA-OAEP),
-    RiskNotAcceptedError.
+    Raises ModuleAbsentError, TokenAbsentError, TokenNotUniqueError, WrongPinError, PinLockedError,
+    PinError, TokenBusyError (a token is open in this process already), MechanismAbsentError (no
+    RSA-OAEP), RiskNotAcceptedError, TokenError (it cannot be read, or must not be written).
 
     SoftHSM writes a token's file at each login. A process that reads it in that moment does not
     find the token, or gets CKR_GENERAL_ERROR. So both count only after several attempts.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if config.softhsm_conf is not None:
+        require_file_size(config.label)
     module = Module(config)
     try:
         for _ in range(_OPEN_ATTEMPTS - 1):

@@ -7,16 +7,20 @@ CKR_OBJECT_HANDLE_INVALID, so the folder is tried after such a failure.
 from __future__ import annotations
 
 import re
+import resource
 import tempfile
 from pathlib import Path
 from typing import Final
 
 from pkcs11 import exceptions as refusals
 
+from hsm.errors import TokenError
 from hsm.files import read_limited, reason_and_cure
 
 _PROBE_BYTES: Final = 64 * 1024
 """More than a new key pair takes: SoftHSM removes what it could not write in full."""
+_FILE_BYTES: Final = 16 * 1024
+"""More than any file of a token has."""
 _MAX_CONFIGURATION: Final = 64 * 1024
 _FOLDER: Final = re.compile(r"^\s*directories\.tokendir\s*=\s*(.+?)\s*$", re.M)
 _MAY_BE_STORAGE: Final = (
@@ -26,6 +30,21 @@ _MAY_BE_STORAGE: Final = (
     refusals.DeviceError,
     refusals.DeviceMemory,
 )
+
+
+def require_file_size(label: str) -> None:
+    """Raise TokenError when a limit would cut the files of a token.
+
+    SoftHSM rewrites a token's file at each login, and reports no error when that is cut short:
+    the token and its keys would be lost.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and limit < _FILE_BYTES:
+        raise TokenError(
+            f"The token {label} was not opened: SoftHSM writes its files at each login, and this "
+            f"process may write files of {limit} bytes at most, which would destroy them; raise "
+            f"the limit on the size of files (ulimit -f) to {_FILE_BYTES} bytes or more."
+        )
 
 
 def storage_failure(

@@ -26,6 +26,7 @@ from hsm.errors import (
     TokenRefusedError,
     WrongPinError,
 )
+from hsm.pkcs11.token_storage import require_file_size
 from hsm.validate.findings import Finding, Probe, ProbeAnswer, Status
 from hsm.validate.probes import PROBES
 from hsm.validate.report import Validation
@@ -86,6 +87,7 @@ def validate(
     }
     environment = dict(os.environ)
     if softhsm_conf is not None:
+        require_file_size(label)
         environment["SOFTHSM2_CONF"] = str(softhsm_conf)
     results = _Results({})
     # The first worker runs no probe: it checks that the token opens, and removes leftovers.

@@ -352,6 +352,60 @@ def test_softhsm_token_that_finds_no_room_is_reported_and_made_later(
     open_token(softhsm_token(lab)).close()
 
 
+_LOGIN_LIMITED = """
+import resource, sys
+from pathlib import Path
+from hsm.errors import TokenError
+from hsm.pkcs11.softhsm import token_config
+from hsm.pkcs11.token import open_token
+from hsm.validate.run import validate
+from hsm.validate.session import Pins
+config = token_config(Path(sys.argv[1]), "taperig-ekm")
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
+for use in (
+    lambda: open_token(config).close(),
+    lambda: validate(
+        config.module, config.label, Pins("1234", None), softhsm_conf=config.softhsm_conf
+    ),
+):
+    try:
+        use()
+    except TokenError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("limit", [100, 300, 1000])
+def test_softhsm_token_survives_a_login_under_a_limit_of_file_sizes(
+    tmp_path: Path, limit: int
+) -> None:
+    """SoftHSM would cut the token's file to the limit, and then find no token."""
+    lab = tmp_path / "lab"
+    open_token(softhsm_token(lab)).close()
+    ended = subprocess.run(
+        [sys.executable, "-c", _LOGIN_LIMITED, str(lab), str(limit)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert ended.stdout.count(f"files of {limit} bytes at most") == 2
+    assert ended.stdout.count("ulimit -f") == 2
+    open_token(token_config(lab, "taperig-ekm")).close()
+
+
+def test_softhsm_token_that_is_damaged_is_not_replaced(tmp_path: Path) -> None:
+    lab = tmp_path / "lab"
+    open_token(softhsm_token(lab)).close()
+    (file,) = (lab / "tokens").glob("*/token.object")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:300])
+    with pytest.raises(ProvisioningError, match=r"token taperig-ekm was not made.*a backup") as why:
+        softhsm_token(lab)
+    assert str(file) in str(why.value)
+    assert len(list((lab / "tokens").iterdir())) == 1
+    file.write_bytes(whole)
+    open_token(softhsm_token(lab)).close()
+
+
 _SMALL_DISK = """
 mount -t tmpfs -o size=$2k tmpfs $1
 $3 -m tests.support.provision_worker $1/lab; echo "ended $?"
