@@ -242,5 +242,5 @@ def in_batches(blocks: Iterable[Block], batch_bytes: int) -> Iterator[list[Block
 
 def _unreadable(name: str, path: Path, error: OSError) -> VolumeFileError:
     return VolumeFileError(
-        name, f"The file {path} cannot be read ({error.strerror}); leave it out or change its mode."
+        name, f"The file {path} cannot be read ({error.strerror}); correct it or leave it out."
     )

@@ -249,7 +249,7 @@ def pieces_of(source: Path) -> Iterator[bytes]:
                 yield piece
     except OSError as error:
         raise CacheError(
-            f"The file {source} cannot be read ({error.strerror}); leave it out or change its mode."
+            f"The file {source} cannot be read ({error.strerror}); correct it or leave it out."
         ) from error
 
 
