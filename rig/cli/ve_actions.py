@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -123,7 +124,7 @@ def pools(
     from rig.cli.tables import print_table
     from rig.ve import operator_views
     from rig.ve.catalogue import settings
-    from rig.ve.catalogue.model import PoolSettings
+    from rig.ve.catalogue.model import PoolSettings, require_pool_number
     from rig.ve.catalogue.schema import PoolRow
 
     changes = (
@@ -133,13 +134,19 @@ def pools(
     if number is None and any(each not in (None, []) for each in changes):
         raise OptionError("No pool was named to be changed; add --set POOL.")
     if number is not None:
+        require_pool_number(number)
+        if not any(each not in (None, []) for each in changes):
+            raise OptionError(f"No setting of pool {number} was given; give one, or leave --set.")
+        chosen = _keys(key or [], hash_key or [])
+        checked = lab_of(lab)
         if encrypt:
-            _require_license(lab_of(lab))
+            _require_license(checked)
+        _require_known(checked, node, chosen)
         with open_node_of(lab, node, drives=False) as (opened, _), opened.change() as session:
             new = PoolSettings(number)
             row = session.get(PoolRow, number)
             before = new if row is None else row.record()
-            keys = _keys(key or [], hash_key or []) or before.keys
+            keys = chosen or before.keys
             policy = replace(
                 before.reclaim,
                 **_given(
@@ -542,6 +549,16 @@ def _require_license(lab: Lab) -> None:
 
     if lab.installation is not None:
         require_encryption_settings(lab.installation.record(ekms=len(lab.ekms)))
+
+
+def _require_known(lab: Lab, node: str | None, keys: Sequence[KeyLabel]) -> None:
+    """Refuse key labels that the node's key managers lack."""
+    from rig.testbed.key_managers import require_known_labels
+    from rig.testbed.node import choose_node
+    from rig.testbed.state import state_dir
+
+    labels = [key.label for key in keys]
+    require_known_labels(lab, choose_node(lab, node), state_dir(), labels)
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The rig makes its SoftHSM tokens itself; a token of the user's own is taken as i
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -72,6 +73,34 @@ def require_keks(lab: Lab, node: str, provisioned: ProvisionedLab) -> None:
                 f"The key {label!r} of node {node}'s pools is in no token of its key managers, and "
                 "the lab says make: false; bring it in with the HSM's own tool or with "
                 "`rig ekm key add`, or let it be made."
+            )
+
+
+def require_known_labels(lab: Lab, node: str, state: Path, labels: Sequence[str]) -> None:
+    """Raise LabError for a key label that the node's key managers lack.
+
+    Labels that keks lists are known. Others must be in a token of the key managers, unless one of
+    these is not started by the rig: what it knows only `rig ekm verify` can tell.
+    """
+    known = {label_key(kek.label): kek.label for kek in lab.keks}
+    unlisted = [label for label in labels if label_key(label) not in known]
+    ekms = lab.ekms_of(node)
+    if not unlisted or not all(ekm.start for ekm in ekms):
+        return
+    from hsm.keys.keystore import Keystore  # only here, because they take long to import
+    from hsm.pkcs11.token import open_token
+
+    for name in dict.fromkeys(ekm.token for ekm in ekms):
+        with open_token(token_config(lab, name, state)) as token:
+            known |= {label_key(kek.label): kek.label for kek in Keystore(token).list()}
+    for label in unlisted:
+        if label_key(label) not in known:
+            near = difflib.get_close_matches(label, known.values(), n=1)
+            raise LabError(
+                f"The key {label!r} is neither in keks of the lab file nor in a token of node "
+                f"{node}'s key managers; nothing was changed. "
+                + (f"Did you mean {near[0]!r}? Else make it" if near else "Make it")
+                + " with `rig ekm key add`."
             )
 
 

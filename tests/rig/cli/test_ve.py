@@ -204,11 +204,28 @@ def test_ve_refuses_options_without_effect(lab: Path, state: Path) -> None:
         ("--max-active", "50"),
     ):
         assert "add --set POOL" in refusal(lab, "pools", *option), option
+    assert "No setting of pool 3 was given" in refusal(lab, "pools", "--set", "3")
     assert "No volume was named" in refusal(lab, "recall")
     assert "No cartridge was named" in refusal(lab, "insert")
     assert "no cartridge in the range" in refusal(lab, "move", "ZZZ001-ZZZ999", "--to", "1")
     assert "--replace is for" in refusal(lab, "write", lab, "--replace")
     assert "do not go together" in refusal(lab, "clock", "--reset", "--advance", "1")
+
+
+def test_ve_pools_refuses_a_key_that_no_key_manager_has(lab: Path, state: Path) -> None:
+    assert rig("hsm", "init", "--lab", lab).code == 0
+    before = ve(lab, "pools")
+    for option in ("--key", "--hash-key"):
+        sentence = refusal(lab, "pools", "--set", "2", option, "June 2008 Key")
+        assert "'June 2008 Key' is neither in keks of the lab file nor in a token" in sentence
+        assert "Did you mean 'June 2007 Key'?" in sentence
+    assert ve(lab, "pools") == before
+    assert rig("ekm", "key", "add", "June 2008 Key", "--lab", lab).code == 0
+    assert "June 2008 Key" in ve(lab, "pools", "--set", "2", "--key", "June 2008 Key")
+    # What a key manager knows that runs elsewhere cannot be seen here.
+    elsewhere = "port: 3801\n    start: false"
+    lab.write_text(lab.read_text().replace("port: 0\n    start: true", elsewhere, 1))
+    assert "Key Elsewhere" in ve(lab, "pools", "--set", "2", "--key", "Key Elsewhere")
 
 
 def test_ve_insert_is_refused_before_anything_is_made(lab: Path, state: Path) -> None:
