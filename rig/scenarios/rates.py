@@ -24,6 +24,7 @@ from rig.engine.throughput import (
     Worst,
     judge_small,
     measure_generated,
+    measure_ranges,
     measure_rates,
     measure_small,
     measure_stream,
@@ -83,6 +84,8 @@ class Rates(Scenario):
                         context.measure(item)
             else:
                 with context.report.task("measuring mixed records"):
+                    for item in measure_ranges(engine, key, worst, context.seed):
+                        context.measure(item, show=False)
                     # The smallest records take fewer clocks than is promised.
                     rest = max(STREAM_CLOCKS, 1.03 * (context.clocks - worst.cycles))
                     keys = [_key(engine, opened.element) for _ in MIXED_BYTES]

@@ -17,6 +17,7 @@ from rig.engine.throughput import (
     Unpaced,
     Worst,
     judge_small,
+    measure_ranges,
     measure_rates,
     measure_small,
     measure_stream,
@@ -27,7 +28,7 @@ from rig.results.measurement import Measurement
 from tests.support.slow_gates import SLIGHTLY_SLOW, SLOW, slow_simulation
 
 SIZES = (2048, 131_072)
-CLOCKS = 1_200_000
+CLOCKS = 600_000
 
 
 def judge(rtl: Path, number: int) -> tuple[list[Measurement], list[Measurement]]:
@@ -48,6 +49,7 @@ def judge(rtl: Path, number: int) -> tuple[list[Measurement], list[Measurement]]
         small = list(measure_small(engine, traffic))
         found += judge_small(engine, small)
         cycles = judge_cycles(engine, unpaced, small)
+        found += measure_ranges(engine, key, worst)
         keys = [load(secrets.token_bytes(32)) for _ in MIXED_BYTES]
         found += measure_stream(engine, keys, CLOCKS, worst)
         found += measure_worst(engine, worst)

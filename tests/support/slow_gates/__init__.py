@@ -29,6 +29,11 @@ SLOW = {
     "records_of_1000_bytes_encrypted_only": 14,
     "for_longer_and_longer": 15,
     "in_gaps_of_30_of_2000_clocks": 16,
+    "3000_to_3900_bytes_encrypted_only": 19,
+    "20000_to_30000_bytes_encrypted_only": 20,
+    "decrypt_after_a_longer_record_only": 21,
+    "every_64th_record_only": 22,
+    "first_result_5000_clocks_late": 23,
 }
 """The numbers of slow.svh, which is written into a copy of drive_crypto.sv."""
 
@@ -42,6 +47,11 @@ def slow_sources(folder: Path) -> Path:
     shutil.copytree(sources.RTL_DIRECTORY, copy)
     top = copy / "drive_crypto.sv"
     replace_once(top, ".room_i           (room)", ".room_i           (room & ~hold)")
+    replace_once(
+        top,
+        ".out_valid_o      (out_valid),\n      .out_ready_i      (out_ready),",
+        ".out_valid_o      (result_made),\n      .out_ready_i      (out_ready & ~late),",
+    )
     text = top.read_text()
     snippet = Path(__file__).with_name("slow.svh").read_text()
     at = text.index("  // ----", text.index("logic issue_active"))
