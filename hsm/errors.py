@@ -61,6 +61,10 @@ class TokenRefusedError(TokenError):
     """The token answered a request with an error."""
 
 
+class UserPinAbsentError(TokenRefusedError):
+    """The token says that its user has no PIN yet."""
+
+
 class MechanismAbsentError(TokenError):
     """The token lacks a mechanism or a mechanism parameter that the rig needs."""
 

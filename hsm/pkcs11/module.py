@@ -22,6 +22,7 @@ from hsm.errors import (
     TokenError,
     TokenNotUniqueError,
     TokenRefusedError,
+    UserPinAbsentError,
     WrongPinError,
 )
 from hsm.pkcs11.config import TokenConfig
@@ -175,7 +176,7 @@ def login_error(error: refusals.PKCS11Error, label: str, who: str, flags: TokenF
             "or file that holds it."
         )
     if isinstance(error, refusals.UserPinNotInitialized):
-        return TokenRefusedError(f"The token {label} has no user PIN yet; run `rig hsm init`.")
+        return UserPinAbsentError(f"The token {label} has no user PIN yet; run `rig hsm init`.")
     if isinstance(error, refusals.UserAlreadyLoggedIn):
         return TokenBusyError(f"This process is logged in at the token {label} already.")
     return TokenRefusedError(

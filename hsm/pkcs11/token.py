@@ -38,6 +38,7 @@ from hsm.errors import (
     TokenGoneError,
     TokenRefusedError,
     UnwrapRefusedError,
+    UserPinAbsentError,
 )
 from hsm.pkcs11.accepted_risks import risk_sentence
 from hsm.pkcs11.capabilities import NO_SUCH_ATTRIBUTE, Capabilities, probe_capabilities
@@ -101,7 +102,8 @@ def open_token(config: TokenConfig) -> "Token":
     RSA-OAEP), RiskNotAcceptedError, TokenError (it cannot be read, or must not be written).
 
     SoftHSM writes a token's file at each login. A process that reads it in that moment does not
-    find the token, or gets CKR_GENERAL_ERROR. So both count only after several attempts.
+    find the token, finds it without a PIN of its user, or gets CKR_GENERAL_ERROR. So these count
+    only after several attempts.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if config.softhsm_conf is not None:
@@ -111,7 +113,7 @@ def open_token(config: TokenConfig) -> "Token":
         for _ in range(_OPEN_ATTEMPTS - 1):
             try:
                 return Token(config, module, module.find_token(config.label))
-            except (TokenAbsentError, refusals.GeneralError):
+            except (TokenAbsentError, UserPinAbsentError, refusals.GeneralError):
                 time.sleep(_OPEN_PAUSE_SECONDS)
                 module.reinitialize()
         return Token(config, module, module.find_token(config.label))
@@ -280,11 +282,14 @@ class Token:
 
     def _log_in_again(self, *, officer: bool = False) -> pkcs11.Session:
         """Log in after a logout, in several attempts as open_token does."""
-        for _ in range(_OPEN_ATTEMPTS):
-            with suppress(refusals.GeneralError):
+        for _ in range(_OPEN_ATTEMPTS - 1):
+            with suppress(UserPinAbsentError, refusals.GeneralError):
                 return self._log_in(officer=officer)
             time.sleep(_OPEN_PAUSE_SECONDS)
-        raise _unreadable(self.label)
+        try:
+            return self._log_in(officer=officer)
+        except refusals.GeneralError:
+            raise _unreadable(self.label) from None
 
     @contextmanager
     def officer(self) -> Iterator[pkcs11.Session]:

@@ -28,6 +28,7 @@ from hsm.errors import (
     TokenError,
     TokenRefusedError,
     UnwrapRefusedError,
+    UserPinAbsentError,
     WrongPinError,
 )
 from hsm.keys.keystore import Keystore
@@ -84,6 +85,27 @@ for _ in range(40):
     with open_token(config) as token:
         assert token.label == "taperig-ekm"
 """
+
+
+def test_open_token_looks_again_when_a_token_seems_to_have_no_pin(
+    lab_state: ProvisionedLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So SoftHSM says now and then, while another process writes the token."""
+    log_in = Token._log_in
+    refused: list[TokenError] = []
+
+    def log_in_second(self: Token, **options: bool) -> pkcs11.Session:
+        if not refused:
+            refused.append(
+                login_error(refusals.UserPinNotInitialized(), self.label, "user", TokenFlag(0))
+            )
+            raise refused[0]
+        return log_in(self, **options)
+
+    monkeypatch.setattr(Token, "_log_in", log_in_second)
+    with open_token(lab_state.ekm_token) as token:
+        assert token.label == "taperig-ekm"
+    assert len(refused) == 1
 
 
 def test_open_token_succeeds_while_other_processes_log_in(lab_state: ProvisionedLab) -> None:
@@ -208,7 +230,7 @@ def test_open_token_refuses_a_second_token_in_one_process(lab_state: Provisioned
     [
         (refusals.PinLocked(), PinLockedError, "has locked the user's PIN"),
         (refusals.PinLenRange(), WrongPinError, "refused the user's PIN"),
-        (refusals.UserPinNotInitialized(), TokenRefusedError, "has no user PIN yet"),
+        (refusals.UserPinNotInitialized(), UserPinAbsentError, "has no user PIN yet"),
         (refusals.UserAlreadyLoggedIn(), TokenBusyError, "logged in at the token T already"),
         (refusals.DeviceError(), TokenRefusedError, "DeviceError"),
     ],
