@@ -26,6 +26,7 @@ architecture
 rtl
 ip
 lab
+new-board
 keys
 tape
 ```

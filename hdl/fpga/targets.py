@@ -78,6 +78,7 @@ class Target:
 
 # The PLL outputs. hdl/boards/ulx3s/README.md explains what limits the first.
 _ULX3S_MHZ = 80
+_SMALL_ULX3S_MHZ = 50
 _EVALUATION_MHZ = 100
 
 TARGETS: dict[str, Target] = {
@@ -94,6 +95,19 @@ TARGETS: dict[str, Target] = {
             ebr=208,
             loader="ulx3s",
             parameters={"ClockMhz": _ULX3S_MHZ, "BankBytes": 32768},
+        ),
+        Target(
+            name="ulx3s_45f",
+            title="Radiona ULX3S, ECP5-45F, speed grade 6",
+            chip="45k",
+            package="CABGA381",
+            speed_grade=6,
+            top="ulx3s_top",
+            clock_hz=_SMALL_ULX3S_MHZ * 1_000_000,
+            ebr=108,
+            loader="ulx3s",
+            parameters={"ClockMhz": _SMALL_ULX3S_MHZ, "WordBytes": 4, "BankBytes": 16384},
+            pins_of="ulx3s",
         ),
         Target(
             name="ecp5_evn",
