@@ -14,6 +14,8 @@ from rig.cli.main import run_command_line
 from rig.engine import cycle_baseline
 from rig.engine.cycle_baseline import (
     BaselineError,
+    Cycles,
+    _judge,
     baseline_file,
     judge_cycles,
     read_baseline,
@@ -81,6 +83,17 @@ def test_cycles_off_the_baseline_fail_and_say_old_and_new(
         f"cycles of the baseline, encrypt, records of 2,048 bytes, AAD of 16: {int(clocks):,} "
         f"clocks (must be {int(clocks) - 1:,} clocks)"
     ]
+
+
+@pytest.mark.parametrize(("word_bytes", "slack"), [(16, 0), (8, 1), (4, 3), (1, 15)])
+def test_cycles_of_narrow_gates_may_differ_by_less_than_a_word(word_bytes: int, slack: int) -> None:
+    baseline = read_baseline(word_bytes)
+    assert baseline is not None
+    for batch, known in baseline.counts.items():
+        for off in (-slack - 1, -slack, slack, slack + 1):
+            counted = Cycles(known.records, known.clocks + off)
+            judged = _judge(batch, counted, 62.5e6, baseline, None)
+            assert judged.passed is (abs(off) <= slack), (batch, off)
 
 
 def test_cycles_are_not_judged_without_a_baseline(
