@@ -200,6 +200,7 @@ def write_summary(built: Built) -> Path:
             "hdl/fpga/targets.py."
         )
     file = built.target.last_build_file
+    file.parent.mkdir(exist_ok=True)  # a board with the pins of another has no other file there
     file.write_text(json.dumps(built.report, indent=2) + "\n", encoding="utf-8")
     return file
 

@@ -156,6 +156,15 @@ def test_write_summary_refuses_a_build_below_the_clock(small: Target, tmp_path: 
     )
 
 
+def test_write_summary_makes_the_folder_of_a_board_with_pins_of_another(
+    small: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = build(small, tmp_path / "out")
+    monkeypatch.setattr("hdl.fpga.targets.BOARDS_DIRECTORY", tmp_path)
+    twin = replace(small, name="twin", pins_of="small")
+    assert write_summary(replace(good, target=twin)) == tmp_path / "twin" / "last_build.json"
+
+
 def test_last_build_reports_an_invalid_summary(small: Target) -> None:
     small.last_build_file.write_text("{}")
     with pytest.raises(
