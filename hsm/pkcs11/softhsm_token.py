@@ -37,28 +37,34 @@ def ensure_token(state_dir: Path, label: str) -> TokenConfig:
     user_pin = ensure_pin_file(config.pin.file)
     so_pin = ensure_pin_file(config.pin.file.with_name(f"{config.pin.file.name}.so"))
     with Module(config) as module:
-        present = label in _labels(state_dir, module, label)
-        if present:
-            token = module.find_token(label)
-            if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
-                _init_user_pin(token, so_pin.read(), user_pin.read(), config.softhsm_conf)
-    if not present:
+        token = _look_for(state_dir, module, label)
+        if token is not None and not token.flags & TokenFlag.USER_PIN_INITIALIZED:
+            _init_user_pin(token, so_pin.read(), user_pin.read(), config.softhsm_conf)
+    if token is None:
         _make_token(state_dir, config, so_pin.read(), user_pin.read())
     return config
 
 
-def _labels(state_dir: Path, module: Module, wanted: str) -> set[str]:
-    """Return the labels of the tokens, at least `wanted` if it is there.
+def _look_for(state_dir: Path, module: Module, wanted: str) -> pkcs11.Token | None:
+    """Return a token; None where there is none.
 
-    Raises ProvisioningError where a token that cannot be read may be the one that is wanted.
+    Another process that logs in writes the token, which then seems to be absent or without a PIN of
+    its user. Raises ProvisioningError where a token that cannot be read may be the one wanted.
     """
-    for _ in range(_LOOK_ATTEMPTS):
-        labels = [token.label for token in module.tokens()]
+    token = None
+    for attempt in range(_LOOK_ATTEMPTS):
+        if attempt:
+            time.sleep(_LOOK_PAUSE_SECONDS)
+            module.reinitialize()
+        labels = [each.label for each in module.tokens()]
         files = sorted((state_dir / "tokens").glob("*/token.object"))
-        if wanted in labels or len(files) <= len(labels):
-            return set(labels)
-        time.sleep(_LOOK_PAUSE_SECONDS)  # another process may be writing it: it logs in
-        module.reinitialize()
+        token = module.find_token(wanted) if wanted in labels else None
+        if token is None and len(files) <= len(labels):
+            return None
+        if token is not None and token.flags & TokenFlag.USER_PIN_INITIALIZED:
+            return token
+    if token is not None:
+        return token
     smallest = min(files, key=lambda file: file.stat().st_size)
     raise ProvisioningError(
         f"The token {wanted} was not made: SoftHSM cannot read each token in "

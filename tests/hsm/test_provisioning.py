@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from pkcs11 import TokenFlag
 
 from hsm.errors import (
     LabelInvalidError,
@@ -314,6 +316,25 @@ def test_softhsm_token_without_a_user_pin_is_completed(tmp_path: Path) -> None:
         open_token(token_config(tmp_path / "lab", "taperig-ekm"))
     open_token(softhsm_token(tmp_path / "lab")).close()
     assert len(list((tmp_path / "lab" / "tokens").iterdir())) == 1
+
+
+def test_softhsm_token_that_seems_to_have_no_pin_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So SoftHSM says now and then, while another process writes the token."""
+    config = softhsm_token(tmp_path / "lab")
+    find, looks = Module.find_token, []
+
+    def find_late(module: Module, label: str) -> object:
+        looks.append(label)
+        return find(module, label) if len(looks) > 1 else SimpleNamespace(flags=TokenFlag(0))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Module, "find_token", find_late)
+        patch.setattr("hsm.pkcs11.softhsm_token._init_user_pin", None)  # not called
+        assert ensure_token(tmp_path / "lab", config.label) == config
+    assert len(looks) == 2
+    open_token(config).close()
 
 
 _LIMITED = """
