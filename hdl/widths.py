@@ -9,12 +9,18 @@ import os
 from hdl.errors import HdlError
 
 PARAMETER = "WordBytes"
-WIDTHS = (16, 8, 4, 1)
+WORD_BYTES = 16
+WIDTHS = (WORD_BYTES, 8, 4, 1)
 """Bytes a clock, the widest first."""
 DEFAULT_WIDTH = WIDTHS[0]
 
 # One of WIDTHS; when it is set, the benches of the gates are built with it.
 WIDTH_VARIABLE = "TAPERIG_WORD_BYTES"
+
+
+def clocks_per_word(word_bytes: int) -> int:
+    """Return the clocks in which a data path of this width passes a word."""
+    return WORD_BYTES // word_bytes
 
 
 def require_width(word_bytes: int) -> None:

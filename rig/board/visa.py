@@ -19,6 +19,7 @@ from pyvisa.constants import SerialTermination
 import hdl.registers.board_map as board
 import hdl.registers.engine_map as regs
 from hdl.registers.types import Register
+from hdl.widths import WORD_BYTES
 from rig.board.protocol import BoardError
 from rig.board.uartbone import (
     MAX_WORDS,
@@ -34,8 +35,7 @@ ANSWER_LIMIT_S = 10.0
 
 BAUD = 1_000_000
 
-_WORD_BYTES = 16
-_BURST_WORDS = MAX_WORDS * REGISTER_BYTES // _WORD_BYTES
+_BURST_WORDS = MAX_WORDS * REGISTER_BYTES // WORD_BYTES
 _STAGED_BURSTS = 4  # with their commands below 4096 bytes, which are sent at once
 _TRIES = 5
 _DRAIN_S = 0.05
@@ -256,11 +256,11 @@ class VisaBoard:
         done = 0
         deadline = time.monotonic() + _RESULT_LIMIT_S
         while done < len(data):
-            left = (len(data) - done) // _WORD_BYTES
+            left = (len(data) - done) // WORD_BYTES
             words = min(left, self._uartbone.state.in_free, _STAGED_BURSTS * _BURST_WORDS)
             if words:
-                self._commit(data[done : done + words * _WORD_BYTES])
-                done += words * _WORD_BYTES
+                self._commit(data[done : done + words * WORD_BYTES])
+                done += words * WORD_BYTES
             elif not self._fetch_results() and time.monotonic() > deadline:
                 raise BoardError(
                     f"The engine of board {self.name} hangs: it took no frame word for "
@@ -272,9 +272,9 @@ class VisaBoard:
 
     def _commit(self, data: memoryview) -> None:
         """Stage words and commit them; repeat until the board has all of them."""
-        words = len(data) // _WORD_BYTES
+        words = len(data) // WORD_BYTES
         wanted = (self._in_count + words) & 0xFFFF_FFFF
-        burst = _BURST_WORDS * _WORD_BYTES
+        burst = _BURST_WORDS * WORD_BYTES
         staging = b"".join(
             write_command(regs.RECORD_IN, data[at : at + burst], fixed=True)
             for at in range(0, len(data), burst)
@@ -326,10 +326,10 @@ class VisaBoard:
             # The acknowledgement also sets the board's read position to the first missing word.
             commands = self._acknowledge_command()
             if words:
-                count = words * _WORD_BYTES // REGISTER_BYTES
+                count = words * WORD_BYTES // REGISTER_BYTES
                 commands += read_command(regs.RECORD_OUT, count, fixed=True)
             try:
-                answer = self._uartbone.exchange(commands, words * _WORD_BYTES)
+                answer = self._uartbone.exchange(commands, words * WORD_BYTES)
             except LinkFault as fault:
                 last = fault
                 self._uartbone.recover(fault)

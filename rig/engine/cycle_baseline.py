@@ -16,6 +16,7 @@ from typing import Final
 
 from hdl.files import read_text
 from hdl.sources import HDL_DIRECTORY, rtl_sha256
+from hdl.widths import clocks_per_word
 from hsm.errors import TaperigError
 from hsm.files import reason_and_cure
 from rig.engine.driver import Engine
@@ -126,7 +127,7 @@ def _judge(
     elif known is not None and known.records != counted.records:
         why_not = f"the baseline has {known.records:,} records of it; {UPDATE}"
     # A narrow engine takes a word every few clocks, and what ran before decides which these are.
-    slack = 0 if baseline is None else 16 // baseline.word_bytes - 1
+    slack = 0 if baseline is None else clocks_per_word(baseline.word_bytes) - 1
     return Measurement(
         name=f"cycles of the baseline, {batch}",
         value=counted.clocks,

@@ -11,6 +11,7 @@ from enum import Enum, IntEnum
 import hdl.registers.engine_map as regs
 from hdl.registers.describe import describe
 from hdl.registers.types import Register, RegisterField
+from hdl.widths import WORD_BYTES, clocks_per_word
 from hsm.errors import TaperigError
 from rig.board.protocol import Board
 from rig.results.measurement import EngineClock
@@ -21,7 +22,6 @@ KEY_BYTES = 32
 SEALED_KEY_BYTES = 40
 
 _REGISTER_BYTES = 4
-_WORD_BYTES = 16
 _ID = 0x54415045  # "TAPE"
 _VERSION_MAJOR = 1
 _SCRATCH_PATTERNS = (0xA55A_0FF0, 0x5AA5_F00F)
@@ -163,8 +163,8 @@ class Promise:
 
     def clocks(self, data_bytes: int, aad_bytes: int = 0) -> int:
         """Return the clocks of a record at most, among records of its size."""
-        words = -(-data_bytes // _WORD_BYTES) - (-aad_bytes // _WORD_BYTES)
-        return words * _WORD_BYTES // self.word_bytes + self.overhead
+        words = -(-data_bytes // WORD_BYTES) - (-aad_bytes // WORD_BYTES)
+        return words * clocks_per_word(self.word_bytes) + self.overhead
 
 
 _RECORDS_INSIDE = 16
@@ -189,7 +189,7 @@ class PromisedClocks:
         """Add a record."""
         takes = self._promise.clocks(data_bytes, aad_bytes)
         self.clocks = max(self.clocks, self._left[0]) + takes
-        latency = _LATENCY_CLOCKS * _WORD_BYTES // self._promise.word_bytes
+        latency = _LATENCY_CLOCKS * clocks_per_word(self._promise.word_bytes)
         begins = max(self.clocks + latency, self._left[-1])
         self._left.append(begins + self._promise.clocks(data_bytes, 0))
 
@@ -345,7 +345,7 @@ class Engine:
                     yield self._read_results(oldest)
                 if batch is None:
                     break
-                self._board.write(regs.RECORD_IN, _WORD_BYTES, frames)
+                self._board.write(regs.RECORD_IN, WORD_BYTES, frames)
                 in_flight.append((len(frames), batch))
                 free -= len(frames)
         except (GeneratorExit, SelfTestError):
@@ -413,12 +413,12 @@ class Engine:
                     f"The engine cannot be paced at {bytes_per_second} bytes a second; give a "
                     "rate above zero"
                 )
-            words_a_clock = bytes_per_second / _WORD_BYTES / self.clock_hz
+            words_a_clock = bytes_per_second / WORD_BYTES / self.clock_hz
             rate = math.ceil(words_a_clock * _PACE_UNIT)
-            if rate * _WORD_BYTES >= self.promise.word_bytes * _PACE_UNIT:
+            if rate * WORD_BYTES >= self.promise.word_bytes * _PACE_UNIT:
                 rate = 0
         self._write(regs.PACE, regs.PACE_RATE.put(rate))
-        return rate * _WORD_BYTES * self.clock_hz / _PACE_UNIT if rate else None
+        return rate * WORD_BYTES * self.clock_hz / _PACE_UNIT if rate else None
 
     # ---- registers ----
 
@@ -496,7 +496,7 @@ class Engine:
             for number, record in enumerate(records):
                 self._check_record(number, record)
                 # Header, tag and the padding of AAD and data are four words at most.
-                frame = 4 * _WORD_BYTES + len(record.aad) + len(record.data)
+                frame = 4 * WORD_BYTES + len(record.aad) + len(record.data)
                 if batch and size + frame > most:
                     yield batch
                     batch, size = [], 0
@@ -524,16 +524,16 @@ class Engine:
             raise EngineError(
                 f"The engine returned {length} bytes for a record of {len(record.data)} bytes"
             )
-        data_words = -(-length // _WORD_BYTES)
+        data_words = -(-length // WORD_BYTES)
         tag_words = 1 if record.operation is Operation.ENCRYPT else 0
         if data_words + tag_words == 0:
             return Result(status, b"", b"")
         body = self._read_words(data_words + tag_words)
-        tag = body[data_words * _WORD_BYTES :]
+        tag = body[data_words * WORD_BYTES :]
         return Result(status, body[:length], tag)
 
     def _read_words(self, count: int) -> bytes:
-        return self._board.read(regs.RECORD_OUT, _WORD_BYTES, count)
+        return self._board.read(regs.RECORD_OUT, WORD_BYTES, count)
 
 
 def _encode_frame(record: Record) -> bytes:
@@ -545,5 +545,5 @@ def _encode_frame(record: Record) -> bytes:
 
 
 def _pad(data: bytes) -> bytes:
-    short = -len(data) % _WORD_BYTES
+    short = -len(data) % WORD_BYTES
     return data + bytes(short) if short else data

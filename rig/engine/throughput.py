@@ -10,18 +10,18 @@ alike fail the last, gates that are slow for some only fail the stream of mixed 
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, Final, Protocol
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from hdl.widths import WIDTHS
+from hdl.widths import clocks_per_word
 from hsm.errors import TaperigError
 from rig.engine.driver import (
     TAG_BYTES,
@@ -107,6 +107,8 @@ RANGE_RECORDS: Final = 3
 """Records of a range with one operation, at least."""
 
 _MIXED_SPREAD: Final = 8
+_FIRST_RANGE_IV: Final = 1 << 72
+"""Beside the IVs of other records under the same key."""
 _KEYS_OF_A_RUN: Final = 4
 _SMALL_SHARE: Final = 0.05
 
@@ -276,13 +278,22 @@ class HostTraffic:
                 )
             )
             self._next_iv += 1
-        self.engine.clear_counters()
-        results = self.engine.process([record for record, _ in pairs])
-        counters, gaps = self.engine.counters(), self.engine.gap_counters()
-        for result, (_, expected) in zip(results, pairs, strict=True):
-            _check_result(result, expected, record_bytes)
-        check_counters(counters, count, record_bytes * count)
+        counters, gaps = _send(self.engine, pairs)
         return Sample(operation, record_bytes, len(aad), counters, gaps, self.engine.clock)
+
+
+def _send(engine: Engine, pairs: Sequence[tuple[Record, Result]]) -> tuple[Counters, GapCounters]:
+    """Send records back to back; return what the engine counted.
+
+    Raises MeasureError for a result that is not the one beside its record.
+    """
+    engine.clear_counters()
+    results = engine.process([record for record, _ in pairs])
+    counters, gaps = engine.counters(), engine.gap_counters()
+    for result, (record, expected) in zip(results, pairs, strict=True):
+        _check_result(result, expected, len(record.data))
+    check_counters(counters, len(pairs), sum(len(record.data) for record, _ in pairs))
+    return counters, gaps
 
 
 @dataclass(slots=True)
@@ -476,26 +487,20 @@ def measure_stream(
         load()
         engine.clear_counters()
         mixed.begin(key, least, share * clocks)
-        for number, result in enumerate(chain.from_iterable(engine.stream(mixed.records()))):
+        for number, result in enumerate(
+            itertools.chain.from_iterable(engine.stream(mixed.records()))
+        ):
             _check_result(result, *mixed.expected[number])
         counters, gaps = engine.counters(), engine.gap_counters()
         check_counters(counters, len(mixed.expected), mixed.payload)
         worst.add(counters, gaps)
-        yield Measurement(
-            name=f"engine alone, mixed records from {least:,} bytes, over the promise",
-            value=mixed.promised / counters.cycles_busy if counters.cycles_busy else float("nan"),
-            unit="ratio",
-            minimum=PROMISE_LIMIT,
-            rules=("RATE-3",),
-            detail={
-                "record_bytes": [least, _MIXED_SPREAD * least],
-                "seed": seed,
-                "records": counters.records,
-                "bytes": counters.bytes,
-                "cycles": counters.cycles_busy,
-                "promised_cycles": mixed.promised,
-                "clock_hz": engine.clock_hz,
-            },
+        yield _over_promise(
+            f"engine alone, mixed records from {least:,} bytes",
+            engine,
+            counters,
+            mixed.promised,
+            record_bytes=[least, _MIXED_SPREAD * least],
+            seed=seed,
         )
 
 
@@ -512,68 +517,63 @@ def measure_ranges(
         worst: gets the gaps, latencies and clocks.
         seed: of the sizes and of AAD.
     """
-    choose = random.Random(seed)
-    ratio = RANGE_RATIO ** (max(WIDTHS) / engine.promise.word_bytes)
+    choose, ivs = random.Random(seed), itertools.count(_FIRST_RANGE_IV)
+    ratio = RANGE_RATIO ** clocks_per_word(engine.promise.word_bytes)
     least, number = 16, 0
-    iv = 1 << 72
     while least < engine.max_data_bytes:
         most = min(engine.max_data_bytes, max(least + 1, int(least * ratio)))
-        clear = 0.0
+        clear = math.nan
         for turn, operation in enumerate((Operation.BYPASS, Operation.ENCRYPT, Operation.DECRYPT)):
             odd = choose.randrange(1, engine.max_aad_bytes, 2)
             aad = (AAD_BYTES, odd, 0)[(number + turn) % 3] if turn else 0
-            promised, records, expected = 0, list[Record](), list[Result]()
-            while promised < RANGE_CLOCKS or len(records) < RANGE_RECORDS:
-                size = choose.randint(least, most)
-                record, result = record_and_result(
-                    key, operation, choose.randbytes(size), iv, choose.randbytes(aad)
-                )
-                iv += 1
-                promised += engine.promise.clocks(size, aad)
-                records.append(record)
-                expected.append(result)
-            engine.clear_counters()
-            for record, result, right in zip(
-                records, engine.process(records), expected, strict=True
-            ):
-                _check_result(result, right, len(record.data))
-            counters, gaps = engine.counters(), engine.gap_counters()
-            check_counters(counters, len(records), sum(len(each.data) for each in records))
-            worst.add(counters, gaps)
-            over = promised / counters.cycles_busy if counters.cycles_busy else math.nan
-            name = f"engine alone, {operation.name.lower()} of {least:,} to {most:,} bytes"
-            detail = {
-                "direction": operation.name.lower(),
-                "record_bytes": [least, most],
-                "aad_bytes": aad,
-                "seed": seed,
-                "records": counters.records,
-                "bytes": counters.bytes,
-                "cycles": counters.cycles_busy,
-                "promised_cycles": promised,
-                "clock_hz": engine.clock_hz,
-            }
-            yield Measurement(
-                name=f"{name}, over the promise",
-                value=over,
-                unit="ratio",
-                minimum=PROMISE_LIMIT,
-                rules=("RATE-3",),
-                detail=detail,
+            pairs, promised = _range_records(
+                engine, key, choose, ivs, operation, (least, most), aad
             )
+            counters, gaps = _send(engine, pairs)
+            worst.add(counters, gaps)
+            name = f"engine alone, {operation.name.lower()} of {least:,} to {most:,} bytes"
+            over = _over_promise(
+                name,
+                engine,
+                counters,
+                promised,
+                direction=operation.name.lower(),
+                record_bytes=[least, most],
+                aad_bytes=aad,
+                seed=seed,
+            )
+            yield over
             if operation is Operation.BYPASS:
-                clear = over
+                clear = over.value
             elif SMALLEST_OVER_CLEAR <= least < SMALL_BYTES:
                 # Over what is promised for each, since AAD takes clocks.
-                yield Measurement(
+                yield replace(
+                    over,
                     name=f"{name}, over clear",
-                    value=over / clear,
-                    unit="ratio",
+                    value=over.value / clear,
                     minimum=SMALL_CLEAR_LIMIT,
-                    rules=("RATE-3",),
-                    detail=detail,
                 )
         least, number = most + 1, number + 1
+
+
+def _range_records(
+    engine: Engine,
+    key: bytes,
+    choose: random.Random,
+    ivs: Iterator[int],
+    operation: Operation,
+    sizes: tuple[int, int],
+    aad_bytes: int,
+) -> tuple[list[tuple[Record, Result]], int]:
+    """Return records of a range of sizes, and the clocks promised for them."""
+    pairs: list[tuple[Record, Result]] = []
+    promised = 0
+    while promised < RANGE_CLOCKS or len(pairs) < RANGE_RECORDS:
+        size = choose.randint(*sizes)
+        data, aad = choose.randbytes(size), choose.randbytes(aad_bytes)
+        pairs.append(record_and_result(key, operation, data, next(ivs), aad))
+        promised += engine.promise.clocks(size, aad_bytes)
+    return pairs, promised
 
 
 def measure_generated(
@@ -637,7 +637,7 @@ def measure_worst(engine: Engine, worst: Worst) -> Iterator[Measurement]:
         detail=detail,
     )
     # A result waits for all before it: at most two of the longest records are in the buffer.
-    latency = LATENCY_CLOCKS * max(WIDTHS) // engine.promise.word_bytes
+    latency = LATENCY_CLOCKS * clocks_per_word(engine.promise.word_bytes)
     before = 2 * engine.max_data_bytes / engine.promise.bytes_per_clock(engine.max_data_bytes)
     yield Measurement(
         name="longest latency",
@@ -787,6 +787,27 @@ def _promise_ratio(name: str, unpaced: Repeats, engine: Engine, records: str) ->
             "direction": name,
             "promised_bytes_per_cycle": promised,
             **unpaced.as_detail(),
+        },
+    )
+
+
+def _over_promise(
+    name: str, engine: Engine, counters: Counters, promised: float, **batch: Any
+) -> Measurement:
+    """Judge records of several sizes by the clocks promised for them."""
+    return Measurement(
+        name=f"{name}, over the promise",
+        value=promised / counters.cycles_busy if counters.cycles_busy else math.nan,
+        unit="ratio",
+        minimum=PROMISE_LIMIT,
+        rules=("RATE-3",),
+        detail={
+            **batch,
+            "records": counters.records,
+            "bytes": counters.bytes,
+            "cycles": counters.cycles_busy,
+            "promised_cycles": promised,
+            "clock_hz": engine.clock_hz,
         },
     )
 

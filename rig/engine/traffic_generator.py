@@ -16,18 +16,18 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import hdl.registers.board_map as regs
 from hdl.registers.types import Register
+from hdl.widths import WORD_BYTES
 from rig.board.protocol import Board
 from rig.engine.driver import SEALED_KEY_BYTES, EngineError, Operation, RecordStatus
 
 _REGISTER_BYTES = 4
-_WORD_BYTES = 16
 _LIMIT_S = 60.0
 _MOST_RECORDS = (1 << 32) - 1
 _TOP_BITS = (1 << 128) - 1
 _AHEAD_BYTES = 1 << 20
 _LANES = 128
 """The check value is the same after so many rotations by one."""
-_BLOCK_BYTES = _LANES * _WORD_BYTES
+_BLOCK_BYTES = _LANES * WORD_BYTES
 _ALL_LANES = (1 << 8 * _BLOCK_BYTES) - 1
 
 
@@ -66,7 +66,7 @@ class TrafficGenerator:
         records: int,
         *,
         seed: int = 0,
-        tag: bytes = bytes(_WORD_BYTES),
+        tag: bytes = bytes(WORD_BYTES),
         aad_bytes: int = 0,
         key_change: TrafficKeyChange | None = None,
         while_busy: Callable[[], None] = lambda: None,
@@ -131,7 +131,7 @@ def record_iv(seed: int, number: int) -> bytes:
 
 def record_data(seed: int, number: int, size: int) -> bytes:
     """Return the data of record `number`."""
-    words = -(-size // _WORD_BYTES)
+    words = -(-size // WORD_BYTES)
     pattern = b"".join(
         struct.pack(">IIII", seed, number, word, word ^ 0xFFFF_FFFF) for word in range(words)
     )
@@ -140,7 +140,7 @@ def record_data(seed: int, number: int, size: int) -> bytes:
 
 def record_aad(seed: int, number: int, size: int) -> bytes:
     """Return the AAD of record `number`."""
-    words = -(-size // _WORD_BYTES)
+    words = -(-size // WORD_BYTES)
     ones = 0xFFFF_FFFF
     pattern = b"".join(
         struct.pack(">IIII", seed ^ ones, number ^ ones, word ^ ones, word) for word in range(words)
@@ -179,8 +179,8 @@ class ExpectedTraffic:
         self._pattern = _Pattern(seed, size)
         self._ciphers = AESGCM(key), AESGCM(next_key or key)
         self._head = (RecordStatus.OK << 24 | operation.value << 20 | size).to_bytes(4, "big")
-        self._head += bytes(_WORD_BYTES - len(self._head))
-        self.tag = bytes(_WORD_BYTES)
+        self._head += bytes(WORD_BYTES - len(self._head))
+        self.tag = bytes(WORD_BYTES)
         self._decrypted = 0
         """The check value of one decrypted record: all are the same."""
         if operation is Operation.DECRYPT:
@@ -218,7 +218,7 @@ class ExpectedTraffic:
 
         Each is rotated by the words that follow, and rotations repeat after 128.
         """
-        words = 1 - (-self._size // _WORD_BYTES)
+        words = 1 - (-self._size // WORD_BYTES)
         check = 0
         for later in range(min(records, _LANES)):
             if (records - later + _LANES - 1) // _LANES % 2:
@@ -240,15 +240,15 @@ class _Pattern:
 
     def __init__(self, seed: int, size: int) -> None:
         self._size = size
-        self._words = -(-size // _WORD_BYTES)
-        self._data = bytearray(record_data(seed, 0, self._words * _WORD_BYTES))
+        self._words = -(-size // WORD_BYTES)
+        self._data = bytearray(record_data(seed, 0, self._words * WORD_BYTES))
         self._number = bytes(4)
 
     def data(self, number: int) -> bytes:
         """Return the data of a record."""
         for at, (old, new) in enumerate(zip(self._number, number.to_bytes(4, "big"), strict=True)):
             if old != new:
-                self._data[4 + at :: _WORD_BYTES] = bytes((new,)) * self._words
+                self._data[4 + at :: WORD_BYTES] = bytes((new,)) * self._words
         self._number = number.to_bytes(4, "big")
         return bytes(memoryview(self._data)[: self._size])
 
@@ -272,17 +272,17 @@ class _CheckValue:
             lanes ^= int.from_bytes(view[at : at + _BLOCK_BYTES], "big")
         rest = view[whole:]
         lanes ^= int.from_bytes(rest, "big") << 8 * (_BLOCK_BYTES - len(rest))
-        by = self._words % _LANES * _WORD_BYTES * 8
+        by = self._words % _LANES * WORD_BYTES * 8
         self._lanes ^= lanes >> by | (lanes << (8 * _BLOCK_BYTES - by)) & _ALL_LANES
-        self._words += len(body) // _WORD_BYTES
+        self._words += len(body) // WORD_BYTES
 
     def value(self) -> int:
         """Return the check value of all words so far."""
         check = 0
         lanes = self._lanes.to_bytes(_BLOCK_BYTES, "big")
         for lane in range(_LANES):
-            at = lane * _WORD_BYTES
-            word = int.from_bytes(lanes[at : at + _WORD_BYTES], "big")
+            at = lane * WORD_BYTES
+            word = int.from_bytes(lanes[at : at + WORD_BYTES], "big")
             check ^= _rotated(word, self._words - 1 - lane)
         return check
 
@@ -293,4 +293,4 @@ def _rotated(word: int, by: int) -> int:
 
 
 def _padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % _WORD_BYTES)
+    return data + bytes(-len(data) % WORD_BYTES)
