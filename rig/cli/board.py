@@ -17,7 +17,15 @@ from hdl.widths import DEFAULT_WIDTH
 from hsm.errors import TaperigError
 from hsm.files import read_limited
 from rig.cli.help import CommandLine
-from rig.cli.options import DriveOption, JsonOption, LabOption, drive_of, lab_of, print_json
+from rig.cli.options import (
+    DriveOption,
+    JsonOption,
+    LabOption,
+    OutOption,
+    drive_of,
+    lab_of,
+    print_json,
+)
 
 board_app = CommandLine(help="FPGA boards: bitstreams, programming, the virtual board.")
 
@@ -41,9 +49,9 @@ def _hdl_errors() -> Iterator[None]:
 
 def build_folder(target: str) -> Path:
     """Return the default folder of a board's bitstream and report."""
-    from rig.testbed.state import private_folder, state_dir
+    from rig.testbed.state import bitstream_folder, private_folder, state_dir
 
-    return private_folder(state_dir() / "bitstreams" / target)
+    return private_folder(bitstream_folder(state_dir(), target))
 
 
 @board_app.command("build")
@@ -59,12 +67,7 @@ def board_build(
             help="Seed of the placer; repeat to keep the best of several.",
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="DIR", help="Folder for the results; by default in the state folder."
-        ),
-    ] = None,
+    out: OutOption = None,
     record: Annotated[
         bool,
         typer.Option(

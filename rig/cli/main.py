@@ -22,7 +22,16 @@ from rig.cli.ekm_verify import ekm_verify
 from rig.cli.help import CommandLine, ExampleGroup, branch
 from rig.cli.hsm import hsm_app
 from rig.cli.kat import kat
-from rig.cli.options import BoardOption, JsonOption, LabOption, lab_of, print_json
+from rig.cli.options import (
+    AnyBuildOption,
+    BoardOption,
+    JsonOption,
+    LabOption,
+    OutOption,
+    exit_code_of,
+    lab_of,
+    print_json,
+)
 from rig.cli.runs import runs_app
 from rig.cli.soak import soak
 from rig.cli.ve import ve_app
@@ -107,12 +116,7 @@ def run(
             help="File or folder to write to tape; may be given repeatedly.",
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="DIR", help="Folder for the results; by default in the state folder."
-        ),
-    ] = None,
+    out: OutOption = None,
     waves: Annotated[
         bool, typer.Option("--waves", help="Write a waveform of the run (FST); slower.")
     ] = False,
@@ -145,10 +149,7 @@ def run(
             help="results.json of an earlier run; fail what is worse, as `rig compare` does.",
         ),
     ] = None,
-    any_build: Annotated[
-        bool,
-        typer.Option("--any-build", help="Judge a board whose build of the gates is not known."),
-    ] = False,
+    any_build: AnyBuildOption = False,
 ) -> None:
     """Write files to tape through the gates, read back, compare, measure.
 
@@ -173,7 +174,7 @@ def run(
     if seed is not None:
         options = replace(options, seed=seed)
     result = run_lab(lab_of(options.lab_file), state_dir(), options)
-    raise typer.Exit({"pass": 0, "fail": 1, "error": 2}[result.verdict])
+    raise typer.Exit(exit_code_of(result.verdict))
 
 
 app.command("soak", rich_help_panel=_JUDGE)(soak)

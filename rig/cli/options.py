@@ -25,6 +25,16 @@ BoardOption = Annotated[
         "--board", metavar="NAME", help="Board of the lab file; by default the drive's own."
     ),
 ]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="Folder for the results; by default in the state folder."
+    ),
+]
+AnyBuildOption = Annotated[
+    bool,
+    typer.Option("--any-build", help="Judge a board whose build of the gates is not known."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 DriveOption = Annotated[
     str | None,
@@ -82,6 +92,11 @@ def lab_of(path: Path | None) -> Lab:
     from rig.lab.load import default_lab_path, load_lab
 
     return load_lab(path if path is not None else default_lab_path())
+
+
+def exit_code_of(verdict: str) -> int:
+    """Return the exit code of a run with this verdict."""
+    return {"pass": 0, "fail": 1, "error": 2}[verdict]
 
 
 def print_json(value: object) -> None:

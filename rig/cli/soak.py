@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rig.cli.options import BoardOption, LabOption, OptionError
+from rig.cli.options import (
+    AnyBuildOption,
+    BoardOption,
+    LabOption,
+    OptionError,
+    OutOption,
+    exit_code_of,
+)
 
 if TYPE_CHECKING:
     from rig.lab.model import Lab
@@ -38,16 +45,8 @@ def soak(
         int | None,
         typer.Option("--seed", metavar="N", help="Seed of all records; by default a random one."),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="DIR", help="Folder for the results; by default in the state folder."
-        ),
-    ] = None,
-    any_build: Annotated[
-        bool,
-        typer.Option("--any-build", help="Judge a board whose build of the gates is not known."),
-    ] = False,
+    out: OutOption = None,
+    any_build: AnyBuildOption = False,
     resume: Annotated[
         Path | None,
         typer.Option("--resume", metavar="DIR", help="Go on with the soak whose folder this is."),
@@ -90,7 +89,7 @@ def soak(
         soak=options,
     )
     result = run_lab(chosen, state_dir(), run_options)
-    raise typer.Exit({"pass": 0, "fail": 1, "error": 2}[result.verdict])
+    raise typer.Exit(exit_code_of(result.verdict))
 
 
 def _refuse_lengths(hours: float | None, engine_seconds: float | None) -> None:

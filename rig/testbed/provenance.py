@@ -25,6 +25,7 @@ from rig.results.provenance import (
     TokenFacts,
 )
 from rig.testbed.session import LabSession
+from rig.testbed.state import bitstream_folder
 
 _MAX_LAB_BYTES = 4 << 20
 _MAX_REPORT_BYTES = 16 << 20
@@ -190,7 +191,7 @@ def _known_builds(
 
 
 def _bitstreams(unit: BoardUnit, state: Path) -> Iterator[_KnownBuild]:
-    from hdl.fpga.synthesis import source_hash
+    from hdl.fpga.synthesis import REPORT, source_hash
     from hdl.fpga.targets import TARGETS, find_target, last_build
 
     targets = TARGETS.values() if unit.fpga is None else [find_target(unit.fpga)]
@@ -200,7 +201,7 @@ def _bitstreams(unit: BoardUnit, state: Path) -> Iterator[_KnownBuild]:
         if last is not None and last.source_hash == here:
             bitstream: str | None = last.bitstream_sha256
         else:
-            bitstream = _built_here(state / "bitstreams" / target.name / "report.json", here)
+            bitstream = _built_here(bitstream_folder(state, target.name) / REPORT, here)
         yield _KnownBuild("checkout", target.name, here, bitstream)
     for name, last in recorded.items():
         if last is not None:

@@ -75,6 +75,11 @@ def private_folder(
     return path
 
 
+def bitstream_folder(state: Path, target: str) -> Path:
+    """Return the folder of an FPGA board's bitstream and report."""
+    return state / "bitstreams" / target
+
+
 @contextmanager
 def locked_state(state: Path, report: Callable[[str], None]) -> Iterator[None]:
     """Lock a state folder against commands that would use its drives.
