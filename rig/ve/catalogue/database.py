@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from hsm.errors import TaperigError
 
 FILE = "catalogue.db"
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration: what a catalogue is brought to when it is opened."""
 
 _MIGRATIONS = Path(__file__).with_name("migrations")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, MetaData, UniqueConstraint
+from sqlalchemy import JSON, ForeignKey, Index, MetaData, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from hsm.keys.eedk import KeyLabel, KeyMode
@@ -169,6 +169,17 @@ class PhysicalRow(Base):
     """A move of its volumes to this pool was ordered."""
     move_when_eligible: Mapped[bool] = mapped_column(default=False)
     """The move waits until it is eligible for reclaim."""
+    cartridge_id: Mapped[str | None]
+    """The cartridge's own random id, hexadecimal; None until it is known (a catalogue of 0001)."""
+    format_version: Mapped[int | None]
+    epoch: Mapped[int | None]
+    """The append epoch that the cartridge memory had at the last complete demount."""
+    end_offset: Mapped[int | None]
+    """Where the cartridge's data ended at the last complete demount, in bytes of its file."""
+    read_only: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Set aside: it is read, and not written until an operator says otherwise."""
+    ejected_to: Mapped[str | None]
+    """Where it went, as the operator named the place; None while it is in this node."""
 
     def record(self) -> PhysicalVolume:
         """Return the cartridge as a value."""
@@ -204,6 +215,8 @@ class LogicalRow(Base):
     in_cache: Mapped[bool] = mapped_column(default=True)
     mounted: Mapped[bool] = mapped_column(default=False)
     source: Mapped[str] = mapped_column(default="")
+    found_on_tape: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It entered the catalogue from a cartridge's labels; it may have expired before."""
 
     __table_args__ = (Index(None, "in_cache", "accessed"),)
 
@@ -248,6 +261,10 @@ class CopyRow(Base):
     blocks: Mapped[int]
     size: Mapped[int]
     active: Mapped[bool] = mapped_column(default=True)
+    bad: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It was found unreadable, and counts for nothing."""
+    last_read: Mapped[float | None]
+    """When it was last read whole and found right; None: not since it was written."""
 
     __table_args__ = (UniqueConstraint("volser", "first_block"),)
 

@@ -38,9 +38,15 @@ _NAMES_AT_ONCE = 10_000
 class TapeFacts:
     """What a cartridge itself holds, as read at its demount."""
 
+    cartridge_id: str
+    """Its own random id, hexadecimal."""
+    format_version: int
     encryption: TapeEncryption
     first_epoch: int
+    epoch: int
     block_count: int
+    end_offset: int
+    """Where its data ends, in bytes of its file."""
     data_bytes: int
     """Data of logical volumes, whole or not, without labels."""
     label_blocks: tuple[int, ...]
@@ -355,9 +361,13 @@ def enter_bot(
 
 def enter_facts(row: PhysicalRow, facts: TapeFacts) -> None:
     """Enter what was read from the cartridge itself."""
+    row.cartridge_id = facts.cartridge_id
+    row.format_version = facts.format_version
     row.encryption = facts.encryption.value
     row.first_epoch = facts.first_epoch
+    row.epoch = facts.epoch
     row.block_count = facts.block_count
+    row.end_offset = facts.end_offset
 
 
 def enter_copies(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
-from rig.drive.cartridge_format import SUFFIX, Flags, TapeFormat
+from rig.drive.cartridge_format import FORMAT_VERSION, SUFFIX, Flags, TapeFormat
 from rig.ve.catalogue.model import TapeEncryption
 from rig.ve.catalogue.transactions import TapeFacts
 
@@ -73,10 +73,15 @@ class CartridgeStore:
 def facts_of(cartridge: Cartridge) -> TapeFacts:
     """Return what can be read of a cartridge without its key."""
     labels = [header.block for header in cartridge.headers if Flags.LABEL in header.flags]
+    memory = cartridge.memory
     return TapeFacts(
+        cartridge_id=memory.cartridge_id.hex(),
+        format_version=FORMAT_VERSION,
         encryption=_ENCRYPTION[cartridge.format],
-        first_epoch=cartridge.memory.first_epoch,
+        first_epoch=memory.first_epoch,
+        epoch=memory.epoch,
         block_count=cartridge.block_count,
+        end_offset=memory.end_offset,
         data_bytes=sum(h.length for h in cartridge.headers if Flags.LABEL not in h.flags),
         label_blocks=tuple(labels),
     )

@@ -20,7 +20,7 @@ from rig.ve.catalogue import database as module
 from rig.ve.catalogue import settings
 from rig.ve.catalogue.database import HEAD, Catalogue, CatalogueError, upgrade
 from rig.ve.catalogue.model import PoolSettings
-from rig.ve.catalogue.schema import Base
+from rig.ve.catalogue.schema import Base, PhysicalRow
 
 
 def migrated(path: Path) -> Catalogue:
@@ -63,6 +63,24 @@ def test_migrations_end_in_the_tables_that_the_code_works_with(tmp_path: Path) -
         assert compare_metadata(context, Base.metadata) == []
     assert ScriptDirectory(str(module._MIGRATIONS)).get_current_head() == HEAD
     assert catalogue.integrity() == []
+
+
+def test_catalogue_of_the_first_schema_keeps_its_rows(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'catalogue.db'}")
+    with engine.begin() as link:
+        upgrade(link, "0001")
+        link.exec_driver_sql(
+            "INSERT INTO physical_volume (volser, pool, state, encryption, keys, borrowed,"
+            " capacity_bytes, written_bytes, active_bytes, active_volumes, block_count,"
+            " first_epoch, close_wanted, move_when_eligible)"
+            " VALUES ('TAP001', 2, 'filling', 'encrypted', '[]', 1, 100, 9, 9, 1, 3, 7, 0, 0)"
+        )
+    engine.dispose()
+    with Catalogue(tmp_path / "catalogue.db").reading() as session:
+        row = session.get_one(PhysicalRow, "TAP001")
+        assert (row.block_count, row.first_epoch, row.read_only) == (3, 7, False)
+        assert row.cartridge_id is None
+        assert row.end_offset is None
 
 
 def test_transaction_is_whole_or_not_at_all(tmp_path: Path) -> None:
