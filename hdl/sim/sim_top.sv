@@ -4,7 +4,8 @@
 // blocks inside the simulator until the next command comes.
 //
 // Plusargs: transport_key=FILE (mode 0600), parent=PID (the simulation ends with it).
-// Ports: APB to the engine's registers; record_* as in record_port.sv.
+// Ports: APB to the engine's registers, and behind them at 0x100 those of port_counters.sv, of which a
+// write clears all; record_* as in record_port.sv.
 
 module sim_top #(
     parameter int unsigned WordBytes  = 16,  // bytes a clock: 16, 8, 4 or 1
@@ -50,12 +51,13 @@ module sim_top #(
 
   // An address beyond the engine's would come out as one of its own.
   localparam int unsigned AddressBits = 8;
-  logic addressed;
-  logic pready;
-  logic pslverr;
-  assign addressed = paddr_i[31:AddressBits] == '0;
-  assign pready_o  = pready || !addressed;
-  assign pslverr_o = addressed ? pslverr : psel_i && penable_i;
+  logic addressed, counters_addressed, pready, pslverr;
+  logic [31:0] prdata, port_counter;
+  assign addressed          = paddr_i[31:AddressBits] == '0;
+  assign counters_addressed = paddr_i[31:AddressBits] == 1;
+  assign pready_o           = pready || !addressed;
+  assign pslverr_o          = addressed ? pslverr : psel_i && penable_i && !counters_addressed;
+  assign prdata_o           = counters_addressed ? port_counter : prdata;
 
   logic in_valid;
   logic in_ready;
@@ -85,6 +87,19 @@ module sim_top #(
       .out_last_i (out_last)
   );
 
+  port_counters u_port_counters (
+      .clk_i      (clk_i),
+      .rst_ni     (rst_ni),
+      .clear_i    (psel_i && penable_i && pwrite_i && counters_addressed),
+      .in_valid_i (in_valid),
+      .in_ready_i (in_ready),
+      .in_last_i  (in_last),
+      .out_valid_i(out_valid && out_ready),
+      .out_last_i (out_last),
+      .word_i     (paddr_i[4:2]),
+      .register_o (port_counter)
+  );
+
   drive_crypto #(
       .WordBytes(WordBytes),
       .BankBytes(BankBytes),
@@ -101,7 +116,7 @@ module sim_top #(
       .s_apb_pwdata   (pwdata_i),
       .s_apb_pstrb    (4'b1111),
       .s_apb_pready   (pready),
-      .s_apb_prdata   (prdata_o),
+      .s_apb_prdata   (prdata),
       .s_apb_pslverr  (pslverr),
       .transport_key_i(transport_key),
       .in_valid_i     (in_valid),

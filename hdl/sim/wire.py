@@ -19,7 +19,10 @@ from hdl.registers.engine_map import RECORD_IN
 # The environment variable with the descriptor of the socket that the simulation inherits.
 SOCKET_VARIABLE = "TAPERIG_SIM_SOCKET"
 
-HELLO = b"taperig simulation 1"
+HELLO = b"taperig simulation 2"
+
+PORT_COUNTERS = 0x100
+"""The address of the registers of port_counters.sv."""
 
 # Address and item size of a write of frames.
 UNANSWERED_WRITE = (RECORD_IN, 16)

@@ -20,6 +20,10 @@ class Board(Protocol):
     generates_traffic: bool
     """Whether it has a traffic generator. If so, its link is slower than its engine, and rates
     are measured with records that the board generates."""
+    port_counters: int | None
+    """The address of counters that watch the engine's record port from outside its gates.
+
+    None where there are none."""
 
     @property
     def link_faults(self) -> int | None:

@@ -58,6 +58,7 @@ class SimBoard:
         self.clock_hz = clock_hz
         self.in_flight_bytes = 4 << 20
         self.generates_traffic = False
+        self.port_counters: int | None = wire.PORT_COUNTERS
         self.link_faults: int | None = None
         self._surplus = bytearray()
         self._scratch: Path | None = None

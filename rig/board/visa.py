@@ -149,6 +149,7 @@ class VisaBoard:
             raise
         # Two banks: while the engine works on one record, the next is on its way.
         self.in_flight_bytes = 2 << regs.FEATURES_BANK_LOG2.get(features)
+        self.port_counters: int | None = None
         self.generates_traffic = bool(board.BOARD_FEATURES_TRAFFIC.get(board_features))
 
     def __enter__(self) -> Self:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
-from itertools import product
 from typing import Final
 
-from rig.engine.driver import Engine, Operation, TimedCycles
+from rig.engine.driver import Engine, Operation
 from rig.engine.throughput import MeasureError
+from rig.engine.timed_samples import TimedSamples
 from rig.engine.traffic_generator import TrafficGenerator
 from rig.results.measurement import EngineClock, Measurement
 
@@ -27,9 +26,6 @@ _PRECISION = 0.002
 _MOST_S = 30.0
 _FIRST_CLOCKS = 1_000_000
 _RECORD_BYTES = 16_384
-_SAMPLE_EVERY_S = 0.01
-_GROUP = 10
-"""Samples at the begin and at the end of a run of which the best are taken."""
 
 
 def settle_clock(engine: Engine, traffic: TrafficGenerator | None) -> EngineClock:
@@ -70,7 +66,7 @@ def _measured(engine: Engine, traffic: TrafficGenerator) -> EngineClock:
     configured = engine.clock_hz
     size = min(_RECORD_BYTES, engine.max_data_bytes)
     clocks = _FIRST_CLOCKS
-    samples = _Samples(engine)
+    samples = TimedSamples(engine)
     while True:
         samples.taken.clear()
         engine.set_pace(None)
@@ -103,38 +99,3 @@ def _measured(engine: Engine, traffic: TrafficGenerator) -> EngineClock:
                 f"found to be {least / 1e6:.3g} to {most / 1e6:.3g} MHz",
             )
         clocks *= 2 if took > LEAST_S else math.ceil(min(100.0, 1.5 * LEAST_S / took) + 1)
-
-
-@dataclass(slots=True)
-class _Samples:
-    """Counts of busy clocks while records pass."""
-
-    engine: Engine
-    taken: list[TimedCycles] = field(default_factory=list)
-
-    def take(self) -> None:
-        """Take a sample, unless the last was taken just now.
-
-        The one before was taken while the generator ran, since it runs still.
-        """
-        if self.taken and time.monotonic() < self.taken[-1].after + _SAMPLE_EVERY_S:
-            return
-        sample = self.engine.timed_cycles()
-        if sample.cycles:
-            self.taken.append(sample)
-
-    def bounds(self) -> tuple[float, float, float]:
-        """Return the seconds between samples, and bounds of the clock in hertz.
-
-        The last sample is left out: the generator may have ended before it.
-        """
-        sure = self.taken[:-1]
-        group = min(_GROUP, len(sure) // 2)
-        seconds, least, most = 0.0, 0.0, math.inf
-        for first, last in product(sure[:group], sure[len(sure) - group :]):
-            cycles = last.cycles - first.cycles
-            seconds = max(seconds, last.before - first.after)
-            least = max(least, cycles / (last.after - first.before))
-            if last.before > first.after:
-                most = min(most, cycles / (last.before - first.after))
-        return seconds, least, most

@@ -114,7 +114,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """The engine's counters since they were cleared: clocks, records, bytes."""
+    """The engine's counters since they were cleared: clocks, records, bytes.
+
+    Beside them what is counted outside its gates, where anything is (`Board.port_counters`): the
+    clocks in which a record was offered or taken in, and those in which one was inside.
+    """
 
     cycles_busy: int
     stall_source: int
@@ -122,6 +126,16 @@ class Counters:
     records: int
     bytes: int
     tag_failures: int
+    port_busy: int = 0
+    port_inside: int = 0
+
+    @property
+    def cycles(self) -> int:
+        """Return the clocks that rates are computed from.
+
+        An engine that counts fewer busy clocks than passed at its port is no faster for it.
+        """
+        return max(self.cycles_busy, self.port_busy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +144,7 @@ class GapCounters:
 
     A gap is a row of clocks in which a record was inside and the engine neither took nor offered a
     word, although its pace limit held none back. Latency runs from the end of a record's frame to
-    the header of its result.
+    the header of its result. Where both are counted outside the gates too, the longer one is here.
     """
 
     longest_gap: int
@@ -213,6 +227,7 @@ class Engine:
         )
         self.clock = EngineClock(board.clock_hz, why_assumed="it was not measured")
         """What its rates are computed at; see rig.engine.clock."""
+        self._paced = False
         self._wait_for_self_test()
 
     @property
@@ -379,7 +394,9 @@ class Engine:
         def word(register: Register) -> int:
             return words[(register.address - first) // _REGISTER_BYTES]
 
-        return Counters(*(word(one.high) << 32 | word(one.low) for one in _COUNTERS))
+        counted = [word(one.high) << 32 | word(one.low) for one in _COUNTERS]
+        counted += self._port_counters()[:2]
+        return Counters(*counted)
 
     def timed_cycles(self) -> TimedCycles:
         """Return the clocks counted as busy, and when they were sampled."""
@@ -393,11 +410,27 @@ class Engine:
     def gap_counters(self) -> GapCounters:
         """Return the longest gap and latency, sampled in one clock."""
         self._command(regs.CTRL_COUNTERS_SNAPSHOT)
-        return GapCounters(self._read(regs.LONGEST_GAP), self._read(regs.LONGEST_LATENCY))
+        _, _, gap, latency = self._port_counters()
+        return GapCounters(
+            # Outside the gates, what the pace limit holds back looks like a gap.
+            max(self._read(regs.LONGEST_GAP), 0 if self._paced else gap),
+            max(self._read(regs.LONGEST_LATENCY), latency),
+        )
 
     def clear_counters(self) -> None:
         """Set all counters to zero, the longest gap and latency too."""
         self._command(regs.CTRL_COUNTERS_CLEAR)
+        if self._board.port_counters is not None:
+            self._board.write(self._board.port_counters, _REGISTER_BYTES, bytes(_REGISTER_BYTES))
+
+    def _port_counters(self) -> tuple[int, int, int, int]:
+        """Return clocks busy and with a record inside, longest gap, latency."""
+        address = self._board.port_counters
+        if address is None:
+            return 0, 0, 0, 0
+        data = self._board.read(address, _REGISTER_BYTES, 6)
+        busy_low, busy_high, inside_low, inside_high, gap, latency = struct.unpack(">6I", data)
+        return busy_high << 32 | busy_low, inside_high << 32 | inside_low, gap, latency
 
     def set_pace(self, bytes_per_second: float | None) -> float | None:
         """Limit the input data rate as a tape channel does; None: no limit.
@@ -418,6 +451,7 @@ class Engine:
             if rate * WORD_BYTES >= self.promise.word_bytes * _PACE_UNIT:
                 rate = 0
         self._write(regs.PACE, regs.PACE_RATE.put(rate))
+        self._paced = bool(rate)
         return rate * WORD_BYTES * self.clock_hz / _PACE_UNIT if rate else None
 
     # ---- registers ----

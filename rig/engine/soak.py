@@ -29,7 +29,13 @@ from rig.engine.driver import (
     RecordStatus,
     Result,
 )
-from rig.engine.throughput import MeasureError, Worst, check_counters, record_and_result
+from rig.engine.throughput import (
+    COUNTED_LIMIT,
+    MeasureError,
+    Worst,
+    check_counters,
+    record_and_result,
+)
 from rig.engine.traffic_generator import ExpectedTraffic, TrafficGenerator, TrafficKeyChange
 
 PART_CLOCKS: Final = 1_000_000
@@ -293,11 +299,16 @@ class _Part:
         """
         counters = self.engine.counters()
         check_counters(counters, records, payload)
+        if counters.cycles_busy < COUNTED_LIMIT * counters.port_busy:
+            raise WrongResultError(
+                f"The engine counted {counters.cycles_busy:,} busy clocks where "
+                f"{counters.port_busy:,} passed at its record port; its counters do not work."
+            )
         gaps = self.engine.gap_counters()
         if promised is None:  # results wait for the link, which is no latency of the engine
             gaps = replace(gaps, longest_latency=0)
         else:
-            self.cycles += counters.cycles_busy
+            self.cycles += counters.cycles
             self.promised += promised
         self.worst.add(counters, gaps)
 

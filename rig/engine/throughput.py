@@ -33,6 +33,7 @@ from rig.engine.driver import (
     RecordStatus,
     Result,
 )
+from rig.engine.timed_samples import TimedSamples
 from rig.engine.traffic_generator import ExpectedTraffic, TrafficGenerator, TrafficKeyChange
 from rig.results.measurement import EngineClock, Measurement
 
@@ -49,6 +50,10 @@ AAD and tag are a part of the time."""
 
 PROMISE_LIMIT: Final = 0.99
 """RATE-3: the minimum ratio of the bytes a clock to those that the build promises."""
+
+COUNTED_LIMIT: Final = 0.99
+"""RATE-3: the minimum ratio of the busy clocks that the engine counts to those that passed: at its
+record port in simulation, by the host's time on a board."""
 
 NATIVE_SHARE: Final = 0.99
 """RATE-1 is judged where the clear rate is at least this share of the drive's native rate."""
@@ -119,12 +124,12 @@ class MeasureError(TaperigError):
 
 def payload_rate(counters: Counters, clock_hz: float) -> float:
     """Return the payload in bytes a second over the busy time of the engine."""
-    if counters.cycles_busy == 0:
+    if counters.cycles == 0:
         raise MeasureError(
             "The engine counted no busy cycle while records went through it; "
             "its counters do not work, and no rate can be computed."
         )
-    return counters.bytes * clock_hz / counters.cycles_busy
+    return counters.bytes * clock_hz / counters.cycles
 
 
 def ratio_limit(record_bytes: int) -> float:
@@ -142,6 +147,10 @@ class Sample:
     counters: Counters
     gaps: GapCounters
     clock: EngineClock
+    promised_clocks: int
+    """Clocks in which the build promises to pass one of the records."""
+    counted: float = math.inf
+    """Busy clocks that a board counted over those that passed by the host's time, at most."""
 
     @property
     def rate(self) -> float:
@@ -159,7 +168,7 @@ class Sample:
             "record_bytes": self.record_bytes,
             "aad_bytes": self.aad_bytes,
             "bytes": self.counters.bytes,
-            "cycles": self.counters.cycles_busy,
+            "cycles": self.counters.cycles,
             "cycles_stalled_by_source": self.counters.stall_source,
             "cycles_stalled_by_sink": self.counters.stall_sink,
             "longest_gap": self.gaps.longest_gap,
@@ -208,17 +217,28 @@ class Worst:
     longest_latency: int = 0
     longest_equal_latency: int = 0
     """Among records of one size, which do not wait for longer ones before them."""
+    counted: float = math.inf
+    """The least of the busy clocks that the engine counted over those that passed at its port."""
+    sent: float = math.inf
+    """Of a batch's last record, the least of the promised clocks over those until it had left."""
 
     def add(self, counters: Counters, gaps: GapCounters) -> None:
         """Add the counters of one measurement."""
-        self.cycles += counters.cycles_busy
+        self.cycles += counters.cycles
         self.longest_gap = max(self.longest_gap, gaps.longest_gap)
         self.longest_latency = max(self.longest_latency, gaps.longest_latency)
+        if counters.port_busy:
+            self.counted = min(self.counted, counters.cycles_busy / counters.port_busy)
 
     def add_samples(self, samples: Iterable[Sample]) -> None:
         """Add the counters of some measurements."""
         for sample in samples:
             self.add(sample.counters, sample.gaps)
+            self.counted = min(self.counted, sample.counted)
+            leaving = sample.counters.port_inside - sample.counters.port_busy
+            if leaving > 0:
+                promised = sample.gaps.longest_latency + sample.promised_clocks
+                self.sent = min(self.sent, promised / leaving)
             self.longest_equal_latency = max(
                 self.longest_equal_latency, sample.gaps.longest_latency
             )
@@ -279,7 +299,7 @@ class HostTraffic:
             )
             self._next_iv += 1
         counters, gaps = _send(self.engine, pairs)
-        return Sample(operation, record_bytes, len(aad), counters, gaps, self.engine.clock)
+        return _sample(self.engine, operation, record_bytes, len(aad), counters, gaps)
 
 
 def _send(engine: Engine, pairs: Sequence[tuple[Record, Result]]) -> tuple[Counters, GapCounters]:
@@ -294,6 +314,18 @@ def _send(engine: Engine, pairs: Sequence[tuple[Record, Result]]) -> tuple[Count
         _check_result(result, expected, len(record.data))
     check_counters(counters, len(pairs), sum(len(record.data) for record, _ in pairs))
     return counters, gaps
+
+
+def _sample(
+    engine: Engine,
+    operation: Operation,
+    record_bytes: int,
+    aad_bytes: int,
+    counters: Counters,
+    gaps: GapCounters,
+) -> Sample:
+    promised = engine.promise.clocks(record_bytes, aad_bytes)
+    return Sample(operation, record_bytes, aad_bytes, counters, gaps, engine.clock, promised)
 
 
 @dataclass(slots=True)
@@ -341,6 +373,12 @@ class GeneratedTraffic:
             )
             self._last = batch, new, first
         _, seed, expected = self._last
+        samples = TimedSamples(self.engine)
+
+        def while_busy() -> None:
+            samples.take()
+            expected.work_ahead(count)
+
         self.engine.clear_counters()
         outcome = self.generator.run(
             operation,
@@ -350,7 +388,7 @@ class GeneratedTraffic:
             tag=expected.tag,
             aad_bytes=aad_bytes,
             key_change=None if following is None else following[1],
-            while_busy=lambda: expected.work_ahead(count),
+            while_busy=while_busy,
         )
         counters, gaps = self.engine.counters(), self.engine.gap_counters()
         check = expected.after(count)
@@ -361,7 +399,11 @@ class GeneratedTraffic:
                 f"{outcome.check:032x} instead of {check:032x}; the engine computes wrong results."
             )
         check_counters(counters, count, record_bytes * count)
-        return Sample(operation, record_bytes, aad_bytes, counters, gaps, self.engine.clock)
+        sample = _sample(self.engine, operation, record_bytes, aad_bytes, counters, gaps)
+        if self.engine.simulated:
+            return sample
+        _, _, most_hz = samples.bounds()
+        return replace(sample, counted=most_hz / self.engine.clock_hz)
 
 
 def measure_unpaced(engine: Engine, traffic: Traffic, size: int) -> Unpaced:
@@ -612,7 +654,7 @@ def measure_generated(
             yield Measurement(
                 name=f"engine alone, {operation.name.lower()} of generated records from "
                 f"{least:,} bytes, over the promise",
-                value=count * promised / repeats.slowest.counters.cycles_busy,
+                value=count * promised / repeats.slowest.counters.cycles,
                 unit="ratio",
                 minimum=PROMISE_LIMIT,
                 rules=("RATE-3",),
@@ -654,6 +696,25 @@ def measure_worst(engine: Engine, worst: Worst) -> Iterator[Measurement]:
             unit="clocks",
             maximum=latency,
             rules=("RATE-5",),
+            detail=detail,
+        )
+    # What follows needs something outside the gates that counts with them.
+    if worst.counted < math.inf:
+        yield Measurement(
+            name="busy clocks counted by the engine, over those that passed",
+            value=worst.counted,
+            unit="ratio",
+            minimum=COUNTED_LIMIT,
+            rules=("RATE-3",),
+            detail=detail,
+        )
+    if worst.sent < math.inf:
+        yield Measurement(
+            name="last record of a batch out, over the promise",
+            value=worst.sent,
+            unit="ratio",
+            minimum=PROMISE_LIMIT,
+            rules=("RATE-3",),
             detail=detail,
         )
 
@@ -797,7 +858,7 @@ def _over_promise(
     """Judge records of several sizes by the clocks promised for them."""
     return Measurement(
         name=f"{name}, over the promise",
-        value=promised / counters.cycles_busy if counters.cycles_busy else math.nan,
+        value=promised / counters.cycles if counters.cycles else math.nan,
         unit="ratio",
         minimum=PROMISE_LIMIT,
         rules=("RATE-3",),
@@ -805,7 +866,7 @@ def _over_promise(
             **batch,
             "records": counters.records,
             "bytes": counters.bytes,
-            "cycles": counters.cycles_busy,
+            "cycles": counters.cycles,
             "promised_cycles": promised,
             "clock_hz": engine.clock_hz,
         },

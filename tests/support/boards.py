@@ -38,6 +38,7 @@ class BoardWrapper:
         self.clock_hz = board.clock_hz
         self.in_flight_bytes = board.in_flight_bytes
         self.generates_traffic = board.generates_traffic
+        self.port_counters = board.port_counters
         self.link_faults = board.link_faults
 
     def read(self, address: int, size: int, count: int) -> bytes:

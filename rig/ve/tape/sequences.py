@@ -271,7 +271,7 @@ class DriveSequences:
             operation.name.lower(): {
                 "bytes": counted.bytes,
                 "records": counted.records,
-                "cycles": counted.cycles_busy,
+                "cycles": counted.cycles,
                 "promised_cycles": self.drive.promised_clocks[way, operation],
             }
             for (way, operation), counted in self.drive.figures.items()

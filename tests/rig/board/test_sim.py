@@ -91,7 +91,7 @@ def test_sim_board_reports_a_read_without_results(start_board: StartBoard) -> No
 
 
 @pytest.mark.parametrize(
-    ("address", "size"), [(regs.RECORD_OUT, 4), (0x3000_0000, 16), (0, 16), (0x100, 4)]
+    ("address", "size"), [(regs.RECORD_OUT, 4), (0x3000_0000, 16), (0, 16), (0x200, 4)]
 )
 def test_sim_board_refuses_an_unmapped_access(sim_board: SimBoard, address: int, size: int) -> None:
     with pytest.raises(BoardError, match=f"{address:#010x}"):

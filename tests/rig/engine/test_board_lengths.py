@@ -24,6 +24,7 @@ from rig.engine.throughput import (
     Worst,
     measure_generated,
     measure_rates,
+    measure_worst,
 )
 from rig.engine.traffic_generator import TrafficGenerator, TrafficKeyChange
 from tests.support.clocked_board import ClockedBoard
@@ -48,7 +49,9 @@ class CountedTraffic:
             clocks = int(clocks * self.slow)
         counters = Counters(clocks, 0, 0, count, count * record_bytes, 0)
         clock = self.engine.clock
-        sample = Sample(operation, record_bytes, aad, counters, GapCounters(1, 100), clock)
+        promised = self.engine.promise.clocks(record_bytes, aad)
+        gaps = GapCounters(1, 100)
+        sample = Sample(operation, record_bytes, aad, counters, gaps, clock, promised)
         self.taken.append(sample)
         return sample
 
@@ -67,7 +70,7 @@ def test_measurement_of_a_board_has_repeats_of_two_seconds_each() -> None:
     rate = next(item for item in found if item.rules == ("RATE-2",))
     assert rate.detail["repeats"] == BOARD_REPEATS
     assert rate.detail["spread"] == 0.0
-    assert worst.cycles == sum(each.counters.cycles_busy for each in traffic.taken)
+    assert worst.cycles == sum(each.counters.cycles for each in traffic.taken)
 
 
 @pytest.mark.rule("RATE-3")
@@ -127,3 +130,17 @@ def test_generated_traffic_of_any_size_passes_under_many_keys(
     # The engine holds the following key now, so that the first records are wrong.
     with pytest.raises(MeasureError, match=r"^Of 20 records of 3000 bytes .* 20 ended"):
         generated.measure_under(Operation.ENCRYPT, 3000, 20, 5, (key, change))
+
+
+@pytest.mark.rule("RATE-3")
+@pytest.mark.parametrize(("counted", "verdict"), [(1.0, "pass"), (0.97, "fail"), (0.125, "fail")])
+def test_board_that_counts_fewer_clocks_than_pass_fails(counted: float, verdict: str) -> None:
+    key = secrets.token_bytes(32)
+    board = ClockedBoard(1e6, 1e6, counted=counted, key=key)
+    engine = Engine(board)
+    traffic = GeneratedTraffic(engine, TrafficGenerator(board), key)
+    worst = Worst()
+    worst.add_samples([traffic.measure(Operation.ENCRYPT, 16_384, 600)])
+    item = next(each for each in measure_worst(engine, worst) if "counted" in each.name)
+    assert item.value == pytest.approx(counted, rel=0.005)
+    assert item.verdict == verdict

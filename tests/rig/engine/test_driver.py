@@ -296,7 +296,7 @@ class TestCounters:
         engine.clear_counters()
         assert engine.gap_counters() == GapCounters(0, 0)
         engine.process([random_record(1000)])
-        assert engine.gap_counters() == GapCounters(longest_gap=1, longest_latency=44)
+        assert engine.gap_counters() == GapCounters(longest_gap=1, longest_latency=45)
         engine.clear_counters()
         assert engine.gap_counters() == GapCounters(0, 0)
 

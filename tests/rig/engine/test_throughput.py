@@ -73,7 +73,7 @@ def test_measure_rates_passes_every_limit_on_the_engine(engine: Engine) -> None:
     assert all(item.passed for item in found), [item.name for item in found if not item.passed]
     assert all(item.not_judged is None for item in found)
     by_rule = {rule: [item for item in found if item.rules == (rule,)] for rule in RATE_RULES}
-    assert [len(by_rule[rule]) for rule in RATE_RULES] == [16, 16, 40, 3]
+    assert [len(by_rule[rule]) for rule in RATE_RULES] == [16, 16, 42, 3]
     for item in by_rule["RATE-1"]:
         # Both rates are the tape channel's, up to the ends of records: the pace had effect.
         assert 0.99 * 104 < item.detail["clear"]["mb_per_s"] < 1.07 * 104

@@ -34,6 +34,12 @@ SLOW = {
     "decrypt_after_a_longer_record_only": 21,
     "every_64th_record_only": 22,
     "first_result_5000_clocks_late": 23,
+    "encrypt_8_times_slower_and_not_counted": 24,
+    "every_second_clock_counted_only": 25,
+    "in_bursts_of_1000_clocks_that_are_no_gap": 26,
+    "first_result_5000_clocks_late_and_not_counted": 27,
+    "last_results_at_half_rate": 28,
+    "last_results_5_percent_slower": 29,
 }
 """The numbers of slow.svh, which is written into a copy of drive_crypto.sv."""
 
@@ -51,6 +57,19 @@ def slow_sources(folder: Path) -> Path:
         top,
         ".out_valid_o      (out_valid),\n      .out_ready_i      (out_ready),",
         ".out_valid_o      (result_made),\n      .out_ready_i      (out_ready & ~late),",
+    )
+    replace_once(
+        top,
+        ".busy_i               (issue_active | issue_waiting),",
+        ".busy_i               ((issue_active | issue_waiting) & ~uncounted),",
+    )
+    replace_once(
+        top,
+        ".inside_i         (issue_active | ~ledger_empty | output_busy),",
+        ".inside_i         ((issue_active | ~ledger_empty | output_busy) & slow != 26),",
+    )
+    replace_once(
+        top, ".out_valid_i      (out_valid),\n", ".out_valid_i      (out_valid & slow != 27),\n"
     )
     text = top.read_text()
     snippet = Path(__file__).with_name("slow.svh").read_text()

@@ -1,4 +1,4 @@
-"""What a cartridge is known by, which copies are bad, and what was found on tape."""
+"""Identity of cartridges, bad copies, volumes found on tape."""
 
 from __future__ import annotations
 
