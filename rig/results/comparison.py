@@ -6,7 +6,8 @@ A measurement is worse when it came nearer to its limit, or went beyond it, by m
 - with a maximum, by more than TOLERANCE of the maximum. The longest gap or latency of other records
   says little: where the seeds differ, it may be OTHER_SEEDS of the maximum.
 
-Worse is too what turned from pass, and what is missing or no longer judged. Times are not compared.
+Worse is too what turned from pass, and what is missing, no longer judged or has no limit any more.
+Times are not compared.
 """
 
 from __future__ import annotations
@@ -186,6 +187,8 @@ def _measured_kind(
         if "pass" in (old["verdict"], new["verdict"]):
             return DifferenceKind.WORSE if old["verdict"] == "pass" else DifferenceKind.BETTER
         return DifferenceKind.WORSE if new["verdict"] == "fail" else DifferenceKind.CHANGED
+    if any(new[limit] is None and old[limit] is not None for limit in ("minimum", "maximum")):
+        return DifferenceKind.WORSE
     was, now = old["value"], new["value"]
     if was == now:
         same_limits = all(old[limit] == new[limit] for limit in ("minimum", "maximum"))

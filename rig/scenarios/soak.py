@@ -15,6 +15,7 @@ from typing import Final
 
 from hsm.errors import TaperigError
 from rig.drive.measurement_key import seal_measurement_key
+from rig.engine.clock import judge_clock
 from rig.engine.driver import Engine
 from rig.engine.soak import PartFigures, WrongResultError, run_part
 from rig.engine.throughput import PROMISE_LIMIT, Worst, measure_worst
@@ -173,6 +174,7 @@ class _Parts:
         """Judge all parts so far; what was wrong was so in the part `last`."""
         if total.parts:
             self._context.report.line(f"soaked   {_amount(total)}")
+            self._context.measure(judge_clock(self._drive.engine.clock))
             for item in self._measurements(total):
                 self._context.measure(item)
         if total.parts or total.wrong is not None:

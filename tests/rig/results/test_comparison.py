@@ -135,6 +135,12 @@ def test_comparison_allows_a_gap_more_where_the_seeds_differ(
         ),
         (lambda run: measured(run, "rate").update(unit="ratio"), DifferenceKind.WORSE, "rate"),
         (lambda run: measured(run, "rate").update(minimum=50.0), DifferenceKind.CHANGED, "rate"),
+        (lambda run: measured(run, "rate").update(minimum=None), DifferenceKind.WORSE, "rate"),
+        (
+            lambda run: measured(run, "longest gap").update(maximum=None),
+            DifferenceKind.WORSE,
+            "longest gap",
+        ),
         (
             lambda run: run.update(error="The board is gone."),
             DifferenceKind.WORSE,

@@ -84,6 +84,8 @@ def test_soak_compares_mixed_records_and_judges_gaps_and_rates(whole: Path) -> N
     (check,) = soak["checks"]
     assert check["name"] == "every byte is what `cryptography` computes"
     judged = {item["name"]: item for item in soak["measurements"]}
+    clock = judged.pop("clock")
+    assert (clock["rules"], clock["verdict"]) == (["RATE-6"], "not judged")
     assert list(judged) == ["slowest part over the promise", "longest gap", "longest latency"]
     assert all(item["verdict"] == "pass" for item in judged.values())
     parts = lines(whole)
@@ -186,6 +188,17 @@ def test_soak_fails_gates_that_stand_still_at_times(
     assert failed["longest gap"]["maximum"] == 32
     assert failed["longest gap"]["detail"]["part"] == 1
     assert failed["slowest part over the promise"]["value"] < 0.9
+
+
+@pytest.mark.rule("RATE-3")
+def test_soak_fails_gates_that_do_not_count_their_slow_clocks(
+    tmp_path: Path, own_state: Path, lab: Path, slow_rtl: Path
+) -> None:
+    with slow_simulation(slow_rtl, SLOW["encrypt_8_times_slower_and_not_counted"]):
+        found = soak_in_process(lab, own_state, tmp_path / "out")
+    assert found["verdict"] == "fail"
+    (check,) = found["checks"]
+    assert "busy clocks where" in check["detail"]
 
 
 class ResultsBoard(SimBoard):
