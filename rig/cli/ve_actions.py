@@ -392,6 +392,19 @@ def expire(
     print_json(names) if as_json else print(f"{plural(len(names), 'volume')} expired")
 
 
+@ve_app.command("writable", rich_help_panel=VOLUMES)
+def writable(
+    volsers: Annotated[list[str], typer.Argument(metavar="VOLSER", help="Physical volumes.")],
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let physical volumes that were made read-only be written again."""
+    with open_node_of(lab, node, drives=False) as (opened, _):
+        opened.make_writable(volsers)
+    print_json(volsers) if as_json else print(f"{plural(len(volsers), 'cartridge')} writable")
+
+
 @ve_app.command("work", rich_help_panel=VOLUMES)
 def work(
     reclaim: Annotated[bool, typer.Option("--reclaim", help="Also reclaim.")] = False,

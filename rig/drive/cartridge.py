@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +39,7 @@ from rig.drive.cartridge_format import (
     Flags,
     RecordHeader,
     TapeFormat,
+    UnusableCartridgeError,
     check_volser,
 )
 from rig.drive.cartridge_scan import MediaScan, read_last_page, read_page, scan_media
@@ -62,9 +63,12 @@ class StoredRecord:
 class Cartridge:
     """An open cartridge: reads and writes its memory and its records."""
 
-    def __init__(self, file: TapeFile) -> None:
+    def __init__(
+        self, file: TapeFile, accept: Callable[[CartridgeMemory], None] = lambda memory: None
+    ) -> None:
         """Read the memory, repaired from the media if needed; find the records."""
         self._file = file
+        self._accept = accept
         self.path = file.path
         self.notes: list[str] = []  # what was repaired or cut, for the log
         self.damage = ""  # a sentence, when acknowledged records cannot be reached
@@ -81,7 +85,9 @@ class Cartridge:
             self._load()
         except OSError as error:
             file.close()
-            raise CartridgeError(f"cannot read cartridge {self.path}: {error.strerror}") from error
+            raise UnusableCartridgeError(
+                f"cannot read cartridge {self.path}: {error.strerror}"
+            ) from error
         except BaseException:
             file.close()
             raise
@@ -115,12 +121,19 @@ class Cartridge:
             ) from error
 
     @classmethod
-    def open(cls, path: Path, *, write: bool = False) -> Cartridge:
+    def open(
+        cls,
+        path: Path,
+        *,
+        write: bool = False,
+        accept: Callable[[CartridgeMemory], None] = lambda memory: None,
+    ) -> Cartridge:
         """Open a cartridge file.
 
-        With `write` it is locked for this process alone, and repaired where that is safe.
+        With `write` it is locked for this process alone, and repaired where that is safe: but only
+        when `accept`, which is given its memory, raises nothing.
         """
-        return cls(TapeFile(path, writable=write))
+        return cls(TapeFile(path, writable=write), accept)
 
     def close(self) -> None:
         """End a writing pass with its end-of-data mark and unlock the file."""
@@ -207,6 +220,15 @@ class Cartridge:
             )
         if self.damage:
             raise DamagedCartridgeError(f"cannot append: {self.damage}")
+        encrypted = self.format is TapeFormat.ENCRYPTED
+        other = next((each for each in self.headers if each.encrypted is not encrypted), None)
+        if other is not None:
+            raise DamagedCartridgeError(
+                f"cannot append: by its memory cartridge {self.volser} is "
+                f"{self.format.name.lower()}, but block {other.block} is "
+                f"{'encrypted' if other.encrypted else 'clear'}; it was forged or exchanged: "
+                f"put the right cartridge back"
+            )
         self._store(replace(self.memory, epoch=self._next_epoch()), verify=True)
         self._begin_media()
 
@@ -334,7 +356,7 @@ class Cartridge:
                 f"cartridge {self.volser} must be demounted and mounted to be written again"
             )
         if self._epoch_floor >= MAX_EPOCH:
-            raise CartridgeError(
+            raise UnusableCartridgeError(
                 f"cartridge {self.volser} has been written {MAX_EPOCH} times and has no epoch left;"
                 f" use another cartridge"
             )
@@ -446,6 +468,7 @@ class Cartridge:
             self.notes.append(
                 f"cartridge memory slot {slots.index(None)} was damaged; the other was used"
             )
+        self._accept(self.memory)
         if self._file.writable:
             self._repair(slots, scan, size)
 

@@ -88,7 +88,11 @@ class CartridgeError(TaperigError):
     """A cartridge file is wrong, or cannot do what was asked."""
 
 
-class DamagedCartridgeError(CartridgeError):
+class UnusableCartridgeError(CartridgeError):
+    """A cartridge that cannot be written or read; another one may."""
+
+
+class DamagedCartridgeError(UnusableCartridgeError):
     """Bytes on the cartridge are not what was written there."""
 
 
@@ -134,6 +138,11 @@ class CartridgeMemory:
     block_count: int = 0
     key_check: bytes = bytes(KEY_CHECK_BYTES)
     eedks: tuple[bytes, ...] = ()
+
+    @property
+    def version(self) -> int:
+        """The version of the cartridge's format."""
+        return FORMAT_VERSION
 
     def encode(self) -> bytes:
         """Return the page of 4096 bytes."""

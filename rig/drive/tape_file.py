@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from rig.drive.cartridge_format import SUFFIX, CartridgeError
+from rig.drive.cartridge_format import SUFFIX, CartridgeError, UnusableCartridgeError
 
 
 class TapeFile:
@@ -21,12 +21,12 @@ class TapeFile:
         try:
             self._fd = os.open(path, flags)
         except OSError as error:
-            raise CartridgeError(
+            raise UnusableCartridgeError(
                 f"cannot open cartridge file {path}: {error.strerror}; check its name and rights"
             ) from error
         if not stat.S_ISREG(os.fstat(self._fd).st_mode):  # opening a pipe would never return
             os.close(self._fd)
-            raise CartridgeError(
+            raise UnusableCartridgeError(
                 f"{path} is not a cartridge: it is no regular file; name a {SUFFIX} file"
             )
         try:

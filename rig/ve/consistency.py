@@ -22,6 +22,7 @@ from rig.ve.catalogue.database import Catalogue
 from rig.ve.catalogue.model import VolumeState
 from rig.ve.catalogue.schema import CopyRow, LogicalRow, PhysicalRow, PremigrationRow
 from rig.ve.tape.cartridge_store import CartridgeStore, facts_of
+from rig.ve.tape.identity import differences
 from rig.ve.volumes.logical_volume import VolumeError, VolumeHeader, decode_label
 from rig.ve.volumes.tape_volume_cache import Cache
 
@@ -102,14 +103,8 @@ def _tape(row: PhysicalRow, copies: list[CopyRow], cartridge: Cartridge) -> Iter
         return
     if cartridge.damage:
         yield cartridge.damage
+    yield from differences(row, cartridge.memory).values()
     facts = facts_of(cartridge)
-    for what, catalogued, there in (
-        ("encryption", row.encryption, facts.encryption.value),
-        ("epoch of the write from BOT", row.first_epoch, facts.first_epoch),
-        ("number of blocks", row.block_count, facts.block_count),
-    ):
-        if catalogued != there:
-            yield f"its {what} is {there}, the catalogue says {catalogued}"
     if row.written_bytes > facts.data_bytes:
         yield f"{facts.data_bytes} bytes are on it, the catalogue says {row.written_bytes}"
     labels = set(facts.label_blocks)

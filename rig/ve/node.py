@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,7 @@ from rig.ve.recovery import insert, recover
 from rig.ve.scheduler import Scheduler, WorkReport
 from rig.ve.tape.cartridge_locks import CartridgeLocks
 from rig.ve.tape.cartridge_store import CartridgeStore
+from rig.ve.tape.identity import require_known
 from rig.ve.tape.jobs import BACKUP_NAME, NodeParts
 from rig.ve.volumes.logical_volume import VolumeFile, path_text
 from rig.ve.volumes.tape_volume_cache import Cache, CacheFullError, pieces_of
@@ -136,7 +138,9 @@ class Node:
                 catalogue=self.catalogue,
                 cache=Cache(folder / "cache"),
                 staging=Cache(folder / "staging"),
-                cartridges=CartridgeStore(folder / CARTRIDGES),
+                cartridges=CartridgeStore(
+                    folder / CARTRIDGES, partial(require_known, self.catalogue, self.clock)
+                ),
                 locks=CartridgeLocks(),
                 clock=self.clock,
             )
@@ -224,6 +228,15 @@ class Node:
             Cartridge.create(self.parts.cartridges.path(volser), volser)
             insert(self.parts, volser, self.settings.cartridge_bytes)
         self._wake.set()
+
+    def make_writable(self, volsers: Sequence[str]) -> None:
+        """Let cartridges that were set aside be written again.
+
+        Raises CatalogueError, with none changed, when one is not read-only.
+        """
+        with self.change() as session:
+            for volser in volsers:
+                transactions.make_writable(session, volser, self.clock.now())
 
     # The host's side
 

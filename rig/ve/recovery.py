@@ -35,7 +35,7 @@ def _reconcile_interrupted_writes(parts: NodeParts) -> list[str]:
         volsers = list(session.scalars(query))
     messages = []
     for volser in volsers:
-        subject = f"cartridge {volser}"
+        subject = transactions.cartridge_subject(volser)
         now = parts.clock.now()
         try:
             what = reconcile_cartridge(parts, volser)

@@ -270,6 +270,36 @@ def release_if_empty(session: Session, row: PhysicalRow) -> None:
 
 # Cartridges
 
+_CARTRIDGE = "cartridge "
+_READ_ONLY = "read-only cartridge "
+
+
+def cartridge_subject(volser: str) -> str:
+    """Return the subject of interventions about what a cartridge is."""
+    return f"{_CARTRIDGE}{volser}"
+
+
+def set_aside(session: Session, row: PhysicalRow, text: str, now: float) -> None:
+    """Make a cartridge read-only until an operator says otherwise."""
+    row.read_only = True
+    text = (
+        f"Cartridge {row.volser} is read-only now: {text} When it may be written again: "
+        f"rig ve writable {row.volser}"
+    )
+    operator_messages.raise_intervention(session, f"{_READ_ONLY}{row.volser}", text, now)
+
+
+def make_writable(session: Session, volser: str, now: float) -> None:
+    """Let a cartridge that was set aside be written again.
+
+    Raises CatalogueError when it is not read-only.
+    """
+    row = physical(session, volser)
+    if not row.read_only:
+        raise CatalogueError(f"Cartridge {volser} is not read-only; nothing was changed.")
+    row.read_only = False
+    operator_messages.clear_intervention(session, f"{_READ_ONLY}{volser}", now)
+
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
@@ -321,6 +351,7 @@ def reserve(session: Session, number: int, size: int, busy: Collection[str]) -> 
     sources = [number, SCRATCH_POOL] if pool.borrow else [number]
     for source in sources:
         scratch = select(PhysicalRow).where(
+            PhysicalRow.read_only.is_(False),
             PhysicalRow.pool == source,
             PhysicalRow.state == VolumeState.SCRATCH.value,
             PhysicalRow.writing_pool.is_(None),

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
-from rig.drive.cartridge_format import FORMAT_VERSION, SUFFIX, Flags, TapeFormat
+from rig.drive.cartridge_format import (
+    SUFFIX,
+    CartridgeMemory,
+    DamagedCartridgeError,
+    Flags,
+    TapeFormat,
+    UnusableCartridgeError,
+)
 from rig.ve.catalogue.model import TapeEncryption
 from rig.ve.catalogue.transactions import TapeFacts
 
-_ENCRYPTION = {
+ENCRYPTION = {
     TapeFormat.BLANK: TapeEncryption.BLANK,
     TapeFormat.CLEAR: TapeEncryption.CLEAR,
     TapeFormat.ENCRYPTED: TapeEncryption.ENCRYPTED,
@@ -23,13 +31,40 @@ class CartridgeStoreError(TaperigError):
     """A cartridge file cannot be used."""
 
 
+class CartridgeMismatchError(CartridgeStoreError, UnusableCartridgeError):
+    """A cartridge is not the one that the catalogue knows."""
+
+    def __init__(self, volser: str, text: str) -> None:
+        """Keep the VOLSER."""
+        super().__init__(text)
+        self.volser = volser
+
+
+class RequireKnown(Protocol):
+    """Compares a cartridge's memory with what the catalogue knows."""
+
+    def __call__(self, volser: str, memory: CartridgeMemory, *, cut_off: bool) -> None:
+        """Raise CartridgeMismatchError for another cartridge.
+
+        With `cut_off`, a write to it was cut off, which explains some differences.
+        """
+
+
+def _anything(volser: str, memory: CartridgeMemory, *, cut_off: bool) -> None:
+    """Take any cartridge: there is no catalogue."""
+
+
 class CartridgeStore:
     """The cartridge files of a node, which its drives mount."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use `folder`, which is made when absent."""
+    def __init__(self, folder: Path, require_known: RequireKnown = _anything) -> None:
+        """Use `folder`, which is made when absent.
+
+        `require_known` is asked at each mount, before anything moves.
+        """
         self.folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._require_known = require_known
         self._facts: dict[str, TapeFacts] = {}
 
     def path(self, volser: str) -> Path:
@@ -41,15 +76,24 @@ class CartridgeStore:
         return sorted(path.name.removesuffix(SUFFIX) for path in self.folder.glob(f"*{SUFFIX}"))
 
     @contextmanager
-    def mounted(self, volser: str, *, write: bool) -> Iterator[Cartridge]:
-        """Mount a cartridge; at its demount, keep what `facts` returns."""
+    def mounted(self, volser: str, *, write: bool, cut_off: bool = False) -> Iterator[Cartridge]:
+        """Mount a cartridge; at its demount, keep what `facts` returns.
+
+        With `cut_off`, a write to it was cut off and is not settled. Raises CartridgeMismatchError,
+        with nothing on it changed, for one that the catalogue does not know so.
+        """
         path = self.path(volser)
-        with Cartridge.open(path, write=write) as cartridge:
-            if cartridge.volser != volser:
-                raise CartridgeStoreError(
-                    f"The cartridge in {path} is {cartridge.volser}, not {volser}: files were "
-                    f"exchanged; put them back."
+
+        def accept(memory: CartridgeMemory) -> None:
+            self._require_known(volser, memory, cut_off=cut_off)
+            if memory.volser != volser:
+                raise CartridgeMismatchError(
+                    volser,
+                    f"The cartridge in {path} is {memory.volser}, not {volser}: files were "
+                    f"exchanged; put them back.",
                 )
+
+        with Cartridge.open(path, write=write, accept=accept) as cartridge:
             try:
                 yield cartridge
             finally:
@@ -62,11 +106,11 @@ class CartridgeStore:
     def inspect(self, volser: str, *, repair: bool = False) -> TapeFacts:
         """Read what is on a cartridge without its key.
 
-        With `repair`, records torn by a power cut are cut off first.
+        With `repair`, after a write that was cut off, torn records are cut off first.
         """
-        with self.mounted(volser, write=repair) as cartridge:
+        with self.mounted(volser, write=repair, cut_off=repair) as cartridge:
             if cartridge.damage:
-                raise CartridgeStoreError(cartridge.damage)
+                raise DamagedCartridgeError(cartridge.damage)
         return self.facts(volser)
 
 
@@ -76,8 +120,8 @@ def facts_of(cartridge: Cartridge) -> TapeFacts:
     memory = cartridge.memory
     return TapeFacts(
         cartridge_id=memory.cartridge_id.hex(),
-        format_version=FORMAT_VERSION,
-        encryption=_ENCRYPTION[cartridge.format],
+        format_version=memory.version,
+        encryption=ENCRYPTION[cartridge.format],
         first_epoch=memory.first_epoch,
         epoch=memory.epoch,
         block_count=cartridge.block_count,

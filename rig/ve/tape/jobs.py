@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from hsm.ekm.protocol.errors import EkmUnavailable
 from hsm.errors import TaperigError
+from rig.drive.cartridge_format import UnusableCartridgeError
 from rig.ve.catalogue import operator_messages, settings, transactions
 from rig.ve.catalogue.clock import Clock
 from rig.ve.catalogue.database import Catalogue
@@ -27,7 +28,7 @@ from rig.ve.catalogue.model import TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import CopyRow, DriveRow, LogicalRow, PhysicalRow, PremigrationRow
 from rig.ve.catalogue.transactions import Reservation
 from rig.ve.tape.cartridge_locks import CartridgeLocks
-from rig.ve.tape.cartridge_store import CartridgeStore
+from rig.ve.tape.cartridge_store import CartridgeMismatchError, CartridgeStore
 from rig.ve.tape.sequences import DriveSequences
 from rig.ve.volumes.logical_volume import VolumeError, VolumeFile, VolumeFileError
 from rig.ve.volumes.tape_volume_cache import Cache, RecallSink
@@ -179,9 +180,20 @@ class TapeJobs:
         return list(orders.values())
 
     def _write(self, pool: int, volumes: Sequence[Outgoing], complete: CompleteWrite) -> int:
-        """Write the first volumes that fit to one cartridge; return how many."""
-        if not volumes:
-            return 0
+        """Write the first volumes that fit to one cartridge; return how many.
+
+        A cartridge that cannot be used is set aside, and another one is taken.
+        """
+        tried: set[str] = set()
+        while volumes:
+            with suppress(UnusableCartridgeError):
+                return self._write_to_one(pool, volumes, complete, tried)
+        return 0
+
+    def _write_to_one(
+        self, pool: int, volumes: Sequence[Outgoing], complete: CompleteWrite, tried: set[str]
+    ) -> int:
+        """Write to one cartridge that is not in `tried`; put it there."""
         parts = self.parts
         with parts.catalogue.reading() as session:
             active = transactions.active_copies(session, [each.name for each in volumes])
@@ -191,7 +203,7 @@ class TapeJobs:
             for each in volumes
         }
         leading = volumes[0]
-        with self._reserved(pool, leading.size, elsewhere[leading.name]) as target:
+        with self._reserved(pool, leading.size, elsewhere[leading.name], tried) as target:
             fitting = _fitting(volumes, target, elsewhere)
             with parts.catalogue.reading() as session:
                 chosen = settings.pool(session, pool)
@@ -405,15 +417,17 @@ class TapeJobs:
     # Parts
 
     @contextmanager
-    def _reserved(self, pool: int, size: int, avoid: Set[str]) -> Iterator[Reservation]:
-        """Reserve a cartridge to write to.
+    def _reserved(
+        self, pool: int, size: int, avoid: Set[str], tried: set[str]
+    ) -> Iterator[Reservation]:
+        """Reserve a cartridge to write to, none of those tried.
 
         Whatever happens, the catalogue agrees with it afterwards.
         """
         parts = self.parts
         with parts.locks.choosing() as busy:
             with parts.catalogue.transaction() as session:
-                target = transactions.reserve(session, pool, size, busy | avoid)
+                target = transactions.reserve(session, pool, size, busy | avoid | tried)
             if target is not None:
                 busy.add(target.volser)
         if target is None:
@@ -426,6 +440,7 @@ class TapeJobs:
                     session, _scratch_subject(pool), text, parts.clock.now()
                 )
             raise NoScratchError(text)
+        tried.add(target.volser)
         try:
             with self._reconciled(target.volser):
                 yield target
@@ -436,6 +451,17 @@ class TapeJobs:
     def _reconciled(self, volser: str) -> Iterator[None]:
         try:
             yield
+        except CartridgeMismatchError:  # nothing on it was touched, and an intervention is open
+            with self.parts.catalogue.transaction() as session:
+                transactions.end_writing(session, session.get_one(PhysicalRow, volser))
+            raise
+        except UnusableCartridgeError as error:
+            with self.parts.catalogue.transaction() as session:
+                row = session.get_one(PhysicalRow, volser)
+                transactions.set_aside(session, row, _sentence(error), self.parts.clock.now())
+            with suppress(TaperigError):  # then the next start does it
+                reconcile_cartridge(self.parts, volser)
+            raise
         except BaseException:
             with suppress(TaperigError):  # then the next start does it
                 reconcile_cartridge(self.parts, volser)
@@ -500,6 +526,11 @@ def _fitting(
             break
         fitting.append(volume)
     return fitting
+
+
+def _sentence(error: TaperigError) -> str:
+    text = str(error)
+    return f"{text[:1].upper()}{text[1:].removesuffix('.')}."
 
 
 def _scratch_subject(pool: int) -> str:

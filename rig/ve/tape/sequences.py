@@ -170,6 +170,11 @@ class DriveSequences:
     def _ask_for_key(self, step: str, volser: str, command: Callable[[], object]) -> None:
         """Send a command that the drive answers with "key required"."""
         with self._step(step, volser) as detail:
+            if not self.drive.encrypting:  # before a block goes to tape in the clear (CART-3)
+                raise TaperigError(
+                    f"Drive {self.drive.serial} is not in encryption mode, so nothing was written "
+                    f"to {volser}."
+                )
             try:
                 command()
             except KeyRequired as required:
