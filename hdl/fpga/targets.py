@@ -77,7 +77,7 @@ class Target:
 
 
 # The PLL outputs. hdl/boards/ulx3s/README.md explains what limits the first.
-_ULX3S_MHZ = 90
+_ULX3S_MHZ = 80
 _SMALL_ULX3S_MHZ = 50
 _EVALUATION_MHZ = 100
 
