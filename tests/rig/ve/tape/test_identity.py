@@ -49,7 +49,7 @@ def with_memory(change: Callable[[CartridgeMemory], CartridgeMemory]) -> Forge:
 
 
 def as_clear(path: Path) -> None:
-    """Write another cartridge in its place: clear, with blocks of the same lengths."""
+    """Put a clear cartridge with blocks of the same lengths in its place."""
     with Cartridge.open(path) as cartridge:
         memory = cartridge.memory
         records = [(header.length, header.flags) for header in cartridge.headers]
