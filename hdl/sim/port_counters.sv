@@ -10,7 +10,8 @@
 //   0, 1  busy clocks, low and high word: a record is offered to the engine, or it is taken in
 //   2, 3  clocks with records inside, low and high word: from the first word offered to the last word
 //         of the last result
-//   4     the longest row of busy clocks in which no word moved either way; the pace limit counts
+//   4     the longest row of clocks in which a word was offered and none moved either way, also where
+//         the pace limit holds it back
 //   5     the longest time from the end of a frame to the header of its result
 
 module port_counters (
@@ -35,10 +36,10 @@ module port_counters (
   logic [31:0] ended_q[Records];
   logic [31:0] frames_q, ends_q, headers_q, results_q;
 
-  assign moves   = in_valid_i && in_ready_i;
-  assign busy    = in_valid_i || taking_q;
+  assign moves    = in_valid_i && in_ready_i;
+  assign busy     = in_valid_i || taking_q;
   assign occupied = busy || frames_q != results_q;
-  assign latency = clock_q[31:0] - ended_q[headers_q[PlaceBits-1:0]];
+  assign latency  = clock_q[31:0] - ended_q[headers_q[PlaceBits-1:0]];
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
@@ -73,7 +74,7 @@ module port_counters (
         end
         if (out_last_i) results_q <= results_q + 1;
       end
-      row_q <= busy && in_valid_i && !moves && !out_valid_i ? row_q + 1 : '0;
+      row_q <= in_valid_i && !moves && !out_valid_i ? row_q + 1 : '0;
       if (row_q > longest_gap_q) longest_gap_q <= row_q;
       if (busy) busy_q <= busy_q + 1;
       if (occupied) inside_q <= inside_q + 1;
