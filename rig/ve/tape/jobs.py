@@ -29,7 +29,7 @@ from rig.ve.catalogue.transactions import Reservation
 from rig.ve.tape.cartridge_locks import CartridgeLocks
 from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.sequences import DriveSequences
-from rig.ve.volumes.logical_volume import VolumeError, VolumeFile, VolumeFileError
+from rig.ve.volumes.logical_volume import CopyFacts, VolumeError, VolumeFile, VolumeFileError
 from rig.ve.volumes.tape_volume_cache import Cache, RecallSink
 
 BATCH_VOLUMES = 1000
@@ -70,13 +70,25 @@ class Outgoing:
     size: int
     sha256: str
     origin: str
+    storage_group: str
+    management_class: str
+    written: float
     path: Path
     source_copy: int | None = None
     """The copy (its id) that a move takes it from."""
 
-    def file(self) -> VolumeFile:
-        """Return the file that is written."""
-        return VolumeFile(self.name, self.path, self.size, self.sha256, self.origin)
+    def file(self, pool: int = 0, copied: float = 0.0) -> VolumeFile:
+        """Return the file that is written, to `pool` at the time `copied`."""
+        facts = CopyFacts(
+            self.generation,
+            self.storage_group,
+            self.management_class,
+            self.written,
+            self.role,
+            pool,
+            copied,
+        )
+        return VolumeFile(self.name, self.path, self.size, self.sha256, self.origin, facts)
 
 
 Written = Sequence[tuple[Outgoing, CopyRow]]
@@ -162,6 +174,9 @@ class TapeJobs:
                 LogicalRow.size,
                 LogicalRow.sha256,
                 LogicalRow.source,
+                LogicalRow.storage_group,
+                LogicalRow.management_class,
+                LogicalRow.written,
             )
             .join(PremigrationRow, LogicalRow.name == PremigrationRow.name)
             .where(PremigrationRow.pool == pool)
@@ -172,10 +187,10 @@ class TapeJobs:
         with self.parts.catalogue.reading() as session:
             known = LogicalRow.name.in_(transactions.damaged(session))
             rows = session.execute(query.where(known if damaged else not_(known)))
-            for name, generation, role, size, sha256, source in rows:
-                path = self.parts.cache.path(name, generation)
-                outgoing = Outgoing(name, generation, role, size, sha256, source, path)
-                orders.setdefault(name, outgoing)  # two copies are never on one cartridge
+            for row in rows:
+                path = self.parts.cache.path(row.name, row.generation)
+                outgoing = Outgoing(*row, path)
+                orders.setdefault(row.name, outgoing)  # two copies are never on one cartridge
         return list(orders.values())
 
     def _write(self, pool: int, volumes: Sequence[Outgoing], complete: CompleteWrite) -> int:
@@ -195,7 +210,8 @@ class TapeJobs:
             fitting = _fitting(volumes, target, elsewhere)
             with parts.catalogue.reading() as session:
                 chosen = settings.pool(session, pool)
-            files = [each.file() for each in fitting]
+            copied = parts.clock.now()
+            files = [each.file(pool, copied) for each in fitting]
             if target.from_bot:
                 self.sequences.write_from_bot(chosen, files, target.volser)
             else:
@@ -390,14 +406,18 @@ class TapeJobs:
 
     def _staged(self, session: Session, copy: CopyRow) -> Outgoing:
         row = session.get(LogicalRow, copy.name)
-        same = row is not None and row.generation == copy.generation
+        if row is not None and row.generation != copy.generation:
+            row = None  # superseded meanwhile
         return Outgoing(
             copy.name,
             copy.generation,
             copy.role,
             copy.size,
-            row.sha256 if row is not None and same else "",
-            row.source if row is not None and same else "",
+            "" if row is None else row.sha256,
+            "" if row is None else row.source,
+            "" if row is None else row.storage_group,
+            "" if row is None else row.management_class,
+            0.0 if row is None else row.written,
             self.parts.staging.path(copy.name, copy.generation),
             copy.id,
         )
