@@ -26,6 +26,7 @@ from rig.ve.catalogue.database import Catalogue
 from rig.ve.catalogue.model import TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import CopyRow, DriveRow, LogicalRow, PhysicalRow, PremigrationRow
 from rig.ve.catalogue.transactions import Reservation
+from rig.ve.tape.cartridge_contents import CartridgeContents
 from rig.ve.tape.cartridge_locks import CartridgeLocks
 from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.sequences import DriveSequences
@@ -367,6 +368,11 @@ class TapeJobs:
             return str(error)
         there = [(header.name, header.sha256) for header in report.volumes]
         return None if there == list(wanted) else "it is not what was written"
+
+    def read_labels(self, volser: str) -> CartridgeContents:
+        """Read the volume labels of a cartridge."""
+        with self.parts.locks.locked(volser):
+            return self.sequences.read_labels(volser)
 
     # Tape to tape
 

@@ -15,12 +15,13 @@ from typing import Any
 
 from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
-from rig.drive.cartridge_format import Flags, TapeFormat
+from rig.drive.cartridge_format import Flags, RecordHeader, TapeFormat
 from rig.drive.drive import READ_AHEAD_BYTES, Block, Direction, Drive
-from rig.drive.sense import KeyRequired, sense_of
+from rig.drive.sense import DriveError, KeyRequired, sense_of
 from rig.results.events import EventLog
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.relay import Relay
+from rig.ve.tape.cartridge_contents import UNREADABLE_BLOCK, CartridgeContents, label_runs
 from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.prefetch import prefetched
 from rig.ve.volumes.logical_volume import (
@@ -127,6 +128,22 @@ class DriveSequences:
         With `at`, only these runs of blocks are read, in the order given, each of whole volumes.
         """
         reader = VolumeReader(sink or NullSink(), names)
+        self._reading(volser, lambda cartridge, detail: self._read(cartridge, reader, at, detail))
+        return ReadReport(reader.whole, reader.incomplete, reader.bytes)
+
+    def read_labels(self, volser: str) -> CartridgeContents:
+        """Read the volume labels of a cartridge, and what it holds without a key.
+
+        What cannot be read of it is named in the result.
+        """
+        contents = CartridgeContents(volser)
+        self._reading(volser, lambda cartridge, detail: self._scan(cartridge, contents, detail))
+        return contents
+
+    # Parts of the sequences
+
+    def _reading(self, volser: str, read: Callable[[Cartridge, dict[str, Any]], None]) -> None:
+        """Mount a cartridge to read it, with its key where it is encrypted."""
         with self._mounted("READ-1", "READ-4", volser, write=False) as cartridge:
             if cartridge.format is TapeFormat.ENCRYPTED:
                 with self._step("READ-2a", volser) as detail:
@@ -135,13 +152,10 @@ class DriveSequences:
                     self._ask_for_key("READ-2b", volser, self.drive.read)
                     self._exchange("READ-2c", "READ-2d", volser)
                 with self._step("READ-2e", volser) as detail:
-                    self._read(cartridge, reader, at, detail)
+                    read(cartridge, detail)
             else:
                 with self._step("READ-3", volser) as detail:
-                    self._read(cartridge, reader, at, detail)
-        return ReadReport(reader.whole, reader.incomplete, reader.bytes)
-
-    # Parts of the sequences
+                    read(cartridge, detail)
 
     @contextmanager
     def _mounted(
@@ -248,13 +262,36 @@ class DriveSequences:
             detail["incomplete"] = reader.incomplete
         self._add_figures(detail, Direction.READ)
 
+    def _scan(
+        self, cartridge: Cartridge, contents: CartridgeContents, detail: dict[str, Any]
+    ) -> None:
+        """Read the labels; a block that cannot be read stops none of the others."""
+        labels: dict[int, bytes | str] = {}
+        for run in label_runs(cartridge.headers):
+            position = run.start
+            while position < run.stop:
+                self.drive.locate(position)
+                try:
+                    blocks = self.drive.read(_length(cartridge.headers[position : run.stop]))
+                except DriveError as error:
+                    if error.sense not in UNREADABLE_BLOCK:
+                        raise
+                    if Flags.LABEL in cartridge.headers[position].flags:
+                        labels[position] = str(error)
+                    position += 1
+                    continue
+                labels.update((n, b.data) for n, b in enumerate(blocks, position) if b.label)
+                position += len(blocks)
+        contents.add(cartridge, labels)
+        detail["volumes"] = len(contents.volumes)
+        self._add_figures(detail, Direction.READ)
+
     def _blocks_of(self, cartridge: Cartridge, run: range | None) -> Iterator[list[Block]]:
         """Read to the end of the tape, or exactly to the end of a run."""
         while run is None or self.drive.position < run.stop:
             most = READ_AHEAD_BYTES
             if run is not None:
-                rest = cartridge.headers[self.drive.position : run.stop]
-                most = min(most, sum(header.length for header in rest))
+                most = _length(cartridge.headers[self.drive.position : run.stop])
             blocks = self.drive.read(most)
             if not blocks:
                 return
@@ -288,6 +325,11 @@ class DriveSequences:
                 if sense is not None:
                     detail["sense"] = sense.code
                 raise
+
+
+def _length(headers: Sequence[RecordHeader]) -> int:
+    """Return the data to read for these records at once, in bytes."""
+    return min(READ_AHEAD_BYTES, sum(header.length for header in headers))
 
 
 def _joined(runs: Iterable[range]) -> Iterator[range]:

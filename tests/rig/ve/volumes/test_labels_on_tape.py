@@ -1,4 +1,4 @@
-"""The labels that a node writes to tape, read as `rig cartridge show` does."""
+"""The volume labels that a node writes to tape."""
 
 from __future__ import annotations
 
