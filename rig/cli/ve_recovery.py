@@ -196,6 +196,26 @@ def rebuild(
     _end(done)
 
 
+@ve_app.command("restore", rich_help_panel=VOLUMES)
+def restore(
+    folder: FolderArgument,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Restore the catalogue of an empty node from its backups on tape.
+
+    The newest database backup among the cartridges gives the settings and what had expired; what
+    was written after it comes from the cartridges. They are copied into the node. Exits 1 when
+    something is missing, cannot be read or is ambiguous.
+    """
+    with open_node_of(lab, node, drives=True, quiet=as_json, insert=False) as (opened, report):
+        done = opened.restore(folder)
+        _show(report, done)
+    _print(done, as_json=as_json)
+    _end(done)
+
+
 def _show(report: ConsoleReport, done: IntakeReport) -> None:
     for note in done.notes:
         report.line(note)

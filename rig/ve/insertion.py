@@ -119,7 +119,7 @@ def insert_cartridge(
 ) -> IntakeReport:
     """Insert a cartridge: its file moves into the node, its volumes enter.
 
-    Raises TaperigError, with the file and the catalogue as they were.
+    Raises TaperigError, with the file where it was and no volume entered.
     """
     volser, arrival = identify(parts, file)
     target = parts.cartridges.path(volser)
@@ -129,11 +129,13 @@ def insert_cartridge(
             if arrival is Arrival.BACK:
                 report = _return(parts, volser)
             else:
-                contents = read_contents(parts, scheduler, volser)
                 with parts.catalogue.transaction() as session:
                     if pool is not None:
                         settings.pool(session, pool)
-                    _forget_other(session, contents)
+                    with Cartridge.open(target) as cartridge:
+                        _forget_other(session, volser, cartridge.memory.cartridge_id.hex())
+                contents = read_contents(parts, scheduler.read_labels, volser)
+                with parts.catalogue.transaction() as session:
                     changes = _changes(session, contents) if arrival is Arrival.CHANGED else []
                     intake = Intake(session, parts.clock.now(), capacity_bytes)
                     intake.enter([contents], pool)
@@ -146,21 +148,22 @@ def insert_cartridge(
     return report
 
 
-def read_contents(parts: NodeParts, scheduler: Scheduler, volser: str) -> CartridgeContents:
+def read_contents(
+    parts: NodeParts, read: Callable[[str], CartridgeContents], volser: str
+) -> CartridgeContents:
     """Return what a cartridge in the folder holds; a blank one needs no drive."""
     with Cartridge.open(parts.cartridges.path(volser)) as cartridge:
         facts, damage = facts_of(cartridge), cartridge.damage
     if facts.block_count:
-        return scheduler.read_labels(volser)
+        return read(volser)
     return CartridgeContents(volser, facts, unreadable=[damage] if damage else [])
 
 
-def _forget_other(session: Session, contents: CartridgeContents) -> None:
+def _forget_other(session: Session, volser: str, cartridge_id: str) -> None:
     """Forget a blank cartridge whose VOLSER another one has now."""
-    row = session.get(PhysicalRow, contents.volser)
-    facts = contents.facts
-    if row is not None and facts is not None and row.cartridge_id != facts.cartridge_id:
-        session.execute(delete(CopyRow).where(CopyRow.volser == row.volser))
+    row = session.get(PhysicalRow, volser)
+    if row is not None and row.cartridge_id not in (None, cartridge_id):
+        session.execute(delete(CopyRow).where(CopyRow.volser == volser))
         session.delete(row)
         session.flush()
 
@@ -196,7 +199,7 @@ def _changes(session: Session, contents: CartridgeContents) -> list[str]:
         if before != now
     ]
     place = f" at {row.ejected_to}" if row.ejected_to else ""
-    return [f"{contents.volser} was written elsewhere{place}: {', '.join(how)}"]
+    return [f"{contents.volser} was written elsewhere{place}: {', '.join(how)}"] if how else []
 
 
 # Rebuild
@@ -224,32 +227,33 @@ def rebuild(
     They are copied into the node. What cannot be read is named, and stops nothing else; all that
     can be read enters in one transaction.
     """
-    return enter_folder(
-        parts,
-        folder,
-        lambda volsers, failures: read_all(parts, scheduler, volsers, failures),
-        lambda session: Intake(session, parts.clock.now(), capacity_bytes),
-    )
 
+    def enter(session: Session, contents: list[CartridgeContents]) -> IntakeReport:
+        intake = Intake(session, parts.clock.now(), capacity_bytes)
+        intake.enter(contents)
+        return intake.report
 
-ReadAll = Callable[[Sequence[str], list[str]], list[CartridgeContents]]
+    return enter_folder(parts, folder, scheduler.drives, scheduler.read_labels, enter)
 
 
 def enter_folder(
-    parts: NodeParts, folder: Path, read: ReadAll, begin: Callable[[Session], Intake]
+    parts: NodeParts,
+    folder: Path,
+    drives: int,
+    read: Callable[[str], CartridgeContents],
+    enter: Callable[[Session, list[CartridgeContents]], IntakeReport],
 ) -> IntakeReport:
     """Copy a folder's cartridges into an empty node, read and enter them."""
     require_empty(parts)
     failures: list[str] = []
     volsers = _copy_folder(parts, folder, failures)
-    contents = read(volsers, failures)
+    contents = _read_all(parts, drives, read, volsers, failures)
+    if failures and not contents:
+        raise InsertionError(failures[0])
     with parts.catalogue.transaction() as session:
-        for each in contents:
-            _forget_other(session, each)
-        intake = begin(session)
-        intake.enter(contents)
-    intake.report.findings[:0] = failures
-    return intake.report
+        report = enter(session, contents)
+    report.findings[:0] = failures
+    return report
 
 
 def _copy_folder(parts: NodeParts, folder: Path, failures: list[str]) -> list[str]:
@@ -263,7 +267,7 @@ def _copy_folder(parts: NodeParts, folder: Path, failures: list[str]) -> list[st
     for file in files:
         try:
             with Cartridge.open(file) as cartridge:
-                volser = cartridge.volser
+                volser, facts = cartridge.volser, facts_of(cartridge)
             if volser in volsers:
                 raise InsertionError(
                     f"{file} and {volsers[volser]} are both cartridge {volser}; the second was "
@@ -272,6 +276,8 @@ def _copy_folder(parts: NodeParts, folder: Path, failures: list[str]) -> list[st
             target = parts.cartridges.path(volser)
             if not target.exists() or not same_file(file, target):
                 _copy(file, target)
+            with parts.catalogue.transaction() as session:
+                _forget_other(session, volser, facts.cartridge_id)
         except TaperigError as error:
             failures.append(str(error))
         else:
@@ -279,22 +285,26 @@ def _copy_folder(parts: NodeParts, folder: Path, failures: list[str]) -> list[st
     return list(volsers)
 
 
-def read_all(
-    parts: NodeParts, scheduler: Scheduler, volsers: Sequence[str], failures: list[str]
+def _read_all(
+    parts: NodeParts,
+    drives: int,
+    read: Callable[[str], CartridgeContents],
+    volsers: Sequence[str],
+    failures: list[str],
 ) -> list[CartridgeContents]:
-    """Read the labels of cartridges with all drives.
+    """Read cartridges with all drives.
 
     What fails is added to `failures`, a sentence each.
     """
 
-    def read(volser: str) -> CartridgeContents | str:
+    def attempt(volser: str) -> CartridgeContents | str:
         try:
-            return read_contents(parts, scheduler, volser)
+            return read_contents(parts, read, volser)
         except TaperigError as error:
             return f"{volser}: {error}"
 
-    with ThreadPoolExecutor(max(1, scheduler.drives), "labels") as readers:
-        results = list(readers.map(read, volsers))
+    with ThreadPoolExecutor(max(1, drives), "labels") as readers:
+        results = list(readers.map(attempt, volsers))
     failures += [each for each in results if isinstance(each, str)]
     return [each for each in results if isinstance(each, CartridgeContents)]
 

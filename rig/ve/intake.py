@@ -18,7 +18,9 @@ from sqlalchemy.orm import Session
 
 from hsm.errors import TaperigError
 from rig.ve.catalogue import settings, transactions
+from rig.ve.catalogue.backup import next_sequence, set_sequence
 from rig.ve.catalogue.model import (
+    BACKUP_NAME,
     NO_COPY,
     SCRATCH_POOL,
     CopyRole,
@@ -39,7 +41,6 @@ from rig.ve.catalogue.schema import (
     keys_json,
 )
 from rig.ve.tape.cartridge_contents import CartridgeContents, VolumeOnTape
-from rig.ve.tape.jobs import BACKUP_NAME
 
 
 class IntakeError(TaperigError):
@@ -136,6 +137,15 @@ class Intake:
         for some in transactions.name_batches(found):
             self._enter_volumes(some, found)
         self._session.flush()
+        backups = [
+            volume.header.facts.generation
+            for each in contents
+            for volume in each.volumes
+            if volume.header.name == BACKUP_NAME
+        ]
+        newest = max(backups, default=0)
+        if newest >= next_sequence(self._session):
+            set_sequence(self._session, newest)
         self._report_lost()
         for row in self._rows.values():
             self._settle(row)

@@ -31,7 +31,7 @@ from rig.results.events import EventLog, Notice, NoticeKind
 from rig.ve.catalogue import operator_messages, settings, transactions
 from rig.ve.catalogue.clock import Clock, offset, reset, set_offset
 from rig.ve.catalogue.database import FILE, Catalogue, CatalogueError
-from rig.ve.catalogue.model import LogicalVolume, VolumeState
+from rig.ve.catalogue.model import BACKUP_NAME, LogicalVolume, VolumeState
 from rig.ve.catalogue.schema import CopyRow, LogicalRow, PhysicalRow, PremigrationRow
 from rig.ve.consistency import CheckReport, check
 from rig.ve.ejection import Ejected, eject
@@ -39,10 +39,11 @@ from rig.ve.ekm.relay import Relay
 from rig.ve.insertion import insert_cartridge, rebuild
 from rig.ve.intake import IntakeReport
 from rig.ve.recovery import insert, recover
+from rig.ve.restoration import restore
 from rig.ve.scheduler import Scheduler, WorkReport
 from rig.ve.tape.cartridge_locks import CartridgeLocks
 from rig.ve.tape.cartridge_store import CartridgeStore
-from rig.ve.tape.jobs import BACKUP_NAME, NodeParts
+from rig.ve.tape.jobs import NodeParts
 from rig.ve.volumes.logical_volume import VolumeFile, path_text
 from rig.ve.volumes.tape_volume_cache import Cache, CacheFullError, pieces_of
 
@@ -245,6 +246,10 @@ class Node:
     def rebuild(self, folder: Path) -> IntakeReport:
         """Make the catalogue anew from the cartridges in a folder (DR-2)."""
         return rebuild(self.parts, self.scheduler, folder, self.settings.cartridge_bytes)
+
+    def restore(self, folder: Path) -> IntakeReport:
+        """Restore the catalogue from the newest backup in a folder (DR-3)."""
+        return restore(self.parts, self.scheduler, folder, self.settings.cartridge_bytes)
 
     # The host's side
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from hsm.keys.labels import label_key
 from rig.ve.catalogue import operator_messages, settings, transactions
-from rig.ve.catalogue.model import DAY_S, SCRATCH_POOL, TapeEncryption, VolumeState
+from rig.ve.catalogue.model import DAY_S, SCRATCH_POOL, CopyRole, TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import (
     DriveRow,
     EventRow,
@@ -262,7 +262,7 @@ def tape_map(session: Session, volser: str) -> list[Row]:
             "generation": copy.generation,
             "size": copy.size,
             "role": copy.role,
-            "active": copy.active,
+            "active": copy.active if copy.role != CopyRole.BACKUP.value else None,
         }
         for copy in transactions.copies_on(session, volser, active=False)
     ]

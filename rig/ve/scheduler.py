@@ -128,6 +128,11 @@ class Scheduler:
         with self._drive() as work, self._reporting_no_key_manager():
             return work.read_labels(volser)
 
+    def read_backup(self, volser: str) -> CartridgeContents:
+        """Read the database backup of a cartridge, else its labels, with a drive."""
+        with self._drive() as work, self._reporting_no_key_manager():
+            return work.read_backup(volser)
+
     def rekey(self, volser: str) -> RekeyReport:
         """Rekey a cartridge, with a drive, to its pool's current keys."""
         with self._drive() as work, self._reporting_no_key_manager():

@@ -21,6 +21,9 @@ SCRATCH_POOL = 0
 NO_COPY = 0
 """The secondary pool of a management class that makes no copy (POOL-4)."""
 
+BACKUP_NAME = "DBBKUP"
+"""The name under which database backups are on tape; no host may use it."""
+
 DAY_S = 86_400.0
 
 

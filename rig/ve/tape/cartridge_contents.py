@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hsm.errors import EedkMalformedError
+from hsm.errors import EedkMalformedError, TaperigError
 from hsm.keys.eedk import Eedk, KeyLabel, KeyMode
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import Flags, RecordHeader
 from rig.drive.sense import Sense
+from rig.ve.catalogue.backup import BackupError, DatabaseBackup
+from rig.ve.catalogue.model import BACKUP_NAME
 from rig.ve.catalogue.transactions import TapeFacts
 from rig.ve.tape.cartridge_store import facts_of
 from rig.ve.volumes.logical_volume import VolumeError, VolumeHeader, VolumeTrailer, decode_label
@@ -23,6 +26,35 @@ READ_THROUGH_BYTES = 1 << 20
 """Data between two labels up to which it is read, too: faster than to position."""
 
 _BLOCKS_AT_ONCE = 64
+
+
+class BackupSink:
+    """A sink that takes a database backup into memory."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.header: VolumeHeader | None = None
+        self.data = bytearray()
+
+    @staticmethod
+    def wants(label: VolumeHeader | VolumeTrailer) -> bool:
+        """Whether a label begins a database backup."""
+        return isinstance(label, VolumeHeader) and label.name == BACKUP_NAME
+
+    def begin(self, header: VolumeHeader) -> None:
+        """Begin the backup."""
+        self.header = header
+
+    def write(self, data: bytes) -> None:
+        """Take more of it."""
+        self.data += data
+
+    def end(self) -> None:
+        """End it: it is whole."""
+
+    def abandon(self) -> None:
+        """Drop it."""
+        self.data.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +82,23 @@ class CartridgeContents:
     volumes: list[VolumeOnTape] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     """What cannot be read of it: a sentence each."""
+    backup: DatabaseBackup | None = None
+    """The database backup at its end, where that was asked for."""
 
-    def add(self, cartridge: Cartridge, labels: Mapping[int, bytes | str]) -> None:
-        """Add what the labels say, by block number: data, or why there is none.
-
-        A volume whose second label is absent was cut off while it was written, and is none.
-        """
+    def _begin(self, cartridge: Cartridge) -> set[int]:
+        """Take what needs no key; return the blocks that are damaged."""
         self.facts = facts_of(cartridge)
         self.keys = keys_of_eedks(cartridge.memory.eedks)
         if cartridge.damage:
             self.unreadable.append(_sentence(cartridge.damage))
-        bad = set(_damaged_blocks(cartridge))
+        return set(_damaged_blocks(cartridge))
+
+    def add_labels(self, cartridge: Cartridge, labels: Mapping[int, bytes | str]) -> None:
+        """Add what the labels say, by block number: data, or why there is none.
+
+        A volume whose second label is absent was cut off while it was written, and is none.
+        """
+        bad = self._begin(cartridge)
         opened: tuple[int, VolumeHeader] | None = None
         for block in sorted(labels):
             label = self._decoded(block, labels[block])
@@ -71,6 +109,35 @@ class CartridgeContents:
                 first, header = opened
                 opened = None
                 self._add_volume(cartridge, header, range(first, block + 1), label, bad)
+
+    def add_backup(self, cartridge: Cartridge, run: range, sink: BackupSink) -> bool:
+        """Take a cartridge's own backup; return whether it has a map of it.
+
+        Raises BackupError for what is none, VolumeError for a map that is wrong.
+        """
+        assert sink.header is not None
+        self.backup = DatabaseBackup.decode(bytes(sink.data))
+        memory = cartridge.memory
+        own = (self.backup.volser, self.backup.cartridge_id, self.backup.first_epoch)
+        if self.backup.map is None or cartridge.damage:
+            return False
+        if own != (memory.volser, memory.cartridge_id.hex(), memory.first_epoch):
+            raise BackupError(f"It is that of {self.backup.volser}.")
+        labels = [decode_label(json.dumps(label).encode()) for _, _, label in self.backup.map]
+        bad = self._begin(cartridge)
+        for (first, blocks, _), header in zip(self.backup.map, labels, strict=True):
+            if not isinstance(header, VolumeHeader) or first + blocks > run.start:
+                raise BackupError("Its map has a wrong line.")
+            trailer = VolumeTrailer(header.name, blocks - 2)
+            self._add_volume(cartridge, header, range(first, first + blocks), trailer, bad)
+        self.volumes.append(VolumeOnTape(sink.header, run.start, len(run)))
+        return True
+
+    def add_unusable_backup(self, error: TaperigError) -> None:
+        """Name a backup that cannot be used; the labels are read instead."""
+        self.volumes.clear()
+        self.backup = None
+        self.unreadable = [f"The database backup on {self.volser} cannot be used: {error}"]
 
     def _decoded(self, block: int, label: bytes | str) -> VolumeHeader | VolumeTrailer | None:
         try:
@@ -122,6 +189,14 @@ def label_runs(headers: Sequence[RecordHeader]) -> Iterator[range]:
         between = 0
     if run is not None:
         yield run
+
+
+def last_volume(headers: Sequence[RecordHeader]) -> range | None:
+    """Return the blocks of the last volume, if the tape ends with one."""
+    labels = [header.block for header in headers if Flags.LABEL in header.flags]
+    if len(labels) < 2 or labels[-1] != len(headers) - 1:
+        return None
+    return range(labels[-2], labels[-1] + 1)
 
 
 def keys_of_eedks(eedks: Sequence[bytes]) -> tuple[KeyLabel, ...]:

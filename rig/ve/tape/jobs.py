@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import not_, select
@@ -21,9 +21,10 @@ from sqlalchemy.orm import Session
 from hsm.ekm.protocol.errors import EkmUnavailable
 from hsm.errors import TaperigError
 from rig.ve.catalogue import operator_messages, settings, transactions
+from rig.ve.catalogue.backup import make_backup, set_sequence
 from rig.ve.catalogue.clock import Clock
 from rig.ve.catalogue.database import Catalogue
-from rig.ve.catalogue.model import TapeEncryption, VolumeState
+from rig.ve.catalogue.model import BACKUP_NAME, CopyRole, TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import CopyRow, DriveRow, LogicalRow, PhysicalRow, PremigrationRow
 from rig.ve.catalogue.transactions import Reservation
 from rig.ve.tape.cartridge_contents import CartridgeContents
@@ -38,9 +39,6 @@ BATCH_VOLUMES = 1000
 
 RUN_BYTES = 64_000_000
 """Data that a move takes from a cartridge in one mount, bytes; at least one volume."""
-
-BACKUP_NAME = "DBBKUP"
-"""The name under which database backups are on tape; no host may use it."""
 
 
 class NoScratchError(TaperigError):
@@ -262,18 +260,36 @@ class TapeJobs:
         parts = self.parts
         backup = parts.staging.path(BACKUP_NAME + volser, 0)
         backup.unlink(missing_ok=True)
+        now = parts.clock.now()
+        with parts.catalogue.reading() as session:
+            content = make_backup(session, transactions.physical(session, volser), parts.name, now)
         try:
-            parts.catalogue.backup(backup)
-            volume = VolumeFile.of(BACKUP_NAME, backup)
-            self.sequences.append(volser, [volume])
+            backup.write_bytes(content.encode())
+            made = CopyFacts(content.sequence, written=now, copied=now)
+            self.sequences.append(volser, [replace(VolumeFile.of(BACKUP_NAME, backup), facts=made)])
+            size = backup.stat().st_size
         finally:
             backup.unlink(missing_ok=True)
         facts = parts.cartridges.facts(volser)
-        now = parts.clock.now()
         with parts.catalogue.transaction() as session:
             row = session.get_one(PhysicalRow, volser)
             transactions.enter_facts(row, facts)
-            ((row.backup_block, _),) = facts.last_volumes(1)
+            row.written_bytes = facts.data_bytes
+            ((first, blocks),) = facts.last_volumes(1)
+            row.backup_block = first
+            session.add(
+                CopyRow(
+                    name=BACKUP_NAME,
+                    generation=content.sequence,
+                    volser=volser,
+                    role=CopyRole.BACKUP.value,
+                    first_block=first,
+                    blocks=blocks,
+                    size=size,
+                    active=False,
+                )
+            )
+            set_sequence(session, content.sequence)
             row.state = VolumeState.FULL.value
             row.close_wanted = False
             encrypted = facts.encryption is TapeEncryption.ENCRYPTED
@@ -373,6 +389,11 @@ class TapeJobs:
         """Read the volume labels of a cartridge."""
         with self.parts.locks.locked(volser):
             return self.sequences.read_labels(volser)
+
+    def read_backup(self, volser: str) -> CartridgeContents:
+        """Read the database backup of a cartridge, else its labels."""
+        with self.parts.locks.locked(volser):
+            return self.sequences.read_backup(volser)
 
     # Tape to tape
 

@@ -19,15 +19,24 @@ from rig.drive.cartridge_format import Flags, RecordHeader, TapeFormat
 from rig.drive.drive import READ_AHEAD_BYTES, Block, Direction, Drive
 from rig.drive.sense import DriveError, KeyRequired, sense_of
 from rig.results.events import EventLog
+from rig.ve.catalogue.backup import MAX_BYTES, BackupError
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.relay import Relay
-from rig.ve.tape.cartridge_contents import UNREADABLE_BLOCK, CartridgeContents, label_runs
+from rig.ve.tape.cartridge_contents import (
+    UNREADABLE_BLOCK,
+    BackupSink,
+    CartridgeContents,
+    label_runs,
+    last_volume,
+)
 from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.prefetch import prefetched
 from rig.ve.volumes.logical_volume import (
+    VolumeError,
     VolumeFile,
     VolumeHeader,
     blocks_of,
+    decode_label,
     in_batches,
     prepare,
 )
@@ -138,6 +147,20 @@ class DriveSequences:
         """
         contents = CartridgeContents(volser)
         self._reading(volser, lambda cartridge, detail: self._scan(cartridge, contents, detail))
+        return contents
+
+    def read_backup(self, volser: str) -> CartridgeContents:
+        """Read the database backup of a cartridge, with the map of its volumes.
+
+        Where there is none, or it cannot be used, the labels are read.
+        """
+        contents = CartridgeContents(volser)
+
+        def read(cartridge: Cartridge, detail: dict[str, Any]) -> None:
+            if not self._take_backup(cartridge, contents, detail):
+                self._scan(cartridge, contents, detail)
+
+        self._reading(volser, read)
         return contents
 
     # Parts of the sequences
@@ -272,7 +295,8 @@ class DriveSequences:
             while position < run.stop:
                 self.drive.locate(position)
                 try:
-                    blocks = self.drive.read(_length(cartridge.headers[position : run.stop]))
+                    rest = _length(cartridge.headers[position : run.stop])
+                    blocks = self.drive.read(min(READ_AHEAD_BYTES, rest))
                 except DriveError as error:
                     if error.sense not in UNREADABLE_BLOCK:
                         raise
@@ -282,16 +306,39 @@ class DriveSequences:
                     continue
                 labels.update((n, b.data) for n, b in enumerate(blocks, position) if b.label)
                 position += len(blocks)
-        contents.add(cartridge, labels)
+        contents.add_labels(cartridge, labels)
         detail["volumes"] = len(contents.volumes)
         self._add_figures(detail, Direction.READ)
+
+    def _take_backup(
+        self, cartridge: Cartridge, contents: CartridgeContents, detail: dict[str, Any]
+    ) -> bool:
+        """Take what a cartridge holds from its backup; return whether it says so."""
+        run = last_volume(cartridge.headers)
+        if run is None or _length(cartridge.headers[run.start : run.stop]) > MAX_BYTES:
+            return False
+        sink = BackupSink()
+        try:
+            self.drive.locate(run.start)
+            (label,) = self.drive.read(cartridge.headers[run.start].length)
+            if sink.wants(decode_label(label.data)):
+                self._read(cartridge, VolumeReader(sink), [run], detail)
+                return contents.add_backup(cartridge, run, sink)
+        except DriveError as error:
+            if error.sense not in UNREADABLE_BLOCK:
+                raise
+            contents.add_unusable_backup(error)
+        except (BackupError, VolumeError) as error:
+            contents.add_unusable_backup(error)
+        return False
 
     def _blocks_of(self, cartridge: Cartridge, run: range | None) -> Iterator[list[Block]]:
         """Read to the end of the tape, or exactly to the end of a run."""
         while run is None or self.drive.position < run.stop:
             most = READ_AHEAD_BYTES
             if run is not None:
-                most = _length(cartridge.headers[self.drive.position : run.stop])
+                rest = cartridge.headers[self.drive.position : run.stop]
+                most = min(most, _length(rest))
             blocks = self.drive.read(most)
             if not blocks:
                 return
@@ -328,8 +375,8 @@ class DriveSequences:
 
 
 def _length(headers: Sequence[RecordHeader]) -> int:
-    """Return the data to read for these records at once, in bytes."""
-    return min(READ_AHEAD_BYTES, sum(header.length for header in headers))
+    """Return the data of these records, in bytes."""
+    return sum(header.length for header in headers)
 
 
 def _joined(runs: Iterable[range]) -> Iterator[range]:
