@@ -12,6 +12,7 @@ from hsm.keys.eedk import Eedk
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import Flags, RecordHeader, TapeFormat
 from rig.report.text import printable
+from rig.ve.operator_views import utc_text
 from rig.ve.volumes.logical_volume import VolumeError, VolumeHeader, decode_label
 
 
@@ -93,6 +94,13 @@ def _volumes(cartridge: Cartridge) -> Iterator[dict[str, Any]]:
                 "name": label.name,
                 "size": label.size,
                 "path": label.path,
+                "generation": label.facts.generation or None,
+                "storage_group": label.facts.storage_group,
+                "management_class": label.facts.management_class,
+                "written": utc_text(label.facts.written or None),
+                "role": label.facts.role or None,
+                "pool": label.facts.pool or None,
+                "copied": utc_text(label.facts.copied or None),
             }
 
 
@@ -117,11 +125,22 @@ def render(shown: dict[str, Any]) -> str:
         else:
             lines.append(
                 f"volume    {volume['name']}  {volume['size']:>12,} bytes  "
-                f"{printable(volume['path'])}"
+                f"{printable(volume['path'])}{_facts_text(volume)}"
             )
     lines += [f"records   {line}" for line in _record_lines(shown["records"])]
     lines += [f"note      {note}" for note in shown["notes"]]
     return "\n".join(lines)
+
+
+def _facts_text(volume: dict[str, Any]) -> str:
+    if volume["generation"] is None:
+        return ""  # an older label
+    words = [f"generation {volume['generation']}", f"written {volume['written']}"]
+    words += [f"{volume['role']} copy of pool {volume['pool']}"] if volume["role"] else []
+    words += [f"storage group {volume['storage_group']}"] if volume["storage_group"] else []
+    if volume["management_class"]:
+        words.append(f"management class {volume['management_class']}")
+    return f"  ({', '.join(words)})"
 
 
 def _eedk_text(eedk: dict[str, Any]) -> str:

@@ -257,32 +257,6 @@ def migrate(
         print("\n".join(changes))
 
 
-@ve_app.command("insert", rich_help_panel=SETTINGS)
-def insert(
-    volsers: Annotated[
-        list[str] | None, typer.Argument(metavar="VOLSER", help="VOLSERs of new cartridges.")
-    ] = None,
-    count: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=0, help="Insert N more, at most 10000, with the next free VOLSERs."
-        ),
-    ] = 0,
-    lab: LabOption = None,
-    node: NodeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Insert blank cartridges into the common scratch pool."""
-    from rig.testbed.node_setup import next_volsers
-
-    if not volsers and not count:
-        raise OptionError("No cartridge was named; give VOLSERs, or --count N.")
-    with open_node_of(lab, node, drives=False) as (opened, _):
-        chosen = [*(volsers or ()), *next_volsers(opened, count)]
-        opened.insert(chosen)
-    print_json(chosen) if as_json else print(" ".join(chosen))
-
-
 @ve_app.command("clock", rich_help_panel=SETTINGS)
 def clock(
     advance: Annotated[

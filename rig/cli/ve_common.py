@@ -67,11 +67,12 @@ def open_catalogue_of(lab: Lab, node: str | None) -> Iterator[tuple[Session, flo
 
 @contextmanager
 def open_node_of(
-    lab: Path | None, node: str | None, *, drives: bool, quiet: bool = False
+    lab: Path | None, node: str | None, *, drives: bool, quiet: bool = False, insert: bool = True
 ) -> Iterator[tuple[Node, ConsoleReport]]:
     """Open a node to change it.
 
-    With `drives`, its gates and key managers are started.
+    With `drives`, its gates and key managers are started. A new one gets the first cartridges of
+    the lab, if `insert`.
     """
     from rig.report.console import ConsoleReport
     from rig.results.events import EventLog
@@ -82,12 +83,12 @@ def open_node_of(
     report, events = ConsoleReport(error_stream=quiet), EventLog()
     name = choose_node(checked, node)
     if not drives:
-        with open_node(checked, name, state, report, events, drives=False) as opened:
+        with open_node(checked, name, state, report, events, drives=False, insert=insert) as opened:
             yield opened, report
         return
     with (
         locked_state(state, report.line),
-        open_node(checked, name, state, report, events) as opened,
+        open_node(checked, name, state, report, events, insert=insert) as opened,
     ):
         for line in opened.recovered:
             report.line(f"recovered  {line}")

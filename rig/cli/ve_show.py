@@ -57,9 +57,12 @@ def volumes(
     for row in rows if not as_json else ():
         row["copies"] = [
             f"{copy['role']} pool {copy['pool']} {copy['volser']}@{copy['block']}"
+            + (f", ejected to {copy['ejected_to']}" if copy["ejected_to"] else "")
             for copy in row["copies"]
         ]
-    columns = ("volume", "size", "storage_group", "in_cache", "mounted", "copies")
+    columns: tuple[str, ...] = ("volume", "size", "storage_group", "in_cache", "mounted", "copies")
+    if any(row["found_on_tape"] for row in rows):
+        columns = (*columns, "found_on_tape")
     _show(rows, (*columns, "waiting_for_pools", "accessed"), "no logical volumes", as_json)
 
 
@@ -81,7 +84,8 @@ def search(
         str | None, typer.Option(metavar="blank|clear|encrypted", help="How it was written.")
     ] = None,
     state: Annotated[
-        str | None, typer.Option(metavar="scratch|filling|full", help="How far it is written.")
+        str | None,
+        typer.Option(metavar="scratch|filling|full|ejected", help="How far it is written."),
     ] = None,
     key: Annotated[str | None, typer.Option(metavar="LABEL", help="Key label.")] = None,
     fill_above: Annotated[
@@ -126,7 +130,9 @@ def search(
             settings.pool(session, pool)  # raises for one that is not configured
         rows = list(operator_views.search(session, filters, now))
     columns = ("volser", "pool", "state", "encryption", "keys", "fill_percent", "active_percent")
-    more = ("active_volumes", "borrowed", "last_written", "last_accessed")
+    more: tuple[str, ...] = ("active_volumes", "borrowed", "last_written", "last_accessed")
+    if any(row["ejected_to"] for row in rows):
+        more = (*more, "ejected_to")
     _show(rows, (*columns, *more), "no physical volume passes all filters", as_json)
 
 

@@ -47,8 +47,12 @@ def open_node(
     events: EventLog | None = None,
     *,
     drives: bool = True,
+    insert: bool = True,
 ) -> Iterator[Node]:
-    """Open a node; without `drives` nothing goes to tape or comes from there."""
+    """Open a node; without `drives` nothing goes to tape or comes from there.
+
+    A new one gets the first cartridges of the lab, if `insert`.
+    """
     events = EventLog() if events is None else events
     folder = node_folder(state, name)
     offline = _offline(lab, folder) if drives else {}
@@ -79,7 +83,7 @@ def open_node(
                 events=events,
             )
         )
-        node_setup.enter_lab_settings(node, lab, lab.nodes[name])
+        node_setup.enter_lab_settings(node, lab, lab.nodes[name], insert=insert)
         if drives:
             node_setup.report_offline(node, offline)
         yield node

@@ -65,8 +65,11 @@ def report_offline(node: Node, offline: Mapping[str, str]) -> None:
             operator_messages.raise_intervention(session, f"drive {serial}", why, now)
 
 
-def enter_lab_settings(node: Node, lab: Lab, unit: NodeUnit) -> None:
-    """Enter new pools and constructs of the lab, and the first cartridges."""
+def enter_lab_settings(node: Node, lab: Lab, unit: NodeUnit, *, insert: bool = True) -> None:
+    """Enter new pools and constructs of the lab, and the first cartridges.
+
+    Without `insert`, no cartridges: they come from elsewhere.
+    """
     with node.change() as session:
         fresh = session.scalar(select(PoolRow.number).limit(1)) is None
         for number, pool in sorted((lab.pools if unit.pools is None else unit.pools).items()):
@@ -78,7 +81,7 @@ def enter_lab_settings(node: Node, lab: Lab, unit: NodeUnit) -> None:
         for name, number in unit.management_classes.items():
             if session.get(ManagementClassRow, name) is None:
                 settings.set_management_class(session, ManagementClass(name, number))
-    if fresh and not node.parts.cartridges.volsers():
+    if insert and fresh and not node.parts.cartridges.volsers():
         node.insert(next_volsers(node, unit.cartridges))
 
 
@@ -89,7 +92,8 @@ def next_volsers(node: Node, count: int) -> Sequence[str]:
 
     Raises NodeError when there are not so many.
     """
-    taken = set(node.parts.cartridges.volsers())
+    with node.catalogue.reading() as session:
+        taken = {*node.parts.cartridges.volsers(), *session.scalars(select(PhysicalRow.volser))}
     names = (f"TAP{each:03}" if each < 1000 else f"T{each:05}" for each in range(1, 100_000))
     most = min(count, MAX_INSERT)
     free = list(itertools.islice((name for name in names if name not in taken), most))

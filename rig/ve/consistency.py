@@ -70,6 +70,10 @@ def _cartridges(session: Session, cartridges: CartridgeStore) -> Iterator[str]:
             )
         )
         yield from (f"{row.volser}: {what}" for what in _sums(row, copies))
+        if row.state == VolumeState.EJECTED.value:
+            if cartridges.path(row.volser).exists():
+                yield f"{row.volser}: it is ejected, and its file is here; eject or insert it again"
+            continue
         try:
             with Cartridge.open(cartridges.path(row.volser)) as cartridge:
                 findings = list(_tape(row, copies, cartridge))
@@ -93,7 +97,8 @@ def _sums(row: PhysicalRow, copies: list[CopyRow]) -> Iterator[str]:
         yield f"its copies have more than the {row.written_bytes} bytes written"
     if row.state == VolumeState.SCRATCH.value and copies:
         yield f"it is scratch and has {len(copies)} copies"
-    if row.state != VolumeState.SCRATCH.value and not active:
+    may_be_empty = row.read_only or row.state in (VolumeState.SCRATCH, VolumeState.EJECTED)
+    if not may_be_empty and not active:
         yield f"it is {row.state} and nothing on it is active"
 
 

@@ -32,16 +32,20 @@ from rig.results.events import EventLog, Notice, NoticeKind
 from rig.ve.catalogue import operator_messages, settings, transactions
 from rig.ve.catalogue.clock import Clock, offset, reset, set_offset
 from rig.ve.catalogue.database import FILE, Catalogue, CatalogueError
-from rig.ve.catalogue.model import LogicalVolume
+from rig.ve.catalogue.model import BACKUP_NAME, LogicalVolume, VolumeState
 from rig.ve.catalogue.schema import CopyRow, LogicalRow, PhysicalRow, PremigrationRow
 from rig.ve.consistency import CheckReport, check
+from rig.ve.ejection import Ejected, eject
 from rig.ve.ekm.relay import Relay
+from rig.ve.insertion import insert_cartridge, rebuild
+from rig.ve.intake import IntakeReport
 from rig.ve.recovery import insert, recover
+from rig.ve.restoration import restore
 from rig.ve.scheduler import Scheduler, WorkReport
 from rig.ve.tape.cartridge_locks import CartridgeLocks
 from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.identity import require_known
-from rig.ve.tape.jobs import BACKUP_NAME, NodeParts
+from rig.ve.tape.jobs import NodeParts
 from rig.ve.volumes.logical_volume import VolumeFile, path_text
 from rig.ve.volumes.tape_volume_cache import Cache, CacheFullError, pieces_of
 
@@ -216,8 +220,10 @@ class Node:
                 f"{len(chosen)} cartridges are too many to insert at once; nothing was inserted. "
                 f"Give at most {MAX_INSERT}."
             )
+        with self.catalogue.reading() as session:
+            known = set(session.scalars(select(PhysicalRow.volser)))
         for volser in chosen:
-            if self.parts.cartridges.path(check_volser(volser)).exists():
+            if self.parts.cartridges.path(check_volser(volser)).exists() or volser in known:
                 raise NodeError(
                     f"There is a cartridge {volser} already; nothing was inserted. Choose another "
                     f"VOLSER."
@@ -237,6 +243,26 @@ class Node:
         with self.change() as session:
             for volser in volsers:
                 transactions.make_writable(session, volser, self.clock.now())
+
+    def insert_cartridge(self, file: Path, pool: int | None = None) -> IntakeReport:
+        """Insert a cartridge that may hold volumes; its file moves here (DR-1)."""
+        report = insert_cartridge(
+            self.parts, self.scheduler, file, self.settings.cartridge_bytes, pool
+        )
+        self._wake.set()
+        return report
+
+    def eject(self, volser: str, place: str, folder: Path, *, only_copies: bool = False) -> Ejected:
+        """Eject a cartridge to a place; its file moves into `folder` (DR-5)."""
+        return eject(self.parts, volser, place, folder, only_copies=only_copies)
+
+    def rebuild(self, folder: Path) -> IntakeReport:
+        """Make the catalogue anew from the cartridges in a folder (DR-2)."""
+        return rebuild(self.parts, self.scheduler, folder, self.settings.cartridge_bytes)
+
+    def restore(self, folder: Path) -> IntakeReport:
+        """Restore the catalogue from the newest backup in a folder (DR-3)."""
+        return restore(self.parts, self.scheduler, folder, self.settings.cartridge_bytes)
 
     # The host's side
 
@@ -449,7 +475,7 @@ class Node:
             for name, row in transactions.logicals(session, names).items():
                 if row.in_cache:
                     continue
-                copies = active.get(name, [])
+                copies = transactions.in_node(session, name, active.get(name, []))
                 if not copies:
                     raise CatalogueError(
                         f"The logical volume {name} is on no cartridge; run `rig ve check`."
@@ -577,7 +603,9 @@ class Node:
         again or nothing on it is active any more.
         """
         with self.catalogue.reading() as session:
-            query = select(PhysicalRow.volser).where(PhysicalRow.active_volumes > 0)
+            query = select(PhysicalRow.volser).where(
+                PhysicalRow.active_volumes > 0, PhysicalRow.state != VolumeState.EJECTED.value
+            )
             volsers = list(session.scalars(query.order_by(PhysicalRow.volser)))
         findings: list[str] = []
         for volser in volsers:
@@ -626,7 +654,8 @@ def _or_previous(given: str | None, before: str) -> str:
 def _evictable(keep: Sequence[str]) -> Select[LogicalRow]:
     """Return the query of volumes that may leave the cache, oldest first."""
     ordered = select(PremigrationRow.name)
-    on_tape = select(CopyRow.name).where(CopyRow.active)
+    here = select(PhysicalRow.volser).where(PhysicalRow.state != VolumeState.EJECTED.value)
+    on_tape = select(CopyRow.name).where(CopyRow.active, CopyRow.volser.in_(here))
     return (
         select(LogicalRow)
         .where(

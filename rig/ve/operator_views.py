@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from hsm.keys.labels import label_key
 from rig.ve.catalogue import operator_messages, settings, transactions
-from rig.ve.catalogue.model import DAY_S, SCRATCH_POOL, TapeEncryption, VolumeState
+from rig.ve.catalogue.model import DAY_S, SCRATCH_POOL, CopyRole, TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import (
     DriveRow,
     EventRow,
@@ -130,6 +130,7 @@ def volumes(session: Session, names: list[str] | None = None) -> Iterator[Row]:
                 "pool": session.get_one(PhysicalRow, copy.volser).pool,
                 "volser": copy.volser,
                 "block": copy.first_block,
+                "ejected_to": session.get_one(PhysicalRow, copy.volser).ejected_to,
             }
             for copy in transactions.active_copies_of(session, row.name)
         ]
@@ -145,6 +146,7 @@ def volumes(session: Session, names: list[str] | None = None) -> Iterator[Row]:
             "mounted": row.mounted,
             "copies": copies,
             "waiting_for_pools": [order.pool for order in session.scalars(orders)],
+            "found_on_tape": row.found_on_tape,
             "sha256": row.sha256,
         }
 
@@ -202,6 +204,7 @@ def physical(row: PhysicalRow) -> Row:
         "last_accessed": utc_text(row.last_accessed),
         "last_inactivated": utc_text(row.last_inactivated),
         "move_to_pool": row.move_pool,
+        "ejected_to": row.ejected_to,
     }
 
 
@@ -259,7 +262,7 @@ def tape_map(session: Session, volser: str) -> list[Row]:
             "generation": copy.generation,
             "size": copy.size,
             "role": copy.role,
-            "active": copy.active,
+            "active": copy.active if copy.role != CopyRole.BACKUP.value else None,
         }
         for copy in transactions.copies_on(session, volser, active=False)
     ]

@@ -21,6 +21,7 @@ from rig.ve.catalogue.model import VolumeState
 from rig.ve.catalogue.schema import CopyRow, DriveRow, PhysicalRow, PoolRow, PremigrationRow
 from rig.ve.ekm.relay import NoKeyManager, OneAtATime, Relay
 from rig.ve.reclaim_planner import ReclaimPlan, plan_reclaim
+from rig.ve.tape.cartridge_contents import CartridgeContents
 from rig.ve.tape.jobs import NodeParts, TapeJobs
 from rig.ve.tape.rekey import RekeyReport, rekey_to_pool
 from rig.ve.tape.sequences import DriveSequences, ReportProgress
@@ -116,6 +117,21 @@ class Scheduler:
         """
         with self._drive() as work, self._reporting_no_key_manager():
             return work.verify(volser)
+
+    @property
+    def drives(self) -> int:
+        """How many drives work."""
+        return self._count
+
+    def read_labels(self, volser: str) -> CartridgeContents:
+        """Read the volume labels of a cartridge with a drive."""
+        with self._drive() as work, self._reporting_no_key_manager():
+            return work.read_labels(volser)
+
+    def read_backup(self, volser: str) -> CartridgeContents:
+        """Read the database backup of a cartridge, else its labels, with a drive."""
+        with self._drive() as work, self._reporting_no_key_manager():
+            return work.read_backup(volser)
 
     def rekey(self, volser: str) -> RekeyReport:
         """Rekey a cartridge, with a drive, to its pool's current keys."""

@@ -6,7 +6,6 @@ synchronous). One process changes it, several may read it.
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,16 +77,6 @@ class Catalogue:
                 yield session
                 session.flush()
         except DatabaseError as error:
-            raise _unusable(self.path, error) from error
-
-    def backup(self, target: Path) -> None:
-        """Write a compact copy of the catalogue into a new file."""
-        try:
-            with self._engine.connect() as connection:
-                raw = connection.connection.driver_connection
-                assert raw is not None
-                raw.execute("VACUUM INTO ?", (str(target),))
-        except (DatabaseError, sqlite3.Error) as error:
             raise _unusable(self.path, error) from error
 
     def integrity(self) -> list[str]:

@@ -21,6 +21,9 @@ SCRATCH_POOL = 0
 NO_COPY = 0
 """The secondary pool of a management class that makes no copy (POOL-4)."""
 
+BACKUP_NAME = "DBBKUP"
+"""The name under which database backups are on tape; no host may use it."""
+
 DAY_S = 86_400.0
 
 
@@ -162,6 +165,8 @@ class VolumeState(StrEnum):
     """Written, with room for more; never reclaimed (MIG-10)."""
     FULL = "full"
     """Filled, database backup included; reclaim may come."""
+    EJECTED = "ejected"
+    """Taken out of the node; what is on it counts, and cannot be read until it is back."""
 
 
 class TapeEncryption(StrEnum):
@@ -173,10 +178,12 @@ class TapeEncryption(StrEnum):
 
 
 class CopyRole(StrEnum):
-    """Which of a logical volume's two copies."""
+    """Which of a logical volume's two copies; or no volume's copy at all."""
 
     PRIMARY = "primary"
     SECONDARY = "secondary"
+    BACKUP = "backup"
+    """The database backup of a filled cartridge; it is never active."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,12 +106,13 @@ def name_batches(names: Collection[str]) -> Iterator[list[str]]:
 def generations(session: Session, names: Collection[str]) -> dict[str, int]:
     """Return the newest generation of each of these names.
 
-    A name that was never used is absent.
+    A name that was never used is absent. A copy that cannot be read may be newer than its volume.
     """
     newest: dict[str, int] = {}
-    for table in (RetiredNameRow, LogicalRow):
+    for table in (RetiredNameRow, LogicalRow, CopyRow):
         query = select(table.name, table.generation).where(table.name.in_(names))
-        newest.update(dict(session.execute(query).all()))
+        for name, generation in session.execute(query):
+            newest[name] = max(generation, newest.get(name, 0))
     return newest
 
 
@@ -234,6 +235,22 @@ def active_copies(session: Session, names: Collection[str]) -> dict[str, list[Co
     return by_name
 
 
+def in_node(session: Session, name: str, copies: Sequence[CopyRow]) -> list[CopyRow]:
+    """Return the copies of a volume that are not on ejected cartridges.
+
+    Raises CatalogueError when all are.
+    """
+    rows = {copy.volser: session.get_one(PhysicalRow, copy.volser) for copy in copies}
+    here = [copy for copy in copies if rows[copy.volser].state != VolumeState.EJECTED.value]
+    if copies and not here:
+        away = ", ".join(f"ejected {row.volser} at {row.ejected_to}" for row in rows.values())
+        raise CatalogueError(
+            f"The logical volume {name} is on {away}; bring the cartridge back with: "
+            f"rig ve insert FILE"
+        )
+    return here
+
+
 def inactivate(session: Session, copy: CopyRow, now: float) -> None:
     """Make a copy's data inactive.
 
@@ -253,9 +270,11 @@ def inactivate(session: Session, copy: CopyRow, now: float) -> None:
 def release_if_empty(session: Session, row: PhysicalRow) -> None:
     """Return a cartridge without active data to scratch.
 
-    One that a drive is writing stays as it is.
+    One that a drive is writing, that is ejected or read-only stays as it is.
     """
-    if row.active_volumes or row.writing_pool is not None or row.state == VolumeState.SCRATCH.value:
+    if row.active_volumes or row.writing_pool is not None or row.read_only:
+        return
+    if row.state in (VolumeState.SCRATCH.value, VolumeState.EJECTED.value):
         return
     session.execute(delete(CopyRow).where(CopyRow.volser == row.volser))
     row.state = VolumeState.SCRATCH.value
@@ -299,6 +318,7 @@ def make_writable(session: Session, volser: str, now: float) -> None:
         raise CatalogueError(f"Cartridge {volser} is not read-only; nothing was changed.")
     row.read_only = False
     operator_messages.clear_intervention(session, f"{_READ_ONLY}{volser}", now)
+    release_if_empty(session, row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +344,15 @@ def physical(session: Session, volser: str) -> PhysicalRow:
     return row
 
 
+def require_in_node(row: PhysicalRow) -> None:
+    """Raise CatalogueError for a cartridge that is ejected."""
+    if row.state == VolumeState.EJECTED.value:
+        raise CatalogueError(
+            f"Cartridge {row.volser} is ejected, at {row.ejected_to}; bring it back with: "
+            f"rig ve insert FILE"
+        )
+
+
 def reserve(session: Session, number: int, size: int, busy: Collection[str]) -> Reservation | None:
     """Choose a pool's cartridge to write, and mark it as being written.
 
@@ -335,6 +364,7 @@ def reserve(session: Session, number: int, size: int, busy: Collection[str]) -> 
     """
     pool = settings.pool(session, number)
     filling = select(PhysicalRow).where(
+        PhysicalRow.read_only.is_(False),
         PhysicalRow.pool == number,
         PhysicalRow.state == VolumeState.FILLING.value,
         PhysicalRow.writing_pool.is_(None),
@@ -373,6 +403,7 @@ def order_move(session: Session, volser: str, number: int, *, when_eligible: boo
     row = physical(session, volser)
     if row.state == VolumeState.SCRATCH.value:
         raise CatalogueError(f"Cartridge {volser} is scratch; there is nothing on it to move.")
+    require_in_node(row)
     row.move_pool = number
     row.move_when_eligible = when_eligible
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import not_, select
@@ -22,15 +22,17 @@ from hsm.ekm.protocol.errors import EkmUnavailable
 from hsm.errors import TaperigError
 from rig.drive.cartridge_format import UnusableCartridgeError
 from rig.ve.catalogue import operator_messages, settings, transactions
+from rig.ve.catalogue.backup import make_backup, set_sequence
 from rig.ve.catalogue.clock import Clock
 from rig.ve.catalogue.database import Catalogue
-from rig.ve.catalogue.model import TapeEncryption, VolumeState
+from rig.ve.catalogue.model import BACKUP_NAME, CopyRole, TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import CopyRow, DriveRow, LogicalRow, PhysicalRow, PremigrationRow
 from rig.ve.catalogue.transactions import Reservation
+from rig.ve.tape.cartridge_contents import CartridgeContents
 from rig.ve.tape.cartridge_locks import CartridgeLocks
 from rig.ve.tape.cartridge_store import CartridgeMismatchError, CartridgeStore
 from rig.ve.tape.sequences import DriveSequences
-from rig.ve.volumes.logical_volume import VolumeError, VolumeFile, VolumeFileError
+from rig.ve.volumes.logical_volume import CopyFacts, VolumeError, VolumeFile, VolumeFileError
 from rig.ve.volumes.tape_volume_cache import Cache, RecallSink
 
 BATCH_VOLUMES = 1000
@@ -38,9 +40,6 @@ BATCH_VOLUMES = 1000
 
 RUN_BYTES = 64_000_000
 """Data that a move takes from a cartridge in one mount, bytes; at least one volume."""
-
-BACKUP_NAME = "DBBKUP"
-"""The name under which database backups are on tape; no host may use it."""
 
 
 class NoScratchError(TaperigError):
@@ -71,13 +70,25 @@ class Outgoing:
     size: int
     sha256: str
     origin: str
+    storage_group: str
+    management_class: str
+    written: float
     path: Path
     source_copy: int | None = None
     """The copy (its id) that a move takes it from."""
 
-    def file(self) -> VolumeFile:
-        """Return the file that is written."""
-        return VolumeFile(self.name, self.path, self.size, self.sha256, self.origin)
+    def file(self, pool: int = 0, copied: float = 0.0) -> VolumeFile:
+        """Return the file that is written, to `pool` at the time `copied`."""
+        facts = CopyFacts(
+            self.generation,
+            self.storage_group,
+            self.management_class,
+            self.written,
+            self.role,
+            pool,
+            copied,
+        )
+        return VolumeFile(self.name, self.path, self.size, self.sha256, self.origin, facts)
 
 
 Written = Sequence[tuple[Outgoing, CopyRow]]
@@ -163,6 +174,9 @@ class TapeJobs:
                 LogicalRow.size,
                 LogicalRow.sha256,
                 LogicalRow.source,
+                LogicalRow.storage_group,
+                LogicalRow.management_class,
+                LogicalRow.written,
             )
             .join(PremigrationRow, LogicalRow.name == PremigrationRow.name)
             .where(PremigrationRow.pool == pool)
@@ -173,10 +187,10 @@ class TapeJobs:
         with self.parts.catalogue.reading() as session:
             known = LogicalRow.name.in_(transactions.damaged(session))
             rows = session.execute(query.where(known if damaged else not_(known)))
-            for name, generation, role, size, sha256, source in rows:
-                path = self.parts.cache.path(name, generation)
-                outgoing = Outgoing(name, generation, role, size, sha256, source, path)
-                orders.setdefault(name, outgoing)  # two copies are never on one cartridge
+            for row in rows:
+                path = self.parts.cache.path(row.name, row.generation)
+                outgoing = Outgoing(*row, path)
+                orders.setdefault(row.name, outgoing)  # two copies are never on one cartridge
         return list(orders.values())
 
     def _write(self, pool: int, volumes: Sequence[Outgoing], complete: CompleteWrite) -> int:
@@ -207,7 +221,8 @@ class TapeJobs:
             fitting = _fitting(volumes, target, elsewhere)
             with parts.catalogue.reading() as session:
                 chosen = settings.pool(session, pool)
-            files = [each.file() for each in fitting]
+            copied = parts.clock.now()
+            files = [each.file(pool, copied) for each in fitting]
             if target.from_bot:
                 self.sequences.write_from_bot(chosen, files, target.volser)
             else:
@@ -257,18 +272,36 @@ class TapeJobs:
         parts = self.parts
         backup = parts.staging.path(BACKUP_NAME + volser, 0)
         backup.unlink(missing_ok=True)
+        now = parts.clock.now()
+        with parts.catalogue.reading() as session:
+            content = make_backup(session, transactions.physical(session, volser), parts.name, now)
         try:
-            parts.catalogue.backup(backup)
-            volume = VolumeFile.of(BACKUP_NAME, backup)
-            self.sequences.append(volser, [volume])
+            backup.write_bytes(content.encode())
+            made = CopyFacts(content.sequence, written=now, copied=now)
+            self.sequences.append(volser, [replace(VolumeFile.of(BACKUP_NAME, backup), facts=made)])
+            size = backup.stat().st_size
         finally:
             backup.unlink(missing_ok=True)
         facts = parts.cartridges.facts(volser)
-        now = parts.clock.now()
         with parts.catalogue.transaction() as session:
             row = session.get_one(PhysicalRow, volser)
             transactions.enter_facts(row, facts)
-            ((row.backup_block, _),) = facts.last_volumes(1)
+            row.written_bytes = facts.data_bytes
+            ((first, blocks),) = facts.last_volumes(1)
+            row.backup_block = first
+            session.add(
+                CopyRow(
+                    name=BACKUP_NAME,
+                    generation=content.sequence,
+                    volser=volser,
+                    role=CopyRole.BACKUP.value,
+                    first_block=first,
+                    blocks=blocks,
+                    size=size,
+                    active=False,
+                )
+            )
+            set_sequence(session, content.sequence)
             row.state = VolumeState.FULL.value
             row.close_wanted = False
             encrypted = facts.encryption is TapeEncryption.ENCRYPTED
@@ -364,6 +397,16 @@ class TapeJobs:
         there = [(header.name, header.sha256) for header in report.volumes]
         return None if there == list(wanted) else "it is not what was written"
 
+    def read_labels(self, volser: str) -> CartridgeContents:
+        """Read the volume labels of a cartridge."""
+        with self.parts.locks.locked(volser):
+            return self.sequences.read_labels(volser)
+
+    def read_backup(self, volser: str) -> CartridgeContents:
+        """Read the database backup of a cartridge, else its labels."""
+        with self.parts.locks.locked(volser):
+            return self.sequences.read_backup(volser)
+
     # Tape to tape
 
     def move(self, volser: str, pool: int) -> int:
@@ -402,14 +445,18 @@ class TapeJobs:
 
     def _staged(self, session: Session, copy: CopyRow) -> Outgoing:
         row = session.get(LogicalRow, copy.name)
-        same = row is not None and row.generation == copy.generation
+        if row is not None and row.generation != copy.generation:
+            row = None  # superseded meanwhile
         return Outgoing(
             copy.name,
             copy.generation,
             copy.role,
             copy.size,
-            row.sha256 if row is not None and same else "",
-            row.source if row is not None and same else "",
+            "" if row is None else row.sha256,
+            "" if row is None else row.source,
+            "" if row is None else row.storage_group,
+            "" if row is None else row.management_class,
+            0.0 if row is None else row.written,
             self.parts.staging.path(copy.name, copy.generation),
             copy.id,
         )

@@ -15,18 +15,28 @@ from typing import Any
 
 from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
-from rig.drive.cartridge_format import Flags, TapeFormat
+from rig.drive.cartridge_format import Flags, RecordHeader, TapeFormat
 from rig.drive.drive import READ_AHEAD_BYTES, Block, Direction, Drive
-from rig.drive.sense import KeyRequired, sense_of
+from rig.drive.sense import DriveError, KeyRequired, sense_of
 from rig.results.events import EventLog
+from rig.ve.catalogue.backup import MAX_BYTES, BackupError
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.ekm.relay import Relay
+from rig.ve.tape.cartridge_contents import (
+    UNREADABLE_BLOCK,
+    BackupSink,
+    CartridgeContents,
+    label_runs,
+    last_volume,
+)
 from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.prefetch import prefetched
 from rig.ve.volumes.logical_volume import (
+    VolumeError,
     VolumeFile,
     VolumeHeader,
     blocks_of,
+    decode_label,
     in_batches,
     prepare,
 )
@@ -127,6 +137,36 @@ class DriveSequences:
         With `at`, only these runs of blocks are read, in the order given, each of whole volumes.
         """
         reader = VolumeReader(sink or NullSink(), names)
+        self._reading(volser, lambda cartridge, detail: self._read(cartridge, reader, at, detail))
+        return ReadReport(reader.whole, reader.incomplete, reader.bytes)
+
+    def read_labels(self, volser: str) -> CartridgeContents:
+        """Read the volume labels of a cartridge, and what it holds without a key.
+
+        What cannot be read of it is named in the result.
+        """
+        contents = CartridgeContents(volser)
+        self._reading(volser, lambda cartridge, detail: self._scan(cartridge, contents, detail))
+        return contents
+
+    def read_backup(self, volser: str) -> CartridgeContents:
+        """Read the database backup of a cartridge, with the map of its volumes.
+
+        Where there is none, or it cannot be used, the labels are read.
+        """
+        contents = CartridgeContents(volser)
+
+        def read(cartridge: Cartridge, detail: dict[str, Any]) -> None:
+            if not self._take_backup(cartridge, contents, detail):
+                self._scan(cartridge, contents, detail)
+
+        self._reading(volser, read)
+        return contents
+
+    # Parts of the sequences
+
+    def _reading(self, volser: str, read: Callable[[Cartridge, dict[str, Any]], None]) -> None:
+        """Mount a cartridge to read it, with its key where it is encrypted."""
         with self._mounted("READ-1", "READ-4", volser, write=False) as cartridge:
             if cartridge.format is TapeFormat.ENCRYPTED:
                 with self._step("READ-2a", volser) as detail:
@@ -135,13 +175,10 @@ class DriveSequences:
                     self._ask_for_key("READ-2b", volser, self.drive.read)
                     self._exchange("READ-2c", "READ-2d", volser)
                 with self._step("READ-2e", volser) as detail:
-                    self._read(cartridge, reader, at, detail)
+                    read(cartridge, detail)
             else:
                 with self._step("READ-3", volser) as detail:
-                    self._read(cartridge, reader, at, detail)
-        return ReadReport(reader.whole, reader.incomplete, reader.bytes)
-
-    # Parts of the sequences
+                    read(cartridge, detail)
 
     @contextmanager
     def _mounted(
@@ -253,13 +290,60 @@ class DriveSequences:
             detail["incomplete"] = reader.incomplete
         self._add_figures(detail, Direction.READ)
 
+    def _scan(
+        self, cartridge: Cartridge, contents: CartridgeContents, detail: dict[str, Any]
+    ) -> None:
+        """Read the labels; a block that cannot be read stops none of the others."""
+        labels: dict[int, bytes | str] = {}
+        for run in label_runs(cartridge.headers):
+            position = run.start
+            while position < run.stop:
+                self.drive.locate(position)
+                try:
+                    rest = _length(cartridge.headers[position : run.stop])
+                    blocks = self.drive.read(min(READ_AHEAD_BYTES, rest))
+                except DriveError as error:
+                    if error.sense not in UNREADABLE_BLOCK:
+                        raise
+                    if Flags.LABEL in cartridge.headers[position].flags:
+                        labels[position] = str(error)
+                    position += 1
+                    continue
+                labels.update((n, b.data) for n, b in enumerate(blocks, position) if b.label)
+                position += len(blocks)
+        contents.add_labels(cartridge, labels)
+        detail["volumes"] = len(contents.volumes)
+        self._add_figures(detail, Direction.READ)
+
+    def _take_backup(
+        self, cartridge: Cartridge, contents: CartridgeContents, detail: dict[str, Any]
+    ) -> bool:
+        """Take what a cartridge holds from its backup; return whether it says so."""
+        run = last_volume(cartridge.headers)
+        if run is None or _length(cartridge.headers[run.start : run.stop]) > MAX_BYTES:
+            return False
+        sink = BackupSink()
+        try:
+            self.drive.locate(run.start)
+            (label,) = self.drive.read(cartridge.headers[run.start].length)
+            if sink.wants(decode_label(label.data)):
+                self._read(cartridge, VolumeReader(sink), [run], detail)
+                return contents.add_backup(cartridge, run, sink)
+        except DriveError as error:
+            if error.sense not in UNREADABLE_BLOCK:
+                raise
+            contents.add_unusable_backup(error)
+        except (BackupError, VolumeError) as error:
+            contents.add_unusable_backup(error)
+        return False
+
     def _blocks_of(self, cartridge: Cartridge, run: range | None) -> Iterator[list[Block]]:
         """Read to the end of the tape, or exactly to the end of a run."""
         while run is None or self.drive.position < run.stop:
             most = READ_AHEAD_BYTES
             if run is not None:
                 rest = cartridge.headers[self.drive.position : run.stop]
-                most = min(most, sum(header.length for header in rest))
+                most = min(most, _length(rest))
             blocks = self.drive.read(most)
             if not blocks:
                 return
@@ -293,6 +377,11 @@ class DriveSequences:
                 if sense is not None:
                     detail["sense"] = sense.code
                 raise
+
+
+def _length(headers: Sequence[RecordHeader]) -> int:
+    """Return the data of these records, in bytes."""
+    return sum(header.length for header in headers)
 
 
 def _joined(runs: Iterable[range]) -> Iterator[range]:

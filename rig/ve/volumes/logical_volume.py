@@ -3,11 +3,14 @@
 A logical volume is a real file. On tape it is a header label, its data in blocks of up to 256 KiB,
 and a trailer label. Labels are marked as such in the record header and hold JSON (ASCII):
 
-    {"label": "header", "volume": "L00001", "size": 5, "sha256": "...", "path": "/etc/hostname"}
+    {"label": "header", "volume": "L00001", "size": 5, "sha256": "...", "path": "/etc/hostname",
+     "generation": 1, "storage_group": "PAYROLL", "management_class": "", "written": 1796112000.0,
+     "role": "primary", "pool": 2, "copied": 1796112060.0}
     {"label": "trailer", "volume": "L00001", "blocks": 1}
 
-`size` in bytes and `sha256` (hexadecimal) are of the whole file. A volume without a trailer was cut
-off while it was written, and is not one.
+`size` in bytes and `sha256` (hexadecimal) are of the whole file. What follows `path` is what a
+catalogue needs when it is made anew from cartridges (`CopyFacts`); older labels end with `path`.
+A volume without a trailer was cut off while it was written, and is not one.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 from hsm.errors import TaperigError
 from hsm.files import open_regular
@@ -28,7 +32,13 @@ from rig.drive.cartridge_format import MAX_BLOCK_BYTES
 from rig.drive.drive import Block
 
 MAX_LABEL_BYTES = 64 * 1024
+MAX_INTEGER = 2**63 - 1
+"""The highest number in a label: what a catalogue can store."""
+MAX_TIME = 253_402_300_799
+"""The latest time in a label: the end of the year 9999."""
 _NAME = re.compile(r"[A-Z0-9]{6}")
+_CONSTRUCT = re.compile(r"[A-Za-z0-9._-]{0,64}")
+_ROLES = ("", "primary", "secondary")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -46,6 +56,55 @@ class VolumeFileError(VolumeError):
 
 
 @dataclass(frozen=True, slots=True)
+class CopyFacts:
+    """What a header label says of a volume and of this copy for a catalogue.
+
+    Times are seconds since 1970, UTC.
+    """
+
+    generation: int = 0
+    """1 for the first content of that name, each rewrite is one higher; 0: not known."""
+    storage_group: str = ""
+    management_class: str = ""
+    written: float = 0.0
+    """When the host wrote the volume."""
+    role: str = ""
+    """`primary` or `secondary`; empty: not known."""
+    pool: int = 0
+    """The pool that the copy was written to; 0: not known."""
+    copied: float = 0.0
+    """When the copy was written to tape."""
+
+    @classmethod
+    def decode(cls, content: Mapping[Any, object]) -> CopyFacts | None:
+        """Return the facts in a label's further members, None if wrong.
+
+        An older label has no further members.
+        """
+        match content:
+            case {
+                "generation": int(generation),
+                "storage_group": str(group),
+                "management_class": str(management_class),
+                "written": float(written),
+                "role": str(role),
+                "pool": int(pool),
+                "copied": float(copied),
+                **others,
+            } if (
+                not others
+                and 0 <= generation <= MAX_INTEGER
+                and _CONSTRUCT.fullmatch(group)
+                and _CONSTRUCT.fullmatch(management_class)
+                and role in _ROLES
+                and 0 <= pool <= MAX_INTEGER
+                and all(0 <= at <= MAX_TIME for at in (written, copied))
+            ):
+                return cls(generation, group, management_class, written, role, pool, copied)
+        return None if content else cls()
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeFile:
     """A file to be written under a name of six capital letters or digits."""
 
@@ -56,6 +115,7 @@ class VolumeFile:
     """The expected SHA-256 of the file, hexadecimal, when it is known."""
     origin: str = ""
     """Where the content came from, for the label; by default the file's own path."""
+    facts: CopyFacts = CopyFacts()
 
     def __post_init__(self) -> None:
         """Check the name."""
@@ -103,11 +163,17 @@ class VolumeHeader:
     size: int
     sha256: str
     path: str
+    facts: CopyFacts = CopyFacts()
 
     def encode(self) -> Block:
         """Return the label's block."""
         return _label(
-            label="header", volume=self.name, size=self.size, sha256=self.sha256, path=self.path
+            label="header",
+            volume=self.name,
+            size=self.size,
+            sha256=self.sha256,
+            path=self.path,
+            **asdict(self.facts),
         )
 
 
@@ -139,8 +205,13 @@ def decode_label(data: bytes) -> VolumeHeader | VolumeTrailer:
             "sha256": str(sha256),
             "path": str(path),
             **others,
-        } if not others and _NAME.fullmatch(name) and size >= 0 and _SHA256.fullmatch(sha256):
-            return VolumeHeader(name, size, sha256, path)
+        } if (
+            _NAME.fullmatch(name)
+            and 0 <= size <= MAX_INTEGER
+            and _SHA256.fullmatch(sha256)
+            and (facts := CopyFacts.decode(others)) is not None
+        ):
+            return VolumeHeader(name, size, sha256, path, facts)
         case {
             "label": "trailer",
             "volume": str(name),
@@ -151,7 +222,7 @@ def decode_label(data: bytes) -> VolumeHeader | VolumeTrailer:
     raise VolumeError("A volume label on the tape is neither a header nor a trailer.")
 
 
-def _label(**content: str | int) -> Block:
+def _label(**content: str | float) -> Block:
     data = json.dumps(content).encode("ascii")
     if len(data) > MAX_LABEL_BYTES:
         raise VolumeError(f"The path name of volume {content['volume']} is too long for a label.")
@@ -183,7 +254,8 @@ def _header(volume: VolumeFile) -> VolumeHeader:
         sha256 = volume.sha256 or hashlib.file_digest(file, "sha256").hexdigest()
     if volume.sha256 and size != volume.size:
         raise _changed(volume, f"it has {size} bytes and had {volume.size}")
-    return VolumeHeader(volume.name, size, sha256, volume.origin or str(volume.source))
+    origin = volume.origin or str(volume.source)
+    return VolumeHeader(volume.name, size, sha256, origin, volume.facts)
 
 
 def blocks_of(

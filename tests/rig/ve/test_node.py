@@ -19,6 +19,7 @@ from rig.engine.driver import Engine
 from rig.results.events import NoticeKind
 from rig.ve import operator_views
 from rig.ve.catalogue import settings
+from rig.ve.catalogue.backup import DatabaseBackup
 from rig.ve.catalogue.database import CatalogueError
 from rig.ve.catalogue.model import (
     ManagementClass,
@@ -30,6 +31,7 @@ from rig.ve.catalogue.model import (
 from rig.ve.catalogue.schema import CopyRow, DriveRow, EventRow, PhysicalRow, PremigrationRow
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.node import Node, NodeError, NodeSettings
+from rig.ve.operator_views import tape_map
 from rig.ve.scheduler import NO_KEY_MANAGER
 from rig.ve.volumes.tape_volume_cache import CacheFullError
 from tests.support.boards import StartBoard
@@ -229,12 +231,18 @@ def test_full_cartridge_gets_a_database_backup_and_hosts_a_notice(
         texts = [row.text for row in session.scalars(select(EventRow))]
     assert texts == [f"Database Backup written to {kind}Physical Tape TAP001"]
     assert_agrees(node)
-    # The backup is on the tape, and is the catalogue as it was then.
+    # The backup is on the tape, with the map of the cartridge, and counts as filled.
     sink = FolderSink(node_factory.folder / "back")
     node.scheduler._idle.queue[0].sequences.read("TAP001", sink, ["DBBKUP"])
-    backup = (node_factory.folder / "back" / "DBBKUP").read_bytes()
-    assert backup.startswith(b"SQLite format 3")
-    assert b"L00001" in backup
+    data = (node_factory.folder / "back" / "DBBKUP").read_bytes()
+    backup = DatabaseBackup.decode(data)
+    assert (backup.volser, backup.sequence) == ("TAP001", 1)
+    assert backup.map is not None
+    assert [label["volume"] for _, _, label in backup.map] == ["L00000", "L00001"]
+    assert first.written_bytes == 6000 + len(data)
+    with node.catalogue.reading() as session:
+        *_, last = tape_map(session, "TAP001")
+    assert (last["volume"], last["role"], last["size"]) == ("DBBKUP", "backup", len(data))
 
 
 @pytest.mark.rule("MIG-12")

@@ -118,8 +118,14 @@ def test_status_pools_constructs_volumes_map_and_plan(node: Node) -> None:
     assert (pools[1]["cartridges"], pools[1]["logical_volumes"]) == (2, 2)
     assert pools[2]["keys"] == ["KEK 2 (hash)"]
     assert constructs["storage_groups"] == {"SG1": 1, "SG2": 2}
-    assert volume["copies"] == [{"role": "primary", "pool": 1, "volser": "TAP001", "block": 0}]
-    assert [(row["volume"], row["active"]) for row in rows] == [("CLEAR0", True), ("CLEAR1", False)]
+    assert volume["copies"] == [
+        {"role": "primary", "pool": 1, "volser": "TAP001", "block": 0, "ejected_to": None}
+    ]
+    assert [(row["volume"], row["active"]) for row in rows] == [
+        ("CLEAR0", True),
+        ("CLEAR1", False),
+        ("DBBKUP", None),
+    ]
     with node.change() as session:
         pool = settings.pool(session, 1)
         settings.set_pool(

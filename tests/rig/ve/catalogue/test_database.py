@@ -130,17 +130,6 @@ def test_transaction_that_is_killed_changes_nothing(tmp_path: Path) -> None:
             settings.pool(session, 2)
 
 
-def test_backup_is_a_whole_catalogue(tmp_path: Path) -> None:
-    catalogue = Catalogue(tmp_path / "catalogue.db")
-    with catalogue.transaction() as session:
-        settings.set_pool(session, PoolSettings(5))
-    catalogue.backup(tmp_path / "copy.db")
-    with Catalogue(tmp_path / "copy.db").reading() as session:
-        assert settings.pool(session, 5) == PoolSettings(5)
-    with pytest.raises(CatalogueError, match="already exists"):
-        catalogue.backup(tmp_path / "copy.db")
-
-
 def test_catalogue_file_of_another_format_is_refused_in_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "catalogue.db"
     path.write_bytes(b"no database, but long enough to look like one " * 100)

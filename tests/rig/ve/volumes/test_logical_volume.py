@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 
 from rig.drive.drive import Block
 from rig.ve.volumes.logical_volume import (
+    MAX_INTEGER,
+    MAX_TIME,
+    CopyFacts,
     VolumeError,
     VolumeFile,
     VolumeHeader,
@@ -25,8 +29,24 @@ from tests.support.volume_sinks import CompareSink, FolderSink
 
 names = st.from_regex(r"[A-Z0-9]{6}", fullmatch=True)
 hashes = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
+constructs = st.from_regex(r"[A-Za-z0-9._-]{0,64}", fullmatch=True)
+facts = st.builds(
+    CopyFacts,
+    generation=st.integers(0, MAX_INTEGER),
+    storage_group=constructs,
+    management_class=constructs,
+    written=st.floats(0, MAX_TIME),
+    role=st.sampled_from(["", "primary", "secondary"]),
+    pool=st.integers(0, 32),
+    copied=st.floats(0, MAX_TIME),
+)
 headers = st.builds(
-    VolumeHeader, name=names, size=st.integers(0, 2**63), sha256=hashes, path=st.text(max_size=200)
+    VolumeHeader,
+    name=names,
+    size=st.integers(0, MAX_INTEGER),
+    sha256=hashes,
+    path=st.text(max_size=200),
+    facts=facts,
 )
 trailers = st.builds(VolumeTrailer, name=names, blocks=st.integers(0, 2**48))
 
@@ -55,6 +75,12 @@ def test_label_is_decoded_as_it_was_encoded(label: VolumeHeader | VolumeTrailer)
     assert decode_label(block.data) == label
 
 
+def test_label_without_generation_and_constructs_is_decoded() -> None:
+    text = '{"label": "header", "volume": "L00001", "size": 5, "sha256": "%s", "path": "/x"}'
+    label = decode_label((text % ("0" * 64)).encode())
+    assert label == VolumeHeader("L00001", 5, "0" * 64, "/x", CopyFacts())
+
+
 @given(st.one_of(st.binary(max_size=300), st.text(max_size=300).map(str.encode)))
 def test_label_of_any_bytes_is_decoded_or_refused(data: bytes) -> None:
     with pytest.raises(VolumeError):
@@ -75,6 +101,39 @@ def test_label_of_any_bytes_is_decoded_or_refused(data: bytes) -> None:
 def test_label_with_a_wrong_field_is_refused(text: str) -> None:
     with pytest.raises(VolumeError):
         decode_label(text.encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"generation": -1},
+        {"generation": 2**63},
+        {"generation": "1"},
+        {"storage_group": "no such; name"},
+        {"management_class": "x" * 65},
+        {"written": float("nan")},
+        {"written": float("inf")},
+        {"copied": -1.0},
+        {"copied": 1e12},
+        {"role": "third"},
+        {"pool": None},
+        {"more": 1},
+        {"size": 2**63},
+    ],
+    ids=str,
+)
+def test_label_with_a_wrong_fact_is_refused(change: dict[str, object]) -> None:
+    label = json.loads(VolumeHeader("L00001", 1, "0" * 64, "/x").encode().data)
+    decode_label(json.dumps(label).encode())
+    with pytest.raises(VolumeError):
+        decode_label(json.dumps(label | change).encode())
+
+
+def test_label_with_some_of_the_facts_is_refused() -> None:
+    label = json.loads(VolumeHeader("L00001", 1, "0" * 64, "/x").encode().data)
+    del label["role"]
+    with pytest.raises(VolumeError):
+        decode_label(json.dumps(label).encode())
 
 
 def test_path_names_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
