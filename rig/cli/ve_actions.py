@@ -530,6 +530,63 @@ def check(
     raise typer.Exit(1 if result["findings"] else 0)
 
 
+@ve_app.command("scrub", rich_help_panel=VOLUMES)
+def scrub(
+    days: Annotated[
+        int | None,
+        typer.Option(
+            metavar="DAYS", min=0, help="Read what was not read for DAYS; by default as set."
+        ),
+    ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(
+            "--set",
+            metavar="DAYS",
+            min=0,
+            help="Have `rig ve serve` read each copy every DAYS; 0: never.",
+        ),
+    ] = None,
+    lab: LabOption = None,
+    node: NodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read copies again that were not read for long, and repair bad ones.
+
+    A bad copy is made anew from the cache or from the other copy. Exits 1 when one is left.
+    """
+    from rig.ve.catalogue import bad_copies, settings
+
+    if every is not None:
+        if days is not None:
+            raise OptionError("--set and --days do not go together; give one after the other.")
+        with open_node_of(lab, node, drives=False) as (opened, _), opened.change() as session:
+            settings.set_scrub_days(session, every)
+        print_json({"days": every}) if as_json else print(
+            f"copies are read again after {plural(every, 'day')}" if every else "no scrub by itself"
+        )
+        return
+    with open_node_of(lab, node, drives=True, quiet=as_json) as (opened, report):
+        with opened.catalogue.reading() as session:
+            chosen = settings.scrub_days(session) if days is None else days
+        volsers = opened.due_to_scrub(chosen)
+        findings = opened.verify_tapes(volsers)
+        failures = [str(each) for each in opened.work().failures] if findings else []
+        with opened.catalogue.reading() as session:
+            left = bad_copies.remaining(session)
+        if not as_json:
+            for line in (*findings, *failures):
+                report.error(line)
+    if as_json:
+        print_json({"cartridges": volsers, "findings": findings, "bad_copies": left})
+    else:
+        print(
+            f"{plural(len(volsers), 'cartridge')} read, {len(findings) or 'nothing'} wrong, "
+            f"{plural(left, 'bad copy')} left"
+        )
+    raise typer.Exit(1 if left or failures else 0)
+
+
 def _require_license(lab: Lab) -> None:
     """Refuse encryption settings without a license for them (PRE-4)."""
     from rig.ve.prerequisites import require_encryption_settings

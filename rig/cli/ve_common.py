@@ -109,31 +109,45 @@ def read_into_folder(
     """Read logical volumes into files of a folder; print their names.
 
     `copy` is called with a volume's name, its file in the cache, the file to write and the node's
-    time. Drives are started only when a volume is not in the cache.
+    time. Drives are started only when a volume is not in the cache. One that fails stops none of
+    the others; then the command exits 1.
     """
     from hsm.errors import TaperigError
-    from rig.ve import operator_views
 
-    with open_catalogue_of(lab_of(lab), node) as (session, _, _):
-        cached = all(row["in_cache"] for row in operator_views.volumes(session, names))
-    rows = []
-    with open_node_of(lab, node, drives=not cached, quiet=as_json) as (opened, _):
+    rows: list[dict[str, str]] = []
+    failures: list[TaperigError] = []
+
+    def deliver(opened: Node, name: str) -> None:
+        source, target = opened.read(name), out / f"{name}{suffix}"
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            copy(name, source, target, opened.clock.now())
+        except OSError as error:
+            raise TaperigError(
+                f"{name} cannot be put at {target} ({error.strerror}); choose another --out."
+            ) from None
+        finally:
+            opened.release(name)
+        rows.append({"volume": name, "file": str(target)})
+        if not as_json:
+            print(f"{name}  {target}")
+
+    with open_node_of(lab, node, drives=False, quiet=as_json) as (opened, _):
+        absent = set(opened.absent(names))
+    with open_node_of(lab, node, drives=bool(absent), quiet=as_json) as (opened, report):
         for name in names:
-            source, target = opened.read(name), out / f"{name}{suffix}"
             try:
-                out.mkdir(parents=True, exist_ok=True)
-                copy(name, source, target, opened.clock.now())
-            except OSError as error:
-                raise TaperigError(
-                    f"{name} cannot be put at {target} ({error.strerror}); choose another --out."
-                ) from None
-            finally:
-                opened.release(name)
-            rows.append({"volume": name, "file": str(target)})
-            if not as_json:
-                print(f"{name}  {target}")
+                deliver(opened, name)
+            except TaperigError as error:
+                failures.append(error)
+        if failures and not rows:
+            raise failures[0]
+        for failure in failures:
+            report.error(str(failure))
     if as_json:
         print_json(rows)
+    if failures:
+        raise typer.Exit(1)
 
 
 def refuse_existing(node: Node, names: list[str]) -> None:

@@ -58,6 +58,7 @@ def volumes(
         row["copies"] = [
             f"{copy['role']} pool {copy['pool']} {copy['volser']}@{copy['block']}"
             + (f", ejected to {copy['ejected_to']}" if copy["ejected_to"] else "")
+            + (", cannot be read" if copy["bad"] else "")
             for copy in row["copies"]
         ]
     columns: tuple[str, ...] = ("volume", "size", "storage_group", "in_cache", "mounted", "copies")
@@ -131,8 +132,7 @@ def search(
         rows = list(operator_views.search(session, filters, now))
     columns = ("volser", "pool", "state", "encryption", "keys", "fill_percent", "active_percent")
     more: tuple[str, ...] = ("active_volumes", "borrowed", "last_written", "last_accessed")
-    if any(row["ejected_to"] for row in rows):
-        more = (*more, "ejected_to")
+    more += tuple(each for each in ("read_only", "ejected_to") if any(row[each] for row in rows))
     _show(rows, (*columns, *more), "no physical volume passes all filters", as_json)
 
 
@@ -148,8 +148,8 @@ def tape_map(
 
     with open_catalogue_of(lab_of(lab), node) as (session, _, _):
         rows = operator_views.tape_map(session, volser)
-    columns = ("block", "blocks", "volume", "generation", "size", "role", "active")
-    _show(rows, columns, f"nothing is on {volser}", as_json)
+    columns = ("block", "blocks", "volume", "generation", "size", "role", "active", "bad")
+    _show(rows, (*columns, "last_read"), f"nothing is on {volser}", as_json)
 
 
 @ve_app.command("needs-key", rich_help_panel=VIEWS)

@@ -18,8 +18,9 @@ from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import TapeFormat
 from rig.drive.drive import Block
+from rig.ve.catalogue import bad_copies, transactions
 from rig.ve.catalogue.database import Catalogue
-from rig.ve.catalogue.model import VolumeState
+from rig.ve.catalogue.model import CopyRole, VolumeState
 from rig.ve.catalogue.schema import CopyRow, LogicalRow, PhysicalRow, PremigrationRow
 from rig.ve.tape.cartridge_store import CartridgeStore, facts_of
 from rig.ve.tape.identity import differences
@@ -93,7 +94,8 @@ def _sums(row: PhysicalRow, copies: list[CopyRow]) -> Iterator[str]:
         yield f"its active bytes are {sum(copy.size for copy in active)}, not {row.active_bytes}"
     if row.active_volumes != len(active):
         yield f"{len(active)} of its copies are active, not {row.active_volumes}"
-    if sum(copy.size for copy in copies) > row.written_bytes:
+    of_hosts = [copy for copy in copies if copy.role != CopyRole.BACKUP.value]
+    if sum(copy.size for copy in of_hosts) > row.written_bytes:
         yield f"its copies have more than the {row.written_bytes} bytes written"
     if row.state == VolumeState.SCRATCH.value and copies:
         yield f"it is scratch and has {len(copies)} copies"
@@ -147,9 +149,14 @@ def _volumes(session: Session, cache: Cache, *, deep: bool) -> Iterator[str]:
         for copy in active:
             if (copy.generation, copy.size) != (row.generation, row.size):
                 yield f"{row.name} has an active copy of another content on {copy.volser}"
+        for copy in active:
+            if copy.bad:
+                yield f"{row.name} has a copy on {copy.volser} that cannot be read"
         if not row.in_cache:
             if not active:
                 yield f"{row.name} is lost: it is neither in the cache nor on a cartridge"
+            elif not bad_copies.good(active):
+                yield f"{row.name} is lost unless a cartridge is repaired: no copy can be read"
             continue
         known.add(path)
         if not path.exists():
@@ -178,5 +185,6 @@ def _orders(session: Session) -> Iterator[str]:
         LogicalRow, LogicalRow.name == PremigrationRow.name
     )
     for order, row in session.execute(query):
-        if not row.in_cache or order.generation != row.generation:
-            yield f"{order.name} is ordered to pool {order.pool}, but is not in the cache so"
+        on_tape = transactions.active_copies_of(session, row.name)
+        if order.generation != row.generation or not (row.in_cache or on_tape):
+            yield f"{order.name} is ordered to pool {order.pool}, but is nowhere to be copied from"

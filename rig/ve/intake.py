@@ -171,7 +171,8 @@ class Intake:
             row.pool = pool
         transactions.enter_facts(row, facts)
         row.keys = keys_json(contents.keys)
-        row.written_bytes = facts.data_bytes
+        backups = [v for v in contents.volumes if v.header.name == BACKUP_NAME]
+        row.written_bytes = facts.data_bytes - sum(v.header.size for v in backups)
         row.capacity_bytes = max(row.capacity_bytes, facts.data_bytes)
         row.ejected_to = row.backup_block = row.move_pool = None
         row.close_wanted = False
@@ -183,11 +184,10 @@ class Intake:
         if contents.unreadable:
             self._keep.add(contents.volser)
         self._session.flush()
-        for volume in contents.volumes:
-            if volume.header.name == BACKUP_NAME:
-                found = _Found(volume, contents.volser, volume.header.facts.generation)
-                self._add_copy(found, CopyRole.BACKUP, active=False)
-                row.backup_block = volume.first_block
+        for volume in backups:
+            found = _Found(volume, contents.volser, volume.header.facts.generation)
+            self._add_copy(found, CopyRole.BACKUP, active=False)
+            row.backup_block = volume.first_block
         if contents.volumes and contents.volumes[-1].header.name != BACKUP_NAME:
             row.backup_block = None
 

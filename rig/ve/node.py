@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +23,6 @@ from typing import Self, TextIO
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from hsm.ekm.protocol.errors import EkmUnavailable
 from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import check_volser
@@ -32,7 +31,7 @@ from rig.results.events import EventLog, Notice, NoticeKind
 from rig.ve.catalogue import operator_messages, settings, transactions
 from rig.ve.catalogue.clock import Clock, offset, reset, set_offset
 from rig.ve.catalogue.database import FILE, Catalogue, CatalogueError
-from rig.ve.catalogue.model import BACKUP_NAME, LogicalVolume, VolumeState
+from rig.ve.catalogue.model import BACKUP_NAME, DAY_S, LogicalVolume, VolumeState
 from rig.ve.catalogue.schema import CopyRow, LogicalRow, PhysicalRow, PremigrationRow
 from rig.ve.consistency import CheckReport, check
 from rig.ve.ejection import Ejected, eject
@@ -46,8 +45,11 @@ from rig.ve.tape.cartridge_locks import CartridgeLocks
 from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.identity import require_known
 from rig.ve.tape.jobs import NodeParts
-from rig.ve.volumes.logical_volume import VolumeFile, path_text
+from rig.ve.volumes.logical_volume import VolumeFile, VolumeFileError, path_text
 from rig.ve.volumes.tape_volume_cache import Cache, CacheFullError, pieces_of
+
+SCRUB_PAUSE = 10
+"""From one scrub to the next by itself at least, in times of what the first took."""
 
 RETRY_S = 2.0
 """How long `serve` waits before it tries again what failed, seconds."""
@@ -420,17 +422,53 @@ class Node:
 
         Those that the cache does not have are recalled.
         """
-        while True:
-            with self.catalogue.transaction() as session:
-                rows = transactions.logicals(session, names)
-                absent = [name for name in names if not rows[name].in_cache]
-                if not absent:
-                    now = self.clock.now()
-                    for row in rows.values():
-                        row.mounted = True
-                        row.accessed = now
-                    return [self.parts.cache.path(name, rows[name].generation) for name in names]
+        absent, lost = self._compare_cache(names)
+        _raise_together(lost, "are lost")
+        if absent:
             self.recall(absent)
+        with self.catalogue.transaction() as session:
+            rows = transactions.logicals(session, names)
+            now = self.clock.now()
+            for row in rows.values():
+                if not row.in_cache:
+                    raise NodeError(
+                        f"The logical volume {row.name} left the cache again before it was read; "
+                        f"the cache is too small for all of these."
+                    )
+                row.mounted = True
+                row.accessed = now
+            return [self.parts.cache.path(name, rows[name].generation) for name in names]
+
+    def absent(self, names: Sequence[str]) -> list[str]:
+        """Return the volumes that must be recalled to be read.
+
+        A cache file that is not what was stored does not count when a tape has the volume.
+        """
+        return self._compare_cache(names)[0]
+
+    def _compare_cache(self, names: Sequence[str]) -> tuple[list[str], dict[str, TaperigError]]:
+        """Return the volumes to be recalled, and those that nothing has any more."""
+        lost: dict[str, TaperigError] = {}
+        with self.catalogue.reading() as session:
+            rows = list(transactions.logicals(session, names).values())
+        for row in rows:
+            if not row.in_cache:
+                continue
+            path = self.parts.cache.path(row.name, row.generation)
+            try:
+                VolumeFile(row.name, path, row.size, row.sha256).verify()
+            except VolumeFileError as error:
+                with self.catalogue.transaction() as session:
+                    on_tape = transactions.enter_damaged(
+                        session, row.name, row.generation, str(error), self.clock.now()
+                    )
+                if on_tape:
+                    self.parts.cache.remove(row.name, row.generation)
+                else:
+                    lost[row.name] = NodeError(f"{error} No cartridge has it either.")
+        with self.catalogue.reading() as session:
+            current = transactions.logicals(session, names)
+            return [name for name in names if not current[name].in_cache], lost
 
     def unload(self, name: str) -> None:
         """Rewind and unload a volume.
@@ -466,48 +504,71 @@ class Node:
             self.parts.cache.remove(name, row.generation)
 
     def recall(self, names: Sequence[str]) -> None:
-        """Recall volumes into the cache by position on tape (MIG-3)."""
-        by_cartridge: dict[str, list[CopyRow]] = {}
-        second: dict[str, CopyRow] = {}
+        """Recall volumes into the cache by position on tape (MIG-3).
+
+        Another copy serves for one that cannot be read. Raises TaperigError naming what no copy
+        gives; the others are in the cache.
+        """
+        copies_of: dict[str, list[CopyRow]] = {}
+        failed: dict[str, TaperigError] = {}
         with self.catalogue.reading() as session:
             total = 0
             active = transactions.active_copies(session, names)
             for name, row in transactions.logicals(session, names).items():
                 if row.in_cache:
                     continue
-                copies = transactions.in_node(session, name, active.get(name, []))
-                if not copies:
-                    raise CatalogueError(
-                        f"The logical volume {name} is on no cartridge; run `rig ve check`."
-                    )
+                try:
+                    copies_of[name] = transactions.readable(session, name, active.get(name, []))
+                except CatalogueError as error:
+                    failed[name] = error
+                    continue
                 total += row.size
-                by_cartridge.setdefault(copies[0].volser, []).append(copies[0])
-                if len(copies) > 1:
-                    second[name] = copies[1]
         self._make_room(total, keep=names)
-        for volser, copies in sorted(by_cartridge.items()):
-            try:
-                self.scheduler.recall(volser, copies)
-            except TaperigError:
-                instead = [second[copy.name] for copy in copies if copy.name in second]
-                if len(instead) < len(copies):
-                    raise
-                for copy in instead:
-                    self.scheduler.recall(copy.volser, [copy])
+        while copies_of:
+            by_cartridge: dict[str, list[CopyRow]] = {}
+            for copies in copies_of.values():
+                by_cartridge.setdefault(copies[0].volser, []).append(copies[0])
+            for volser, copies in sorted(by_cartridge.items()):
+                failed |= self._recall_from(volser, copies)
+                for copy in copies:
+                    rest = copies_of.pop(copy.name)[1:]
+                    if copy.name in failed and rest:
+                        copies_of[copy.name] = rest
+                        del failed[copy.name]
+        _raise_together(failed, "could not be recalled")
+
+    def _recall_from(self, volser: str, copies: Sequence[CopyRow]) -> dict[str, TaperigError]:
+        """Recall volumes from a cartridge; return what went wrong, by name."""
+        try:
+            wrong = self.scheduler.recall(volser, copies)
+        except TaperigError as error:
+            return {copy.name: error for copy in copies}
+        return {name: NodeError(why) for name, why in wrong.items()}
 
     def recall_job(self, names: Iterable[str]) -> None:
         """Recall volumes and unload each, so that they move to their new pool.
 
-        This is the recall method of a migration (MIG-2).
+        This is the recall method of a migration (MIG-2). What fails stops none of the others;
+        raises TaperigError naming it.
         """
+        failed: dict[str, TaperigError] = {}
         for batch in self._by_tape(names):
-            self.recall(batch)
-            for name in batch:
-                self.read(name)
-                self.unload(name)
+            try:
+                absent = self.absent(batch)
+                self.recall(absent)
+            except TaperigError as error:
+                failed |= dict.fromkeys(batch, error)
+            with self.catalogue.transaction() as session:
+                rows = transactions.existing(session, batch)
+                there = [name for name in batch if name in rows and rows[name].in_cache]
+                transactions.unload(session, there, self.clock.now())
+            failed = {name: error for name, error in failed.items() if name not in there}
             report = self.work()
-            if report.failures:
-                raise report.failures[0]
+            with self.catalogue.reading() as session:
+                waiting = transactions.waiting(session, there)
+            why = " ".join(map(str, report.failures))
+            failed |= {name: NodeError(f"It waits in the cache. {why}") for name in waiting}
+        _raise_together(failed, "did not move")
 
     def _by_tape(self, names: Iterable[str]) -> Iterator[list[str]]:
         """Yield names by position on tape, in batches of half the cache."""
@@ -544,7 +605,8 @@ class Node:
             query = select(func.sum(LogicalRow.size)).where(LogicalRow.in_cache)
             free = self.settings.cache_bytes - (session.scalar(query) or 0)
             evicted: list[LogicalRow] = []
-            for row in session.scalars(_evictable(keep)) if free < size else ():
+            leaving = _evictable(keep, self._readable_cartridges(session) if free < size else ())
+            for row in session.scalars(leaving):
                 if free >= size:
                     break
                 row.in_cache = False
@@ -560,6 +622,17 @@ class Node:
         for row in evicted:
             self.parts.cache.remove(row.name, row.generation)
 
+    def _readable_cartridges(self, session: Session) -> list[str]:
+        """Return the cartridges whose copies count, as far as is known."""
+        doubted = operator_messages.open_subjects(session, transactions.cartridge_subject(""))
+        here = select(PhysicalRow.volser).where(PhysicalRow.state != VolumeState.EJECTED.value)
+        return [
+            volser
+            for volser in session.scalars(here)
+            if transactions.cartridge_subject(volser) not in doubted
+            and self.parts.cartridges.path(volser).exists()
+        ]
+
     # The drives' side
 
     def work(self, *, reclaim: bool = False) -> WorkReport:
@@ -569,14 +642,61 @@ class Node:
     def serve(self, stop: threading.Event, retry_s: float = RETRY_S) -> None:
         """Work until `stop` is set.
 
-        What failed is tried again every `retry_s` seconds.
+        What failed is tried again every `retry_s` seconds. While nothing else is to be done,
+        cartridges are scrubbed one by one, for a tenth of the time at most.
         """
+        unreadable: set[str] = set()
+        next_scrub = 0.0
         while not stop.is_set():
             self._wake.clear()
-            self.work(reclaim=True)
+            report = self.work(reclaim=True)
             if stop.is_set():
                 return
-            self._wake.wait(retry_s)
+            began = time.monotonic()
+            if not report.done and began >= next_scrub:
+                self._scrub_next(unreadable)
+                next_scrub = began + SCRUB_PAUSE * (time.monotonic() - began)
+            if not self._wake.is_set():
+                self._wake.wait(retry_s)
+
+    def _scrub_next(self, unreadable: set[str]) -> None:
+        """Scrub the cartridge that was read longest ago, if one is due.
+
+        One that cannot be read at all is added to `unreadable`, and left out.
+        """
+        with self.catalogue.reading() as session:
+            days = settings.scrub_days(session)
+        for volser in self.due_to_scrub(days) if days else ():
+            if volser in unreadable:
+                continue
+            try:
+                if self.scheduler.verify(volser):
+                    self._wake.set()  # copies are ordered anew
+            except TaperigError:
+                unreadable.add(volser)
+            return
+
+    def due_to_scrub(self, days: float) -> list[str]:
+        """Return the cartridges with copies not read for so many days.
+
+        The one read longest ago comes first. Bad copies do not count.
+        """
+        oldest = func.min(func.coalesce(CopyRow.last_read, PhysicalRow.last_written, 0.0))
+        query = (
+            select(CopyRow.volser)
+            .join(PhysicalRow, PhysicalRow.volser == CopyRow.volser)
+            .where(
+                CopyRow.active,
+                CopyRow.bad.is_(False),
+                PhysicalRow.state != VolumeState.EJECTED.value,
+                PhysicalRow.writing_pool.is_(None),
+            )
+            .group_by(CopyRow.volser)
+            .having(oldest <= self.clock.now() - days * DAY_S)
+            .order_by(oldest, CopyRow.volser)
+        )
+        with self.catalogue.reading() as session:
+            return list(session.scalars(query))
 
     def move_stacked(
         self, volsers: Iterable[str], pool: int, *, when_eligible: bool = False
@@ -596,28 +716,26 @@ class Node:
         """Check that catalogue, cache and cartridges agree."""
         return check(self.catalogue, self.parts.cache, self.parts.cartridges, deep=deep)
 
-    def verify_tapes(self) -> list[str]:
-        """Read every active copy; return what is not as it was written.
+    def verify_tapes(self, volsers: Iterable[str] | None = None) -> list[str]:
+        """Read every active copy, or those on some cartridges.
 
-        A cartridge with such copies gets an intervention, which is cleared when all of it is read
-        again or nothing on it is active any more.
+        Returns what is not as it was written. Such copies are bad from then on, and are ordered
+        anew (COPY-1).
         """
-        with self.catalogue.reading() as session:
-            query = select(PhysicalRow.volser).where(
-                PhysicalRow.active_volumes > 0, PhysicalRow.state != VolumeState.EJECTED.value
-            )
-            volsers = list(session.scalars(query.order_by(PhysicalRow.volser)))
         findings: list[str] = []
-        for volser in volsers:
+        for volser in self._readable() if volsers is None else volsers:
             try:
-                wrong = self.scheduler.verify(volser)
-            except EkmUnavailable as error:
+                findings += self.scheduler.verify(volser)
+            except TaperigError as error:
                 findings.append(f"{volser}: {error}")
-                continue
-            findings += wrong
-            with self.change() as session:
-                transactions.enter_verified(session, volser, wrong, self.clock.now())
         return findings
+
+    def _readable(self) -> list[str]:
+        query = select(PhysicalRow.volser).where(
+            PhysicalRow.active_volumes > 0, PhysicalRow.state != VolumeState.EJECTED.value
+        )
+        with self.catalogue.reading() as session:
+            return list(session.scalars(query.order_by(PhysicalRow.volser)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -651,11 +769,12 @@ def _or_previous(given: str | None, before: str) -> str:
     return before if given is None else given
 
 
-def _evictable(keep: Sequence[str]) -> Select[LogicalRow]:
+def _evictable(keep: Sequence[str], readable: Sequence[str]) -> Select[LogicalRow]:
     """Return the query of volumes that may leave the cache, oldest first."""
     ordered = select(PremigrationRow.name)
-    here = select(PhysicalRow.volser).where(PhysicalRow.state != VolumeState.EJECTED.value)
-    on_tape = select(CopyRow.name).where(CopyRow.active, CopyRow.volser.in_(here))
+    on_tape = select(CopyRow.name).where(
+        CopyRow.active, CopyRow.bad.is_(False), CopyRow.volser.in_(readable)
+    )
     return (
         select(LogicalRow)
         .where(
@@ -667,3 +786,17 @@ def _evictable(keep: Sequence[str]) -> Select[LogicalRow]:
         )
         .order_by(LogicalRow.accessed, LogicalRow.name)
     )
+
+
+def _raise_together(failed: Mapping[str, TaperigError], what: str) -> None:
+    """Raise what went wrong with volumes, if anything, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for name, error in failed.items():
+        reasons.setdefault(str(error), []).append(name)
+    if len(reasons) == 1:
+        raise next(iter(failed.values()))
+    if reasons:
+        raise NodeError(
+            f"{len(failed)} logical volumes {what}: "
+            + " ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+        )

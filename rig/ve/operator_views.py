@@ -14,6 +14,7 @@ from hsm.keys.labels import label_key
 from rig.ve.catalogue import operator_messages, settings, transactions
 from rig.ve.catalogue.model import DAY_S, SCRATCH_POOL, CopyRole, TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import (
+    CopyRow,
     DriveRow,
     EventRow,
     LogicalRow,
@@ -131,6 +132,7 @@ def volumes(session: Session, names: list[str] | None = None) -> Iterator[Row]:
                 "volser": copy.volser,
                 "block": copy.first_block,
                 "ejected_to": session.get_one(PhysicalRow, copy.volser).ejected_to,
+                "bad": copy.bad,
             }
             for copy in transactions.active_copies_of(session, row.name)
         ]
@@ -161,7 +163,7 @@ class Search:
     key: str | None = None
     """A key label, compared without case."""
     fill_above: float | None = None
-    """Percent of the capacity that is written."""
+    """Percent of the capacity that is written, with the database backup."""
     fill_below: float | None = None
     active_below: float | None = None
     """Percent of what is written that is active."""
@@ -182,13 +184,19 @@ def search(session: Session, filters: Search, now: float) -> Iterator[Row]:
         query = query.where(PhysicalRow.encryption == filters.encryption.value)
     if filters.state is not None:
         query = query.where(PhysicalRow.state == filters.state.value)
+    of_backups = (
+        select(CopyRow.volser, func.sum(CopyRow.size))
+        .where(CopyRow.role == CopyRole.BACKUP.value)
+        .group_by(CopyRow.volser)
+    )
+    backups = dict(session.execute(of_backups).all())
     for row in session.scalars(query.execution_options(yield_per=1000)):
-        if _passes(row, filters, now):
-            yield physical(row)
+        fill = 100 * (row.written_bytes + backups.get(row.volser, 0)) / max(1, row.capacity_bytes)
+        if _passes(row, fill, filters, now):
+            yield _physical(row, fill)
 
 
-def physical(row: PhysicalRow) -> Row:
-    """Return a physical volume's fields."""
+def _physical(row: PhysicalRow, fill: float) -> Row:
     return {
         "volser": row.volser,
         "pool": row.pool,
@@ -196,7 +204,7 @@ def physical(row: PhysicalRow) -> Row:
         "encryption": row.encryption,
         "keys": _keys(row.keys),
         "borrowed": row.borrowed,
-        "fill_percent": round(_fill(row), 1),
+        "fill_percent": round(fill, 1),
         "active_percent": round(_active(row), 1),
         "active_volumes": row.active_volumes,
         "active_bytes": row.active_bytes,
@@ -204,18 +212,19 @@ def physical(row: PhysicalRow) -> Row:
         "last_accessed": utc_text(row.last_accessed),
         "last_inactivated": utc_text(row.last_inactivated),
         "move_to_pool": row.move_pool,
+        "read_only": row.read_only,
         "ejected_to": row.ejected_to,
     }
 
 
-def _passes(row: PhysicalRow, filters: Search, now: float) -> bool:
+def _passes(row: PhysicalRow, fill: float, filters: Search, now: float) -> bool:
     if filters.key is not None and label_key(filters.key) not in {
         label_key(key["label"]) for key in row.keys
     }:
         return False
     for limit, value, above in (
-        (filters.fill_above, _fill(row), True),
-        (filters.fill_below, _fill(row), False),
+        (filters.fill_above, fill, True),
+        (filters.fill_below, fill, False),
         (filters.active_below, _active(row), False),
     ):
         if limit is not None and (value <= limit if above else value >= limit):
@@ -230,10 +239,6 @@ def _passes(row: PhysicalRow, filters: Search, now: float) -> bool:
         if within is not None and (days is None or days > within):
             return False
     return True
-
-
-def _fill(row: PhysicalRow) -> float:
-    return 100 * row.written_bytes / max(1, row.capacity_bytes)
 
 
 def _active(row: PhysicalRow) -> float:
@@ -263,6 +268,8 @@ def tape_map(session: Session, volser: str) -> list[Row]:
             "size": copy.size,
             "role": copy.role,
             "active": copy.active if copy.role != CopyRole.BACKUP.value else None,
+            "bad": copy.bad,
+            "last_read": utc_text(copy.last_read),
         }
         for copy in transactions.copies_on(session, volser, active=False)
     ]

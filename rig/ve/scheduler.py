@@ -16,9 +16,16 @@ from hsm.ekm.protocol.errors import EkmUnavailable
 from hsm.errors import TaperigError
 from rig.drive.drive import Drive
 from rig.results.events import EventLog, WorkInterruptedError
-from rig.ve.catalogue import operator_messages, settings
+from rig.ve.catalogue import bad_copies, operator_messages, settings
 from rig.ve.catalogue.model import VolumeState
-from rig.ve.catalogue.schema import CopyRow, DriveRow, PhysicalRow, PoolRow, PremigrationRow
+from rig.ve.catalogue.schema import (
+    CopyRow,
+    DriveRow,
+    LogicalRow,
+    PhysicalRow,
+    PoolRow,
+    PremigrationRow,
+)
 from rig.ve.ekm.relay import NoKeyManager, OneAtATime, Relay
 from rig.ve.reclaim_planner import ReclaimPlan, plan_reclaim
 from rig.ve.tape.cartridge_contents import CartridgeContents
@@ -38,7 +45,7 @@ class Task:
     """A tape job for one drive."""
 
     kind: str
-    """`premigrate`, `close` or `move`."""
+    """`premigrate`, `copy`, `close` or `move`."""
     volser: str | None = None
     pool: int = 0
 
@@ -53,6 +60,8 @@ class Task:
         match self.kind, self.volser:
             case "premigrate", None:
                 work.premigrate(self.pool)
+            case "copy", str(volser):
+                work.copy_again(volser, self.pool)
             case "close", str(volser):
                 work.close(volser)
             case "move", str(volser):
@@ -105,15 +114,18 @@ class Scheduler:
                 else:
                     row.model = drive.model
 
-    def recall(self, volser: str, copies: Sequence[CopyRow]) -> None:
-        """Recall volumes from a cartridge into the cache with a drive."""
+    def recall(self, volser: str, copies: Sequence[CopyRow]) -> dict[str, str]:
+        """Recall volumes from a cartridge into the cache with a drive.
+
+        Returns why some of them cannot be read there, by name.
+        """
         with self._drive() as work, self._reporting_no_key_manager():
-            work.recall(volser, copies)
+            return work.recall(volser, copies)
 
     def verify(self, volser: str) -> list[str]:
         """Read all active copies on a cartridge with a drive.
 
-        Returns what is not as it was written. Raises EkmUnavailable.
+        Returns what is not as it was written. Raises TaperigError when it cannot be read at all.
         """
         with self._drive() as work, self._reporting_no_key_manager():
             return work.verify(volser)
@@ -162,6 +174,8 @@ class Scheduler:
                     try:
                         future.result()
                         report.done += 1
+                        if task.kind == "move":
+                            blocked.add(task)  # what could be moved was moved
                     except TaperigError as error:
                         blocked.add(task)
                         report.failures.append(error)
@@ -179,8 +193,15 @@ class Scheduler:
     def _tasks(self, *, reclaim: bool) -> list[Task]:
         """Return the queued jobs: copies, closes, moves, then reclaim."""
         with self._parts.catalogue.reading() as session:
-            pools = select(PremigrationRow.pool).distinct().order_by(PremigrationRow.pool)
+            pools = (
+                select(PremigrationRow.pool)
+                .join(LogicalRow, LogicalRow.name == PremigrationRow.name)
+                .where(LogicalRow.in_cache)
+                .distinct()
+                .order_by(PremigrationRow.pool)
+            )
             tasks = [Task("premigrate", None, pool) for pool in session.scalars(pools)]
+            tasks += [Task("copy", *source) for source in bad_copies.sources(session)]
             free = PhysicalRow.writing_pool.is_(None)
             closing = select(PhysicalRow.volser).where(PhysicalRow.close_wanted, free)
             tasks += [Task("close", volser) for volser in session.scalars(closing)]
@@ -251,8 +272,11 @@ class Scheduler:
 def current_reclaim_plan(session: Session, now: float, limit: int | None = None) -> ReclaimPlan:
     """Return the reclaim plan of a catalogue."""
     pools = {row.number: row.record() for row in session.scalars(select(PoolRow))}
+    movable = select(CopyRow.volser).where(CopyRow.active, CopyRow.bad.is_(False))
     full = select(PhysicalRow).where(
-        PhysicalRow.state == VolumeState.FULL.value, PhysicalRow.writing_pool.is_(None)
+        PhysicalRow.state == VolumeState.FULL.value,
+        PhysicalRow.writing_pool.is_(None),
+        PhysicalRow.volser.in_(movable),
     )
     volumes = (row.record() for row in session.scalars(full).yield_per(1000))
     inhibit = settings.inhibit_periods(session)

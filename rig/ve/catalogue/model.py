@@ -202,7 +202,7 @@ class PhysicalVolume:
     capacity_bytes: int = 0
     """Data that it holds when full, bytes."""
     written_bytes: int = 0
-    """Data written since BOT, active or not, bytes."""
+    """Data of hosts written since BOT, active or not, bytes; a database backup is none."""
     active_bytes: int = 0
     """Data of it that is active: the newest version of a volume that has not expired, bytes."""
     active_volumes: int = 0

@@ -36,6 +36,9 @@ from rig.ve.catalogue.schema import (
 )
 
 DEFAULTS = "defaults"
+SCRUB = "scrub"
+DEFAULT_SCRUB_DAYS = 90
+MAX_SCRUB_DAYS = 3650
 INHIBIT = "inhibit reclaim"
 _DEFAULTS = {"primary_pool": 1, "secondary_pool": NO_COPY}
 
@@ -167,6 +170,22 @@ def set_inhibit_periods(session: Session, periods: Iterable[InhibitPeriod]) -> N
     """Replace the inhibit-reclaim schedule."""
     value = [[each.weekday, each.start_minute, each.minutes] for each in periods]
     set_setting(session, INHIBIT, {"periods": value})
+
+
+def scrub_days(session: Session) -> int:
+    """Return after how many days a copy is read again; 0: never by itself."""
+    days: int = setting(session, SCRUB, {"days": DEFAULT_SCRUB_DAYS})["days"]
+    return days
+
+
+def set_scrub_days(session: Session, days: int) -> None:
+    """Set after how many days a copy is read again; 0: never by itself."""
+    if not 0 <= days <= MAX_SCRUB_DAYS:
+        raise SettingsError(
+            f"Copies cannot be read again every {days} days; give 1 to {MAX_SCRUB_DAYS}, or 0 for "
+            f"never."
+        )
+    set_setting(session, SCRUB, {"days": days})
 
 
 def begin_migration(session: Session, old: int, new: int) -> list[str]:

@@ -16,7 +16,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from hsm.keys.eedk import KeyLabel
-from rig.ve.catalogue import operator_messages, settings
+from rig.ve.catalogue import bad_copies, operator_messages, settings
 from rig.ve.catalogue.database import CatalogueError
 from rig.ve.catalogue.model import SCRATCH_POOL, CopyRole, TapeEncryption, VolumeState
 from rig.ve.catalogue.schema import (
@@ -159,7 +159,8 @@ def unload(session: Session, names: Collection[str], now: float) -> None:
         constructs = (row.storage_group, row.management_class)
         if constructs not in pools:
             pools[constructs] = settings.pools_of(session, *constructs)
-        there = {CopyRole(copy.role): pool_of[copy.volser] for copy in active.get(row.name, ())}
+        readable = bad_copies.good(active.get(row.name, ()))
+        there = {CopyRole(copy.role): pool_of[copy.volser] for copy in readable}
         for role, number in pools[constructs].items():
             order = orders.get((row.name, role.value))
             if there.get(role) == number:
@@ -172,18 +173,37 @@ def unload(session: Session, names: Collection[str], now: float) -> None:
             order.generation, order.pool, order.queued = row.generation, number, now
 
 
+def waiting(session: Session, names: Collection[str]) -> list[str]:
+    """Return those of these volumes of which a copy is ordered."""
+    query = select(PremigrationRow.name).distinct()
+    return [
+        name
+        for some in name_batches(names)
+        for name in session.scalars(query.where(PremigrationRow.name.in_(some)))
+    ]
+
+
 # Damaged files in the cache: not what was stored
 
 _DAMAGED = "cache file of "
-_COPIES = "copies on "
 
 
-def enter_damaged(session: Session, name: str, text: str, now: float) -> None:
+def enter_damaged(session: Session, name: str, generation: int, text: str, now: float) -> bool:
     """Enter that a volume's cache file is not what was stored.
 
-    Raises an intervention; the file cannot go to tape.
+    With a good copy on tape the volume leaves the cache, and the result is True: nobody needs the
+    file. Else an intervention is raised; the file cannot go to tape.
     """
+    row = session.get(LogicalRow, name)
+    if row is None or row.generation != generation:
+        return True
+    if bad_copies.good(active_copies_of(session, name)):
+        row.in_cache = False
+        operator_messages.notify_hosts(session, f"{text} It is read from tape.", now, name)
+        clear_damaged(session, [name], now)
+        return True
     operator_messages.raise_intervention(session, f"{_DAMAGED}{name}", text, now)
+    return False
 
 
 def damaged(session: Session) -> set[str]:
@@ -198,36 +218,17 @@ def clear_damaged(session: Session, names: Collection[str], now: float) -> None:
         operator_messages.clear_intervention(session, f"{_DAMAGED}{name}", now)
 
 
-# Cartridges whose active copies are not what was written
-
-
-def enter_verified(session: Session, volser: str, wrong: Sequence[str], now: float) -> None:
-    """Enter what is wrong with the copies on a cartridge that was read.
-
-    Raises an intervention; when nothing is wrong, clears it.
-    """
-    if not wrong:
-        operator_messages.clear_intervention(session, f"{_COPIES}{volser}", now)
-        return
-    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-    text = (
-        f"What is on cartridge {volser} could not be read as it was written: "
-        f"{wrong[0].removesuffix('.')}{more}. Run `rig ve check --tapes` once it is repaired."
-    )
-    operator_messages.raise_intervention(session, f"{_COPIES}{volser}", text, now)
-
-
 # Copies
 
 
 def active_copies_of(session: Session, name: str) -> list[CopyRow]:
-    """Return the active copies of a logical volume, the primary one first."""
+    """Return the active copies of a logical volume, as `active_copies` does."""
     return active_copies(session, [name]).get(name, [])
 
 
 def active_copies(session: Session, names: Collection[str]) -> dict[str, list[CopyRow]]:
-    """Return active copies by volume name, the primary one first."""
-    query = select(CopyRow).where(CopyRow.active).order_by(CopyRow.role)
+    """Return active copies by volume name: the primary first, bad ones last."""
+    query = select(CopyRow).where(CopyRow.active).order_by(CopyRow.bad, CopyRow.role)
     by_name: dict[str, list[CopyRow]] = {}
     for some in name_batches(names):
         for copy in session.scalars(query.where(CopyRow.name.in_(some))):
@@ -235,20 +236,22 @@ def active_copies(session: Session, names: Collection[str]) -> dict[str, list[Co
     return by_name
 
 
-def in_node(session: Session, name: str, copies: Sequence[CopyRow]) -> list[CopyRow]:
+def readable(session: Session, name: str, copies: Sequence[CopyRow]) -> list[CopyRow]:
     """Return the copies of a volume that are not on ejected cartridges.
 
-    Raises CatalogueError when all are.
+    Raises CatalogueError when there is none.
     """
     rows = {copy.volser: session.get_one(PhysicalRow, copy.volser) for copy in copies}
     here = [copy for copy in copies if rows[copy.volser].state != VolumeState.EJECTED.value]
-    if copies and not here:
+    if here:
+        return here
+    if rows:
         away = ", ".join(f"ejected {row.volser} at {row.ejected_to}" for row in rows.values())
         raise CatalogueError(
             f"The logical volume {name} is on {away}; bring the cartridge back with: "
             f"rig ve insert FILE"
         )
-    return here
+    raise CatalogueError(f"The logical volume {name} is on no cartridge; run `rig ve check`.")
 
 
 def inactivate(session: Session, copy: CopyRow, now: float) -> None:
@@ -263,8 +266,7 @@ def inactivate(session: Session, copy: CopyRow, now: float) -> None:
     row.last_inactivated = now
     session.flush()
     release_if_empty(session, row)
-    if row.state == VolumeState.SCRATCH.value:
-        operator_messages.clear_intervention(session, f"{_COPIES}{row.volser}", now)
+    bad_copies.settle(session, row.volser, now)
 
 
 def release_if_empty(session: Session, row: PhysicalRow) -> None:
@@ -290,22 +292,11 @@ def release_if_empty(session: Session, row: PhysicalRow) -> None:
 # Cartridges
 
 _CARTRIDGE = "cartridge "
-_READ_ONLY = "read-only cartridge "
 
 
 def cartridge_subject(volser: str) -> str:
     """Return the subject of interventions about what a cartridge is."""
     return f"{_CARTRIDGE}{volser}"
-
-
-def set_aside(session: Session, row: PhysicalRow, text: str, now: float) -> None:
-    """Make a cartridge read-only until an operator says otherwise."""
-    row.read_only = True
-    text = (
-        f"Cartridge {row.volser} is read-only now: {text} When it may be written again: "
-        f"rig ve writable {row.volser}"
-    )
-    operator_messages.raise_intervention(session, f"{_READ_ONLY}{row.volser}", text, now)
 
 
 def make_writable(session: Session, volser: str, now: float) -> None:
@@ -316,8 +307,7 @@ def make_writable(session: Session, volser: str, now: float) -> None:
     row = physical(session, volser)
     if not row.read_only:
         raise CatalogueError(f"Cartridge {volser} is not read-only; nothing was changed.")
-    row.read_only = False
-    operator_messages.clear_intervention(session, f"{_READ_ONLY}{volser}", now)
+    bad_copies.clear_set_aside(session, row, now)
     release_if_empty(session, row)
 
 
@@ -406,6 +396,12 @@ def order_move(session: Session, volser: str, number: int, *, when_eligible: boo
     require_in_node(row)
     row.move_pool = number
     row.move_when_eligible = when_eligible
+
+
+def end_move(session: Session, volser: str) -> None:
+    """Enter that all that can be read on a cartridge was moved."""
+    row = physical(session, volser)
+    row.move_pool, row.move_when_eligible = None, False
 
 
 def enter_bot(

@@ -10,18 +10,17 @@ the next start when the process was killed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sqlalchemy import not_, select
 from sqlalchemy.orm import Session
 
-from hsm.ekm.protocol.errors import EkmUnavailable
 from hsm.errors import TaperigError
-from rig.drive.cartridge_format import UnusableCartridgeError
-from rig.ve.catalogue import operator_messages, settings, transactions
+from rig.drive.cartridge_format import DamagedCartridgeError, UnusableCartridgeError
+from rig.ve.catalogue import bad_copies, operator_messages, settings, transactions
 from rig.ve.catalogue.backup import make_backup, set_sequence
 from rig.ve.catalogue.clock import Clock
 from rig.ve.catalogue.database import Catalogue
@@ -33,6 +32,7 @@ from rig.ve.tape.cartridge_locks import CartridgeLocks
 from rig.ve.tape.cartridge_store import CartridgeMismatchError, CartridgeStore
 from rig.ve.tape.sequences import DriveSequences
 from rig.ve.volumes.logical_volume import CopyFacts, VolumeError, VolumeFile, VolumeFileError
+from rig.ve.volumes.reading import NullSink, VolumeSink
 from rig.ve.volumes.tape_volume_cache import Cache, RecallSink
 
 BATCH_VOLUMES = 1000
@@ -89,6 +89,15 @@ class Outgoing:
             copied,
         )
         return VolumeFile(self.name, self.path, self.size, self.sha256, self.origin, facts)
+
+
+@dataclass(slots=True)
+class CopiesRead:
+    """Copies that were read from a cartridge."""
+
+    right: list[CopyRow] = field(default_factory=list)
+    wrong: dict[int, str] = field(default_factory=dict)
+    """Why the others cannot be read, by the copy's id."""
 
 
 Written = Sequence[tuple[Outgoing, CopyRow]]
@@ -155,8 +164,11 @@ class TapeJobs:
                 order.file().verify()
             except VolumeFileError as error:
                 with self.parts.catalogue.transaction() as session:
-                    now = self.parts.clock.now()
-                    transactions.enter_damaged(session, order.name, str(error), now)
+                    on_tape = transactions.enter_damaged(
+                        session, order.name, order.generation, str(error), self.parts.clock.now()
+                    )
+                if on_tape:
+                    self.parts.cache.remove(order.name, order.generation)
             else:
                 intact.add(order.name)
         return intact
@@ -179,7 +191,7 @@ class TapeJobs:
                 LogicalRow.written,
             )
             .join(PremigrationRow, LogicalRow.name == PremigrationRow.name)
-            .where(PremigrationRow.pool == pool)
+            .where(PremigrationRow.pool == pool, LogicalRow.in_cache)
             .order_by(PremigrationRow.queued, PremigrationRow.name)
             .limit(BATCH_VOLUMES)
         )
@@ -286,7 +298,6 @@ class TapeJobs:
         with parts.catalogue.transaction() as session:
             row = session.get_one(PhysicalRow, volser)
             transactions.enter_facts(row, facts)
-            row.written_bytes = facts.data_bytes
             ((first, blocks),) = facts.last_volumes(1)
             row.backup_block = first
             session.add(
@@ -313,14 +324,17 @@ class TapeJobs:
 
     # Tape to cache
 
-    def recall(self, volser: str, copies: Sequence[CopyRow]) -> None:
-        """Recall volumes from a cartridge into the cache by position (MIG-3)."""
+    def recall(self, volser: str, copies: Sequence[CopyRow]) -> dict[str, str]:
+        """Recall volumes from a cartridge into the cache by position (MIG-3).
+
+        Returns why some of them cannot be read there, by name.
+        """
         parts = self.parts
         with parts.locks.locked(volser):
             current = self._still_active(copies)
             if not current:
-                return
-            stored = self._read(volser, current, parts.cache)
+                return {}
+            read = self._read(volser, current, parts.cache)
             now = parts.clock.now()
             with parts.catalogue.transaction() as session:
                 rows = transactions.existing(session, {copy.name for copy in current})
@@ -329,11 +343,13 @@ class TapeJobs:
                     for copy in current
                     if copy.name not in rows or rows[copy.name].generation != copy.generation
                 ]
-                names = [name for name in stored if name not in {copy.name for copy in superseded}]
+                old = {copy.name for copy in superseded}
+                names = [copy.name for copy in read.right if copy.name not in old]
                 transactions.recalled(session, volser, names, now)
-                self._enter_mount(session, volser)
+                self._enter_read(session, volser, read)
             for copy in superseded:
                 parts.cache.remove(copy.name, copy.generation)
+        return {copy.name: read.wrong[copy.id] for copy in current if copy.id in read.wrong}
 
     def _still_active(self, copies: Sequence[CopyRow]) -> list[CopyRow]:
         with self.parts.catalogue.reading() as session:
@@ -341,61 +357,80 @@ class TapeJobs:
         ids = {copy.id for same_name in active.values() for copy in same_name}
         return sorted((c for c in copies if c.id in ids), key=lambda copy: copy.first_block)
 
-    def _read(self, volser: str, copies: Sequence[CopyRow], into: Cache) -> list[str]:
-        """Read copies and verify them; return the names of what was stored."""
+    def _read(
+        self, volser: str, copies: Sequence[CopyRow], into: Cache | None = None
+    ) -> CopiesRead:
+        """Read copies and verify them; those that are right are stored.
+
+        What cannot be opened or written at all is set aside.
+        """
         with self.parts.catalogue.reading() as session:
             rows = transactions.logicals(session, {copy.name for copy in copies})
             expected = {copy.name: (copy.generation, rows[copy.name].sha256) for copy in copies}
         runs = [range(copy.first_block, copy.first_block + copy.blocks) for copy in copies]
-        with into.incoming() as incoming:
-            sink = RecallSink(incoming, expected)
-            self.sequences.read(volser, sink, expected.keys(), runs)
-            incoming.commit()
-        if missing := sorted(expected.keys() - set(sink.stored)):
-            raise TaperigError(
-                f"Cartridge {volser} does not hold {', '.join(missing)} where the catalogue says; "
-                f"run `rig ve check`."
-            )
-        return sink.stored
+        with ExitStack() as storing, self._reporting_unusable(volser, copies):
+            sink: VolumeSink = NullSink()
+            if into is not None:
+                incoming = storing.enter_context(into.incoming())
+                sink = RecallSink(incoming, expected)
+            report = self.sequences.read(volser, sink, expected.keys(), runs)
+            if into is not None:
+                incoming.commit()
+        whole = {(header.name, header.sha256) for header in report.volumes}
+        read = CopiesRead()
+        for copy in copies:
+            if copy.first_block in report.damaged:
+                read.wrong[copy.id] = report.damaged[copy.first_block]
+            elif (copy.name, expected[copy.name][1]) in whole:
+                read.right.append(copy)
+            else:
+                read.wrong[copy.id] = (
+                    f"Cartridge {volser} does not hold {copy.name} at block {copy.first_block} as "
+                    f"the catalogue says."
+                )
+        return read
 
     def verify(self, volser: str) -> list[str]:
         """Read every active copy on a cartridge; return what is wrong.
 
-        Raises EkmUnavailable.
+        Raises TaperigError when the cartridge cannot be read at all.
         """
         with self.parts.locks.locked(volser):
             with self.parts.catalogue.reading() as session:
                 copies = transactions.copies_on(session, volser)
-                expected = {copy.first_block: copy for copy in copies}
-                sha256 = {
-                    copy.name: transactions.logical(session, copy.name).sha256 for copy in copies
-                }
-            runs = [range(first, first + copy.blocks) for first, copy in expected.items()]
-            wanted = [(copy.name, sha256[copy.name]) for copy in copies]
-            if self._holds(volser, runs, wanted) is None:
+            if not copies:
                 return []
-            findings = []  # something is wrong: copy by copy
-            for copy, run, want in zip(copies, runs, wanted, strict=True):
-                wrong = self._holds(volser, [run], [want])
-                if wrong is not None:
-                    findings.append(f"{copy.name} on {volser}: {wrong}")
-            return findings
+            read = self._read(volser, copies)
+            with self.parts.catalogue.transaction() as session:
+                self._enter_read(session, volser, read)
+        wrong = read.wrong
+        return [f"{each.name} on {volser}: {wrong[each.id]}" for each in copies if each.id in wrong]
 
-    def _holds(
-        self, volser: str, runs: Sequence[range], wanted: Sequence[tuple[str, str]]
-    ) -> str | None:
-        """Return what is wrong with these runs of blocks, or None.
+    def _enter_read(self, session: Session, volser: str, read: CopiesRead) -> None:
+        """Enter that copies were read, and the mount for it."""
+        right = {copy.id for copy in read.right}
+        bad_copies.enter_read(session, volser, right, read.wrong, self.parts.clock.now())
+        self._enter_mount(session, volser)
 
-        They are to hold volumes of these names and SHA-256s.
+    @contextmanager
+    def _reporting_unusable(self, volser: str, copies: Sequence[CopyRow]) -> Iterator[None]:
+        """Set a cartridge aside that cannot be read at all.
+
+        When it is damaged, so are all copies on it.
         """
         try:
-            report = self.sequences.read(volser, at=runs)
-        except EkmUnavailable:
-            raise  # says nothing about the cartridge
-        except TaperigError as error:
-            return str(error)
-        there = [(header.name, header.sha256) for header in report.volumes]
-        return None if there == list(wanted) else "it is not what was written"
+            yield
+        except CartridgeMismatchError:
+            raise  # an intervention is open, and what belongs there may come back
+        except UnusableCartridgeError as error:
+            now = self.parts.clock.now()
+            with self.parts.catalogue.transaction() as session:
+                row = session.get_one(PhysicalRow, volser)
+                bad_copies.set_aside(session, row, _sentence(error), now)
+                if isinstance(error, DamagedCartridgeError):
+                    wrong = {copy.id: _sentence(error) for copy in copies}
+                    bad_copies.enter_read(session, volser, (), wrong, now)
+            raise
 
     def read_labels(self, volser: str) -> CartridgeContents:
         """Read the volume labels of a cartridge."""
@@ -412,45 +447,88 @@ class TapeJobs:
     def move(self, volser: str, pool: int) -> int:
         """Move a cartridge's active data to a pool; return how many volumes.
 
-        The data goes from tape to tape (MIG-4).
+        The data goes from tape to tape (MIG-4). What cannot be read stays, and is named at the end
+        by a VolumeError.
         """
         parts = self.parts
         moved = 0
+        wrong: dict[str, str] = {}
         with parts.locks.locked(volser):
             while run := self._next_run(volser):
-                try:
-                    self._read(volser, run, parts.staging)
-                    with parts.catalogue.transaction() as session:
-                        self._enter_mount(session, volser)
-                        outgoing = [self._staged(session, copy) for copy in run]
-                    while outgoing:
-                        count = self._write(pool, outgoing, _complete_move)
-                        moved += count
-                        outgoing = outgoing[count:]
-                finally:
-                    for copy in run:
-                        parts.staging.remove(copy.name, copy.generation)
+                count, unreadable = self._from_tape(volser, pool, run, _complete_move)
+                moved += count
+                wrong |= unreadable
+            with parts.catalogue.transaction() as session:
+                transactions.end_move(session, volser)
+        if wrong:
+            raise VolumeError(f"Moved from {volser}: {moved} volumes, but for {_named(wrong)}")
         return moved
 
-    def _next_run(self, volser: str) -> list[CopyRow]:
-        run: dict[str, CopyRow] = {}
-        size = 0
-        with self.parts.catalogue.reading() as session:
-            for copy in transactions.copies_on(session, volser):
-                size += copy.size
-                if run and (size > RUN_BYTES or len(run) == BATCH_VOLUMES):
-                    break
-                run.setdefault(copy.name, copy)
-        return list(run.values())
+    def copy_again(self, volser: str, pool: int) -> int:
+        """Make ordered copies from the other copies, on a cartridge.
 
-    def _staged(self, session: Session, copy: CopyRow) -> Outgoing:
+        They are of volumes that are not in the cache. Returns how many; raises VolumeError naming
+        what cannot be read.
+        """
+        with self.parts.locks.locked(volser):
+            with self.parts.catalogue.reading() as session:
+                sources = bad_copies.sources_on(session, volser, pool)
+            done = 0
+            wrong: dict[str, str] = {}
+            for run in _runs([copy for copy, _ in sources]):
+                roles = {copy.name: role for copy, role in sources}
+                count, unreadable = self._from_tape(volser, pool, run, _complete_orders, roles)
+                done += count
+                wrong |= unreadable
+        if wrong:
+            raise VolumeError(f"Not copied again: {_named(wrong)}")
+        return done
+
+    def _from_tape(
+        self,
+        volser: str,
+        pool: int,
+        run: Sequence[CopyRow],
+        complete: CompleteWrite,
+        roles: Mapping[str, str] | None = None,
+    ) -> tuple[int, dict[str, str]]:
+        """Write copies on a cartridge to a pool, in other `roles` if given.
+
+        Returns how many, and why others cannot be read, by name.
+        """
+        parts = self.parts
+        done = 0
+        try:
+            read = self._read(volser, run, parts.staging)
+            with parts.catalogue.transaction() as session:
+                self._enter_read(session, volser, read)
+                outgoing = [
+                    self._staged(session, copy, (roles or {}).get(copy.name, copy.role))
+                    for copy in read.right
+                ]
+            while outgoing:
+                count = self._write(pool, outgoing, complete)
+                done += count
+                outgoing = outgoing[count:]
+        finally:
+            for copy in run:
+                parts.staging.remove(copy.name, copy.generation)
+        return done, {copy.name: read.wrong[copy.id] for copy in run if copy.id in read.wrong}
+
+    def _next_run(self, volser: str) -> list[CopyRow]:
+        """Return the next copies that a move takes in one mount."""
+        with self.parts.catalogue.reading() as session:
+            copies = bad_copies.good(transactions.copies_on(session, volser))
+        return next(_runs(copies), [])
+
+    def _staged(self, session: Session, copy: CopyRow, role: str) -> Outgoing:
         row = session.get(LogicalRow, copy.name)
         if row is not None and row.generation != copy.generation:
             row = None  # superseded meanwhile
         return Outgoing(
             copy.name,
             copy.generation,
-            copy.role,
+            role,
             copy.size,
             "" if row is None else row.sha256,
             "" if row is None else row.source,
@@ -505,7 +583,7 @@ class TapeJobs:
         except UnusableCartridgeError as error:
             with self.parts.catalogue.transaction() as session:
                 row = session.get_one(PhysicalRow, volser)
-                transactions.set_aside(session, row, _sentence(error), self.parts.clock.now())
+                bad_copies.set_aside(session, row, _sentence(error), self.parts.clock.now())
             with suppress(TaperigError):  # then the next start does it
                 reconcile_cartridge(self.parts, volser)
             raise
@@ -518,6 +596,26 @@ class TapeJobs:
         row = session.get_one(DriveRow, self.sequences.drive.serial)
         row.mounts += 1
         row.volser = volser
+
+
+def _runs(copies: Iterable[CopyRow]) -> Iterator[list[CopyRow]]:
+    """Yield copies as they are read in one mount, each volume once."""
+    run: dict[str, CopyRow] = {}
+    size = 0
+    for copy in copies:
+        if run and (size + copy.size > RUN_BYTES or len(run) == BATCH_VOLUMES):
+            yield list(run.values())
+            run, size = {}, 0
+        if copy.name not in run:
+            run[copy.name] = copy
+            size += copy.size
+    if run:
+        yield list(run.values())
+
+
+def _named(wrong: Mapping[str, str]) -> str:
+    """Name volumes, each with what is wrong with it."""
+    return "; ".join(f"{name}: {why.removesuffix('.')}" for name, why in wrong.items()) + "."
 
 
 def reconcile_cartridge(parts: NodeParts, volser: str) -> str:

@@ -17,7 +17,7 @@ from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import Flags, RecordHeader, TapeFormat
 from rig.drive.drive import READ_AHEAD_BYTES, Block, Direction, Drive
-from rig.drive.sense import DriveError, KeyRequired, sense_of
+from rig.drive.sense import DriveError, KeyRequired, Sense, sense_of
 from rig.results.events import EventLog
 from rig.ve.catalogue.backup import MAX_BYTES, BackupError
 from rig.ve.catalogue.model import PoolSettings
@@ -40,10 +40,13 @@ from rig.ve.volumes.logical_volume import (
     in_batches,
     prepare,
 )
-from rig.ve.volumes.reading import NullSink, VolumeReader, VolumeSink
+from rig.ve.volumes.reading import NullSink, VolumeReader, VolumeSink, VolumeSinkError
 
 BATCH_BYTES = 4 * 1024 * 1024
 """Data handed to the drive at once, in bytes."""
+
+DAMAGE = UNREADABLE_BLOCK | {Sense.FORMAT_CORRUPTED, Sense.POSITION}
+"""The sense of a run of blocks that is damaged, or lies behind the end of what is left."""
 
 ReportProgress = Callable[[int, int], None]
 """Called with the bytes moved so far, and all there are, while data is moved."""
@@ -56,6 +59,8 @@ class ReadReport:
     volumes: list[VolumeHeader]
     incomplete: list[str]
     bytes: int  # of the whole volumes
+    damaged: dict[int, str]
+    """Why runs of blocks cannot be read, by their first block."""
 
 
 class DriveSequences:
@@ -134,11 +139,17 @@ class DriveSequences:
     ) -> ReadReport:
         """Read a cartridge's volumes into `sink`: all, or those of these names.
 
-        With `at`, only these runs of blocks are read, in the order given, each of whole volumes.
+        With `at`, only these runs of blocks are read, in the order given, each of whole volumes. A
+        damaged one stops none of the others.
         """
         reader = VolumeReader(sink or NullSink(), names)
-        self._reading(volser, lambda cartridge, detail: self._read(cartridge, reader, at, detail))
-        return ReadReport(reader.whole, reader.incomplete, reader.bytes)
+        damaged: dict[int, str] = {}
+
+        def read(cartridge: Cartridge, detail: dict[str, Any]) -> None:
+            damaged.update(self._read(cartridge, reader, at, detail))
+
+        self._reading(volser, read)
+        return ReadReport(reader.whole, reader.incomplete, reader.bytes, damaged)
 
     def read_labels(self, volser: str) -> CartridgeContents:
         """Read the volume labels of a cartridge, and what it holds without a key.
@@ -262,8 +273,12 @@ class DriveSequences:
         reader: VolumeReader,
         at: Sequence[range] | None,
         detail: dict[str, Any],
-    ) -> None:
-        runs = [range(cartridge.block_count)] if at is None else at
+    ) -> dict[int, str]:
+        """Read runs of blocks, or the whole tape.
+
+        Returns why some of the runs cannot be read, by their first block.
+        """
+        runs = [range(cartridge.block_count)] if at is None else list(at)
         total = sum(
             header.length
             for run in runs
@@ -273,22 +288,38 @@ class DriveSequences:
         detail.update(bytes=0, blocks=0)
         if at is not None:
             detail["positions"] = [run.start for run in runs]
-        try:
-            for run in _joined(runs):
-                if at is not None:
-                    self.drive.locate(run.start)
-                # While blocks are checked and passed on, the drive reads the next.
-                with prefetched(self._blocks_of(cartridge, None if at is None else run)) as ready:
-                    for blocks in ready:
-                        for block in blocks:
-                            reader.take(block)
-                        self._moved(detail, blocks, total)
-        finally:
-            reader.finish()
+        damaged: dict[int, str] = {}
+        while runs:
+            position = runs[0].start
+            try:
+                for run in _joined(runs):
+                    position = run.start
+                    if at is not None:
+                        self.drive.locate(run.start)
+                    # While blocks are checked and passed on, the drive reads the next.
+                    wanted = self._blocks_of(cartridge, None if at is None else run)
+                    with prefetched(wanted) as ready:
+                        for blocks in ready:
+                            for block in blocks:
+                                reader.take(block)
+                                position += 1
+                            self._moved(detail, blocks, total)
+                runs = []
+            except (DriveError, VolumeError) as error:
+                if at is None or not _is_damage(error):
+                    raise
+                number = next(n for n, run in enumerate(runs) if position in run)
+                damaged[runs[number].start] = str(error)
+                runs = runs[number + 1 :]
+            finally:
+                reader.finish()
         detail["volumes"] = len(reader.whole)
         if reader.incomplete:
             detail["incomplete"] = reader.incomplete
+        if damaged:
+            detail["damaged"] = sorted(damaged)
         self._add_figures(detail, Direction.READ)
+        return damaged
 
     def _scan(
         self, cartridge: Cartridge, contents: CartridgeContents, detail: dict[str, Any]
@@ -327,7 +358,8 @@ class DriveSequences:
             self.drive.locate(run.start)
             (label,) = self.drive.read(cartridge.headers[run.start].length)
             if sink.wants(decode_label(label.data)):
-                self._read(cartridge, VolumeReader(sink), [run], detail)
+                if damaged := self._read(cartridge, VolumeReader(sink), [run], detail):
+                    raise BackupError(damaged[run.start])
                 return contents.add_backup(cartridge, run, sink)
         except DriveError as error:
             if error.sense not in UNREADABLE_BLOCK:
@@ -377,6 +409,13 @@ class DriveSequences:
                 if sense is not None:
                     detail["sense"] = sense.code
                 raise
+
+
+def _is_damage(error: DriveError | VolumeError) -> bool:
+    """Whether a run of blocks is not as it was written, while others may be."""
+    if isinstance(error, DriveError):
+        return error.sense in DAMAGE
+    return not isinstance(error, VolumeSinkError)
 
 
 def _length(headers: Sequence[RecordHeader]) -> int:

@@ -16,6 +16,10 @@ from rig.ve.volumes.logical_volume import (
 )
 
 
+class VolumeSinkError(VolumeError):
+    """A volume was read, and cannot be put where it goes."""
+
+
 class VolumeSink(Protocol):
     """A destination of volumes that are read; may raise OSError.
 
@@ -128,7 +132,7 @@ class VolumeReader:
         try:
             yield
         except OSError as error:
-            raise VolumeError(
+            raise VolumeSinkError(
                 f"The logical volume {header.name} was read, but cannot be put where it goes: "
                 f"{error.filename or 'there'}: {error.strerror}."
             ) from error

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from hsm.errors import TaperigError
 from hsm.files import open_regular, sync_directory
-from rig.ve.volumes.logical_volume import VolumeHeader
+from rig.ve.volumes.logical_volume import VolumeError, VolumeHeader
 
 PIECE_BYTES = 1 << 20
 PARTIAL_PREFIX = ".incoming-"
@@ -209,11 +209,11 @@ class RecallSink:
     def begin(self, header: VolumeHeader) -> None:
         """Begin a file.
 
-        Raises CacheError when the label is not that of the expected volume.
+        Raises VolumeError when the label is not that of the expected volume.
         """
         generation, sha256 = self._expected[header.name]
         if header.sha256 != sha256:
-            raise CacheError(
+            raise VolumeError(
                 f"The logical volume {header.name} on tape is not the one in the catalogue: its "
                 f"label says SHA-256 {header.sha256}, the catalogue {sha256}."
             )

@@ -239,9 +239,11 @@ def test_full_cartridge_gets_a_database_backup_and_hosts_a_notice(
     assert (backup.volser, backup.sequence) == ("TAP001", 1)
     assert backup.map is not None
     assert [label["volume"] for _, _, label in backup.map] == ["L00000", "L00001"]
-    assert first.written_bytes == 6000 + len(data)
+    assert first.written_bytes == 6000
     with node.catalogue.reading() as session:
         *_, last = tape_map(session, "TAP001")
+        shown, *_ = operator_views.search(session, operator_views.Search(), node.clock.now())
+    assert shown["fill_percent"] == round(100 * (6000 + len(data)) / first.capacity_bytes, 1)
     assert (last["volume"], last["role"], last["size"]) == ("DBBKUP", "backup", len(data))
 
 
@@ -397,9 +399,14 @@ def test_verification_raises_an_intervention_until_the_cartridge_is_well(
     for damaged in (whole[: len(whole) // 2], changed, b""):
         path.write_bytes(damaged)
         assert any(volser in finding for finding in node.verify_tapes())
-        assert open_interventions(node) == [f"copies on {volser}"]
+        assert sorted(open_interventions(node)) == [
+            f"copies on {volser}",
+            f"read-only cartridge {volser}",
+        ]
     path.write_bytes(whole)
     assert node.verify_tapes() == []
+    assert open_interventions(node) == [f"read-only cartridge {volser}"]
+    node.make_writable([volser])
     assert open_interventions(node) == []
 
 
@@ -413,9 +420,13 @@ def test_verification_intervention_ends_when_the_cartridge_is_scratch(
     path = node.parts.cartridges.path(volser)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert node.verify_tapes()
-    assert open_interventions(node) == [f"copies on {volser}"]
+    assert f"copies on {volser}" in open_interventions(node)
     node.expire("L00001")
+    assert open_interventions(node) == [f"read-only cartridge {volser}"]
+    assert tape(node, volser).state is not VolumeState.SCRATCH
+    node.make_writable([volser])
     assert open_interventions(node) == []
+    assert tape(node, volser).state is VolumeState.SCRATCH
 
 
 @pytest.mark.rule("EKM-7", "EKM-8")

@@ -119,7 +119,14 @@ def test_status_pools_constructs_volumes_map_and_plan(node: Node) -> None:
     assert pools[2]["keys"] == ["KEK 2 (hash)"]
     assert constructs["storage_groups"] == {"SG1": 1, "SG2": 2}
     assert volume["copies"] == [
-        {"role": "primary", "pool": 1, "volser": "TAP001", "block": 0, "ejected_to": None}
+        {
+            "role": "primary",
+            "pool": 1,
+            "volser": "TAP001",
+            "block": 0,
+            "ejected_to": None,
+            "bad": False,
+        }
     ]
     assert [(row["volume"], row["active"]) for row in rows] == [
         ("CLEAR0", True),
