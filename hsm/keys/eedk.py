@@ -1,6 +1,6 @@
 """The EEDK: a data key (DK) wrapped by a KEK, stored on a cartridge.
 
-An EEDK is one CBOR map in the core deterministic encoding (RFC 8949, 4.2.1) of at most 1024 bytes:
+An EEDK is one CBOR map in the core deterministic encoding (RFC 8949, 4.2.1) of at most 3200 bytes:
 
 | key | value |
 | --- | --- |
@@ -31,7 +31,8 @@ from hsm.pkcs11.oaep import OaepHash
 
 EEDK_VERSION: Final = 1
 ALGORITHM: Final = "RSA-OAEP"
-MAX_EEDK_BYTES: Final = 1024
+MAX_EEDK_BYTES: Final = 3200
+"""What the memory of a cartridge takes; with RSA at most half of it is used."""
 KEK_HASH_BYTES: Final = 32
 MIN_KEK_BITS: Final = 2048
 MAX_KEK_BITS: Final = 4096

@@ -29,7 +29,10 @@ def show(path: Path) -> dict[str, Any]:
             "volser": cartridge.volser,
             "format": cartridge.format.name.lower(),
             "memory": {
+                "version": memory.version,
                 "cartridge_id": memory.cartridge_id.hex(),
+                "sealed": memory.seal is not None,
+                "kad": [field.hex() for field in memory.kad],
                 "sequence": memory.sequence,
                 "epoch": memory.epoch,
                 "first_epoch": memory.first_epoch,
@@ -71,11 +74,17 @@ def _record(header: RecordHeader, offset: int) -> dict[str, Any]:
         "block": header.block,
         "offset": offset,
         "length": header.length,
-        "kind": "label" if Flags.LABEL in header.flags else "data",
+        "kind": _kind(header),
         "encrypted": header.encrypted,
         "epoch": header.epoch,
         "counter": header.counter,
     }
+
+
+def _kind(header: RecordHeader) -> str:
+    if Flags.TAPE_MARK in header.flags:
+        return "tape mark"
+    return "label" if Flags.LABEL in header.flags else "data"
 
 
 def _volumes(cartridge: Cartridge) -> Iterator[dict[str, Any]]:
@@ -114,8 +123,10 @@ def render(shown: dict[str, Any]) -> str:
         f"cartridge {shown['volser']}, {shown['format']}: {shown['blocks']} blocks, "
         f"{shown['data_bytes']:,} bytes of data",
         f"memory    id {memory['cartridge_id']}, sequence {memory['sequence']}, append epoch "
-        f"{memory['epoch']} (the first since BOT is {memory['first_epoch']})",
+        f"{memory['epoch']} (the first since BOT is {memory['first_epoch']}), format version "
+        f"{memory['version']}{', sealed' if memory['sealed'] else ''}",
     ]
+    lines += [f"KAD {number}     {kad}" for number, kad in enumerate(memory["kad"], 1) if kad]
     lines += [
         f"EEDK {number}    {_eedk_text(eedk)}" for number, eedk in enumerate(shown["eedks"], 1)
     ]

@@ -9,6 +9,10 @@ The bytes are described in `cartridge_format.py`. The order of the operations ma
 - what lies behind the last whole record is cut off when the cartridge is opened for writing, but
   only where the memory says that nothing acknowledged can be there. Damage before that point is
   reported, and appending is refused.
+
+An encrypted cartridge of version 2 has a seal on its memory, made with its data key each time that
+the memory is stored. So such a cartridge is repaired only once it is unlocked: `unlock` is given
+the hardware that holds the key, checks the seal, and does what opening left to do.
 """
 
 from __future__ import annotations
@@ -16,10 +20,12 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from hsm.files import sync_directory
 from rig.drive.cartridge_format import (
@@ -28,19 +34,23 @@ from rig.drive.cartridge_format import (
     MAX_BLOCK_BYTES,
     MAX_BLOCKS,
     MAX_EPOCH,
-    MEDIA_OFFSET,
-    PAGE_BYTES,
     PAGE_MAGIC,
-    SLOT_OFFSETS,
     SUFFIX,
+    VERSION_1,
+    VERSION_2,
     CartridgeError,
     CartridgeMemory,
     DamagedCartridgeError,
     Flags,
+    ForgedMemoryError,
+    Layout,
     RecordHeader,
+    Seal,
     TapeFormat,
     UnusableCartridgeError,
     check_volser,
+    seal_iv,
+    seal_nonce,
 )
 from rig.drive.cartridge_scan import MediaScan, read_last_page, read_page, scan_media
 from rig.drive.tape_file import TapeFile
@@ -58,6 +68,16 @@ class StoredRecord:
     def crc_matches(self) -> bool:
         """Whether the payload has the CRC that the writing drive stored."""
         return zlib.crc32(self.tag, zlib.crc32(self.data)) == self.header.payload_crc
+
+
+class KeyedHardware(Protocol):
+    """The hardware while it holds the cartridge's data key."""
+
+    def tag(self, iv: bytes, aad: bytes) -> bytes:
+        """Return the tag of an empty record."""
+
+    def matches(self, iv: bytes, aad: bytes, tag: bytes) -> bool:
+        """Whether an empty record has this tag."""
 
 
 class Cartridge:
@@ -79,7 +99,12 @@ class Cartridge:
         self.memory: CartridgeMemory
         self.headers: list[RecordHeader] = []  # of all whole records, by block number
         self._offsets: list[int] = []
-        self._end = MEDIA_OFFSET  # behind the last whole record
+        self._end = 0  # behind the last whole record
+        self._slots: list[CartridgeMemory | None] = []  # as they were when it was opened
+        self._known: list[CartridgeMemory] = []  # every page that was whole, the newest first
+        self._scan: MediaScan
+        self._keyed: KeyedHardware | None = None
+        self._to_repair = False  # once it is unlocked
         self._epoch_floor = 0  # the highest epoch ever seen here
         try:
             self._load()
@@ -136,13 +161,19 @@ class Cartridge:
         return cls(TapeFile(path, writable=write), accept)
 
     def close(self) -> None:
-        """End a writing pass with its end-of-data mark and unlock the file."""
+        """End a writing pass as `end_pass` does, and unlock the file."""
+        try:
+            self.end_pass()
+        finally:
+            self._file.close()
+
+    def end_pass(self) -> None:
+        """End a writing pass with its end-of-data mark."""
         try:
             if self._in_pass and not self._failed:
                 self._write_end()
         finally:
             self._in_pass = False
-            self._file.close()
 
     def __enter__(self) -> Cartridge:
         """Return the cartridge itself."""
@@ -170,6 +201,16 @@ class Cartridge:
         return self.memory.format
 
     @property
+    def found(self) -> CartridgeMemory:
+        """The memory with all records that are there, also those not acknowledged.
+
+        Of a damaged cartridge, what the memory itself says.
+        """
+        if self.damage:
+            return self.memory
+        return replace(self.memory, end_offset=self._end, block_count=len(self.headers))
+
+    @property
     def writable(self) -> bool:
         """Whether it was opened for writing."""
         return self._file.writable
@@ -184,6 +225,54 @@ class Cartridge:
         """Bytes of data in all records."""
         return sum(header.length for header in self.headers)
 
+    # The seal of the memory
+
+    def unlock(self, keyed: KeyedHardware) -> None:
+        """Check the memory's seal, and do the repairs that waited for the key.
+
+        The newest memory with a seal that is right counts. Raises ForgedMemoryError when none has;
+        nothing is changed then.
+        """
+        first, self._keyed = self._keyed is None, keyed
+        if not first or not self.memory.sealable:
+            return
+        try:
+            sealed = self._newest_sealed(keyed)
+        except BaseException:
+            self._keyed = None
+            raise
+        forged = sealed is not self._known[0]
+        if forged:
+            self.notes.append(
+                "the newest cartridge memory was not made with the data key; an older one was used"
+            )
+            self._take(sealed, self._known)
+            self._accept(self.found)
+        if self._to_repair:
+            self._to_repair = False
+            self._repair(both=forged)
+
+    def _newest_sealed(self, keyed: KeyedHardware) -> CartridgeMemory:
+        for page in self._known:
+            if _has_seal(page, keyed):
+                return page
+        raise ForgedMemoryError(
+            f"The memory of cartridge {self.volser} has no seal of its data key: it was forged, or "
+            f"brought from another cartridge. Nothing on it was read or written; put the right "
+            f"cartridge back."
+        )
+
+    def _sealed(self, memory: CartridgeMemory) -> CartridgeMemory:
+        """Return a memory with its seal, where it has one."""
+        if not memory.sealable:
+            return replace(memory, seal=None)
+        if self._keyed is None:
+            raise CartridgeError(
+                f"cartridge {memory.volser} needs its data key in the drive to be written"
+            )
+        nonce = seal_nonce()
+        return replace(memory, seal=Seal(nonce, self._keyed.tag(seal_iv(nonce), memory.digest)))
+
     # Write
 
     def begin_from_bot(
@@ -191,28 +280,42 @@ class Cartridge:
         tape_format: TapeFormat,
         eedks: tuple[bytes, ...] = (),
         key_check: bytes = bytes(KEY_CHECK_BYTES),
+        *,
+        kad: tuple[bytes, bytes] = (b"", b""),
+        keyed: KeyedHardware | None = None,
     ) -> None:
-        """Begin a writing pass from BOT, which replaces all records (BOT-5)."""
+        """Begin a writing pass from BOT, which replaces all records (BOT-5).
+
+        `keyed` holds the new data key of an encrypted one. A cartridge of version 1 becomes one of
+        version 2.
+        """
         epoch = self._next_epoch()
-        self._store(
-            replace(
-                self.memory,
-                format=tape_format,
-                epoch=epoch,
-                first_epoch=epoch,
-                end_offset=MEDIA_OFFSET,
-                block_count=0,
-                key_check=key_check,
-                eedks=eedks,
-            ),
-            verify=True,
+        self._keyed, self._to_repair = keyed, False
+        memory = replace(
+            self.memory,
+            format=tape_format,
+            epoch=epoch,
+            first_epoch=epoch,
+            end_offset=VERSION_2.media_offset,
+            block_count=0,
+            key_check=key_check,
+            eedks=eedks,
+            kad=kad,
+            version=VERSION_2.version,
         )
-        self.headers, self._offsets, self._end = [], [], MEDIA_OFFSET
+        if self.memory.layout is VERSION_2:
+            self._store(memory, verify=True)
+        else:
+            self._replace_file(memory, lambda new: None)
+        self.headers, self._offsets, self._end = [], [], self.memory.end_offset
         self.damage = ""
         self._begin_media()
 
-    def begin_append(self) -> None:
-        """Begin a writing pass behind the last record, in the present format."""
+    def begin_append(self, at: int | None = None) -> None:
+        """Begin a writing pass behind the last record, in the present format.
+
+        With `at` it is before that block; it and what follows are gone then.
+        """
         if self.format is TapeFormat.BLANK:
             raise CartridgeError(
                 f"cartridge {self.volser} is blank: there is nothing to append to; write it from "
@@ -229,7 +332,15 @@ class Cartridge:
                 f"{'encrypted' if other.encrypted else 'clear'}; it was forged or exchanged: "
                 f"put the right cartridge back"
             )
-        self._store(replace(self.memory, epoch=self._next_epoch()), verify=True)
+        end, count = self._end, len(self.headers)
+        if at is not None and at < count:
+            end, count = self._offsets[at], at
+        self._store(
+            replace(self.memory, epoch=self._next_epoch(), end_offset=end, block_count=count),
+            verify=True,
+        )
+        del self.headers[count:], self._offsets[count:]
+        self._end = end
         self._begin_media()
 
     def rekey(self, eedks: tuple[bytes, ...]) -> None:
@@ -238,6 +349,9 @@ class Cartridge:
         No record is touched. The memory comes first: once one slot has the new EEDKs, they are the
         cartridge's. A power cut before that leaves the old ones; after one later, the next opening
         for writing finishes the rekey. When this returns, the old EEDKs are nowhere in the file.
+
+        A cartridge of version 1 is copied into a file of version 2, its records byte for byte,
+        which takes the place of the first: a power cut leaves one of them, whole.
         """
         if self.format is not TapeFormat.ENCRYPTED:
             raise CartridgeError(
@@ -251,11 +365,15 @@ class Cartridge:
             )
         if self.damage:
             raise DamagedCartridgeError(f"cannot store new EEDKs: {self.damage}")
-        for _ in SLOT_OFFSETS:
-            self._store(replace(self.memory, eedks=eedks), verify=True)
-        self._renew_copies(
-            scan_media(self._file.read, self._file.size(), self.memory, self.memory.end_offset)
+        scan = scan_media(
+            self._file.read, self._file.size(), self._layout, self.memory, self.memory.end_offset
         )
+        if self._layout is not VERSION_2:
+            self._copy_as_version_2(eedks, scan)
+            return
+        for _ in self._layout.slot_offsets:
+            self._store(replace(self.memory, eedks=eedks), verify=True)
+        self._renew_copies(scan)
 
     def next_headers(
         self, records: Sequence[tuple[int, Flags]], first: int | None = None
@@ -276,7 +394,8 @@ class Cartridge:
         encrypted = self.format is TapeFormat.ENCRYPTED
         headers = []
         for number, (length, flags) in enumerate(records):
-            if not 0 < length <= MAX_BLOCK_BYTES:
+            mark = Flags.TAPE_MARK in flags
+            if length > MAX_BLOCK_BYTES or (length == 0) is not mark:
                 raise CartridgeError(
                     f"a block of {length} bytes does not fit: blocks are 1 to {MAX_BLOCK_BYTES} "
                     f"bytes"
@@ -288,8 +407,33 @@ class Cartridge:
             self._counter += 1
         return headers
 
-    def append(self, records: Sequence[tuple[RecordHeader, bytes, bytes]]) -> None:
-        """Write records of (header, data, tag); they are synced on return."""
+    def after(
+        self, headers: Sequence[RecordHeader], before: CartridgeMemory | None = None
+    ) -> CartridgeMemory:
+        """Return the memory, without its seal, once these records are written.
+
+        `before` is the one after records that are still to be appended.
+        """
+        if before is None:
+            before = replace(self.memory, end_offset=self._end, block_count=len(self.headers))
+        size = sum(HEADER_BYTES + header.payload_bytes for header in headers)
+        return replace(
+            before,
+            sequence=before.sequence + 1,
+            end_offset=before.end_offset + size,
+            block_count=before.block_count + len(headers),
+            seal=None,
+        )
+
+    def append(
+        self,
+        records: Sequence[tuple[RecordHeader, bytes, bytes]],
+        memory: CartridgeMemory | None = None,
+    ) -> None:
+        """Write records of (header, data, tag); they are synced on return.
+
+        `memory` is what `after` says of them, with its seal; by default it is made here.
+        """
         parts: list[bytes] = []
         headers: list[RecordHeader] = []
         offsets: list[int] = []
@@ -308,13 +452,18 @@ class Cartridge:
             headers.append(header)
             offsets.append(end)
             end += HEADER_BYTES + header.payload_bytes
+        after = self.after(headers)
+        if memory is None:
+            memory = self._sealed(after)
+        elif replace(memory, seal=None) != after:
+            raise CartridgeError(f"the memory of cartridge {self.volser} is not of these records")
         with self._failing("write"):
             self._file.write(self._end, b"".join(parts))
             self._sync()
         self.headers += headers
         self._offsets += offsets
         self._end = end
-        self._store(replace(self.memory, end_offset=end, block_count=len(self.headers)))
+        self._write_slot(memory)
 
     # Read
 
@@ -380,22 +529,82 @@ class Cartridge:
         copies = list(scan.copies)
         if scan.marked:
             last = scan.end + HEADER_BYTES
-            copies.insert(0, (last, read_page(self._file.read, last)))
-        with self._failing("renew the EEDKs on the media of"):
-            for at, page in copies:
-                if page is None or page.eedks != self.memory.eedks:
-                    renewed = replace(page or self.memory, eedks=self.memory.eedks)
-                    self._file.write(at, renewed.encode())
-                    self._sync()
+            copies.insert(0, (last, read_page(self._file.read, last, self._layout)))
+        for at, page in copies:
+            if page is not None and page.eedks == self.memory.eedks:
+                continue
+            if page is None or (page.sealable and not _has_seal(page, self._keyed)):
+                page = self.memory  # a forged copy gets no seal
+            renewed = self._sealed(replace(page, eedks=self.memory.eedks))
+            with self._failing("renew the EEDKs on the media of"):
+                self._file.write(at, renewed.encode())
+                self._sync()
+
+    def _copy_as_version_2(self, eedks: tuple[bytes, ...], scan: MediaScan) -> None:
+        """Make a file of version 2 with the same records; see `rekey`."""
+        grown = VERSION_2.page_bytes - self._layout.page_bytes
+        copies = sorted(at for at, _ in scan.copies)
+
+        def moved(at: int) -> int:
+            return at + grown * (2 + bisect_left(copies, at))  # two slots, and copies before it
+
+        offsets = [moved(at) for at in scan.offsets]
+        memory = replace(
+            self.memory,
+            version=VERSION_2.version,
+            end_offset=moved(scan.end),
+            block_count=len(scan.headers),
+            eedks=eedks,
+        )
+        page = self._sealed(memory).encode()
+        end = RecordHeader(len(scan.headers), 0, Flags(0), scan.epoch, 0).encode_end()
+
+        def write(new: TapeFile) -> None:
+            for at in copies:
+                new.write(moved(at), page)
+            for header, at in zip(scan.headers, scan.offsets, strict=True):
+                new.write(moved(at), self._file.read(at, HEADER_BYTES + header.payload_bytes))
+            new.write(moved(scan.end), end + page)
+
+        self._replace_file(memory, write)
+        self._offsets, self._end = offsets, memory.end_offset
+
+    def _replace_file(self, memory: CartridgeMemory, write: Callable[[TapeFile], None]) -> None:
+        """Put a new file in the place of this one, which stays mounted.
+
+        It has `memory` in both slots, and what `write` writes to its media.
+        """
+        new = self.path.with_name(f".{self.path.name}.new")  # only who holds the lock writes it
+        pages = []
+        for number in (1, 2):
+            memory = self._sealed(replace(memory, sequence=self.memory.sequence + number))
+            pages.append((memory.layout.slot_offsets[memory.sequence % 2], memory.encode()))
+        with self._failing("replace the file of"):
+            new.write_bytes(b"")
+            file = TapeFile(new, writable=True)
+            try:
+                for offset, page in pages:
+                    file.write(offset, page)
+                write(file)
+                file.sync()
+                new.replace(self.path)
+                sync_directory(self.path.parent)
+            except BaseException:
+                file.close()
+                new.unlink(missing_ok=True)
+                raise
+        file.path = self.path
+        self._file.close()
+        self._file, self.memory = file, memory
 
     def _write_page(self) -> None:
         self._file.write(self._end, self.memory.encode())
-        self._end += PAGE_BYTES
+        self._end += self._layout.page_bytes
 
     def _write_end(self) -> None:
         """Mark the end of data, with a page copy behind it."""
         with self._failing("write"):
-            if self._end == MEDIA_OFFSET:
+            if self._end == self._layout.media_offset:
                 self._write_page()
             self._store(replace(self.memory, end_offset=self._end, block_count=len(self.headers)))
             mark = RecordHeader(len(self.headers), 0, Flags(0), self.memory.epoch, 0)
@@ -405,8 +614,11 @@ class Cartridge:
     def _store(self, memory: CartridgeMemory, *, verify: bool = False) -> None:
         """Store the memory in the older slot; `verify` syncs and reads it back."""
         memory = replace(memory, sequence=self.memory.sequence + 1)
+        self._write_slot(self._sealed(memory), verify=verify)
+
+    def _write_slot(self, memory: CartridgeMemory, *, verify: bool = False) -> None:
         page = memory.encode()
-        slot = SLOT_OFFSETS[memory.sequence % 2]
+        slot = self._layout.slot_offsets[memory.sequence % 2]
         with self._failing("store the memory of"):
             if self._slot_unsynced:
                 self._sync()
@@ -414,13 +626,17 @@ class Cartridge:
             self._file.write(slot, page)
             if verify:
                 self._sync()
-                if self._file.read(slot, PAGE_BYTES) != page:
+                if self._file.read(slot, len(page)) != page:
                     self._failed = True
                     raise DamagedCartridgeError(
                         f"the memory of cartridge {self.path} does not read back as written; "
                         f"replace the disk that it lies on"
                     )
         self.memory = memory
+
+    @property
+    def _layout(self) -> Layout:
+        return self.memory.layout
 
     def _sync(self) -> None:
         self._file.sync()
@@ -443,34 +659,70 @@ class Cartridge:
 
     def _load(self) -> None:
         file, size = self._file, self._file.size()
-        slots = [read_page(file.read, offset) for offset in SLOT_OFFSETS]
-        copies = [read_page(file.read, MEDIA_OFFSET), read_last_page(file.read, size)]
-        known = [page for page in slots + copies if page is not None]
-        if not known:
-            known = scan_media(file.read, size).pages
-        if not known:
+        for layout in (VERSION_2, VERSION_1):
+            self._slots = [read_page(file.read, at, layout) for at in layout.slot_offsets]
+            copies = (
+                read_page(file.read, layout.media_offset, layout),
+                read_last_page(file.read, size, layout),
+            )
+            known = [page for page in (*self._slots, *copies) if page is not None]
+            known = known or scan_media(file.read, size, layout).pages
+            if known:
+                break
+        else:
             raise DamagedCartridgeError(self._nothing_readable(size))
-        newest = max(known, key=lambda page: page.sequence)
-        acknowledged = newest.end_offset if newest in slots else None
-        scan = scan_media(file.read, size, newest, acknowledged)
-        newest = max([newest, *scan.pages], key=lambda page: page.sequence)
-        self.memory = newest
-        self._adopt(scan, repaired=newest not in slots)
-        if newest not in slots:
+        self._take(max(known, key=lambda page: page.sequence), known)
+        if self.memory in self._slots and None in self._slots:
+            self.notes.append(
+                f"cartridge memory slot {self._slots.index(None)} was damaged; the other was used"
+            )
+        self._accept(self.found)
+        self._require_one_story()
+        if self._file.writable:
+            if self.memory.sealable:
+                self._to_repair = True
+            else:
+                self._repair()
+
+    def _take(self, memory: CartridgeMemory, known: Sequence[CartridgeMemory]) -> None:
+        """Take a page for the memory, and find the records by it."""
+        in_slot = memory in self._slots
+        scan = scan_media(
+            self._file.read,
+            self._file.size(),
+            memory.layout,
+            memory,
+            memory.end_offset if in_slot else None,
+        )
+        if not in_slot:  # a copy that comes later on the media may say more
+            memory = max([memory, *scan.pages], key=lambda page: page.sequence)
+            in_slot = memory in self._slots
+        pages = {page.encode(): page for page in (*known, *scan.pages)}
+        self._known = sorted(pages.values(), key=lambda page: -page.sequence)
+        self._scan, self.memory, self.damage = scan, memory, ""
+        self._adopt(scan, repaired=not in_slot)
+        if not in_slot:
             self.memory = replace(
-                newest,
+                memory,
                 epoch=self._epoch_floor,
                 end_offset=scan.end,
                 block_count=len(self.headers),
             )
             self.notes.append("the cartridge memory was repaired from a copy on the media")
-        elif None in slots:
-            self.notes.append(
-                f"cartridge memory slot {slots.index(None)} was damaged; the other was used"
-            )
-        self._accept(self.memory)
-        if self._file.writable:
-            self._repair(slots, scan, size)
+
+    def _require_one_story(self) -> None:
+        """Refuse copies of the memory that cannot be of one write from BOT."""
+        memory = self.memory
+        for page in self._known:
+            if page.first_epoch != memory.first_epoch:
+                continue
+            for name in ("volser", "cartridge_id", "format", "key_check", "kad"):
+                if getattr(page, name) != getattr(memory, name):
+                    raise ForgedMemoryError(
+                        f"The copies of the memory of cartridge {self.path} contradict each other "
+                        f"({name.replace('_', ' ')}): one was forged, or is of another cartridge. "
+                        f"Put the right cartridge back."
+                    )
 
     def _adopt(self, scan: MediaScan, *, repaired: bool) -> None:
         """Adopt the records found, up to the first that a power cut tore."""
@@ -498,14 +750,20 @@ class Cartridge:
         if self.damage:
             self.notes.append(self.damage)
 
-    def _repair(self, slots: list[CartridgeMemory | None], scan: MediaScan, size: int) -> None:
-        """Repair both slots; cut off what a power cut left behind the records."""
+    def _repair(self, *, both: bool = False) -> None:
+        """Repair the slots; cut off what a power cut left behind the records.
+
+        With `both`, what is in the slots is not to be trusted.
+        """
+        scan, slots, size = self._scan, list(self._slots), self._file.size()
         if self.damage:
             return
         self._acknowledge(scan)
         for _ in range(2):
-            if self.memory not in slots or any(
-                slot is None or slot.eedks != self.memory.eedks for slot in slots
+            if (
+                both
+                or self.memory not in slots
+                or any(slot is None or slot.eedks != self.memory.eedks for slot in slots)
             ):
                 self._store(self.memory, verify=True)
                 slots[self.memory.sequence % 2] = self.memory
@@ -535,13 +793,20 @@ class Cartridge:
             self.memory = found
 
     def _nothing_readable(self, size: int) -> str:
-        if size < MEDIA_OFFSET and self._file.read(0, 4) != PAGE_MAGIC:
+        if size < VERSION_1.media_offset and self._file.read(0, 4) != PAGE_MAGIC:
             return (
                 f"{self.path} is not a cartridge: a file of {size} bytes without a cartridge "
                 f"memory; give the path of a {SUFFIX} file"
             )
         return (
-            f"cartridge {self.path} is damaged: neither slot of the cartridge memory (bytes 0 to "
-            f"{MEDIA_OFFSET - 1}) nor a copy on the media can be read; restore the file or "
-            f"replace the cartridge"
+            f"cartridge {self.path} is damaged: neither slot of the cartridge memory nor a copy on "
+            f"the media can be read; restore the file or replace the cartridge"
         )
+
+
+def _has_seal(page: CartridgeMemory, keyed: KeyedHardware | None) -> bool:
+    """Whether a memory has a seal of the data key."""
+    seal = page.seal
+    if seal is None or keyed is None:
+        return False
+    return keyed.matches(seal.iv, page.digest, seal.tag)

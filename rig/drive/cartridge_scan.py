@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from rig.drive.cartridge_format import (
     END_MAGIC,
     HEADER_BYTES,
-    MEDIA_OFFSET,
-    PAGE_BYTES,
     PAGE_MAGIC,
     RECORD_MAGIC,
     CartridgeMemory,
     DamagedCartridgeError,
+    EndMark,
+    Layout,
     RecordHeader,
 )
 
@@ -24,11 +24,12 @@ Read = Callable[[int, int], bytes]  # offset, count -> bytes; fewer at the end o
 class MediaScan:
     """What is on the media: records, copies of the memory, the end."""
 
+    layout: Layout
     epoch: int  # of the last record or mark
+    end: int  # behind the last thing that is whole
     headers: list[RecordHeader] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)  # of the headers, in bytes
     copies: list[tuple[int, CartridgeMemory | None]] = field(default_factory=list)  # None: damaged
-    end: int = MEDIA_OFFSET  # behind the last thing that is whole
     marked: bool = False  # an end-of-data mark stands there
     stopped: str = ""  # why it ended, without a mark
     notes: list[str] = field(default_factory=list)
@@ -45,67 +46,78 @@ class MediaScan:
         self.end = (
             self.offsets[-1] + HEADER_BYTES + self.headers[-1].payload_bytes
             if number
-            else MEDIA_OFFSET
+            else self.layout.media_offset
         )
 
 
-def read_page(read: Read, offset: int) -> CartridgeMemory | None:
+def read_page(read: Read, offset: int, layout: Layout) -> CartridgeMemory | None:
     """Return the memory page at `offset`, or None where there is no whole one."""
     try:
-        return CartridgeMemory.decode(read(offset, PAGE_BYTES))
+        return CartridgeMemory.decode(read(offset, layout.page_bytes))
     except DamagedCartridgeError:
         return None
 
 
-def read_last_page(read: Read, size: int) -> CartridgeMemory | None:
+def read_last_page(read: Read, size: int, layout: Layout) -> CartridgeMemory | None:
     """Return the copy behind the end-of-data mark, if the file ends so."""
-    at = size - PAGE_BYTES - HEADER_BYTES
-    if at < MEDIA_OFFSET:
+    at = size - layout.page_bytes - HEADER_BYTES
+    if at < layout.media_offset:
         return None
     try:
         RecordHeader.decode_end(read(at, HEADER_BYTES))
     except DamagedCartridgeError:
         return None
-    page = read_page(read, size - PAGE_BYTES)
+    page = read_page(read, size - layout.page_bytes, layout)
     return page if page is not None and page.end_offset == at else None
 
 
 def scan_media(
-    read: Read, size: int, memory: CartridgeMemory | None = None, acknowledged: int | None = None
+    read: Read,
+    size: int,
+    layout: Layout,
+    memory: CartridgeMemory | None = None,
+    acknowledged: int | None = None,
 ) -> MediaScan:
     """Scan the media of a file of `size` bytes, as far as it is whole.
 
-    Without a memory, only to find page copies, the items written first count. A copy that is
-    damaged is stepped over where what must come next does come, but not behind the last record
-    `acknowledged` (an offset): what a power cut tore must not lead on into old data.
+    Without a memory, only to find page copies, the items written first count. `acknowledged` is the
+    end that a slot of the memory says. Behind it only what the memory's own epoch wrote counts, and
+    a damaged copy is not stepped over: what a power cut tore must not lead on into old data. Before
+    it, a damaged copy is stepped over where what must come next does come.
     """
-    scan = MediaScan(epoch=memory.first_epoch if memory else 0)
-    at = MEDIA_OFFSET
+    scan = MediaScan(layout, memory.first_epoch if memory else 0, layout.media_offset)
+    at = layout.media_offset
     while True:
+        inside = acknowledged is None or at < acknowledged
+        if memory is not None and len(scan.headers) < memory.block_count:
+            inside = True
+        floor = scan.epoch if inside or memory is None else memory.epoch
         item = _read_item(read, at, size, scan, memory)
+        if isinstance(item, RecordHeader) and not isinstance(item, EndMark) and item.epoch < floor:
+            item = f"a record left from epoch {item.epoch}, not {floor}"
         if (
             isinstance(item, str)
-            and (acknowledged is None or at < acknowledged)
-            and not isinstance(_read_item(read, at + PAGE_BYTES, size, scan, memory), str)
+            and inside
+            and not isinstance(_read_item(read, at + layout.page_bytes, size, scan, memory), str)
         ):
             scan.notes.append(f"the copy of the memory at byte {at} is damaged")
             scan.copies.append((at, None))
-            at += PAGE_BYTES
+            at += layout.page_bytes
             continue
         if isinstance(item, str):
             scan.stopped = item
             return scan
         if isinstance(item, CartridgeMemory):
             scan.copies.append((at, item))
-            at += PAGE_BYTES
-        elif item.length:
+            at += layout.page_bytes
+        elif isinstance(item, EndMark):
+            scan.end, scan.marked, scan.epoch = at, True, item.epoch
+            return scan
+        else:
             scan.headers.append(item)
             scan.offsets.append(at)
             at += HEADER_BYTES + item.payload_bytes
             scan.epoch = item.epoch
-        else:
-            scan.end, scan.marked, scan.epoch = at, True, item.epoch
-            return scan
         scan.end = at
 
 
@@ -116,7 +128,7 @@ def _read_item(
     head = read(at, HEADER_BYTES)
     if not head:
         return "the file ends before it"
-    page = read_page(read, at) if head.startswith(PAGE_MAGIC) else None
+    page = read_page(read, at, scan.layout) if head.startswith(PAGE_MAGIC) else None
     if page is not None:
         if memory is not None and page.cartridge_id != memory.cartridge_id:
             return "a copy of the memory of another cartridge"

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, fields
+from contextlib import closing, suppress
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import NoReturn
 
@@ -29,10 +29,14 @@ from rig.drive.cartridge_format import (
     KEY_CHECK_BYTES,
     KEY_CHECK_IV,
     MAX_BLOCK_BYTES,
+    CartridgeMemory,
     Flags,
     RecordHeader,
+    Seal,
     TapeFormat,
     key_check_aad,
+    seal_iv,
+    seal_nonce,
 )
 from rig.drive.secure_element import SecureElement, SedkError
 from rig.drive.sense import KEY_FAIL_LIMIT, DriveError, KeyRequired, Sense
@@ -61,16 +65,37 @@ class Direction(Enum):
 ToAppend = tuple[RecordHeader, bytes, bytes]
 """A record's header, data and tag."""
 
+Batch = tuple[Sequence["Block"], list[ToAppend], CartridgeMemory]
+"""Blocks, their records, and the cartridge memory once they are written, sealed."""
+
 Figures = dict[tuple[Direction, Operation], Counters]
 """The engine's counters in a mount, by direction and operation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block of 1 byte to 256 KiB; `label` marks labels of logical volumes."""
+    """A block of 1 byte to 256 KiB, or a tape mark.
+
+    `label` marks labels of logical volumes. A tape mark has no data.
+    """
 
     data: bytes
     label: bool = False
+
+    @property
+    def mark(self) -> bool:
+        """Whether it is a tape mark."""
+        return not self.data
+
+    @property
+    def flags(self) -> Flags:
+        """The flags of its record, but for encryption."""
+        if self.mark:
+            return Flags.TAPE_MARK
+        return Flags.LABEL if self.label else Flags(0)
+
+
+TAPE_MARK = Block(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +104,24 @@ class _FromBot:
 
     labels: tuple[KeyLabel, ...] = ()
     allow_public_only: bool = False
+    kad: tuple[bytes, bytes] = (b"", b"")
+
+
+@dataclass(frozen=True, slots=True)
+class _Keyed:
+    """The hardware while it holds the cartridge's data key."""
+
+    process: Callable[[Record], Result]
+    """Passes an empty record; raises DriveError when the hardware does not."""
+
+    def tag(self, iv: bytes, aad: bytes) -> bytes:
+        """Return the tag of an empty record."""
+        return self.process(Record(Operation.ENCRYPT, b"", iv=iv, aad=aad)).tag
+
+    def matches(self, iv: bytes, aad: bytes, tag: bytes) -> bool:
+        """Whether an empty record has this tag."""
+        record = Record(Operation.DECRYPT, b"", iv=iv, aad=aad, tag=tag)
+        return self.process(record).status is RecordStatus.OK
 
 
 class Drive:
@@ -100,6 +143,7 @@ class Drive:
         self.promised_clocks: dict[tuple[Direction, Operation], float] = {}
         """Clocks in which the gates' build promises to do what `figures` has."""
         self._engine = engine
+        self._keyed = _Keyed(self._process_empty)
         self._element = element
         self._ekm_ca_der = ekm_ca_der
         self._cartridge: Cartridge | None = None
@@ -109,6 +153,7 @@ class Drive:
         self._position = 0
         self._from_bot: _FromBot | None = None
         self._writing = False
+        self._overwrite_at: int | None = None
         self._key_set = False
         self._wanted: Generate | Translate | None = None
         self._granted: tuple[tuple[bytes, ...], bytes] = ((), bytes(KEY_CHECK_BYTES))
@@ -131,10 +176,18 @@ class Drive:
         return cartridge.format
 
     def unload(self) -> Figures:
-        """Zeroize, then unload the cartridge (BOT-4); return the mount's figures."""
+        """Zeroize, then unload the cartridge (BOT-4); return the mount's figures.
+
+        A writing pass is ended before, while the key is there to seal the cartridge memory. Without
+        it the cartridge is as after a power cut: nothing acknowledged is lost.
+        """
         cartridge = self._loaded()
         try:
-            self._forget_key()
+            try:
+                with suppress(DriveError):
+                    cartridge.end_pass()
+            finally:
+                self._forget_key()
             if self._engine.key_valid:
                 raise DriveError(
                     Sense.ENGINE_FAILURE,
@@ -176,11 +229,16 @@ class Drive:
     # Position
 
     def set_encryption(
-        self, labels: Sequence[KeyLabel] | None, *, allow_public_only: bool = False
+        self,
+        labels: Sequence[KeyLabel] | None,
+        *,
+        allow_public_only: bool = False,
+        kad: tuple[bytes, bytes] = (b"", b""),
     ) -> None:
         """Rewind and set the mode of the next write, which is from BOT.
 
-        With `labels` (one or two) it encrypts under a fresh data key; with None it does not.
+        With `labels` (one or two) it encrypts under a fresh data key; with None it does not. `kad`
+        are two fields of key-associated data, at most 64 bytes each.
         """
         self._writable()
         if labels is not None and not 1 <= len(labels) <= 2:
@@ -195,7 +253,7 @@ class Drive:
             )
         self._forget_key()
         self._position = 0
-        self._from_bot = _FromBot(tuple(labels or ()), allow_public_only)
+        self._from_bot = _FromBot(tuple(labels or ()), allow_public_only, kad)
 
     def locate(self, block: int) -> None:
         """Position to a block; a key is neither needed nor asked for."""
@@ -211,6 +269,14 @@ class Drive:
         """Position behind the last block (APP-2b), before any key is asked for."""
         self.locate(self._loaded().block_count)
         return self._position
+
+    def allow_overwrite(self) -> None:
+        """Let the next write replace what is at the position and behind it.
+
+        Without it blocks are only appended.
+        """
+        self._writable()
+        self._overwrite_at = self._position
 
     # Keys
 
@@ -246,9 +312,11 @@ class Drive:
         try:
             self._set_key(grant, cartridge)
             if isinstance(wanted, Generate):
-                self._granted = (grant.eedks, self._make_key_check(cartridge))
+                key_check = self._keyed.tag(KEY_CHECK_IV, key_check_aad(cartridge.volser))
+                self._granted = (grant.eedks, key_check)
             else:
                 self._check_key(cartridge)
+                cartridge.unlock(self._keyed)
         except TaperigError:
             self._forget_key()
             raise
@@ -278,18 +346,31 @@ class Drive:
         return self._session(_translate(self._loaded(), (eedk,)))
 
     def prove(self, grant: KeyGrant) -> None:
-        """Check that the granted key is the cartridge's, then zeroize it.
+        """Check that the granted key is the cartridge's.
 
-        Raises DriveError (wrong key) otherwise; the hardware decides, by the cartridge's key check.
+        It stays set for `store_eedks`. Raises DriveError (wrong key) otherwise; the hardware
+        decides, by the cartridge's key check.
         """
         self._rekeyable()
         self._wanted = _translate(self._loaded(), grant.eedks)
         self.accept_key(grant)
-        self._forget_key()
 
     def store_eedks(self, eedks: tuple[bytes, ...]) -> None:
-        """Replace the cartridge's EEDKs, which `prove` has checked before."""
-        self._rekeyable().rekey(eedks)
+        """Replace the cartridge's EEDKs, which `prove` has checked before.
+
+        The memory is sealed with the key that was proved last; then that is zeroized.
+        """
+        cartridge = self._rekeyable()
+        if not self._key_set:
+            raise DriveError(
+                Sense.COMMAND_SEQUENCE,
+                f"Drive {self.serial} has no data key set to seal new EEDKs of {cartridge.volser} "
+                f"with",
+            )
+        try:
+            cartridge.rekey(eedks)
+        finally:
+            self._forget_key()
 
     def _rekeyable(self) -> Cartridge:
         cartridge = self._writable()
@@ -321,31 +402,13 @@ class Drive:
                 f"{cartridge.volser}: {_clause(error)}",
             ) from error
 
-    def _make_key_check(self, cartridge: Cartridge) -> bytes:
-        record = Record(
-            Operation.ENCRYPT, b"", iv=KEY_CHECK_IV, aad=key_check_aad(cartridge.volser)
-        )
-        (result,) = self._engine.process([record])
-        if result.status is not RecordStatus.OK:
-            raise self._engine_failure(result.status, "the key check")
-        return result.tag
-
     def _check_key(self, cartridge: Cartridge) -> None:
-        record = Record(
-            Operation.DECRYPT,
-            b"",
-            iv=KEY_CHECK_IV,
-            aad=key_check_aad(cartridge.volser),
-            tag=cartridge.memory.key_check,
-        )
-        (result,) = self._engine.process([record])
-        if result.status is RecordStatus.TAG_MISMATCH:
+        aad = key_check_aad(cartridge.volser)
+        if not self._keyed.matches(KEY_CHECK_IV, aad, cartridge.memory.key_check):
             self._wrong_keys += 1
             raise DriveError(
                 Sense.WRONG_KEY, f"The key granted for {cartridge.volser} is not its data key"
             )
-        if result.status is not RecordStatus.OK:
-            raise self._engine_failure(result.status, "the key check")
 
     def _need_key(self, why: Generate | Translate, sense: Sense, text: str) -> NoReturn:
         self._wanted = why
@@ -380,7 +443,7 @@ class Drive:
         self._check_position(cartridge)
         if self.encrypting and not self._key_set:
             self._need_key_to_write(cartridge)
-        if not self._writing:
+        if not self._writing or self._overwrite_at is not None:
             self._begin(cartridge)
         with (
             ThreadPoolExecutor(1, thread_name_prefix="tape") as tape,
@@ -394,41 +457,68 @@ class Drive:
                     self._position = cartridge.block_count
                     synced(appending[1])
 
-            for blocks, records in encrypted:
+            for blocks, records, memory in encrypted:
                 finish_appending()
-                appending = tape.submit(cartridge.append, records), blocks
+                appending = tape.submit(cartridge.append, records, memory), blocks
             finish_appending()
 
     def _encrypt(
         self, cartridge: Cartridge, batches: Iterable[Sequence[Block]]
-    ) -> Generator[tuple[Sequence[Block], list[ToAppend]], None, None]:
-        """Yield each batch with its records, in the cartridge's format."""
+    ) -> Generator[Batch, None, None]:
+        """Yield each batch with its records, in the cartridge's format.
+
+        The seal of the memory after a batch goes through the hardware right behind its records.
+        """
         volser = cartridge.volser
-        under_way: deque[tuple[Sequence[Block], list[RecordHeader]]] = deque()
+        under_way: deque[tuple[Sequence[Block], list[RecordHeader], CartridgeMemory]] = deque()
 
         def records() -> Iterator[Record]:
             first = cartridge.block_count
+            memory: CartridgeMemory | None = None
             for blocks in batches:
-                headers = cartridge.next_headers(
-                    [(len(b.data), Flags.LABEL if b.label else Flags(0)) for b in blocks], first
-                )
+                sizes = [(len(block.data), block.flags) for block in blocks]
+                headers = cartridge.next_headers(sizes, first)
                 first += len(blocks)
-                under_way.append((blocks, headers))
+                memory = cartridge.after(headers, memory)
+                nonce = seal_nonce()
+                under_way.append((blocks, headers, replace(memory, seal=Seal(nonce, b""))))
                 for header, block in zip(headers, blocks, strict=True):
-                    yield (
-                        Record(Operation.ENCRYPT, block.data, iv=header.iv, aad=header.aad(volser))
-                        if header.encrypted
-                        else Record(Operation.BYPASS, block.data)
-                    )
+                    if header.encrypted:
+                        yield Record(
+                            Operation.ENCRYPT, block.data, iv=header.iv, aad=header.aad(volser)
+                        )
+                    elif block.data:
+                        yield Record(Operation.BYPASS, block.data)
+                if memory.sealable:
+                    yield Record(Operation.ENCRYPT, b"", iv=seal_iv(nonce), aad=memory.digest)
+
+        def passed(headers: Sequence[RecordHeader], memory: CartridgeMemory) -> int:
+            """Return how many results belong to a batch."""
+            return sum(each.encrypted or each.length > 0 for each in headers) + memory.sealable
 
         operation = Operation.ENCRYPT if self.encrypting else Operation.BYPASS
         ready: deque[Result] = deque()
         with closing(self._stream(Direction.WRITE, operation, records())) as streamed:
             for results in streamed:
                 ready.extend(results)
-                while under_way and len(ready) >= len(under_way[0][1]):
-                    blocks, headers = under_way.popleft()
-                    yield blocks, [self._to_append(header, ready.popleft()) for header in headers]
+                while under_way and len(ready) >= passed(*under_way[0][1:]):
+                    blocks, headers, memory = under_way.popleft()
+                    to_append = [
+                        self._to_append(header, ready.popleft())
+                        if header.encrypted or header.length
+                        else (header, b"", b"")
+                        for header in headers
+                    ]
+                    yield blocks, to_append, self._with_seal(memory, ready)
+
+    def _with_seal(self, memory: CartridgeMemory, ready: deque[Result]) -> CartridgeMemory:
+        """Return the memory with its seal, the next of the results, if it has one."""
+        if not memory.sealable or memory.seal is None:
+            return replace(memory, seal=None)
+        result = ready.popleft()
+        if result.status is not RecordStatus.OK:
+            raise self._failed_at(result.status, f"the memory of {memory.volser}")
+        return replace(memory, seal=replace(memory.seal, tag=result.tag))
 
     def _to_append(self, header: RecordHeader, result: Result) -> ToAppend:
         """Return what goes to tape; raises DriveError if it was refused."""
@@ -440,6 +530,9 @@ class Drive:
         """Refuse to write elsewhere than at BOT, if asked for, or at the end."""
         if self._from_bot is not None and self._position == 0:
             return
+        if self._from_bot is None and self._overwrite_at == self._position:
+            return
+        self._overwrite_at = None
         if self._from_bot is not None or self._position != cartridge.block_count:
             raise DriveError(
                 Sense.POSITION,
@@ -470,14 +563,19 @@ class Drive:
 
     def _begin(self, cartridge: Cartridge) -> None:
         """Begin the writing pass; only now is the cartridge changed."""
+        if self._writing:
+            cartridge.end_pass()
         if self._from_bot is None:
-            cartridge.begin_append()
+            cartridge.begin_append(self._overwrite_at)
         elif self._from_bot.labels:
-            cartridge.begin_from_bot(TapeFormat.ENCRYPTED, *self._granted)
+            kad = self._from_bot.kad
+            cartridge.begin_from_bot(
+                TapeFormat.ENCRYPTED, *self._granted, kad=kad, keyed=self._keyed
+            )
         else:
             cartridge.begin_from_bot(TapeFormat.CLEAR)
         self._writing = True
-        self._from_bot = None
+        self._from_bot = self._overwrite_at = None
 
     # Read
 
@@ -498,16 +596,21 @@ class Drive:
             self._need_key_again(cartridge, "to read it")
         stored = cartridge.read(self._position, count)
         good = self._take_readable(cartridge, stored)
-        results = self._process(
-            Direction.READ, [_to_engine(record, cartridge.volser) for record in good]
+        passed = [record for record in good if record.header.encrypted or record.data]
+        results = iter(
+            self._process(Direction.READ, [_to_engine(each, cartridge.volser) for each in passed])
         )
         blocks: list[Block] = []
-        for record, result in zip(good, results, strict=True):
-            if result.status is not RecordStatus.OK:
-                if not blocks:
-                    raise self._unreadable(record, result.status)
-                break
-            blocks.append(Block(result.data, Flags.LABEL in record.header.flags))
+        for record in good:
+            data = b""
+            if record.header.encrypted or record.data:
+                result = next(results)
+                if result.status is not RecordStatus.OK:
+                    if not blocks:
+                        raise self._unreadable(record, result.status)
+                    break
+                data = result.data
+            blocks.append(Block(data, Flags.LABEL in record.header.flags))
         self._position += len(blocks)
         return blocks
 
@@ -547,6 +650,12 @@ class Drive:
 
     # The encryption hardware
 
+    def _process_empty(self, record: Record) -> Result:
+        (result,) = self._engine.process([record])
+        if result.status not in (RecordStatus.OK, RecordStatus.TAG_MISMATCH):
+            raise self._failed_at(result.status, f"the memory of {self._loaded().volser}")
+        return result
+
     def _process(self, direction: Direction, records: list[Record]) -> list[Result]:
         """Pass records through the engine; add up its counters."""
         if not records:
@@ -575,17 +684,25 @@ class Drive:
 
     def _failed(self, header: RecordHeader, status: RecordStatus) -> DriveError:
         """Return the error for a record that the engine did not process."""
-        where = f"block {header.block} of {self._loaded().volser}"
+        return self._failed_at(status, f"block {header.block} of {self._loaded().volser}")
+
+    def _failed_at(self, status: RecordStatus, where: str) -> DriveError:
         if status in (RecordStatus.NO_KEY, RecordStatus.ZEROIZED):
             self._key_set = False
             cartridge = self._loaded()
+            if self._from_bot is not None:
+                self._need_key_to_write(cartridge)
             self._wanted = _translate(cartridge, cartridge.memory.eedks)
             return KeyRequired(
                 Sense.KEY_REQUIRED,
                 f"The data key that drive {self.serial} had is gone from its hardware before "
                 f"{where}",
             )
-        return self._engine_failure(status, where)
+        return DriveError(
+            Sense.ENGINE_FAILURE,
+            f"The encryption hardware of drive {self.serial} refused {where} "
+            f"({status.name.lower().replace('_', ' ')})",
+        )
 
     def _unreadable(self, record: StoredRecord, status: RecordStatus) -> DriveError:
         header = record.header
@@ -599,13 +716,6 @@ class Drive:
         return DriveError(
             Sense.INTEGRITY,
             f"The tag of block {header.block} of {self._loaded().volser} does not match: {how}",
-        )
-
-    def _engine_failure(self, status: RecordStatus, where: str) -> DriveError:
-        return DriveError(
-            Sense.ENGINE_FAILURE,
-            f"The encryption hardware of drive {self.serial} refused {where} "
-            f"({status.name.lower().replace('_', ' ')})",
         )
 
     # Checks of the cartridge

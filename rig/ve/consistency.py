@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from hsm.errors import TaperigError
 from rig.drive.cartridge import Cartridge
-from rig.drive.cartridge_format import TapeFormat
+from rig.drive.cartridge_format import CartridgeMemory, TapeFormat
 from rig.drive.drive import Block
 from rig.ve.catalogue import bad_copies, transactions
 from rig.ve.catalogue.database import Catalogue
@@ -75,15 +75,26 @@ def _cartridges(session: Session, cartridges: CartridgeStore) -> Iterator[str]:
             if cartridges.path(row.volser).exists():
                 yield f"{row.volser}: it is ejected, and its file is here; eject or insert it again"
             continue
-        try:
-            with Cartridge.open(cartridges.path(row.volser)) as cartridge:
-                findings = list(_tape(row, copies, cartridge))
-        except TaperigError as error:
-            findings = [str(error)]
-        yield from (f"{row.volser}: {what}" for what in findings)
+        yield from (f"{row.volser}: {what}" for what in _look_at(row, copies, cartridges))
     for volser in cartridges.volsers():
         if volser not in known:
             yield f"{volser}: this cartridge is in the folder, but not in the catalogue"
+
+
+def _look_at(row: PhysicalRow, copies: list[CopyRow], cartridges: CartridgeStore) -> list[str]:
+    """Return what is wrong with a cartridge that is in the node."""
+    findings: list[str] = []
+
+    def compare(memory: CartridgeMemory) -> None:
+        if memory.volser == row.volser:
+            findings.extend(differences(row, memory).values())
+
+    try:
+        with Cartridge.open(cartridges.path(row.volser), accept=compare) as cartridge:
+            findings += _tape(row, copies, cartridge)
+    except TaperigError as error:
+        findings.append(str(error))
+    return findings
 
 
 def _sums(row: PhysicalRow, copies: list[CopyRow]) -> Iterator[str]:
@@ -110,7 +121,6 @@ def _tape(row: PhysicalRow, copies: list[CopyRow], cartridge: Cartridge) -> Iter
         return
     if cartridge.damage:
         yield cartridge.damage
-    yield from differences(row, cartridge.memory).values()
     facts = facts_of(cartridge)
     if row.written_bytes > facts.data_bytes:
         yield f"{facts.data_bytes} bytes are on it, the catalogue says {row.written_bytes}"

@@ -117,7 +117,7 @@ class CartridgeStore:
 def facts_of(cartridge: Cartridge) -> TapeFacts:
     """Return what can be read of a cartridge without its key."""
     labels = [header.block for header in cartridge.headers if Flags.LABEL in header.flags]
-    memory = cartridge.memory
+    memory = cartridge.found
     return TapeFacts(
         cartridge_id=memory.cartridge_id.hex(),
         format_version=memory.version,

@@ -14,6 +14,7 @@ from rig.ve.catalogue.model import VolumeState
 from rig.ve.catalogue.schema import PhysicalRow
 from rig.ve.tape.cartridge_store import ENCRYPTION, CartridgeMismatchError
 
+_VERSION = "format version"
 _BLOCKS = "number of blocks"
 _END = "end of data"
 
@@ -28,7 +29,7 @@ def differences(row: PhysicalRow, memory: CartridgeMemory) -> dict[str, str]:
         for what, known, there in (
             ("VOLSER", row.volser, memory.volser),
             ("cartridge id", row.cartridge_id, memory.cartridge_id.hex()),
-            ("format version", row.format_version, memory.version),
+            (_VERSION, row.format_version, memory.version),
             ("encryption", row.encryption, ENCRYPTION[memory.format].value),
             ("epoch of the write from BOT", row.first_epoch, memory.first_epoch),
             ("append epoch", row.epoch, memory.epoch),
@@ -49,6 +50,9 @@ def inexplicable(row: PhysicalRow, memory: CartridgeMemory) -> dict[str, str]:
     epoch = row.first_epoch if row.epoch is None else row.epoch
     if row.state == VolumeState.SCRATCH.value and memory.first_epoch > epoch:
         return {what: text for what, text in found.items() if what in {"VOLSER", "cartridge id"}}
+    if row.format_version == 1 and memory.version == 2:  # a rekey copies it
+        found.pop(_VERSION, None)
+        found.pop(_END, None)
     if memory.epoch >= epoch:
         found.pop("append epoch", None)
         if memory.block_count >= row.block_count:

@@ -19,7 +19,11 @@ from sqlalchemy import not_, select
 from sqlalchemy.orm import Session
 
 from hsm.errors import TaperigError
-from rig.drive.cartridge_format import DamagedCartridgeError, UnusableCartridgeError
+from rig.drive.cartridge_format import (
+    DamagedCartridgeError,
+    ForgedMemoryError,
+    UnusableCartridgeError,
+)
 from rig.ve.catalogue import bad_copies, operator_messages, settings, transactions
 from rig.ve.catalogue.backup import make_backup, set_sequence
 from rig.ve.catalogue.clock import Clock
@@ -368,7 +372,7 @@ class TapeJobs:
             rows = transactions.logicals(session, {copy.name for copy in copies})
             expected = {copy.name: (copy.generation, rows[copy.name].sha256) for copy in copies}
         runs = [range(copy.first_block, copy.first_block + copy.blocks) for copy in copies]
-        with ExitStack() as storing, self._reporting_unusable(volser, copies):
+        with ExitStack() as storing, self._reporting_unusable(volser):
             sink: VolumeSink = NullSink()
             if into is not None:
                 incoming = storing.enter_context(into.incoming())
@@ -396,13 +400,16 @@ class TapeJobs:
         Raises TaperigError when the cartridge cannot be read at all.
         """
         with self.parts.locks.locked(volser):
-            with self.parts.catalogue.reading() as session:
-                copies = transactions.copies_on(session, volser)
-            if not copies:
-                return []
-            read = self._read(volser, copies)
-            with self.parts.catalogue.transaction() as session:
-                self._enter_read(session, volser, read)
+            return self._verify(volser)
+
+    def _verify(self, volser: str) -> list[str]:
+        with self.parts.catalogue.reading() as session:
+            copies = transactions.copies_on(session, volser)
+        if not copies:
+            return []
+        read = self._read(volser, copies)
+        with self.parts.catalogue.transaction() as session:
+            self._enter_read(session, volser, read)
         wrong = read.wrong
         return [f"{each.name} on {volser}: {wrong[each.id]}" for each in copies if each.id in wrong]
 
@@ -413,24 +420,28 @@ class TapeJobs:
         self._enter_mount(session, volser)
 
     @contextmanager
-    def _reporting_unusable(self, volser: str, copies: Sequence[CopyRow]) -> Iterator[None]:
-        """Set a cartridge aside that cannot be read at all.
+    def _reporting_unusable(self, volser: str) -> Iterator[None]:
+        """Set a cartridge aside that cannot be read.
 
-        When it is damaged, so are all copies on it.
+        What is on a damaged one counts as bad copies.
         """
         try:
             yield
         except CartridgeMismatchError:
             raise  # an intervention is open, and what belongs there may come back
         except UnusableCartridgeError as error:
-            now = self.parts.clock.now()
-            with self.parts.catalogue.transaction() as session:
-                row = session.get_one(PhysicalRow, volser)
-                bad_copies.set_aside(session, row, _sentence(error), now)
-                if isinstance(error, DamagedCartridgeError):
+            self._set_aside(volser, error)
+            if isinstance(error, (DamagedCartridgeError, ForgedMemoryError)):
+                with self.parts.catalogue.transaction() as session:
+                    copies = transactions.copies_on(session, volser)
                     wrong = {copy.id: _sentence(error) for copy in copies}
-                    bad_copies.enter_read(session, volser, (), wrong, now)
+                    bad_copies.enter_read(session, volser, (), wrong, self.parts.clock.now())
             raise
+
+    def _set_aside(self, volser: str, error: UnusableCartridgeError) -> None:
+        with self.parts.catalogue.transaction() as session:
+            row = session.get_one(PhysicalRow, volser)
+            bad_copies.set_aside(session, row, _sentence(error), self.parts.clock.now())
 
     def read_labels(self, volser: str) -> CartridgeContents:
         """Read the volume labels of a cartridge."""
@@ -581,11 +592,11 @@ class TapeJobs:
                 transactions.end_writing(session, session.get_one(PhysicalRow, volser))
             raise
         except UnusableCartridgeError as error:
-            with self.parts.catalogue.transaction() as session:
-                row = session.get_one(PhysicalRow, volser)
-                bad_copies.set_aside(session, row, _sentence(error), self.parts.clock.now())
+            self._set_aside(volser, error)
             with suppress(TaperigError):  # then the next start does it
                 reconcile_cartridge(self.parts, volser)
+            with suppress(TaperigError):  # what cannot be read counts as bad copies
+                self._verify(volser)
             raise
         except BaseException:
             with suppress(TaperigError):  # then the next start does it

@@ -27,7 +27,7 @@ from rig.ve.catalogue.model import SCRATCH_POOL, PoolSettings, TapeEncryption, V
 from rig.ve.catalogue.schema import keys_json
 from rig.ve.ekm.relay import Relay
 from rig.ve.tape.cartridge_store import CartridgeStore
-from rig.ve.tape.jobs import NodeParts
+from rig.ve.tape.jobs import NodeParts, reconcile_cartridge
 from rig.ve.tape.sequences import DriveSequences
 
 REKEY_STEPS = {
@@ -138,7 +138,8 @@ def rekey_to_pool(parts: NodeParts, sequences: DriveSequences, volser: str) -> R
     """Rekey a node's cartridge to its pool's current keys.
 
     Until the cartridge surely has the new EEDKs only, the catalogue names old and new keys: a key
-    is never taken for unused too early, also when the process is killed. Raises as `rekey` does.
+    is never taken for unused too early, also when the process is killed. One of version 1 becomes
+    one of version 2, and is marked as being written meanwhile. Raises as `rekey` does.
     """
     with parts.locks.locked(volser):
         with parts.catalogue.reading() as session:
@@ -149,6 +150,7 @@ def rekey_to_pool(parts: NodeParts, sequences: DriveSequences, volser: str) -> R
             row = transactions.physical(session, volser)
             before, new = list(row.keys), keys_json(pool.keys)
             row.keys = before + [key for key in new if key not in before]
+            row.writing_pool = row.pool
         try:
             report = rekey(
                 sequences.drive,
@@ -160,22 +162,24 @@ def rekey_to_pool(parts: NodeParts, sequences: DriveSequences, volser: str) -> R
                 allow_public_only=pool.allow_public_only,
             )
         except BaseException:
-            with suppress(TaperigError):
+            with suppress(TaperigError):  # else the next start does it
+                reconcile_cartridge(parts, volser)
                 if _eedks(parts.cartridges, volser) == eedks:
-                    _enter_keys(parts, volser, before)
+                    with parts.catalogue.transaction() as session:
+                        transactions.physical(session, volser).keys = before
             raise
-        _enter_keys(parts, volser, new)
+        facts = parts.cartridges.facts(volser)
+        with parts.catalogue.transaction() as session:
+            row = transactions.physical(session, volser)
+            row.keys = new
+            transactions.enter_facts(row, facts)
+            transactions.end_writing(session, row)
     return report
 
 
 def _eedks(cartridges: CartridgeStore, volser: str) -> tuple[bytes, ...]:
     with cartridges.mounted(volser, write=False) as cartridge:
         return cartridge.memory.eedks
-
-
-def _enter_keys(parts: NodeParts, volser: str, keys: list[dict[str, str]]) -> None:
-    with parts.catalogue.transaction() as session:
-        transactions.physical(session, volser).keys = keys
 
 
 def _opens(drive: Drive, proxy: Relay, eedk: bytes) -> bool:

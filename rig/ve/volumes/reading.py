@@ -71,6 +71,9 @@ class VolumeReader:
 
     def take(self, block: Block) -> None:
         """Take the next block of the tape."""
+        if block.mark:
+            self.finish()
+            return
         if not block.label:
             self._data(block.data)
             return

@@ -18,6 +18,7 @@ from rig.drive.cartridge_format import TapeFormat
 from rig.results.measurement import EngineClock, Measurement
 from rig.results.results import Check, RunResult, ScenarioResult, write_results
 from rig.results.runs import under_way
+from tests.support.keyed import keyed_by
 from tests.support.rig_command import RIG, Ended, lab_file, rig
 
 DAY = 86_400
@@ -147,7 +148,7 @@ def test_runs_clean_names_the_cartridges_to_forget(tmp_path: Path) -> None:
         Cartridge.create(folder / f"{volser}.tape", volser)
         eedks = (b"one", b"two") if kind is TapeFormat.ENCRYPTED else ()
         with Cartridge.open(folder / f"{volser}.tape", write=True) as cartridge:
-            cartridge.begin_from_bot(kind, eedks)
+            cartridge.begin_from_bot(kind, eedks, keyed=keyed_by(bytes(16)))
     shown = json.loads(rig("cartridge", "show", "--json", folder / "TAP001.tape").out)
     out = runs(tmp_path, "clean", "--keep", "0").out
     identity = shown["memory"]["cartridge_id"]

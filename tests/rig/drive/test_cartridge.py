@@ -32,6 +32,7 @@ from rig.drive.cartridge_format import (
     TapeFormat,
 )
 from rig.drive.tape_file import TapeFile
+from tests.support.keyed import keyed_by, unlocked
 
 # Thousands of files that no power cut threatens: in memory where the system has such a place.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -68,13 +69,20 @@ def written(folder: Path, *passes: list[bytes], volser: str = "TAP001") -> Path:
     """Return an encrypted cartridge with these writing passes."""
     path = make(folder, volser)
     for number, blocks in enumerate(passes):
-        with Cartridge.open(path, write=True) as cartridge:
+        with unlocked(Cartridge.open(path, write=True)) as cartridge:
             if number:
                 cartridge.begin_append()
             else:
-                cartridge.begin_from_bot(TapeFormat.ENCRYPTED, EEDKS, KEY_CHECK)
+                cartridge.begin_from_bot(
+                    TapeFormat.ENCRYPTED, EEDKS, KEY_CHECK, keyed=keyed_by(KEY_CHECK)
+                )
             put(cartridge, *blocks)
     return path
+
+
+def opened(path: Path, *, write: bool) -> Cartridge:
+    cartridge = Cartridge.open(path, write=write)
+    return unlocked(cartridge) if write else cartridge
 
 
 def spoil(path: Path, offset: int, data: bytes = b"\xff\x00\xff\x00") -> None:
@@ -85,7 +93,7 @@ def spoil(path: Path, offset: int, data: bytes = b"\xff\x00\xff\x00") -> None:
 
 def page_offsets(path: Path) -> list[int]:
     data = path.read_bytes()
-    return [match.start() for match in re.finditer(b"TCMP\x00\x01", data)]
+    return [match.start() for match in re.finditer(b"TCMP\x00\x02", data)]
 
 
 # What it keeps
@@ -126,7 +134,7 @@ def test_cartridge_returns_memory_and_blocks_as_written(tmp_path: Path) -> None:
 @pytest.mark.rule("BOT-5")
 def test_cartridge_written_from_bot_has_nothing_of_before(tmp_path: Path) -> None:
     path = written(tmp_path, [b"secret of before" * 100], [b"more"])
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         cartridge.begin_from_bot(TapeFormat.CLEAR)
         put(cartridge, b"new")
         assert not any(header.encrypted for header in cartridge.headers)
@@ -141,7 +149,7 @@ def test_cartridge_written_from_bot_has_nothing_of_before(tmp_path: Path) -> Non
 
 def test_cartridge_limits_block_lengths(tmp_path: Path) -> None:
     path = make(tmp_path)
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         cartridge.begin_from_bot(TapeFormat.CLEAR)
         put(cartridge, bytes(1), bytes(MAX_BLOCK_BYTES))
         for length in (0, MAX_BLOCK_BYTES + 1):
@@ -152,7 +160,7 @@ def test_cartridge_limits_block_lengths(tmp_path: Path) -> None:
 
 def test_append_takes_only_records_that_its_pass_prepared(tmp_path: Path) -> None:
     path = written(tmp_path, [b"one"])
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         with pytest.raises(CartridgeError, match="begin a writing pass"):
             cartridge.next_headers([(4, Flags(0))])
         cartridge.begin_append()
@@ -171,7 +179,7 @@ def test_append_takes_only_records_that_its_pass_prepared(tmp_path: Path) -> Non
 def test_append_refuses_a_blank_and_a_read_only_cartridge(tmp_path: Path) -> None:
     path = make(tmp_path)
     with (
-        Cartridge.open(path, write=True) as cartridge,
+        unlocked(Cartridge.open(path, write=True)) as cartridge,
         pytest.raises(CartridgeError, match="blank"),
     ):
         cartridge.begin_append()
@@ -181,7 +189,7 @@ def test_append_refuses_a_blank_and_a_read_only_cartridge(tmp_path: Path) -> Non
 
 def test_cartridge_with_no_epoch_left_refuses_and_loses_nothing(tmp_path: Path) -> None:
     path = written(tmp_path, [b"kept"])
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         cartridge._epoch_floor = MAX_EPOCH
         with pytest.raises(CartridgeError, match="no epoch left"):
             cartridge.begin_append()
@@ -190,16 +198,16 @@ def test_cartridge_with_no_epoch_left_refuses_and_loses_nothing(tmp_path: Path) 
 
 def test_cartridge_is_locked_while_mounted(tmp_path: Path) -> None:
     path = written(tmp_path, [b"data"])
-    with Cartridge.open(path, write=True):
+    with unlocked(Cartridge.open(path, write=True)):
         for write in (False, True):
             with pytest.raises(CartridgeError, match="mounted by another drive"):
-                Cartridge.open(path, write=write)
+                opened(path, write=write)
     with (
         Cartridge.open(path),
         Cartridge.open(path),
         pytest.raises(CartridgeError, match="mounted by another drive"),
     ):
-        Cartridge.open(path, write=True)
+        unlocked(Cartridge.open(path, write=True))
 
 
 # Files that are no cartridges, and damaged cartridges
@@ -244,7 +252,7 @@ def test_memory_is_repaired_from_each_copy_alone(tmp_path: Path, write: bool) ->
             if offset != survivor:
                 spoil(path, offset + 100)
         before = path.read_bytes()
-        with Cartridge.open(path, write=write) as cartridge:
+        with opened(path, write=write) as cartridge:
             assert cartridge.memory.eedks == EEDKS
             assert cartridge.notes
             assert [r.data for r in cartridge.read(0, 9)] == [b"one", b"two"]
@@ -253,7 +261,7 @@ def test_memory_is_repaired_from_each_copy_alone(tmp_path: Path, write: bool) ->
             assert path.read_bytes() == before
             continue
         assert contents(path) == [b"one", b"two"]
-        with Cartridge.open(path, write=True) as cartridge:
+        with unlocked(Cartridge.open(path, write=True)) as cartridge:
             slots = cartridge._file.read(0, MEDIA_OFFSET)
             for slot in (slots[:PAGE_BYTES], slots[PAGE_BYTES:]):
                 assert CartridgeMemory.decode(slot).eedks == EEDKS
@@ -268,18 +276,18 @@ def test_memory_without_any_copy_is_an_error(tmp_path: Path) -> None:
     for offset in page_offsets(path):
         spoil(path, offset + 100)
     with pytest.raises(DamagedCartridgeError, match=r"neither slot .* nor a copy"):
-        Cartridge.open(path, write=True)
+        unlocked(Cartridge.open(path, write=True))
 
 
 def test_scan_takes_no_page_inside_data_for_a_copy(tmp_path: Path) -> None:
     inner = written(tmp_path, [b"one"], [b"two"]).read_bytes()
     path = make(tmp_path, "TAP002")
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         cartridge.begin_from_bot(TapeFormat.CLEAR)
         put(cartridge, inner, inner[:PAGE_BYTES])
     spoil(path, 0)
     spoil(path, PAGE_BYTES)
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         assert cartridge.volser == "TAP002"
     assert contents(path) == [inner, inner[:PAGE_BYTES]]
 
@@ -290,14 +298,14 @@ def test_cartridge_is_read_up_to_damage_and_never_cut_there(tmp_path: Path) -> N
         second = cartridge.offset(1)
     spoil(path, second + 8)
     size = path.stat().st_size
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         assert [r.data for r in cartridge.read(0, 9)] == [b"one"]
         assert "block 1 of 3" in cartridge.damage
         assert f"byte {second}" in cartridge.damage
         with pytest.raises(DamagedCartridgeError, match=r"cannot append.*write the cartridge from"):
             cartridge.begin_append()
     assert path.stat().st_size == size
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         cartridge.begin_from_bot(TapeFormat.CLEAR)
         put(cartridge, b"well again")
     assert contents(path) == [b"well again"]
@@ -320,12 +328,12 @@ def test_cartridge_without_memory_and_end_of_data_is_not_cut(tmp_path: Path) -> 
         spoil(path, offset)
     size = path.stat().st_size
     os.truncate(path, size - 100)
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         assert [r.data for r in cartridge.read(0, 9)] == [b"one", b"two"]
         with pytest.raises(DamagedCartridgeError, match="lost its memory and its end of data"):
             cartridge.begin_append()
     assert path.stat().st_size == size - 100
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         assert cartridge.damage
         assert cartridge.block_count == 2
 
@@ -354,7 +362,7 @@ def test_cartridge_of_any_bytes_opens_or_fails_with_a_sentence(data: st.DataObje
         write = data.draw(st.booleans())
         with (
             contextlib.suppress(CartridgeError),
-            Cartridge.open(path, write=write) as cartridge,
+            opened(path, write=write) as cartridge,
         ):
             records = cartridge.read(0, cartridge.block_count)
             assert sum(len(r.data) for r in records) <= len(image)
@@ -382,14 +390,14 @@ class FailingFile(TapeFile):
         super().sync()
 
 
-@pytest.mark.parametrize(("room", "syncs"), [(20_000, 1 << 40), (1 << 40, 2)])
+@pytest.mark.parametrize(("room", "syncs"), [(MEDIA_OFFSET + 24_000, 1 << 40), (1 << 40, 2)])
 def test_cartridge_on_a_failing_disk_ends_the_pass_and_loses_nothing(
     tmp_path: Path, room: int, syncs: int
 ) -> None:
     path = written(tmp_path, [b"kept"])
     file = FailingFile(path, writable=True)
     file.room, file.syncs = room, syncs
-    cartridge = Cartridge(file)
+    cartridge = unlocked(Cartridge(file))
     cartridge.begin_append()
     put(cartridge, b"also kept")
     with pytest.raises(CartridgeError, match=r"(No space|Input/output).*acknowledged before are"):
@@ -398,7 +406,7 @@ def test_cartridge_on_a_failing_disk_ends_the_pass_and_loses_nothing(
         put(cartridge, b"x")
     cartridge.close()
     assert contents(path)[:2] == [b"kept", b"also kept"]
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         cartridge.begin_append()
         assert cartridge.memory.epoch == 3
 
@@ -413,7 +421,7 @@ def test_memory_that_does_not_read_back_ends_the_pass(tmp_path: Path) -> None:
 
     path = written(tmp_path, [b"kept"])
     file = ZeroReadingFile(path, writable=True)
-    cartridge = Cartridge(file)
+    cartridge = unlocked(Cartridge(file))
     file.reads_zeros = True
     with pytest.raises(DamagedCartridgeError, match="does not read back"):
         cartridge.begin_append()
@@ -507,11 +515,14 @@ class RecordedCartridge:
         self.history = history
         self.blocks = contents(path)
         self._note()
-        self.cartridge = Cartridge(RecordedFile(path, history))
+        self.cartridge = unlocked(Cartridge(RecordedFile(path, history)))
 
     def begin_from_bot(self) -> None:
         self.history.begun.append(len(self.history.operations))
-        self.cartridge.begin_from_bot(TapeFormat.ENCRYPTED, (b"new EEDK",), KEY_CHECK)
+        key_check = os.urandom(16)
+        self.cartridge.begin_from_bot(
+            TapeFormat.ENCRYPTED, (b"new EEDK",), key_check, keyed=keyed_by(key_check)
+        )
         self.blocks = []
 
     def write(self, *blocks: bytes) -> None:
@@ -555,7 +566,7 @@ def check_after_cut(path: Path, history: History, operation: int) -> None:
     written_at_last = history.acknowledged[-1][1]
     anew = any(at <= operation for at in history.begun)
     spent = {iv for at, iv in history.ivs if at <= operation}
-    with Cartridge(RecordedFile(path, History())) as cartridge:
+    with unlocked(Cartridge(RecordedFile(path, History()))) as cartridge:
         assert not cartridge.damage, cartridge.damage
         found = [r.data for r in cartridge.read(0, cartridge.block_count)]
         known = found == kept or found == written_at_last[: len(found)]
@@ -638,7 +649,7 @@ def test_rekey_leaves_nothing_of_the_old_eedks_and_touches_no_record(tmp_path: P
     before = path.read_bytes()
     places = page_offsets(path)
     assert len(places) == 2 + 3 + 1
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         epoch = cartridge.memory.epoch
         cartridge.rekey(NEW_EEDKS)
         assert cartridge.memory.eedks == NEW_EEDKS
@@ -648,7 +659,7 @@ def test_rekey_leaves_nothing_of_the_old_eedks_and_touches_no_record(tmp_path: P
     assert all(old in before and old not in after for old in EEDKS)
     for start, stop in zip(places, [*places[1:], len(before)], strict=True):
         assert before[start + PAGE_BYTES : stop] == after[start + PAGE_BYTES : stop]
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         assert cartridge.memory.epoch == epoch
         assert cartridge.memory.key_check == KEY_CHECK
         cartridge.begin_append()
@@ -665,7 +676,7 @@ def test_rekey_reaches_a_copy_that_is_damaged(tmp_path: Path) -> None:
     with Cartridge.open(path) as cartridge:
         assert cartridge.block_count == 2
     assert path.read_bytes().count(EEDKS[0]) == 5
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         cartridge.rekey(NEW_EEDKS)
     assert EEDKS[0] not in path.read_bytes()
     assert eedks_anywhere(path) == {NEW_EEDKS}
@@ -676,7 +687,7 @@ def test_rekey_cut_at_any_byte_keeps_a_pair_and_is_finished_later() -> None:
     with TemporaryDirectory(dir=MEMORY) as name:
         path = written(Path(name), [b"one", b"F" * 300], [b"two"], [])
         image, history = path.read_bytes(), History()
-        with Cartridge(RecordedFile(path, history)) as cartridge:
+        with unlocked(Cartridge(RecordedFile(path, history))) as cartridge:
             cartridge.rekey(NEW_EEDKS)
         outcomes = set()
         for operation, (kind, _, data) in enumerate([*history.operations, ("", 0, b"")]):
@@ -685,7 +696,7 @@ def test_rekey_cut_at_any_byte_keeps_a_pair_and_is_finished_later() -> None:
                 path.write_bytes(cut_in_order(image, history, operation, byte))
                 with Cartridge.open(path) as cartridge:
                     pair = cartridge.memory.eedks
-                with Cartridge(RecordedFile(path, History())) as cartridge:
+                with unlocked(Cartridge(RecordedFile(path, History()))) as cartridge:
                     assert not cartridge.damage
                     assert cartridge.memory.eedks == pair
                     records = cartridge.read(0, cartridge.block_count)
@@ -712,14 +723,14 @@ def test_rekey_refuses_with_a_reason_and_changes_nothing(tmp_path: Path) -> None
         pytest.raises(CartridgeError, match="must be mounted for writing"),
     ):
         cartridge.rekey(NEW_EEDKS)
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         cartridge.begin_append()
         with pytest.raises(CartridgeError, match="must be mounted for writing"):
             cartridge.rekey(NEW_EEDKS)
     spoil(path, MEDIA_OFFSET + PAGE_BYTES)
     before = path.read_bytes()
     with (
-        Cartridge.open(path, write=True) as cartridge,
+        unlocked(Cartridge.open(path, write=True)) as cartridge,
         pytest.raises(DamagedCartridgeError, match="cannot store new EEDKs"),
     ):
         cartridge.rekey(NEW_EEDKS)
@@ -742,7 +753,7 @@ def test_scan_cuts_off_a_torn_record_with_data_behind_it(tmp_path: Path) -> None
     path.write_bytes(after)
     check_after_cut(path, history, operation)
     path.write_bytes(after)
-    with Cartridge.open(path, write=True) as cartridge:
+    with unlocked(Cartridge.open(path, write=True)) as cartridge:
         assert cartridge.block_count == 2
         assert "torn write" in cartridge.notes[0]
         assert path.stat().st_size == end + HEADER_BYTES + PAGE_BYTES
@@ -759,7 +770,7 @@ def test_scan_ignores_old_records_after_a_lost_truncation(tmp_path: Path) -> Non
     operation = next(n for n, (kind, *_) in enumerate(history.operations) if kind == "truncate")
     path.write_bytes(cut_in_order(image, history, operation, 0))
     for _ in range(2):
-        with Cartridge.open(path, write=True) as cartridge:
+        with unlocked(Cartridge.open(path, write=True)) as cartridge:
             assert cartridge.memory.eedks == (b"new EEDK",)
             assert cartridge.block_count == 0
     data = path.read_bytes()
@@ -791,7 +802,7 @@ def test_append_to_an_older_copy_of_the_file_repeats_no_iv(tmp_path: Path) -> No
     ivs = set()
     for _ in range(2):
         path.write_bytes(image)
-        with Cartridge.open(path, write=True) as cartridge:
+        with unlocked(Cartridge.open(path, write=True)) as cartridge:
             cartridge.begin_append()
             ivs.add(put(cartridge, b"other data")[0].iv)
     assert len(ivs) == 2

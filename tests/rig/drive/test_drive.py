@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from hsm.keys.eedk import KeyLabel
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import (
     HEADER_BYTES,
-    SLOT_OFFSETS,
+    MEDIA_OFFSET,
+    PAGE_BYTES,
     TAG_BYTES,
     CartridgeMemory,
     DamagedCartridgeError,
@@ -259,7 +261,7 @@ def test_drive_refuses_the_key_of_another_cartridge_before_use(fixture: DriveFix
         with pytest.raises(DriveError) as caught:
             drive.accept_key(right)
         assert caught.value.sense is Sense.KEY_FAIL_LIMIT
-    assert fixture.tape(first)[8192:] == before[8192:]
+    assert fixture.tape(first)[MEDIA_OFFSET:] == before[MEDIA_OFFSET:]
     assert len(read_all(fixture, first)) == 3
 
 
@@ -283,13 +285,12 @@ def test_drive_refuses_an_sedk_that_does_not_unwrap(fixture: DriveFixture, sedk:
 
 
 def put_memory(path: Path, change: Callable[[CartridgeMemory], CartridgeMemory]) -> None:
-    """Change the memory in both slots, with a right CRC."""
-    with path.open("r+b") as file:
-        for offset in SLOT_OFFSETS:
-            file.seek(offset)
-            memory = change(CartridgeMemory.decode(file.read(4096)))
-            file.seek(offset)
-            file.write(memory.encode())
+    """Change the memory in both slots and every copy, with a right CRC."""
+    data = bytearray(path.read_bytes())
+    for match in re.finditer(rb"TCMP\x00\x02", bytes(data)):
+        page = slice(match.start(), match.start() + PAGE_BYTES)
+        data[page] = change(CartridgeMemory.decode(bytes(data[page]))).encode()
+    path.write_bytes(data)
 
 
 def stored(path: Path, block: int) -> tuple[int, RecordHeader, bytes]:

@@ -74,11 +74,15 @@ def test_format_description_suffices_to_read_a_clear_cartridge(site: Site, tmp_p
 
 
 def test_format_description_has_the_numbers_of_the_code() -> None:
+    layouts = cartridge_format.LAYOUTS.values()
     for number in (
-        cartridge_format.MEDIA_OFFSET,
-        cartridge_format.PAGE_BYTES,
+        *(layout.media_offset for layout in layouts),
+        *(layout.page_bytes for layout in layouts),
+        *(layout.first_eedk for layout in layouts),
+        *(layout.first_eedk + layout.max_eedk_bytes for layout in layouts),
+        *(layout.max_eedk_bytes for layout in layouts),
         cartridge_format.MAX_BLOCK_BYTES,
-        cartridge_format.MAX_EEDK_BYTES,
+        cartridge_format.MAX_KAD_BYTES,
         cartridge_format.HEADER_BYTES,
     ):
         assert re.search(rf"\b{number}\b", TEXT), number

@@ -120,7 +120,7 @@ def test_message_refuses_every_truncation(message: AnyMessage) -> None:
         ("labels", [[1, "clear"]]),
         ("allow_public_only", 1),
         ("eedks", [b""]),
-        ("eedks", [b"e" * 1025]),
+        ("eedks", [b"e" * 3201]),
         ("eedks", [b"e"]),  # GENERATE carries none
         ("labels", []),  # and needs a label
         ("sequence", 0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,12 +20,14 @@ from rig.drive.cartridge_format import (
     TapeFormat,
 )
 from rig.ve.catalogue import transactions
+from rig.ve.catalogue.schema import EventRow
 from rig.ve.node import Node
 from rig.ve.tape.cartridge_store import CartridgeMismatchError
 from tests.support.nodes import (
     NodeFactory,
     assert_agrees,
     content,
+    copies,
     evict,
     open_interventions,
     put,
@@ -36,13 +39,16 @@ Forge = Callable[[Path], None]
 
 
 def with_memory(change: Callable[[CartridgeMemory], CartridgeMemory]) -> Forge:
-    """Rewrite both slots of the memory, with their checksums right."""
+    """Rewrite both slots of the memory, with their checksums right.
+
+    It has no seal then, which only the data key makes.
+    """
 
     def forge(path: Path) -> None:
         data = bytearray(path.read_bytes())
         for at in range(0, MEDIA_OFFSET, PAGE_BYTES):
             memory = CartridgeMemory.decode(bytes(data[at : at + PAGE_BYTES]))
-            data[at : at + PAGE_BYTES] = change(memory).encode()
+            data[at : at + PAGE_BYTES] = replace(change(memory), seal=None).encode()
         path.write_bytes(data)
 
     return forge
@@ -69,8 +75,6 @@ FORGED: dict[str, Forge] = {
         lambda memory: CartridgeMemory(memory.volser, memory.cartridge_id, memory.sequence)
     ),
     "id": with_memory(lambda memory: replace(memory, cartridge_id=bytes(16))),
-    "blocks": with_memory(lambda memory: replace(memory, block_count=memory.block_count - 1)),
-    "end": with_memory(lambda memory: replace(memory, end_offset=memory.end_offset - 100)),
     "epoch": with_memory(lambda memory: replace(memory, epoch=memory.epoch + 1)),
 }
 
@@ -113,6 +117,52 @@ def test_forged_memory_is_refused_before_anything_moves(node: Node, name: str) -
     assert node.read("L00001").read_bytes() == content(1)
     assert open_interventions(node) == []
     assert_agrees(node)
+
+
+@pytest.mark.rule("CART-2")
+@pytest.mark.parametrize(
+    "forge",
+    [
+        with_memory(lambda memory: replace(memory, block_count=memory.block_count - 1)),
+        with_memory(lambda memory: replace(memory, end_offset=memory.end_offset - 100)),
+        with_memory(lambda memory: replace(memory, eedks=memory.eedks[::-1])),
+    ],
+    ids=["blocks", "end", "eedks"],
+)
+def test_memory_without_its_seal_is_healed_from_the_media(node: Node, forge: Forge) -> None:
+    path = node.parts.cartridges.path("TAP001")
+    forge(path)
+    evict(node)
+    assert node.read("L00001").read_bytes() == content(1)
+    put(node, "L00003", content(3), "SG2")
+    work(node)
+    assert tape(node, "TAP001").active_volumes == 3
+    with Cartridge.open(path) as cartridge:
+        assert cartridge.memory.seal is not None
+        assert cartridge.memory.block_count == 9
+    assert node.verify_tapes() == []
+    assert_agrees(node)
+
+
+@pytest.mark.rule("CART-2")
+def test_memory_without_any_seal_is_refused_with_an_intervention(node: Node) -> None:
+    path = node.parts.cartridges.path("TAP001")
+    before = path.read_bytes()
+    data = bytearray(before)
+    for match in re.finditer(rb"TCMP\x00\x02", before):
+        page = slice(match.start(), match.start() + PAGE_BYTES)
+        memory = CartridgeMemory.decode(before[page])
+        data[page] = replace(memory, seal=None).encode()
+    path.write_bytes(data)
+    put(node, "L00003", content(3), "SG2")
+    work(node)
+    assert path.read_bytes() == data
+    assert copies(node, "L00003")[0].volser == "TAP002"
+    assert {copy.volser for copy in copies(node, "L00001")} == {"TAP002"}  # made anew
+    assert "read-only cartridge TAP001" in open_interventions(node)
+    with node.catalogue.reading() as session:
+        events = session.query(EventRow).filter(EventRow.subject == "read-only cartridge TAP001")
+        assert "has no seal of its data key" in events[0].text
 
 
 @pytest.mark.rule("CART-1")
@@ -180,36 +230,44 @@ def test_exchanged_cartridges_are_named(node: Node) -> None:
     assert (one.read_bytes(), two.read_bytes()) == (second, first)
 
 
-def _no_epoch(path: Path) -> None:
-    with_memory(lambda memory: replace(memory, epoch=MAX_EPOCH))(path)
-
-
 def _torn(path: Path) -> None:
     path.write_bytes(bytes(path.stat().st_size))
 
 
 @pytest.mark.rule("COPY-4")
-@pytest.mark.parametrize("spoil", [Path.unlink, _torn, _no_epoch])
+def test_cartridge_without_an_epoch_left_is_set_aside(node_factory: NodeFactory) -> None:
+    node = node_factory.node(cartridges=2)
+    put(node, "L00001", content(1), "SG1")
+    work(node)
+    with_memory(lambda memory: replace(memory, epoch=MAX_EPOCH))(
+        node.parts.cartridges.path("TAP001")
+    )
+    with node.change() as session:
+        transactions.physical(session, "TAP001").epoch = MAX_EPOCH
+    put(node, "L00002", content(2), "SG1")
+    work(node)
+    assert copies(node, "L00002")[0].volser == "TAP002"
+    assert open_interventions(node) == ["read-only cartridge TAP001"]
+
+
+@pytest.mark.rule("COPY-4")
+@pytest.mark.parametrize("spoil", [Path.unlink, _torn])
 def test_cartridge_that_cannot_be_used_is_set_aside_and_another_taken(
     node: Node, spoil: Forge
 ) -> None:
     path = node.parts.cartridges.path("TAP001")
     before = path.read_bytes()
     spoil(path)
-    with node.change() as session:
-        row = transactions.physical(session, "TAP001")
-        if path.exists():
-            row.epoch = MAX_EPOCH
     put(node, "L00003", content(3), "SG2")
     work(node)
-    assert tape(node, "TAP002").active_volumes == 1
+    assert copies(node, "L00003")[0].volser == "TAP002"
     subjects = open_interventions(node)
     assert "read-only cartridge TAP001" in subjects
 
     path.write_bytes(before)
     with node.change() as session:
         row = transactions.physical(session, "TAP001")
-        row.epoch, row.writing_pool = 1, None
+        row.writing_pool = None
     node.make_writable(["TAP001"])
     assert open_interventions(node) == []
     with pytest.raises(TaperigError, match="TAP001 is not read-only; nothing was changed"):

@@ -338,7 +338,7 @@ def test_node_names_old_and_new_keys_until_a_rekey_is_settled(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("rig.ve.tape.rekey._enter_keys", killed)
+        patch.setattr("rig.ve.tape.rekey.transactions.end_writing", killed)
         with pytest.raises(KeyboardInterrupt):
             node.scheduler.rekey("TAP001")
     assert labels(node, "TAP001") == ["KEK 2", "KEK 2"]
