@@ -241,8 +241,7 @@ class Cartridge:
         except BaseException:
             self._keyed = None
             raise
-        forged = sealed is not self._known[0]
-        if forged:
+        if sealed is not self._known[0]:
             self.notes.append(
                 "the newest cartridge memory was not made with the data key; an older one was used"
             )
@@ -250,7 +249,7 @@ class Cartridge:
             self._accept(self.found)
         if self._to_repair:
             self._to_repair = False
-            self._repair(both=forged)
+            self._repair()
 
     def _newest_sealed(self, keyed: KeyedHardware) -> CartridgeMemory:
         for page in self._known:
@@ -750,20 +749,15 @@ class Cartridge:
         if self.damage:
             self.notes.append(self.damage)
 
-    def _repair(self, *, both: bool = False) -> None:
-        """Repair the slots; cut off what a power cut left behind the records.
-
-        With `both`, what is in the slots is not to be trusted.
-        """
+    def _repair(self) -> None:
+        """Repair the slots; cut off what a power cut left behind the records."""
         scan, slots, size = self._scan, list(self._slots), self._file.size()
         if self.damage:
             return
         self._acknowledge(scan)
         for _ in range(2):
-            if (
-                both
-                or self.memory not in slots
-                or any(slot is None or slot.eedks != self.memory.eedks for slot in slots)
+            if self.memory not in slots or any(
+                slot is None or slot.eedks != self.memory.eedks for slot in slots
             ):
                 self._store(self.memory, verify=True)
                 slots[self.memory.sequence % 2] = self.memory

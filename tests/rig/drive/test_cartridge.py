@@ -525,6 +525,11 @@ class RecordedCartridge:
         )
         self.blocks = []
 
+    def begin_at(self, block: int) -> None:
+        self.history.begun.append(len(self.history.operations))
+        self.cartridge.begin_append(block)
+        self.blocks = self.blocks[:block]
+
     def write(self, *blocks: bytes) -> None:
         now = len(self.history.operations)
         headers = put(self.cartridge, *blocks)
@@ -547,6 +552,14 @@ def rewrite(tape: RecordedCartridge, mark: bytes) -> None:
     tape.begin_from_bot()
     tape.write(mark * 600)
     tape.write(mark + b"O" * 5, mark + b"P" * 700)
+    tape.cartridge.close()
+
+
+def overwrite(tape: RecordedCartridge, mark: bytes) -> None:
+    """Write from the second block on; what followed is gone."""
+    tape.begin_at(1)
+    tape.write(mark * 600)
+    tape.write(mark + b"V" * 5, mark + b"W" * 700)
     tape.cartridge.close()
 
 
@@ -582,7 +595,7 @@ def check_after_cut(path: Path, history: History, operation: int) -> None:
 
 
 @pytest.mark.rule("KEY-1", "BOT-5", "APP-2f")
-@pytest.mark.parametrize("plan", [append, rewrite, rekey])
+@pytest.mark.parametrize("plan", [append, rewrite, rekey, overwrite])
 def test_cartridge_survives_a_power_cut_at_any_byte(plan: Plan) -> None:
     with TemporaryDirectory(dir=MEMORY) as name:
         cut_everywhere(written(Path(name), [b"first", b"F" * 300]), plan)
@@ -607,7 +620,7 @@ def cut_everywhere(path: Path, plan: Plan) -> None:
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**32),
-    plans=st.lists(st.sampled_from([append, rewrite, rekey]), min_size=1),
+    plans=st.lists(st.sampled_from([append, rewrite, rekey, overwrite]), min_size=1),
 )
 # A rekey of a cartridge whose memory knew an earlier end, cut while it renews a copy.
 @example(seed=3372751, plans=[append, append, rekey, rekey])
