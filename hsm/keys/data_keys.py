@@ -166,6 +166,11 @@ class DataKeys:
                 f"The EEDK belongs to volume {eedk.volume} and not to {volume}."
             )
         kek = self._find_kek(eedk)
+        if len(eedk.wrapped) != kek.bits // 8:
+            raise EedkUnopenedError(
+                f"The EEDK of volume {volume} was not made with the key labelled {kek.label!r}: "
+                f"its ciphertext has {len(eedk.wrapped)} bytes, the key's modulus {kek.bits // 8}."
+            )
         private_key = self._keystore.private_key(kek)
         try:
             data_key = self._token.unwrap_data_key(

@@ -323,6 +323,11 @@ class Drive:
         self._key_set = True
         self._wanted = None
 
+    @property
+    def granted_eedks(self) -> tuple[bytes, ...]:
+        """The EEDKs granted for a write from BOT that has not begun."""
+        return self._granted[0]
+
     # New EEDKs for a cartridge
 
     def rekey_session(
@@ -351,9 +356,27 @@ class Drive:
         It stays set for `store_eedks`. Raises DriveError (wrong key) otherwise; the hardware
         decides, by the cartridge's key check.
         """
+        if self._from_bot is not None and self._key_set:
+            self._prove_granted(grant)
+            return
         self._rekeyable()
         self._wanted = _translate(self._loaded(), grant.eedks)
         self.accept_key(grant)
+
+    def _prove_granted(self, grant: KeyGrant) -> None:
+        """Check that a key is the one granted for the write from BOT."""
+        cartridge = self._writable()
+        key_check = self._granted[1]
+        try:
+            self._set_key(grant, cartridge)
+            if not self._keyed.matches(KEY_CHECK_IV, key_check_aad(cartridge.volser), key_check):
+                raise DriveError(
+                    Sense.WRONG_KEY,
+                    f"An EEDK made for {cartridge.volser} holds another key than the one granted",
+                )
+        except TaperigError:
+            self._forget_key()
+            raise
 
     def store_eedks(self, eedks: tuple[bytes, ...]) -> None:
         """Replace the cartridge's EEDKs, which `prove` has checked before.

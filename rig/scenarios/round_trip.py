@@ -22,7 +22,7 @@ from rig.ve.catalogue.model import PoolSettings
 from rig.ve.volumes.logical_volume import VolumeFile
 
 ENCRYPTED_STEPS = (
-    ("BOT-1", "BOT-2a", "BOT-2b", "BOT-2c", "BOT-2d", "BOT-2e", "BOT-4"),
+    ("BOT-1", "BOT-2a", "BOT-2b", "BOT-2c", "BOT-2d", "CART-5", "BOT-2e", "BOT-4"),
     ("APP-1", "APP-2a", "APP-2b", "APP-2c", "APP-2d", "APP-2e", "APP-2f", "APP-4"),
     ("READ-1", "READ-2a", "READ-2b", "READ-2c", "READ-2d", "READ-2e", "READ-4"),
 )

@@ -34,6 +34,9 @@ from rig.ve.volumes.logical_volume import VolumeFile
 from tests.support.ekm_lab import SoftKek
 from tests.support.provisioned import provision_lab
 
+ELSEWHERE = "Key Of A Partner"
+"""A KEK of which the site has only the certificate."""
+
 SERIAL = "TAPE000001"
 
 

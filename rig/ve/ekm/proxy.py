@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +13,7 @@ from hsm.ekm.protocol.errors import EkmUnavailable
 from rig.results.events import EventLog
 from rig.ve.ekm.connections import ConnectionTiming, EkmConnection, EkmConnections
 from rig.ve.ekm.notices import EkmNotices
-from rig.ve.ekm.relay import RelayedSession
+from rig.ve.ekm.relay import Relay, RelayedSession
 
 Observer = Callable[[str, bytes], None]
 """Called with the direction (``to-ekm``, ``to-drive``) and the bytes of each relayed message."""
@@ -112,6 +113,16 @@ class EkmProxy:
         self._notices.call_home(str(none_left).removesuffix("."))
         raise none_left
 
+    def each(self) -> Sequence[Relay]:
+        """Return a way to each key manager alone."""
+        return [_OneKeyManager(self, each) for each in self.connections.all]
+
+    def exchange_with(self, each: EkmConnection, session: RelayedSession) -> None:
+        """Relay a drive's exchange with one key manager."""
+        self._attempt(each, session)
+        if session.failure is not None:
+            raise session.failure
+
     def _attempt(self, each: EkmConnection, session: RelayedSession) -> None:
         """Relay the whole exchange with one key manager.
 
@@ -170,6 +181,22 @@ class EkmProxy:
     ) -> None:
         """Close all connections."""
         self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _OneKeyManager:
+    """The way to one key manager."""
+
+    proxy: EkmProxy
+    connection: EkmConnection
+
+    def exchange(self, session: RelayedSession) -> None:
+        """Relay a drive's exchange."""
+        self.proxy.exchange_with(self.connection, session)
+
+    def each(self) -> Sequence[Relay]:
+        """Return this alone."""
+        return [self]
 
 
 class _ContactLost(EkmUnavailable):

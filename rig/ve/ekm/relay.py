@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from hsm.ekm.protocol.errors import EkmUnavailable, ExchangeError
@@ -33,21 +33,30 @@ class Relay(Protocol):
     def exchange(self, session: RelayedSession) -> None:
         """Relay a drive's exchange."""
 
+    def each(self) -> Sequence[Relay]:
+        """Return a way to each key manager alone."""
+
 
 class OneAtATime:
     """A relay for several drives: runs one exchange after the other."""
 
-    def __init__(self, relay: Relay, answered: Callable[[], None]) -> None:
+    def __init__(
+        self, relay: Relay, answered: Callable[[], None], lock: threading.Lock | None = None
+    ) -> None:
         """Call `answered` after each exchange that a key manager answered."""
         self._relay = relay
         self._answered = answered
-        self._lock = threading.Lock()
+        self._lock = lock or threading.Lock()
 
     def exchange(self, session: RelayedSession) -> None:
         """Relay a drive's exchange."""
         with self._lock:
             self._relay.exchange(session)
             self._answered()
+
+    def each(self) -> Sequence[Relay]:
+        """Return a way to each key manager alone."""
+        return [OneAtATime(relay, self._answered, self._lock) for relay in self._relay.each()]
 
 
 class NoKeyManager:
@@ -56,3 +65,7 @@ class NoKeyManager:
     def exchange(self, session: RelayedSession) -> None:
         """Refuse."""
         raise EkmUnavailable("This node has no key manager; name one in the lab file.")
+
+    def each(self) -> Sequence[Relay]:
+        """Return this: it says why."""
+        return [self]

@@ -19,6 +19,7 @@ from sqlalchemy import not_, select
 from sqlalchemy.orm import Session
 
 from hsm.errors import TaperigError
+from hsm.keys.eedk import KeyLabel
 from rig.drive.cartridge_format import (
     DamagedCartridgeError,
     ForgedMemoryError,
@@ -239,8 +240,9 @@ class TapeJobs:
                 chosen = settings.pool(session, pool)
             copied = parts.clock.now()
             files = [each.file(pool, copied) for each in fitting]
+            unproved: Sequence[KeyLabel] = ()
             if target.from_bot:
-                self.sequences.write_from_bot(chosen, files, target.volser)
+                unproved = self.sequences.write_from_bot(chosen, files, target.volser)
             else:
                 self.sequences.append(target.volser, files)
             facts = parts.cartridges.facts(target.volser)
@@ -249,6 +251,13 @@ class TapeJobs:
                 row = session.get_one(PhysicalRow, target.volser)
                 if target.from_bot:
                     transactions.enter_bot(session, row, chosen.keys, facts)
+                if unproved:
+                    names = " and ".join(repr(key.label) for key in unproved)
+                    text = (
+                        f"{target.volser} was written with an EEDK that is not proved: no key "
+                        f"manager of this node has the private half of {names}."
+                    )
+                    operator_messages.notify_hosts(session, text, now, target.volser)
                 transactions.enter_facts(row, facts)
                 row.written_bytes = facts.data_bytes
                 copies = [

@@ -15,8 +15,6 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
-from hsm.ekm.protocol.messages import KeyGrant
 from hsm.errors import TaperigError
 from hsm.keys.eedk import KeyLabel
 from rig.drive.drive import Drive
@@ -28,6 +26,7 @@ from rig.ve.catalogue.schema import keys_json
 from rig.ve.ekm.relay import Relay
 from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.jobs import NodeParts, reconcile_cartridge
+from rig.ve.tape.proof import prove
 from rig.ve.tape.sequences import DriveSequences
 
 REKEY_STEPS = {
@@ -87,7 +86,7 @@ def rekey(
             with sequence.step("REKEY-3"):
                 drive.prove(grant)
             with sequence.step("REKEY-4") as detail:
-                opened = tuple(_opens(drive, proxy, eedk) for eedk in grant.eedks)
+                opened = tuple(prove(drive, proxy, eedk) for eedk in grant.eedks)
                 detail["opened"] = sum(opened)
                 if not any(opened) and not allow_public_only:
                     raise RekeyError(
@@ -180,23 +179,6 @@ def rekey_to_pool(parts: NodeParts, sequences: DriveSequences, volser: str) -> R
 def _eedks(cartridges: CartridgeStore, volser: str) -> tuple[bytes, ...]:
     with cartridges.mounted(volser, write=False) as cartridge:
         return cartridge.memory.eedks
-
-
-def _opens(drive: Drive, proxy: Relay, eedk: bytes) -> bool:
-    """Whether a key manager here opens the EEDK.
-
-    Raises unless what it holds is the data key.
-    """
-    session = drive.proof_session(eedk)
-    try:
-        proxy.exchange(session)
-    except ExchangeError as error:
-        if error.code is ErrorCode.KEK_PUBLIC_ONLY:
-            return False
-        raise
-    grant: KeyGrant = session.grant
-    drive.prove(grant)
-    return True
 
 
 def _demount(sequence: _Sequence, drive: Drive) -> None:

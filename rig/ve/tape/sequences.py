@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Any
 
 from hsm.errors import TaperigError
+from hsm.keys.eedk import KeyLabel
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import Flags, RecordHeader, TapeFormat
 from rig.drive.drive import READ_AHEAD_BYTES, Block, Direction, Drive
@@ -31,6 +32,7 @@ from rig.ve.tape.cartridge_contents import (
 )
 from rig.ve.tape.cartridge_store import CartridgeStore
 from rig.ve.tape.prefetch import prefetched
+from rig.ve.tape.proof import prove
 from rig.ve.volumes.logical_volume import (
     VolumeError,
     VolumeFile,
@@ -85,13 +87,15 @@ class DriveSequences:
 
     def write_from_bot(
         self, pool: PoolSettings, volumes: Sequence[VolumeFile], volser: str
-    ) -> None:
+    ) -> tuple[KeyLabel, ...]:
         """Write volumes from BOT on a cartridge with its pool's settings (BOT-5).
 
-        What was on the cartridge is replaced.
+        What was on the cartridge is replaced. Returns the keys whose EEDKs were not proved, because
+        no key manager has their private half.
         """
         headers = prepare(volumes)
         batches = self._batches(volumes, headers)
+        unproved: tuple[KeyLabel, ...] = ()
         with self._mounted("BOT-1", "BOT-4", volser, write=True):
             if pool.encrypt:
                 with self._step("BOT-2a", volser) as detail:
@@ -100,6 +104,7 @@ class DriveSequences:
                     first = next(batches)
                 self._ask_for_key("BOT-2b", volser, lambda: self.drive.write(first))
                 self._exchange("BOT-2c", "BOT-2d", volser)
+                unproved = self._prove_eedks(volser, pool)
                 with self._step("BOT-2e", volser) as detail:
                     self._write(first, batches, headers, detail)
             else:
@@ -107,6 +112,7 @@ class DriveSequences:
                     self.drive.set_encryption(None)
                 with self._step("BOT-3b", volser) as detail:
                     self._write(next(batches), batches, headers, detail)
+        return unproved
 
     def append(self, volser: str, volumes: Sequence[VolumeFile]) -> None:
         """Append volumes to a cartridge, in its own format and under its key."""
@@ -240,6 +246,23 @@ class DriveSequences:
             grant = session.grant
         with self._step(set_key, volser):
             self.drive.accept_key(grant)
+
+    def _prove_eedks(self, volser: str, pool: PoolSettings) -> tuple[KeyLabel, ...]:
+        """Prove the EEDKs just made; return the keys of those that were not."""
+        with self._step("CART-5", volser) as detail:
+            eedks = self.drive.granted_eedks
+            keys = [pool.keys[0], pool.keys[-1]]
+            proved = [prove(self.drive, self.proxy, eedk) for eedk in eedks]
+            detail["proved"] = sum(proved)
+            unproved = tuple(key for key, known in zip(keys, proved, strict=True) if not known)
+            if unproved:
+                detail["not proved"] = [f"{key.label} ({key.mode})" for key in unproved]
+            if len(unproved) == len(eedks) and not pool.allow_public_only:
+                raise TaperigError(
+                    f"No key manager opens either EEDK of {volser}; nothing was written. Look into "
+                    f"the key manager's audit log."
+                )
+            return unproved
 
     def _batches(
         self, volumes: Sequence[VolumeFile], headers: Sequence[VolumeHeader]
@@ -443,6 +466,7 @@ STEPS = {
     "BOT-2b": "the drive asks for a data key",
     "BOT-2c": "key exchange with the EKM through the VE",
     "BOT-2d": "the drive decrypts the data key and sets it",
+    "CART-5": "both EEDKs are opened and proved",
     "BOT-2e": "write at full speed, encrypted",
     "BOT-3a": "turn encryption mode off",
     "BOT-3b": "write in the clear",

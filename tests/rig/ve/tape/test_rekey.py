@@ -13,18 +13,18 @@ from hsm.ekm.protocol.errors import EkmUnavailable, ErrorCode, ExchangeError
 from hsm.ekm.protocol.messages import KeyGrant
 from hsm.errors import TaperigError
 from hsm.keys.eedk import Eedk, KeyLabel, KeyMode
-from hsm.provisioning import import_certificates
 from rig.drive.cartridge import Cartridge
 from rig.drive.cartridge_format import PAGE_BYTES, CartridgeError
 from rig.drive.sense import DriveError, Sense
 from rig.ve import operator_views
 from rig.ve.catalogue import settings, transactions
 from rig.ve.catalogue.model import PoolSettings
+from rig.ve.ekm.connections import EkmConnection
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.ekm.relay import RelayedSession
 from rig.ve.node import Node
 from rig.ve.tape.rekey import REKEY_STEPS, RekeyError, RekeyReport, rekey
-from tests.support.ekm_lab import SoftKek, der
+from tests.support.ekm_lab import SoftKek
 from tests.support.nodes import (
     KEK_2,
     NodeFactory,
@@ -35,20 +35,11 @@ from tests.support.nodes import (
     tape,
     work,
 )
-from tests.support.tape_site import DriveFixture, Site
+from tests.support.tape_site import ELSEWHERE, DriveFixture, Site
 from tests.support.volume_sinks import CompareSink
 
 OLD = PoolSettings(1, True, (KeyLabel("KEK 1"), KeyLabel("KEK 1", KeyMode.HASH)))
 NEW = (KeyLabel("KEK 2", KeyMode.HASH), KeyLabel("Made Outside"))
-ELSEWHERE = "Key Of A Partner"
-
-
-@pytest.fixture(scope="session")
-def partner(site: Site) -> SoftKek:
-    """Return a KEK of which the site has only the certificate."""
-    kek = SoftKek.make(ELSEWHERE)
-    import_certificates(site.lab, {ELSEWHERE: der(kek.certificate)})
-    return kek
 
 
 def rekeyed(
@@ -151,7 +142,7 @@ def test_rekey_refuses_eedks_that_no_key_manager_here_opens(
     volser = fixture.write_from_bot(1, fixture.volumes(1000))
     before = fixture.tape(volser)
     fixture.steps()
-    monkeypatch.setattr("rig.ve.tape.rekey._opens", lambda *arguments: False)
+    monkeypatch.setattr("rig.ve.tape.rekey.prove", lambda *arguments: False)
     with pytest.raises(RekeyError, match=f"No key manager here opens either new EEDK of {volser}"):
         rekeyed(fixture, volser, *NEW)
     assert fixture.steps() == ["REKEY-1", "REKEY-2", "REKEY-3", "REKEY-4!", "REKEY-6"]
@@ -189,6 +180,13 @@ class SwappingProxy(EkmProxy):
 
     def exchange(self, session: RelayedSession) -> None:
         super().exchange(session)
+        self._swap(session)
+
+    def exchange_with(self, each: EkmConnection, session: RelayedSession) -> None:
+        super().exchange_with(each, session)
+        self._swap(session)
+
+    def _swap(self, session: RelayedSession) -> None:
         self.count += 1
         if self.count == self.which:
             session._grant = self.other  # type: ignore[attr-defined]

@@ -26,7 +26,7 @@ KEK_2 = KeyLabel("KEK 2")
 CLEAR = PoolSettings(1)
 ENCRYPTED = PoolSettings(2, True, (KEK_1, KEK_2))
 
-BOT_ENCRYPTED = ["BOT-1", "BOT-2a", "BOT-2b", "BOT-2c", "BOT-2d", "BOT-2e", "BOT-4"]
+BOT_ENCRYPTED = ["BOT-1", "BOT-2a", "BOT-2b", "BOT-2c", "BOT-2d", "CART-5", "BOT-2e", "BOT-4"]
 BOT_CLEAR = ["BOT-1", "BOT-3a", "BOT-3b", "BOT-4"]
 APP_ENCRYPTED = ["APP-1", "APP-2a", "APP-2b", "APP-2c", "APP-2d", "APP-2e", "APP-2f", "APP-4"]
 APP_CLEAR = ["APP-1", "APP-3a", "APP-3b", "APP-4"]
