@@ -12,6 +12,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from hsm.ekm.protocol import messages
 from hsm.ekm.protocol.errors import ErrorCode, ExchangeError
@@ -34,6 +35,8 @@ KEY = "June 2007 Key"
 DR_KEY_AT_MAIN = "June 2007 DR Site Key"
 MAIN_KEY_AT_DR = "June 2007 Main Site Key"
 LOST_KEY = "May 2007 Key"
+REBUILT = "two_sites rebuilt"
+"""The node at the DR site whose catalogue is made of the cartridges."""
 DATA_BYTES = 400_000
 """Each tape gets no more than this: what is judged here is keys, not rates."""
 
@@ -139,14 +142,24 @@ class _Cartridges:
             self._check_key_manager_loss(dr, killer, written[2])
             dr.host.write(appended, 2)
             dr.host.work()
+            travelled = dr.host.node.parts.cartridges.folder
+        with self._at(self.dr, name=REBUILT, cartridges=0) as dr:
+            self._check_rebuild(dr, travelled, tapes, [*written[2], *appended])
         kek_hash = remove_keks(self.main.provisioned, [LOST_KEY])[LOST_KEY]
         with self._at(self.main) as main:
             self._check_back_at_main(main, tapes, written, appended)
             self._check_kek_loss(main, tapes, written, kek_hash)
 
     @contextmanager
-    def _at(self, site: KeySite, observer: Observer | None = None) -> Iterator[_AtSite]:
-        """Open the node at a site; its drive trusts this site's authority."""
+    def _at(
+        self,
+        site: KeySite,
+        observer: Observer | None = None,
+        *,
+        name: str = TwoSites.name,
+        cartridges: int = len(POOLS),
+    ) -> Iterator[_AtSite]:
+        """Open a node at a site; its drive trusts this site's authority."""
         here = self.context.session
         opened, unit = here.drive, here.drive.unit
         drive = Drive(
@@ -157,7 +170,7 @@ class _Cartridges:
         with (
             serve_site(site, here.events, observer) as proxy,
             self.context.nodes.open(
-                TwoSites.name,
+                name,
                 replace(
                     here,
                     provisioned=site.provisioned,
@@ -169,7 +182,7 @@ class _Cartridges:
                 pools,
                 cache_bytes=len(POOLS) * DATA_BYTES,
                 cartridge_bytes=DATA_BYTES,
-                cartridges=len(POOLS),
+                cartridges=cartridges,
             ) as node,
         ):
             yield _AtSite(self.context, site, proxy, Host(node))
@@ -236,6 +249,35 @@ class _Cartridges:
             [kind for kind in sent if kind in kinds] == list(kinds),
             ", ".join(sent),
             rules=("EKM-7",),
+        )
+
+    def _check_rebuild(
+        self,
+        dr: _AtSite,
+        folder: Path,
+        tapes: Mapping[int, str],
+        hashed: Sequence[VolumeFile],
+    ) -> None:
+        """Make a catalogue at the DR site.
+
+        Only cartridges and certificates travelled.
+        """
+        with self.context.session.events.expecting_failure():
+            report = dr.host.node.rebuild(folder)
+        self.context.check(
+            "a catalogue made of the cartridges at the DR site has all of the tape in hash mode",
+            sorted(report.volumes) == sorted(volume.name for volume in hashed)
+            and not dr.host.differing(hashed),
+            f"{tapes[2]}, {len(hashed)} logical volumes",
+            rules=("DR-2", "DR-4"),
+        )
+        unread = [tapes[pool] for pool in (1, 3, 4)]
+        named = [volser for volser in unread if any(volser in each for each in report.findings)]
+        self.context.check(
+            "it names the tapes whose keys the DR site has not",
+            named == unread and len(report.findings) == len(unread),
+            ", ".join(named),
+            rules=("DR-4", "COPY-4"),
         )
 
     def _check_back_at_main(

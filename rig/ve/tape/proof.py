@@ -1,4 +1,6 @@
-"""Prove EEDKs: a key manager opens each, and the hardware compares its data key (CART-5).
+"""Prove EEDKs with key manager and hardware (CART-5).
+
+A key manager opens each, and the hardware compares the data key in it with the cartridge's.
 
 An EEDK that no key manager can open would lose the tape, so it is found out before anything
 depends on it.

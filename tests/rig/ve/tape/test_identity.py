@@ -34,6 +34,7 @@ from tests.support.nodes import (
     tape,
     work,
 )
+from tests.support.version_1 import as_version_1
 
 Forge = Callable[[Path], None]
 
@@ -75,6 +76,7 @@ FORGED: dict[str, Forge] = {
         lambda memory: CartridgeMemory(memory.volser, memory.cartridge_id, memory.sequence)
     ),
     "id": with_memory(lambda memory: replace(memory, cartridge_id=bytes(16))),
+    "version 1": as_version_1,
     "epoch": with_memory(lambda memory: replace(memory, epoch=memory.epoch + 1)),
 }
 
