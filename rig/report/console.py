@@ -127,6 +127,8 @@ class ConsoleReport:
             event.step, event.volume or "", event.text, took, event.outcome
         ):
             self.line(line, style)
+        for note in event.detail.get("notes", ()):
+            self.line(f"note     {event.volume}  {note}")
 
     def _step_lines(self, step: str, volume: str, words: str, took: str, outcome: str) -> list[str]:
         """Return the lines of a step; narrow ones have the text below the rest."""

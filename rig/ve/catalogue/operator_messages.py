@@ -13,11 +13,19 @@ from rig.ve.catalogue.schema import EventRow
 MESSAGE = "message"
 INTERVENTION = "intervention"
 CALL_HOME = "call-home"
+_LATEST = 10
 
 
 def notify_hosts(session: Session, text: str, now: float, subject: str = "") -> None:
     """Send a notice to the hosts' consoles."""
     session.add(EventRow(at=now, kind=MESSAGE, subject=subject, text=text))
+
+
+def notify_once(session: Session, text: str, now: float, subject: str) -> None:
+    """Send a notice unless it is among the latest about the subject."""
+    query = select(EventRow.text).where(EventRow.kind == MESSAGE, EventRow.subject == subject)
+    if text not in session.scalars(query.order_by(EventRow.id.desc()).limit(_LATEST)).all():
+        notify_hosts(session, text, now, subject)
 
 
 def call_home(session: Session, text: str, now: float, subject: str = "") -> None:

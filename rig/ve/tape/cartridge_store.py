@@ -66,6 +66,7 @@ class CartridgeStore:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._require_known = require_known
         self._facts: dict[str, TapeFacts] = {}
+        self._notes: dict[str, list[str]] = {}
 
     def path(self, volser: str) -> Path:
         """Return the path of a cartridge's file."""
@@ -98,10 +99,15 @@ class CartridgeStore:
                 yield cartridge
             finally:
                 self._facts[volser] = facts_of(cartridge)
+                self._notes[volser] = cartridge.notes
 
     def facts(self, volser: str) -> TapeFacts:
         """Return what was on a cartridge at its last demount."""
         return self._facts[volser]
+
+    def notes(self, volser: str) -> list[str]:
+        """Return what was odd or repaired at a cartridge's last mount."""
+        return self._notes.get(volser, [])
 
     def inspect(self, volser: str, *, repair: bool = False) -> TapeFacts:
         """Read what is on a cartridge without its key.

@@ -616,6 +616,9 @@ class TapeJobs:
         row = session.get_one(DriveRow, self.sequences.drive.serial)
         row.mounts += 1
         row.volser = volser
+        now = self.parts.clock.now()
+        for note in self.parts.cartridges.notes(volser):
+            operator_messages.notify_once(session, f"{volser}: {note}", now, volser)
 
 
 def _runs(copies: Iterable[CopyRow]) -> Iterator[list[CopyRow]]:

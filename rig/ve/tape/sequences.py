@@ -96,14 +96,14 @@ class DriveSequences:
         headers = prepare(volumes)
         batches = self._batches(volumes, headers)
         unproved: tuple[KeyLabel, ...] = ()
-        with self._mounted("BOT-1", "BOT-4", volser, write=True):
+        with self._mounted("BOT-1", "BOT-4", volser, write=True) as cartridge:
             if pool.encrypt:
                 with self._step("BOT-2a", volser) as detail:
                     self.drive.set_encryption(pool.keys, allow_public_only=pool.allow_public_only)
                     detail["keys"] = [f"{key.label} ({key.mode})" for key in pool.keys]
                     first = next(batches)
                 self._ask_for_key("BOT-2b", volser, lambda: self.drive.write(first))
-                self._exchange("BOT-2c", "BOT-2d", volser)
+                self._exchange("BOT-2c", "BOT-2d", cartridge)
                 unproved = self._prove_eedks(volser, pool)
                 with self._step("BOT-2e", volser) as detail:
                     self._write(first, batches, headers, detail)
@@ -126,7 +126,7 @@ class DriveSequences:
                     detail["block"] = self.drive.locate_append_point()
                     first = next(batches)
                 self._ask_for_key("APP-2c", volser, lambda: self.drive.write(first))
-                self._exchange("APP-2d", "APP-2e", volser)
+                self._exchange("APP-2d", "APP-2e", cartridge)
                 with self._step("APP-2f", volser) as detail:
                     self._write(first, batches, headers, detail)
             else:
@@ -190,7 +190,7 @@ class DriveSequences:
                     detail["format"] = cartridge.format.name.lower()
                 if cartridge.block_count:
                     self._ask_for_key("READ-2b", volser, self.drive.read)
-                    self._exchange("READ-2c", "READ-2d", volser)
+                    self._exchange("READ-2c", "READ-2d", cartridge)
                 with self._step("READ-2e", volser) as detail:
                     read(cartridge, detail)
             else:
@@ -239,13 +239,16 @@ class DriveSequences:
                 f"in encryption mode."
             )
 
-    def _exchange(self, exchange: str, set_key: str, volser: str) -> None:
-        with self._step(exchange, volser):
+    def _exchange(self, exchange: str, set_key: str, cartridge: Cartridge) -> None:
+        with self._step(exchange, cartridge.volser):
             session = self.drive.key_session()
             self.proxy.exchange(session)
             grant = session.grant
-        with self._step(set_key, volser):
+        with self._step(set_key, cartridge.volser) as detail:
+            before = len(cartridge.notes)
             self.drive.accept_key(grant)
+            if notes := cartridge.notes[before:]:  # of its memory, which the key has unlocked
+                detail["notes"] = notes
 
     def _prove_eedks(self, volser: str, pool: PoolSettings) -> tuple[KeyLabel, ...]:
         """Prove the EEDKs just made; return the keys of those that were not."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from rig.cli.cartridge import render, show
 from rig.drive import cartridge_format
 from rig.ve.catalogue.model import PoolSettings
 from tests.support.tape_site import Site, sources
+from tests.support.version_1 import as_version_1
 
 TEXT = (Path(__file__).parents[3] / "docs" / "cartridge-format.md").read_text()
 
@@ -42,9 +44,9 @@ def read_by_hand(
 
 @pytest.mark.rule("KEY-2", "KEY-3", "KEY-6", "BOT-2e", "APP-2f")
 @pytest.mark.parametrize("mode", [KeyMode.CLEAR, KeyMode.HASH])
-@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize(("place", "version"), [(0, 2), (1, 2), (1, 1)])
 def test_format_description_suffices_to_read_with_a_kek(
-    site: Site, tmp_path: Path, mode: KeyMode, place: int
+    site: Site, tmp_path: Path, mode: KeyMode, place: int, version: int
 ) -> None:
     keys = [KeyLabel("KEK 1"), KeyLabel("KEK 1")]
     keys[place] = KeyLabel(site.outside.label, mode)
@@ -53,14 +55,33 @@ def test_format_description_suffices_to_read_with_a_kek(
     volser = fixture.write_from_bot(4, volumes)
     more = fixture.volumes(70_000, 16)
     fixture.sequences.append(volser, more)
+    path = fixture.cartridges.path(volser)
+    if version == 1:
+        as_version_1(path)
     kek = tmp_path / "kek.pem"
     kek.write_bytes(site.outside.pem)
-    done = read_by_hand(tmp_path, fixture.cartridges.path(volser), kek)
+    done = read_by_hand(tmp_path, path, kek)
     assert done.returncode == 0, done.stderr
     found = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     names = [volume.name for volume in (*volumes, *more)]
     assert found == dict(zip(names, sources([*volumes, *more]), strict=True))
     assert str(volumes[0].source) in done.stdout
+
+
+@pytest.mark.rule("CART-2")
+def test_program_in_the_format_description_checks_the_seal(site: Site, tmp_path: Path) -> None:
+    fixture = site.fixture(tmp_path, PoolSettings(4, True, (KeyLabel(site.outside.label),)))
+    path = fixture.cartridges.path(fixture.write_from_bot(4, fixture.volumes(100)))
+    (tmp_path / "kek.pem").write_bytes(site.outside.pem)
+    data = bytearray(path.read_bytes())
+    for at in cartridge_format.SLOT_OFFSETS:
+        page = slice(at, at + cartridge_format.PAGE_BYTES)
+        memory = cartridge_format.CartridgeMemory.decode(bytes(data[page]))
+        data[page] = replace(memory, sequence=memory.sequence + 2).encode()
+    path.write_bytes(data)
+    done = read_by_hand(tmp_path, path, tmp_path / "kek.pem")
+    assert "InvalidTag" in done.stderr
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.rule("BOT-3b")

@@ -136,6 +136,13 @@ def test_memory_without_its_seal_is_healed_from_the_media(node: Node, forge: For
     forge(path)
     evict(node)
     assert node.read("L00001").read_bytes() == content(1)
+    assert node.read("L00002").read_bytes() == content(2)
+    with node.catalogue.reading() as session:
+        said = [row.text for row in session.query(EventRow).filter(EventRow.kind == "message")]
+    assert said == [
+        "TAP001: the newest cartridge memory was not made with the data key; an older one was used",
+        "TAP001: the cartridge memory was repaired from a copy on the media",
+    ]
     put(node, "L00003", content(3), "SG2")
     work(node)
     assert tape(node, "TAP001").active_volumes == 3
