@@ -110,7 +110,7 @@ class Cartridge:
             self._load()
         except OSError as error:
             file.close()
-            raise UnusableCartridgeError(
+            raise DamagedCartridgeError(
                 f"cannot read cartridge {self.path}: {error.strerror}"
             ) from error
         except BaseException:
@@ -467,7 +467,10 @@ class Cartridge:
     # Read
 
     def read(self, first: int, count: int) -> list[StoredRecord]:
-        """Read `count` records from block `first` on, with one read."""
+        """Read `count` records from block `first` on, with one read.
+
+        Raises DamagedCartridgeError when the disk does not give them.
+        """
         headers = self.headers[first : first + count]
         if not headers:
             return []
@@ -477,7 +480,9 @@ class Cartridge:
         try:
             data = self._file.read(start, size)
         except OSError as error:
-            raise CartridgeError(f"cannot read cartridge {self.path}: {error.strerror}") from error
+            raise DamagedCartridgeError(
+                f"block {first} of {self.volser} cannot be read: {error.strerror}"
+            ) from error
         if len(data) != size:
             raise DamagedCartridgeError(
                 f"cartridge {self.path} became shorter while mounted; let nothing else write to it"

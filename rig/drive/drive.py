@@ -30,6 +30,7 @@ from rig.drive.cartridge_format import (
     KEY_CHECK_IV,
     MAX_BLOCK_BYTES,
     CartridgeMemory,
+    DamagedCartridgeError,
     Flags,
     RecordHeader,
     Seal,
@@ -617,7 +618,7 @@ class Drive:
             return []
         if cartridge.format is TapeFormat.ENCRYPTED and not self._key_set:
             self._need_key_again(cartridge, "to read it")
-        stored = cartridge.read(self._position, count)
+        stored = self._stored(cartridge, count)
         good = self._take_readable(cartridge, stored)
         passed = [record for record in good if record.header.encrypted or record.data]
         results = iter(
@@ -636,6 +637,17 @@ class Drive:
             blocks.append(Block(data, Flags.LABEL in record.header.flags))
         self._position += len(blocks)
         return blocks
+
+    def _stored(self, cartridge: Cartridge, count: int) -> list[StoredRecord]:
+        """Return the next records; only the first where the disk does not give all of them."""
+        try:
+            return cartridge.read(self._position, count)
+        except DamagedCartridgeError as error:
+            if count == 1:
+                raise DriveError(
+                    Sense.READ_ERROR, str(error)[0].upper() + str(error)[1:]
+                ) from error
+        return self._stored(cartridge, 1)
 
     def _next_blocks(self, cartridge: Cartridge, most_bytes: int) -> int:
         count = size = 0

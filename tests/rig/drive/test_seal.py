@@ -27,6 +27,7 @@ from rig.drive.cartridge_format import (
 )
 from rig.drive.drive import TAPE_MARK, Block, Drive
 from rig.drive.sense import DriveError, KeyRequired, Sense
+from rig.drive.tape_file import TapeFile
 from rig.ve.catalogue.model import PoolSettings
 from rig.ve.tape.rekey import rekey
 from tests.support.tape_site import DriveFixture, Site
@@ -463,6 +464,37 @@ def test_kad_that_is_too_long_is_refused_before_anything(fixture: DriveFixture) 
         with pytest.raises(CartridgeError, match="at most 64 bytes"):
             drive.write(BLOCKS)
     assert path.read_bytes() == before
+
+
+class BadSectors(TapeFile):
+    """A file on a disk that does not give some bytes."""
+
+    bad = range(0)
+
+    def read(self, offset: int, count: int) -> bytes:
+        if offset < self.bad.stop and self.bad.start < offset + count:
+            raise OSError(5, "Input/output error")
+        return super().read(offset, count)
+
+
+def test_block_that_the_disk_does_not_give_stops_none_of_the_others(fixture: DriveFixture) -> None:
+    path = write(fixture, "TAP001", BLOCKS, BLOCKS)
+    file = BadSectors(path, writable=False)
+    with Cartridge(file) as cartridge:
+        file.bad = range(cartridge.offset(4) + 100, cartridge.offset(4) + 612)
+        drive = fixture.drive
+        drive.load(cartridge)
+        keyed(fixture, drive.read)
+        drive.locate(0)
+        blocks: list[Block] = []
+        while drive.position < 4:
+            blocks += drive.read()
+        with pytest.raises(DriveError, match="Block 4 of TAP001 cannot be read: Input/output"):
+            drive.read()
+        drive.locate(5)
+        blocks += drive.read()
+        drive.unload()
+    assert blocks == [*BLOCKS, BLOCKS[0], BLOCKS[2]]
 
 
 def test_records_have_the_flags_of_their_blocks(fixture: DriveFixture) -> None:
