@@ -639,7 +639,7 @@ class Drive:
         return blocks
 
     def _stored(self, cartridge: Cartridge, count: int) -> list[StoredRecord]:
-        """Return the next records; only the first where the disk does not give all of them."""
+        """Return the next records, or the first where the disk lacks some."""
         try:
             return cartridge.read(self._position, count)
         except DamagedCartridgeError as error:
