@@ -35,6 +35,18 @@ class YamlMistakeError(Exception):
         self.text = text
 
 
+class WrittenFloat(float):
+    """A number that knows how it is written, as 534.40."""
+
+    text: str
+
+    def __new__(cls, value: float, text: str) -> WrittenFloat:
+        """Keep the text."""
+        self = super().__new__(cls, value)
+        self.text = text
+        return self
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's loader, which recurses once a level, limited to MAX_DEPTH."""
 
@@ -187,6 +199,8 @@ class _Reader:
         if node.tag not in self._loader.yaml_constructors:
             raise _tag_mistake(node)
         try:
+            if node.tag == _NUMBERS[1]:
+                return WrittenFloat(self._loader.construct_object(node), node.value)
             return self._loader.construct_object(node)
         except (ValueError, OverflowError, KeyError, AttributeError):  # as PyYAML raises them
             raise YamlMistakeError(

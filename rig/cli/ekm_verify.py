@@ -28,7 +28,7 @@ def ekm_verify(
     from hsm.ekm.service.launch import spawn_ekm
     from rig.report.console import ConsoleReport
     from rig.testbed import key_managers
-    from rig.testbed.node import choose_node
+    from rig.testbed.node import choose_node, clear_lost_key_managers, labels_of
     from rig.testbed.state import state_dir
     from rig.ve.ekm.proxy import EkmProxy
     from rig.ve.ekm.resolver import resolver
@@ -37,10 +37,10 @@ def ekm_verify(
 
     checked = lab_of(lab)
     name = choose_node(checked, node)
-    labels = checked.labels_of(name)
     if checked.installation is not None:
         installed = checked.installation.record(ekms=len(checked.ekms_of(name)))
         require_step(installed, Step.VERIFY_CONNECTION)
+    labels = labels_of(checked, name, state_dir())
     report = ConsoleReport(error_stream=as_json)
     with ExitStack() as stack:
         with report.task("preparing tokens, keys and certificates"):
@@ -54,6 +54,8 @@ def ekm_verify(
             endpoints.append(key_managers.endpoint(ekm, provisioned, process))
         proxy = stack.enter_context(EkmProxy(endpoints, resolve=resolver(checked.dns)))
         found = verify_connection(proxy.connections, labels)
+    answering = [ekm.name for ekm in found.ekms if ekm.failure is None]
+    clear_lost_key_managers(name, state_dir(), answering)
     if as_json:
         print_json(_as_json(name, labels, found))
     else:

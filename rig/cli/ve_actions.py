@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from rig.ve.node import Node
 
 
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
 def _run_jobs(
     node: Node, report: ConsoleReport, *, reclaim: bool = False, as_json: bool = False
 ) -> None:
@@ -71,6 +74,13 @@ def pools(
         list[str] | None,
         typer.Option(
             "--hash-key", metavar="LABEL", help="Key label, in hash mode; two keys at most."
+        ),
+    ] = None,
+    allow_public_only: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-public-only/--require-private",
+            help="Allow keys of which no key manager has the private half.",
         ),
     ] = None,
     borrow: Annotated[
@@ -128,7 +138,8 @@ def pools(
     from rig.ve.catalogue.schema import PoolRow
 
     changes = (
-        *(encrypt, key, hash_key, borrow, return_borrowed, reclaim_pool, threshold),
+        *(encrypt, key, hash_key, allow_public_only, borrow, return_borrowed, reclaim_pool),
+        threshold,
         *(days_access, days_write, days_inactivation, max_active),
     )
     if number is None and any(each not in (None, []) for each in changes):
@@ -139,7 +150,7 @@ def pools(
             raise OptionError(f"No setting of pool {number} was given; give one, or leave --set.")
         chosen = _keys(key or [], hash_key or [])
         checked = lab_of(lab)
-        if encrypt:
+        if encrypt or chosen:
             _require_license(checked)
         _require_known(checked, node, chosen)
         with open_node_of(lab, node, drives=False) as (opened, _), opened.change() as session:
@@ -163,6 +174,7 @@ def pools(
                 reclaim=policy,
                 **_given(
                     encrypt=encrypt,
+                    allow_public_only=allow_public_only,
                     borrow=borrow,
                     return_borrowed=return_borrowed,
                     reclaim_pool=reclaim_pool,
@@ -477,21 +489,28 @@ def reclaim_run(
 def reclaim_inhibit(
     periods: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="DAY/HH:MM+MINUTES", help="Period in UTC, as mon/22:00+480; none to clear."
-        ),
+        typer.Argument(metavar="DAY/HH:MM+MINUTES", help="Period in UTC, as mon/22:00+480."),
     ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all periods.")] = False,
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Set the weekly periods in which no reclaim begins."""
+    """Show or set the weekly periods in which no reclaim begins."""
     from rig.ve.catalogue import settings
 
-    chosen = [_period(word) for word in periods or ()]
-    with open_node_of(lab, node, drives=False) as (opened, _), opened.change() as session:
-        settings.set_inhibit_periods(session, chosen)
-    print_json(periods or []) if as_json else print(plural(len(chosen), "period"))
+    if clear and periods:
+        raise OptionError("--clear removes all periods; give it, or the periods to set.")
+    if clear or periods:
+        chosen = [_period(word) for word in periods or ()]
+        with open_node_of(lab, node, drives=False) as (opened, _), opened.change() as session:
+            settings.set_inhibit_periods(session, chosen)
+    with open_catalogue_of(lab_of(lab), node) as (session, _, _):
+        shown = [_period_text(period) for period in settings.inhibit_periods(session)]
+    if as_json:
+        print_json(shown)
+    else:
+        print("\n".join(shown) or "reclaim is not inhibited at any time")
 
 
 @ve_app.command("check", rich_help_panel=VOLUMES)
@@ -654,17 +673,21 @@ def _expand_ranges(node: Node, words: list[str]) -> list[str]:
     return volsers
 
 
+def _period_text(period: InhibitPeriod) -> str:
+    hours, minutes = divmod(period.start_minute, 60)
+    return f"{_DAYS[period.weekday]}/{hours:02}:{minutes:02}+{period.minutes}"
+
+
 def _period(word: str) -> InhibitPeriod:
     import re
 
     from hsm.errors import TaperigError
     from rig.ve.catalogue.model import InhibitPeriod
 
-    days = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
     match = re.fullmatch(r"([a-z]{3})/([01]\d|2[0-3]):([0-5]\d)\+(\d{1,5})", word)
-    if match is None or match[1] not in days:
+    if match is None or match[1] not in _DAYS:
         raise TaperigError(
             f"'{word[:40]}' is no period; write DAY/HH:MM+MINUTES, as mon/22:00+480."
         )
     start = int(match[2]) * 60 + int(match[3])
-    return InhibitPeriod(days.index(match[1]), start, int(match[4]))
+    return InhibitPeriod(_DAYS.index(match[1]), start, int(match[4]))

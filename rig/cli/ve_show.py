@@ -258,7 +258,8 @@ def prerequisites(lab: LabOption = None, as_json: JsonOption = False) -> None:
         print_table([asdict(each) for each in wrong], ("rule", "message"), "nothing is missing")
         print()
         print_table(drives, ("drive", "used", "why"), "no drives")
-        print(f"\nnext step: {step or 'none, all are done'}")
+        rest = "mend what is missing" if wrong else "none, all are done"
+        print(f"\nnext step: {step or rest}")
     raise typer.Exit(1 if wrong else 0)
 
 

@@ -68,6 +68,7 @@ def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
             )
         serials.add(drive.serial)
         yield from _model_mistakes(index, drive)
+    yield from _installation_mistakes(lab)
     names: set[str] = set()
     for index, ekm in enumerate(lab.ekms):
         if ekm.name in names:
@@ -126,6 +127,19 @@ def cross_check(lab: Lab) -> Iterator[tuple[Location, str]]:
             yield ("keks", index, "token"), _no_such("token", kek.token, lab.tokens)
     for number, pool in lab.pools.items():
         yield from _pool_mistakes(lab, ("pools", number), number, pool)
+
+
+def _installation_mistakes(lab: Lab) -> Iterator[tuple[Location, str]]:
+    """Yield the drives that are installed twice."""
+    serials: set[str] = set()
+    for index, drive in enumerate(() if lab.installation is None else lab.installation.drives):
+        if drive.serial in serials:
+            yield (
+                ("installation", "drives", index, "serial"),
+                f"installation.drives has the serial number {drive.serial} twice; each drive has "
+                "its own.",
+            )
+        serials.add(drive.serial)
 
 
 def _model_mistakes(index: int, drive: DriveUnit) -> Iterator[tuple[Location, str]]:

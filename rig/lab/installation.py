@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from hsm.configuration.part import Part
+from hsm.configuration.yaml_source import WrittenFloat
 from rig.ve.prerequisites import (
     ENCRYPTION_LICENSE,
     LIBRARY_MANAGER,
@@ -22,7 +23,9 @@ from rig.ve.prerequisites import (
 
 
 def _as_text(value: object) -> object:
-    """Return a number as text, since YAML reads 534.31 and 3494 as numbers."""
+    """Return a number as it is written: YAML reads 534.40 as 534.4."""
+    if isinstance(value, WrittenFloat):
+        return value.text
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 

@@ -10,7 +10,7 @@ processes of its drives and key managers start.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +81,7 @@ def open_node(
                 None if session is None else session.proxy,
                 settings=node_setup.node_settings(lab, name),
                 events=events,
+                refusals=node_setup.encryption_refusals_of(lab, name),
             )
         )
         node_setup.enter_lab_settings(node, lab, lab.nodes[name], insert=insert)
@@ -95,6 +96,48 @@ def _offline(lab: Lab, folder: Path) -> Mapping[str, str]:
     from rig.testbed.node_setup import offline_drives
 
     return offline_drives(lab, lab.installation, folder)
+
+
+def labels_of(lab: Lab, name: str, state: Path) -> tuple[str, ...]:
+    """Return the key labels of a node's pools as they are set now (OPER-3).
+
+    A pool that the node does not know yet is as in the lab file.
+    """
+    from rig.ve.catalogue.database import FILE, Catalogue
+
+    keys = {number: [key.label for key in pool.keys] for number, pool in lab.pools_of(name).items()}
+    path = node_folder(state, name) / FILE
+    if path.exists():
+        from sqlalchemy import select
+
+        from rig.ve.catalogue.schema import PoolRow
+
+        catalogue = Catalogue(path)
+        try:
+            with catalogue.reading() as session:
+                for row in session.scalars(select(PoolRow)):
+                    keys[row.number] = [key.label for key in row.record().keys]
+        finally:
+            catalogue.close()
+    return tuple(dict.fromkeys(label for _, labels in sorted(keys.items()) for label in labels))
+
+
+def clear_lost_key_managers(name: str, state: Path, answering: Iterable[str]) -> None:
+    """Clear a node's interventions for key managers that answer (OPER-2)."""
+    from rig.ve.catalogue import operator_messages
+    from rig.ve.catalogue.clock import Clock, offset
+    from rig.ve.catalogue.database import FILE, Catalogue
+
+    path = node_folder(state, name) / FILE
+    if not path.exists():
+        return
+    catalogue = Catalogue(path)
+    try:
+        with catalogue.transaction() as session:
+            now = Clock(offset(session)).now()
+            operator_messages.clear_key_managers(session, answering, now)
+    finally:
+        catalogue.close()
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from rig.ve.catalogue.schema import (
     StorageGroupRow,
 )
 from rig.ve.node import MAX_INSERT, Node, NodeError, NodeSettings
-from rig.ve.prerequisites import drives_in_use
+from rig.ve.prerequisites import drives_in_use, encryption_refusals
 
 
 def node_settings(lab: Lab, name: str) -> NodeSettings:
@@ -52,6 +52,14 @@ def offline_drives(lab: Lab, unit: InstallationPart, folder: Path) -> dict[str, 
     installation = unit.record(ekms=len(lab.ekms))
     uses = drives_in_use(installation, encrypted_volumes=encrypted)
     return {use.drive.serial: use.message for use in uses if not use.online}
+
+
+def encryption_refusals_of(lab: Lab, name: str) -> dict[str, str]:
+    """Return why drives of a node may not write encrypted, by serial (PRE-7)."""
+    if lab.installation is None:
+        return {}
+    serials = [drive.serial for drive in lab.drives_of(name)]
+    return encryption_refusals(lab.installation.record(ekms=len(lab.ekms_of(name))), serials)
 
 
 def report_offline(node: Node, offline: Mapping[str, str]) -> None:

@@ -128,8 +128,12 @@ class Node:
         settings: NodeSettings | None = None,
         events: EventLog | None = None,
         real_time: Callable[[], float] | None = None,
+        refusals: Mapping[str, str] | None = None,
     ) -> None:
-        """Open the node in `folder`, and recover from an interruption."""
+        """Open the node in `folder`, and recover from an interruption.
+
+        `refusals` says by serial why a drive may not write encrypted (PRE-7).
+        """
         self.folder = folder
         self.settings = settings or NodeSettings()
         self.events = events or EventLog()
@@ -151,10 +155,13 @@ class Node:
                 clock=self.clock,
             )
             self.recovered = recover(self.parts, self.settings.cartridge_bytes)
-            self.scheduler = Scheduler(self.parts, drives, proxy, self.events)
+            self.scheduler = Scheduler(self.parts, drives, proxy, self.events, refusals or {})
         except BaseException:
             self._lock_file.close()
             raise
+        if proxy is not None and (answering := proxy.answering()):
+            with self.catalogue.transaction() as session:
+                operator_messages.clear_key_managers(session, answering, self.clock.now())
         self._host = threading.Lock()
         self._wake = threading.Event()
         for notice in self.events.notices:
@@ -183,7 +190,7 @@ class Node:
 
     def _keep(self, notice: Notice) -> None:
         """Enter a notice about a key manager into the catalogue."""
-        subject = f"key manager {notice.about}"
+        subject = operator_messages.key_manager_subject(notice.about)
         now = self.clock.now()
         with self.catalogue.transaction() as session:
             match notice.kind:

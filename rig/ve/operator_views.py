@@ -93,6 +93,7 @@ def pools(session: Session) -> list[Row]:
                 "pool": settings.number,
                 "encrypt": settings.encrypt,
                 "keys": _keys(row.keys),
+                "allow_public_only": settings.allow_public_only,
                 "borrow": settings.borrow,
                 "return_borrowed": settings.return_borrowed,
                 "reclaim_pool": settings.reclaim_target,

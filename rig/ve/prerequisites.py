@@ -1,4 +1,4 @@
-"""Prerequisites of encryption and their order (PRE-1 to PRE-6).
+"""Prerequisites of encryption and their order (PRE-1 to PRE-7).
 
 An `Installation` is the installed hardware, as plain values. `findings` returns everything that is
 wrong with it, each with its rule, the part that it is about and what to do; `drives_in_use` returns
@@ -220,6 +220,31 @@ def require_encryption_settings(installation: Installation) -> None:
     """
     for finding in _license(installation):
         raise PrerequisiteError(str(finding))
+
+
+def encryption_refusals(installation: Installation, serials: Iterable[str]) -> dict[str, str]:
+    """Return why drives of these serials may not write encrypted (PRE-7).
+
+    What is wrong with the VE or the library concerns every drive.
+    """
+    known = {drive.serial: drive for drive in installation.drives}
+    wrong = findings(installation)
+    single = {drive.serial for drive in installation.drives if drive.model is DriveModel.E05}
+    general = [each for each in wrong if each.subject not in single]
+    refusals = {}
+    for serial in serials:
+        drive = known.get(serial)
+        own = [each for each in wrong if each.subject == serial]
+        if drive is None:
+            refusals[serial] = (
+                f"Drive {serial} is not among the installed drives of the lab file; add it to "
+                f"installation: drives. (PRE-7)"
+            )
+        elif general or own:
+            refusals[serial] = str((*own, *general)[0])
+        elif not drive.capable:
+            refusals[serial] = f"Drive {serial} cannot encrypt; attach another. (PRE-1)"
+    return refusals
 
 
 # Which drives are used

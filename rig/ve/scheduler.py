@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from rig.drive.drive import Drive
 from rig.results.events import EventLog, WorkInterruptedError
 from rig.ve.catalogue import bad_copies, operator_messages, settings
 from rig.ve.catalogue.model import VolumeState
+from rig.ve.catalogue.operator_messages import NO_KEY_MANAGER
 from rig.ve.catalogue.schema import (
     CopyRow,
     DriveRow,
@@ -27,13 +28,12 @@ from rig.ve.catalogue.schema import (
     PremigrationRow,
 )
 from rig.ve.ekm.relay import NoKeyManager, OneAtATime, Relay
+from rig.ve.prerequisites import PrerequisiteError
 from rig.ve.reclaim_planner import ReclaimPlan, plan_reclaim
 from rig.ve.tape.cartridge_contents import CartridgeContents
 from rig.ve.tape.jobs import NodeParts, TapeJobs
 from rig.ve.tape.rekey import RekeyReport, rekey_to_pool
 from rig.ve.tape.sequences import DriveSequences, ReportProgress
-
-NO_KEY_MANAGER = "no key manager"
 
 
 class NoDriveError(TaperigError):
@@ -82,12 +82,23 @@ class Scheduler:
     """The drives of a node, each working in a thread of its own."""
 
     def __init__(
-        self, parts: NodeParts, drives: Sequence[Drive], proxy: Relay | None, events: EventLog
+        self,
+        parts: NodeParts,
+        drives: Sequence[Drive],
+        proxy: Relay | None,
+        events: EventLog,
+        refusals: Mapping[str, str],
     ) -> None:
-        """Take over the drives; without `proxy` there is no key manager."""
+        """Take over the drives; without `proxy` there is no key manager.
+
+        `refusals` says by serial why a drive may not write encrypted.
+        """
+        self._refusals = refusals
+        self._capable = sum(drive.serial not in refusals for drive in drives)
         self._parts = parts
         self._count = len(drives)
         self._idle: LifoQueue[TapeJobs] = LifoQueue()
+        self._proxy = proxy
         relay: Relay = NoKeyManager()
         if proxy is not None:
             relay = OneAtATime(proxy, self._clear_no_key_manager)
@@ -224,17 +235,34 @@ class Scheduler:
         return tasks
 
     def _carry_out(self, task: Task) -> None:
-        with self._drive() as work, self._reporting_no_key_manager():
+        encrypt = False
+        if task.pool:
+            with self._parts.catalogue.reading() as session:
+                encrypt = settings.pool(session, task.pool).encrypt
+        with self._drive(encrypt=encrypt) as work, self._reporting_no_key_manager():
             task.run(work)
 
     @contextmanager
-    def _drive(self) -> Iterator[TapeJobs]:
-        """Wait for a free drive and use it."""
+    def _drive(self, *, encrypt: bool = False) -> Iterator[TapeJobs]:
+        """Wait for a free drive and use it.
+
+        With `encrypt`, it is one that may write encrypted. Raises PrerequisiteError when none may (PRE-7).
+        """
         if not self._count:
             raise NoDriveError(
                 "No tape job can run: the node has no drive in use; see `rig ve interventions`."
             )
+        if encrypt and not self._capable:
+            raise PrerequisiteError(
+                f"Nothing is written encrypted: {next(iter(self._refusals.values()))}"
+            )
+        passed: list[TapeJobs] = []
         work = self._idle.get()
+        while encrypt and work.sequences.drive.serial in self._refusals:
+            passed.append(work)
+            work = self._idle.get()
+        for each in passed:
+            self._idle.put(each)
         try:
             yield work
         finally:
@@ -260,8 +288,12 @@ class Scheduler:
             raise
 
     def _clear_no_key_manager(self) -> None:
+        """Clear what this or another process said of key managers (OPER-2)."""
+        assert self._proxy is not None
         with self._parts.catalogue.transaction() as session:
-            operator_messages.clear_intervention(session, NO_KEY_MANAGER, self._parts.clock.now())
+            operator_messages.clear_key_managers(
+                session, self._proxy.answering(), self._parts.clock.now()
+            )
 
     def plan_reclaim(self, limit: int | None = None) -> ReclaimPlan:
         """Return which cartridges are eligible for reclaim now, in order."""

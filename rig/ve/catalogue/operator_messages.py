@@ -5,6 +5,8 @@ They are kept in the catalogue.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
@@ -13,6 +15,8 @@ from rig.ve.catalogue.schema import EventRow
 MESSAGE = "message"
 INTERVENTION = "intervention"
 CALL_HOME = "call-home"
+NO_KEY_MANAGER = "no key manager"
+"""The subject of the intervention for a node that reaches none."""
 _LATEST = 10
 
 
@@ -52,6 +56,22 @@ def clear_intervention(session: Session, subject: str, now: float) -> bool:
         return False
     row.cleared = now
     return True
+
+
+def key_manager_subject(name: str) -> str:
+    """Return the subject of what is said about a key manager."""
+    return f"key manager {name}"
+
+
+def clear_key_managers(session: Session, answering: Iterable[str], now: float) -> None:
+    """Clear the interventions for key managers that answer.
+
+    When any does, so is that for having none.
+    """
+    names = list(answering)
+    subjects = [key_manager_subject(name) for name in names]
+    for subject in (*subjects, *([NO_KEY_MANAGER] if names else [])):
+        clear_intervention(session, subject, now)
 
 
 def open_subjects(session: Session, prefix: str) -> list[str]:

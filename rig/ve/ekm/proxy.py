@@ -117,6 +117,10 @@ class EkmProxy:
         """Return a way to each key manager alone."""
         return [_OneKeyManager(self, each) for each in self.connections.all]
 
+    def answering(self) -> Sequence[str]:
+        """Return the names of the key managers that answered when last asked."""
+        return [each.name for each in self.connections.all if each.up]
+
     def exchange_with(self, each: EkmConnection, session: RelayedSession) -> None:
         """Relay a drive's exchange with one key manager."""
         self._attempt(each, session)
@@ -197,6 +201,10 @@ class _OneKeyManager:
     def each(self) -> Sequence[Relay]:
         """Return this alone."""
         return [self]
+
+    def answering(self) -> Sequence[str]:
+        """Return its name if it answered when last asked."""
+        return [self.connection.name] if self.connection.up else []
 
 
 class _ContactLost(EkmUnavailable):

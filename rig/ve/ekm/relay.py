@@ -36,6 +36,9 @@ class Relay(Protocol):
     def each(self) -> Sequence[Relay]:
         """Return a way to each key manager alone."""
 
+    def answering(self) -> Sequence[str]:
+        """Return the names of the key managers that answered when last asked."""
+
 
 class OneAtATime:
     """A relay for several drives: runs one exchange after the other."""
@@ -58,6 +61,10 @@ class OneAtATime:
         """Return a way to each key manager alone."""
         return [OneAtATime(relay, self._answered, self._lock) for relay in self._relay.each()]
 
+    def answering(self) -> Sequence[str]:
+        """Return the names of the key managers that answered when last asked."""
+        return self._relay.answering()
+
 
 class NoKeyManager:
     """A node without key managers."""
@@ -69,3 +76,7 @@ class NoKeyManager:
     def each(self) -> Sequence[Relay]:
         """Return this: it says why."""
         return [self]
+
+    def answering(self) -> Sequence[str]:
+        """Return none."""
+        return ()

@@ -18,6 +18,7 @@ from pathlib import Path
 from sqlalchemy import not_, select
 from sqlalchemy.orm import Session
 
+from hsm.ekm.protocol.errors import ExchangeError
 from hsm.errors import TaperigError
 from hsm.keys.eedk import KeyLabel
 from rig.drive.cartridge_format import (
@@ -242,9 +243,11 @@ class TapeJobs:
             files = [each.file(pool, copied) for each in fitting]
             unproved: Sequence[KeyLabel] = ()
             if target.from_bot:
-                unproved = self.sequences.write_from_bot(chosen, files, target.volser)
+                with self._reporting_refused_key(f"keys of pool {pool}"):
+                    unproved = self.sequences.write_from_bot(chosen, files, target.volser)
             else:
-                self.sequences.append(target.volser, files)
+                with self._reporting_refused_key(f"key of cartridge {target.volser}"):
+                    self.sequences.append(target.volser, files)
             facts = parts.cartridges.facts(target.volser)
             now = parts.clock.now()
             with parts.catalogue.transaction() as session:
@@ -381,7 +384,11 @@ class TapeJobs:
             rows = transactions.logicals(session, {copy.name for copy in copies})
             expected = {copy.name: (copy.generation, rows[copy.name].sha256) for copy in copies}
         runs = [range(copy.first_block, copy.first_block + copy.blocks) for copy in copies]
-        with ExitStack() as storing, self._reporting_unusable(volser):
+        with (
+            ExitStack() as storing,
+            self._reporting_unusable(volser),
+            self._reporting_refused_key(f"key of cartridge {volser}"),
+        ):
             sink: VolumeSink = NullSink()
             if into is not None:
                 incoming = storing.enter_context(into.incoming())
@@ -446,6 +453,25 @@ class TapeJobs:
                     wrong = {copy.id: _sentence(error) for copy in copies}
                     bad_copies.enter_read(session, volser, (), wrong, self.parts.clock.now())
             raise
+
+    @contextmanager
+    def _reporting_refused_key(self, subject: str) -> Iterator[None]:
+        """Raise an intervention when a key is refused.
+
+        It is cleared when it is not any more.
+        """
+        now = self.parts.clock.now
+        try:
+            yield
+        except ExchangeError as error:
+            with self.parts.catalogue.transaction() as session:
+                operator_messages.raise_intervention(session, subject, str(error), now())
+            raise
+        with self.parts.catalogue.reading() as session:
+            is_open = subject in operator_messages.open_subjects(session, subject)
+        if is_open:
+            with self.parts.catalogue.transaction() as session:
+                operator_messages.clear_intervention(session, subject, now())
 
     def _set_aside(self, volser: str, error: UnusableCartridgeError) -> None:
         with self.parts.catalogue.transaction() as session:

@@ -6,12 +6,16 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hsm.keys.eedk import KeyLabel
 from rig.lab.load import load_lab
+from rig.ve.catalogue import operator_messages, settings
+from rig.ve.catalogue.database import Catalogue
 from tests.support.rig_command import Ended, lab_file, rig
 
 NODES = """
@@ -102,3 +106,23 @@ def test_ekm_verify_refuses_a_node_with_four_key_managers(tmp_path: Path) -> Non
     lab = lab_file(tmp_path, ("ekms:\n", more))
     sentence = rig("ekm", "verify", "--lab", lab).sentence()
     assert "node main would have 4 key managers; a node has one or two" in sentence
+
+
+@pytest.mark.rule("OPER-2", "OPER-3")
+def test_ekm_verify_asks_for_the_labels_that_pools_have_now(state: str, tmp_path: Path) -> None:
+    lab = lab_file(tmp_path)
+    assert rig("ve", "pools", "--lab", lab, TAPERIG_STATE=state).code == 0
+    catalogue = Catalogue(Path(state) / "ve" / "main" / "catalogue.db")
+    with catalogue.transaction() as session:
+        pool = settings.pool(session, 2)
+        settings.set_pool(session, replace(pool, keys=(KeyLabel("Set In The Panel"),)))
+        for name in ("main", "elsewhere"):
+            subject = operator_messages.key_manager_subject(name)
+            operator_messages.raise_intervention(session, subject, "It is lost.", 0.0)
+    found = printed(verify(state, lab, "--json"))
+    assert found["labels"] == ["Set In The Panel"]
+    assert not found["good"]
+    with catalogue.reading() as session:
+        left = operator_messages.open_subjects(session, "key manager")
+    catalogue.close()
+    assert left == ["key manager elsewhere"]

@@ -106,6 +106,12 @@ def test_ve_commands_work_one_after_the_other_on_a_node(
     assert ve_json(lab, "reclaim", "plan")["candidates"][0]["volser"] == "TAP001"
     ve(lab, "reclaim", "inhibit", "mon/00:00+10080")
     assert "reclaim is inhibited until ever" in ve(lab, "reclaim", "plan")
+    assert ve(lab, "reclaim", "inhibit") == "mon/00:00+10080\n"
+    ve(lab, "reclaim", "inhibit", "mon/22:00+480", "sun/00:30+60")
+    assert ve_json(lab, "reclaim", "inhibit") == ["mon/22:00+480", "sun/00:30+60"]
+    assert "--clear removes all" in refusal(lab, "reclaim", "inhibit", "--clear", "mon/00:00+1")
+    assert "not inhibited at any time" in ve(lab, "reclaim", "inhibit", "--clear")
+    ve(lab, "reclaim", "inhibit", "mon/00:00+10080")
     assert ve_json(lab, "move", "TAP001-TAP002", "--to", "1")["waiting"] == []
     assert {row["volser"] for row in ve_json(lab, "search", "--pool", "1")} == {"TAP003", "TAP004"}
     out = tmp_path / "out"
@@ -163,6 +169,42 @@ def test_ve_prerequisites_are_listed_and_hold_for_pool_settings(
         .replace("  2:\n    encrypt: true", "  2:\n    encrypt: false")
     )
     assert "9900" in refusal(lab, "pools", "--set", "5", "--encrypt", *key)
+    assert "9900" in refusal(lab, "pools", "--set", "5", *key)
+    assert "9900" in refusal(lab, "pools", "--set", "5", "--hash-key", "June 2007 Key")
+
+
+@pytest.mark.rule("PRE-1", "PRE-3", "PRE-7")
+@pytest.mark.parametrize(
+    ("installed", "why"),
+    [
+        ("drives: [{serial: TR0000000001}]", "feature 5592 or 9592"),
+        ("drives: [{serial: TR0000000001, features: [9592], native: false}]", "emulates a J1A"),
+        (
+            "drives: [{serial: TR0000000001, features: [9592], method: library-managed}]",
+            "library-managed",
+        ),
+        (
+            "library_manager: 534.30\n  drives: [{serial: TR0000000001, features: [9592]}]",
+            "needs 534.31",
+        ),
+        (
+            "drives: [{serial: TR0000000001, features: [9592]}, {serial: OLD, model: J1A}]",
+            "at least 4 capable E05",
+        ),
+        ("drives: [{serial: TR0000000002, features: [9592]}]", "not among the installed drives"),
+    ],
+)
+def test_ve_writes_nothing_encrypted_without_the_prerequisites(
+    tmp_path: Path, state: Path, lab: Path, installed: str, why: str
+) -> None:
+    lab.write_text(f"{lab.read_text()}\ninstallation:\n  {installed}\n")
+    (tmp_path / "file").write_bytes(b"data")
+    ve(lab, "write", tmp_path / "file", "--storage-group", "SECRET")
+    waiting = ve_json(lab, "work", code=1)["waiting"]
+    assert len(waiting) == 1
+    assert why in waiting[0]
+    assert "PRE-" in waiting[0]
+    assert {row["state"] for row in ve_json(lab, "search")} == {"scratch"}
 
 
 def test_ve_refuses_in_one_sentence(lab: Path, state: Path) -> None:

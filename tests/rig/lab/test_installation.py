@@ -68,6 +68,19 @@ def test_installation_mistake_is_named(tmp_path: Path, line: str, what: str) -> 
         load_lab(path)
 
 
+def test_level_is_read_as_it_is_written(tmp_path: Path) -> None:
+    text = "  library_manager: 534.40\n  drives: [{serial: TR0000000001}]\n"
+    part = load_lab(lab(tmp_path, text)).installation
+    assert part is not None
+    assert part.record(ekms=1).library_manager == (534, 40)
+
+
+def test_drive_installed_twice_is_refused(tmp_path: Path) -> None:
+    path = lab(tmp_path, "  drives: [{serial: TR0000000001}, {serial: TR0000000001}]\n")
+    with pytest.raises(LabError, match="has the serial number TR0000000001 twice"):
+        load_lab(path)
+
+
 @pytest.mark.rule("PRE-6")
 def test_ekm_verify_is_refused_before_the_steps_before_it(tmp_path: Path) -> None:
     drive = "{serial: TR0000000001, features: [9592], verified: false}"

@@ -54,7 +54,7 @@ def by_id(folder: Path) -> dict[str, RuleStatus]:
 
 def test_rules_are_those_of_the_source_once_each() -> None:
     ids = [rule.id for rule in load_rules()]
-    assert len(ids) == len(set(ids)) == 99
+    assert len(ids) == len(set(ids)) == 102
     assert {"KEY-12", "EKM-11", "BOT-2e", "APP-3b", "READ-4", "POOL-7", "RATE-2"} <= set(ids)
     assert "CART-4" in ids
     assert all(rule.text.endswith(".") for rule in load_rules())

@@ -28,11 +28,11 @@ from rig.ve.catalogue.model import (
     TapeEncryption,
     VolumeState,
 )
+from rig.ve.catalogue.operator_messages import NO_KEY_MANAGER
 from rig.ve.catalogue.schema import CopyRow, DriveRow, EventRow, PhysicalRow, PremigrationRow
 from rig.ve.ekm.proxy import EkmProxy
 from rig.ve.node import Node, NodeError, NodeSettings
 from rig.ve.operator_views import tape_map
-from rig.ve.scheduler import NO_KEY_MANAGER
 from rig.ve.volumes.tape_volume_cache import CacheFullError
 from tests.support.boards import StartBoard
 from tests.support.nodes import (

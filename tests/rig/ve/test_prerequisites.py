@@ -1,6 +1,7 @@
 """Prerequisites of encryption: what is refused, by which rule."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from rig.ve.prerequisites import (
     Step,
     UnmetPrerequisite,
     drives_in_use,
+    encryption_refusals,
     findings,
     next_step,
     parse_level,
@@ -246,3 +248,24 @@ def test_installation_order_is_that_of_the_source() -> None:
         "EKM_ADDRESSES",
         "VERIFY_CONNECTION",
     ]
+
+
+@pytest.mark.rule("PRE-7")
+def test_what_is_wrong_with_the_ve_keeps_every_drive_from_encrypting() -> None:
+    serials = [drive.serial for drive in GOOD.drives]
+    assert encryption_refusals(GOOD, serials) == {}
+    changes: tuple[dict[str, Any], ...] = (
+        {"microcode": (8, 2, 0, 18)},
+        {"library_manager": (534, 30)},
+        {"features": frozenset()},
+        {"forces_j1a": True},
+        {"drives": (*GOOD.drives, j1a("OLD"))},
+    )
+    for change in changes:
+        refusals = encryption_refusals(replace(GOOD, **change), serials)
+        assert list(refusals) == serials, change
+        assert all("PRE-" in why for why in refusals.values())
+    first, *others = GOOD.drives
+    plain = replace(GOOD, drives=(replace(first, features=frozenset()), *others))
+    assert list(encryption_refusals(plain, serials)) == [first.serial]
+    assert "not among the installed drives" in encryption_refusals(GOOD, ["OTHER"])["OTHER"]

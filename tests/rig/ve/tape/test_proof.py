@@ -168,6 +168,9 @@ class Refusing:
     def each(self) -> Sequence[Relay]:
         return [self]
 
+    def answering(self) -> Sequence[str]:
+        return []
+
 
 @pytest.mark.rule("CART-5")
 @pytest.mark.parametrize(
