@@ -246,7 +246,8 @@ class Scheduler:
     def _drive(self, *, encrypt: bool = False) -> Iterator[TapeJobs]:
         """Wait for a free drive and use it.
 
-        With `encrypt`, it is one that may write encrypted. Raises PrerequisiteError when none may (PRE-7).
+        With `encrypt`, it is one that may write encrypted. Raises PrerequisiteError when none may
+        (PRE-7).
         """
         if not self._count:
             raise NoDriveError(
