@@ -101,7 +101,7 @@ def read_into_folder(
     names: list[str],
     copy: Callable[[str, Path, Path, float], None],
     *,
-    suffix: str = "",
+    suffix: Callable[[Path], str] = lambda source: "",
     lab: Path | None,
     node: str | None,
     as_json: bool,
@@ -109,8 +109,8 @@ def read_into_folder(
     """Read logical volumes into files of a folder; print their names.
 
     `copy` is called with a volume's name, its file in the cache, the file to write and the node's
-    time. Drives are started only when a volume is not in the cache. One that fails stops none of
-    the others; then the command exits 1.
+    time; `suffix` says how the name of the file to write ends. Drives are started only when a
+    volume is not in the cache. One that fails stops none of the others; then the command exits 1.
     """
     from hsm.errors import TaperigError
 
@@ -118,7 +118,8 @@ def read_into_folder(
     failures: list[TaperigError] = []
 
     def deliver(opened: Node, name: str) -> None:
-        source, target = opened.read(name), out / f"{name}{suffix}"
+        source = opened.read(name)
+        target = out / f"{name}{suffix(source)}"
         try:
             out.mkdir(parents=True, exist_ok=True)
             copy(name, source, target, opened.clock.now())

@@ -1,4 +1,4 @@
-"""``rig ve import`` and ``export``: logical volumes as AWSTAPE images."""
+"""``rig ve import`` and ``export``: logical volumes as tape images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rig.cli.options import JsonOption, LabOption, NodeOption, print_json
+from rig.cli.options import JsonOption, LabOption, NodeOption, OptionError, print_json
 from rig.cli.ve_common import (
     VOLUMES,
     ManagementClassOption,
@@ -22,7 +22,9 @@ from rig.cli.ve_common import (
 
 @ve_app.command("import", rich_help_panel=VOLUMES)
 def import_images(
-    images: Annotated[list[Path], typer.Argument(metavar="FILE", help="AWSTAPE images (.aws).")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Tape images: AWSTAPE, HET, SIMH.")
+    ],
     name: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Name of the volume; by default its VOL1 label's."),
@@ -34,9 +36,10 @@ def import_images(
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Import AWSTAPE images as logical volumes.
+    """Import tape images as logical volumes.
 
-    Their names are those of their VOL1 labels.
+    AWSTAPE, HET (compressed with zlib or bzip2) and SIMH images are told apart by what is in them.
+    The volumes' names are those of their VOL1 labels.
     """
     from hsm.errors import TaperigError
     from rig.ve.volumes.image_transfer import volume_of_image
@@ -60,17 +63,36 @@ def import_images(
 def export_images(
     names: Annotated[list[str], typer.Argument(metavar="VOLUME", help="Logical volumes.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the images.")] = Path(),
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="aws|het|tap",
+            help="Format of what did not come as an image: AWSTAPE, HET (zlib) or SIMH.",
+        ),
+    ] = "aws",
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Export logical volumes as AWSTAPE images with standard labels."""
+    """Export logical volumes as tape images with standard labels.
+
+    What came as an image goes out byte for byte.
+    """
     import datetime
 
+    from rig.ve.volumes.image_formats import ImageFormat, format_of
     from rig.ve.volumes.image_transfer import export_image
+
+    if form not in tuple(ImageFormat):
+        raise OptionError(f"'{form[:20]}' is no format of tape images; give aws, het or tap.")
+    chosen = ImageFormat(form)
 
     def copy(name: str, source: Path, target: Path, now: float) -> None:
         today = datetime.datetime.fromtimestamp(now, datetime.UTC).date()
-        export_image(name, source, target, today)
+        export_image(name, source, target, today, chosen)
 
-    read_into_folder(out, names, copy, suffix=".aws", lab=lab, node=node, as_json=as_json)
+    def suffix(source: Path) -> str:
+        return f".{format_of(source) or chosen}"
+
+    read_into_folder(out, names, copy, suffix=suffix, lab=lab, node=node, as_json=as_json)

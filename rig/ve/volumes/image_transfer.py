@@ -1,4 +1,4 @@
-"""Import and export of logical volumes as AWSTAPE images.
+"""Import and export of logical volumes as tape images: AWSTAPE, HET, SIMH.
 
 An image enters whole, its bytes are the volume's data, and the volume keeps the name that its VOL1
 label gives. A volume that came as something else leaves as a labelled tape with one data set.
@@ -11,7 +11,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from rig.ve.volumes.awstape import AwsTapeError, ImageWriter, read_image
+from rig.ve.volumes.awstape import AwsTapeError
+from rig.ve.volumes.image_formats import ImageFormat, format_of, open_image, read_image
 from rig.ve.volumes.logical_volume import VolumeError, VolumeFile
 from rig.ve.volumes.standard_labels import (
     DataSetLabel,
@@ -60,12 +61,8 @@ def inspect_image(path: Path) -> TapeImage:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file begins with a whole AWSTAPE block or a tape mark."""
-    try:
-        next(read_image(path))
-    except (AwsTapeError, StopIteration):
-        return False
-    return True
+    """Whether a file begins as a tape image does."""
+    return format_of(path) is not None
 
 
 def volume_of_image(path: Path, name: str | None = None) -> VolumeFile:
@@ -81,10 +78,16 @@ def volume_of_image(path: Path, name: str | None = None) -> VolumeFile:
     return VolumeFile.of(name or str(volser), path)
 
 
-def export_image(name: str, data: Path, target: Path, created: datetime.date) -> None:
-    """Write a volume's data as an AWSTAPE image.
+def export_image(
+    name: str,
+    data: Path,
+    target: Path,
+    created: datetime.date,
+    form: ImageFormat = ImageFormat.AWS,
+) -> None:
+    """Write a volume's data as a tape image.
 
-    Data that is an image is copied; other data becomes one data set.
+    Data that is an image is copied, in its own format; other data becomes one data set.
 
     The data set is named ``TAPERIG.<volume>`` and has the date `created`.
     """
@@ -98,7 +101,7 @@ def export_image(name: str, data: Path, target: Path, created: datetime.date) ->
                 f"The tape image {target} cannot be written ({error.strerror}); name another place."
             ) from error
         return
-    with ImageWriter(target) as tape, data.open("rb") as file:
+    with open_image(target, form) as tape, data.open("rb") as file:
         label = DataSetLabel("HDR1", f"TAPERIG.{name}", name, 1, 0, created)
         tape.block(VolumeLabel(name, "TAPERIG").encode())
         tape.block(label.encode())
