@@ -17,7 +17,7 @@ _LOOKED_AT = 3
 
 
 class ImageFormat(StrEnum):
-    """A format of tape images; its value is also how the names of such files end."""
+    """A format of tape images; its value is how such names end."""
 
     AWS = "aws"
     HET = "het"
@@ -39,7 +39,7 @@ def format_of(path: Path) -> ImageFormat | None:
 
 
 def read_image(path: Path) -> Iterator[bytes | None]:
-    """Yield an image's blocks, and `TAPE_MARK` for each tape mark, whatever its format is.
+    """Yield the blocks and tape marks of an image in any format.
 
     Raises AwsTapeError, with the place, at the first byte that does not fit.
     """
