@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,3 +103,13 @@ def exit_code_of(verdict: str) -> int:
 def print_json(value: object) -> None:
     """Print a value as JSON on standard output."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_json_rows(rows: Iterable[object]) -> None:
+    """Print rows as `print_json` prints a list, each as soon as it comes."""
+    before = "["
+    for row in rows:
+        text = json.dumps(row, indent=2, ensure_ascii=False).replace("\n", "\n  ")
+        print(f"{before}\n  {text}", end="")
+        before = ","
+    print("[]" if before == "[" else "\n]")

@@ -6,8 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from rig.cli.options import JsonOption, LabOption, NodeOption, lab_of, print_json
+from rig.cli.options import (
+    JsonOption,
+    LabOption,
+    NodeOption,
+    lab_of,
+    print_json,
+    print_json_rows,
+)
 from rig.cli.ve_common import VIEWS, open_catalogue_of, reclaim_app, ve_app
+
+_TABLE_ROWS = 1000
 
 
 @ve_app.command("status", rich_help_panel=VIEWS)
@@ -45,16 +54,40 @@ def volumes(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="VOLUME", help="Logical volumes; by default all.")
     ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="At most N; by default 1000 in a table, all with --json."
+        ),
+    ] = None,
+    after: Annotated[str, typer.Option(metavar="VOLUME", help="Only those behind this name.")] = "",
+    storage_group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only those of this storage group.")
+    ] = None,
+    in_cache: Annotated[
+        bool | None,
+        typer.Option("--in-cache/--not-in-cache", help="Only those in the cache, or not."),
+    ] = None,
     lab: LabOption = None,
     node: NodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List logical volumes: where each is, and what it waits for."""
+    from itertools import islice
+
     from rig.ve import operator_views
 
     with open_catalogue_of(lab_of(lab), node) as (session, _, _):
-        rows = list(operator_views.volumes(session, names))
-    for row in rows if not as_json else ():
+        found = operator_views.volumes(
+            session, names, after=after, storage_group=storage_group, in_cache=in_cache
+        )
+        if as_json:
+            print_json_rows(islice(found, limit))
+            return
+        most = limit or _TABLE_ROWS
+        rows = list(islice(found, most))
+        more = next(found, None) is not None
+    for row in rows:
         row["copies"] = [
             f"{copy['role']} pool {copy['pool']} {copy['volser']}@{copy['block']}"
             + (f", ejected to {copy['ejected_to']}" if copy["ejected_to"] else "")
@@ -65,6 +98,8 @@ def volumes(
     if any(row["found_on_tape"] for row in rows):
         columns = (*columns, "found_on_tape")
     _show(rows, (*columns, "waiting_for_pools", "accessed"), "no logical volumes", as_json)
+    if more:
+        print(f"there are more: rig ve volumes --after {rows[-1]['volume']}")
 
 
 def _percent(text: str) -> Any:

@@ -147,34 +147,14 @@ def _label(copy: CopyRow, cartridge: Cartridge) -> Iterator[str]:
 
 
 def _volumes(session: Session, cache: Cache, *, deep: bool) -> Iterator[str]:
-    known = set()
-    for row in session.scalars(select(LogicalRow).order_by(LogicalRow.name)):
-        path = cache.path(row.name, row.generation)
-        active = list(
-            session.scalars(select(CopyRow).where(CopyRow.name == row.name, CopyRow.active))
-        )
-        roles = [copy.role for copy in active]
-        if len(set(roles)) != len(roles):
-            yield f"{row.name} has two active copies of one role"
-        for copy in active:
-            if (copy.generation, copy.size) != (row.generation, row.size):
-                yield f"{row.name} has an active copy of another content on {copy.volser}"
-        for copy in active:
-            if copy.bad:
-                yield f"{row.name} has a copy on {copy.volser} that cannot be read"
-        if not row.in_cache:
-            if not active:
-                yield f"{row.name} is lost: it is neither in the cache nor on a cartridge"
-            elif not bad_copies.good(active):
-                yield f"{row.name} is lost unless a cartridge is repaired: no copy can be read"
-            continue
-        known.add(path)
-        if not path.exists():
-            yield f"{row.name} is not in the cache, the catalogue says it is"
-        elif path.stat().st_size != row.size:
-            yield f"{row.name} has {path.stat().st_size} bytes in the cache, not {row.size}"
-        elif deep and _sha256(path) != row.sha256:
-            yield f"{row.name} in the cache is not what was written: its SHA-256 differs"
+    known: set[Path] = set()
+    for rows in transactions.volume_batches(session):
+        active = transactions.active_copies(session, [row.name for row in rows])
+        for row in rows:
+            path = cache.path(row.name, row.generation)
+            yield from _volume(row, active.get(row.name, []), path, deep=deep)
+            if row.in_cache:
+                known.add(path)
     for path in cache.files():
         if path not in known:
             yield f"{path} is in the cache, but not in the catalogue"
@@ -183,6 +163,30 @@ def _volumes(session: Session, cache: Cache, *, deep: bool) -> Iterator[str]:
     )
     for copy in session.scalars(orphans):
         yield f"{copy.name} has an active copy on {copy.volser}, but does not exist"
+
+
+def _volume(row: LogicalRow, active: list[CopyRow], path: Path, *, deep: bool) -> Iterator[str]:
+    roles = [copy.role for copy in active]
+    if len(set(roles)) != len(roles):
+        yield f"{row.name} has two active copies of one role"
+    for copy in active:
+        if (copy.generation, copy.size) != (row.generation, row.size):
+            yield f"{row.name} has an active copy of another content on {copy.volser}"
+    for copy in active:
+        if copy.bad:
+            yield f"{row.name} has a copy on {copy.volser} that cannot be read"
+    if not row.in_cache:
+        if not active:
+            yield f"{row.name} is lost: it is neither in the cache nor on a cartridge"
+        elif not bad_copies.good(active):
+            yield f"{row.name} is lost unless a cartridge is repaired: no copy can be read"
+        return
+    if not path.exists():
+        yield f"{row.name} is not in the cache, the catalogue says it is"
+    elif path.stat().st_size != row.size:
+        yield f"{row.name} has {path.stat().st_size} bytes in the cache, not {row.size}"
+    elif deep and _sha256(path) != row.sha256:
+        yield f"{row.name} in the cache is not what was written: its SHA-256 differs"
 
 
 def _sha256(path: Path) -> str:

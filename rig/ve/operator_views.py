@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -118,40 +118,74 @@ def constructs(session: Session) -> Row:
     }
 
 
-def volumes(session: Session, names: list[str] | None = None) -> Iterator[Row]:
-    """Yield logical volumes and where they are."""
-    query = select(LogicalRow).order_by(LogicalRow.name)
+def volumes(
+    session: Session,
+    names: Sequence[str] | None = None,
+    *,
+    after: str = "",
+    storage_group: str | None = None,
+    in_cache: bool | None = None,
+) -> Iterator[Row]:
+    """Yield logical volumes and where they are, by name.
+
+    All, or those of these names; only those behind the name `after`; None filters nothing.
+    """
+    query = select(LogicalRow)
     if names:
         for name in names:
             transactions.logical(session, name)
         query = query.where(LogicalRow.name.in_(names))
-    for row in session.scalars(query):
-        copies = [
+    if storage_group is not None:
+        query = query.where(LogicalRow.storage_group == storage_group)
+    if in_cache is not None:
+        query = query.where(LogicalRow.in_cache.is_(in_cache))
+    places = {
+        volser: (pool, away)
+        for volser, pool, away in session.execute(
+            select(PhysicalRow.volser, PhysicalRow.pool, PhysicalRow.ejected_to)
+        )
+    }
+    for rows in transactions.volume_batches(session, query, after):
+        some = [row.name for row in rows]
+        active = transactions.active_copies(session, some)
+        orders: dict[str, list[int]] = {}
+        ordered = select(PremigrationRow.name, PremigrationRow.pool)
+        for name, pool in session.execute(ordered.where(PremigrationRow.name.in_(some))):
+            orders.setdefault(name, []).append(pool)
+        for row in rows:
+            yield _volume(row, active.get(row.name, []), places, orders.get(row.name, []))
+
+
+def _volume(
+    row: LogicalRow,
+    active: Sequence[CopyRow],
+    places: Mapping[str, tuple[int, str | None]],
+    orders: list[int],
+) -> Row:
+    return {
+        "volume": row.name,
+        "size": row.size,
+        "storage_group": row.storage_group,
+        "management_class": row.management_class,
+        "written": utc_text(row.written),
+        "accessed": utc_text(row.accessed),
+        "in_cache": row.in_cache,
+        "mounted": row.mounted,
+        "copies": [
             {
                 "role": copy.role,
-                "pool": session.get_one(PhysicalRow, copy.volser).pool,
+                "pool": places[copy.volser][0],
                 "volser": copy.volser,
                 "block": copy.first_block,
-                "ejected_to": session.get_one(PhysicalRow, copy.volser).ejected_to,
+                "ejected_to": places[copy.volser][1],
                 "bad": copy.bad,
             }
-            for copy in transactions.active_copies_of(session, row.name)
-        ]
-        orders = select(PremigrationRow).where(PremigrationRow.name == row.name)
-        yield {
-            "volume": row.name,
-            "size": row.size,
-            "storage_group": row.storage_group,
-            "management_class": row.management_class,
-            "written": utc_text(row.written),
-            "accessed": utc_text(row.accessed),
-            "in_cache": row.in_cache,
-            "mounted": row.mounted,
-            "copies": copies,
-            "waiting_for_pools": [order.pool for order in session.scalars(orders)],
-            "found_on_tape": row.found_on_tape,
-            "sha256": row.sha256,
-        }
+            for copy in active
+        ],
+        "waiting_for_pools": orders,
+        "found_on_tape": row.found_on_tape,
+        "sha256": row.sha256,
+    }
 
 
 @dataclass(frozen=True, slots=True)

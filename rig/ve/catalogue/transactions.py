@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 
 from hsm.keys.eedk import KeyLabel
@@ -30,6 +30,7 @@ from rig.ve.catalogue.schema import (
 )
 
 HOUR_S = 3600
+_ROWS_AT_ONCE = 1000
 _NAMES_AT_ONCE = 10_000
 """SQLite takes 32,766 values in one statement."""
 
@@ -94,6 +95,20 @@ def logicals(session: Session, names: Collection[str]) -> dict[str, LogicalRow]:
         if name not in rows:
             logical(session, name)  # raises
     return rows
+
+
+def volume_batches(
+    session: Session, query: Select[LogicalRow] | None = None, after: str = ""
+) -> Iterator[Sequence[LogicalRow]]:
+    """Yield logical volumes of a query by name, some at a time.
+
+    `after` leaves out the names up to that one. Rows are forgotten once the next come.
+    """
+    chosen = (select(LogicalRow) if query is None else query).order_by(LogicalRow.name)
+    while rows := session.scalars(chosen.where(LogicalRow.name > after).limit(_ROWS_AT_ONCE)).all():
+        after = rows[-1].name
+        yield rows
+        session.expunge_all()
 
 
 def name_batches(names: Collection[str]) -> Iterator[list[str]]:

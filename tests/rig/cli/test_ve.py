@@ -85,6 +85,14 @@ def test_ve_commands_work_one_after_the_other_on_a_node(
     assert "BOT-2e   TAP001" in worked
     assert "BOT-2e   TAP002" in worked  # 10 and 20 kB fill the first cartridge
     assert ve(lab, "messages").count("Encrypted Physical Tape TAP001") == 1
+    assert "there are more: rig ve volumes --after L00002\n" in ve(lab, "volumes", "--limit", "2")
+    assert [row["volume"] for row in ve_json(lab, "volumes", "--after", "L00001")] == [
+        *("L00002", "L00003")
+    ]
+    assert ve_json(lab, "volumes", "--storage-group", "PLAIN") == []
+    assert ve_json(lab, "volumes", "--not-in-cache") == []
+    assert len(ve_json(lab, "volumes", "--in-cache", "--limit", "2")) == 2
+    assert ve(lab, "volumes", "--json") == json.dumps(ve_json(lab, "volumes"), indent=2) + "\n"
     volumes = {row["volume"]: row for row in ve_json(lab, "volumes")}
     assert [volumes[name]["copies"][0]["volser"] for name in sorted(volumes)] == [
         *("TAP001", "TAP001", "TAP002")

@@ -9,11 +9,11 @@ import pytest
 
 from hsm.keys.eedk import KeyLabel, KeyMode
 from rig.ve import operator_views
-from rig.ve.catalogue import settings
+from rig.ve.catalogue import settings, transactions
 from rig.ve.catalogue.model import PoolSettings, TapeEncryption, VolumeState
 from rig.ve.node import Node
 from rig.ve.operator_views import Search
-from tests.support.nodes import KEK_1, NodeFactory, content, evict, put, work
+from tests.support.nodes import CLEAR, KEK_1, NodeFactory, content, evict, put, work
 
 KEK_2 = KeyLabel("KEK 2", KeyMode.HASH)
 
@@ -142,3 +142,24 @@ def test_status_pools_constructs_volumes_map_and_plan(node: Node) -> None:
     plan = operator_views.plan(node.scheduler.plan_reclaim())
     assert plan["inhibited_until"] is None
     assert [(each["volser"], each["to_pool"]) for each in plan["candidates"]] == [("TAP001", 2)]
+
+
+def test_more_volumes_than_are_read_together_are_each_listed_once(
+    node_factory: NodeFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transactions, "_ROWS_AT_ONCE", 2)
+    node = node_factory.node(CLEAR, cartridges=2)
+    names = [f"L0000{number}" for number in range(1, 6)]
+    for number, name in enumerate(names):
+        put(node, name, content(number, 100), "SG1")
+    work(node)
+    with node.catalogue.reading() as session:
+        rows = list(operator_views.volumes(session))
+        assert [row["volume"] for row in rows] == names
+        assert all(len(row["copies"]) == 1 for row in rows)
+        assert [row["volume"] for row in operator_views.volumes(session, after="L00003")] == [
+            *names[3:]
+        ]
+    assert node.check(deep=True).findings == ()
+    node.parts.cache.path("L00005", 1).unlink()
+    assert node.check().findings == ("L00005 is not in the cache, the catalogue says it is",)
