@@ -324,7 +324,7 @@ def test_run_passes_with_the_primary_key_manager_down(
         assert f"{clock} {notice['kind'].upper()}  {notice['text']}" in ended.out
 
 
-@pytest.mark.rule("EKM-4", "EKM-6", "EKM-7", "KEY-4", "KEY-6", "KEY-7", "KEY-8")
+@pytest.mark.rule("EKM-4", "EKM-6", "EKM-7", "KEY-4", "KEY-6", "KEY-7", "KEY-8", "DR-4")
 def test_two_sites_scenario_passes(tmp_path: Path, own_state: Path, data: Path) -> None:
     """Every check passes; expected failures are not failures."""
     arguments = ("--lab", lab_file(tmp_path), "--data", data, "--out", tmp_path / "out")
@@ -333,7 +333,7 @@ def test_two_sites_scenario_passes(tmp_path: Path, own_state: Path, data: Path) 
     found = results(tmp_path / "out")
     (scenario,) = found["scenarios"]
     assert scenario["verdict"] == "pass"
-    assert len(scenario["checks"]) == 12
+    assert len(scenario["checks"]) == 14
     failed = [step for step in scenario["steps"] if step["outcome"] != "ok"]
     assert [(step["step"], step["outcome"]) for step in failed] == [("READ-2c", "expected")] * 3
     assert "June 2007 DR Site Key" in failed[0]["detail"]["error"]
